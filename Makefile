@@ -1,4 +1,4 @@
-# `make demo` and `make test` each set up what they need in .venv, quickly when it is there already.
+# Targets set up what they need in .venv; once it is there, this takes no time.
 
 PYTHON ?= python3
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
@@ -7,7 +7,7 @@ TORCH := torch==2.13.0
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-unexport PYTHONDONTWRITEBYTECODE  # which makes every process compile the package again
+unexport PYTHONDONTWRITEBYTECODE  # because it makes every process compile the package again
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-spawn docs lint clean
@@ -15,10 +15,10 @@ unexport PYTHONDONTWRITEBYTECODE  # which makes every process compile the packag
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-demo: demo/config.yaml  ## draw a slide, find its nuclei, score them
+demo: demo/config.yaml  ## synthesise a slide, find its nuclei, score them
 	snakemake --cores $(CORES) --configfile demo/config.yaml
 	muse evaluate demo/results/demo/nuclei.parquet --truth demo/truth.csv
-	@echo "The slide is drawn, not scanned: these are no scores on real tissue, which docs/results.md has."
+	@echo "The slide is synthetic; scores on real tissue are in docs/results.md."
 	@echo "Report:     demo/results/report.html"
 	@echo "For QuPath: demo/demo.svs with demo/results/demo/nuclei.geojson.gz"
 
@@ -28,10 +28,10 @@ test: $(VENV)/develop.stamp  ## run the tests that take minutes
 test-slow: $(VENV)/develop.stamp  ## run the tests that take longer
 	pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
-test-spawn: $(VENV)/develop.stamp  ## run the tests with no forked process, as on macOS and Windows
+test-spawn: $(VENV)/develop.stamp  ## run the tests without forking processes, as on macOS and Windows
 	MUSE_START_METHOD=spawn pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-docs: $(VENV)/develop.stamp  ## build the documentation as a site in site/
+docs: $(VENV)/develop.stamp  ## build the documentation site in site/
 	mkdocs build --strict
 
 lint: $(VENV)/develop.stamp  ## check style
@@ -45,8 +45,8 @@ clean:  ## remove what the demo wrote
 demo/config.yaml: | $(VENV)/run.stamp
 	muse demo-slide demo --threads $(CORES)
 
-# Running a model needs no torch; training and the tests do. The torch named here goes first: a later resolution
-# would otherwise choose another build.
+# Only training and the tests need torch. It is installed before the other packages, which would otherwise choose a
+# different build.
 $(VENV)/run.stamp: pyproject.toml
 	@echo "creating $(VENV)"
 	@$(PYTHON) -m venv $(VENV)

@@ -41,7 +41,8 @@ include: "workflow/rules/settled.smk"
 rule all:
     """All files that the config requests."""
     default_target: True
-    # Files of every step are requested: the report alone would not restore files that a killed job left missing.
+    # The files of every step are requested, because the report does not depend on all of them, and those that a killed
+    # job did not write would stay missing.
     input:
         report="<results>/report.html",
         all_well=ALL_WELL,
@@ -65,7 +66,7 @@ rule all:
 
 onstart:
     require_cores()
-    gc.freeze()  # no object of the plan is ever freed
+    gc.freeze()  # because the objects of the plan are never freed
     gc.enable()
     print(f"model: {MODEL.get('model', MODEL['name'])}, provider {MODEL['provider']}")
     if is_preflight_only():

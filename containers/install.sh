@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the wheel beside this script with one extra (cpu, gpu); the steps of both images.
+# Installs the wheel next to this script with an extra (cpu or gpu), for the Containerfile and for muse-pipeline.def.
 set -eu
 extra=$1
 for wheel in "$(dirname "$0")"/muse_pipeline-*.whl; do

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Follows the Containerfile in a clean Debian root, then runs a slide there as a user without a name, on a read-only
-# file system and without a network. It needs root, debootstrap and Debian's mirror, and no container runtime:
+# file system and without a network. It needs root, debootstrap and Debian's mirror, but no container runtime:
 #   containers/try_in_clean_root.sh ROOT slide.svs        # ROOT/data/results has the results
 set -eu
 top=$(cd "$(dirname "$0")/.." && pwd)

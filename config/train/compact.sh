@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Train and export `compact` as it is shipped: config/train/compact.sh DATA
 #
-# DATA is a folder with brca-m2c/, nucls-cc0/, tnbc-nuclei/, ebhi-seg-colon/, oral-scc/ and nuinsseg-oesophagus/. The stages are in
-# runs/, where an interrupted one continues; the first takes about an hour of two cores, the last 35 minutes of one.
+# DATA is a folder with brca-m2c/, nucls-cc0/, tnbc-nuclei/, ebhi-seg-colon/, oral-scc/ and nuinsseg-oesophagus/. Stages are written
+# to runs/, from where an interrupted one resumes. The first takes about an hour on two cores, the last 35 minutes on one core.
 set -euo pipefail
 DATA=$(realpath "$1")
 cd "$(dirname "$0")/../.."
 RUNS=$PWD/runs
 UNREAD='sources.2.exclude=["01_","02_","04_"]' # three patients of TNBC
 
-finetune() { # recipe, run, settings
+finetune() { # arguments: recipe, run, settings
   muse finetune "config/train/$1.yaml" --data "$DATA" -o "$RUNS/$2" --set "${@:3}"
 }
 

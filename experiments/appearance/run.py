@@ -1,10 +1,11 @@
-"""How often slides are flagged as unlike the training pictures that ought to be, and how often those that ought not.
+"""How often slides are flagged as unlike the training pictures, when they are unlike them and when they are not.
 
     python -m experiments.appearance.run --data ../shared/data --json confidence.json
 
-False alarms by leave-one-site-out: ranges from two sites of BRCA-M2C, judged on the third. The rest against the ranges
-of all training pictures of the built-in model: other collections, and every fifth picture of BRCA-M2C blurred or
-recoloured (with the ranges of the two sites that it is not of, too). Pixels of unknown size are taken to be 0.5 um.
+For false alarms, a site of BRCA-M2C is left out and its pictures are judged by the ranges of the other two sites. All
+else is judged by the ranges of all training pictures of the built-in model: other collections, and every fifth picture
+of BRCA-M2C, blurred or recoloured (judged by the ranges of the other two sites, too). Unknown pixel sizes are assumed
+to be 0.5 um.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ MPP = 0.5
 SITES = ("A7", "A8", "AC")
 EVERY = 5
 BLURS_UM = (0.5, 0.75, 1.0, 1.5, 2.0)
-GAINS = {  # of the densities of red, green, blue
+GAINS = {  # factors of the optical densities of red, green and blue
     "recoloured brown": (0.6, 0.9, 1.5),
     "recoloured green": (1.0, 0.7, 1.2),
     "recoloured blue": (1.4, 1.0, 0.5),
@@ -41,10 +42,10 @@ GAINS = {  # of the densities of red, green, blue
 
 
 def main() -> None:
-    """Measure, judge, print."""
+    """Measure and judge all pictures, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--json", type=Path, help="what was measured; read again where it is there")
+    parser.add_argument("--json", type=Path, help="file of the measurements; if it exists, nothing is measured")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     if args.json and args.json.is_file():
@@ -58,7 +59,7 @@ def main() -> None:
 
 
 def measure_all(data: Path) -> list[dict]:
-    """Kind, name, site where there is one, and measures of every picture."""
+    """Kind, name, site ("" if unknown) and measurements of every picture or slide."""
     found = []
     for path in sorted((data / "brca-m2c/images").iterdir()):
         found.append(entry("BRCA-M2C", path.name, measure_picture(read(path), MPP)))
@@ -79,13 +80,13 @@ def measure_all(data: Path) -> list[dict]:
 
 
 def entry(kind: str, name: str, measures: dict[str, float]) -> dict:
-    """One picture or slide."""
+    """The entry of a picture or slide."""
     site = name[5:7] if name.startswith("TCGA-") and kind != "NuCLS" else ""
     return {"kind": kind, "name": name, "site": site, "measures": measures}
 
 
 def measure_slide(pictures: Iterable[tuple[np.ndarray, float]]) -> dict[str, float]:
-    """Several pictures as one slide."""
+    """Measure several pictures as one slide."""
     sample = AppearanceSample(MPP)
     for pixels, mpp in pictures:
         factor = round(MPP / mpp)
@@ -96,7 +97,7 @@ def measure_slide(pictures: Iterable[tuple[np.ndarray, float]]) -> dict[str, flo
 
 
 def changed(pixels: np.ndarray) -> Iterable[tuple[str, np.ndarray]]:
-    """The picture out of focus, in other colours, in none, and inverted."""
+    """Yield the picture blurred, recoloured, without colour, and inverted."""
     for sigma_um in BLURS_UM:
         yield f"blurred by {sigma_um:g} um", cv2.GaussianBlur(pixels, (0, 0), sigma_um / MPP)
     for kind, gain in GAINS.items():
@@ -106,7 +107,7 @@ def changed(pixels: np.ndarray) -> Iterable[tuple[str, np.ndarray]]:
 
 
 def tables(measured: list[dict]) -> Iterable[str]:
-    """Left-out sites, then everything else."""
+    """Lines of the tables: left-out sites, then everything else."""
     pictures = [one for one in measured if one["kind"] == "BRCA-M2C"]
     two = {site: reference_of([one for one in pictures if one["site"] != site]) for site in SITES}
     yield "site left out: flagged of its pictures, and why"
@@ -122,12 +123,12 @@ def tables(measured: list[dict]) -> Iterable[str]:
 
 
 def reference_of(entries: list[dict]) -> AppearanceReference:
-    """As a model trained on them would have it."""
+    """The reference that a model trained on these pictures would have."""
     return describe_training([one["measures"] for one in entries])
 
 
 def row(title: str, entries: list[dict], reference: Callable[[dict], AppearanceReference]) -> str:
-    """How many are flagged, and the reasons by how often they are given."""
+    """A line with the number of flagged entries and the most frequent reasons."""
     verdicts = [judge_appearance(reference(one), SlideColour(appearance=one["measures"])) for one in entries]
     n = sum(verdict.verdict == FLAGGED for verdict in verdicts)
     why = Counter(part for verdict in verdicts for reason in verdict.reasons for part in _parts(reason))

@@ -1,9 +1,9 @@
-"""The average of two checkpoints of a detector, which the built-in model `compact` is.
+"""Average two checkpoints of a detector, to make the built-in model `compact`.
 
     python -m experiments.areas.average START TRAINED OUTPUT
 
-TRAINED weighs three times as much as START, whose appearance of training slides is kept: pictures of areas are too
-small to say what slides look like.
+TRAINED weighs three times as much as START. The appearance of training slides is that of START, because TRAINED was
+trained on pictures that are too small to show what slides look like.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""What the last stage of `compact` and the region model `epithelium` read beside the data sets.
+"""Prepare data sets for the last stage of `compact` and for the region model `epithelium`.
 
     python -m experiments.areas.prepare DATA     # writes DATA/prepared
 
-`ebhi/` has the pictures and masks of EBHI-Seg with the ratio of width to height of the camera, 5 to 4: as published
-they are squares, in which nuclei are .8 as wide as high. `ebhi_even.txt` names the pictures of every second accession
-of EBHI-Seg (CRC32 of the accession). `oesophagus.txt` names the pictures of every second image of NuInsSeg (even
-numbers), and `oesophagus/` has, for each of them, the part of the picture where outlines are complete: all but the
-blobs of several nuclei that its masks have. `slides/` has the first half of EBHI-Seg and OCDC as slides, each a picture
-with its mirror images, `epithelium.tsv` is their sheet, and `epithelium/` has their areas.
+`ebhi/` has the pictures and masks of EBHI-Seg with the camera's aspect ratio of 5 to 4; the published ones are squeezed
+to squares, in which nuclei are 0.8 times as wide as high. `ebhi_even.txt` lists the pictures of every second accession
+of EBHI-Seg (by CRC32 of the accession). `oesophagus.txt` lists every second image of NuInsSeg (even numbers), and
+`oesophagus/` has for each of them the area where outlines are complete, without the merged nuclei in its masks.
+`slides/` has the first half of EBHI-Seg and OCDC as slides, each made of a picture and its mirror images;
+`epithelium.tsv` is their sheet, and `epithelium/` has their areas.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from experiments.common.areas import EBHI_MPP, ORAL_MPP, ebhi_pictures, oral_pic
 from muse_pipeline.core.files import write_json
 from muse_pipeline.core.pictures import read_rgb, write_png
 
-MARGIN_PX = 5  # around a blob, at about 0.2 um per px
+MARGIN_PX = 5  # width of the margin around merged nuclei, at about 0.2 um per px
 STRETCH = 1.25
-REGION_MPP = 1.0  # of the model `epithelium`
+REGION_MPP = 1.0  # um per pixel of the model `epithelium`
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def stretch(picture: Path, mask: Path, new_picture: Path, new_mask: Path) -> None:
-    """Write a picture and its mask, of 0 and 1, as wide as they were before they were squeezed."""
+    """Write a picture and its mask (0 and 1) with the width that they had before they were squeezed."""
     inside = (cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE) > 0).astype(np.uint8)
     for path, pixels, method in (
         (new_picture, read_rgb(picture), cv2.INTER_CUBIC),
@@ -66,7 +66,7 @@ def stretch(picture: Path, mask: Path, new_picture: Path, new_mask: Path) -> Non
 
 
 def write_slide(output: Path, picture: Path, mask: Path, patient: str, mpp: float) -> str:
-    """Write a picture with its mirror images, and the areas of its mask; returns its row of the sheet."""
+    """Write a picture with its mirror images as a slide, and the areas of its mask, and return its row of the sheet."""
     pixels, inside = read_rgb(picture), (cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE) > 0).astype(np.uint8)
     if (scale := mpp / REGION_MPP) > 1:  # the model takes no coarser slides
         pixels, mpp = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC), REGION_MPP
@@ -83,14 +83,14 @@ def write_slide(output: Path, picture: Path, mask: Path, patient: str, mpp: floa
 
 
 def trace(mask: np.ndarray) -> shapely.Geometry:
-    """The pixels of a mask (H, W) as polygons in px."""
+    """The true pixels of a mask (H, W) as polygons in px."""
     rows, columns = np.nonzero(np.diff(np.pad(mask.astype(np.int8), ((0, 0), (1, 1))), axis=1))
     runs = shapely.box(columns[::2], rows[::2], columns[1::2], rows[1::2] + 1)
     return shapely.unary_union(runs)
 
 
 def write_areas(path: Path, areas: dict[str, shapely.Geometry]) -> None:
-    """Write areas in px with their classes as QuPath's annotations."""
+    """Write areas in px, by class, as annotations of QuPath."""
     features = [
         {
             "type": "Feature",

@@ -1,15 +1,16 @@
-"""Areas of colon as labels: do they help on tissue that was not read, and what do they cost at a site left out?
+"""Areas of colon as labels: do they help on tissue that was not trained on, and what do they cost at a left-out site?
 
     python -m experiments.areas.run --data DATA     # trains what is not recorded
-    python -m experiments.areas.run --table
+    python -m experiments.areas.run --table         # prints the table
 
-"base" is a narrow network from random weights, trained on the labels of `config/train/compact_narrow.yaml` without one
-site of BRCA-M2C, NuCLS and three patients of TNBC. "more" goes on from it with itself as teacher, on the same labels.
-"areas" does the same with the epithelium of EBHI-Seg beside them, half of the accessions; "mean" is the average of the
-weights of "areas" and "base", 3 to 1; "scales" is "areas" with windows magnified by up to 1.6. All are scored on the
-site, on TNBC and NuCLS, on other accessions of EBHI-Seg and on the mouth of OCDC, which no arm reads. A run of "base"
-takes 25 minutes of one core, the others 12. "shipped" is the built-in model `compact`, which has read every site and
-the mouth. DATA has `prepared/`, which `python -m experiments.areas.prepare DATA` writes.
+"base" is a narrow network trained from random weights on the labels of `config/train/compact_narrow.yaml`, but without
+a site of BRCA-M2C, NuCLS and three patients of TNBC. "more" continues from it on the same labels, with "base" as its
+teacher. "areas" does the same, but also has the epithelium of half of the accessions of EBHI-Seg; "mean" is the average
+of the weights of "areas" and "base", 3 to 1; "scales" is "areas" with windows magnified by up to 1.6. All are scored on
+the site, on TNBC and NuCLS, on the other accessions of EBHI-Seg, and on the mouth of OCDC, which no arm was trained on.
+A run of "base" takes 25 minutes on one core, other runs 12. "shipped" is the built-in model `compact`, which was
+trained on every site and on the mouth. DATA contains `prepared/`, written by `python -m experiments.areas.prepare
+DATA`.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ ARMS = [*(f"{kind}-{site}" for site in SITES for kind in KINDS), SHIPPED]
 
 
 def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
-    """Train and score an arm."""
+    """Train and score an arm; "shipped" is only scored."""
     cv2.setNumThreads(1)
     if arm == SHIPPED:
         predictor = Predictor(find_model("compact-fp32"))
@@ -70,7 +71,7 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
 
 
 def train(arm: str, seed: int, data: Path, work: Path) -> Path:
-    """The checkpoint of an arm, trained unless it exists."""
+    """The checkpoint of an arm, which is trained unless it exists."""
     kind, site = arm.split("-")
     if kind == "mean":
         return average(

@@ -1,13 +1,13 @@
-"""Pictures of tissue with folds, bubbles and ink drawn into them, to train the built-in model `artefacts` on.
+"""Synthesise folds, bubbles and ink in pictures of tissue, to train the built-in model `artefacts` on.
 
     python -m experiments.artefacts.draw --data DATA -o runs/artefact_pictures       # then config/train/artefacts.yaml
 
-Crops of one patient, or of artefact-tiles, are laid side by side into pictures of 1 mm at 1 um/px. Each gets folds
-(the densities of two or three layers of tissue added up in a band, the upper ones out of focus), air bubbles (a dark
-rim, the tissue in it hazy and out of focus) and ink (strokes and specks of a felt pen). Beside them are clean patches
-of other tissue in one layer. The areas are written as GeoJSON, as if drawn in QuPath. Tissue: BRCA-M2C without the
-patients of `run.py`, TNBC, colon of Orion, skin of CMU-1-Small-Region but for its keratin, and the
-four tiles of artefact-tiles that are named for their nuclei. Takes ten minutes of one core.
+Crops of a patient, or of artefact-tiles, are laid side by side to pictures with sides of 1 mm at 1 um/px. Most of them
+get folds (in a band, the densities of two or three layers of tissue are added up, the upper layers being out of focus),
+air bubbles (a dark rim around hazy tissue out of focus) and ink (strokes and specks of a felt pen). Patches of other
+tissue in a single layer are added, which are not artefacts. Areas are written as GeoJSON, as if drawn in QuPath. The
+tissue is that of BRCA-M2C without the patients of `run.py`, TNBC, colon of Orion, skin of CMU-1-Small-Region without
+keratin, and the four tiles of artefact-tiles that are named for their nuclei. Takes ten minutes on one core.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ CLASSES = ("Clean", "Fold", "Bubble", "Ink")
 FOLD, BUBBLE, INK = 1, 2, 3
 MPP, SIDE_PX, CELL_PX = 1.0, 1000, 4
 N_PICTURES = 300
-CLEAN_SHARE = 0.2  # of the pictures, nothing is drawn into
-INKS = {  # light that a stroke lets through
+CLEAN_SHARE = 0.2  # share of the pictures without artefacts
+INKS = {  # share of red, green and blue light that a stroke transmits
     "black": (0.1, 0.1, 0.12),
     "blue": (0.12, 0.3, 0.75),
     "green": (0.12, 0.55, 0.4),
     "red": (0.85, 0.12, 0.15),
 }
-SOURCES = (  # folder, pictures, um per pixel, letters of the name that are the patient
+SOURCES = (  # folder, pattern of pictures, um per pixel, number of letters of a name that identify the patient
     ("brca-m2c", "*.png", 0.5, 12),
     ("tnbc-nuclei/images", "*.png", 0.25, 2),
     ("orion-crc-tiles", "*.tif", 0.5, 3),
-    ("artefact-tiles", "*nuclei-score*.png", 0.5, 0),  # of other organs; brain and connective tissue
+    ("artefact-tiles", "*nuclei-score*.png", 0.5, 0),  # other organs, brain and connective tissue
 )
-SKIN = "wsi-cmu-small-region", "CMU-1-Small-Region.svs", 0.5, 480  # folder, slide, um per pixel, side in pixels
+SKIN = "wsi-cmu-small-region", "CMU-1-Small-Region.svs", 0.5, 480  # folder, slide, um per pixel, side of crops in px
 SKIN_AT = ((560, 2475), (1050, 2250), (700, 1750), (712, 1075), (1325, 2475))  # (x, y) of crops without keratin
-EVALUATED = 3  # every third crop of BRCA-M2C, from the second on, is for evaluation
+EVALUATED = 3  # of this number of crops of BRCA-M2C, the second is for evaluation
 
 
 def main() -> None:
@@ -68,13 +68,13 @@ def main() -> None:
 
 
 def evaluation_crops(data: Path) -> list[Path]:
-    """Crops of BRCA-M2C that nothing is trained on, nor on others of their patients."""
+    """Crops of BRCA-M2C for evaluation; no crops of their patients are trained on."""
     crops = sorted((data / "brca-m2c").rglob("*.png"))
     return [path for n, path in enumerate(crops) if n % EVALUATED == 1][:16]
 
 
 def tissue_pictures(data: Path, n_pictures: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Name of the patient and (h, w, 3) uint8 at ``MPP``: of every folder equally many, of its patients in turn."""
+    """Yield patients and pictures (h, w, 3) uint8 at ``MPP``, equally many per folder, with patients taking turns."""
     crops = read_crops(data)
     folders = sorted(crops)
     for number in range(n_pictures):
@@ -86,12 +86,12 @@ def tissue_pictures(data: Path, n_pictures: int) -> Iterator[tuple[str, np.ndarr
 
 
 def read_crops(data: Path) -> dict[str, dict[str, list[np.ndarray]]]:
-    """Crops (h, w, 3) uint8 at ``MPP`` by folder and patient, without the patients that are for evaluation."""
+    """Crops (h, w, 3) uint8 at ``MPP`` by folder and patient, without the patients for evaluation."""
     held = {path.name[:12] for path in evaluation_crops(data)}
     crops = defaultdict(lambda: defaultdict(list))
     for folder, pattern, mpp, n_letters in SOURCES:
         if not any((data / folder).rglob(pattern)):
-            raise SystemExit(f"{data / folder}: has no pictures; give --data a folder with all of SOURCES")
+            raise SystemExit(f"{data / folder}: no pictures; --data must be a folder with all of SOURCES")
         for path in sorted((data / folder).rglob(pattern)):
             patient = path.name[:n_letters]
             if patient not in held:
@@ -103,12 +103,12 @@ def read_crops(data: Path) -> dict[str, dict[str, list[np.ndarray]]]:
 
 
 def resize(pixels: np.ndarray, mpp: float) -> np.ndarray:
-    """The pixels at ``MPP``."""
+    """Resample pixels from ``mpp`` to ``MPP``."""
     return cv2.resize(pixels, None, fx=mpp / MPP, fy=mpp / MPP, interpolation=cv2.INTER_AREA)
 
 
 def lay_out(crops: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """A square of ``SIDE_PX`` of randomly chosen, turned and mirrored crops of one size, some of it glass."""
+    """A square of ``SIDE_PX`` of random crops, cut to the same size, turned and mirrored, with some glass."""
     side = min(min(crop.shape[:2]) for crop in crops)
     n = -(-SIDE_PX // side)
     chosen = [crops[i][:side, :side] for i in rng.integers(0, len(crops), n * n)]
@@ -122,7 +122,7 @@ def lay_out(crops: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_all(picture: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A picture with artefacts of every kind, and the (h, w) class index of each pixel."""
+    """The picture with random artefacts, and the (h, w) class index of each pixel."""
     pixels, label = picture, blank(picture)
     for _ in range(rng.integers(0, 4)):
         pixels = draw_other_tissue(pixels, rng, MPP)
@@ -135,13 +135,13 @@ def draw_all(picture: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray,
         for _ in range(rng.integers(0, end)):
             pixels, area = draw(pixels, rng, MPP)
             label[area] = kind
-    if rng.random() < 0.3:  # a picture that is not quite in focus is clean
+    if rng.random() < 0.3:  # slightly out of focus, which counts as clean
         pixels = cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.5, 1.5) / MPP)
     return pixels, label
 
 
 def draw_fold(pixels: np.ndarray, rng: np.random.Generator, mpp: float) -> tuple[np.ndarray, np.ndarray]:
-    """A band in which the tissue lies in two layers, or in three along its middle."""
+    """Add a band in which tissue lies in two layers, or in three along its middle; also return its area (h, w) bool."""
     distance, along = band(pixels.shape[:2], rng, mpp)
     half_um = rng.uniform(8, 70) * (0.6 + 0.4 * np.sin(along * rng.uniform(1, 3) + rng.uniform(0, 6)))
     inside = distance * mpp < half_um
@@ -157,7 +157,7 @@ def draw_fold(pixels: np.ndarray, rng: np.random.Generator, mpp: float) -> tuple
 
 
 def draw_bubble(pixels: np.ndarray, rng: np.random.Generator, mpp: float) -> tuple[np.ndarray, np.ndarray]:
-    """A patch with a dark rim, in which tissue is hazy and out of focus."""
+    """Add a patch with a dark rim in which tissue is hazy and out of focus; also return its area (h, w) bool."""
     inside = blob(pixels.shape[:2], rng, np.exp(rng.uniform(np.log(40), np.log(350))) / mpp)
     into = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, 5) * mpp
     width = rng.uniform(3, 15)
@@ -173,7 +173,7 @@ def draw_bubble(pixels: np.ndarray, rng: np.random.Generator, mpp: float) -> tup
 def draw_stroke(
     pixels: np.ndarray, rng: np.random.Generator, mpp: float, ink: str | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A stroke of a felt pen over the tissue."""
+    """Add a stroke of a felt pen over the tissue; also return its area (h, w) bool."""
     distance, _ = band(pixels.shape[:2], rng, mpp)
     inside = distance * mpp < rng.uniform(40, 180)
     return apply_ink(pixels, inside, ink, rng, mpp, rng.uniform(2, 25), rng.uniform(0.5, 1.3)), inside
@@ -182,7 +182,7 @@ def draw_stroke(
 def draw_specks(
     pixels: np.ndarray, rng: np.random.Generator, mpp: float, ink: str | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Specks of ink of 15 to 80 um."""
+    """Add specks of ink, 15 to 80 um wide; also return their area (h, w) bool."""
     inside = np.zeros(pixels.shape[:2], bool)
     for _ in range(rng.integers(2, 8)):
         inside |= blob(pixels.shape[:2], rng, rng.uniform(7, 40) / mpp)
@@ -190,7 +190,7 @@ def draw_specks(
 
 
 def draw_other_tissue(pixels: np.ndarray, rng: np.random.Generator, mpp: float) -> np.ndarray:
-    """Not a fold: a patch of other tissue in one layer, perhaps smaller and so more crowded."""
+    """Add a patch of other tissue in a single layer, which is no fold; half of the patches are shrunk, thus crowded."""
     od = density(pixels)
     other = other_tissue(od, rng)
     if rng.random() < 0.5:
@@ -210,7 +210,7 @@ def apply_ink(
     edge_um: float,
     strength: float,
 ) -> np.ndarray:
-    """The pixels under ink of a colour, or of any, with uneven density."""
+    """The pixels with ink of uneven density on them; its colour is random if ``ink`` is None."""
     through = np.minimum(np.array(INKS[ink or rng.choice(sorted(INKS))]) * np.exp(rng.normal(0, 0.15, 3)), 0.98)
     grain = cv2.resize(rng.normal(0, 1, (12, 12)).astype(np.float32), inside.shape[::-1], interpolation=cv2.INTER_CUBIC)
     uneven = np.exp(0.2 * grain)[..., None] * strength
@@ -220,7 +220,7 @@ def apply_ink(
 
 
 def band(shape: tuple[int, int], rng: np.random.Generator, mpp: float) -> tuple[np.ndarray, np.ndarray]:
-    """Distance in px from a bent line of 200 to 1,500 um, and the position along it, -1 to 1 from end to end."""
+    """Distance in px from a random bent line of 200 to 1,500 um, and position along it, from -1 to 1."""
     centre, angle = rng.uniform(0, 1, 2) * shape[::-1], rng.uniform(0, np.pi)
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     along = ((x - centre[0]) * np.cos(angle) + (y - centre[1]) * np.sin(angle)) * mpp
@@ -232,7 +232,7 @@ def band(shape: tuple[int, int], rng: np.random.Generator, mpp: float) -> tuple[
 
 
 def blob(shape: tuple[int, int], rng: np.random.Generator, radius_px: float) -> np.ndarray:
-    """(h, w) bool, an irregular disc anywhere in the picture."""
+    """(h, w) bool: an irregular disc at a random position."""
     centre, phases = rng.uniform(0, 1, 2) * shape[::-1], rng.uniform(0, 2 * np.pi, 3)
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     angle = np.arctan2(y - centre[1], x - centre[0])
@@ -241,23 +241,23 @@ def blob(shape: tuple[int, int], rng: np.random.Generator, radius_px: float) -> 
 
 
 def other_tissue(od: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The densities (h, w, 3) mirrored and moved, so that tissue of the same stain lies over every pixel."""
+    """The densities (h, w, 3), shifted and randomly mirrored: different tissue with the same stain."""
     moved = np.roll(od, tuple(rng.integers(50, side - 50) for side in od.shape[:2]), (0, 1))
     return np.ascontiguousarray(moved[:: rng.choice([-1, 1]), :: rng.choice([-1, 1])])
 
 
 def density(pixels: np.ndarray) -> np.ndarray:
-    """(h, w, 3) float32 optical density, natural log."""
+    """Optical density (h, w, 3) float32, by the natural logarithm."""
     return -np.log((pixels.astype(np.float32) + 1) / 256)
 
 
 def to_bytes(od: np.ndarray) -> np.ndarray:
-    """The opposite of ``density``."""
+    """The inverse of ``density``."""
     return np.clip(np.rint(256 * np.exp(-od) - 1), 0, 255).astype(np.uint8)
 
 
 def soft(mask: np.ndarray, sigma_px: float) -> np.ndarray:
-    """(h, w, 1) float32, a mask with a soft edge."""
+    """A mask (h, w, 1) float32 with a soft edge."""
     return cv2.GaussianBlur(mask.astype(np.float32), (0, 0), sigma_px)[..., None]
 
 
@@ -267,7 +267,7 @@ def blank(picture: np.ndarray) -> np.ndarray:
 
 
 def outline(label: np.ndarray) -> Iterator[ClassArea]:
-    """The areas of each class in pixels of ``label``, in cells of ``CELL_PX``."""
+    """Yield the area of each class in pixels of ``label``, made of cells of ``CELL_PX``."""
     of_cell = label[CELL_PX // 2 :: CELL_PX, CELL_PX // 2 :: CELL_PX]
     for index, name in enumerate(CLASSES):
         row, column = np.nonzero(of_cell == index)
@@ -277,7 +277,7 @@ def outline(label: np.ndarray) -> Iterator[ClassArea]:
 
 
 def write_slide(path: Path, pixels: np.ndarray, mpp: float) -> None:
-    """A tiled TIFF that states its um per pixel."""
+    """Write a tiled TIFF that states its um per pixel."""
     pixels_per_cm = {"resolution": (1e4 / mpp,) * 2, "resolutionunit": "CENTIMETER"}
     with tifffile.TiffWriter(path) as tiff:
         tiff.write(pixels, tile=(256, 256), photometric="rgb", compression="deflate", **pixels_per_cm)

@@ -1,18 +1,20 @@
-"""Artefacts drawn into real tissue: how much of them is found, and how much else is lost.
+"""Synthetic artefacts in real tissue: how much of them is found, and how much other tissue is lost.
 
     python -m experiments.artefacts.run --data DATA           # measures what is not recorded
     python -m experiments.artefacts.run --table               # prints the table
     python -m experiments.artefacts.run --data DATA --shares  # prints what other thresholds of focus find and lose
 
-An image at 0.5 um/px is a crop of one patient of BRCA-M2C with its mirror images (0.8 mm2; folds are recognised as
-darker than the rest of their slide), or 49 patches of CAMELYON16, which state no patient, side by side (0.2 mm2).
-Irregular areas of a 32nd of it or more are blurred by a Gaussian, or folds, bubbles or ink are drawn
-(`draw.py`) until they cover as much, and camera noise of 1.5 grey levels is added. The image goes through the
-steps of a slide; what `muse tissue` leaves out counts as flagged. No patient of these pictures is in the training of
-the model `artefacts`; its thresholds but the lower one of folds, and the colours that it works in, were chosen on them,
-on drawn slides and on CMU-1-Small-Region, parts of which it was trained on; the least area of folds, and that cells
-around are left out, on the sets of `clean_tissue` too. The thresholds of focus were chosen on these pictures as well,
-and confirmed on other crops of BRCA-M2C, on TNBC (`--shares`) and on CMU-1-Small-Region, of which nothing is lost.
+An image at 0.5 um/px consists of a crop of BRCA-M2C and its mirror images (0.8 mm2, because folds are recognised by
+being darker than the rest of their slide), or of 49 patches of CAMELYON16, whose patients are unknown, side by side
+(0.2 mm2). In at least a 32nd of the image, irregular areas are blurred by a Gaussian, or folds, bubbles or ink are
+synthesised (`draw.py`), and camera noise of 1.5 grey levels is added. The image goes through the steps of a slide; what
+`muse tissue` leaves out counts as flagged.
+
+The model `artefacts` was not trained on patients of these pictures. Its colours, and all its thresholds but the lower
+one of folds, were chosen on these pictures, on synthetic slides, and on CMU-1-Small-Region, parts of which it was
+trained on. The least area of folds, and the margin of cells left out around them, were also chosen on the sets of
+`clean_tissue`. The thresholds of focus were chosen on these pictures as well, and confirmed on other crops of BRCA-M2C,
+on TNBC (`--shares`) and on CMU-1-Small-Region, of which nothing is lost.
 """
 
 from __future__ import annotations
@@ -66,14 +68,14 @@ SHARES = (
     (0.62, 0.4),
     (0.66, 0.36),
     (0.7, 0.36),
-)  # of the median, and the upper limit of the ratio
+)  # threshold as a share of the median, and upper limit of the ratio
 RUNS = runs_of(__file__)
 NOISE, SHARE = 1.5, 1 / 32
-Draw = Callable[[np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]  # a picture -> it, and the area
+Draw = Callable[[np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]  # returns changed picture and area
 
 
 def plant_blur(pixels: np.ndarray, rng: np.random.Generator, um: float) -> tuple[np.ndarray, np.ndarray]:
-    """Irregular areas out of focus, with edges of some 3 um."""
+    """Blur irregular areas, with soft edges of some 3 um; also return the areas."""
     area = draw_area(pixels.shape[:2], rng)
     soft = cv2.GaussianBlur(area.astype(np.float32), (0, 0), 6)[..., None]
     return pixels * (1 - soft) + cv2.GaussianBlur(pixels, (0, 0), um / MPP) * soft, area
@@ -82,7 +84,7 @@ def plant_blur(pixels: np.ndarray, rng: np.random.Generator, um: float) -> tuple
 def plant_drawn(
     pixels: np.ndarray, rng: np.random.Generator, draw: Callable[..., tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As many of what ``draw`` draws as cover ``SHARE``."""
+    """Call ``draw`` until its artefacts cover ``SHARE`` of the picture; also return their area."""
     area = blank(pixels) > 0
     while area.mean() < SHARE:
         pixels, drawn = draw(pixels, rng, MPP)
@@ -101,10 +103,10 @@ PLANTED: dict[str, Draw | None] = {
 
 
 def main() -> None:
-    """Measure what is missing, or print the table."""
+    """Measure what is not recorded, or print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--data", type=Path, help="folder with brca-m2c and camelyon16-patches, for --shares tnbc-nuclei"
+        "--data", type=Path, help="folder with brca-m2c and camelyon16-patches, or for --shares tnbc-nuclei"
     )
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--shares", action="store_true")
@@ -122,7 +124,7 @@ def main() -> None:
 
 
 def evaluated_images(data: Path) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """Name and images (h, w, 3) uint8 at ``MPP`` of each source; each image is changed once."""
+    """Yield the name and images (h, w, 3) uint8 at ``MPP`` of each source."""
     yield "brca-m2c", [lay_out_mirrored(read_rgb(path)[:448, :448], 4) for path in evaluation_crops(data)]
     patches = [read_rgb(path) for path in sorted((data / "camelyon16-patches").rglob("*.png"))]
     patches = [cv2.resize(each, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for each in patches]
@@ -130,7 +132,7 @@ def evaluated_images(data: Path) -> Iterator[tuple[str, list[np.ndarray]]]:
 
 
 def other_images(data: Path) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """The same of other patients of BRCA-M2C, and of TNBC."""
+    """The same for other patients of BRCA-M2C, and for TNBC."""
     held = {path.name[:12] for path in evaluation_crops(data)}
     crops = [path for path in sorted((data / "brca-m2c/images").glob("*.png")) if path.name[:12] not in held]
     yield "brca-m2c", [lay_out_mirrored(read_rgb(path)[:448, :448], 4) for path in crops[::2]]
@@ -145,7 +147,7 @@ def other_images(data: Path) -> Iterator[tuple[str, list[np.ndarray]]]:
 
 
 def print_shares(data: Path) -> None:
-    """What is found of a defocus of 0.75 um, and lost of clean images as out of focus, by the thresholds of focus."""
+    """Print by threshold what share of areas blurred by 0.75 um is found, and what share of clean images is lost."""
     for source, images in other_images(data):
         clean = [measure_focus_of(image, None, seed) for seed, image in enumerate(images)]
         blurred = [measure_focus_of(image, PLANTED["blurred by 0.75 um"], seed) for seed, image in enumerate(images)]
@@ -159,14 +161,14 @@ def print_shares(data: Path) -> None:
 
 
 def flag(energies: tuple[np.ndarray, np.ndarray], share: float, upper: float) -> np.ndarray:
-    """(rows, columns) bool, the cells out of focus with these thresholds."""
+    """(rows, columns) bool: the cells that are out of focus by these thresholds."""
     return settle_areas(find_blurred(*energies, share, (RATIO_LIMITS[0], upper)), MIN_AREAS_MM2[0])
 
 
 def measure_focus_of(
     image: np.ndarray, plant: Draw | None, seed: int
 ) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-    """Energies of detail of the cells of an image, and in which of them more than half is planted."""
+    """Energies of detail in the cells of an image, and (rows, columns) bool, True if most of a cell is planted."""
     noisy, area = spoil(image, plant, seed)
     with tempfile.TemporaryDirectory() as folder:
         files, _ = take_to_store(Path(folder), noisy)
@@ -178,20 +180,20 @@ def measure_focus_of(
 
 
 def lay_out(pictures: list[np.ndarray], side: int) -> np.ndarray:
-    """A square of as many of the pictures as fill it, each cut to ``side`` px."""
+    """The largest square that the pictures can fill, each cut to ``side`` px."""
     n = int(len(pictures) ** 0.5)
     cut = [each[:side, :side] for each in pictures[: n * n]]
     return np.concatenate([np.concatenate(cut[n * row : n * row + n], 1) for row in range(n)])
 
 
 def lay_out_mirrored(picture: np.ndarray, n: int) -> np.ndarray:
-    """A square of n times n copies of a picture, each the mirror image of those beside it."""
+    """A square of n times n copies of a picture, each the mirror image of its neighbours."""
     height, width = picture.shape[:2]
     return np.pad(picture, [(0, (n - 1) * height), (0, (n - 1) * width), (0, 0)], "symmetric")
 
 
 def measure(images: list[np.ndarray], plant: Draw | None) -> dict[str, float]:
-    """Share of the planted area that is flagged, and share of other tissue, two cells away, that is flagged too."""
+    """Share of the planted area that is flagged, and share of the tissue at least two cells away that is flagged."""
     hit = true = lost = clean = 0
     for seed, image in enumerate(images):
         noisy, area = spoil(image, plant, seed)
@@ -207,14 +209,14 @@ def measure(images: list[np.ndarray], plant: Draw | None) -> dict[str, float]:
 
 
 def spoil(image: np.ndarray, plant: Draw | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The image with what is planted and with camera noise, and the area planted."""
+    """The image with planted artefacts and camera noise, and the planted area."""
     rng = np.random.default_rng(seed)
     changed, area = plant(image, rng) if plant else (image, blank(image))
     return np.clip(np.rint(changed + rng.normal(0, NOISE, image.shape)), 0, 255).astype(np.uint8), area
 
 
 def draw_area(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """(h, w) bool, irregular areas of 150 to 350 px radius that cover ``SHARE`` of the image."""
+    """(h, w) bool: irregular areas with radii of 150 to 350 px that cover ``SHARE`` of the image."""
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     area = np.zeros(shape, bool)
     while area.mean() < SHARE:
@@ -225,7 +227,7 @@ def draw_area(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 
 
 def find(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What is found in each cell of an image, and whether the cell is tissue, both (rows, columns)."""
+    """(rows, columns) kind of artefact found in each cell of an image, and bool, True if the cell is tissue."""
     with tempfile.TemporaryDirectory() as folder:
         files, mask = take_to_store(Path(folder), image)
         kind = find_artefacts(open_store(files.store(MPP)), mask, read_colour(files.colour).macenko).kind
@@ -237,7 +239,7 @@ def find(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def take_to_store(folder: Path, image: np.ndarray) -> tuple[SlideFiles, TissueMask]:
-    """The steps of a slide up to its image."""
+    """Run the steps of a slide up to its store, and return its files and its tissue."""
     slide, files = folder / "slide.tif", SlideFiles(folder / "results")
     write_slide(slide, image, MPP)
     files.folder.mkdir()
@@ -259,7 +261,7 @@ def table() -> str:
 
 
 def percent(share: float | None) -> str:
-    """96.4 % of 0.964."""
+    """A share as text, as in "96.4 %"; empty for None."""
     return "" if share is None else f"{100 * share:.1f} %"
 
 

@@ -1,16 +1,16 @@
-"""Whether class probabilities mean what they say on sites that a model has not seen, before and after scaling.
+"""Calibration of class probabilities at sites that a model was not trained on, before and after temperature scaling.
 
     python -m experiments.calibration.run config/train/compact.yaml runs/loso/A7 runs/loso/A8 runs/loso/AC \
         --data ../shared/data --output runs/scores
 
-Each folder is named for its site, and model.onnx there has not seen it: a folder of `experiments.left_out_sites.run`,
-or that of "mean" of `experiments.areas.run`. A folder named `colon` is scored on the areas of the accessions of
-EBHI-Seg that `compact` has not read, by the probability of Epithelial against that of all other classes; they are in
-`prepared/` of the data, which `python -m experiments.areas.prepare DATA` writes.
+Each folder is named for its site and has a model.onnx that was not trained on this site: it is written by
+`experiments.left_out_sites.run`, or for "mean" by `experiments.areas.run`. A folder named `colon` is scored on areas of
+the accessions of EBHI-Seg that `compact` was not trained on, by the probability of Epithelial against that of all other
+classes; they are in `prepared/` of the data, written by `python -m experiments.areas.prepare DATA`.
 
-For every site the temperature is fitted on the left-out predictions of the others; where there is one site alone, and
-for colon, on the half of its patients that is not scored, in turn. The last line is the temperature that all left-out
-predictions of sites together ask for: `muse card MODEL --temperature T -o MODEL` writes it.
+The temperature for a site is fitted to the left-out predictions of the other sites. If there is only one site, and for
+colon, it is fitted to one half of the patients and scored on the other half, in turn. The last line is the temperature
+fitted to the left-out predictions of all sites; `muse card MODEL --temperature T -o MODEL` writes it.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.run import load_detector_config
 
 COLON = "colon"
-TEMPERATURES = (0.2, 10.0)  # between which one is sought
-THRESHOLD = 0.4  # of the figures in docs/guide/confidence.md; the benchmark's graphs keep more
+TEMPERATURES = (0.2, 10.0)  # range of the fit
+THRESHOLD = 0.4  # least score, as for the figures in docs/guide/confidence.md; the exported models keep more
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Matched nuclei of a site: probabilities (N, C), true class (N,) and picture (N,)."""
+    """Matched nuclei of a left-out site: probabilities (N, C), true classes (N,) and names of pictures (N,)."""
 
     site: str
     prob: np.ndarray
@@ -59,12 +59,12 @@ class LeftOut:
 
     @property
     def patient(self) -> np.ndarray:
-        """(N,) of TCGA names."""
+        """(N,) patients, which TCGA names begin with."""
         return np.array([name[:12] for name in self.picture])
 
 
 def main() -> None:
-    """Predict, fit on other sites, score, print, write."""
+    """Fit temperatures, and print and write calibration before and after scaling."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("folds", type=Path, nargs="+")
@@ -99,7 +99,7 @@ def main() -> None:
 
 
 def predict(config: DetectorConfig, folder: Path) -> LeftOut:
-    """What a fold's model says of the site that it has not seen."""
+    """Predictions of a fold's model for its left-out site."""
     predictor, site = Predictor(folder / "model.onnx"), folder.name
     _, held = split_sources(config, site)
     probs, labels, names = [], [], []
@@ -116,7 +116,10 @@ def predict(config: DetectorConfig, folder: Path) -> LeftOut:
 
 
 def predict_colon(data: Path, folder: Path) -> LeftOut:
-    """Probabilities (N, 2) of other and Epithelial in the areas of EBHI-Seg; pictures are named by accession."""
+    """Predictions in the areas of EBHI-Seg, as probabilities (N, 2) of not Epithelial and Epithelial.
+
+    Pictures have the name of their accession.
+    """
     predictor = Predictor(folder / "model.onnx")
     probs, labels, names = [], [], []
     for nuclei, is_epithelial, patient in nuclei_in_areas(predictor, ebhi_pictures(data, odd=True), EBHI_MPP):
@@ -128,7 +131,7 @@ def predict_colon(data: Path, folder: Path) -> LeftOut:
 
 
 def cross_fitted(site: LeftOut, others: list[LeftOut]) -> tuple[np.ndarray, list[float]]:
-    """Probabilities of a site after temperatures that were fitted without what they are scored on."""
+    """Scaled probabilities of a site, and their temperatures, which were fitted to other sites or other patients."""
     if others:
         temperature = fit_temperature(*pooled(others))
         return temper(site.prob, temperature), [temperature]
@@ -148,7 +151,7 @@ def pooled(sites: Iterable[LeftOut]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def describe(site: LeftOut, prob: np.ndarray) -> dict:
-    """Calibration with its interval over patients, and log loss."""
+    """Calibration of probabilities, with its interval over patients, and log loss."""
     names = np.unique(site.picture)
     by_picture = np.stack(
         [count_calibration(prob[site.picture == name], site.label[site.picture == name]).values for name in names]
@@ -158,7 +161,7 @@ def describe(site: LeftOut, prob: np.ndarray) -> dict:
 
 
 def interval(score: dict) -> str:
-    """As in (3.1-5.2)."""
+    """The interval of the calibration error in percent, as in "(3.1-5.2)"."""
     low, high = (100 * end for end in score["error_interval"])
     return f"({low:.1f}-{high:.1f})"
 
@@ -170,7 +173,7 @@ def log_loss(prob: np.ndarray, true_label: np.ndarray) -> float:
 
 
 def fit_temperature(prob: np.ndarray, true_label: np.ndarray) -> float:
-    """The temperature with the least log loss of (N, C) probabilities; fit it on what the model has not seen."""
+    """The temperature with the least log loss for probabilities (N, C), which must come from left-out data."""
     low, high = np.log(TEMPERATURES)
     found = minimize_scalar(
         lambda log: log_loss(temper(prob, float(np.exp(log))), true_label), bounds=(low, high), method="bounded"

@@ -1,10 +1,10 @@
-"""Detection F1 and AJI on pictures whose stain, glass, focus or compression is changed.
+"""Detection F1 and AJI on pictures whose stain, light, focus or compression is changed.
 
     python -m experiments.changed_pictures.run --data DATA    # measures what is not recorded
     python -m experiments.changed_pictures.run --table        # prints the table
 
-Every crop is changed before its stains are fitted; outlines are not refined. DATA is a folder with
-nucls-cc0/, which `label_free` was not trained on.
+Every crop is changed before its stains are fitted; outlines are not refined. DATA is a folder with nucls-cc0/, which
+`label_free` was not trained on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RUNS = runs_of(__file__)
 MODEL, UNCHANGED = "label_free", "as they are"
 LEAST = 0.02
 TITLES = {"nucls": "NuCLS"}
-Change = Callable[[np.ndarray], np.ndarray]  # of (h, w, 3) uint8
+Change = Callable[[np.ndarray], np.ndarray]  # from (h, w, 3) uint8 to (h, w, 3) uint8
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def measure(crops: list[tuple[str, str, np.ndarray, np.ndarray]]) -> dict:
-    """Patients, and by change what ``crops.compare`` counts in each crop."""
+    """Patients of the crops, and for each change the counts of ``crops.compare`` in each crop."""
     predictor = Predictor(find_model(MODEL))
     predictor.refiner = None
     find = network_finder(predictor)
@@ -53,7 +53,7 @@ def measure(crops: list[tuple[str, str, np.ndarray, np.ndarray]]) -> dict:
 
 
 def render_table(runs: list[dict]) -> str:
-    """Scores of the pictures as they are, and the differences of changes that move the AJI by ``LEAST`` or more."""
+    """Scores of unchanged pictures, and differences for changes that shift the AJI by at least ``LEAST``."""
     heads = [f"{TITLES[run['set']]}, {len(run['patients'])} crops: detection F1 | AJI" for run in runs]
     rows = [f"| change | {' | '.join(heads)} |", "|---" * (1 + 2 * len(runs)) + "|"]
     for name in (name for name in runs[0]["counts"] if any(moves(run, name) for run in runs)):
@@ -63,13 +63,13 @@ def render_table(runs: list[dict]) -> str:
 
 
 def moves(run: dict, name: str) -> bool:
-    """Whether a change is in the table."""
+    """True for changes that shift the AJI by at least ``LEAST``, and for the unchanged pictures."""
     before, after = (aji(np.sum(run["counts"][one], 0)) for one in (UNCHANGED, name))
     return name == UNCHANGED or abs(after - before) >= LEAST
 
 
 def render_cells(run: dict, name: str) -> list[str]:
-    """Detection F1 and AJI of one change."""
+    """Detection F1 and AJI of unchanged pictures, or their differences for a change."""
     before, after = (np.array(run["counts"][one], float) for one in (UNCHANGED, name))
     if name == UNCHANGED:
         return [with_interval(measure, before, run["patients"]) for measure in (detection_f1, aji)]
@@ -77,7 +77,7 @@ def render_cells(run: dict, name: str) -> list[str]:
 
 
 def changes() -> Iterator[tuple[str, Change]]:
-    """Name of each change, and the change."""
+    """Yield the name and the function of each change."""
     for factor in (0.4, 0.6, 1.6, 2.2):
         yield f"densities times {factor:g}", partial(scale_density, factors=np.eye(3) * factor)
     for name, weights in {
@@ -106,12 +106,12 @@ def changes() -> Iterator[tuple[str, Change]]:
 
 
 def scale_density(pixels: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """Optical densities multiplied by a matrix (3, 3)."""
+    """Multiply optical densities by a matrix (3, 3)."""
     return np.clip(256 * np.exp(-optical_density(pixels) @ factors) - 1, 0, 255).round().astype(np.uint8)
 
 
 def scale_stains(pixels: np.ndarray, weights: tuple[float, float]) -> np.ndarray:
-    """Amounts of haematoxylin and eosin multiplied by ``weights``; what is neither stays."""
+    """Multiply the amounts of haematoxylin and eosin by ``weights``, but not the residual."""
     fit = fit_macenko(pixels.reshape(-1, 3))
     stains = TEXTBOOK if fit is None else fit.stains
     rows = np.vstack([stains, np.cross(*stains)])
@@ -119,34 +119,34 @@ def scale_stains(pixels: np.ndarray, weights: tuple[float, float]) -> np.ndarray
 
 
 def scale_light(pixels: np.ndarray, light: tuple[float, float, float]) -> np.ndarray:
-    """Red, green and blue light multiplied by factors, that of the glass too."""
+    """Multiply red, green and blue light by factors, on glass as well as on tissue."""
     return (pixels * np.array(light)).round().astype(np.uint8)
 
 
 def halve_saturation(pixels: np.ndarray) -> np.ndarray:
-    """Half way to grey."""
+    """Average each colour with its grey."""
     return ((pixels + pixels.mean(2, keepdims=True)) / 2).round().astype(np.uint8)
 
 
 def blur(pixels: np.ndarray, sigma_um: float) -> np.ndarray:
-    """Convolved with a Gaussian."""
+    """Blur with a Gaussian."""
     return cv2.GaussianBlur(pixels, (0, 0), sigma_um / MPP)
 
 
 def compress(pixels: np.ndarray, quality: int) -> np.ndarray:
-    """Compressed as JPEG."""
+    """Compress as JPEG and decompress."""
     _, file = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     return cv2.imdecode(file, cv2.IMREAD_COLOR_RGB)
 
 
 def add_noise(pixels: np.ndarray) -> np.ndarray:
-    """With noise of a camera, the same for every picture."""
+    """Add Gaussian noise, the same to every picture."""
     noise = np.random.default_rng(0).normal(0, 12, pixels.shape)
     return np.clip(pixels + noise, 0, 255).round().astype(np.uint8)
 
 
 def coarsen(pixels: np.ndarray, um: float) -> np.ndarray:
-    """At ``um`` per pixel and back."""
+    """Resample to ``um`` per pixel and back."""
     small = cv2.resize(pixels, None, fx=MPP / um, fy=MPP / um, interpolation=cv2.INTER_AREA)
     return cv2.resize(small, pixels.shape[1::-1], interpolation=cv2.INTER_LINEAR)
 

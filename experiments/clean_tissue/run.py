@@ -1,11 +1,11 @@
-"""Clean tissue of twelve sets, each crop run by itself as a user runs it: how many nuclei each artefact takes.
+"""False artefacts in clean tissue from twelve sets: the share of nuclei that lie in each kind.
 
     python -m experiments.clean_tissue.run --data DATA    # measures what is not recorded
     python -m experiments.clean_tissue.run --table        # prints the table
 
-Up to 40 crops of each set, evenly spread over its files. A nucleus is counted for every kind of artefact that it lies
-in, though the column ``quality`` has one. CMU-1-Small-Region, BRCA-M2C, TNBC and ORION were in the training of the
-model ``artefacts``, as backgrounds of drawn artefacts.
+Each crop is run as a slide, as users do; up to 40 crops of each set are chosen, evenly spread over its files. A nucleus
+counts for every kind of artefact that it lies in, although the column ``quality`` has only one. The model ``artefacts``
+was trained on CMU-1-Small-Region, BRCA-M2C, TNBC and ORION, as the background of synthetic artefacts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ N_CROPS = 40
 
 
 class Crops(NamedTuple):
-    """Pictures of a set, and their um per pixel; None: that of the file."""
+    """Pattern of a set's pictures, and their um per pixel; None if the files state it."""
 
     pattern: str
     mpp: float | None
@@ -56,7 +56,7 @@ SETS = {
 
 
 def main() -> None:
-    """Measure what is missing, or print the table."""
+    """Measure what is not recorded, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with the folders of SETS")
     parser.add_argument("--table", action="store_true")
@@ -73,9 +73,9 @@ def main() -> None:
 
 
 def choose(folder: Path, crops: Crops) -> list[Path]:
-    """At most ``N_CROPS`` pictures, evenly spread."""
+    """At most ``N_CROPS`` pictures of a set, evenly spread over its files."""
     paths = sorted(folder.glob(crops.pattern))
-    if folder.name == "dsb2018-brightfield":  # a third are smears of single cells
+    if folder.name == "dsb2018-brightfield":  # a third of its pictures are smears of single cells, not tissue
         lines = (folder / "manifest.csv").read_text().splitlines()
         smears = {line.split(",")[0] for line in lines if "smear" in line}
         paths = [path for path in paths if path.stem not in smears]
@@ -83,7 +83,7 @@ def choose(folder: Path, crops: Crops) -> list[Path]:
 
 
 def measure(path: Path, mpp: float | None, predictor: Predictor) -> dict[str, float]:
-    """Nuclei of a picture, and how many of them lie in each kind of artefact."""
+    """Number of nuclei in a picture, and how many of them lie in each kind of artefact."""
     with tempfile.TemporaryDirectory() as folder:
         files = SlideFiles(Path(folder) / "crop")
         files.folder.mkdir()
@@ -100,7 +100,7 @@ def measure(path: Path, mpp: float | None, predictor: Predictor) -> dict[str, fl
 
 
 def sum_up(crops: dict[str, dict[str, int]]) -> dict[str, int]:
-    """Over the crops of a set."""
+    """Sums over the crops of a set."""
     return {name: sum(each[name] for each in crops.values()) for name in ("nuclei", *KINDS)}
 
 

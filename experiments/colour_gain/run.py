@@ -1,10 +1,10 @@
-"""Pictures that keep their colours: detection F1 and AJI by the limit of `inference.stains`.
+"""Detection F1 and AJI by the limit in `inference.stains` above which pictures keep their colours.
 
     python -m experiments.colour_gain.run --data DATA    # measures what is not recorded
     python -m experiments.colour_gain.run --table        # prints the table
 
-Each crop of DSB-2018 is normalised by its own stains. Outlines are not refined. DATA is a folder with
-dsb2018-brightfield/.
+Each crop of DSB-2018 is normalised by its own stains, unless that would exceed the limit. Outlines are not refined.
+DATA is a folder with dsb2018-brightfield/.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Crops of TNBC, NuCLS and DSB-2018 with instances, finders of nuclei in them, and their scores."""
+"""Crops of TNBC, NuCLS and DSB-2018 with true instances, functions that find nuclei in them, and scores."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, fit_otsu, 
 from muse_pipeline.tissue.stain import fit_macenko
 
 MPP, MIN_PX, RAYS = 0.25, 20, 32
-BOWL_RADIUS_UM, BOWL_LEAST_PX = 3.6, 20  # of the median nucleus of DSB-2018, which states no um per pixel
-SNAP_UM = 1.5  # as in the card of `label_free`
+BOWL_RADIUS_UM, BOWL_LEAST_PX = 3.6, 20  # radius of the median nucleus in DSB-2018, which states no um per pixel
+SNAP_UM = 1.5  # that of the card of `label_free`
 Find = Callable[[np.ndarray], np.ndarray]  # (h, w, 3) uint8 -> (h, w) int32 instances
 
 
 def overlap_labels(found: np.ndarray, true: np.ndarray) -> Overlaps:
-    """Overlaps of two label pictures (h, w), 0 background, in pixels; outlines in ascending order of their labels."""
+    """Overlaps of two label pictures (h, w), in pixels; 0 is background, and instances are in order of their labels."""
     _, first = np.unique(np.append(0, found.ravel()), return_inverse=True)
     _, second = np.unique(np.append(0, true.ravel()), return_inverse=True)
-    first, second = first[1:], second[1:]  # the 0 was there to be the background's, also where there is none
+    first, second = first[1:], second[1:]  # the added 0 made sure that background has index 0, even if there is none
     n_found, n_true = int(first.max(initial=0)), int(second.max(initial=0))
     both = (first > 0) & (second > 0)
     pair, shared = np.unique((first[both] - 1) * max(n_true, 1) + second[both] - 1, return_counts=True)
@@ -41,7 +41,12 @@ def overlap_labels(found: np.ndarray, true: np.ndarray) -> Overlaps:
 
 
 def network_finder(predictor: Predictor, threshold: float = 0.0) -> Find:
-    """A model, its outlines painted, the most certain on top; ``threshold`` counts where it is above the card's."""
+    """A function that finds nuclei with a model and paints their outlines, the most certain ones on top.
+
+    Args:
+        predictor: the model.
+        threshold: least score, if it is higher than that of the model card.
+    """
 
     def find(pixels: np.ndarray) -> np.ndarray:
         nuclei = detect_picture(predictor, pixels, MPP, fit_macenko(pixels.reshape(-1, 3)))
@@ -53,18 +58,18 @@ def network_finder(predictor: Predictor, threshold: float = 0.0) -> Find:
 
 
 def find_by_otsu(pixels: np.ndarray) -> np.ndarray:
-    """What is dark in haematoxylin."""
+    """Instances by Otsu's threshold on haematoxylin."""
     return cut_mask(fit_otsu([pixels], MPP)(pixels), haematoxylin(pixels, blend_stains(find_stains(pixels))), MPP)
 
 
 def find_stains(pixels: np.ndarray) -> np.ndarray | None:
-    """(2, 3) stains of a picture, if they are plausible."""
+    """Stain vectors (2, 3) of a picture; None if they are not plausible."""
     fit = fit_macenko(pixels.reshape(-1, 3))
     return fit and fit.stains
 
 
 def score(find: Find, data: Path) -> dict:
-    """Per crop: matched, found and true nuclei, and the two areas whose ratio is the AJI."""
+    """For each crop of TNBC and NuCLS, its patient and the counts of ``compare``."""
     tables: dict[str, dict] = {}
     for name, read in {"TNBC": read_tnbc, "NuCLS": read_nucls}.items():
         crops = {crop: [patient, *compare(find(pixels), true)] for crop, patient, pixels, true in read(data)}
@@ -85,7 +90,7 @@ def read_tnbc(data: Path) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
 
 
 def read_nucls(data: Path) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
-    """Likewise; patients are not named."""
+    """As ``read_tnbc``, with names in place of patients, which are unknown."""
     folder = data / "nucls-cc0"
     return [
         (path.stem, path.stem, read_rgb(path), cv2.imread(str(folder / "instances" / path.name), -1).astype(np.int32))
@@ -94,7 +99,7 @@ def read_nucls(data: Path) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
 
 
 def read_dsb2018(data: Path) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
-    """Name, the name once more in place of a patient, pixels and instances of each crop."""
+    """As ``read_tnbc``, with names in place of patients, which are unknown."""
     folder = data / "dsb2018-brightfield"
     return [
         (path.stem, path.stem, read_rgb(path), cv2.imread(str(folder / "labels" / path.name), -1).astype(np.int32))
@@ -103,31 +108,31 @@ def read_dsb2018(data: Path) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
 
 
 def compare(found: np.ndarray, true: np.ndarray) -> list[float]:
-    """See ``score``."""
+    """Numbers of matched, found and true nuclei, and the two areas whose ratio is the AJI."""
     found_xy, true_xy = (label_image_to_nuclei(one, (MPP, MPP), RAYS).xy for one in (found, true))
     matched = (match_points(found_xy, np.ones(len(found_xy)), true_xy, RADIUS_UM / MPP) >= 0).sum()
     return [int(matched), len(found_xy), len(true_xy), *map(float, jaccard_areas(overlap_labels(found, true)))]
 
 
 def score_outlines(predictor: Predictor, crops: Sequence[tuple[str, str, np.ndarray, np.ndarray]]) -> dict:
-    """The counts of ``crops.compare`` in each crop."""
+    """Patients of the crops, and the counts of ``compare`` for a model in each crop."""
     find = network_finder(predictor)
     counts = [compare(find(pixels), true) for _, _, pixels, true in crops]
     return {"patients": [crop[1] for crop in crops], "counts": counts}
 
 
 def detection_f1(sums: np.ndarray) -> np.ndarray:
-    """(..., 5) -> (...)."""
+    """Detection F1 (...) from summed counts (..., 5) of ``compare``."""
     return 2 * sums[..., 0] / (sums[..., 1] + sums[..., 2])
 
 
 def aji(sums: np.ndarray) -> np.ndarray:
-    """(..., 5) -> (...)."""
+    """AJI (...) from summed counts (..., 5) of ``compare``."""
     return jaccard_ratio(sums[..., 3:])
 
 
 def mean_of_seeds(runs: list[dict], name: str) -> tuple[np.ndarray, list[str], int] | None:
-    """(N, 5) sums of crops, their patients, and the number of seeds."""
+    """Counts (N, 5) of crops, averaged over runs; the crops' patients; and the number of runs. None without runs."""
     if not runs:
         return None
     values = np.mean([[row[1:] for row in run["crops"][name].values()] for run in runs], 0)
@@ -135,6 +140,6 @@ def mean_of_seeds(runs: list[dict], name: str) -> tuple[np.ndarray, list[str], i
 
 
 def bowl_mpp(mask: np.ndarray) -> float:
-    """The um per pixel at which the median nucleus has the radius that is asked for."""
+    """The um per pixel at which the median nucleus of a label picture has a radius of ``BOWL_RADIUS_UM``."""
     area = np.bincount(mask.ravel())[1:]
     return BOWL_RADIUS_UM / float(np.sqrt(np.median(area[area > BOWL_LEAST_PX]) / np.pi))

@@ -1,4 +1,4 @@
-"""Classes of nuclei read from frozen features with few labels, and the table of arms that differ in the backbone."""
+"""Classification of nuclei from frozen features with few labels, and the table of arms with different backbones."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ K, WINDOW_PX, N_LABELLED, N_DRAWS = 20, 224, 5, 5
 def count_predictions(
     name: str, checkpoint: Path | None, known: Sequence[LabelledImage], judged: Sequence[LabelledImage], seed: int
 ) -> dict:
-    """Nuclei of each judged patient by true and predicted class, with the labels of ``N_LABELLED`` known pictures.
+    """Classify nuclei with the labels of ``N_LABELLED`` pictures, and count them by true and predicted class.
 
     Args:
-        name: of the backbone.
-        checkpoint: its weights; random ones without.
-        known: pictures of which some are drawn, ``N_DRAWS`` times.
+        name: registered name of the backbone.
+        checkpoint: its weights; random if None.
+        known: pictures from which labelled ones are chosen at random, ``N_DRAWS`` times.
         judged: pictures whose nuclei are classified.
-        seed: of random weights.
+        seed: seed of random weights.
 
     Returns:
-        ``patients``, P names, and ``counts``: for each protocol (P, C * C), summed over the draws.
+        ``patients``, P names, and ``counts``, (P, C * C) for each protocol, summed over the random choices.
     """
     n_classes = 1 + max(int(image.nuclei.label.max(initial=0)) for image in judged)
     backbone, reference = load_frozen(name, checkpoint, known, seed)
@@ -67,7 +67,7 @@ def count_predictions(
 def load_frozen(
     name: str, checkpoint: Path | None, known: Sequence[LabelledImage], seed: int
 ) -> tuple[Backbone, ColourReference]:
-    """A backbone with the weights of a checkpoint, else random ones, and the colour that images are taken to."""
+    """A backbone with the weights of a checkpoint, or random ones if None; and the colours to normalise images to."""
     torch.manual_seed(seed)
     backbone = BACKBONES[name]()
     if checkpoint is None:
@@ -77,7 +77,7 @@ def load_frozen(
 
 
 def positions(points: PointSet) -> tuple[np.ndarray, np.ndarray]:
-    """(P,) index of the image of every point, and (P, 2) its position in that image, px."""
+    """(P,) index of the image of every point, and (P, 2) its position in that image in px."""
     images = [np.repeat(window.image, len(window.label)) for window in points.windows]
     xy = [window.xy + np.float32(window.origin) for window in points.windows]
     return np.concatenate([np.zeros(0, int), *images]), np.concatenate([np.zeros((0, 2), np.float32), *xy])
@@ -86,7 +86,7 @@ def positions(points: PointSet) -> tuple[np.ndarray, np.ndarray]:
 def read_points(
     backbone: Backbone, images: Sequence[LabelledImage], reference: ColourReference
 ) -> tuple[torch.Tensor, PointSet]:
-    """(N, D) features of the nuclei of ``images``, and these nuclei."""
+    """Features (N, D) of the nuclei of ``images``, and the nuclei."""
     points = PointSet(images, np.stack([colour_of_fit(reference, image.stain) for image in images]), WINDOW_PX)
     return point_features(backbone, points, torch.device("cpu")), points
 
@@ -100,32 +100,32 @@ INITIAL_STD = 0.01
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """The layer after each of E epochs.
+    """The linear layer after each of E epochs.
 
     Attributes:
-        weight: (E, C, D).
-        bias: (E, C).
+        weight: (E, C, D) weights.
+        bias: (E, C) biases.
     """
 
     weight: Tensor
     bias: Tensor
 
     def classify(self, features: Tensor) -> Tensor:
-        """(M, D) raw features -> (E, M) class index."""
+        """Class indices (E, M) of features (M, D)."""
         return torch.stack([(features @ w.T + b).argmax(1) for w, b in zip(self.weight, self.bias, strict=True)])
 
 
 def train_linear_probe(
     features: Tensor, label: Tensor, n_classes: int, seed: int, epochs: int = LINEAR_EPOCHS
 ) -> LinearProbe:
-    """SGD with momentum, learning rate along a cosine from 0.01 to 0 by epochs, shuffled whole batches of 256.
+    """Train a linear layer by SGD with momentum, shuffled batches of 256, and a learning rate that falls as a cosine.
 
     Args:
-        features: (N, D) raw features. Fewer than 256 make one batch.
-        label: (N,) class index.
-        n_classes: C.
-        seed: Seed of the initial weights and of the order.
-        epochs: E.
+        features: (N, D) features; fewer than 256 are a single batch.
+        label: (N,) class indices.
+        n_classes: number of classes.
+        seed: seed of the initial weights and of the order.
+        epochs: number of epochs.
     """
     generator = torch.Generator().manual_seed(seed)
     layer = nn.Linear(features.shape[1], n_classes)
@@ -158,18 +158,18 @@ def confusion_by_patient(
 
 
 def macro_f1(counts: np.ndarray) -> np.ndarray:
-    """(...) mean F1 in % of classes and S seeds, of counts (..., S, C, C) by true and predicted class."""
+    """Mean F1 (...) in % over classes and S seeds, from counts (..., S, C, C) by true and predicted class."""
     right = np.diagonal(counts, axis1=-2, axis2=-1)
     return 100 * (2 * right / np.maximum(counts.sum(-1) + counts.sum(-2), 1)).mean((-2, -1))
 
 
 def render_arms(recorded: Sequence[dict], titles: Mapping[str, str], baseline: str) -> str:
-    """F1 by arm, and the difference from the baseline's runs of the same seeds with its interval over patients.
+    """F1 by arm, and its difference from the baseline with the same seeds, with an interval over patients.
 
     Args:
-        recorded: Runs.
-        titles: of the arms.
-        baseline: name of an arm.
+        recorded: recorded runs.
+        titles: titles of the arms.
+        baseline: name of the arm to compare with.
     """
     runs = by_arm_and_seed(recorded)
     header = ["backbone", "runs", *(f"{name} F1" for name in PROTOCOLS)]
@@ -187,7 +187,7 @@ def render_arms(recorded: Sequence[dict], titles: Mapping[str, str], baseline: s
 
 
 def stack_counts(runs: Mapping, arm: str, seeds: Sequence[int], protocol: str) -> np.ndarray:
-    """(P, S, C, C) counts of the runs of an arm; (P, 1, C, C) where every run judges patients of its own."""
+    """Counts (P, S, C, C) of an arm's runs with S seeds; (P, 1, C, C) if the runs judge different patients."""
     counts = [np.array(runs[arm, seed]["counts"][protocol]) for seed in seeds]
     found = np.concatenate(counts)[:, None] if _patients_differ(runs, arm, seeds) else np.stack(counts, 1)
     n_classes = round(found.shape[-1] ** 0.5)
@@ -195,7 +195,7 @@ def stack_counts(runs: Mapping, arm: str, seeds: Sequence[int], protocol: str) -
 
 
 def compare(runs: Mapping, arm: str, baseline: str, seeds: Sequence[int], protocol: str) -> str:
-    """Difference from the baseline, with its 95 % interval."""
+    """Difference between an arm and the baseline, with its 95 % interval."""
     before, after = (stack_counts(runs, one, seeds, protocol) for one in (baseline, arm))
     patients = runs[arm, seeds[0]]["patients"]
     if _patients_differ(runs, arm, seeds):

@@ -27,10 +27,10 @@ BOUNDARY_UM = 0.5
 
 @dataclass(frozen=True)
 class OutlineScores:
-    """Scores of one picture.
+    """Scores of a picture's outlines.
 
     Attributes:
-        dice: (M,) Dice of each matched pair.
+        dice: (M,) Dice coefficient of each matched pair.
         aji: aggregated Jaccard index of the picture (Kumar et al., IEEE TMI 2017).
     """
 
@@ -39,10 +39,10 @@ class OutlineScores:
 
 
 def score_outlines(predicted: np.ndarray, true: np.ndarray, radius_px: float) -> OutlineScores:
-    """Compare two label pictures (h, w), 0 background.
+    """Compare two label pictures (h, w), in which 0 is background.
 
-    Pairs for Dice are matched one-to-one by the Hungarian method on intersection over union, and count if they touch
-    and their centroids lie within ``radius_px``.
+    For Dice, nuclei are matched one to one by the Hungarian method on intersection over union; a pair counts if it
+    overlaps and its centroids are at most ``radius_px`` apart.
     """
     overlaps = overlap_labels(predicted, true)
     pairs = overlaps.match()
@@ -53,16 +53,17 @@ def score_outlines(predicted: np.ndarray, true: np.ndarray, radius_px: float) ->
 
 
 def _centroids(labels: np.ndarray) -> np.ndarray:
-    """(N, 2) as (row, column), in ascending order of the labels."""
+    """Centroids (N, 2) as (row, column), in ascending order of the labels."""
     ids = np.unique(labels[labels > 0])
     return np.array(ndimage.center_of_mass(labels > 0, labels, ids)).reshape(-1, 2)
 
 
 def count_boundaries(predicted: np.ndarray, true: np.ndarray, radius_px: float) -> tuple[int, int, int, int]:
-    """Pixels on the boundaries of two label pictures (h, w), and how many of them lie near the other's.
+    """Count the boundary pixels of two label pictures (h, w), and those near the other picture's boundaries.
 
     Returns:
-        predicted within ``radius_px`` of a true one, predicted, true within ``radius_px`` of a predicted one, true.
+        Predicted pixels within ``radius_px`` of a true one, all predicted pixels, true pixels within ``radius_px`` of a
+        predicted one, and all true pixels.
     """
     borders = [_on_boundary(labels) for labels in (predicted, true)]
     near = [border & (_distance_to(other) <= radius_px) for border, other in zip(borders, borders[::-1], strict=True)]
@@ -70,14 +71,14 @@ def count_boundaries(predicted: np.ndarray, true: np.ndarray, radius_px: float) 
 
 
 def boundary_f1(counts: np.ndarray) -> np.ndarray:
-    """The boundary F1 (...) of counts (..., 4) of ``count_boundaries``, summed over pictures."""
+    """Boundary F1 (...) from summed counts (..., 4) of ``count_boundaries``."""
     found, n_found, recalled, n_true = np.moveaxis(np.asarray(counts, float), -1, 0)
     precision, recall = found / np.maximum(n_found, 1), recalled / np.maximum(n_true, 1)
     return 2 * precision * recall / np.maximum(precision + recall, 1e-12)
 
 
 def _on_boundary(labels: np.ndarray) -> np.ndarray:
-    """Pixels of nuclei that have a pixel of another number above, below or beside them."""
+    """(h, w) bool: pixels of nuclei with a pixel of a different label above, below or next to them."""
     padded = np.pad(labels, 1, mode="edge")
     height, width = labels.shape
     around = [padded[y : y + height, x : x + width] for x, y in ((0, 1), (2, 1), (1, 0), (1, 2))]
@@ -85,19 +86,19 @@ def _on_boundary(labels: np.ndarray) -> np.ndarray:
 
 
 def _distance_to(mask: np.ndarray) -> np.ndarray:
-    """Distance of every pixel to the nearest one of ``mask``; infinite where there is none."""
+    """Distance of every pixel to the nearest true pixel of ``mask``; infinite if there is none."""
     if not mask.any():
         return np.full(mask.shape, np.inf)
     return cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
 
 def count_crop(found: np.ndarray, true: np.ndarray) -> list[float]:
-    """The 11 sums of a crop that ``MEASURES`` are made of."""
+    """The 11 counts of a crop from which ``MEASURES`` are calculated."""
     dice = score_outlines(found, true, RADIUS_UM / MPP).dice
     return [*compare(found, true), dice.sum(), len(dice), *count_boundaries(found, true, BOUNDARY_UM / MPP)]
 
 
-MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of counts (..., 11)
+MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # functions of summed counts (..., 11)
     "detection F1": lambda counts: detection_f1(counts[..., :5]),
     "AJI": lambda counts: aji(counts[..., :5]),
     "Dice": lambda counts: counts[..., 5] / np.maximum(counts[..., 6], 1),

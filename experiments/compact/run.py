@@ -1,17 +1,18 @@
-"""The recipe of `compact` without one site of BRCA-M2C: its scores there, and what its stages add.
+"""The recipe of `compact` without a site of BRCA-M2C: its scores at that site, and what its stages add.
 
     python -m experiments.compact.run --data DATA --seeds 0    # trains what is not recorded
     python -m experiments.compact.run --table                  # prints the tables
 
-Every run leaves out a site, NuCLS as labels, and the patients 01, 02 and 04 of TNBC, and is scored on them; "scratch",
-"muse" and "grown" read nothing of TNBC. "scratch" is trained from random weights by `config/train/compact.yaml` for
-2,500 steps (half an hour of one core), "muse" from the backbone of `muse_proof`. "hand" goes on from "scratch" for
-1,500 steps by `config/train/compact_outlines.yaml`, with outlines drawn by hand; "grown" likewise on BRCA-M2C alone,
-with outlines grown around its points. "filled" goes on from "hand", its teacher, for 2,000 steps by
-`config/train/compact_distilled.yaml`. "narrow" is trained from random weights by `config/train/compact_narrow.yaml`
-for 5,000 steps with "hand" as teacher, and "narrow_filled", the network that is shipped, goes on from it for 2,000
-steps with "filled" as teacher. Outlines are those of the network. DATA is a folder with brca-m2c/, nucls-cc0/ and
-tnbc-nuclei/, for "muse" also camelyon16-patches/. A stopped run goes on.
+Every run leaves out a site, the labels of NuCLS, and the patients 01, 02 and 04 of TNBC, and is scored on them;
+"scratch", "muse" and "grown" use nothing of TNBC. "scratch" is trained from random weights with
+`config/train/compact.yaml` for 2,500 steps (half an hour on one core), and "muse" from the backbone of `muse_proof`.
+"hand" continues "scratch" for 1,500 steps with `config/train/compact_outlines.yaml` and its hand-drawn outlines;
+"grown" does the same, but only on BRCA-M2C, with outlines grown around its points. "filled" continues "hand", which is
+also its teacher, for 2,000 steps with `config/train/compact_distilled.yaml`. "narrow" is trained from random weights
+with `config/train/compact_narrow.yaml` for 5,000 steps, with "hand" as its teacher, and "narrow_filled", the kind of
+network that is shipped, continues it for 2,000 steps with "filled" as its teacher. Outlines are not refined by a second
+network. DATA is a folder with brca-m2c/, nucls-cc0/ and tnbc-nuclei/, for "muse" also camelyon16-patches/. A stopped
+run resumes.
 """
 
 from __future__ import annotations
@@ -52,17 +53,17 @@ TITLES = {
     "narrow": "narrow",
     SHIPPED: "narrow",
 }
-COMPARED = {  # sites of each pair of arms
+COMPARED = {  # pairs of arms, and the sites at which they are compared
     ("scratch", "muse"): ("A7",),
     ("grown", "hand"): SITES,
     ("hand", "filled"): SITES,
     ("filled", SHIPPED): SITES,
 }
 ARMS = [f"{arm}-{site}" for arm in TITLES for site in SITES if arm != "muse" or site == "A7"]
-UNREAD = ("01", "02", "04")  # patients of TNBC
+UNREAD = ("01", "02", "04")  # patients of TNBC that no arm is trained on
 WITHOUT_UNREAD = f"sources.2.exclude={[f'{patient}_' for patient in UNREAD]}"
 TEACHERS = {"narrow": "hand", "filled": "hand", SHIPPED: "filled"}
-CLASSES = {  # of counts (..., C + 1, 3)
+CLASSES = {  # functions of summed counts (..., C + 1, 3)
     "mean class F1": lambda counts: DetectionCounts(counts).mean_class_f1,
     "detection F1": lambda counts: DetectionCounts(counts).f1[..., 0],
 }
@@ -71,14 +72,14 @@ SCORED = {"site": ("the site", CLASSES), "tnbc": ("TNBC", OUTLINES), "nucls": ("
 
 
 def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
-    """Train and score an arm: see ``score``."""
+    """Train an arm and return its ``score``."""
     cv2.setNumThreads(1)
     data, work = args.data.resolve(), args.work.resolve()
     return score(train(arm, seed, data, work), arm.split("-")[1], data, work / f"{arm}-{seed}")
 
 
 def train(arm: str, seed: int, data: Path, work: Path) -> Path:
-    """The checkpoint of an arm, trained unless it exists."""
+    """The checkpoint of an arm, which is trained unless it exists."""
     kind, site = arm.split("-")
     if kind in ("scratch", "muse"):
         recipe, changes = FIRST, ("schedule.steps=2500", "export.threshold=0.4")
@@ -101,7 +102,7 @@ def train(arm: str, seed: int, data: Path, work: Path) -> Path:
 
 
 def distil(kind: str, site: str, seed: int, data: Path, work: Path) -> tuple[Path, tuple[str, ...]]:
-    """Recipe and changes of an arm that has a teacher."""
+    """Recipe of an arm that has a teacher, and changes to its settings."""
     teacher = train(f"{TEACHERS[kind]}-{site}", seed, data, work)
     changes = WITHOUT_UNREAD, "export.snap_um=0", f"distillation.teachers=[{teacher}]"
     if kind == "narrow":
@@ -112,12 +113,12 @@ def distil(kind: str, site: str, seed: int, data: Path, work: Path) -> tuple[Pat
 
 
 def continue_smallest(image: LabelledImage, window_px: int, mpp: float) -> LabelledImage:
-    """``continue_mirrored`` for pictures smaller than half a window; windows are white around others."""
+    """Apply ``continue_mirrored`` only to pictures smaller than half a window; windows are white around larger ones."""
     return image if 2 * min(image.pixels.shape[:2]) >= window_px else continue_mirrored(image, window_px, mpp)
 
 
 def score(checkpoint: Path, site: str, data: Path, folder: Path) -> dict:
-    """For each of ``SCORED``: ``patients``, a name per picture, and ``counts`` of each picture."""
+    """For each of ``SCORED``, ``patients``, a name per picture, and ``counts``, those of each picture."""
     config = load_detector_config(FIRST, data, ())
     predictor = Predictor(export_fold(checkpoint, folder))
     _, judged = split_sources(config, site)
@@ -129,7 +130,7 @@ def score(checkpoint: Path, site: str, data: Path, folder: Path) -> dict:
 
 
 def render(recorded: list[dict]) -> str:
-    """The scores of the recipe, and what its stages change."""
+    """Tables of the recipe's scores, and of the changes by its stages."""
     runs = by_arm_and_seed(recorded)
     measures = [f"{title}: {measure}" for title, of in SCORED.values() for measure in of]
     header = f" | {' | '.join(measures)} |\n" + "|---" * (1 + len(measures))
@@ -150,7 +151,7 @@ def render(recorded: list[dict]) -> str:
 
 
 def render_scores(run: Mapping[str, dict]) -> tuple[list[float], list[str]]:
-    """Scores of a run in percent, and the same with 95 % intervals over patients."""
+    """Scores of a run in percent, as numbers and as text with 95 % intervals over patients."""
     values, cells = [], []
     for name, (_, measures) in SCORED.items():
         counts, patients = counts_of(run, name)
@@ -162,7 +163,7 @@ def render_scores(run: Mapping[str, dict]) -> tuple[list[float], list[str]]:
 
 
 def render_changes(runs: Mapping[tuple[str, int], dict], pair: tuple[str, str], site: str) -> list[str]:
-    """Differences in percent between two arms, with 95 % intervals over patients."""
+    """Differences between two arms in percentage points, with 95 % intervals over patients."""
     cells = []
     for name, (_, measures) in SCORED.items():
         (before, patients), (after, _) = (counts_of(runs[f"{arm}-{site}", 0], name) for arm in pair)
@@ -172,14 +173,14 @@ def render_changes(runs: Mapping[tuple[str, int], dict], pair: tuple[str, str], 
 
 
 def render_change(before: np.ndarray, after: np.ndarray, patients: list[str], measure: Callable) -> str:
-    """One difference with its interval."""
+    """The difference of a measure with its interval."""
     found = compare_scores(before, after, patients, measure)
     low, high = found["interval"]
     return f"{found['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def counts_of(run: Mapping[str, dict], name: str) -> tuple[np.ndarray, list[str]]:
-    """Counts and patients of the scored pictures; of TNBC those of the patients ``UNREAD``."""
+    """Counts and patients of the scored pictures; of TNBC, only the patients ``UNREAD``."""
     patients, counts = np.array(run[name]["patients"]), np.array(run[name]["counts"], float)
     kept = np.isin(patients, UNREAD) if name == "tnbc" else np.full(len(patients), True)
     return counts[kept], patients[kept].tolist()

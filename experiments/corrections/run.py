@@ -1,12 +1,12 @@
-"""Gain of corrections on one slide for `compact` there, and their cost elsewhere.
+"""What corrections on a slide gain there for `compact`, and what they cost elsewhere.
 
     python -m experiments.corrections.run --data DATA --threads 2      # trains what is not recorded
     python -m experiments.corrections.run --table                      # prints the table
 
-A slide of skin stands for a laboratory's slide. Nobody corrected it by hand; the script does by a rule: what `compact`
-finds in the epithelium, which `corrections/areas.geojson` outlines, is Epithelial; what it finds in keratin is deleted;
-of the rest, small round nuclei are Lymphocyte and all others Stroma. Four regions are trained on, eight others are
-scored, and so are ten crops of breast from the training data of `compact`, which are only scored. DATA is a folder with
+A slide of skin stands for a laboratory's slide. It is not corrected by hand, but by a rule: nuclei that `compact` finds
+in the epithelium, which is outlined in `corrections/areas.geojson`, become Epithelial; those in keratin are deleted; of
+the rest, small round ones become Lymphocyte and all others Stroma. Four regions are trained on. Eight other regions,
+and ten crops of breast from the training data of `compact`, are only scored. DATA is a folder with
 wsi-cmu-small-region/ and brca-m2c/.
 """
 
@@ -45,10 +45,10 @@ RUNS = runs_of(__file__)
 AREAS = Path(__file__).with_name("areas.geojson")
 RECIPE = TOP / "config/train/my_labels.yaml"
 SLIDE = "CMU-1-Small-Region"
-LYMPHOCYTE_UM2, LYMPHOCYTE_ECCENTRICITY = 30.0, 0.75  # at most; axes of 3 to 2
-CONTEXT_PX = 512  # of scored regions
+LYMPHOCYTE_UM2, LYMPHOCYTE_ECCENTRICITY = 30.0, 0.75  # upper limits; the second is that of axes of 3 to 2
+CONTEXT_PX = 512  # size of the pictures around scored regions
 STEPS = 500
-# What is changed in the recipe.
+# Changes to the settings of the recipe.
 ARMS = {"recipe": [], "half": ["distillation.share=0.5"]}
 TITLES = {
     "recipe": "`config/train/my_labels.yaml` without `mixing`",
@@ -60,11 +60,13 @@ def main() -> None:
     """Train and score the runs that are not recorded, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with wsi-cmu-small-region/ and brca-m2c/")
-    parser.add_argument("--work", type=Path, default=Path("runs/corrections"), help="for runs (default: %(default)s)")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/corrections"), help="folder of trainings (default: %(default)s)"
+    )
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS, metavar="ARM")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--table", action="store_true", help="print the table of the runs that exist")
+    parser.add_argument("--table", action="store_true", help="print the table of the recorded runs")
     args = parser.parse_args()
     if args.table:
         print(render_table())
@@ -81,10 +83,10 @@ def main() -> None:
 
 
 def write_corrections(data: Path, work: Path) -> dict[str, int]:
-    """Find nuclei, correct them and write them with the regions of either part, as QuPath exports them.
+    """Find nuclei, correct them, and write them twice, with the corrected and the held-out regions, as QuPath does.
 
     Returns:
-        How many nuclei of the corrected regions changed their class, were deleted, and stayed as they were.
+        Numbers of nuclei in corrected regions that were reclassified, deleted and kept.
     """
     found = work / "found"
     if not (found / SLIDE / "nuclei.geojson.gz").is_file():
@@ -116,7 +118,7 @@ def write_corrections(data: Path, work: Path) -> dict[str, int]:
 
 
 def correct_class(feature: dict, centre: shapely.Point, areas: dict[str, shapely.Geometry]) -> str | None:
-    """The class of a found nucleus by the rule; None for what is none."""
+    """The correct class of a found nucleus by the rule; None if it is to be deleted."""
     if areas["Keratin"].contains(centre):
         return None
     if areas["Epithelium"].contains(centre):
@@ -127,7 +129,7 @@ def correct_class(feature: dict, centre: shapely.Point, areas: dict[str, shapely
 
 
 def run_arm(arm: str, seed: int, data: Path, work: Path, threads: int) -> dict:
-    """Train one arm, or go on with it, and score `compact` and the model that leaves the run."""
+    """Train an arm, or resume its training, and score `compact` and the trained model."""
     places = {"slides": data / "wsi-cmu-small-region", "labels": work / "corrected"}
     changes = [*ARMS[arm], f"seed={seed}", f"schedule.steps={STEPS}", "schedule.save_every=100", "mixing=null"]
     changes.append("training_data=regions of CMU-1-Small-Region (CC0-1.0)")
@@ -145,7 +147,7 @@ def run_arm(arm: str, seed: int, data: Path, work: Path, threads: int) -> dict:
 
 
 def score(before: Path, after: Path, images: list[LabelledImage]) -> dict:
-    """Hits, false and missed of any nucleus and of each class in each image, and mean class F1, of two checkpoints."""
+    """Counts for any class and each class in each image, and mean class F1, of two checkpoints."""
     found = {"images": [image.name for image in images]}
     for when, checkpoint in (("before", before), ("after", after)):
         network, config, known = load_trained(checkpoint)
@@ -171,7 +173,7 @@ def breast_crops(data: Path) -> LabelSource:
 
 
 def read(sources: Sequence[LabelSource], config: DetectorConfig) -> list[LabelledImage]:
-    """The labelled images of sources."""
+    """The labelled images of ``sources``."""
     return read_labelled_images(sources, config.class_names, config.mpp, config.n_rays, CONTEXT_PX)
 
 
@@ -198,14 +200,14 @@ def render_table() -> str:
 
 
 def compare(runs: list[dict], what: str) -> dict:
-    """Before and after of runs with different seeds, on the same images."""
+    """Compare scores before and after training, over runs with different seeds on the same images."""
     before, after = (np.stack([run[what][when]["counts"] for run in runs], 1) for when in ("before", "after"))
     result = compare_scores(before, after, runs[0][what]["images"], mean_over_seeds)
     return {**result, "by_seed": DetectionCounts(after.sum(0)).mean_class_f1}
 
 
 def mean_over_seeds(counts: np.ndarray) -> np.ndarray:
-    """(..., seeds, classes + 1, 3) counts -> (...) mean class F1."""
+    """Mean class F1 (...) from counts (..., seeds, classes + 1, 3)."""
     return DetectionCounts(counts).mean_class_f1.mean(-1)
 
 

@@ -1,12 +1,12 @@
-"""How often classes are doubted by the size of their nuclei, and what these sizes are in training.
+"""How often classes are doubted because of the size of their nuclei, and the range of these sizes in training pictures.
 
     python -m experiments.doubts.class_sizes --data ../shared/data --model compact --json class_sizes.json
     python -m experiments.doubts.class_sizes --data ../shared/data --model compact \
         --card muse_pipeline/inference/built_in/compact.json
 
-The reference comes from the training pictures of BRCA-M2C, over slides with enough nuclei of the class; ``--card``
-writes it into the file beside the built-in model. Every other picture shows how often sound tissue is doubted. A slide
-is all pictures of one slide, or of one patient where pictures name no slide.
+The range comes from the training pictures of BRCA-M2C, for slides with enough nuclei of the class; ``--card`` writes it
+to the file next to the built-in model. All other pictures show how often sound tissue is doubted. Pictures of the same
+slide are judged together, or of the same patient if pictures do not name their slide.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.tissue.stain import fit_macenko
 
 TRAINING = "BRCA-M2C, training"
-CLASSES = ("Lymphocyte", "Epithelial")  # "Stroma" is everything else, whose nuclei have no size of their own
-ORGANS = ("breast",)  # of the pictures that the built-in models were evaluated on
+CLASSES = ("Lymphocyte", "Epithelial")  # not "Stroma", which is everything else and has no typical size
+ORGANS = ("breast",)  # organs of the pictures that the built-in models were evaluated on
 
 
 def main() -> None:
-    """Detect, measure, judge, print."""
+    """Measure and judge all slides, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="compact")
-    parser.add_argument("--json", type=Path, help="what was measured; read again where it is there")
-    parser.add_argument("--card", type=Path, help="file beside the built-in model that the reference is written into")
+    parser.add_argument("--json", type=Path, help="file of the measurements; if it exists, nothing is measured")
+    parser.add_argument("--card", type=Path, help="file next to the built-in model, to which the ranges are written")
     args = parser.parse_args()
     found = measure_once(args.json, lambda: measure_all(args.data, Predictor(find_model(args.model))))
     slides = by_slide(found)
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def measure_all(data: Path, predictor: Predictor) -> Iterator[dict]:
-    """Areas and probabilities of the nuclei of every picture, by class."""
+    """Yield areas and class probabilities of the nuclei in every picture, by class."""
     for group, slide, pixels, mpp in all_pictures(data):
         nuclei = detect_picture(predictor, pixels, mpp, fit_macenko(pixels.reshape(-1, 3)[::4]))
         area = measure_shapes(rays_to_rings(nuclei.xy, nuclei.rays, (mpp, mpp)), (mpp, mpp))["area_um2"]
@@ -69,7 +69,10 @@ def measure_all(data: Path, predictor: Predictor) -> Iterator[dict]:
 
 
 def all_pictures(data: Path) -> Iterator[tuple[str, str, np.ndarray, float]]:
-    """Collection, slide, pixels and um per pixel; those of the training pictures of BRCA-M2C by themselves."""
+    """Yield collection, slide, pixels and um per pixel of every picture.
+
+    Training and validation pictures of BRCA-M2C are separate collections.
+    """
     names = (data / "brca-m2c/train.txt").read_text().split()
     training = [(data / "brca-m2c/images" / name) for name in names]
     for path in training:
@@ -88,7 +91,7 @@ def all_pictures(data: Path) -> Iterator[tuple[str, str, np.ndarray, float]]:
 
 
 def by_slide(found: list[dict]) -> dict[tuple[str, str], dict[str, dict]]:
-    """What a slide's provenance has of each class."""
+    """Sizes of nuclei by slide and class, as in the provenance of a slide."""
     together = defaultdict(lambda: defaultdict(lambda: ([], [])))
     for one in found:
         for name in one["area"]:
@@ -99,13 +102,13 @@ def by_slide(found: list[dict]) -> dict[tuple[str, str], dict[str, dict]]:
 
 
 def describe(area: list[float], prob: list[float]) -> dict:
-    """The size of nuclei as ``stitch`` describes it."""
+    """The size of nuclei, as recorded by ``stitch``."""
     median, mean = (float(np.median(area)), float(np.mean(prob))) if area else (None, None)
     return {"n_nuclei": len(area), "median_area_um2": median, "mean_class_probability": mean}
 
 
 def reference(slides: dict[tuple[str, str], dict[str, dict]], name: str) -> ClassReference:
-    """Nuclei of a class on the training slides."""
+    """Range of the nuclei's size and probability over the training slides with enough nuclei of a class."""
     known = [one[name] for (group, _), one in slides.items() if group == TRAINING]
     enough = [one for one in known if one["n_nuclei"] >= MIN_NUCLEI]
     ranges = {
@@ -116,7 +119,7 @@ def reference(slides: dict[tuple[str, str], dict[str, dict]], name: str) -> Clas
 
 
 def tables(slides: dict[tuple[str, str], dict[str, dict]], references: dict[str, ClassReference]) -> Iterator[str]:
-    """The reference, then slides that are doubted by collection and class, of those with enough nuclei of the class."""
+    """Lines of the references, then of the slides doubted by collection and class, if they have enough nuclei."""
     for name, known in references.items():
         yield f"{name}: {known}"
     yield f"{'slides whose class is doubted':40}" + "".join(f"{name:>14}" for name in references)

@@ -1,10 +1,11 @@
-"""How often a wrong um per pixel is noticed by nuclear size and class probability, and a right one doubted.
+"""How often nuclear size and class probability reveal a wrong pixel size, and how often they cast doubt on a right one.
 
     python -m experiments.doubts.run --data ../shared/data --model compact --json scale.json
 
-Every picture is given its own um per pixel and multiples of it, half and double among them. A slide is all pictures of
-one slide (of a patient in TNBC; NuCLS as a whole). DSB-2018 states no um per pixel: its nuclei are taken to have a
-median radius of 3.6 um, and it is left out of the sums. Slides of immunohistochemistry are not judged.
+Every picture is judged with its true pixel size and with multiples of it, including half and double. Pictures of the
+same slide are also judged together (in TNBC those of a patient, NuCLS as a whole). DSB-2018 states no pixel size; it is
+chosen so that the median radius of nuclei is 3.6 um, and DSB-2018 is left out of the sums. Slides of
+immunohistochemistry are not judged.
 """
 
 from __future__ import annotations
@@ -30,18 +31,18 @@ from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.tissue.stain import fit_macenko
 
-FACTORS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)  # given over true um per pixel
-LONGEST_PX = 7000  # of a picture at the model's um per pixel
+FACTORS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)  # ratios of given and true pixel size
+LONGEST_PX = 7000  # longest side of a picture at the model's mpp
 APART = "DSB-2018"
 SLIDES = ("wsi-cmu-small-region/CMU-1-Small-Region.svs", "wsi-openslide-crops/OS-1-detail.ome.tif")
 
 
 def main() -> None:
-    """Detect, judge, print."""
+    """Measure and judge all pictures, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="compact")
-    parser.add_argument("--json", type=Path, help="what was measured; read again where it is there")
+    parser.add_argument("--json", type=Path, help="file of the measurements; if it exists, nothing is measured")
     args = parser.parse_args()
     found = measure_once(args.json, lambda: measure_all(args.data, Predictor(find_model(args.model))))
     for line in tables(found):
@@ -49,7 +50,7 @@ def main() -> None:
 
 
 def measure_once(path: Path | None, measure: Callable[[], Iterator[dict]]) -> list[dict]:
-    """The content of a JSON file if it exists, else what ``measure`` finds, written to ``path`` if it is given."""
+    """The content of the file ``path`` if it exists; otherwise the results of ``measure``, which are written to it."""
     if path and path.is_file():
         return json.loads(path.read_text())
     found = list(measure())
@@ -59,7 +60,7 @@ def measure_once(path: Path | None, measure: Callable[[], Iterator[dict]]) -> li
 
 
 def measure_all(data: Path, predictor: Predictor) -> Iterator[dict]:
-    """Areas and class probabilities of every picture at every factor."""
+    """Yield areas and class probabilities of the nuclei in every picture at every factor."""
     for group, slide, pixels, mpp in pictures(data):
         stain = fit_macenko(pixels.reshape(-1, 3)[::4])
         for factor in FACTORS:
@@ -76,7 +77,7 @@ def measure_all(data: Path, predictor: Predictor) -> Iterator[dict]:
 
 
 def pictures(data: Path) -> Iterator[tuple[str, str, np.ndarray, float]]:
-    """Collection, slide, pixels and true um per pixel."""
+    """Yield collection, slide, pixels and true um per pixel of every picture."""
     for path in sorted((data / "brca-m2c/images").iterdir()):
         yield "BRCA-M2C", path.name.split("_")[0], read(path), 0.5
     for path in sorted((data / "nucls-cc0/images").glob("*.png")):
@@ -98,7 +99,7 @@ def pictures(data: Path) -> Iterator[tuple[str, str, np.ndarray, float]]:
 
 
 def tables(found: list[dict]) -> Iterator[str]:
-    """Warnings by factor, of pictures and of slides with enough nuclei."""
+    """Lines with the number of warnings by factor, for pictures and for slides with enough nuclei."""
     together = defaultdict(lambda: {"area": [], "prob": [], "mm2": 0.0})
     for one in found:
         for name in ("area", "prob", "mm2"):
@@ -113,14 +114,14 @@ def tables(found: list[dict]) -> Iterator[str]:
 
 
 def count(entries: list[dict], groups: list[str], factor: float) -> str:
-    """How many are warned of, of how many."""
+    """The number of entries with a warning, and of all entries with enough nuclei, at a factor."""
     chosen = [one for one in entries if one["factor"] == factor and one["group"] in groups]
     enough = [one for one in chosen if len(one["area"]) >= MIN_NUCLEI]
     return f"{sum(bool(size_of(one).describe_doubt((0.5, 0.5), one['mm2'])) for one in enough)} of {len(enough)}"
 
 
 def size_of(entry: dict) -> NuclearSize:
-    """As ``stitch`` measures it."""
+    """The size of an entry's nuclei, as measured by ``stitch``."""
     if not entry["area"]:
         return NuclearSize(0)
     probability = float(np.mean(entry["prob"])) if entry["prob"] else None

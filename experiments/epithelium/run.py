@@ -1,12 +1,12 @@
 """The region model `epithelium` on pictures that it was not trained on.
 
     python -m experiments.epithelium.run --data DATA     # trains and scores what is not recorded
-    python -m experiments.epithelium.run --table
+    python -m experiments.epithelium.run --table         # prints the table
 
-"shipped" is the built-in model, scored on the accessions of EBHI-Seg that it has not read. "colon" is trained without
-the tiles of the mouth (OCDC), in ten minutes of one core, and scored on them too. Areas are those where the probability
-of epithelium is the larger one, on cells of 4 um. DATA has `prepared/`, which `python -m experiments.areas.prepare
-DATA` writes.
+"shipped" is the built-in model, scored on the accessions of EBHI-Seg that it was not trained on. "colon" is trained
+without the tiles of the mouth (OCDC), in ten minutes on one core, and is scored on them, too. A pixel is epithelium if
+that has the larger probability, on a map with cells of 4 um. DATA contains `prepared/`, written by
+`python -m experiments.areas.prepare DATA`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SETS = {"colon": "colon, other accessions", "mouth": "mouth, unread, tiles of on
 
 
 def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
-    """Score an arm, after its training."""
+    """Train and score an arm; "shipped" is only scored."""
     model = find_region_model("epithelium") if arm == "shipped" else train(args.data.resolve(), args.work / arm)
     predictor = RegionPredictor(model)
     found = {"colon": score(predictor, ebhi_pictures(args.data, odd=True), EBHI_MPP)}
@@ -39,7 +39,7 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
 
 
 def train(data: Path, folder: Path) -> Path:
-    """A model that has not read the mouth."""
+    """Train and export a model without the mouth."""
     words = ["train", CONFIG, "--data", data / "prepared", "-o", folder, "--threads", 1]
     assert main([str(word) for word in [*words, "--set", "sources.0.exclude=[ocdc]"]]) == 0
     assert main(["export", str(folder / "checkpoint.pt"), "-o", str(folder / "model.onnx")]) == 0
@@ -47,7 +47,7 @@ def train(data: Path, folder: Path) -> Path:
 
 
 def score(predictor: RegionPredictor, pictures: list[tuple[Path, Path, str]], mpp: float) -> dict:
-    """Pixels of epithelium that are found and true, found, and true, of each picture, and its patient."""
+    """Patients, and for each picture the number of pixels of epithelium that are found and true, found, and true."""
     areas, patients = [], []
     side = predictor.card.input_px
     for picture, mask_path, patient in pictures:
@@ -68,12 +68,12 @@ def score(predictor: RegionPredictor, pictures: list[tuple[Path, Path, str]], mp
 
 
 def dice(areas: np.ndarray) -> np.ndarray:
-    """Dice of areas (..., 3)."""
+    """Dice coefficient (...) from summed ``areas`` (..., 3) of ``score``."""
     return 2 * areas[..., 0] / areas[..., 1:].sum(-1).clip(min=1)
 
 
 def render(recorded: list[dict]) -> str:
-    """Dice over all pixels of a set, with intervals over its patients, of the mouth over its tiles."""
+    """Table of Dice over all pixels of a set, with intervals over its patients, for the mouth over its tiles."""
     lines = ["| model | pictures | n | patients | Dice (95 %) |", "|---|---|---|---|---|"]
     for run in recorded:
         for name, title in SETS.items():

@@ -1,12 +1,13 @@
-"""What each round of self-training adds to a detector without labels, and what the outlines of its labels are worth.
+"""What rounds of self-training add to a detector without labels, and what snapping its pseudo-labels to edges adds.
 
     python -m experiments.label_free_rounds.run --data DATA --seeds 0     # trains and scores what is not recorded
     python -m experiments.label_free_rounds.run --table                   # prints the table
 
-An arm is `config/train/psm.yaml` with other settings; the last round of seed 0 is the built-in `label_free`. The
-detectors of all rounds are scored at the threshold of the recipe and with outlines on edges. Points of every fourth
-training picture of BRCA-M2C are those that a threshold may be chosen by. TNBC, NuCLS and Otsu's threshold are those of
-`unit_real.py`; no round reads either set. A stopped run goes on.
+An arm is `config/train/psm.yaml` with changed settings; the last round of the recipe with seed 0 is the built-in
+`label_free`. The detectors of all rounds are scored at the threshold of the recipe, with outlines snapped to edges.
+They are also scored by threshold on the points of every fourth training picture of BRCA-M2C, which may be used to
+choose it. TNBC, NuCLS and Otsu's threshold are as in `unit_real`; no round is trained on TNBC or NuCLS. A stopped run
+resumes.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from muse_pipeline.training.recipe import load_run, train_run
 from muse_pipeline.training.run import Options
 
 RUNS = runs_of(__file__)
-LEAST_SCORE, THRESHOLDS = 0.1, np.arange(0.2, 0.75, 0.05)  # from which a nucleus counts
-CHANGES = {  # of settings
+LEAST_SCORE, THRESHOLDS = 0.1, np.arange(0.2, 0.75, 0.05)  # least exported score; thresholds to compare
+CHANGES = {  # changes to the settings of the recipe
     "recipe": (),
     "drawn": ("detector.export.snap_um=0",),
 }
@@ -41,11 +42,12 @@ TITLES = {
     "drawn": "pseudo-labels with outlines as the network draws them",
     "otsu": "Otsu on haematoxylin, cut into nuclei",
 }
-ROUNDS = {"detector": "none", "self-training-1": "1", "self-training-2": "2"}  # stages, and rounds of self-training
+# Stages, and how many rounds of self-training each is trained with.
+ROUNDS = {"detector": "none", "self-training-1": "1", "self-training-2": "2"}
 
 
 def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
-    """Of the detector of every round its F1 at points of BRCA-M2C by threshold, and its counts on both other sets."""
+    """F1 of every round's detector on points of BRCA-M2C, by threshold, and its counts on TNBC and NuCLS."""
     cv2.setNumThreads(1)
     data = args.data.resolve()
     if arm == "otsu":
@@ -65,7 +67,7 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
 
 
 def render_table(runs: list[dict]) -> str:
-    """Scores of every round with 95 % intervals over patients."""
+    """Table of the scores of every round, with 95 % intervals over patients."""
     (otsu,) = (run for run in runs if run["arm"] == "otsu")
     header = ["pseudo-labels", "rounds", "seeds", "points of BRCA-M2C, F1"]
     header += [f"{name}, {what}" for name in ("TNBC", "NuCLS") for what in ("F1 (95 %)", "AJI (95 %)")]
@@ -88,7 +90,7 @@ def _render_row(cells: list[str], runs: list[dict]) -> str:
 
 
 def detection_by_threshold(predictor: Predictor, folder: Path) -> dict[float, float]:
-    """Detection F1 in percent on every fourth training picture, by the score from which a nucleus counts."""
+    """Detection F1 in percent on every fourth training picture of BRCA-M2C, by score threshold."""
     counts = dict.fromkeys(THRESHOLDS.round(2).tolist(), np.zeros(3))
     for pixels, true in read_points(folder):
         found = detect_picture(predictor, pixels, predictor.card.mpp, fit_macenko(pixels.reshape(-1, 3)))
@@ -100,7 +102,7 @@ def detection_by_threshold(predictor: Predictor, folder: Path) -> dict[float, fl
 
 
 def read_points(folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pixels and (T, 2) points of every fourth training picture of BRCA-M2C."""
+    """Yield pixels and points (T, 2) of every fourth training picture of BRCA-M2C."""
     for name in sorted((folder / "train.txt").read_text().split())[::4]:
         (labels,) = (folder / "labels").glob(f"{Path(name).stem}*")
         yield read_rgb(folder / "images" / name), np.loadtxt(labels, ndmin=2)[:, [1, 0]]

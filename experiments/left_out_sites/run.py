@@ -1,12 +1,13 @@
-"""Leave-one-site-out on BRCA-M2C: train without a site, export, score that site through the ONNX graph; val beside it.
+"""Leave-one-site-out on BRCA-M2C: train without a site, export the model to ONNX, and score it on that site.
 
     python -m experiments.left_out_sites.run config/train/compact.yaml --data ../shared/data --output runs/loso
 
-With `--model compact-fp32` that model is scored, which may know the fold: how well its labels can be met at all.
+With `--model compact-fp32`, that model is scored instead. It may have been trained on the fold; its scores then show
+how well the labels of the fold can be matched at all.
 
-Fold "val" is the official split; two of its patients are in the training split too: their training crops are dropped.
-Labels without a known site (NuCLS) are left out of training here, so that no picture of the left-out site can slip in.
-Detection and class F1 at 3 um, counts summed over the site's pictures; intervals by bootstrap over patients.
+The fold "val" is the official split. Two of its patients are also in the training split; their crops are left out
+there. Labels from unknown sites (NuCLS) are not trained on, because they could come from the left-out site. Detection
+and class F1 are at 3 um, from counts summed over the site's pictures, with intervals by bootstrap over patients.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ def main() -> None:
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="KEY=VALUE", help="change settings, as in colour=identity"
     )
-    parser.add_argument("--pictures", type=int, help="train on so many only, drawn by their names")
-    parser.add_argument("--draw", type=int, default=0, help="which of them (default: %(default)s)")
-    parser.add_argument("--model", help="score this model, by name or path")
+    parser.add_argument("--pictures", type=int, help="number of pictures of each source to train on (default: all)")
+    parser.add_argument("--draw", type=int, default=0, help="seed that chooses them (default: %(default)s)")
+    parser.add_argument("--model", help="name or path of a model to score instead of training")
     parser.add_argument("--accelerator", default="auto")
     args = parser.parse_args()
     config = load_detector_config(args.config, args.data, args.set)
@@ -67,7 +68,7 @@ def main() -> None:
 
 
 def score_fold(config: DetectorConfig, fold: str, model: Path) -> dict:
-    """Score the fold's pictures."""
+    """Scores on the fold's pictures, by score threshold."""
     _, held = split_sources(config, fold)
     predictor = Predictor(model)
     names = [one.name for one in config.classes]

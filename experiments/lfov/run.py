@@ -1,13 +1,13 @@
-"""Labels of a small square: plain training and large fields of view (LFoV).
+"""Training on labels of small squares, in plain windows and with a large field of view (LFoV).
 
     python -m experiments.lfov.run --data ../shared/data    # trains what is not recorded, minutes each
     python -m experiments.lfov.run --table                  # prints the table
 
-BRCA-M2C is labelled everywhere, so every training picture keeps the labels of one random square of 224 px, the same in
-all arms; with 25 % of the labels a quarter of the pictures is trained on. "plain" sees windows of that square, the
-others windows of twice its side with the square anywhere inside. Detectors have the point head and begin with the
-backbone of `muse_proof.py` of the same left-out site and seed, which is trained before if it is not there. A stopped
-run goes on. DATA is a folder with brca-m2c/ and camelyon16-patches/.
+BRCA-M2C is labelled everywhere, so only the labels in a random square of 224 px are kept in every training picture, the
+same in all arms; with 25 % of the labels, a quarter of the pictures is trained on. "plain" is trained on windows of the
+size of this square, and "lfov" on windows of twice its side, with the square anywhere inside. Detectors have the point
+head and start from the backbone of `muse_proof` for the same left-out site and seed, which is trained first if it does
+not exist. A stopped run resumes. DATA is a folder with brca-m2c/ and camelyon16-patches/.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ REGION_PX = 224
 
 
 def hide_labels(image: LabelledImage, region_px: int, seed: int) -> LabelledImage:
-    """The picture with the labels of one square alone, which depends on the seed and the picture's name alone.
+    """The picture with only the labels in a random square, which is determined by the seed and the picture's name.
 
     Args:
-        image: at the model's mpp.
-        region_px: side of the square; on a smaller picture it is that picture's.
-        seed: of the run.
+        image: labelled picture at the model's mpp.
+        region_px: side of the square; a smaller picture is used whole.
+        seed: seed of the run.
     """
     generator = np.random.default_rng([seed, zlib.crc32(image.name.encode())])
     size = np.array(image.pixels.shape[1::-1])
@@ -61,13 +61,13 @@ def hide_labels(image: LabelledImage, region_px: int, seed: int) -> LabelledImag
 
 
 class HiddenLabelsStage(DetectorStage):
-    """Trains on the squares."""
+    """Trains a detector on the labels in the squares."""
 
     region_px = REGION_PX
 
     def read(self, log: Log) -> DetectorData:
-        """The pictures with the labels of their squares."""
-        plain = replace(self.config, distillation=None)  # the pictures have no regions yet
+        """The data with pictures that have only the labels in their squares."""
+        plain = replace(self.config, distillation=None)  # because the pictures have no regions yet
         data = read_detector_data(plain, self.start)
         images = [hide_labels(image, self.region_px, self.config.seed) for image in data.images]
         return replace(data, config=self.config, images=images)
@@ -75,11 +75,11 @@ class HiddenLabelsStage(DetectorStage):
 
 RUNS = runs_of(__file__)
 RECIPE = TOP / "config/train/compact.yaml"
-SITES, SHARES, BASE = ("A7", "AC"), (100, 25), "lfov"  # shares in %
+SITES, SHARES, BASE = ("A7", "AC"), (100, 25), "lfov"  # shares are in percent
 WINDOW_PX = {"plain": REGION_PX, "lfov": 2 * REGION_PX}
 KINDS = {"plain": "windows of the square", "lfov": "LFoV"}
 EVERY = ("head=point", "schedule.steps=700", "schedule.log_every=10")
-MEASURES = {  # of counts (..., S, C + 1, 3), means over S seeds
+MEASURES = {  # functions of summed counts (..., S, C + 1, 3); means over S seeds
     "mean class F1": lambda counts: DetectionCounts(counts).mean_class_f1.mean(-1),
     "detection F1": lambda counts: DetectionCounts(counts).f1[..., 0].mean(-1),
 }
@@ -99,10 +99,10 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
 
 
 def score(config: DetectorConfig, site: str, model: Path) -> dict:
-    """Counts of each picture of a site.
+    """Patients and counts of the P pictures of a site.
 
     Returns:
-        ``patients``, P names, and ``counts``: (P, T, C + 1, 3) as in ``DetectionCounts``, by threshold.
+        ``patients``, P names, and ``counts``, (P, T, C + 1, 3) by threshold, as in ``DetectionCounts``.
     """
     predictor, names = Predictor(model), config.class_names
     pictures = read_labelled_images(split_sources(config, site)[1], names, config.mpp, config.n_rays)
@@ -115,7 +115,7 @@ def score(config: DetectorConfig, site: str, model: Path) -> dict:
 
 
 def render(recorded: list[dict]) -> str:
-    """F1 of the arms at the threshold with the best mean class F1 of each, and the change from LFoV."""
+    """Table of each arm's F1 at its best threshold for mean class F1, and its difference from LFoV."""
     runs = by_arm_and_seed(recorded)
     header = ["left out, labels", "arm", "seeds", "threshold", *MEASURES]
     header += [f"{name}, less LFoV (95 %)" for name in MEASURES]
@@ -127,7 +127,7 @@ def render(recorded: list[dict]) -> str:
 
 
 def render_row(runs: Mapping[tuple[str, int], dict], kind: str, share: int, site: str) -> str:
-    """Of one arm; empty if it has no run."""
+    """The row of an arm; empty if it has no run."""
     arm, base = f"{kind}-{share}-{site}", f"{BASE}-{share}-{site}"
     seeds = sorted(seed for one, seed in runs if one == arm)
     if not seeds:
@@ -148,7 +148,7 @@ def render_row(runs: Mapping[tuple[str, int], dict], kind: str, share: int, site
 
 
 def best_counts(runs: Mapping[tuple[str, int], dict], arm: str, seeds: Sequence[int]) -> tuple[float, np.ndarray]:
-    """The threshold with the best mean class F1 over the seeds, and the counts (P, S, C + 1, 3) there."""
+    """The threshold with the best mean class F1 over the seeds, and the counts (P, S, C + 1, 3) at it."""
     counts = np.stack([np.array(runs[arm, seed]["counts"]) for seed in seeds], 1)  # (P, S, T, C + 1, 3)
     best = DetectionCounts(counts.sum(0)).mean_class_f1.mean(0).argmax()
     return THRESHOLDS[best], counts[:, :, best]

@@ -1,6 +1,6 @@
-"""Periodic fields in um: noise for all textures, and maps of glands, vessels, fat and lymphocytes.
+"""The periodic field of a synthetic slide: noise for textures, and maps of glands, vessels, fat and lymphocytes.
 
-Islands of any size are cut out of a field, so a plan of a few megabytes suffices for slides of any size.
+Islands of any size are cut out of the repeating field, so a few megabytes suffice for slides of any size.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from scipy.spatial import cKDTree
 
 PERIOD_UM, RASTER_UM = 3072.0, 2.0
 SIDE = int(PERIOD_UM / RASTER_UM)
-FLOW_SLOPE = 0.5  # along y; half a field must contain whole periods of the fibres' texture
-SOLID_UM = 1e3  # thickness larger than any gland, for nests without a lumen
+FLOW_SLOPE = 0.5  # of ``Field.shape``, along y; times the period, it must be whole periods of the fibres' texture
+SOLID_UM = 1e3  # thickness of the epithelium in nests without a lumen, larger than any gland
 
 
 def smooth_noise(side: int, wavelength: float | tuple[float, float], rng: np.random.Generator) -> np.ndarray:
-    """Periodic Gaussian noise of mean 0 and deviation 1, with hardly any structure finer than ``wavelength``.
+    """Periodic Gaussian noise with mean 0 and standard deviation 1, and hardly any detail finer than ``wavelength``.
 
     Args:
         side: number of rows and of columns.
-        wavelength: finest structure in pixels, or (along y, along x).
+        wavelength: finest detail in pixels, or (along y, along x).
         rng: source of randomness.
 
     Returns:
@@ -44,7 +44,7 @@ def smoothstep(values: np.ndarray, start: float, end: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Window:
-    """A rectangle of pixels: corner in um, pixel size in um, (width, height) in pixels."""
+    """A rectangle of pixels: corner in um, um per pixel, and (width, height) in pixels."""
 
     x_um: float
     y_um: float
@@ -57,7 +57,7 @@ class Window:
         return self.size[0] * self.mpp, self.size[1] * self.mpp
 
     def moved(self, dx_um: float, dy_um: float) -> Window:
-        """The rectangle, moved."""
+        """The rectangle, moved by a distance in um."""
         return Window(self.x_um + dx_um, self.y_um + dy_um, self.mpp, self.size)
 
     def widened(self, margin_px: int) -> Window:
@@ -78,8 +78,8 @@ class Texture:
     """A periodic picture that can be sampled anywhere, at any pixel size.
 
     Attributes:
-        values: (n, n) or (n, n, up to 4) float32.
-        pixel_um: size of its pixels.
+        values: (n, n) or (n, n, C) float32, with C up to 4.
+        pixel_um: um per pixel.
     """
 
     values: np.ndarray
@@ -91,7 +91,7 @@ class Texture:
         return len(self.values) * self.pixel_um
 
     def view(self, window: Window) -> np.ndarray:
-        """Resample ``window``, bilinearly: (h, w) or (h, w, C) float32."""
+        """Resample the picture in ``window`` bilinearly: (h, w) or (h, w, C) float32."""
         zoom = window.mpp / self.pixel_um
         x, y = (np.mod(start, self.period_um) / self.pixel_um for start in (window.x_um, window.y_um))
         matrix = np.array([[zoom, 0, x + zoom / 2 - 0.5], [0, zoom, y + zoom / 2 - 0.5]])
@@ -99,7 +99,7 @@ class Texture:
         return cv2.warpAffine(self.values, matrix, window.size, flags=flags, borderMode=cv2.BORDER_WRAP)
 
     def at(self, x_um: np.ndarray, y_um: np.ndarray) -> np.ndarray:
-        """Sample any positions, bilinearly.
+        """Sample the picture bilinearly at any positions.
 
         Args:
             x_um: (h, w) float32.
@@ -118,14 +118,14 @@ class Texture:
 
 @dataclass(frozen=True)
 class Field:
-    """Maps of the tissue, all periodic.
+    """Periodic maps of the tissue.
 
     Attributes:
-        shape: channels ``depth`` (um inside a gland, negative outside), ``hollow`` (um inside any empty space),
-            ``flow`` (um; fibres run along the level lines of ``flow + FLOW_SLOPE * y``) and ``loose`` (0 dense collagen
-            to 1 loose stroma).
-        state: channels ``crowd`` (0 to 1, lymphocytes), ``vessel`` (um inside a vessel), ``unevenness``
-            (noise, deviation 1) and ``focus`` (0 sharp to 1 out of focus).
+        shape: channels ``depth`` (depth in um inside a gland), ``hollow`` (depth in um inside an empty space), ``flow``
+            (um; fibres run along the level lines of ``flow + FLOW_SLOPE * y``) and ``loose`` (from 0, dense collagen,
+            to 1, loose stroma). Depths are negative outside.
+        state: channels ``crowd`` (density of lymphocytes, 0 to 1), ``vessel`` (depth in um inside a vessel),
+            ``unevenness`` (noise with standard deviation 1) and ``focus`` (from 0, sharp, to 1, out of focus).
     """
 
     shape: Texture
@@ -133,7 +133,7 @@ class Field:
 
 
 def plan_field(rng: np.random.Generator) -> Field:
-    """Draw the maps."""
+    """Synthesise the maps."""
     noise = {um: smooth_noise(SIDE, um / RASTER_UM, rng) for um in (50.0, 130.0, 420.0)}
     tumour = smooth_noise(SIDE, 900 / RASTER_UM, rng)
     glands, wall = _glands(tumour, rng)
@@ -155,7 +155,7 @@ def plan_field(rng: np.random.Generator) -> Field:
 def signed_distance_um(mask: np.ndarray) -> np.ndarray:
     """Distance in um from the border of a periodic mask, positive inside."""
     pad = 200
-    # A wrapped margin makes distances shorter than the margin periodic.
+    # With a wrapped margin, distances up to its width are periodic.
     wide = np.pad(mask.astype(np.uint8), pad, mode="wrap")
     inside = cv2.distanceTransform(wide, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     outside = cv2.distanceTransform(1 - wide, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
@@ -173,7 +173,7 @@ def _blurred(values: np.ndarray, sigma_um: float) -> np.ndarray:
 
 
 def _glands(tumour: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Mask of the glands, and the thickness of their epithelium in um (``SOLID_UM`` without a lumen)."""
+    """Mask of the glands, and the thickness of their epithelium in um (``SOLID_UM`` if a gland has no lumen)."""
     centres, radii = _pack(rng, n_tries=9000, radius_um=(20, 90), gap_um=(3, 18))
     inside = tumour[tuple((centres / RASTER_UM).astype(int).T[::-1])] + 0.25 * rng.standard_normal(len(centres)) > -0.35
     centres, radii = centres[inside], radii[inside]
@@ -204,7 +204,7 @@ def _warped(mask: np.ndarray, wall: np.ndarray, rng: np.random.Generator) -> tup
 def _pack(
     rng: np.random.Generator, n_tries: int, radius_um: tuple[float, float], gap_um: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Place random discs without contact, large ones first; returns centres (N, 2) and radii (N,) in um."""
+    """Centres (N, 2) and radii (N,) in um of random discs that do not touch, placed in descending order of size."""
     radii = np.sort(np.exp(rng.uniform(*np.log(radius_um), n_tries)))[::-1]
     tries, gaps = rng.uniform(0, PERIOD_UM, (n_tries, 2)), rng.uniform(*gap_um, n_tries)
     kept = np.zeros(n_tries, bool)
@@ -216,7 +216,7 @@ def _pack(
 
 
 def _wobbly(radius: float, wobble: float, rng: np.random.Generator) -> np.ndarray:
-    """A closed irregular outline with about this radius, (90, 2) um around 0."""
+    """A closed irregular outline around 0 with about this radius, (90, 2) in um."""
     angles = np.linspace(0, 2 * np.pi, 90, endpoint=False)
     aspect, turn = rng.uniform(0.75, 1.0), rng.uniform(0, np.pi)
     length = radius / np.hypot(np.cos(angles - turn), np.sin(angles - turn) / aspect)
@@ -226,7 +226,7 @@ def _wobbly(radius: float, wobble: float, rng: np.random.Generator) -> np.ndarra
 
 
 def _copies(polygon: np.ndarray) -> list[np.ndarray]:
-    """Copies of a polygon, shifted by whole periods, that reach into the raster."""
+    """Shifts by whole periods (or 0) that move a part of a polygon into the raster."""
     low, high = polygon.min(0), polygon.max(0)
     shifts = [np.array([i, j]) * PERIOD_UM for i in (-1, 0, 1) for j in (-1, 0, 1)]
     return [shift for shift in shifts if ((low + shift < PERIOD_UM) & (high + shift > 0)).all()]
@@ -258,7 +258,7 @@ def _crowds(depth: np.ndarray, ragged: np.ndarray, rng: np.random.Generator, n: 
 
 
 def _fat(solid: np.ndarray, tumour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Depth in um inside a fat cell's vacuole; fat is far from the tumour and from vessels."""
+    """Depth in um inside a fat cell's vacuole, negative outside; fat is far from the tumour and from vessels."""
     lobule = smooth_noise(SIDE, 500 / RASTER_UM, rng) - 0.7 * tumour - 1.35
     cells, _ = _pack(rng, n_tries=6000, radius_um=(24, 40), gap_um=(0, 3))
     column, row = (cells / RASTER_UM).astype(int).T
@@ -267,6 +267,6 @@ def _fat(solid: np.ndarray, tumour: np.ndarray, rng: np.random.Generator) -> np.
     points = (np.stack([columns, rows], -1) + 0.5) * RASTER_UM
     distance, nearest = cKDTree(cells, boxsize=PERIOD_UM).query(points, k=2)
     reach = rng.uniform(27, 46, len(cells))[nearest[:, 0]]
-    fat = np.full((SIDE, SIDE), -8, np.float32)  # a short slope, as stroma begins at the rim of a fat cell
+    fat = np.full((SIDE, SIDE), -8, np.float32)  # the least depth, because stroma begins close to the rim of a cell
     fat[rows, columns] = np.minimum((distance[:, 1] - distance[:, 0]) / 2 - 1.2, reach - distance[:, 0])
     return _blurred(np.maximum(fat, -8), 2)

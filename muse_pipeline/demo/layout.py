@@ -1,4 +1,4 @@
-"""The layout of the glass: islands of tissue with slightly different stains, a fold and a pen stroke."""
+"""The layout of a synthetic glass slide: islands of slightly differently stained tissue, a fold and a pen stroke."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from muse_pipeline.demo.field import Texture, Window
 
-# Optical density (natural logarithm) per unit of stain, red, green, blue.
+# Optical density (natural logarithm) of red, green and blue per unit of stain.
 HAEMATOXYLIN = np.array([0.585, 0.716, 0.380])
 EOSIN = np.array([0.140, 0.810, 0.570])
 MARGIN_UM, GAP_UM, RAG_UM = 500.0, 380.0, 75.0
@@ -17,12 +17,12 @@ N_ANGLES = 1024
 
 @dataclass(frozen=True)
 class Island:
-    """One section of tissue: an outline that masks the periodic field.
+    """A section of tissue: the periodic field within an outline.
 
     Attributes:
         centre_um: (x, y) of the centre on the glass.
-        radius_um: (N_ANGLES,) outline at angles 2 pi k / N_ANGLES.
-        shift_um: (x, y) of the glass' origin in the field.
+        radius_um: (N_ANGLES,) radius of the outline at angles 2 pi k / N_ANGLES.
+        shift_um: (x, y) of the origin of the glass in the field.
         stains: (2, 3) optical density per unit of haematoxylin and eosin.
     """
 
@@ -32,12 +32,12 @@ class Island:
     stains: np.ndarray
 
     def inside_um(self, x_um: np.ndarray, y_um: np.ndarray, rag: Texture) -> np.ndarray:
-        """Approximate depth in um of positions on the glass inside the ragged outline, negative outside."""
+        """Approximate depth, in um, of positions on the glass inside the ragged outline; negative outside."""
         x, y = np.broadcast_arrays(x_um - np.float32(self.centre_um[0]), y_um - np.float32(self.centre_um[1]))
         return self._inside_smooth(x, y) + 16 * rag.at(x, y) + 2.5 * rag.at(7 * x, 7 * y)
 
     def extent_um(self, window: Window) -> tuple[float, float]:
-        """Bounds of ``inside_um`` in a window, with a margin for ragged edges; below 0 is glass, above 0 tissue."""
+        """Lower and upper bound of ``inside_um`` in a window, with a margin for ragged edges."""
         x, y = Window(window.x_um, window.y_um, window.mpp, (1, 1)).centres()
         steps = np.linspace(0, 1, 9, dtype=np.float32)
         x, y = x + steps * window.size_um[0], y + steps[:, None] * window.size_um[1]
@@ -59,13 +59,13 @@ class Island:
 
 @dataclass(frozen=True)
 class Stroke:
-    """A wavy band across the glass: a fold in the tissue, or ink.
+    """A wavy band across the glass, for a fold in the tissue or ink.
 
     Attributes:
         start_um: (x, y) of the start.
         end_um: (x, y) of the end.
         width_um: width of the band.
-        sway_um: amplitude of the wave to either side.
+        sway_um: amplitude of the waves.
     """
 
     start_um: np.ndarray
@@ -74,7 +74,7 @@ class Stroke:
     sway_um: float
 
     def inside_um(self, x_um: np.ndarray, y_um: np.ndarray) -> np.ndarray:
-        """Depth in um of positions inside the band, negative outside."""
+        """Depth, in um, of positions inside the band; negative outside."""
         along = self.end_um - self.start_um
         length = np.hypot(*along)
         ux, uy = (along / length).astype(np.float32)
@@ -104,7 +104,7 @@ class Layout:
 
 
 def plan_layout(area_mm2: float, period_um: float, rng: np.random.Generator) -> Layout:
-    """Plan two rows of two islands with a total of ``area_mm2``, a fold in the third and a pen stroke on the glass."""
+    """Plan two rows of two islands with a total area of ``area_mm2``, a fold in the third one, and a pen stroke."""
     parts = np.array([0.30, 0.22, 0.27, 0.21])
     outlines = [_outline(area_mm2 * 1e6 * part, rng) for part in parts]
     low, high = (np.array([pick(outline, 0) for outline, _ in outlines]) for pick in (np.min, np.max))
@@ -137,7 +137,7 @@ def _outline(area_um2: float, rng: np.random.Generator) -> tuple[np.ndarray, np.
 
 
 def _stains(i: int, rng: np.random.Generator) -> np.ndarray:
-    """Stain vectors of island ``i``: slightly varied; one island is pale, one rich in eosin, one in haematoxylin."""
+    """Slightly varied stain vectors of island ``i``; one island is pale, one rich in eosin, one in haematoxylin."""
     strength = ((1.0, 1.0), (0.86, 1.18), (1.12, 0.92), (0.84, 0.82))[i % 4]
     vectors = np.stack([HAEMATOXYLIN, EOSIN]) + rng.normal(0, 0.022, (2, 3))
     return (vectors * np.array(strength)[:, None]).astype(np.float32)

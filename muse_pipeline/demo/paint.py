@@ -1,6 +1,6 @@
-"""Render the plan as pixels: any block of the slide at any pixel size, reproducibly.
+"""Render the plan of a synthetic slide as pixels: any block at any pixel size, reproducibly.
 
-The space between nuclei is collagen, cytoplasm of glands or empty. All parts are mixed as amounts of haematoxylin and
+The space between nuclei is collagen, cytoplasm of glands, or empty. All of it is painted as amounts of haematoxylin and
 eosin, which are converted to light at the end.
 """
 
@@ -19,7 +19,7 @@ from muse_pipeline.demo.tissue import CELL_REACH_UM, Tissue, cells_in
 
 @dataclass(frozen=True)
 class Ground:
-    """All maps and textures in a window of the field, each (h, w) float32, named as in ``Field`` and ``Tissue``."""
+    """Maps and textures in a window of the field, (h, w) float32 each, mostly named as in ``Field`` and ``Tissue``."""
 
     depth: np.ndarray
     hollow: np.ndarray
@@ -34,7 +34,7 @@ class Ground:
 
 
 def survey(tissue: Tissue, window: Window) -> Ground:
-    """Sample the field and the noise in ``window`` (um in the field)."""
+    """Sample the maps and textures in ``window``, which is given in um of the field."""
     depth, hollow, flow, loose = cv2.split(tissue.field.shape.view(window))
     crowd, _, unevenness, defocus = cv2.split(tissue.field.state.view(window))
     fine, coarse = cv2.split(tissue.grain.view(window))
@@ -46,7 +46,7 @@ def survey(tissue: Tissue, window: Window) -> Ground:
 
 
 def stain_ground(ground: Ground) -> np.ndarray:
-    """Amounts of haematoxylin and eosin outside nuclei: (h, w, 2) float32."""
+    """Amounts of haematoxylin and eosin, (h, w, 2) float32, before nuclei are added."""
     gland = smoothstep(ground.depth, -0.8, 0.8)
     haematoxylin, eosin = _mix(_stain_stroma(ground), _stain_gland(ground), gland)
     empty = smoothstep(ground.hollow, -0.7, 0.7)
@@ -77,7 +77,7 @@ def _gaps(ground: Ground) -> np.ndarray:
 
 
 def _stain_gland(ground: Ground) -> tuple[np.ndarray, np.ndarray]:
-    """Stains of grainy cytoplasm, paler towards the lumen."""
+    """Stains of the grainy cytoplasm, paler towards the lumen."""
     apex = smoothstep(ground.hollow, -11, -1)
     haematoxylin = 0.30 + 0.07 * ground.coarse + 0.05 * ground.fine - 0.06 * apex
     eosin = 0.44 + 0.08 * ground.coarse + 0.06 * ground.fine - 0.12 * apex
@@ -89,24 +89,24 @@ def _mix(below: tuple, above: tuple, part: np.ndarray) -> tuple[np.ndarray, np.n
     return tuple(low + part * (high - low) for low, high in zip(below, above, strict=True))
 
 
-FINEST_MPP = 0.25  # coarser slides are painted at least this finely, then averaged as by a camera
+FINEST_MPP = 0.25  # coarser slides are painted at this pixel size or finer, then averaged as by a camera
 HALO_UM, FOLD_HALO_UM = 4.0, 28.0
-BLOCK_PX = 512  # fits into the processor's caches
+BLOCK_PX = 512  # side of a block that fits in the CPU's caches
 OPTICS_UM, DEFOCUS_UM = 0.22, 0.95  # standard deviations of the blur
 GLASS = (243, 243, 245)
 PEN_DENSITY = np.array([1.55, 0.95, 0.28], np.float32)
-CELL_EOSIN = np.array([0.22, 0.20, 0.28, 1.15], np.float32)  # eosin within the cells of each kind
-BROWN = np.array([0.62, 1.31, 1.79])  # optical density of DAB per unit of haematoxylin in H&E
-SECOND_STAINS = np.stack([0.55 * HAEMATOXYLIN, 0.06 * HAEMATOXYLIN, 0.6 * BROWN])  # nuclei, ground, marked nuclei
+CELL_EOSIN = np.array([0.22, 0.20, 0.28, 1.15], np.float32)  # amount of eosin in the cells of each kind
+BROWN = np.array([0.62, 1.31, 1.79])  # optical density of DAB in place of a unit of haematoxylin
+SECOND_STAINS = np.stack([0.55 * HAEMATOXYLIN, 0.06 * HAEMATOXYLIN, 0.6 * BROWN])  # for nuclei, ground, marked nuclei
 
 
 def paint_block(tissue: Tissue, window: Window, marked: int | None = None) -> np.ndarray:
-    """The pixels of ``window`` (um on the glass): (h, w, 3) uint8, painted block by block.
+    """The pixels (h, w, 3) uint8 of a rectangle, painted block by block.
 
     Args:
-        tissue: the plan.
-        window: rectangle to paint.
-        marked: kind of nuclei (``stamps.CLASSES``) that are brown; an immunostain is then painted instead of H&E.
+        tissue: plan of the slide.
+        window: rectangle to paint, in um on the glass.
+        marked: index in ``stamps.CLASSES`` of the nuclei that an immunostain marks brown; None for H&E.
     """
     width, height = window.size
     times = max(1, int(np.ceil(window.mpp / FINEST_MPP - 1e-9)))
@@ -141,7 +141,7 @@ def is_blank(tissue: Tissue, window: Window) -> bool:
 
 
 def _paint_island(tissue: Tissue, island: Island, window: Window, marked: int | None) -> np.ndarray:
-    """Optical density (h, w, 3) float32 of one island, computed with a halo for blur and fold."""
+    """Optical density (h, w, 3) float32 of an island, computed with a halo for the blur and the fold."""
     folded = tissue.layout.fold.may_show(window)
     halo = int(np.ceil((FOLD_HALO_UM if folded else HALO_UM) / window.mpp))
     wide = window.widened(halo)
@@ -179,7 +179,7 @@ def _press_cells(tissue: Tissue, island: Island, stain: np.ndarray, window: Wind
 
 
 def _fold(tissue: Tissue, stain: np.ndarray, window: Window) -> np.ndarray:
-    """Add, within the fold, a second layer of tissue that is displaced and out of focus."""
+    """Add a second layer of tissue within the fold, displaced and out of focus."""
     shift = np.array([[1, 0, 13.0 / window.mpp], [0, 1, -17.0 / window.mpp]])
     second = cv2.GaussianBlur(stain, (0, 0), 1.6 / window.mpp)
     second = cv2.warpAffine(second, shift, window.size, borderMode=cv2.BORDER_REPLICATE)
@@ -203,7 +203,7 @@ def _paint_pen(tissue: Tissue, window: Window) -> np.ndarray:
 
 
 def _camera_noise(noise: np.ndarray, window: Window) -> np.ndarray:
-    """Camera noise in grey levels, (h, w, 3), which for each pixel does not depend on the window."""
+    """Camera noise in grey levels, (h, w, 3); that of a pixel does not depend on the window."""
     column, row = (round(start / window.mpp) for start in (window.x_um, window.y_um))
     rows = noise[np.arange(row, row + window.size[1]) % len(noise)]
     return rows.take(np.arange(column, column + window.size[0]) % len(noise), axis=1)

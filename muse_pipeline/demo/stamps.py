@@ -1,4 +1,4 @@
-"""A stock of nuclei, drawn once in fine detail; the nuclei of a slide are rotated and scaled copies."""
+"""A stock of nuclei, synthesised once in fine detail; the nuclei of a slide are rotated and scaled copies of them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ STAMP_UM, STAMP_SIDE, STAMP_RAYS = 0.125, 168, 96
 
 @dataclass(frozen=True)
 class Kind:
-    """Common properties of the cells of one kind; ranges are (low, high).
+    """Properties of a kind of cells; ranges are (low, high).
 
     Attributes:
-        length_um: length of the long axis.
-        aspect: ratio of the short axis to the long one.
+        length_um: range of the length of the long axis.
+        aspect: range of the ratio of the short axis to the long one.
         wobble: unevenness of the outline, as a fraction of the radius.
-        density: haematoxylin inside, in optical density.
+        density: range of the optical density of haematoxylin inside.
         clumps: contrast of the chromatin.
         clump_um: size of the grains of chromatin.
-        membrane: extra density of the rim.
+        membrane: additional optical density of the rim.
         nucleoli: largest number of nucleoli.
     """
 
@@ -50,13 +50,13 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Stamps:
-    """The stock of drawn nuclei.
+    """A stock of S nuclei, the stamps; the long axis of each lies along x.
 
     Attributes:
         density: (S, side, side, 2) uint8: coverage in steps of 1 / 255, and haematoxylin in steps of ``DENSITY_STEP``.
-        radius_um: (S, STAMP_RAYS) outlines, at angles 2 pi k / STAMP_RAYS.
-        axes_um: (S, 2) half of the long and of the short axis.
-        kind: (S,) index into ``KINDS``; the long axis of every stamp lies along x.
+        radius_um: (S, STAMP_RAYS) radii of the outlines at angles 2 pi k / STAMP_RAYS.
+        axes_um: (S, 2) half the length of the long and of the short axis.
+        kind: (S,) index into ``KINDS``.
     """
 
     density: np.ndarray
@@ -65,13 +65,13 @@ class Stamps:
     kind: np.ndarray
 
     def of_kind(self, kind: int) -> np.ndarray:
-        """Indices of the stamps of one kind."""
+        """Indices of the stamps of ``kind``."""
         return np.flatnonzero(self.kind == kind)
 
     def rays(
         self, stamp: np.ndarray, angle: np.ndarray, mirror: np.ndarray, scale: np.ndarray, n_rays: int
     ) -> np.ndarray:
-        """Outlines of rotated, mirrored and scaled stamps: (N, n_rays) um at angles 2 pi k / n_rays."""
+        """Outlines of mirrored, rotated and scaled stamps: radii (N, n_rays) in um at angles 2 pi k / n_rays."""
         seen = np.arange(n_rays) * (2 * np.pi / n_rays)
         where = np.mod(mirror[:, None] * (seen - angle[:, None]) * (STAMP_RAYS / (2 * np.pi)), STAMP_RAYS)
         before = where.astype(int) % STAMP_RAYS
@@ -82,10 +82,10 @@ class Stamps:
         return ((left * (1 - part) + right * part) * scale[:, None]).astype(np.float32)
 
     def press(self, stamp: int, x_um: float, y_um: float, angle: float, mirror: int, scale: float, window: Window):
-        """Draw one nucleus on the lattice of ``window``.
+        """Resample a stamp on the lattice of ``window``.
 
         Returns:
-            (row, column) of the corner, which may lie outside the window, and (h, w, 2) uint8.
+            (row, column) of its corner, which may lie outside the window, and its (h, w, 2) uint8, as in ``density``.
         """
         reach = self.radius_um[stamp].max() * scale + 1.0
         column = int(np.floor((x_um - reach - window.x_um) / window.mpp))
@@ -96,7 +96,7 @@ class Stamps:
         dx = column + 0.5 - (x_um - window.x_um) / window.mpp
         dy = row + 0.5 - (y_um - window.y_um) / window.mpp
         middle = STAMP_SIDE / 2 - 0.5
-        # The matrix maps pixels of the window to pixels of the stamp: rotated back, then mirrored.
+        # The matrix maps pixels of the window to pixels of the stamp: it rotates them back, then mirrors them.
         matrix = np.array(
             [
                 [cosine, sine, cosine * dx + sine * dy + middle],
@@ -111,7 +111,7 @@ DENSITY_STEP = 1 / 80
 
 
 def draw_stamps(rng: np.random.Generator, n_per_kind: int = 80) -> Stamps:
-    """Draw the whole stock."""
+    """Synthesise a stock with ``n_per_kind`` stamps of every kind."""
     kinds = np.repeat(np.arange(len(KINDS)), n_per_kind)
     stamps = [_draw(KINDS[kind], rng) for kind in kinds]
     density, radius, axes = (np.stack(column) for column in zip(*stamps, strict=True))
@@ -125,7 +125,7 @@ def _draw(kind: Kind, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray,
     x, y = np.meshgrid(offsets, offsets)
     angles = np.arange(STAMP_RAYS) * (2 * np.pi / STAMP_RAYS)
     edge = np.interp(np.arctan2(y, x), angles, radius, period=2 * np.pi)
-    depth = (edge - np.hypot(x, y)) * half[1] / edge  # depth along the ray, scaled to about the distance from the rim
+    depth = (edge - np.hypot(x, y)) * half[1] / edge  # depth along the ray, scaled to about the distance to the rim
     cover = smoothstep(depth, -0.18, 0.18)
     density = cover * np.maximum(_chromatin(kind, x, y, depth, rng), 0.15 if kind.clumps else 0)
     print_ = np.stack([cover * 255, np.minimum(density / DENSITY_STEP, 255)], -1)

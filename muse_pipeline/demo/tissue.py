@@ -1,6 +1,6 @@
 """The plan of a synthetic slide: the positions of its cells, and its true nuclei.
 
-Epithelium is in glands, spindle cells along fibres, and lymphocytes in crowds.
+Epithelial cells are in glands, spindle cells along fibres, and lymphocytes in crowds.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from muse_pipeline.nuclei.table import Nuclei
 
 @dataclass(frozen=True)
 class Cells:
-    """N cells of the field, as arrays of equal length.
+    """N cells of the field.
 
     Attributes:
         xy_um: (N, 2) positions of the centres.
-        kind: (N,) index into ``stamps.KINDS``; below ``RED_CELL`` it is the class.
+        kind: (N,) index into ``stamps.KINDS``; unless it is ``RED_CELL``, it is also the class.
         stamp: (N,) index of the stamp.
-        angle: (N,) rotation, from +x towards +y.
-        mirror: (N,) 1 or -1.
-        scale: (N,) factor of the size, about 1.
+        angle: (N,) rotation of the stamp, from +x towards +y.
+        mirror: (N,) -1 if the stamp is mirrored, else 1.
+        scale: (N,) factor by which the stamp is enlarged, about 1.
         strength: (N,) strength of the stain, about 1.
     """
 
@@ -49,11 +49,7 @@ class Cells:
 
 
 def sample_cells(field: Field, stamps: Stamps, rng: np.random.Generator) -> Cells:
-    """Propose far too many cells of every kind, then keep as many as possible without overlap.
-
-    Returns:
-        the cells in random order.
-    """
+    """Propose far too many cells of every kind and keep a dense subset without overlap."""
     proposals = [_epithelium, _lymphocytes, _spindles, _red_cells]
     xy, kind, angle, rank = (np.concatenate(c) for c in zip(*(p(field, rng) for p in proposals), strict=True))
     n = len(xy)
@@ -62,7 +58,7 @@ def sample_cells(field: Field, stamps: Stamps, rng: np.random.Generator) -> Cell
         stamp[kind == one] = rng.choice(stamps.of_kind(one), (kind == one).sum())
     scale = rng.normal(1, 0.05, n).clip(0.88, 1.12)
     strength = rng.normal(1, 0.11, n).clip(0.7, 1.3) * np.where(rng.random(n) < 0.06, 0.62, 1)
-    angle = angle.round(3)  # rounded, because the last digits of filtered maps differ between runs
+    angle = angle.round(3)  # because the last digits of filtered maps differ between runs
     cells = Cells(xy, kind, stamp, angle, rng.choice([-1, 1], n), scale, strength)
     return cells[_without_overlap(cells, stamps, rank)]
 
@@ -72,7 +68,7 @@ def _epithelium(field: Field, rng: np.random.Generator):
     depth, hollow, *_ = _at(field.shape, xy)
     xy, depth = xy[(depth > 5) & (hollow < -5)], depth[(depth > 5) & (hollow < -5)]
     outwards = _direction(field.shape.values[..., 0], xy)
-    row_of_cells = np.abs(depth - rng.normal(8, 1.0, len(xy)))  # the basal row is filled first, then the rows above
+    row_of_cells = np.abs(depth - rng.normal(8, 1.0, len(xy)))  # so that the basal row is filled first
     angle = outwards + rng.normal(0, 0.3, len(xy)) + (depth > 14) * rng.uniform(-1.2, 1.2, len(xy))
     return xy, np.full(len(xy), EPITHELIAL), angle, np.minimum(row_of_cells, 6) + rng.uniform(0, 3, len(xy))
 
@@ -83,7 +79,7 @@ def _lymphocytes(field: Field, rng: np.random.Generator):
     crowd = _at(field.state, xy)[0]
     likely = np.where(depth < -3, 0.03 + 0.97 * crowd**1.5, 0.02 * (depth > 5))
     xy = xy[(rng.random(len(xy)) < likely) & (hollow < -4)]
-    # Placed after the spindle cells of a crowd, but before the last gaps of the epithelium are filled.
+    # The ranks place them after most spindle cells, but before the last gaps in the epithelium are filled.
     return xy, np.full(len(xy), LYMPHOCYTE), rng.uniform(0, 2 * np.pi, len(xy)), rng.uniform(1.5, 8, len(xy))
 
 
@@ -114,7 +110,7 @@ def _jittered_lattice(spacing_um: float, jitter_um: float, rng: np.random.Genera
 
 
 def _at(texture, xy: np.ndarray) -> np.ndarray:
-    """Channels of a map at positions (N, 2) in um: (C, N)."""
+    """Values (C, N) of the channels of a map at positions (N, 2) in um."""
     column, row = (xy / RASTER_UM).astype(int).T
     return texture.values[row, column].T
 
@@ -129,10 +125,9 @@ def _direction(values: np.ndarray, xy: np.ndarray, slope_y: float = 0.0) -> np.n
 
 
 def _without_overlap(cells: Cells, stamps: Stamps, rank: np.ndarray) -> np.ndarray:
-    """Indices of cells without overlap, preferring cells of lower ``rank``.
+    """Indices of cells that do not overlap; of two overlapping cells, the one with the lower ``rank`` is preferred.
 
-    A cell is represented by three discs along its long axis. In each of a few rounds, cells that outrank all their
-    colliding cells are kept, and those cells are removed.
+    In each of a few rounds, cells that outrank all the cells that they overlap are kept, and the latter are removed.
     """
     first, second = _collisions(cells, stamps)
     state = np.zeros(len(cells), np.int8)  # 0 undecided, 1 kept, -1 removed
@@ -150,7 +145,7 @@ def _without_overlap(cells: Cells, stamps: Stamps, rank: np.ndarray) -> np.ndarr
 
 
 def _collisions(cells: Cells, stamps: Stamps, slack: float = 0.96) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of cells whose discs overlap: two index arrays."""
+    """Pairs of overlapping cells, as two index arrays; a cell is represented by three discs along its long axis."""
     long, short = stamps.axes_um[cells.stamp].T * cells.scale
     axis = np.stack([np.cos(cells.angle), np.sin(cells.angle)], -1) * (long - short)[:, None]
     discs = np.mod(np.concatenate([cells.xy_um, cells.xy_um - axis, cells.xy_um + axis]), PERIOD_UM)
@@ -168,16 +163,16 @@ TRUTH_RAYS = 32
 
 @dataclass(frozen=True)
 class Tissue:
-    """The data needed to paint a slide, whose size in memory does not depend on the area of the tissue.
+    """The plan of a slide; its size in memory does not depend on the area of the tissue.
 
     Attributes:
         layout: layout of the glass.
-        field: maps of the tissue in the islands.
-        stamps: the stock of nuclei.
+        field: maps of the tissue.
+        stamps: stock of nuclei.
         cells: cells of the field.
-        fibres: channels fibre, thin fibre and cleft; they run along x.
-        grain: channels fine and coarse, without direction.
-        rag: unevenness of the outlines of islands.
+        fibres: texture with the channels fibre, thin fibre and cleft, all stretched along x.
+        grain: isotropic texture with the channels fine and coarse.
+        rag: noise that makes the outlines of islands ragged.
         noise: (n, n, 3) noise of the camera, in grey levels.
     """
 
@@ -197,9 +192,9 @@ def disable_ipp() -> None:
 
 
 def plan_tissue(area_mm2: float, seed: int) -> Tissue:
-    """Plan a slide with about ``area_mm2`` of tissue, determined by ``seed``; lengths are um."""
+    """Plan a slide with about ``area_mm2`` of tissue."""
     disable_ipp()
-    # Each part has its own random stream, so that a change of one does not affect the others.
+    # Each part has its own random stream, so that a change to one part does not affect the other parts.
     layout_rng, stamp_rng, field_rng, cell_rng, texture_rng = np.random.default_rng(seed).spawn(5)
     stamps, field = draw_stamps(stamp_rng), plan_field(field_rng)
     return Tissue(
@@ -215,13 +210,13 @@ def plan_tissue(area_mm2: float, seed: int) -> Tissue:
 
 
 def _texture(side: int, pixel_um: float, waves_um: tuple, rng: np.random.Generator) -> Texture:
-    """One channel of noise for every (along y, along x) wavelength."""
+    """A texture with a channel of noise for each wavelength (along y, along x)."""
     channels = [smooth_noise(side, (y / pixel_um, x / pixel_um), rng) for y, x in waves_um]
     return Texture(np.stack(channels, -1), pixel_um)
 
 
 def cells_in(tissue: Tissue, island: Island, window: Window, reach_um: float) -> Cells:
-    """Cells of one island whose centres lie in ``window`` or within ``reach_um`` of it, in um on the glass."""
+    """Cells of an island whose centres lie within ``reach_um`` of ``window``; their positions are on the glass."""
     corner = np.array([window.x_um, window.y_um]) - reach_um
     size = np.array(window.size_um) + 2 * reach_um
     offset = np.mod(tissue.cells.xy_um - island.shift_um - corner, PERIOD_UM)
@@ -232,7 +227,7 @@ def cells_in(tissue: Tissue, island: Island, window: Window, reach_um: float) ->
 
 
 def true_nuclei(tissue: Tissue, window: Window) -> Nuclei:
-    """The nuclei whose centres lie in ``window``, in level-0 pixels of ``window.mpp``."""
+    """The nuclei (frame: level0) whose centres lie in ``window``; level 0 has ``window.mpp``."""
     parts = [cells_in(tissue, island, window, 0.0) for island in tissue.layout.islands if island.may_show(window)]
     empty = tissue.cells[:0]
     return Nuclei.concatenate([_nuclei(tissue, cells[cells.kind < RED_CELL], window.mpp) for cells in (*parts, empty)])

@@ -1,8 +1,8 @@
 """The demo's folder: the slide, its true nuclei, and a sheet and a config to run the workflow on it.
 
-The slide is a tiled, JPEG-compressed pyramid in the manner of Aperio's scanners, written block by block; its levels are
-1, 4 and 16 times smaller. Memory holds only the compressed tiles of one row of blocks, one row of tiles of the smallest
-level and a thumbnail; finished tiles of the smaller levels are stored in a temporary file.
+The slide is a tiled, JPEG-compressed pyramid like those of Aperio's scanners, with level 0 and levels that are 4 and 16
+times smaller. It is written block by block: memory holds only the tiles of one row of blocks, one row of tiles of the
+smallest level, and a thumbnail; finished tiles of the smaller levels are kept in temporary files.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class TileSpool:
     """Compressed tiles of one level, stored on disk until that level is written."""
 
     def __init__(self) -> None:
-        self._file = TemporaryFile()  # noqa: SIM115  closed, and gone, when drained
+        self._file = TemporaryFile()  # noqa: SIM115  closed and thus deleted by ``drain``
         self._lengths: list[int] = []
 
     def add(self, tile: bytes) -> None:
@@ -47,7 +47,7 @@ class TileSpool:
         self._lengths.append(len(tile))
 
     def drain(self) -> Iterator[bytes]:
-        """Yield all tiles in the order in which they were added."""
+        """Yield all tiles in the order in which they were added, then delete them."""
         self._file.seek(0)
         for length in self._lengths:
             yield self._file.read(length)
@@ -55,10 +55,10 @@ class TileSpool:
 
 
 class PyramidPainter:
-    """Paints rows of blocks and yields their tiles, and collects data for the smaller levels.
+    """Paints rows of blocks, yields their tiles, and collects the tiles of the smaller levels.
 
     Args:
-        paint: function from (column, row) of a block to its (BLOCK_PX, BLOCK_PX, 3) uint8 pixels.
+        paint: function that returns the pixels (BLOCK_PX, BLOCK_PX, 3) uint8 of the block at (column, row).
         n_blocks: (columns, rows) of blocks.
         threads: number of blocks painted at a time.
     """
@@ -100,13 +100,13 @@ class PyramidPainter:
 
 
 def encode(rgb: np.ndarray) -> bytes:
-    """Encode as JPEG with half the colour resolution in both directions."""
+    """Encode pixels as JPEG, with half the colour resolution in both directions."""
     sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
     return cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY, *sampling])[1].tobytes()
 
 
 def write_pyramid(path: Path, paint: PaintBlock, n_blocks: tuple[int, int], mpp: float, threads: int) -> None:
-    """Write the slide to ``path``, in the order that Aperio's readers expect: level 0, thumbnail, smaller levels."""
+    """Write a slide in the order that readers of Aperio's format expect: level 0, thumbnail, smaller levels."""
     painter = PyramidPainter(paint, n_blocks, threads)
     width, height = (n * BLOCK_PX for n in n_blocks)
     plain = {"metadata": None, "software": False}
@@ -128,7 +128,7 @@ def write_pyramid(path: Path, paint: PaintBlock, n_blocks: tuple[int, int], mpp:
 
 
 def describe(width: int, height: int, mpp: float) -> str:
-    """The description from which OpenSlide and tiffslide recognise the format and the size of a pixel."""
+    """The description by which OpenSlide and tiffslide recognise the format and the pixel size."""
     return (
         f"Aperio Image Library v0 (drawn by muse demo-slide)\r\n{width}x{height} ({TILE_PX}x{TILE_PX}) JPEG/RGB "
         f"Q={QUALITY}|AppMag = {10 / mpp:g}|MPP = {mpp:g}"
@@ -137,7 +137,7 @@ def describe(width: int, height: int, mpp: float) -> str:
 
 @dataclass(frozen=True)
 class Blocks:
-    """The slide as a grid of blocks at one mpp."""
+    """A synthetic slide as a grid of blocks at a fixed mpp."""
 
     tissue: Tissue
     mpp: float
@@ -149,7 +149,7 @@ class Blocks:
         return width, height
 
     def window(self, column: int, row: int, n_columns: int = 1) -> Window:
-        """One block, or ``n_columns`` of them side by side."""
+        """The rectangle of a block, or of ``n_columns`` blocks side by side."""
         side = BLOCK_PX * self.mpp
         return Window(column * side, row * side, self.mpp, (n_columns * BLOCK_PX, BLOCK_PX))
 
@@ -168,17 +168,17 @@ def write_demo(
     Args:
         folder: folder to write to, created if missing.
         area_mm2: approximate area of the tissue on the slide.
-        mpp: size of a level-0 pixel in um. The same seed gives the same tissue at every mpp.
+        mpp: um per level-0 pixel. The same seed gives the same tissue at every mpp.
         seed: seed of the tissue; every seed gives a different tissue.
-        threads: number of blocks painted at a time; the bytes do not depend on it.
-        side_um: side of a square glass; just large enough for the tissue if None.
-        partner: write ``ihc.svs`` too: the same glass with lymphocytes stained brown, rotated by half a turn.
+        threads: number of blocks painted at a time; the files do not depend on it.
+        side_um: side of a square glass; if None, the glass is just large enough for the tissue.
+        partner: True to write also ``ihc.svs``, the same glass with lymphocytes stained brown, turned by 180 degrees.
 
     Returns:
-        the number of true nuclei.
+        The number of true nuclei.
 
     Raises:
-        ConfigError: area or mpp cannot be drawn.
+        ConfigError: ``area_mm2`` or ``mpp`` is out of range, or the tissue does not fit on the glass.
         OutputError: the folder cannot be written to.
     """
     _check(area_mm2, mpp)
@@ -200,9 +200,9 @@ def write_demo(
 
 
 def write_truth(folder: Path, blocks: Blocks) -> int:
-    """Write the true nuclei, one row of blocks at a time; returns their number.
+    """Write the true nuclei, one row of blocks at a time, and return their number.
 
-    Columns: ``x, y`` in level-0 px, ``class``; the Parquet file has ``label`` and ``rays`` (um, see ``Nuclei``) too.
+    The columns are ``x`` and ``y`` in level-0 px and ``class``; the Parquet file also has ``label`` and ``rays`` in um.
     """
     n_nuclei = 0
     with (
@@ -237,7 +237,7 @@ def _to_table(nuclei: Nuclei) -> pa.Table:
 
 
 def _painter(blocks: Blocks):
-    """Painter of blocks; empty glass is painted once, because the camera's noise repeats with each block."""
+    """A function that paints a block; empty glass is painted only once, because camera noise repeats in every block."""
     glass = paint_block(blocks.tissue, Window(-1e3 * blocks.mpp * BLOCK_PX, 0, blocks.mpp, (BLOCK_PX, BLOCK_PX)))
 
     def paint(column: int, row: int) -> np.ndarray:
@@ -248,7 +248,7 @@ def _painter(blocks: Blocks):
 
 
 def _painter_of_partner(blocks: Blocks):
-    """Painter of the second stain's blocks; its glass is rotated by half a turn."""
+    """A function that paints a block of the partner, whose glass is turned by 180 degrees."""
     columns, rows = blocks.n
 
     def paint(column: int, row: int) -> np.ndarray:
@@ -259,24 +259,24 @@ def _painter_of_partner(blocks: Blocks):
 
 
 def _on_glass(tissue: Tissue, side_um: float | None) -> Tissue:
-    """The tissue on a glass of another size.
+    """The tissue on a square glass of side ``side_um``, or unchanged if that is None.
 
     Raises:
-        ConfigError: the tissue does not fit.
+        ConfigError: the tissue does not fit on the glass.
     """
     if side_um is None:
         return tissue
     if side_um < (needed := max(tissue.layout.size_um)):
-        raise ConfigError(f"a glass of {side_um:g} um is too small for this tissue; it needs {needed:,.0f}")
+        raise ConfigError(f"a glass of {side_um:g} um is too small for this tissue, which needs {needed:,.0f} um")
     return replace(tissue, layout=replace(tissue.layout, size_um=(side_um, side_um)))
 
 
 def _check(area_mm2: float, mpp: float) -> None:
     if not 0.05 <= area_mm2 <= 2000:
-        raise ConfigError(f"--area-mm2 {area_mm2:g}: a drawn slide has 0.05 to 2000 mm2 of tissue; choose within")
-    # Blocks of the truth must be narrower than the period of the tissue; otherwise cells would be left out.
+        raise ConfigError(f"--area-mm2 {area_mm2:g}: a demo slide has 0.05 to 2000 mm2 of tissue; choose within")
+    # A block must be narrower than the period of the tissue; otherwise ``cells_in`` would miss repeated cells.
     if not 0.1 <= mpp <= 2.5:
-        raise ConfigError(f"--mpp {mpp:g}: a drawn slide has 0.1 to 2.5 um per pixel; choose within")
+        raise ConfigError(f"--mpp {mpp:g}: a demo slide has 0.1 to 2.5 um per pixel; choose within")
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The features by name, with description and unit, and the features of each set."""
+"""The features of nuclei, with name, unit and description, and the sets of features."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ EDGE_UM = 1000  # upper limit of distances to the edge of the tissue
 
 @dataclass(frozen=True)
 class Feature:
-    """One number per nucleus.
+    """A measurement of every nucleus.
 
     Attributes:
-        name: the column, ``<group>_<name>``.
+        name: name of its column, ``<group>_<name>``.
         unit: "um", "um2", "OD" (base 10), "OD/um", "rad", "bit", "count" or "1" for ratios.
         text: description of the measurement.
     """
@@ -27,25 +27,25 @@ class Feature:
 
     @property
     def group(self) -> str:
-        """The part of the name before the first underscore; "shape" for ``FIRST_COLUMNS``."""
+        """The part of the name before the first underscore, if that is a group; else "shape"."""
         group = self.name.partition("_")[0]
         return group if group in {*GROUPS_OF_SET["all"], "cell", "cytoplasm", "membrane"} else "shape"
 
 
-FIRST_COLUMNS = (  # columns of every table, in the group *shape*; measured on the polygon
+FIRST_COLUMNS = (  # columns of every table, in the group *shape*; measured on the polygon of the outline
     Feature("area_um2", "um2", "area"),
     Feature("perimeter_um", "um", "perimeter"),
     Feature("solidity", "1", "area over the area of the convex hull"),
     Feature("eccentricity", "1", "eccentricity of the ellipse of equal second moments"),
-    Feature("major_axis_um", "um", "major axis of that ellipse"),
-    Feature("minor_axis_um", "um", "minor axis of that ellipse"),
+    Feature("major_axis_um", "um", "major axis of the ellipse of equal second moments"),
+    Feature("minor_axis_um", "um", "minor axis of the ellipse of equal second moments"),
 )
 SHAPE = (
     Feature("shape_equivalent_diameter_um", "um", "diameter of the circle of the same area"),
     Feature("shape_feret_um", "um", "largest distance between two points of the outline"),
     Feature("shape_orientation", "rad", "angle from the downward axis to the major axis, as in scikit-image"),
     Feature("shape_circularity", "1", "4 pi area / perimeter^2"),
-    Feature("shape_extent", "1", "area over the area of the upright box around the outline"),
+    Feature("shape_extent", "1", "area over the area of the axis-aligned box around the outline"),
 )
 
 
@@ -57,14 +57,14 @@ def _densities(stain: str, noun: str) -> tuple[Feature, ...]:
         "p50": "median over the nucleus",
         "p90": "90th percentile over the nucleus",
         "rim_mean": "mean over the outer 1 um of the nucleus",
-        "ring_mean": "mean over the 2 um around the nucleus that lie in no other nucleus",
+        "ring_mean": "mean over the 2 um around the nucleus, without other nuclei",
     }
     return tuple(Feature(f"{stain}_{name}", "OD", f"{noun}: {text}") for name, text in texts.items())
 
 
 TEXTURE = (
     Feature("texture_gradient_mean", "OD/um", "mean magnitude of the gradient of haematoxylin"),
-    Feature("texture_gradient_sd", "OD/um", "its standard deviation"),
+    Feature("texture_gradient_sd", "OD/um", "standard deviation of the magnitude of the gradient of haematoxylin"),
     Feature("texture_entropy", "bit", "entropy of the histogram of haematoxylin in steps of 0.05"),
     Feature("texture_contrast", "1", "Haralick's contrast of haematoxylin in steps of 0.05"),
     Feature("texture_correlation", "1", "Haralick's correlation"),
@@ -92,7 +92,7 @@ def _neighbours(classes: Sequence[str]) -> tuple[Feature, ...]:
         Feature(f"neighbours_fraction_{name}", "1", f"share of {name} among the nuclei within {MIX_UM} um")
         for name in classes
     )
-    same = Feature("neighbours_same_class_fraction", "1", f"share of its own class among those within {MIX_UM} um")
+    same = Feature("neighbours_same_class_fraction", "1", f"share of its own class among the nuclei within {MIX_UM} um")
     return (
         Feature("neighbours_nearest_um", "um", f"distance to the nearest other nucleus within {RADII_UM[-1]} um"),
         *counts,
@@ -119,8 +119,8 @@ def features_of(chosen: str, classes: Sequence[str]) -> tuple[Feature, ...]:
 
 
 def every_feature(classes: Sequence[str]) -> tuple[Feature, ...]:
-    """Every feature that a table may have, in the order of ``features_of``; features of every table come first."""
+    """Every feature that a table can have; the features of every table come first."""
     return (*FIRST_COLUMNS, *features_of("all", classes), *CELL, *DAB_OF_CELL)
 
 
-WITHOUT_CLASSES = frozenset(feature.name for feature in every_feature(()))  # features that do not depend on the classes
+WITHOUT_CLASSES = frozenset(feature.name for feature in every_feature(()))  # those that do not depend on classes

@@ -1,7 +1,7 @@
-"""Whole cells: nuclei grown by a few um, ending halfway between neighbours and at the edge of the tissue.
+"""Whole cells: nuclei grown by a few um, up to halfway between neighbours and to the edge of the tissue.
 
-A cell has the centre and the number of rays of its nucleus. It grows at right angles to the nucleus' outline, and ends
-where it meets a neighbour that grows at the same speed.
+A cell has the centre and the number of rays of its nucleus. It grows at right angles to the nucleus' outline, and stops
+where it meets a neighbour, which grows at the same speed.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from muse_pipeline.nuclei.rays import clip_rays, ray_directions
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.mask import KEEP_UM, KeptArea
 
-_RAYS_AT_ONCE = 1 << 14  # OpenCV is limited to 32,767
+_RAYS_AT_ONCE = 1 << 14  # OpenCV is limited to 32,767 positions
 _LEAST = np.float32(1e-6)
 
 
 def find_cells(nuclei: Nuclei, others: Nuclei, expand_um: float, info: SlideInfo, kept: KeptArea) -> np.ndarray:
-    """The rays (N, R) float32, in um, of the cells of nuclei (frame: level0).
+    """The cells of nuclei, as rays (N, R) float32 in um.
 
     Args:
-        nuclei: nuclei whose outlines do not overlap.
-        others: all other nuclei within ``2 * expand_um`` of the outlines of these; any others are ignored.
-        expand_um: distance by which a nucleus grows without obstacles.
-        info: header of the slide, within which cells end.
+        nuclei: nuclei (frame: level0) whose outlines do not overlap.
+        others: all other nuclei within ``2 * expand_um`` of the outlines of ``nuclei``; more distant ones are ignored.
+        expand_um: distance by which a nucleus grows if nothing obstructs it.
+        info: facts about the slide; cells end at its edges.
         kept: tissue of the slide.
     """
     mpp, reach = np.asarray(info.mpp), sum(each.rays.max(initial=0) + expand_um for each in (nuclei, others))
@@ -46,11 +46,11 @@ def find_cells(nuclei: Nuclei, others: Nuclei, expand_um: float, info: SlideInfo
 
 
 def measure_area(cells: np.ndarray, shapes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Columns of cells: their rays (N, R), areas, and the ratio of nucleus to cell.
+    """The columns of cells: rays (N, R), areas, and ratios of the areas of nucleus and cell.
 
     Args:
-        cells: rays of the cells, in um.
-        shapes: measures of their nuclei by ``nuclei.shape.measure_shapes``.
+        cells: (N, R) rays of the cells, in um.
+        shapes: measurements of their nuclei, from ``nuclei.shape.measure_shapes``.
     """
     rays = cells.astype(float)
     area = (rays * np.roll(rays, 1, 1)).sum(1) * (np.sin(2 * np.pi / rays.shape[1]) / 2)
@@ -58,14 +58,14 @@ def measure_area(cells: np.ndarray, shapes: Mapping[str, np.ndarray]) -> dict[st
 
 
 def grow(rays: np.ndarray, distance_um: float) -> np.ndarray:
-    """Rays (N, R) float32 of the outlines grown by a distance from those of ``rays`` (N, R), all in um.
+    """Rays (N, R) float32 of outlines ``rays`` (N, R) that are grown by a distance, all in um.
 
-    The grown outline surrounds circles of this radius around the vertices of the nucleus.
+    A grown outline surrounds circles of radius ``distance_um`` around the vertices of the original outline.
     """
     n_rays, distance, rays = rays.shape[1], np.float32(distance_um), np.ascontiguousarray(rays.T)
     grown = rays + distance
-    with np.errstate(invalid="ignore"):  # NaN for circles that do not reach a ray
-        for step in range(1, n_rays // 4 + 1):  # circles beyond a right angle do not reach a ray
+    with np.errstate(invalid="ignore"):  # a circle that does not reach a ray gives NaN
+        for step in range(1, n_rays // 4 + 1):  # a circle at more than a right angle to a ray does not extend it
             across, along = (rays * np.float32(part(2 * np.pi * step / n_rays)) for part in (np.sin, np.cos))
             reach = along + np.sqrt(distance * distance - across * across)
             for turn in (step, n_rays - step):
@@ -75,7 +75,7 @@ def grow(rays: np.ndarray, distance_um: float) -> np.ndarray:
 
 
 def _are_near(xy: np.ndarray, others: np.ndarray, distance: float) -> np.ndarray:
-    """(M,) bool: True for ``others`` (M, 2) within the distance of one of ``xy`` (N, 2), and for a few beyond it."""
+    """(M,) bool: True for ``others`` (M, 2) within ``distance`` of any of ``xy`` (N, 2), and for some beyond it."""
     squares = np.floor(np.concatenate([xy, others]) * (3.99 / distance)).astype(int)
     squares -= squares.min(0)
     near = np.zeros(squares.max(0) + 1, np.uint8)
@@ -84,7 +84,7 @@ def _are_near(xy: np.ndarray, others: np.ndarray, distance: float) -> np.ndarray
 
 
 def _meet(xy: np.ndarray, rays: np.ndarray, grown: np.ndarray, n_own: int) -> np.ndarray:
-    """The rays ``grown`` of the first ``n_own`` nuclei, shortened to the points where growing neighbours meet."""
+    """The first ``n_own`` of the ``grown`` nuclei, as rays that end where growing neighbours meet."""
     n_rays, growths = rays.shape[1], grown - rays
     cells, ray_of = grown[:n_own].copy(), np.arange(2 * n_rays) % n_rays
     facing = _find_facing(xy, grown, n_own)
@@ -94,17 +94,18 @@ def _meet(xy: np.ndarray, rays: np.ndarray, grown: np.ndarray, n_own: int) -> np
         own = one * n_rays + ray_of.take(ray)
         start, end = rays.ravel().take(own), grown.ravel().take(own)
         growth, along, across = end - start, np.cos(turn), np.sin(turn)
-        met = np.clip(distance / (2 * np.maximum(along, _LEAST)), start, end)  # first guess: both are equal circles
-        # The neighbour's ray towards the meeting point depends on that point: each round starts from the last one.
+        met = np.clip(distance / (2 * np.maximum(along, _LEAST)), start, end)  # if both were circles of equal size
+        # The neighbour's ray towards the meeting point depends on that point, so the solution is iterated.
         for _ in range(2):
-            # both have grown by the same fraction: |met * direction - distance| = outline + speed * (met - start)
+            # When they meet, both have grown by the same share of their growth:
+            # |met * direction - distance| = outline + speed * (met - start)
             x, y = met * along - distance, met * across
             outline, speed = _look_up((rays, growths), x, y, position, other)
             speed /= growth
             outline -= speed * start
             half = distance * along + speed * outline
             product = distance * distance - outline * outline
-            # Squared, this is quadratic in ``met``; the solution in this form also holds where both speeds are equal.
+            # Squared, this is quadratic in ``met``; this form of the solution also holds if both speeds are equal.
             root = half + np.sqrt(np.maximum(half * half - (1 - speed * speed) * product, 0))
             met = np.clip(np.where(root > 0, product / np.maximum(root, _LEAST), end), start, end)
         np.minimum.at(cells.reshape(-1), own, met)
@@ -112,11 +113,11 @@ def _meet(xy: np.ndarray, rays: np.ndarray, grown: np.ndarray, n_own: int) -> np
 
 
 def _find_facing(xy: np.ndarray, grown: np.ndarray, n_own: int) -> list[np.ndarray]:
-    """Rays of the first ``n_own`` nuclei that may end in another nucleus while both grow.
+    """Rays of the first ``n_own`` nuclei that may meet a neighbour while both grow.
 
     Returns:
-        Arrays (M,): numbers of the nucleus and of the other one; um between their centres; direction from the nucleus
-        to the other one, in rays; number of the ray, from -R to 2 R - 1 instead of 0 to R - 1.
+        Arrays (M,): index of the nucleus; index of the neighbour; um between their centres; direction from the nucleus
+        to the neighbour, in rays; index of the ray, from -R to 2 R - 1 instead of 0 to R - 1.
     """
     reach, n_rays = grown.max(1, initial=0), grown.shape[1]
     pairs = close_pairs(xy, 2 * float(reach.max(initial=0))).T
@@ -125,7 +126,7 @@ def _find_facing(xy: np.ndarray, grown: np.ndarray, n_own: int) -> list[np.ndarr
     one, other = np.concatenate([pairs[:, near], pairs[::-1, near]], axis=1)
     x, y = (np.concatenate([each.take(near), -each.take(near)]) for each in (x, y))
     squared = x * x + y * y
-    # the widest angle at which a ray of this reach ends in the circle of the neighbour's reach
+    # The widest angle to the neighbour at which a ray of a nucleus' reach ends in the circle of the neighbour's reach.
     outside = squared - reach[other] ** 2
     length = np.sqrt(np.where(outside > 0, np.minimum(reach[one] ** 2, outside), reach[one] ** 2))
     distance = np.maximum(np.sqrt(squared), _LEAST)
@@ -140,16 +141,16 @@ def _find_facing(xy: np.ndarray, grown: np.ndarray, n_own: int) -> list[np.ndarr
 def _look_up(
     maps: Sequence[np.ndarray], x: np.ndarray, y: np.ndarray, position: np.ndarray, number: np.ndarray
 ) -> Iterator[np.ndarray]:
-    """Values (M,) of maps (N, R) by number (M,), towards (x, y) from an axis at ``position`` (M,), in rays."""
+    """Yield values (M,) of ``maps`` (N, R) for nuclei ``number``, in direction (x, y) from axis ``position``, a ray."""
     _, angle = cv2.cartToPolar(x[None], y[None])
     ray = angle * np.float32(maps[0].shape[1] / (2 * np.pi)) + position
     row = number[None].astype(np.float32)
-    for each in maps:  # faster than both maps at once
+    for each in maps:  # faster than looking up both maps at once
         yield cv2.remap(each, ray, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)[0]
 
 
 def _stop_at_edge(xy: np.ndarray, rays: np.ndarray, cells: np.ndarray, info: SlideInfo, kept: KeptArea) -> np.ndarray:
-    """The rays ``cells`` (N, R) of nuclei at level-0 positions (N, 2), shortened to where the tissue ends."""
+    """The rays ``cells`` (N, R) of nuclei at level-0 positions ``xy`` (N, 2), cut off at the edge of the tissue."""
     mpp, found = np.asarray(info.mpp), cells.copy()
     depth = _TissueDepth(xy * mpp, cells.max(initial=0), kept)
     border = np.flatnonzero(depth.at(xy * mpp) < cells.max(1, initial=0) + kept.mask_mpp.max())
@@ -162,7 +163,7 @@ def _stop_at_edge(xy: np.ndarray, rays: np.ndarray, cells: np.ndarray, info: Sli
 
 
 class _TissueDepth:
-    """Distance in um from positions within the tissue to its edge, and from those outside, as a negative number.
+    """Distance in um to the edge of the tissue, negative outside it.
 
     Args:
         um: (N, 2) positions; only the mask around them is read.
@@ -176,8 +177,8 @@ class _TissueDepth:
         mask = kept.crop(self._low, np.floor(um.max(0) / kept.mask_mpp).astype(int) + margin + 1, beyond=1)
         distance = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
         pixels = np.sqrt(np.rint(distance.astype(float) ** 2))  # OpenCV's roots depend on the position
-        # The kept area is the tissue grown by this many pixels, rounded as in ``tissue.mask.dilate``.
-        n_kept = np.floor((KEEP_UM + kept.mask_mpp.min() / 4) / kept.mask_mpp.mean())  # pixels beyond the tissue
+        # The kept area extends this many pixels beyond the tissue, rounded as in ``tissue.mask.dilate``.
+        n_kept = np.floor((KEEP_UM + kept.mask_mpp.min() / 4) / kept.mask_mpp.mean())
         self._depth = ((pixels - 0.5 - n_kept) * kept.mask_mpp.mean()).astype(np.float32)
 
     def at(self, um: np.ndarray) -> np.ndarray:

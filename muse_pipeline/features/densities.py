@@ -1,9 +1,9 @@
-"""Stains of nuclei: optical densities over the nucleus, its rim and the ring around it, and texture within the nucleus.
+"""Stains of nuclei: optical densities of the nucleus, its rim and the ring around it, and texture within the nucleus.
 
-Densities are whole multiples of ``STEP``: their sums are exact and do not depend on how a slide is divided into images.
-Texture is measured in haematoxylin: gradient, histogram and the features of Haralick, Shanmugam & Dinstein, "Textural
-features for image classification", IEEE Trans Syst Man Cybern 1973. Each nucleus has one symmetric matrix, of the pairs
-of adjacent pixels in all four directions.
+Densities are integer multiples of ``STEP``, so that sums are exact and do not depend on how a slide is divided into
+images. Texture is measured in haematoxylin: gradient, histogram and the features of Haralick, Shanmugam & Dinstein,
+"Textural features for image classification", IEEE Trans Syst Man Cybern 1973. They come from one symmetric matrix per
+nucleus, which counts the pairs of adjacent pixels in all four directions.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from muse_pipeline.features.zones import Pixels, Zones, to_rows
 from muse_pipeline.tissue.stain import DENSITY
 
 PERCENTILES = (10, 50, 90)
-STEP = 2.0**-20  # unit of OD
+STEP = 2.0**-20  # unit of integer densities, in OD
 
 
 def stain_tables(stains: np.ndarray) -> np.ndarray:
-    """Contribution (S, 3, 256) int32 of each value of each channel to each stain, in steps of ``STEP`` OD.
+    """Contribution (S, 3, 256) int32 of each value of each channel to the density of each stain, in units of ``STEP``.
 
     Args:
-        stains: (S, 3) unit rows in optical density, of haematoxylin and eosin for example.
+        stains: (S, 3) unit stain vectors, for example of haematoxylin and eosin.
     """
-    shares = np.linalg.pinv(np.asarray(stains, float)).T  # weights of least squares
+    shares = np.linalg.pinv(np.asarray(stains, float)).T  # least-squares weights
     return np.rint(shares[..., None] * (DENSITY.astype(float) / np.log(10) / STEP)).astype(np.int32)
 
 
 def split_stain(planes: Sequence[np.ndarray], table: np.ndarray) -> np.ndarray:
-    """The density (h, w) int32 of a stain, from its table (3, 256) and three channels (h, w) uint8."""
+    """Density (h, w) int32 of a stain, from three channels (h, w) uint8 and its table (3, 256) of ``stain_tables``."""
     density, *others = (_look_up(plane, part) for plane, part in zip(planes, table, strict=True))
     for other in others:
         density += other
@@ -39,12 +39,12 @@ def split_stain(planes: Sequence[np.ndarray], table: np.ndarray) -> np.ndarray:
 
 
 def _look_up(values: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """The entries of a table (256,) at values (h, w) uint8."""
-    return cv2.LUT(values, table) if values.size else np.zeros(values.shape, table.dtype)  # OpenCV returns None
+    """The entries of ``table`` (256,) for values (h, w) uint8."""
+    return cv2.LUT(values, table) if values.size else np.zeros(values.shape, table.dtype)  # LUT returns None if empty
 
 
 def split_near(mask: np.ndarray, planes: Sequence[np.ndarray], table: np.ndarray) -> np.ndarray:
-    """``split_stain`` of the pixels in ``mask`` (h, w) bool and of those beside them; other pixels have no value."""
+    """``split_stain`` in ``mask`` (h, w) bool and the pixels next to it; other pixels have undefined values."""
     beside = cv2.dilate(mask.view(np.uint8), cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))
     pixel, density = np.flatnonzero(beside), np.empty(mask.size, np.int32)
     density[pixel] = split_stain([plane.take(pixel)[:, None] for plane in planes], table).ravel()
@@ -52,10 +52,10 @@ def split_near(mask: np.ndarray, planes: Sequence[np.ndarray], table: np.ndarray
 
 
 def measure_densities(zones: Zones, planes: np.ndarray, tables: np.ndarray) -> dict[str, np.ndarray]:
-    """The features of the groups *h* and *e* in OD, (N,) each; NaN where a zone has no pixel.
+    """The features of the groups *h* and *e*, (N,) each in OD; NaN if a zone has no pixels.
 
     Args:
-        zones: zones of the nuclei; the caller leaves out pixels of rings that lie in other nuclei.
+        zones: zones of the nuclei, whose rings must not contain pixels of other nuclei.
         planes: (3, h, w) uint8 image.
         tables: (2, 3, 256) from ``stain_tables``.
     """
@@ -73,15 +73,15 @@ def measure_densities(zones: Zones, planes: np.ndarray, tables: np.ndarray) -> d
 
 
 def mean_densities(pixels: Pixels, planes: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean optical density (N, 3) of each channel (h, w) uint8 over pixels; NaN where there is none."""
+    """Mean optical density (N, 3) of each of three channels (h, w) uint8; NaN for nuclei without pixels."""
     table = np.rint(DENSITY.astype(float) / np.log(10) / STEP).astype(np.int32)
-    pixel = pixels.pixel.astype(np.intp)  # once for all channels
+    pixel = pixels.pixel.astype(np.intp)  # converted once for all channels
     taken = (_look_up(plane.take(pixel)[:, None], table).ravel() for plane in planes)
     return np.stack([_mean(pixels, values) * STEP for values in taken], -1)
 
 
 def mean_and_sd(pixels: Pixels, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (N,) of values (M,) over the pixels of each nucleus."""
+    """Mean and standard deviation, (N,) each, of ``values`` (M,) over the pixels of each nucleus."""
     mean = _mean(pixels, values)
     values = values.astype(np.result_type(values, np.int64))
     return mean, np.sqrt(np.maximum(_mean(pixels, values * values) - mean * mean, 0))
@@ -93,7 +93,7 @@ def _mean(pixels: Pixels, values: np.ndarray) -> np.ndarray:
 
 
 def _percentiles(values: np.ndarray, n: np.ndarray) -> list[np.ndarray]:
-    """``PERCENTILES``, (N,) each, of consecutive runs of ``n`` (N,) values, as by ``numpy.percentile``."""
+    """``PERCENTILES``, (N,) each, of consecutive runs of ``n`` (N,) values, as from ``numpy.percentile``."""
     ascending = to_rows(values, n)
     ascending.sort(axis=1)
     last, row = n - 1, np.flatnonzero(n)
@@ -108,16 +108,16 @@ def _percentiles(values: np.ndarray, n: np.ndarray) -> list[np.ndarray]:
     return found
 
 
-LEVEL_OD, N_LEVELS = 0.05, 32  # the last level includes densities above 1.6, the first one negative densities
+LEVEL_OD, N_LEVELS = 0.05, 32  # the last level includes densities above 1.6, and the first level negative ones
 
 
 def measure_texture(nuclei: Pixels, density: np.ndarray, mpp: float) -> dict[str, np.ndarray]:
-    """The features of the group *texture*, (N,) each; NaN where they are not defined.
+    """The features of the group *texture*, (N,) each; NaN where a feature is undefined.
 
     Args:
         nuclei: pixels of the nuclei.
-        density: (h, w) haematoxylin of the image, in ``STEP``, of the nuclei's pixels and of those beside them; it is
-            continued beyond the edges.
+        density: (h, w) density of haematoxylin in units of ``STEP``; only pixels of nuclei and those next to them need
+            values.
         mpp: um per pixel.
     """
     y, x = np.divmod(nuclei.pixel, density.shape[1])
@@ -134,7 +134,7 @@ def measure_texture(nuclei: Pixels, density: np.ndarray, mpp: float) -> dict[str
 
 
 def _gradient(nuclei: Pixels, density: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(M,) magnitude of the central differences at the pixels, whose columns and rows are x and y, per pixel."""
+    """(M,) magnitude of the gradient per pixel, from central differences at the pixels in columns x and rows y."""
     (height, width), values = density.shape, density.ravel()
     pixel = nuclei.pixel.astype(np.intp)
     across = values.take(pixel + (x < width - 1)) - values.take(pixel - (x > 0))
@@ -152,9 +152,10 @@ def _entropy(nuclei: Pixels, level: np.ndarray) -> np.ndarray:
 
 
 def _haralick(nuclei: Pixels, level: np.ndarray, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
-    """The features of the matrix of each nucleus; its entries are indexed by difference and lower level.
+    """Haralick's features of each nucleus.
 
-    All but the homogeneity are quotients of sums of whole numbers.
+    Entries of its matrix are indexed by the difference of both levels and the lower level. All features but the
+    homogeneity are quotients of sums of integers.
     """
     n = len(nuclei.n)
     cell, stride = _cells(nuclei, x, y)
@@ -170,9 +171,9 @@ def _haralick(nuclei: Pixels, level: np.ndarray, x: np.ndarray, y: np.ndarray) -
         entries.append(matrix.take(known) + (np.abs(first - second) * N_LEVELS + np.minimum(first, second)))
     counts = np.bincount(np.concatenate(entries), minlength=n * N_LEVELS**2).reshape(n, N_LEVELS, N_LEVELS)
     apart = lower = np.arange(N_LEVELS)
-    n_apart, lower_sums = counts.sum(2), counts @ lower  # (n, N_LEVELS) by difference
+    n_apart, lower_sums = counts.sum(2), counts @ lower  # (n, N_LEVELS) each, indexed by difference
     n_pairs, differences, inverse = ((n_apart * each).sum(1) for each in (1, apart**2, 1 / (1 + apart**2)))
-    # The product of both levels of a pair is lower * (lower + apart).
+    # The product of the two levels of a pair is lower * (lower + apart).
     products = counts.sum(1) @ lower**2 + lower_sums @ apart
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = (2 * lower_sums.sum(1) + n_apart @ apart) / (2 * n_pairs)
@@ -187,9 +188,10 @@ def _haralick(nuclei: Pixels, level: np.ndarray, x: np.ndarray, y: np.ndarray) -
 
 
 def _cells(nuclei: Pixels, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, int]:
-    """Numbers (M,) of pixels (x, y) in consecutive boxes, and the cells in a row of each box.
+    """Copy each nucleus to a box of its own: cell (M,) of each pixel, and the number of cells in a row of any box.
 
-    Boxes have a margin to the right and below, so the cells next to a pixel lie in the same box or are margin.
+    Cells are numbered through all boxes. A box has a margin to the right and below, so that no pixel of a nucleus is
+    adjacent to another nucleus.
     """
     known = np.flatnonzero(nuclei.n)
     if not len(known):
@@ -203,7 +205,7 @@ def _cells(nuclei: Pixels, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, in
 
 
 def _sum_of_squares(counts: np.ndarray) -> np.ndarray:
-    """(n,) sums of squares of symmetric matrices; ``counts`` adds up both entries of every pair off the diagonal."""
+    """(n,) sums of squares of symmetric matrices, whose entries off the diagonal are half those of ``counts``."""
     flat = counts.reshape(len(counts), -1)
     whole, on_diagonal = (np.einsum("nk,nk->n", part, part) for part in (flat, counts[:, 0]))
     return (whole + on_diagonal) / 2

@@ -1,4 +1,4 @@
-"""All features of a slide's nuclei, part by part, from its image and from the nuclei around each part."""
+"""All features of a slide's nuclei, measured part by part from the image and the nuclei around each part."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.mask import KeptArea
 from muse_pipeline.tissue.stain import TEXTBOOK, MacenkoFit
 
-MAX_RAY_UM = 24.0  # pixels farther from the centre count as outside, so only near nuclei can touch
-FIELD_PX = 1500  # longest side of a field, which is read at once
-AT_ONCE = 512  # nuclei whose pixels are held at once, for the cache of a core
-CACHED_CHUNKS = 64  # 50 MB; adjacent rows of fields share chunks
+MAX_RAY_UM = 24.0  # pixels farther from a nucleus' centre are left out, so that only nearby nuclei can touch
+FIELD_PX = 1500  # longest side of a field, the area that is read at once
+AT_ONCE = 512  # number of nuclei whose pixels are held at once, so that they fit in the CPU's cache
+CACHED_CHUNKS = 64  # 50 MB, because adjacent rows of fields share chunks
 
 
 @dataclass(frozen=True)
 class FeatureSettings:
-    """Settings of the features of a slide.
+    """Settings for the features of a slide.
 
     Attributes:
         chosen: name of the set of features, "basic" or "all".
         store: image in which the nuclei were detected.
         fit: Macenko's fit of the slide's stains; None for textbook stains.
-        expand_um: distance by which nuclei grow to cells; None for nuclei alone.
+        expand_um: distance by which nuclei grow into cells; None for no cells.
     """
 
     chosen: str
@@ -54,23 +54,23 @@ class FeatureSettings:
     def meter(
         self, info: SlideInfo, kept: KeptArea, classes: Sequence[str], brown: np.ndarray | None = None
     ) -> FeatureMeter:
-        """The meter of nuclei of these classes in the tissue of the slide; ``brown`` as in ``FeatureMeter``."""
+        """A ``FeatureMeter`` with these settings."""
         return FeatureMeter(self, info, kept, classes, brown)
 
 
 class FeatureMeter:
-    """Measures the nuclei of one slide; safe to call from several threads.
+    """Measures the nuclei of a slide; safe to call from several threads.
 
     Args:
-        settings: set of features and image.
-        info: header of the slide.
+        settings: settings for the features.
+        info: facts about the slide.
         kept: tissue of the slide.
         classes: names of the classes of nuclei.
-        brown: (3, 3) stains of immunohistochemistry, DAB second, to measure DAB in cells; None for other stains.
+        brown: (3, 3) stain vectors of immunohistochemistry, DAB second, to measure DAB in cells; None for other stains.
 
     Attributes:
         names: names of the columns.
-        reach_um: distance from a nucleus within which other nuclei count.
+        reach_um: distance from a nucleus within which other nuclei affect its features.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class FeatureMeter:
         if settings.expand_um:
             with_dab = brown is not None
             self.names += (*(each.name for each in (*CELL, *(DAB_OF_CELL if with_dab else ()))), CELL_RAYS)
-        self.margin_um = max(RING_UM, settings.expand_um or 0)  # margin around nuclei
+        self.margin_um = max(RING_UM, settings.expand_um or 0)  # distance beyond nuclei at which pixels are measured
         self.reach_um = REACH_UM if "neighbours" in self.groups else 2 * (MAX_RAY_UM + self.margin_um)
         self._stains = TEXTBOOK if settings.fit is None else settings.fit.stains
         self._tables = stain_tables(self._stains)
@@ -101,7 +101,7 @@ class FeatureMeter:
             self._third = _shares(brown)[2], _shares(brown[:2])[1]
 
     def describe(self) -> FeatureRecord:
-        """Description of the features for the provenance of the table."""
+        """The record of the features for the provenance of the table."""
         source = "textbook" if self.settings.fit is None else "slide"
         stains = {"source": source, "vectors": np.round(self._stains, 6).tolist()}
         return FeatureRecord(self.settings.chosen, self.store.mpp, stains, expand_um=self.settings.expand_um)
@@ -109,15 +109,13 @@ class FeatureMeter:
     def measure(
         self, nuclei: Nuclei, others: Nuclei, rings: np.ndarray, shapes: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """The columns ``names`` of nuclei (frame: level0), (N,) each; NaN where a feature is not defined.
-
-        The column ``cell_rays`` is (N, R).
+        """The columns ``names`` of nuclei, (N,) each, but (N, R) for ``cell_rays``; NaN if a feature is undefined.
 
         Args:
-            nuclei: nuclei with outlines.
-            others: all other nuclei within ``reach_um`` of these.
+            nuclei: nuclei (frame: level0) with outlines.
+            others: all other nuclei within ``reach_um`` of ``nuclei``.
             rings: (N, R, 2) outlines of the nuclei in level-0 px.
-            shapes: measures of the rings by ``nuclei.shape.measure_shapes``.
+            shapes: measurements of the outlines, from ``nuclei.shape.measure_shapes``.
         """
         info = self.info
         found = measure_form(rings, info.mpp, shapes)
@@ -142,7 +140,7 @@ class FeatureMeter:
         for field in fields:
             margin = self.margin_um / self.store.mpp + 2
             low = np.maximum(np.floor(all_low[:, field].min(1) - margin), 0).astype(int)
-            # The rows that count for a cell then do not depend on the field.
+            # The rows that are measured in a cell must not depend on the field.
             low[1] -= low[1] % ROW_STEP
             high = np.minimum(np.ceil(all_high[:, field].max(1) + margin), self.store.size_px).astype(int)
             near = (all_high[0] >= low[0]) & (all_high[1] >= low[1]) & (all_low[0] <= high[0]) & (all_low[1] <= high[1])
@@ -163,9 +161,9 @@ class FeatureMeter:
         low: np.ndarray,
         high: np.ndarray,
     ) -> dict[str, np.ndarray]:
-        """Features of nuclei, given as positions, rays and rays of cells, from the pixels between ``low`` and ``high``.
+        """Features of nuclei from the pixels between ``low`` and ``high``; all positions are in work px.
 
-        Positions are in work px.
+        ``own`` has the nuclei's positions, rays, and rays of their cells.
         """
         xy, rays, cells = own
         width, height = high - low
@@ -184,7 +182,7 @@ class FeatureMeter:
         for group, nuclei in zip(zones, groups, strict=True):
             free = group.ring.where(~taken.take(group.ring.pixel))
             parts.append(measure_densities(replace(group, ring=free), planes, self._tables))
-            if cells is not None:  # cells end before other nuclei
+            if cells is not None:  # they need no ``taken``, because cells do not contain other nuclei
                 parts[-1] |= self._measure_cells([each[nuclei] for each in own], image, group.outline, rows)
             if density is not None:
                 parts[-1] |= measure_texture(group.nucleus, density, self.store.mpp)
@@ -197,14 +195,14 @@ class FeatureMeter:
         outline: np.ndarray,
         rows: np.ndarray,
     ) -> dict[str, np.ndarray]:
-        """Stains of cells; arguments are those of ``_measure_field``, ``Zones.outline`` and the rows that count."""
+        """Stains of cells, from arguments as in ``_measure_field``, ``Zones.outline`` and the rows to measure."""
         xy, rays, cells = own
         outer, inner = cross_rows(xy, cells, *image), {"cytoplasm": thin_rows(outline, rows.shape[2])}
         if len(self._stains_of_cells) > 2:
             inner["membrane"] = cross_rows(xy, np.maximum(cells - RIM_UM, rays), *image)
         means = {zone: mean_densities(fill(outer, each), rows) for zone, each in inner.items()}
         found = {name: means[name.partition("_")[0]] @ share for name, share in self._stains_of_cells.items()}
-        if self._third is not None:  # left out where its amount is negative, as in nuclei
+        if self._third is not None:  # if its amount is negative, only two stains are separated, as in nuclei
             of_third, dab_of_two = self._third
             for zone, density in means.items():
                 name = f"{zone}_dab_mean"
@@ -213,12 +211,12 @@ class FeatureMeter:
 
 
 def _shares(stains: np.ndarray) -> np.ndarray:
-    """(S, 3): contribution of the density of each channel to each stain (S, 3), by least squares."""
+    """(S, 3): least-squares weight of each channel's density in each of the ``stains`` (S, 3)."""
     return np.linalg.pinv(np.asarray(stains, float)).T
 
 
 def measure_slide(meter: FeatureMeter, nuclei: Nuclei) -> dict[str, np.ndarray]:
-    """The columns of all nuclei of a slide (frame: level0), and the ``SHAPE_COLUMNS``, in order."""
+    """``SHAPE_COLUMNS`` and the meter's columns for all nuclei of a slide (frame: level0), in the nuclei's order."""
     xy, reach = nuclei.xy, meter.reach_um / np.asarray(meter.info.mpp)
     found = {name: np.full(len(xy), np.nan) for name in (*SHAPE_COLUMNS, *meter.names)}
     work_xy = level0_to_work(xy, meter.info.mpp, meter.store.mpp)
@@ -234,9 +232,9 @@ def measure_slide(meter: FeatureMeter, nuclei: Nuclei) -> dict[str, np.ndarray]:
 def with_near(
     xy: np.ndarray, fields: Sequence[np.ndarray], reach: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Each field and the other positions within ``reach`` (2,) of the box around it, as ascending indices of ``xy``.
+    """Yield each field, with ascending indices of the other positions within ``reach`` (2,) of the box around it.
 
-    Positions are sorted by y, so that only the rows of the box are searched; large slides have hundreds of fields.
+    Positions are sorted by y, because large slides have hundreds of fields; only the rows of each box are searched.
     """
     by_y = np.argsort(xy[:, 1], kind="stable")
     y, is_own = xy[by_y, 1], np.zeros(len(xy), bool)
@@ -250,9 +248,9 @@ def with_near(
 
 
 def _fields(xy: np.ndarray, radius: np.ndarray) -> list[np.ndarray]:
-    """Indices of the positions (N, 2) in each rectangle, in ascending order of ``radius`` (N,).
+    """Divide positions (N, 2) into fields: the indices in each field, sorted by ``radius`` (N,).
 
-    The rectangles divide the box around all positions evenly; none is longer than ``FIELD_PX``.
+    Fields divide the box around all positions evenly, with sides of up to ``FIELD_PX``.
     """
     low, high = xy.min(0), xy.max(0)
     n = np.ceil((high - low + 1) / FIELD_PX).astype(int)
@@ -268,9 +266,9 @@ def measure_form(
     """The features of the group *shape*, (N,) each.
 
     Args:
-        rings: (N, V, 2) vertices in pixels, not closed.
+        rings: (N, V, 2) vertices of outlines in pixels, without a repeated last vertex.
         mpp: (x, y) um per pixel.
-        shapes: measures of the same rings by ``nuclei.shape.measure_shapes``.
+        shapes: measurements of the same outlines, from ``nuclei.shape.measure_shapes``.
     """
     x, y = np.moveaxis((rings - rings[:, :1]) * np.asarray(mpp, float), -1, 0).copy()
     area, perimeter = (np.asarray(shapes[name], float) for name in ("area_um2", "perimeter_um"))
@@ -286,7 +284,7 @@ def measure_form(
 
 
 def _largest_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(N,) Feret diameter: largest distance between two of the vertices ``x`` and ``y`` (N, V)."""
+    """(N,) Feret diameters: the largest distance between two of the vertices ``x``, ``y`` (N, V)."""
     n_vertices = x.shape[1]
     x, y = (np.concatenate([each, each[:, : n_vertices // 2]], 1).astype(np.float32) for each in (x, y))
     largest = np.zeros((len(x), n_vertices), np.float32)
@@ -298,7 +296,7 @@ def _largest_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _orientation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(N,) angles in (-pi / 2, pi / 2] from the downward axis to the major one, positive towards the right."""
+    """(N,) angles in (-pi / 2, pi / 2] from the downward axis to the major axis, positive to the right."""
     _, moments = area_and_moments(x, y)
     xx, yy, xy = moments.T
     return np.arctan2(2 * xy, yy - xx) / 2

@@ -1,4 +1,4 @@
-"""The neighbours of each nucleus: distances and counts of other nuclei, and the distance to the edge of the tissue."""
+"""The surroundings of each nucleus: distances and counts of other nuclei, and the distance to the tissue's edge."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ REACH_UM = RADII_UM[-1]
 
 
 def with_surroundings(parts: Iterable[Nuclei], reach: np.ndarray, back_px: float) -> Iterator[tuple[Nuclei, Nuclei]]:
-    """Each part, and all nuclei of other parts within ``reach`` of the box around it.
+    """Yield each part, with all nuclei of other parts within ``reach`` of the box around it.
 
-    Parts arrive in rows of windows, so the neighbours of a part are complete once the stream has passed it; only
-    rows within reach are held.
+    Parts arrive in rows of windows, so that a part's neighbours are complete once the stream has passed it; only
+    parts within reach are held.
 
     Args:
-        parts: nuclei in the level-0 frame, no part empty.
+        parts: nuclei (frame: level0); no part is empty.
         reach: (2,) distance in level-0 px in x and y.
-        back_px: largest distance of a later nucleus above the lowest one so far: the height of a row of windows.
+        back_px: height of a row of windows; a nucleus is at most this far above the lowest nucleus before it.
     """
     held: deque[_Part] = deque()
     n_waiting, passed = 0, -np.inf
@@ -34,7 +34,7 @@ def with_surroundings(parts: Iterable[Nuclei], reach: np.ndarray, back_px: float
         held.append(part)
         n_waiting += 1
         passed = max(passed, part.high[1] - back_px)
-        # No later nucleus lies above ``passed``, so parts whose reach ends above it have all of their neighbours.
+        # No later nucleus lies above ``passed``, so the neighbours of a part whose reach ends above it are complete.
         while n_waiting and held[-n_waiting].high[1] + reach[1] < passed:
             yield held[-n_waiting].with_others(held, reach)
             n_waiting -= 1
@@ -53,7 +53,7 @@ class _Part:
         self.low, self.high = nuclei.xy.min(0), nuclei.xy.max(0)
 
     def with_others(self, held: Iterable[_Part], reach: np.ndarray) -> tuple[Nuclei, Nuclei]:
-        """The part's nuclei, and those of others within ``reach`` of its box, with only positions, rays and labels."""
+        """The part's nuclei, and the position, rays and label of nuclei of other parts within ``reach`` of its box."""
         low, high = self.low - reach, self.high + reach
         found = [_slim(self.nuclei[:0])]
         for part in held:
@@ -73,17 +73,17 @@ def measure_neighbours(
     """Distance to the nearest nucleus, counts, and the mix of classes, (N,) each.
 
     Args:
-        um: (N, 2) positions in um.
-        label: (N,) their classes.
-        others_um: (M, 2) all other nuclei within ``REACH_UM``.
-        others_label: (M,) their classes.
+        um: (N, 2) positions of the nuclei in um.
+        label: (N,) labels of the nuclei.
+        others_um: (M, 2) positions of all other nuclei within ``REACH_UM``.
+        others_label: (M,) labels of the other nuclei.
         classes: names of the classes, by label.
     """
     from scipy.spatial import cKDTree
 
     all_um, all_label = np.concatenate([um, others_um]), np.concatenate([label, others_label])
     tree = cKDTree(all_um)
-    # The first is the nucleus itself.
+    # The second nearest, because the nearest is the nucleus itself.
     nearest = tree.query(um, [2], distance_upper_bound=REACH_UM)[0][:, 0]
     found = {"neighbours_nearest_um": np.where(np.isfinite(nearest), nearest, np.nan)}
     counts = {radius: tree.query_ball_point(um, radius, return_length=True) - 1 for radius in RADII_UM}
@@ -103,9 +103,9 @@ def measure_neighbours(
 
 
 def measure_edge_distance(xy: np.ndarray, kept: KeptArea, slide_mpp: tuple[float, float]) -> np.ndarray:
-    """(N,) um from positions (N, 2) in level-0 px to the edge of the area where nuclei are kept, at most ``EDGE_UM``.
+    """Distance (N,) in um, at most ``EDGE_UM``, from positions (N, 2) in level-0 px to the edge of the kept area.
 
-    Only the mask around the positions is read; the border of a region of interest is not an edge.
+    Only the mask around the positions is read. The border of a region of interest is not an edge.
     """
     cells = xy * (np.asarray(slide_mpp) / kept.mask_mpp)
     margin = np.ceil(EDGE_UM / kept.mask_mpp).astype(int) + 1

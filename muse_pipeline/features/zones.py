@@ -1,8 +1,8 @@
-"""The pixels of many nuclei at once: those of the nucleus, of its rim, and of the ring around it.
+"""The pixels of many nuclei at once: in the nucleus, in its rim, and in the ring around it.
 
-Outlines are filled row by row. Where an edge crosses the centre line of a row of pixels, the number of the first pixel
-to its right is recorded. In ascending order, the numbers of a nucleus alternately begin and end runs of
-pixels; the numbers of two nested outlines together delimit the zone between them.
+Outlines are filled row by row. Where an edge crosses the centre line of a row of pixels, the index of the first pixel
+to the right is recorded. In ascending order, the indices of an outline alternately start and end runs of pixels; the
+indices of two nested outlines together delimit the zone between them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 from muse_pipeline.nuclei.rays import ray_directions
 
 RIM_UM, RING_UM = 1.0, 2.0
-ROW_STEP = 2  # every second row of pixels counts for a cell
-_LAST = np.iinfo(np.int32).max  # fills up rows; exceeds every pixel number
+ROW_STEP = 2  # only every second row of pixels is measured in cells
+_LAST = np.iinfo(np.int32).max  # pads arrays of crossings; exceeds every pixel index
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Pixels:
     """Pixels of N nuclei, nucleus by nucleus and row by row.
 
     Attributes:
-        pixel: (M,) int32 index of the pixel in the flattened image.
-        start: (N + 1,) int; nucleus i has the pixels from start[i] to start[i + 1].
+        pixel: (M,) int32 indices of pixels in the flattened image.
+        start: (N + 1,) int; nucleus i has the pixels ``pixel[start[i]:start[i + 1]]``.
     """
 
     pixel: np.ndarray
@@ -32,7 +32,7 @@ class Pixels:
 
     @property
     def n(self) -> np.ndarray:
-        """(N,) pixels of each nucleus."""
+        """(N,) number of pixels of each nucleus."""
         return np.diff(self.start)
 
     @property
@@ -41,12 +41,12 @@ class Pixels:
         return np.repeat(np.arange(len(self.start) - 1), self.n)
 
     def where(self, chosen: np.ndarray) -> Pixels:
-        """The pixels that are ``chosen`` (M,) bool."""
+        """The pixels for which ``chosen`` (M,) bool is True."""
         kept = np.flatnonzero(chosen)
         return Pixels(self.pixel.take(kept), np.searchsorted(kept, self.start))
 
     def sum(self, values: np.ndarray) -> np.ndarray:
-        """(N,) sums of values (M,) by nucleus; float64, or int64 where the values are whole numbers."""
+        """(N,) sum of ``values`` (M,) in each nucleus; float64, or int64 if the values are integers."""
         kind = np.float64 if values.dtype.kind == "f" else np.int64
         sums, known = np.zeros(len(self.start) - 1, kind), self.n > 0
         if known.any():
@@ -56,13 +56,13 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Zones:
-    """Pixels of N nuclei by zone. Nuclei may overlap; a pixel then belongs to each of them.
+    """Pixels of N nuclei by zone. If nuclei overlap, a pixel can belong to several of them.
 
     Attributes:
-        nucleus: pixels whose centres lie in the outline.
-        rim: pixels of the nucleus that the outline loses when every ray is shortened by ``RIM_UM``.
-        ring: pixels that the outline gains when every ray is lengthened by ``RING_UM``.
-        outline: (N, C) int32 ends of the nucleus' runs of pixels, as in ``cross_rows``, of all rows.
+        nucleus: pixels whose centres lie within the outline.
+        rim: pixels of the nucleus that are lost if every ray is shortened by ``RIM_UM``.
+        ring: pixels that are gained if every ray is lengthened by ``RING_UM``.
+        outline: (N, C) int32 crossings of the outline, as from ``cross_rows``, but with all rows.
     """
 
     nucleus: Pixels
@@ -72,7 +72,7 @@ class Zones:
 
 
 def find_zones(xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndarray, shape: tuple[int, int]) -> Zones:
-    """Zones of nuclei in an image; pixels outside the image are left out.
+    """The zones of nuclei in an image, without pixels outside the image.
 
     Args:
         xy: (N, 2) centres in pixels of the slide at ``mpp``.
@@ -92,35 +92,35 @@ def cross_rows(
 ) -> np.ndarray:
     """Crossings of outlines with every ``ROW_STEP``-th row of the image, for ``fill``.
 
-    The arguments are those of ``find_zones``; the y of ``corner`` is a multiple of ``ROW_STEP``.
+    Arguments are the same as for ``find_zones``; the y of ``corner`` must be a multiple of ``ROW_STEP``.
     """
     step, size = np.array([1, ROW_STEP]), (-(-shape[0] // ROW_STEP), shape[1])
-    at = xy / step + [0, 0.5 - 0.5 / ROW_STEP]  # rows that count have their centres at 0.5, 1.5, ...
+    at = xy / step + [0, 0.5 - 0.5 / ROW_STEP]  # so that the centres of measured rows are at 0.5, 1.5, ...
     return _crossings(at, np.asarray(rays_um, float), mpp * step, corner // step, size)
 
 
 def thin_rows(outline: np.ndarray, width: int) -> np.ndarray:
-    """``Zones.outline`` (N, C) in an image of this width, as ``cross_rows`` returns it."""
+    """The result of ``cross_rows``, from ``Zones.outline`` (N, C) in an image of this width."""
     runs = np.sort(outline, axis=1).reshape(len(outline), -1, 2)
-    row = runs[..., :1] // width  # row of the start of a run; its end may be the end of the row
+    row = runs[..., :1] // width  # from the start of a run, because its end may be the start of the next row
     counts = (row % ROW_STEP == 0) & (runs[..., :1] < _LAST)
     return np.where(counts, runs - (row - row // ROW_STEP) * np.int32(width), _LAST).reshape(outline.shape)
 
 
 def find_nuclei(xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndarray, shape: tuple[int, int]) -> Pixels:
-    """Only ``Zones.nucleus``, from the arguments of ``find_zones``."""
+    """Only the ``nucleus`` of ``find_zones``."""
     return fill(_crossings(xy, np.asarray(rays_um, float), mpp, corner, shape))
 
 
 def to_rows(values: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Consecutive runs of ``n`` (N,) int32 values as rows (N, max n), filled up with the largest int32."""
+    """Consecutive runs of ``n`` (N,) int32 values as rows of an array (N, max n), padded with the largest int32."""
     rows = np.full((len(n), n.max(initial=0)), _LAST, np.int32)
     rows.reshape(-1)[count_from(np.arange(len(n)) * rows.shape[1], n)] = values
     return rows
 
 
 def count_from(first: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """The n[i] whole numbers first[i], first[i] + 1, ..., for each i in turn."""
+    """For each i in turn, the n[i] integers first[i], first[i] + 1, ..."""
     end = np.cumsum(n)
     return np.arange(end[-1] if len(n) else 0, dtype=first.dtype) + np.repeat(
         (first - (end - n)).astype(first.dtype), n
@@ -130,17 +130,17 @@ def count_from(first: np.ndarray, n: np.ndarray) -> np.ndarray:
 def _crossings(
     xy: np.ndarray, rays: np.ndarray, mpp: float | np.ndarray, corner: np.ndarray, shape: tuple[int, int]
 ) -> np.ndarray:
-    """(N, C) int32: pixels to the right of the points where outlines cross rows of the image, as in ``to_rows``.
+    """(N, C) int32: indices of the pixels to the right of the points where outlines cross rows, padded by ``to_rows``.
 
     Outlines beyond a side of the image cross at that side. Vertices are computed relative to the pixel of the centre,
-    so their digits do not depend on the image.
+    so that rounding does not depend on the image.
     """
     height, width = shape
     whole = np.floor(xy)
     directions = ray_directions(rays.shape[1]) / mpp
     x, y = (rays * directions[:, axis] + (xy[:, axis] - whole[:, axis] - 0.5)[:, None] for axis in (0, 1))
     left, top = (whole - corner).astype(np.int32).T[..., None]
-    row = np.clip(np.ceil(y).astype(np.int32), -top, height - top)  # first row whose centre is not above the vertex
+    row = np.clip(np.ceil(y).astype(np.int32), -top, height - top)  # first row with its centre not above the vertex
     next_x, next_y, next_row = (np.concatenate([each[:, 1:], each[:, :1]], axis=1) for each in (x, y, row))
     n_rows, first_row = np.abs(next_row - row), np.minimum(row, next_row)
     with np.errstate(divide="ignore", invalid="ignore"):  # for edges that do not cross a row
@@ -154,9 +154,9 @@ def _crossings(
 
 
 def fill(*outlines: np.ndarray) -> Pixels:
-    """The pixels within an odd number of outlines, from their crossings with the rows of the image."""
+    """The pixels of each nucleus that lie within an odd number of its outlines, given as crossings with rows."""
     ascending = np.sort(np.concatenate(outlines, axis=1), axis=1)
     begin, end = ascending[:, ::2], ascending[:, 1::2]
-    length = end - begin  # 0 for filled up entries
+    length = end - begin  # 0 for padding
     start = np.append(0, np.cumsum(length.sum(1)))
     return Pixels(count_from(begin.ravel(), length.ravel()), start)

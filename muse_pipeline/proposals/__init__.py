@@ -1,4 +1,4 @@
-"""Proposers find nuclei without labels; each is one file."""
+"""Proposers, which find nuclei without labels, one per file."""
 
 from muse_pipeline.core.registry import Registry
 

@@ -3,7 +3,7 @@
 For each block b of the stage, ``alpha_k`` is the spatial mean of the gradient of the network's output with respect to
 channel k, and ``M_b = sum_k alpha_k A_k``; each M_b is rescaled to 0 .. 1, their positive parts are averaged over the
 blocks, and the mean is rescaled again. The release repeats this for every picture. Here the weights and both ranges are
-fitted once to a sample of a slide, so that a map does not depend on the borders of tiles and needs no gradient.
+fitted once to a sample of the slide, so that later maps need no gradient and do not depend on how the slide is tiled.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from muse_pipeline.models.muse import MuseBackbone, ResNet50
 from muse_pipeline.proposals.otsu_mask import blend_stains, haematoxylin
 from muse_pipeline.tissue.find import drop_small
 
-# Separate for each thread, because several threads run windows of a slide through one network.
+# One list per thread, because several threads run windows of a slide through the same network.
 _RECORDED: ContextVar[list[Tensor] | None] = ContextVar("recorded", default=None)
 
 
@@ -36,7 +36,7 @@ class ActivationNetwork(nn.Module):
     """A self-supervised network; gradients of its output with respect to a stage define PSM's map.
 
     Args:
-        backbone: registered name; one with a stage at stride 4.
+        backbone: registered name of a backbone that has a stage at stride 4.
 
     Raises:
         ConfigError: the backbone is unknown or has no stage at stride 4.
@@ -55,9 +55,9 @@ class ActivationNetwork(nn.Module):
         return self.head(self.backbone(self.backbone.prepare(pixels, self.colour)).image)
 
     def read_activations(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The output (B,) and the maps (B, C, h, w) after each block of the stage at stride 4.
+        """The output (B,) and the activations (B, C, h, w) after each block of the stage at stride 4.
 
-        The maps have gradients for ``autograd.grad``; ``pixels`` as in ``forward``.
+        ``autograd.grad`` can differentiate the output with respect to them; ``pixels`` are as in ``forward``.
         """
         seen: list[Tensor] = []
         token = _RECORDED.set(seen)
@@ -90,14 +90,14 @@ class ActivationMap:
     """Computes the activation maps of the pictures of one slide.
 
     Args:
-        network: network in evaluation mode; random weights are the control.
-        pictures: sample of the slide, (h, w, 3) uint8 each, at the network's mpp; with a single picture the map is that
-            of the paper.
+        network: network in evaluation mode; one with random weights serves as the control.
+        pictures: sample of the slide, (h, w, 3) uint8 each, at the network's mpp. A single picture gives the paper's
+            map of that picture.
 
     Attributes:
-        weights: (C,) weights alpha of the channels of each block.
-        ranges: (least, most) value of each block's map in the sample.
-        whole: (least, most) value of their mean in the sample.
+        weights: weights alpha (C,) of the channels of each block.
+        ranges: (minimum, maximum) of each block's map in the sample.
+        whole: (minimum, maximum) of the mean of the blocks' maps in the sample.
     """
 
     def __init__(self, network: ActivationNetwork, pictures: Sequence[np.ndarray]):
@@ -112,12 +112,12 @@ class ActivationMap:
 
     @torch.no_grad()
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """(h, w) float32, 0 to 1, of (h, w, 3) uint8 ``pixels``."""
+        """The activation map (h, w) float32, 0 to 1, of (h, w, 3) uint8 ``pixels``."""
         mean = self._mean(self._weigh(pixels), pixels.shape[:2])
         return _rescale(mean, self.whole).clamp(0, 1).numpy()
 
     def _read(self, pixels: np.ndarray) -> tuple[Tensor, list[Tensor]]:
-        """Output and block maps (C, h', w') of a picture, which is mirrored up to a multiple of the stride."""
+        """``read_activations`` of a picture, padded by reflection to multiples of the stride."""
         stride = self.network.backbone.stride_px
         height, width = pixels.shape[:2]
         pixels = np.pad(pixels, ((0, -height % stride), (0, -width % stride), (0, 0)), "symmetric")
@@ -130,12 +130,12 @@ class ActivationMap:
             return [gradient.mean((0, 2, 3)) for gradient in torch.autograd.grad(output.sum(), blocks)]
 
     def _weigh(self, pixels: np.ndarray) -> list[Tensor]:
-        """(h', w') for each block: the weighted sum of its channels."""
+        """For each block, the weighted sum (h', w') of its channels."""
         blocks = self._read(pixels)[1]
         return [torch.einsum("c,chw->hw", each, block[0]) for each, block in zip(self.weights, blocks, strict=True)]
 
     def _mean(self, maps: list[Tensor], size: tuple[int, int]) -> Tensor:
-        """(h, w): the positive parts of rescaled maps, enlarged to the picture and averaged."""
+        """(h, w): the blocks' maps, rescaled, enlarged to the picture's ``size``, cut off at 0 and averaged."""
         stride = self.network.backbone.stride_px
         padded = [side + -side % stride for side in size]
         rescaled = torch.stack([_rescale(one, limits) for one, limits in zip(maps, self.ranges, strict=True)])[None]
@@ -154,7 +154,7 @@ def _rescale(values: Tensor, limits: tuple[float, float]) -> Tensor:
 
 FEATURES = ("stain", "jet", "colour")
 FOREGROUNDS = ("haematoxylin", "green", "dark")
-SAMPLE = 40_000  # pixels that clusters are fitted to
+SAMPLE = 40_000  # number of pixels that the clusters are fitted to
 BATCH, ROUNDS, RESTARTS = 2_000, 60, 5
 
 
@@ -163,16 +163,16 @@ class ClusterSettings:
     """Features of the clustering, and the rule that chooses the cluster of nuclei.
 
     Attributes:
-        features: "stain": the map and the unscaled optical densities of both stains (scaled by their deviations, eosin
-            would count as much as haematoxylin and split nuclei by the tissue over them); "jet": the colour map of the
-            release plus ``beta`` times RGB; "colour": only RGB, as a control.
+        features: "stain": the map and the optical densities of both stains, not standardised (otherwise eosin would
+            weigh as much as haematoxylin and split nuclei by the tissue above them); "jet": the map in the release's
+            colours plus ``beta`` times RGB; "colour": only RGB, as a control.
         beta: weight of RGB in "jet".
-        map_weight: optical density equivalent to the map's range, 0 to 1, in "stain"; with 0 only the stains are
+        map_weight: optical density that weighs as much as the map's whole range in "stain"; with 0 only the stains are
             clustered.
-        n_clusters: number of clusters; 3 of "stain" leave only the darkest nuclei in the foreground.
-        foreground: "haematoxylin": the cluster with most haematoxylin; "green": the greenest in the colour map (release
-            of 2022); "dark": the smallest sum of the first two channels that are clustered (release of 2023).
-        seed: seed of the sample and of the starts.
+        n_clusters: number of clusters; with "stain", 3 clusters leave only the darkest nuclei in the foreground.
+        foreground: "haematoxylin": the cluster with the most haematoxylin; "green": the greenest cluster in the map's
+            colours (release of 2022); "dark": the smallest sum of the first two features (release of 2023).
+        seed: seed of the sample and of the starting centres.
     """
 
     features: Annotated[str, OneOf(FEATURES)] = "stain"
@@ -187,13 +187,13 @@ class Clusters:
     """Clusters of the pixels of a slide.
 
     Args:
-        activation: (N,) values of the map in a sample, 0 to 1.
-        pixels: (N, 3) uint8 RGB.
-        stains: (N, 2) optical densities of haematoxylin and eosin.
+        activation: (N,) activation of sampled pixels, 0 to 1.
+        pixels: (N, 3) uint8, their RGB.
+        stains: (N, 2) their optical densities of haematoxylin and eosin.
         settings: settings of the clustering.
 
     Attributes:
-        centres: (k, D) centres of the features.
+        centres: (k, D) cluster centres in the space of features.
         foreground: index of the cluster of nuclei.
     """
 
@@ -212,13 +212,13 @@ class Clusters:
         self.foreground = int(np.argmax(means))
 
     def __call__(self, activation: np.ndarray, pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
-        """(...) uint8: the cluster of each pixel; arguments (...), (..., 3) and (..., 2) as in the constructor."""
+        """Cluster of each pixel, (...) uint8, from arguments (...), (..., 3) and (..., 2) as in the constructor."""
         values = features(self.settings, activation, pixels, stains)
         return nearest(values.reshape(-1, values.shape[-1]), self.centres).reshape(activation.shape)
 
 
 def features(settings: ClusterSettings, activation: np.ndarray, pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
-    """(..., D) float32 features of the arguments of ``Clusters``."""
+    """(..., D) float32 features of pixels that are described as for ``Clusters``."""
     if settings.features == "stain":
         return np.concatenate([settings.map_weight * activation[..., None], stains], -1).astype(np.float32)
     if settings.features == "colour":
@@ -227,22 +227,22 @@ def features(settings: ClusterSettings, activation: np.ndarray, pixels: np.ndarr
 
 
 def jet(activation: np.ndarray) -> np.ndarray:
-    """(..., 3) float32, 0 to 255, of OpenCV's JET; its channels, blue, green, red, are added to RGB as they are."""
+    """Activation in OpenCV's JET colours, (..., 3) float32, 0 to 255; they are BGR, but added to RGB as they are."""
     levels = np.rint(activation * 255).astype(np.uint8).reshape(-1, 1)
     return cv2.applyColorMap(levels, cv2.COLORMAP_JET).reshape(*activation.shape, 3).astype(np.float32)
 
 
 def nearest(values: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """(N,) uint8 index of the nearest of ``centres`` (k, D) to each of ``values`` (N, D)."""
-    # The squared length of a value is the same for every centre and is left out.
+    # The squared length of a value is left out, because it is the same for every centre.
     return ((centres**2).sum(1) - 2 * values @ centres.T).argmin(1).astype(np.uint8)
 
 
 def mini_batch_k_means(values: np.ndarray, k: int, generator: np.random.Generator) -> np.ndarray:
-    """Centres (k, D) of ``values`` (N, D): the best of several starts.
+    """Centres (k, D) of ``values`` (N, D): the best of several restarts.
 
-    Sculley, "Web-scale k-means clustering", WWW 2010: each centre is the running mean of its values in the batches.
-    Starts are drawn as by k-means++ (Arthur and Vassilvitskii, SODA 2007).
+    Sculley, "Web-scale k-means clustering", WWW 2010: each centre is the running mean of the values assigned to it.
+    Starting centres are chosen as in k-means++ (Arthur and Vassilvitskii, SODA 2007).
     """
     best, least = None, np.inf
     for _ in range(RESTARTS):
@@ -266,13 +266,13 @@ def _spread_start(values: np.ndarray, k: int, generator: np.random.Generator) ->
     for _ in range(k - 1):
         distance = np.min([((values - centre) ** 2).sum(1, dtype=float) for centre in centres], 0)
         total = distance.sum()
-        share = distance / total if total else None  # all values are equal, so any one will do
+        share = distance / total if total else None  # if all values are centres already, choose any of them
         centres.append(values[generator.choice(len(values), p=share)])
     return np.array(centres)
 
 
 def _means(label: np.ndarray, values: np.ndarray, k: int) -> np.ndarray:
-    """(k,) means of ``values`` by cluster; -inf where a cluster is empty."""
+    """(k,) mean of ``values`` in each cluster; -inf for an empty cluster."""
     n = np.bincount(label, minlength=k)
     return np.where(n > 0, np.bincount(label, values, minlength=k) / np.maximum(n, 1), -np.inf)
 
@@ -282,11 +282,11 @@ class MaskSettings:
     """Settings of a slide's pseudo-masks.
 
     Attributes:
-        clusters: features and rule of the clustering; docs/guide/label-free.md lists the releases' settings.
+        clusters: settings of the clustering; docs/guide/label-free.md lists those of the two releases.
         min_area_um2: smallest object that is kept; 200 px at 40x in the release.
-        max_hole_um2: smallest hole that is kept; smaller ones are filled; 64 px at 40x in the release.
-        min_density: least mean optical density of haematoxylin in the mask.
-        max_share: largest share of a picture that nuclei can cover.
+        max_hole_um2: size below which holes are filled; 64 px at 40x in the release.
+        min_density: least mean optical density of haematoxylin in the mask; the mask of a paler picture is emptied.
+        max_share: largest share of a picture that nuclei can cover; a larger mask is emptied.
     """
 
     clusters: ClusterSettings = field(default_factory=ClusterSettings)
@@ -300,9 +300,9 @@ class PseudoMasker:
     """Pseudo-masks of the pictures of a slide.
 
     Args:
-        network: network in evaluation mode; None to cluster only colours.
-        sample: (h, w, 3) uint8 pictures drawn from the slide's tissue (``data.unlabelled``).
-        mpp: um per pixel of pictures.
+        network: network in evaluation mode; if None, activations are 0.
+        sample: random pictures, (h, w, 3) uint8, of the slide's tissue.
+        mpp: um per pixel of the pictures.
         stains: (2, 3) stain vectors of the slide (``colour.json``); textbook vectors if None.
         settings: settings of the masks; the defaults if None.
     """
@@ -323,7 +323,7 @@ class PseudoMasker:
         self.clusters = Clusters(maps, pixels, densities, self.settings.clusters)
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """(h, w) bool mask of (h, w, 3) uint8 ``pixels``; empty if it is too pale or too large for nuclei."""
+        """(h, w) bool: the nuclei in (h, w, 3) uint8 ``pixels``; none if the mask is too pale or too large."""
         densities = stain_densities(pixels, self.stains)
         activation = _activation(self.activation, pixels)
         mask = self.clusters(activation, pixels, densities) == self.clusters.foreground
@@ -338,7 +338,7 @@ def stain_densities(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
 
 
 def clean(mask: np.ndarray, mpp: float, settings: MaskSettings) -> np.ndarray:
-    """(h, w) bool without holes and objects below the sizes of the settings; neighbours share an edge."""
+    """``mask`` without holes and objects smaller than the settings allow; only pixels that share an edge touch."""
     filled = ~drop_small(~mask, settings.max_hole_um2 / mpp**2, connectivity=4)
     return drop_small(filled, settings.min_area_um2 / mpp**2, connectivity=4)
 

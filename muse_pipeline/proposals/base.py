@@ -1,13 +1,12 @@
-"""The interface of proposers, which are fitted to a sample of a slide and called on its windows; their guard.
+"""The interface of proposers, which are fitted to a sample of a slide and called on its windows, and their guard.
 
-A proposer is registered by name in ``PROPOSERS``: a class with ``Settings``, a frozen dataclass of its settings with
-their defaults, and ``fit(sample, settings)``, a class method that returns the ``inference.detect.Detector`` of a slide.
-Its estimates come from a sample of the slide drawn with a fixed seed, so they are the same for every shard; ``facts``
-records them.
+A proposer is registered by name in ``PROPOSERS``. It is a class with ``Settings``, a frozen dataclass with defaults,
+and ``fit(sample, settings)``, a class method that returns the ``inference.detect.Detector`` of a slide. The sample is
+taken with a fixed seed, so that the estimates are the same for every shard; ``facts`` records them.
 
-The guard skips windows in which nothing should be proposed: glass, ink, brown stain, out of focus. It judges whole
-windows; ``tissue.background`` excludes single pen strokes and brown nuclei in a good window. Warnings for the ledger
-come from the sample of the slide.
+The guard skips windows in which nothing should be proposed: glass, ink, brown stain and windows out of focus. It judges
+whole windows; ``tissue.background`` excludes single pen strokes and brown nuclei within a good window. The guard also
+judges the sample, for warnings about the whole slide.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ from muse_pipeline.tissue.colour import SlideColour
 from muse_pipeline.tissue.stain import DENSITY, is_brown
 
 NUCLEUS = NucleusClass("Nucleus", (0, 158, 115))
-WORK_MPP = 0.5  # finer stores are averaged to about this, at which a nucleus is ten pixels wide
+WORK_MPP = 0.5  # finer stores are averaged to about this pixel size, at which a nucleus is ten pixels wide
 INPUT_PX = 1024
-HALO_UM = 20.0  # the slack of windows, plus more than the radius of a nucleus
+HALO_UM = 20.0  # the windows' slack plus more than the radius of a nucleus
 SAMPLE_PX = 512
 MAX_SAMPLES = 16  # 1 mm2 at 0.5 um/px
 SEED = 0
 N_RAYS = 32
-MAX_PER_MM2 = 30_000  # more than in the densest lymph node
+MAX_PER_MM2 = 30_000  # more nuclei than in the densest lymph node
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +54,8 @@ class SlideSample:
     Attributes:
         mpp: um per pixel of ``pictures`` and of the windows.
         pictures: (h, w, 3) uint8 crops of tissue.
-        stains: (2, 3) stain vectors of the slide in ``colour.json``, or None.
-        info: the slide, for proposers that read other files about it; None for a picture.
+        stains: (2, 3) stain vectors of the slide in ``colour.json``; None if it has none.
+        info: the slide, for proposers that read other files about it; None if the image is no slide of a cohort.
     """
 
     mpp: float
@@ -66,12 +65,12 @@ class SlideSample:
 
 
 def sample_slide(store: Store, colour: SlideColour, info: SlideInfo | None = None) -> SlideSample:
-    """Draw crops of a slide's tissue with a fixed seed.
+    """Take crops of a slide's tissue at random, with a fixed seed.
 
     Args:
         store: the slide's image.
         colour: colour statistics of the slide.
-        info: the slide.
+        info: the slide, passed on in the sample.
     """
     grid = WindowGrid(store.size_px, SAMPLE_PX, 0)
     windows = np.random.default_rng(SEED).permutation(grid.windows_with_tissue(*store.tissue))[:MAX_SAMPLES]
@@ -87,7 +86,7 @@ def shrink_factor(mpp: float) -> int:
 
 
 def shrink(pixels: np.ndarray, factor: int) -> np.ndarray:
-    """(h, w, 3) ``pixels`` averaged down by ``factor`` along each side, sides rounded up."""
+    """(h, w, 3) ``pixels`` shrunk by ``factor`` along each side by averaging; sides are rounded up."""
     if factor == 1:
         return pixels
     height, width = (-(-side // factor) for side in pixels.shape[:2])
@@ -95,15 +94,15 @@ def shrink(pixels: np.ndarray, factor: int) -> np.ndarray:
 
 
 def to_work_mpp(pixels: np.ndarray, mpp: float) -> np.ndarray:
-    """(h, w, 3) ``pixels`` at about ``WORK_MPP``, sides rounded down."""
-    # Rounded down, unlike ``shrink``; they differ only in crops at a slide's edge, where the fit to DAB would change.
+    """(h, w, 3) ``pixels`` shrunk to about ``WORK_MPP``; sides are rounded down."""
+    # Not ``shrink``, which rounds up: crops at the slide's edge would change, and with them the share of brown stain.
     factor = shrink_factor(mpp)
     size = (max(1, pixels.shape[1] // factor), max(1, pixels.shape[0] // factor))
     return pixels if factor == 1 else cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
 def proposer_facts(proposer: dict[str, Any], colour: list | None, packages: Sequence[str]) -> dict[str, Any]:
-    """The ``facts`` of a finder; ``proposer`` has all values that affect nuclei, and its checksum is the model's."""
+    """The ``facts`` of a proposer; ``proposer`` has all values that affect nuclei, and is hashed like a model."""
     return {
         "model_sha256": hashlib.sha256(json.dumps(proposer, sort_keys=True).encode()).hexdigest(),
         "provider": "cpu",
@@ -114,7 +113,10 @@ def proposer_facts(proposer: dict[str, Any], colour: list | None, packages: Sequ
 
 
 def proposal_card(name: str, mpp: float, n_rays: int = N_RAYS) -> ModelCard:
-    """The card of a proposer at ``mpp``: one class, one window per batch; halo and core are whole working pixels."""
+    """The card of a proposer at ``mpp``, with one class and one window per batch.
+
+    Halo and core are multiples of ``shrink_factor(mpp)``, so that they are whole pixels at ``WORK_MPP``.
+    """
     factor = shrink_factor(mpp)
     halo_px = int(np.ceil(HALO_UM / mpp / factor)) * factor
     input_px = INPUT_PX * factor
@@ -139,14 +141,14 @@ GLASS, INK, BROWN, BLURRED = "glass", "ink", "brown stain", "out of focus"
 STAINED_DENSITY = 0.15  # optical density of the darkest channel at about 2 um/px; clean glass is below 0.1
 MIN_STAINED = 0.01  # least stained share of a window
 MAX_FOREIGN = 0.6  # largest share of ink or brown in the stained area
-MIN_SHARPNESS = 0.15  # sharp fields have more than 0.2; fields blurred by 2 um (sigma) less than 0.15
-FILL_PX = 24  # distance up to which an edge to white affects the detail of 4 um
-MIN_CONTRAST = 2.0  # grey levels; fields with less are empty, not blurred
-BROWN_SLIDE = 0.01  # brown share of the stained area; 0.000 in BRCA-M2C and ORION (H&E), 0.028 in a Ki-67 slide
+MIN_SHARPNESS = 0.15  # sharp windows are above 0.2, windows blurred by 2 um (sigma) below 0.15
+FILL_PX = 24  # distance up to which an edge to white affects detail of 4 um
+MIN_CONTRAST = 2.0  # grey levels; windows with less contrast are empty, not blurred
+BROWN_SLIDE = 0.01  # brown share of the stained area: 0.000 in BRCA-M2C and ORION (H&E), 0.028 in a Ki-67 slide
 
 
 def judge_window(pixels: np.ndarray, mpp: float) -> str:
-    """Reason to skip (h, w, 3) uint8 ``pixels``, or ""."""
+    """Reason to skip the window ``pixels``, (h, w, 3) uint8; "" if there is none."""
     pixels = to_work_mpp(pixels, mpp)
     density = DENSITY[coarsen(pixels)]
     stained = density.max(-1) > STAINED_DENSITY
@@ -162,10 +164,10 @@ def judge_window(pixels: np.ndarray, mpp: float) -> str:
 def is_blurred(pixels: np.ndarray) -> bool:
     """True if ``pixels`` (at about 0.5 um/px) have little detail of 0.5 to 1 um relative to that of 1 to 4 um.
 
-    Pure white areas, outside the slide or the tissue of a store, are ignored because of their sharp edges.
+    Pure white areas are ignored, because a store is white outside the tissue and the edge of that white is sharp.
     """
     white = (pixels.min(-1) == 255).astype(np.uint8)
-    # Erosion by 4 px drops single white pixels, which tissue has too; dilation adds these 4 px and ``FILL_PX``.
+    # Erosion by 4 px drops single white pixels, which tissue has too; dilation restores these 4 px and adds FILL_PX.
     solid = cv2.erode(white, np.ones((9, 9), np.uint8))
     seen = cv2.dilate(solid, np.ones((2 * FILL_PX + 9,) * 2, np.uint8)) == 0
     if np.count_nonzero(seen) < MIN_STAINED * seen.size:
@@ -177,17 +179,17 @@ def is_blurred(pixels: np.ndarray) -> bool:
 
 
 def judge_slide(sample: SlideSample) -> list[str]:
-    """Warnings about a slide, from the crops of its sample."""
+    """Warnings about the whole slide, judged by the crops of its sample."""
     if not sample.pictures:
         return ["no tissue to propose nuclei in"]
     warnings = []
     reasons = Counter(judge_window(picture, sample.mpp) for picture in sample.pictures)
     for reason in (INK, BLURRED):
         if reasons[reason] * 2 > len(sample.pictures):
-            warnings.append(f"most of the tissue is {reason}; nothing is proposed there")
+            warnings.append(f"most of the tissue is skipped ({reason}); nothing is proposed there")
     if brown_share(sample) > BROWN_SLIDE:
         warnings.append(
-            "brown stain, as of immunohistochemistry: only blue nuclei are proposed, and brown ones are missing"
+            "brown stain, as in immunohistochemistry: only blue nuclei are proposed, and brown ones are missing"
         )
     return warnings
 
@@ -203,14 +205,14 @@ def brown_share(sample: SlideSample) -> float:
 
 
 def name_guarded(guarded: Mapping[str, list[int]], n_windows: int) -> list[str]:
-    """Warnings about the windows that the guard skipped, except for glass."""
+    """One warning for each reason for which the guard skipped windows, except glass."""
     counts = {reason: len(windows) for reason, windows in sorted(guarded.items()) if reason != GLASS}
-    return [f"{n} of {n_windows} windows are {reason}: no nuclei were proposed there" for reason, n in counts.items()]
+    return [f"{n} of {n_windows} windows skipped ({reason}): nothing is proposed there" for reason, n in counts.items()]
 
 
 @dataclass(frozen=True)
 class FittedProposer:
-    """A proposer that is fitted to a slide; ``guard`` excludes windows from it, if it has one."""
+    """A proposer fitted to a slide, and the guard that decides which windows it skips (None: no windows)."""
 
     finder: Detector
     guard: Guard | None
@@ -223,13 +225,13 @@ def fit_proposer(
 
     Args:
         store: the slide's image.
-        method: name of a proposer.
-        settings: settings of the proposer, with defaults for missing ones.
+        method: registered name of the proposer.
+        settings: settings of the proposer; missing ones have their defaults.
         colour: colour statistics of the slide.
         info: the slide, for proposers that read other files about it.
 
     Raises:
-        ConfigError: the method or a setting is unknown or unusable.
+        ConfigError: the method or a setting is unknown, or a value is invalid.
     """
     proposer = PROPOSERS[method]
     sample = sample_slide(store, colour, info)
@@ -251,14 +253,14 @@ def propose_shard(
 
     Args:
         store: the slide's image.
-        proposer: proposer of the nuclei.
-        shard: run of windows to search.
-        output: the shard's file, for ``muse stitch``.
+        proposer: proposer fitted to the slide.
+        shard: the windows to search.
+        output: Parquet file to write, an input of ``muse stitch``.
         threads: number of windows searched at the same time; the result does not depend on it.
-        progress: function called with (windows done, windows in all).
+        progress: function called with the number of windows searched and their total.
 
     Returns:
-        Warnings of the guard, and a warning if there are no nuclei, for the ledger.
+        Warnings for the ledger: those of the guard, and one if no nuclei were found.
     """
     guard, choice = proposer.guard, WindowChoice(guard=proposer.guard)
     facts = detect_shard(store, proposer.finder, shard, output, threads=threads, progress=progress, choice=choice)
@@ -270,9 +272,9 @@ def propose_shard(
 
 
 def read_settings(method: str, settings: dict[str, Any]) -> Any:
-    """The proposer's own settings, with defaults for missing ones.
+    """``settings`` as the ``Settings`` of a proposer, with defaults filled in.
 
     Raises:
-        ConfigError: the method or a setting is unknown or unusable.
+        ConfigError: the method or a setting is unknown, or a value is invalid.
     """
     return parse_config(settings, PROPOSERS[method].Settings, f"proposals: {method}")

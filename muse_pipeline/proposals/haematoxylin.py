@@ -1,9 +1,9 @@
-"""Nuclei as dark blobs of haematoxylin: peaks of its density at nuclear radii, outlined where the density falls.
+"""Nuclei as dark blobs of haematoxylin, found by a filter of nuclear radius and outlined where the density falls off.
 
 The outline around a centre is star-convex. The value of a ray is the sum of (density - threshold) along it. Dynamic
 programming finds the closed outline of greatest total value whose neighbouring rays differ by at most one step. Such an
-outline follows blurred edges, may have a pale centre and does not leak through gaps. Neighbours are separated by the
-power diagram of their centres and radii.
+outline follows blurred edges, may surround a pale centre and does not leak through gaps. Neighbouring nuclei are
+separated by the power diagram of their centres and radii.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import cv2
 import numpy as np
-import scipy  # its modules are loaded at the first call: `muse proposer`, which reads settings, needs none
+import scipy  # loads its modules at first use, so that `muse proposer`, which only reads settings, loads none
 
 from muse_pipeline.core.config import Between
 from muse_pipeline.core.types import Frame
@@ -30,7 +30,7 @@ from muse_pipeline.tissue.background import clear_foreign_colours
 STEP_UM = 0.35
 MIN_RADIUS_UM = 1.0
 NEIGHBOUR_UM = 20.0
-INSIDE_UM, AROUND_UM = 2.5, 5.0  # radius surely inside a nucleus, and radius at which the background begins
+INSIDE_UM, AROUND_UM = 2.5, 5.0  # radius that is surely inside a nucleus; radius at which the background begins
 BLOCK = 1024  # nuclei processed at a time: (1024, 32, 30) floats
 TRESPASS = 10.0  # cost per step into a neighbour's territory
 
@@ -44,15 +44,15 @@ def trace_outlines(
     n_rays: int,
     max_radius_um: float,
 ) -> np.ndarray:
-    """Rays (N, n_rays) float32 in um around centres ``xy`` (N, 2) px, in (h, w) float32 ``density``.
+    """Outlines of nuclei, as rays (N, n_rays) float32 in um.
 
     Args:
-        density: density of the stain, slightly smoothed.
+        density: (h, w) float32, density of haematoxylin, slightly smoothed.
         mpp: um per pixel.
-        xy: the centres.
+        xy: (N, 2) centres of the nuclei in px.
         radius_um: (N,) approximate radii, for the territories.
-        least_density: density below which no outline extends. If the background is dense, the limit is halfway between
-            the densities of nucleus and background.
+        least_density: threshold on a pale background. On a dense one, the threshold is halfway between the densities
+            of nucleus and background.
         n_rays: number of rays.
         max_radius_um: longest ray.
     """
@@ -66,13 +66,13 @@ def trace_outlines(
         worth = np.cumsum(profiles - threshold[:, None, None], axis=2)
         worth -= TRESPASS * np.maximum(steps_um - reach_um[block, :, None], 0)
         best = steps_um[_best_closed_path(worth)]
-        smooth = (np.roll(best, 1, 1) + 2 * best + np.roll(best, -1, 1)) / 4  # with both neighbours
+        smooth = (np.roll(best, 1, 1) + 2 * best + np.roll(best, -1, 1)) / 4  # average with both neighbouring rays
         rays[block] = np.clip(smooth, MIN_RADIUS_UM, np.maximum(reach_um[block], MIN_RADIUS_UM))
     return rays
 
 
 def territories(xy_um: np.ndarray, radius_um: np.ndarray, n_rays: int) -> np.ndarray:
-    """(N, n_rays) um: length of each ray within the power diagram of centres (N, 2) and radii (N,)."""
+    """(N, n_rays) um: distance along each ray to the border of its cell in the power diagram of the nuclei."""
     reach = np.full((len(xy_um), n_rays), np.inf)
     if len(xy_um) < 2:
         return reach
@@ -92,7 +92,7 @@ def territories(xy_um: np.ndarray, radius_um: np.ndarray, n_rays: int) -> np.nda
 
 
 def _profiles(density: np.ndarray, mpp: float, xy: np.ndarray, steps_um: np.ndarray, n_rays: int) -> np.ndarray:
-    """Density (N, n_rays, T) halfway into each step of each ray."""
+    """Density (N, n_rays, T) in the middle of each of T steps along each ray."""
     offsets = ray_directions(n_rays)[:, None] * (steps_um - STEP_UM / 2)[:, None] / mpp  # (n_rays, T, 2)
     at = (xy[:, None] - 0.5 + offsets.reshape(1, -1, 2)).astype(np.float32)
     sampled = cv2.remap(density, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -100,9 +100,10 @@ def _profiles(density: np.ndarray, mpp: float, xy: np.ndarray, steps_um: np.ndar
 
 
 def _halfway(profiles: np.ndarray, steps_um: np.ndarray) -> np.ndarray:
-    """Density (N,) halfway between the dark quartile of each core and the pale quartile of its background.
+    """Density (N,) halfway between each nucleus and its background.
 
-    Quartiles are used because a core may be vesicular and the background may contain other nuclei.
+    They are represented by the upper quartile of the nucleus, which may be vesicular, and the lower quartile of the
+    background, which may contain other nuclei.
     """
     n = len(profiles)
     core = np.percentile(profiles[:, :, steps_um <= INSIDE_UM].reshape(n, -1), 75, axis=1)
@@ -111,9 +112,9 @@ def _halfway(profiles: np.ndarray, steps_um: np.ndarray) -> np.ndarray:
 
 
 def _best_closed_path(worth: np.ndarray) -> np.ndarray:
-    """Step index (N, R) of the path of greatest ``worth`` (N, R, T) that changes by one step at most from ray to ray.
+    """Step index (N, R) of the path of greatest ``worth`` (N, R, T) that changes by at most one step from ray to ray.
 
-    The path covers two turns, of which the middle one is returned, so that its ends meet.
+    So that its ends meet, the path is extended by half a turn at both ends, which are then discarded.
     """
     n, n_rays, n_steps = worth.shape
     lead = n_rays // 2
@@ -141,10 +142,10 @@ PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "scipy")
 CORE_UM = 1.5  # sigma of the smoothing for the density at a peak
 EDGE_UM = 0.4  # sigma of the smoothing for outlines, less than the blur of a 0.5 um pixel
 CAP = 2.0  # upper limit of the density, in units of ``edge_density``; darker pixels are grain, folds or dirt
-MIN_DENSITY = 0.12  # haematoxylin at the edge of a nucleus; eosin, red cells and glass have less
-MIN_VALUES = 20  # fewest peaks or pixels for a threshold
-NOISE = 0.01  # filter response to a camera's noise on glass; lower maxima are no peaks
-MIN_ANSWER = 0.09  # filter response to a disc of 4 um that is 0.12 denser than the tissue around it
+MIN_DENSITY = 0.12  # least density at the edge of a nucleus; eosin, red cells and glass are below
+MIN_VALUES = 20  # fewest peaks or pixels from which a threshold is estimated
+NOISE = 0.01  # filter response to a camera's noise on glass; lower maxima are not peaks
+MIN_ANSWER = 0.09  # filter response to a disc of 4 um radius that is denser than its surroundings by 0.12
 
 
 @dataclass(frozen=True)
@@ -153,9 +154,9 @@ class HaematoxylinSettings:
 
     Attributes:
         radii_um: radii of the nuclei to find.
-        min_distance_um: least distance of two peaks; the stronger one of a closer pair is kept.
-        strictness: factor of the slide's threshold for peaks; higher values find fewer and surer nuclei.
-        max_radius_um: longest ray of an outline; the background of a nucleus is measured within it.
+        min_distance_um: least distance between two peaks; of a closer pair, only the stronger peak is kept.
+        strictness: factor of the slide's threshold for peaks; higher values give fewer, more certain nuclei.
+        max_radius_um: longest ray of an outline; the background of a nucleus is measured within this radius.
     """
 
     radii_um: tuple[Annotated[float, Between(0.5, 20)], ...] = (3.0, 4.0, 5.0)
@@ -165,19 +166,19 @@ class HaematoxylinSettings:
 
     def __post_init__(self) -> None:
         if not self.radii_um:
-            raise ValueError("radii_um is empty; give one radius in um or more")
+            raise ValueError("radii_um is empty; give at least one radius in um")
 
 
 @PROPOSERS.register("haematoxylin")
 @dataclass(frozen=True, eq=False)
 class HaematoxylinFinder(Detector):
-    """Finds the nuclei of one slide's windows.
+    """Finds the nuclei in a slide's windows.
 
     Attributes:
         mpp: um per pixel of the windows.
         settings: settings of the proposer.
-        stains: (2, 3) unit vectors, haematoxylin first.
-        edge_density: density between nuclei and their background in the slide's sample.
+        stains: (2, 3) unit stain vectors, haematoxylin first.
+        edge_density: density that separates nuclei from their background in the slide's sample.
         min_answer: least filter response of a peak.
     """
 
@@ -191,9 +192,9 @@ class HaematoxylinFinder(Detector):
 
     @classmethod
     def fit(cls, sample: SlideSample, settings: HaematoxylinSettings) -> HaematoxylinFinder:
-        """Estimate the slide's thresholds from crops of its tissue, both by Otsu's method with a floor."""
+        """Estimate both thresholds from the sample by Otsu's method, with a lower limit for each."""
         stains = blend_stains(sample.stains).round(6)
-        # It has no thresholds yet, because they follow from its measurements on the sample.
+        # A finder without thresholds, which measures the sample from which they are estimated.
         loose = cls(sample.mpp, settings, stains, np.inf, NOISE)
         densities = [loose.density(picture) for picture in sample.pictures]
         smooth = [cv2.GaussianBlur(density, (0, 0), CORE_UM / loose.work_mpp) for density in densities]
@@ -206,16 +207,16 @@ class HaematoxylinFinder(Detector):
 
     @property
     def work_mpp(self) -> float:
-        """Um per pixel at which the finder works."""
+        """Um per pixel of the shrunk windows, in which nuclei are found."""
         return self.mpp * shrink_factor(self.mpp)
 
     @cached_property
     def card(self) -> ModelCard:
-        """Card of the proposer, in the format of model cards."""
+        """The proposer's card, in the format of a model card."""
         return proposal_card("haematoxylin", self.mpp)
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
-        """The nuclei of each window, which do not depend on its position."""
+        """The nuclei of each window; its position is ignored."""
         return [self.find(window) for window in pixels]
 
     def find(self, pixels: np.ndarray) -> Nuclei:
@@ -245,7 +246,7 @@ class HaematoxylinFinder(Detector):
         )
 
     def density(self, pixels: np.ndarray) -> np.ndarray:
-        """Haematoxylin (h, w) float32 at ``work_mpp``; 0 on ink, pigment and brown chromogen."""
+        """Density of haematoxylin (h, w) float32 at ``work_mpp``; 0 on ink, pigment and brown chromogen."""
         pixels = shrink(pixels, shrink_factor(self.mpp))
         return clear_foreign_colours(haematoxylin(pixels, self.stains), pixels)
 
@@ -263,22 +264,21 @@ class HaematoxylinFinder(Detector):
 
 
 def _threshold(values: np.ndarray, floor: float, share: float = 1.0) -> float:
-    """Otsu's threshold of ``values`` (N,) times ``share``, at least ``floor``; ``floor`` if there is no threshold."""
+    """Otsu's threshold of ``values`` (N,) times ``share``, or ``floor`` if that is higher or there is no threshold."""
     cut = otsu_threshold(values) if len(values) >= MIN_VALUES else 0.0
     return round(max(share * cut, floor) if np.isfinite(cut) else floor, 6)
 
 
-GRAIN = 0.7  # least distance between maxima of one radius, as a share of the radius
-REFERENCE_UM = 4.0  # radius whose filter response has the weight 1
+GRAIN = 0.7  # least distance between maxima of the same filter, as a share of its radius
+REFERENCE_UM = 4.0  # radius at which the filter response has weight 1
 
 
 def find_blobs(
     density: np.ndarray, mpp: float, radii_um: tuple[float, ...], min_distance_um: float, least: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Blobs of (h, w) float32 ``density``, strongest first.
+    """Blobs in (h, w) float32 ``density`` with a filter response above ``least``, strongest first.
 
-    Blobs have responses above ``least``. Of two closer than the stronger one's radius, or than ``min_distance_um``,
-    only that one is kept.
+    A blob is dropped if its distance from a stronger one is below ``min_distance_um`` or the stronger one's radius.
 
     Returns:
         xy (N, 2) float64 in px, pixel (0, 0) centred on (0.5, 0.5); response (N,) and radius (N,) in um.
@@ -294,9 +294,9 @@ def find_blobs(
 
 
 def _maxima_of_radius(density: np.ndarray, mpp: float, radius_um: float, least: float) -> tuple[np.ndarray, np.ndarray]:
-    """Maxima (N, 2) in px of the filter of one radius, and their weighted responses (N,)."""
-    # A disc responds most to the Laplacian of a Gaussian of radius / sqrt(2). The factor sigma ** 2 makes the responses
-    # of all radii equal, and the last factor favours large discs.
+    """Maxima (N, 2) in px of the response to the filter of ``radius_um``, and their weighted responses (N,)."""
+    # The Laplacian of a Gaussian responds most to discs of sigma * sqrt(2) radius. The factor sigma ** 2 makes the
+    # responses at all radii equal, and the last factor favours large discs.
     sigma = radius_um / mpp / np.sqrt(2)
     smooth = cv2.GaussianBlur(density, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
     answer = cv2.Laplacian(smooth, cv2.CV_32F, ksize=1, scale=-sigma * sigma * radius_um / REFERENCE_UM)
@@ -307,7 +307,7 @@ def _maxima_of_radius(density: np.ndarray, mpp: float, radius_um: float, least: 
 
 
 def _between_pixels(answer: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """Subpixel maxima (N, 2) x, y: the vertices of parabolas through each maximum and its neighbours."""
+    """Subpixel maxima (N, 2) x, y, from parabolas through each maximum and its neighbours in both directions."""
     padded = cv2.copyMakeBorder(answer, 1, 1, 1, 1, cv2.BORDER_REPLICATE).astype(np.float64)
     top = padded[row + 1, column + 1]
     shifts = []
@@ -321,7 +321,7 @@ def _between_pixels(answer: np.ndarray, row: np.ndarray, column: np.ndarray) -> 
 
 
 def _suppress(xy_um: np.ndarray, reach_um: np.ndarray) -> np.ndarray:
-    """(N,) bool: True for positions (N, 2), best first, that lie beyond ``reach_um`` of all better kept positions."""
+    """(N,) bool: positions (N, 2), best first, to keep; a kept position removes all worse ones within its reach."""
     kept = np.ones(len(xy_um), bool)
     if len(xy_um) < 2:
         return kept

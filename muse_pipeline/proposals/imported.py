@@ -1,4 +1,4 @@
-"""Imported detections as proposals: GeoJSON with outlines or points, label images, and CSV with points."""
+"""Detections imported as proposals: GeoJSON with outlines or points, label images, and CSV with points."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from muse_pipeline.qupath.regions import require_nucleus_size, split_regions
 PACKAGES = ("muse-pipeline", "numpy", "shapely", "pandas")
 TABLES = (".csv", ".csv.gz")
 LABEL_IMAGES = (".npy", ".png", ".tif", ".tiff")
-SAME_SHAPE = 0.01  # largest relative difference between the sides of a label image and its slide
+SAME_SHAPE = 0.01  # largest relative difference between the aspect ratios of a label image and its slide
 UNITS = ("px", "um")
 SLIDE = "{slide}"
 
@@ -43,11 +43,11 @@ class ImportSettings:
 
     Attributes:
         file: path of the slide's detections; ``{slide}`` stands for the slide's id.
-        unit: unit of positions in CSV: level-0 "px", or "um" from the corner of level 0.
-        x: column of x in a CSV.
-        y: column of y in a CSV.
+        unit: unit of positions in CSV files: "px" for level-0 pixels, or "um" from the corner of level 0.
+        x: name of the column with x in CSV files.
+        y: name of the column with y in CSV files.
         frame: frame of positions in GeoJSON: "qupath", or "openslide" for absolute level-0 pixels.
-        radius_um: radius of the round outline given to a point without one.
+        radius_um: radius of the circle that is given to a nucleus without an outline.
     """
 
     file: str
@@ -65,12 +65,12 @@ class ImportSettings:
 @PROPOSERS.register("imported")
 @dataclass(frozen=True, eq=False)
 class ImportedNuclei(Detector):
-    """Finder that returns the nuclei that a file has in each window.
+    """Returns the nuclei that a file has in each window.
 
     Attributes:
         mpp: um per pixel of the windows.
         settings: settings of the import.
-        nuclei: all nuclei of the file (frame: work), by y.
+        nuclei: all nuclei of the file (frame: work), sorted by y.
         sha256: checksum of the file.
     """
 
@@ -87,7 +87,7 @@ class ImportedNuclei(Detector):
         """Read the slide's file.
 
         Raises:
-            ConfigError: the format of the file or the slide is unknown.
+            ConfigError: the file has an unknown suffix, or the sample has no ``info``.
             LabelError: the file is missing or broken.
         """
         if sample.info is None:
@@ -109,11 +109,11 @@ class ImportedNuclei(Detector):
 
     @cached_property
     def card(self) -> ModelCard:
-        """Card of the import, in the format of model cards."""
+        """The proposer's card, in the format of a model card."""
         return proposal_card("imported", self.mpp)
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
-        """The nuclei in the windows at ``origin_xy``, highest score first; their pixels are ignored."""
+        """The nuclei in the windows at ``origin_xy``, highest score first; ``pixels`` are ignored."""
         return [self._inside(np.asarray(origin, float)) for origin in origin_xy]
 
     def _inside(self, origin: np.ndarray) -> Nuclei:
@@ -125,18 +125,18 @@ class ImportedNuclei(Detector):
         return Nuclei(rows.xy - origin, Frame.WINDOW, **columns)
 
     def facts(self) -> dict[str, Any]:
-        """Settings and checksum of the file."""
+        """Settings of the import and checksum of the file."""
         proposer = {"method": "imported", "settings": asdict(self.settings), "file_sha256": self.sha256}
         return proposer_facts(proposer, None, PACKAGES)
 
 
 def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nuclei:
-    """All nuclei of a file (frame: level0), without annotations of tissue; rays are 0 without an outline.
+    """All nuclei of a file (frame: level0), without annotated tissue; nuclei without an outline have rays of 0.
 
-    A label image shows the whole slide, at level 0 or smaller.
+    A label image must show the whole slide, at any resolution.
 
     Raises:
-        ConfigError: the file is of an unknown kind.
+        ConfigError: the file has an unknown suffix.
         LabelError: the file is broken.
     """
     name = path.name.lower()
@@ -151,17 +151,17 @@ def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nucle
         xy, score = read_csv_points(path, settings.x, settings.y)
     else:
         known = ", ".join((*GEOJSON_SUFFIXES, *LABEL_IMAGES, *TABLES))
-        raise ConfigError(f"{path}: is none of {known}; export the detections as one of them")
+        raise ConfigError(f"{path}: not one of the formats {known}; export the detections in one of them")
     if settings.unit == "um":
         xy = xy / np.asarray(info.mpp)
     return Nuclei(xy, Frame.LEVEL0, rays=np.zeros((len(xy), N_RAYS)), score=score)
 
 
 def read_nuclei_of_others(path: Path, info: SlideInfo) -> Nuclei:
-    """All nuclei of a file (frame: level0), by y; points with round outlines.
+    """All nuclei of a file (frame: level0), sorted by y; those without an outline get a circle.
 
     Raises:
-        ConfigError: the file is of no known kind.
+        ConfigError: the file has an unknown suffix.
         LabelError: the file is broken, or has nuclei outside the slide.
     """
     settings = ImportSettings(str(path))
@@ -182,7 +182,7 @@ def _read_label_image(path: Path, info: SlideInfo) -> Nuclei:
     scale = np.array(info.size_px) / instances.shape[::-1]  # level-0 pixels per pixel
     if abs(scale[0] / scale[1] - 1) > SAME_SHAPE:
         width, height = instances.shape[::-1]
-        raise LabelError(f"{path}: {width} x {height} px do not have the proportions of the slide; give a whole mask")
+        raise LabelError(f"{path}: {width} x {height} px do not have the slide's proportions; give a mask of all of it")
     mpp = tuple(np.asarray(info.mpp) * scale)
     require_nuclei(path, instances, mpp)
     nuclei = label_image_to_nuclei(instances, mpp, N_RAYS)
@@ -190,7 +190,7 @@ def _read_label_image(path: Path, info: SlideInfo) -> Nuclei:
 
 
 def _with_outlines(rays: np.ndarray, radius_um: float) -> np.ndarray:
-    """``rays`` (N, R) with circles instead of missing outlines."""
+    """``rays`` (N, R), with circles for missing outlines."""
     return np.where(rays.max(1, keepdims=True, initial=0) > 0, rays, np.float32(radius_um))
 
 
@@ -198,20 +198,20 @@ SCORE = "score"
 
 
 def read_csv_points(path: Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (N, 2) from the columns ``x`` and ``y``, and scores (N,) from the column ``score``, or 1 without it.
+    """Positions (N, 2) from columns ``x`` and ``y``, and scores (N,) from column ``score`` (1 if there is none).
 
     Raises:
-        LabelError: the file cannot be read, lacks a column, or a position is not a number.
+        LabelError: the file cannot be read or lacks a column, or a position is not a number.
     """
     try:
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # rows longer than the header
             table = pd.read_csv(path, index_col=False)
     except (OSError, ValueError, EOFError, zlib.error, pd.errors.ParserWarning) as error:  # EOFError, zlib.error: gzip
-        raise LabelError(f"{path}: cannot be read as CSV ({one_line(error)}); correct it") from error
+        raise LabelError(f"{path}: cannot be read as CSV ({one_line(error)}); correct the file") from error
     for column in (x, y):
         if column not in table:
             known = ", ".join(map(str, table.columns[:8]))
-            raise LabelError(f"{path}: has no column '{column}', only {known}; name its columns with `x` and `y`")
+            raise LabelError(f"{path}: no column '{column}', only {known}; give the columns' names as `x` and `y`")
     score = pd.to_numeric(table[SCORE], errors="coerce").to_numpy(float) if SCORE in table else np.ones(len(table))
     return _require_numbers(path, table[[x, y]]), score
 
@@ -222,5 +222,5 @@ def _require_numbers(path: Path, cells: pd.DataFrame) -> np.ndarray:
     if len(broken):
         row, column = broken[0]
         cell = cells.iat[row, column]
-        raise LabelError(f"{path}: row {row + 1} has '{cell}' where a number is expected; correct or delete it")
+        raise LabelError(f"{path}: row {row + 1} has '{cell}' instead of a number; correct or delete the row")
     return xy

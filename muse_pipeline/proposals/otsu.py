@@ -1,4 +1,4 @@
-"""Nuclei from Otsu's threshold on a slide's haematoxylin: the mask is cut into single nuclei and outlined."""
+"""Nuclei by Otsu's threshold on a slide's haematoxylin; the mask is cut into single nuclei, which are outlined."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from muse_pipeline.proposals.otsu_mask import OtsuMask, blend_stains, fit_otsu
 from muse_pipeline.tissue.background import clear_foreign_colours
 
 PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "scipy")
-MIN_DENSITY = 0.15  # lower limit of the threshold; in tissue without nuclei Otsu's lies between two shades of pink
-MIN_CONTRAST = 0.2  # density above that of the tissue around; 0.15 or less in plain stroma, 0.35 or more in nuclei
-AROUND_UM = 5.0  # sigma of the mean over the tissue around
+MIN_DENSITY = 0.15  # lower limit of the threshold; without nuclei, Otsu's would separate two shades of pink
+MIN_CONTRAST = 0.2  # least density above the surrounding tissue; at most 0.15 in plain stroma, 0.35 or more in nuclei
+AROUND_UM = 5.0  # sigma of the Gaussian that averages the surrounding tissue
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class OtsuSettings:
     """Settings of the proposer.
 
     Attributes:
-        strictness: factor of the slide's threshold; higher finds fewer and surer nuclei.
-        max_nucleus_um2: largest component that is kept; larger ones are folds, dirt or smears.
+        strictness: factor of the slide's threshold; higher values give fewer, more certain nuclei.
+        max_nucleus_um2: largest nucleus that is kept; larger objects are folds, dirt or smears.
     """
 
     strictness: Annotated[float, Between(0.05, 5)] = 1.0
@@ -42,12 +42,12 @@ class OtsuSettings:
 @PROPOSERS.register("otsu")
 @dataclass(frozen=True, eq=False)
 class OtsuFinder(Detector):
-    """Finds the nuclei of one slide's windows.
+    """Finds the nuclei in a slide's windows.
 
     Attributes:
         mpp: um per pixel of the windows.
         settings: settings of the proposer.
-        fitted: stains, threshold and spread of the slide at ``work_mpp``.
+        fitted: stain vectors, threshold and spread of the slide, for windows shrunk by ``shrink_factor``.
     """
 
     Settings = OtsuSettings
@@ -58,7 +58,7 @@ class OtsuFinder(Detector):
 
     @classmethod
     def fit(cls, sample: SlideSample, settings: OtsuSettings) -> OtsuFinder:
-        """Estimate the threshold from crops of the slide's tissue; without crops no nucleus is found."""
+        """Estimate the threshold from the sample; if it has no pictures, the finder finds nothing."""
         factor = shrink_factor(sample.mpp)
         work_mpp = sample.mpp * factor
         stains = blend_stains(sample.stains).round(6)
@@ -71,11 +71,11 @@ class OtsuFinder(Detector):
 
     @cached_property
     def card(self) -> ModelCard:
-        """Card of the proposer, in the format of model cards."""
+        """The proposer's card, in the format of a model card."""
         return proposal_card("otsu", self.mpp)
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
-        """The nuclei of each window, which do not depend on its position."""
+        """The nuclei of each window; its position is ignored."""
         return [self.find(window) for window in pixels]
 
     def find(self, pixels: np.ndarray) -> Nuclei:

@@ -1,7 +1,7 @@
 """The simplest mask without labels: Otsu's threshold on the haematoxylin of a slide, cut into nuclei.
 
-Otsu, "A threshold selection method from gray-level histograms", IEEE Trans. SMC 1979. Lengths are in um, so that a
-slide has the same result at any resolution.
+Otsu, "A threshold selection method from gray-level histograms", IEEE Trans. SMC 1979. Lengths are in um, so that
+results depend little on the pixel size.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from muse_pipeline.tissue.find import drop_small
 from muse_pipeline.tissue.stain import TEXTBOOK, fit_macenko, weigh_density
 
 BLUR_UM = 0.5  # sigma that removes the grain of camera and chromatin
-OPEN_UM = 0.5  # radius of the opening, which removes fibres and bridges thinner than 1 um
-MAX_HOLE_UM2 = 20.0  # smaller holes are pale chromatin
-MAX_SAMPLE = 1_000_000  # pixels of all pictures together
+OPEN_UM = 0.5  # radius of the opening that removes fibres and bridges thinner than 1 um
+MAX_HOLE_UM2 = 20.0  # smaller holes are pale chromatin, and are filled
+MAX_SAMPLE = 1_000_000  # number of pixels sampled from all pictures together
 N_BINS = 256
-PERCENTILES = (0.5, 99.5)  # ends of the histogram, because dirt and folds would widen its bins
+PERCENTILES = (0.5, 99.5)  # ends of the histogram; the full range, with dirt and folds, would make its bins too wide
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,15 @@ class OtsuMask:
         return self.cut(self.density(pixels))
 
     def cut(self, density: np.ndarray) -> np.ndarray:
-        """``instances`` of a picture's ``density``."""
+        """``instances`` of a picture, from its ``density``."""
         return cut_mask(self.mask(density), density, self.mpp, self.spread)
 
     def density(self, pixels: np.ndarray) -> np.ndarray:
-        """(h, w) float32: haematoxylin, smoothed to remove grain."""
+        """(h, w) float32: optical density of haematoxylin, smoothed to remove grain."""
         return cv2.GaussianBlur(haematoxylin(pixels, self.stains), (0, 0), BLUR_UM / self.mpp)
 
     def mask(self, density: np.ndarray) -> np.ndarray:
-        """The mask of a picture's ``density``."""
+        """The mask (h, w) bool of a picture, from its ``density``."""
         radius = max(round(OPEN_UM / self.mpp), 1)
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
         opened = cv2.morphologyEx((density > self.threshold).astype(np.uint8), cv2.MORPH_OPEN, disc) > 0
@@ -66,10 +66,10 @@ class OtsuMask:
 
 
 def fit_otsu(pictures: Sequence[np.ndarray], mpp: float, stains: np.ndarray | None = None) -> OtsuMask:
-    """Fit the threshold on a drawn sample of up to a million pixels of a slide.
+    """Fit the threshold to a random sample of up to about a million pixels.
 
     Args:
-        pictures: one or more (h, w, 3) uint8 pictures of the slide's tissue.
+        pictures: pictures (h, w, 3) uint8 of the slide's tissue, at least one.
         mpp: um per pixel.
         stains: (2, 3) stain vectors of the slide (``colour.json``); estimated from the same sample if None.
     """
@@ -90,9 +90,9 @@ def fit_otsu(pictures: Sequence[np.ndarray], mpp: float, stains: np.ndarray | No
 
 
 def otsu_threshold(values: np.ndarray) -> float:
-    """Otsu's threshold of values (N,); infinite if all are equal.
+    """Otsu's threshold of ``values`` (N,); infinite if all values between ``PERCENTILES`` are equal.
 
-    If several thresholds are equally good, their mean is returned, which lies halfway between the groups.
+    The mean of equally good thresholds is returned, which lies in the middle of the gap between the two groups.
     """
     low, high = np.percentile(values, PERCENTILES)
     if not low < high:
@@ -106,61 +106,61 @@ def otsu_threshold(values: np.ndarray) -> float:
     return float(edges[1:-1][np.isclose(between, between.max())].mean())
 
 
-# Both constants, and the blur of ``otsu``, were chosen on the points of BRCA-M2C's training pictures
+# Both constants, and ``BLUR_UM``, were chosen on the points of BRCA-M2C's training pictures
 # (docs/guide/label-free.md).
-RADIUS_UM = 3.0  # radius of the blob filter: a small nucleus
-STAIN_SHARE = 0.5  # weight of the blob filter, in units of its spread; depth in units of ``RADIUS_UM`` has 1
+RADIUS_UM = 3.0  # radius of the blob filter, that of a small nucleus
+STAIN_SHARE = 0.5  # weight of the blob filter in units of its spread; depth in units of ``RADIUS_UM`` has weight 1
 
 
 def cut_mask(mask: np.ndarray, density: np.ndarray, mpp: float, spread: float | None = None) -> np.ndarray:
     """Split a mask into nuclei by a watershed.
 
-    The relief is the depth within the mask, smoothed, plus the Laplacian of Gaussian of the stain at nuclear radius:
-    touching nuclei are separated at a neck of the mask, or at a pale line between them.
+    The relief is the smoothed depth within the mask plus the response of a blob filter to the stain, so that touching
+    nuclei are separated at a neck of the mask or at a pale line between them.
 
     Args:
         mask: (h, w) bool.
-        density: (h, w) float32, optical density of the stain of nuclei.
+        density: (h, w) float32, optical density of the nuclear stain.
         mpp: um per pixel.
-        spread: standard deviation of ``blob_answer`` over the slide, so that all its windows are cut alike; the
-            deviation over ``density`` if None.
+        spread: standard deviation of ``blob_answer`` over the slide, so that all its windows are cut alike; if None,
+            the deviation over ``density``.
 
     Returns:
-        (h, w) int32, 1..N in raster order of the peaks, 0 elsewhere; components below 9 um2 are dropped.
+        (h, w) int32, 1..N in raster order of the peaks, 0 elsewhere; parts of the mask below 9 um2 are dropped.
     """
     return cut_relief(mask, _relief(mask, density, mpp, spread), mpp)
 
 
 def blob_answer(density: np.ndarray, mpp: float) -> np.ndarray:
-    """(h, w) float32: minus the Laplacian of Gaussian of a density (h, w) at the radius of a small nucleus."""
+    """(h, w) float32: negative Laplacian of Gaussian of a ``density`` (h, w), at the radius of a small nucleus."""
     blurred = cv2.GaussianBlur(density.astype(np.float32), (0, 0), RADIUS_UM / np.sqrt(2) / mpp)
     return -cv2.Laplacian(blurred, cv2.CV_32F)
 
 
 def _relief(mask: np.ndarray, density: np.ndarray, mpp: float, spread: float | None) -> np.ndarray:
-    """(h, w) float32 without unit; high in the middle of nuclei."""
+    """(h, w) float32, dimensionless; high in the middle of nuclei."""
     blobs = blob_answer(density, mpp)
     unit = max(float(blobs.std()) if spread is None else spread, 1e-9)
     return depth_um(mask, mpp) / RADIUS_UM + STAIN_SHARE * blobs / unit
 
 
-OWN_SHARE = 0.4  # weight of the slide's own vectors, which follow its stain but are biased by its kind of tissue
+OWN_SHARE = 0.4  # weight of the slide's own vectors, which fit its stain but are biased by its kind of tissue
 
 
 def blend_stains(own: np.ndarray | None) -> np.ndarray:
-    """Unit stain vectors (2, 3) in optical density, haematoxylin first: 40 % the slide's own, 60 % textbook.
+    """Unit stain vectors (2, 3), haematoxylin first: 40 % the slide's own and 60 % textbook vectors.
 
     Args:
-        own: (2, 3) stain vectors of Macenko's fit (``colour.json``), or None if the slide has no plausible fit.
+        own: (2, 3) stain vectors of Macenko's fit (``colour.json``); only the textbook vectors are used if None.
     """
     blend = TEXTBOOK if own is None else OWN_SHARE * _unit(np.asarray(own, float)) + (1 - OWN_SHARE) * _unit(TEXTBOOK)
     return _unit(blend)
 
 
 def haematoxylin(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
-    """Optical density of haematoxylin (h, w) float32, at least 0, of (h, w, 3) uint8 ``pixels``.
+    """Optical density (h, w) float32, at least 0, of the first of two ``stains`` (2, 3) in (h, w, 3) uint8 ``pixels``.
 
-    The least-squares amount of the first of two ``stains`` (2, 3); density outside their plane is ignored.
+    It is fitted by least squares; density outside the plane of both stains is ignored.
     """
     return np.maximum(weigh_density(pixels, np.linalg.pinv(np.asarray(stains, float))[:, 0]), 0)
 

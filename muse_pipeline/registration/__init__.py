@@ -1,1 +1,1 @@
-"""Registration of a second picture of the same tissue (the partner) to its H&E slide, with a check of every tile."""
+"""Registration of a second picture of the same tissue (the partner) to its H&E slide, checked tile by tile."""

@@ -1,6 +1,6 @@
-"""Measure, tile by tile, the remaining distance of a partner from its slide.
+"""Measure, tile by tile, how far a registered partner is still from its slide.
 
-Tiles are compared by the density of nuclei, which both stains have in common.
+Tiles are compared by the optical density of their nuclei, which both stains show.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from muse_pipeline.slides.base import WHITE
 from muse_pipeline.store.resample import AreaReader
 from muse_pipeline.tissue.stain import DENSITY
 
-CLEAR = 0.1  # least lead in correlation of a tile's best position over all others
+CLEAR = 0.1  # the correlation of a tile's best position must exceed that of all other positions by this
 MIN_CORRELATION = 0.2
-OTHER_POSITION_UM = 8.0  # positions farther than this from the best one count as others
-FLAT = 0.02  # optical density; a tile that varies less shows no nuclei
-COVERED = 0.25  # smallest share of tissue in a tile on which the fit is based
+OTHER_POSITION_UM = 8.0  # positions farther than this from the best one count as other positions
+FLAT = 0.02  # standard deviation of optical density; a tile that varies less shows no nuclei
+COVERED = 0.25  # least share of tissue in a tile that is used for a fit
 MIN_SEEN = 0.8  # least share of a tile that lies on the partner
 
 
@@ -38,7 +38,7 @@ class Picture:
         return self.size_px * self.mpp
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) uint8 of a rectangle that lies within ``size_px``."""
+        """A rectangle of the picture, (h, w, 3) uint8, which must not extend beyond it."""
         return self._pixels[xy[1] : xy[1] + size[1], xy[0] : xy[0] + size[0]]
 
     def shrunk(self, target_um: float) -> Picture:
@@ -52,13 +52,13 @@ PixelReader = AreaReader | Picture  # readers of a slide at one resolution
 
 
 def grid_um(corner_um: np.ndarray, step_um: float, size: tuple[int, int]) -> np.ndarray:
-    """(h, w, 2) float64: centres in um of ``size`` = (width, height) pixels of side ``step_um`` from a corner."""
+    """(h, w, 2) float64: centres, in um, of a grid of (width, height) = ``size`` pixels of side ``step_um``."""
     x, y = (start + (np.arange(n) + 0.5) * step_um for start, n in zip(corner_um, size, strict=True))
     return np.stack(np.meshgrid(x, y), -1)
 
 
 def sample(reader: PixelReader, um: np.ndarray, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
-    """The pixels (h, w, 3) uint8 at positions (h, w, 2) in um from the corner of level 0; white beyond the slide."""
+    """Colours (h, w, 3) uint8 at positions (h, w, 2) in um from the corner of level 0; white beyond the slide."""
     at = um / reader.mpp
     # Cubic interpolation reads two pixels on either side of a position.
     low = np.maximum(np.floor(at.min((0, 1))).astype(int) - 2, 0)
@@ -72,7 +72,7 @@ def sample(reader: PixelReader, um: np.ndarray, interpolation: int = cv2.INTER_L
 
 
 def nuclear_density(pixels: np.ndarray) -> np.ndarray:
-    """Optical density of red, (h, w) float32: haematoxylin and the brown of DAB absorb it, eosin hardly."""
+    """Optical density of red, (h, w) float32; haematoxylin and brown DAB absorb red, but eosin hardly does."""
     return DENSITY[pixels[..., 0]]
 
 
@@ -80,7 +80,7 @@ class WarpedReader:
     """A partner as an image in the frame of its slide.
 
     Args:
-        partner: partner at about the resolution of the image.
+        partner: reader of the partner at about the resolution of the image.
         transform: transform from slide to partner.
         size_px: (width, height) of the image.
         mpp: um per pixel of the image.
@@ -90,19 +90,19 @@ class WarpedReader:
         self.partner, self.transform, self.size_px, self.mpp = partner, transform, size_px, mpp
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) uint8 of ``size`` = (width, height) pixels at ``xy``; white beyond the partner."""
+        """(h, w, 3) uint8: ``size`` = (width, height) pixels from corner ``xy``; white beyond the partner."""
         um = self.transform.to_partner(grid_um(np.multiply(xy, self.mpp), self.mpp, size))
         return sample(self.partner, um, cv2.INTER_CUBIC)
 
 
 @dataclass(frozen=True)
 class Power:
-    """The resolution and size of the tiles that are compared.
+    """Resolution and size of the tiles that are compared.
 
     Attributes:
         um: um per pixel.
         tile_um: side of a tile.
-        reach_um: largest distance from its expected position at which a tile is searched for.
+        reach_um: a tile is searched for up to this distance in x and y from its expected position.
     """
 
     um: float
@@ -116,7 +116,7 @@ class Power:
 
     @property
     def reach_px(self) -> int:
-        """Reach in pixels."""
+        """``reach_um`` in pixels."""
         return round(self.reach_um / self.um)
 
 
@@ -128,9 +128,9 @@ class Matches:
         centre_um: (N, 2) centres on the slide.
         shift_um: (N, 2) correction on the slide: the transform maps ``centre_um`` + ``shift_um`` to the match.
         correlation: (N,) correlation of the tile with the partner at its best position.
-        is_seen: (N,) bool, True where the partner has an image.
-        is_clear: (N,) bool, True where one position is much better than all others.
-        is_alike: (N,) bool, True where the tile correlates with the partner at its expected position or is uniform.
+        is_seen: (N,) bool, True if the tile lies on the partner, which is not uniform there.
+        is_clear: (N,) bool, True if the best position is much better than all other positions.
+        is_alike: (N,) bool, True if the tile correlates with the partner at its expected position, or is uniform.
     """
 
     centre_um: np.ndarray
@@ -141,7 +141,7 @@ class Matches:
     is_alike: np.ndarray
 
     def partner_um(self, transform: Transform) -> np.ndarray:
-        """(N, 2) positions of the tiles' centres on the partner, if they were measured with ``transform``."""
+        """(N, 2) measured positions of the tiles' centres on the partner; ``transform`` is that of the measurement."""
         return transform.to_partner(self.centre_um + self.shift_um)
 
 
@@ -153,7 +153,7 @@ def match_tiles(
     power: Power,
     threads: int = 1,
 ) -> Matches:
-    """Search the partner for the tiles around ``centre_um`` (N, 2), near where ``transform`` maps them."""
+    """Find the tiles around ``centre_um`` (N, 2) on the partner, near the positions that ``transform`` predicts."""
     size_um = np.asarray(partner.size_px) * partner.mpp
 
     def match(centre: np.ndarray) -> TileMatch:
@@ -204,7 +204,7 @@ def _match_tile(
     near = round(OTHER_POSITION_UM / power.um) + 1
     others = score.copy()
     others[tuple(slice(max(at - near, 0), at + near + 1) for at in position)] = -1
-    # A maximum at the edge of the search may continue beyond it.
+    # The score may rise further beyond the edge of the search.
     at_edge = (position == 0).any() or (position == 2 * reach).any()
     clear = not at_edge and best >= MIN_CORRELATION and best - float(others.max()) >= CLEAR
     shift = (position + _subpixel(score, position) - reach)[::-1] * power.um
@@ -212,7 +212,7 @@ def _match_tile(
 
 
 def _subpixel(score: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """(row, column) offset of the peak of a parabola through the best score and its neighbours, at most half a px."""
+    """Subpixel offset (row, column) of the best score, from parabolas through it and its neighbours."""
     offset = np.zeros(2)
     for axis in range(2):
         before, after = (position.copy() for _ in range(2))
@@ -227,10 +227,10 @@ def _subpixel(score: np.ndarray, position: np.ndarray) -> np.ndarray:
 
 
 def lattice(mask: np.ndarray, mask_mpp: np.ndarray, side_um: float, least: int, most: int) -> np.ndarray:
-    """(N, 2) um, centres of tiles of ``side_um``; tissue covers at least ``COVERED`` of each.
+    """Centres (N, 2) in um of tiles of ``side_um`` with at least ``COVERED`` tissue.
 
-    Tiles lie side by side from the slide's corner. They are spaced out if there are more than ``most``, and overlap,
-    down to a quarter of their side, if there are fewer than ``least``.
+    Tiles lie side by side from the slide's corner. If there are more than ``most``, they are spaced out; if there are
+    fewer than ``least``, they overlap, with steps of at least a quarter of their side.
     """
     step_um, centre = side_um, tiles_on_tissue(mask, mask_mpp, side_um, side_um, COVERED)
     while len(centre) < least and step_um > side_um / 4:
@@ -245,7 +245,7 @@ def lattice(mask: np.ndarray, mask_mpp: np.ndarray, side_um: float, least: int, 
 def tiles_on_tissue(
     mask: np.ndarray, mask_mpp: np.ndarray, side_um: float, step_um: float, covered: float
 ) -> np.ndarray:
-    """(N, 2) um, centres of tiles ``step_um`` apart; tissue covers at least ``covered`` of each."""
+    """Centres (N, 2) in um of tiles ``step_um`` apart; tissue covers at least the share ``covered`` of each."""
     total = cv2.integral(np.ascontiguousarray(mask).view(np.uint8))
     extent_um = np.array(mask.shape[::-1]) * mask_mpp
     axes = [np.arange(0, max(end - side_um / 2, 1), step_um) + side_um / 2 for end in extent_um]

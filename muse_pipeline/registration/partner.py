@@ -1,4 +1,4 @@
-"""Open a partner beside its slide, and write it as a store in the slide's frame: the same lattice, mpp and chunks."""
+"""Open a slide with its partner, and write the partner as a store in the slide's frame, on the same lattice."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def open_pair_of_files(
 
     Args:
         slide: file of the H&E slide.
-        info: header of the H&E slide.
+        info: facts about the H&E slide.
         partner: file of the partner.
         partner_mpp: um per level-0 pixel of the partner, if its file does not state it.
         threads: number of threads that compare tiles.
@@ -42,7 +42,7 @@ def open_pair_of_files(
         The pair, which is closed when the block ends.
 
     Raises:
-        MppError: the partner's um per pixel is unknown.
+        MppError: the partner's pixel size is unknown.
         RegistrationError: a slide has no tissue.
         SlideError: the partner cannot be read.
     """
@@ -56,7 +56,7 @@ class PartnerTissue(TissueMask):
     """The tissue of a slide, limited to the area in which its partner can be trusted.
 
     Attributes:
-        trusted: (h, w) bool, True in tiles that are kept and on the partner.
+        trusted: (h, w) bool, True where a tile is kept and lies on the partner.
     """
 
     trusted: np.ndarray | None = None
@@ -76,22 +76,22 @@ def write_partner_store(
     mpp: float = 0.5,
     max_corrupt: float = 0.01,
 ) -> None:
-    """Write a partner as `muse tile` writes its slide, in the slide's frame.
+    """Write a partner as a store in the frame of its slide.
 
-    The label ``tissue`` is 1 where nuclei of the slide are kept, the tile is kept and the partner was scanned; pixels
-    elsewhere must not be used, and are white beyond the partner.
+    The label ``tissue`` is 1 where nuclei of the slide are kept, the registration's tile is kept, and the partner was
+    scanned. Other pixels must not be used; they are white beyond the partner.
 
     Args:
         pair: the slide and its partner.
-        registered: transform of the partner.
+        registered: the partner's registration.
         tissue: tissue of the H&E slide.
         path: folder of the store.
-        mpp: um per pixel.
-        max_corrupt: share of the tissue that may be undecodable.
+        mpp: um per pixel of the store.
+        max_corrupt: largest fraction of the tissue that may be undecodable.
 
     Raises:
-        RegistrationError: the transform belongs to other slides.
-        SlideError: too much of the partner cannot be decoded.
+        RegistrationError: the registration belongs to different slides.
+        SlideError: more than ``max_corrupt`` of the tissue cannot be decoded on the partner.
     """
     info, partner_info = pair.info, pair.partner_info
     registered.require(info, partner_info)
@@ -116,13 +116,13 @@ def write_partner_store(
 
 
 def trusted_tissue(tissue: TissueMask, registered: RegisteredPartner) -> PartnerTissue:
-    """The slide's tissue where the partner can be trusted, eroded by one pixel of the mask."""
+    """The slide's tissue, limited to the area where the partner can be trusted, eroded by one pixel of the mask."""
     trusted = np.empty(tissue.mask.shape, np.uint8)
     height, width = trusted.shape
     for rows in strips(height):
         pixels = grid_um(np.array([0.0, rows.start]), 1.0, (width, rows.stop - rows.start))
         trusted[rows] = registered.is_kept(pixels * tissue.mask_mpp)
-    # Pixels were tested at their centres, so those at the border may reach beyond the trusted area.
+    # Only the centres of pixels were tested, so that pixels at the border may extend beyond the trusted area.
     trusted = cv2.erode(trusted, np.ones((3, 3), np.uint8)) > 0
     known = {field.name: getattr(tissue, field.name) for field in fields(TissueMask)}
     return PartnerTissue(**{**known, "mask": tissue.mask & trusted}, trusted=trusted)

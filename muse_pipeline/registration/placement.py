@@ -1,7 +1,7 @@
 """Place a partner on its slide: search at low power, then refine to a fraction of a nucleus.
 
-The search tries all angles and shifts, mirrored and not. Two maps of each slide are correlated by FFT: the
-tissue and the depth of its nuclear stain. The best of the few placements that result is chosen at finer resolution, and
+The search tries all angles and shifts, mirrored and not. It correlates two maps of each slide by FFT: the tissue, and
+the density of its nuclear stain. The best of the few placements that it finds is chosen at finer resolution, and
 refined by an affine map and then by a mild bend.
 """
 
@@ -13,7 +13,7 @@ from itertools import islice, product
 
 import cv2
 import numpy as np
-import scipy  # modules are loaded at the first call, because this takes longer than a small slide
+import scipy  # loads its modules at first use, because loading takes longer than processing a small slide
 
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.types import Slide, SlideInfo
@@ -21,27 +21,27 @@ from muse_pipeline.registration.match import Matches, Picture, PixelReader, Powe
 from muse_pipeline.registration.transform import BEND_NODE_UM, Bend, Transform
 from muse_pipeline.store.resample import MAX_COARSER, AreaReader
 
-CANVAS_PX = 192  # longer side of a slide in the search
-FINEST_UM = 8.0
+CANVAS_PX = 192  # longer side of a slide in the search, in pixels
+FINEST_UM = 8.0  # smallest pixel size of the search
 STEP_DEGREES = 3.0
 APART_DEGREES = 9.0  # least angle between two placements that are refined
 SCALES = (0.94, 0.97, 1.0, 1.03, 1.06)  # scales that are tried for the best placements
-GLASS = -0.3  # glass is on every slide, so it counts less than tissue (1); unscanned area is 0
+GLASS = -0.3  # weight of glass, less than that of tissue (1), because it is on every slide; unscanned area has 0
 N_PLACEMENTS = 6
-LOW_POWERS = (Power(16.0, 1024.0, 400.0), Power(8.0, 512.0, 160.0))  # compared on the overview
+LOW_POWERS = (Power(16.0, 1024.0, 400.0), Power(8.0, 512.0, 160.0))  # at these, overviews are compared
 HIGH_POWERS = (Power(4.0, 320.0, 60.0), Power(2.0, 256.0, 16.0))
-MOST_TILES = 300  # largest number of tiles on which a fit is based
+MOST_TILES = 300  # largest number of tiles for a fit
 LEAST_TILES = 6
-FEW_TILES = 60  # tiles that placements are compared with
-MIN_FITTING = 0.25  # share of the tiles on the partner that agree with one affine map; hardly any do so by chance
-SURE_FITTING = 0.6  # with this share no further placements are tried
+FEW_TILES = 60  # number of tiles for the comparison of placements
+MIN_FITTING = 0.25  # least share of the tiles on the partner that agree with an affine map; by chance, hardly any do
+SURE_FITTING = 0.6  # if this share of tiles agrees, no further placements are tried
 BEND_ROOM_UM = 40.0  # tiles within this distance agree with an affine map; a bend may explain the distance
-OUTLIER_UM = 5.0  # largest difference of a tile's shift from its neighbours', beyond that of a mild bend
-MILD = 0.02  # change of a bend's shift, um per um
+OUTLIER_UM = 5.0  # largest difference between a tile's shift and its neighbours', in addition to a mild bend's
+MILD = 0.02  # change of a mild bend's shift, in um per um
 N_NEIGHBOURS = 8
 BEND_SMOOTHING = 1e-2
-WORTH_BENDING_UM = 0.5  # a bend is tried if the median error of the affine map is larger
-MIN_GAIN = 0.15  # least relative reduction of the error, by a bend, in tiles that it was not fitted to
+WORTH_BENDING_UM = 0.5  # a bend is tried if the median error of the affine map exceeds this
+MIN_GAIN = 0.15  # a bend must reduce the error by this share in tiles that it was not fitted to
 
 
 @dataclass(frozen=True)
@@ -57,21 +57,21 @@ class LowPower:
     mask: np.ndarray
 
     def maps(self, um: float) -> tuple[np.ndarray, np.ndarray]:
-        """(h, w, 2) float32 of about ``um`` per pixel, tissue and depth of nuclei; and (2,) the exact um per pixel."""
+        """Maps of tissue and nuclear stain, (h, w, 2) float32, at about ``um`` per pixel; and their exact mpp (2,)."""
         size = np.maximum(np.round(self.picture.size_um / um), 1).astype(int)
         density = nuclear_density(self.picture.read((0, 0), self.picture.size_px))
         inside = density[self.mask]
         depth = np.where(self.mask, (density - inside.mean()) / max(inside.std(), 1e-6), 0).astype(np.float32)
         tissue = np.where(self.mask, 1, GLASS).astype(np.float32)
         both = cv2.resize(np.dstack([tissue, depth]), size.tolist(), interpolation=cv2.INTER_AREA)
-        # Both maps have the same energy, so that neither dominates the sum of their correlations.
+        # Both maps are given the same energy, so that neither dominates the sum of their correlations.
         both[..., 1] *= np.linalg.norm(both[..., 0]) / max(np.linalg.norm(both[..., 1]), 1e-6)
         return both, self.picture.size_um / size
 
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """A placement of the partner without a bend, with its score, the cosine similarity of the maps."""
+    """A placement of the partner, found by the search; ``score`` is the cosine similarity of the maps."""
 
     degrees: float
     mirrored: bool
@@ -80,7 +80,7 @@ class Placement:
 
 
 def find_placements(slide: LowPower, partner: LowPower, threads: int = 1) -> list[Transform]:
-    """The likeliest placements of the partner, the best first."""
+    """The most likely placements of the partner, best first."""
     search = _Search(slide, partner)
     turns = product(np.arange(-180, 180, STEP_DEGREES), (False, True))
     tried = list(map_in_order(lambda turn: search.correlate(*turn, 1.0), turns, threads))
@@ -96,7 +96,7 @@ class _Search:
         fixed, _ = slide.maps(self.um)
         self.moving, self.moving_um = partner.maps(self.um)
         self.half_um = partner.picture.size_um / 2
-        # The canvas has room for the partner at every angle and scale.
+        # The canvas is large enough for the partner at every angle and scale.
         self.side = int(np.ceil(2 * np.linalg.norm(self.half_um) / self.um * max(SCALES))) + 2
         self.fixed_shape = fixed.shape[:2]
         self.shape = [scipy.fft.next_fast_len(n + self.side, real=True) for n in self.fixed_shape]
@@ -108,18 +108,18 @@ class _Search:
         return scipy.fft.rfft2(np.moveaxis(maps, -1, 0), self.shape)
 
     def refine(self, placement: Placement) -> Placement:
-        """The best of nearby angles and scales."""
+        """The best placement at similar angles and all ``SCALES``."""
         angles = placement.degrees + STEP_DEGREES * np.linspace(-2 / 3, 2 / 3, 5)
         around = [self.correlate(angle, placement.mirrored, scale) for angle, scale in product(angles, SCALES)]
         return max(around, key=lambda one: one.score)
 
     def correlate(self, degrees: float, mirrored: bool, scale: float) -> Placement:
-        """The best shift of the partner at one angle and scale."""
+        """The placement with the best shift at an angle and scale."""
         matrix = similarity(degrees, mirrored, scale)
         spectrum = self.spectrum * self.fourier(self.turn(matrix)).conj()
         score = scipy.fft.irfft2(spectrum.sum(0), self.shape)
         at = np.array(np.unravel_index(score.argmax(), score.shape))
-        # The transform is circular: positions beyond the slide are negative shifts.
+        # The Fourier transform is periodic, so that positions beyond the slide stand for negative shifts.
         shift = np.where(at >= self.fixed_shape, at - self.shape, at)[::-1] * self.um
         # The partner's centre lies in the middle of its canvas, whose corner is at ``shift`` on the slide.
         corner_um = self.half_um - matrix @ (shift + self.side * self.um / 2)
@@ -127,7 +127,7 @@ class _Search:
         return Placement(float(degrees), mirrored, Transform(np.column_stack([matrix, corner_um])), best)
 
     def turn(self, matrix: np.ndarray) -> np.ndarray:
-        """The partner's maps (side, side, 2), rotated about its centre into the orientation of the slide."""
+        """The partner's maps (side, side, 2), turned about its centre to the orientation of the slide."""
         to_pixels = matrix * self.um / self.moving_um[:, None]
         first = self.half_um / self.moving_um - 0.5 - to_pixels @ np.full(2, (self.side - 1) / 2)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -135,14 +135,14 @@ class _Search:
 
 
 def similarity(degrees: float, mirrored: bool, scale: float) -> np.ndarray:
-    """(2, 2) matrix from directions on the slide to those on the partner."""
+    """(2, 2) matrix that maps vectors on the slide to vectors on the partner."""
     angle = np.radians(degrees)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     return scale * turn @ np.diag([-1.0 if mirrored else 1.0, 1.0])
 
 
 def _best_apart(placements: Sequence[Placement]) -> Iterator[Placement]:
-    """Placements in descending order, without those close in angle to a better one."""
+    """Yield placements, best first, except those with nearly the same angle as a better one."""
     kept: list[Placement] = []
     for placement in sorted(placements, key=lambda one: -one.score):
         same_side = [other.degrees for other in kept if other.mirrored == placement.mirrored]
@@ -154,14 +154,14 @@ def _best_apart(placements: Sequence[Placement]) -> Iterator[Placement]:
 
 @dataclass(frozen=True)
 class Pair:
-    """A slide and its partner, both open, each with its overview.
+    """A slide and its partner, both open, with their overviews.
 
     Attributes:
         slide: open slide.
-        info: header of the slide.
+        info: facts about the slide.
         low: overview and tissue of the slide.
         partner: open partner.
-        partner_info: header of the partner.
+        partner_info: facts about the partner.
         partner_low: overview and tissue of the partner.
         threads: number of tiles compared at a time.
     """
@@ -176,17 +176,17 @@ class Pair:
 
     @property
     def finest_um(self) -> float:
-        """Um per pixel of the finest comparison."""
+        """Um per pixel of the finest possible comparison."""
         return max(*self.info.mpp, *self.partner_info.mpp) / MAX_COARSER
 
     def readers(self, um: float) -> tuple[PixelReader, PixelReader]:
-        """Both slides at ``um`` per pixel."""
+        """Readers of both slides at ``um`` per pixel."""
         if um >= LOW_POWERS[-1].um:
             return self.low.picture.shrunk(um), self.partner_low.picture.shrunk(um)
         return AreaReader(self.slide, self.info, um), AreaReader(self.partner, self.partner_info, um)
 
     def match(self, transform: Transform, power: Power, most: int = MOST_TILES) -> Matches:
-        """Compare up to ``most`` tiles spread over the tissue."""
+        """Compare up to ``most`` tiles that are spread over the tissue."""
         centre_um = lattice(self.low.mask, self.low.picture.mpp, power.tile_um, 4 * LEAST_TILES, most)
         return self.match_at(transform, power, centre_um)
 
@@ -196,7 +196,7 @@ class Pair:
 
 
 def choose_placement(pair: Pair, starts: Sequence[Transform]) -> Transform | None:
-    """The placement that agrees with tiles, improved at low power; None if there is none."""
+    """The placement that agrees with most tiles, improved at low power; None if fewer than ``MIN_FITTING`` agree."""
     best, best_part = None, MIN_FITTING
     for start in starts:
         transform, part = place_roughly(pair, start)
@@ -208,11 +208,11 @@ def choose_placement(pair: Pair, starts: Sequence[Transform]) -> Transform | Non
 
 
 def place_roughly(pair: Pair, start: Transform) -> tuple[Transform, float]:
-    """Improve a placement at low power; returns it and the fraction of tiles on the partner that agree with it."""
+    """A placement improved at low power, and the share of the tiles on the partner that agree with it."""
     transform, part = start, 0.0
     for power in (*LOW_POWERS, HIGH_POWERS[0]):
         fitted = fit_affine(pair.match(transform, power, FEW_TILES), transform)
-        # Too few tiles may match at low power although the placement is right; the last power decides.
+        # At low power, too few tiles may match although the placement is right, so only the last power decides.
         if fitted is None and power is HIGH_POWERS[0]:
             return transform, 0.0
         transform, part = fitted or (transform, part)
@@ -220,10 +220,11 @@ def place_roughly(pair: Pair, start: Transform) -> tuple[Transform, float]:
 
 
 def refine(pair: Pair, start: Transform) -> tuple[Transform, Transform, Power]:
-    """Fit matrix and bend at increasing power, as long as tiles of the two stains can be compared.
+    """Fit an affine map and a bend at increasing power, as long as enough tiles of the two stains match.
 
     Returns:
-        The best transform without a bend, the best one, and the finest resolution at which tiles could be compared.
+        The best transform without a bend; the best transform; and the finest power at which tiles match, at least
+        the first of ``HIGH_POWERS``.
     """
     affine = transform = start
     reached = HIGH_POWERS[0]
@@ -240,12 +241,15 @@ def refine(pair: Pair, start: Transform) -> tuple[Transform, Transform, Power]:
 
 
 def fit_affine(matches: Matches, measured_with: Transform) -> tuple[Transform, float] | None:
-    """The affine map that most tiles agree with, and the share of these tiles on the partner; None for too few."""
+    """The affine map that most tiles agree with, and their share of the tiles on the partner.
+
+    None if fewer than ``LEAST_TILES`` agree, or if the map stretches too much.
+    """
     clear = matches.is_clear
     if clear.sum() < LEAST_TILES:
         return None
     source, target = matches.centre_um[clear], matches.partner_um(measured_with)[clear]
-    # OpenCV seeds its random choices equally in each call, so the result is reproducible.
+    # OpenCV uses the same seed in each call, so the result is reproducible.
     matrix, agrees = cv2.estimateAffine2D(
         source, target, method=cv2.RANSAC, ransacReprojThreshold=BEND_ROOM_UM, maxIters=5000, confidence=0.999
     )
@@ -255,18 +259,18 @@ def fit_affine(matches: Matches, measured_with: Transform) -> tuple[Transform, f
 
 
 def is_plausible(matrix: np.ndarray) -> bool:
-    """True if a (2, 3) matrix between um stretches no direction by more than a quarter."""
+    """True if a matrix (2, 3), from um to um, shrinks or stretches no direction by more than about a quarter."""
     stretch = np.linalg.svd(matrix[:, :2], compute_uv=False)
     return bool(stretch.min() > 0.75 and stretch.max() < 1.33)
 
 
 def fit_bend(matches: Matches, measured_with: Transform, affine: Transform, size_um: np.ndarray) -> Transform:
-    """Add a smooth bend to an affine map if it reduces the error of tiles that it was not fitted to."""
+    """Add a smooth bend to an affine map, but only if it reduces the error in tiles that it was not fitted to."""
     at = matches.centre_um[matches.is_clear]
     shift = affine.straighten(matches.partner_um(measured_with)[matches.is_clear]) - at
     fits = _agrees_with_neighbours(at, shift)
     at, shift = at[fits], shift[fits]
-    # Each of the four parts held out in turn then has at least ``LEAST_TILES``.
+    # With this number, each of the four parts that are held out in turn has at least ``LEAST_TILES``.
     if len(at) < 4 * LEAST_TILES:
         return affine
     error = np.median(np.linalg.norm(shift, axis=1))
@@ -279,14 +283,14 @@ def fit_bend(matches: Matches, measured_with: Transform, affine: Transform, size
 
 
 def _agrees_with_neighbours(at: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """(N,) bool: True where a shift is similar to those of the nearest tiles."""
+    """(N,) bool: True if a tile's shift is similar to the shifts of the nearest tiles."""
     far, near = scipy.spatial.cKDTree(at).query(at, k=min(N_NEIGHBOURS + 1, len(at)))
     middle = np.median(shift[near[:, 1:]], axis=1)
     return np.linalg.norm(shift - middle, axis=1) < OUTLIER_UM + MILD * np.median(far[:, 1:], axis=1)
 
 
 def _held_out_errors(at: np.ndarray, shift: np.ndarray, n_parts: int = 4) -> np.ndarray:
-    """(N,) um: distance of each shift from a bend that was fitted to the other parts."""
+    """(N,) um: error of a bend at each tile, when it was fitted without the tile's part of the tiles."""
     error = np.empty(len(at))
     for part in range(n_parts):
         held = np.arange(len(at)) % n_parts == part
@@ -295,5 +299,5 @@ def _held_out_errors(at: np.ndarray, shift: np.ndarray, n_parts: int = 4) -> np.
 
 
 def _spline(at: np.ndarray, shift: np.ndarray) -> scipy.interpolate.RBFInterpolator:
-    """A thin-plate spline through shifts (N, 2) at (N, 2), as a function of positions in mm."""
+    """A thin-plate spline, as a function of positions in mm, fitted to ``shift`` (N, 2) at positions (N, 2) in um."""
     return scipy.interpolate.RBFInterpolator(at / 1000, shift, smoothing=BEND_SMOOTHING, kernel="thin_plate_spline")

@@ -1,7 +1,7 @@
 """Records of a registration: transform.json, residuals.tsv, checkerboard.png, and partner.json with its outcome.
 
-The checkerboard shows slide and partner in alternating squares, across which well registered nuclei and edges of tissue
-continue.
+The checkerboard shows slide and partner in alternating squares. If they are well registered, nuclei and edges of tissue
+continue from square to square.
 """
 
 from __future__ import annotations
@@ -34,17 +34,18 @@ DIRECTION = "slide to partner: partner_xy = matrix @ (x + bend_x, y + bend_y, 1)
 COLUMNS = ("x", "y", "side", "status", "residual_um", "measured", "correlation")
 
 WIDTH_PX = 1500
-N_SQUARES = 16  # squares along the longer side of the slide
-FIELD_SQUARES = 6
+N_SQUARES = 16  # number of squares along the longer side of the slide
+FIELD_SQUARES = 6  # number of squares along the side of an enlarged tile
 GAP_PX, TEXT_PX = 12, 34
 LEFT_OUT_RGB = (215, 60, 40)
 
 
 @contextmanager
 def record_outcome(partner: Path, store: Path, slide_id: str) -> Iterator[dict[str, Any]]:
-    """Write partner.json beside ``store`` when the block ends; after a failure ``store`` is an empty folder.
+    """Write partner.json next to ``store`` when the block ends; after a failure, ``store`` is an empty folder.
 
-    Training continues without the pairs of such a slide, so only a full disk ends the block with an error.
+    Errors are recorded and suppressed, because training can continue without a slide's partner; only a full disk ends
+    the block with an error.
 
     Args:
         partner: file of the partner.
@@ -67,7 +68,7 @@ def record_outcome(partner: Path, store: Path, slide_id: str) -> Iterator[dict[s
         outcome = {"status": FAILED, "reason": one_line(error if known else f"{type(error).__name__}: {error}")}
         for path in (store, *(folder / name for name in (TRANSFORM, RESIDUALS, CHECKERBOARD))):
             remove(path)
-        # The workflow requires the folder as an output of its job.
+        # The workflow requires that the job writes this folder.
         store.mkdir(parents=True)
     write_json(folder / RECORD, {**outcome, **facts})
 
@@ -116,7 +117,7 @@ def describe(found: Registration) -> dict[str, Any]:
 
 
 def summarise(tiles: TileResiduals) -> dict[str, Any]:
-    """Counts of tiles, and the residuals of those that are kept and were measured."""
+    """Counts of tiles, and the median and 95th percentile of the residuals that were measured in kept tiles."""
     measured = tiles.residual_um[tiles.is_kept & tiles.is_measured]
     middle, high = np.percentile(measured, [50, 95]) if len(measured) else (0.0, 0.0)
     status = tiles.status
@@ -126,7 +127,7 @@ def summarise(tiles: TileResiduals) -> dict[str, Any]:
 
 
 def summary_text(content: dict[str, Any]) -> str:
-    """Summary of a registration in a few lines, from the content of transform.json."""
+    """Summarise the content of transform.json in a few lines of text."""
     residuals = content["residuals"]
     bend = f"bent by up to {content['bend_um']:.1f} um" if content["bend"] else "not bent"
     side = "mirrored, " if content["mirrored"] else ""
@@ -135,14 +136,14 @@ def summary_text(content: dict[str, Any]) -> str:
         f"  placement   {side}turned by {content['degrees']:.2f} degrees, scale {content['scale']:.4f}, {bend}",
         f"  residuals   median {residuals['median_um']:.2f} um, 95 % below {residuals['p95_um']:.2f} um",
         f"  tiles       {residuals['kept']} of {residuals['tiles']} kept; {residuals['above_limit']} above "
-        f"{residuals['limit_um']:g} um, {residuals['no_match']} without a match, {residuals['outside']} outside of the "
+        f"{residuals['limit_um']:g} um, {residuals['no_match']} without a match, {residuals['outside']} outside the "
         "partner",
     ]
     return "\n".join(lines)
 
 
 def write_residuals(path: Path, found: Registration) -> None:
-    """Write residuals.tsv, a row per tile: corner and side in level-0 px, status and measurements."""
+    """Write residuals.tsv, with a row per tile: corner and side in level-0 px, status and measurements."""
     tiles, mpp = found.tiles, np.array(found.slide.mpp)
     corner_px = (tiles.centre_um - tiles.side_um / 2) / mpp
     with complete_file(path) as partial, partial.open("w", encoding="utf-8") as file:
@@ -160,12 +161,12 @@ class RegisteredPartner:
     """The content of transform.json that is needed to read the partner's pixels.
 
     Attributes:
-        path: path of the file.
+        path: path of transform.json.
         slide: identity of the H&E slide, as written by ``describe``.
         partner: identity of the partner, as written by ``describe``.
         transform: transform from slide to partner.
-        tile_um: side of a tile.
-        kept: (rows, columns) bool, True for tiles that are kept, from the slide's corner.
+        tile_um: side of a tile; tiles lie side by side from the slide's corner.
+        kept: (rows, columns) bool, True for tiles that are kept.
     """
 
     path: Path
@@ -176,7 +177,7 @@ class RegisteredPartner:
     kept: np.ndarray
 
     def is_kept(self, um: np.ndarray) -> np.ndarray:
-        """True for positions (..., 2) on the slide, in um, in tiles that are kept and on the partner."""
+        """True for positions (..., 2) in um on the slide that are in a kept tile and on the partner."""
         column, row = np.moveaxis(np.floor(um / self.tile_um).astype(int), -1, 0)
         within = (row >= 0) & (row < self.kept.shape[0]) & (column >= 0) & (column < self.kept.shape[1])
         at = row.clip(0, self.kept.shape[0] - 1), column.clip(0, self.kept.shape[1] - 1)
@@ -185,10 +186,10 @@ class RegisteredPartner:
         return within & self.kept[at] & ((on_partner >= 0) & (on_partner < size_um)).all(-1)
 
     def require(self, slide: SlideInfo, partner: SlideInfo) -> None:
-        """Require that the transform belongs to these two slides.
+        """Require that the registration belongs to this slide and partner.
 
         Raises:
-            RegistrationError: the transform belongs to other slides.
+            RegistrationError: the registration belongs to different slides.
         """
         for known, info in ((self.slide, slide), (self.partner, partner)):
             if known["fingerprint"] != info.fingerprint:
@@ -201,7 +202,7 @@ def read_registered(path: Path) -> RegisteredPartner:
     """Read transform.json.
 
     Raises:
-        RegistrationError: the file is missing or was not written by `muse register`.
+        RegistrationError: the file cannot be read, or is no transform.json of this version.
     """
     try:
         content = read_json(path)
@@ -209,10 +210,10 @@ def read_registered(path: Path) -> RegisteredPartner:
         transform = Transform.from_dict(content, slide["mpp"], partner["mpp"])
         kept = np.array([[sign == "1" for sign in row] for row in content["kept_tiles"]])
         if content["format"] != FORMAT or kept.ndim != 2:
-            raise ValueError("another format")
+            raise ValueError("unknown format")
         return RegisteredPartner(path, slide, partner, transform, float(content["tile_um"]), kept)
     except OSError as error:
-        raise RegistrationError(f"{path}: cannot be read ({error.strerror}); make it with `muse register`") from error
+        raise RegistrationError(f"{path}: cannot be read ({error.strerror}); write it with `muse register`") from error
     except (ValueError, KeyError, TypeError) as error:
         raise RegistrationError(
             f"{path}: is not a transform.json of this version; run `muse register` again"
@@ -230,7 +231,7 @@ def _identify(info: SlideInfo) -> dict[str, Any]:
 
 
 def write_checkerboard(path: Path, pair: Pair, found: Registration) -> None:
-    """Write the whole slide, with rejected tiles framed in red, above its best, median and worst tile."""
+    """Write a picture of the whole slide, with rejected tiles framed in red, above its best, median and worst tile."""
     whole = _draw_slide(pair, found)
     fields = _draw_fields(pair, found, (whole.shape[1] - 2 * GAP_PX) // 3)
     rows = [whole, *([fields] if fields is not None else [])]
@@ -257,7 +258,7 @@ def _draw_slide(pair: Pair, found: Registration) -> np.ndarray:
 
 
 def _draw_fields(pair: Pair, found: Registration, side_px: int) -> np.ndarray | None:
-    """Three tiles side by side, each with its residual; None if none was measured and kept."""
+    """Picture of the best, median and worst tile side by side; None if no kept tile was measured."""
     tiles, um = found.tiles, found.tiles.side_um / side_px
     measured = np.flatnonzero(tiles.is_kept & tiles.is_measured)
     if not len(measured):
@@ -283,7 +284,7 @@ def _checker(
     size: tuple[int, int],
     square_px: int,
 ) -> np.ndarray:
-    """(h, w, 3) uint8: the slide, and the partner in every other square."""
+    """(h, w, 3) uint8: squares of the slide that alternate with squares of the partner."""
     at = grid_um(corner_um, um, size)
     board, partner = sample(readers[0], at), sample(readers[1], found.transform.to_partner(at))
     row, column = np.indices(board.shape[:2]) // square_px

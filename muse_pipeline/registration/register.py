@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import scipy  # modules are loaded at the first call, because this takes longer than a small slide
+import scipy  # loads its modules at first use, because loading takes longer than processing a small slide
 
 from muse_pipeline.core.errors import MppError, RegistrationError
 from muse_pipeline.core.types import Slide, SlideInfo
@@ -18,8 +18,8 @@ from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.tissue.find import find_tissue
 
 LIMIT_UM = 5.0  # the radius of a nucleus
-MIN_COVERED = 0.02  # share of a tile that tissue covers
-MIN_KEPT = 0.1  # share of the tiles on the partner; with fewer the partner does not fit
+MIN_COVERED = 0.02  # least share of tissue in a tile that is measured
+MIN_KEPT = 0.1  # share of the tiles on the partner; if fewer are kept, the partner does not fit
 LEAST_NEIGHBOURS = 3
 KEPT, ABOVE_LIMIT, NO_MATCH, OUTSIDE = "kept", "above limit", "no match", "outside"
 
@@ -31,11 +31,11 @@ class TileResiduals:
     Attributes:
         side_um: side of a tile; tiles lie side by side from the corner of level 0.
         centre_um: (N, 2) centres on the slide.
-        residual_um: (N,) remaining distance; NaN if it is unknown.
+        residual_um: (N,) distance between slide and partner that remains; NaN if it is unknown.
         correlation: (N,) correlation of the tile with the partner.
-        is_measured: (N,) bool; other tiles that correlate with the partner get the largest residual measured around
-            them.
-        is_seen: (N,) bool, True where the partner has an image.
+        is_measured: (N,) bool, True if the residual was measured in the tile itself. A tile that only correlates with
+            the partner has the largest residual of its neighbours.
+        is_seen: (N,) bool, True if the tile lies on the partner, which is not uniform there.
         limit_um: largest residual of a tile that is kept.
     """
 
@@ -49,18 +49,18 @@ class TileResiduals:
 
     @property
     def is_kept(self) -> np.ndarray:
-        """(N,) bool: True where the residual is known and within the limit."""
+        """(N,) bool: True if the residual is known and within the limit."""
         return self.residual_um <= self.limit_um
 
     @property
     def status(self) -> np.ndarray:
-        """(N,) status of each tile as a word."""
+        """(N,) one of ``KEPT``, ``ABOVE_LIMIT``, ``NO_MATCH`` and ``OUTSIDE`` for each tile."""
         known = ~np.isnan(self.residual_um)
         return np.select([self.is_kept, known, self.is_seen], [KEPT, ABOVE_LIMIT, NO_MATCH], OUTSIDE)
 
     def kept_grid(self, size_um: np.ndarray) -> np.ndarray:
         """(rows, columns) bool over a slide of ``size_um``: True for tiles that are kept."""
-        # A slide that ends at the edge of a tile gets no further tile by rounding.
+        # With the tolerance, a rounding error does not add a tile to a slide that ends at the edge of one.
         columns, rows = np.ceil(size_um / self.side_um - 1e-9).astype(int)
         kept = np.zeros((rows, columns), bool)
         column, row = (self.centre_um[self.is_kept] // self.side_um).astype(int).T
@@ -70,15 +70,15 @@ class TileResiduals:
 
 @dataclass(frozen=True, eq=False)
 class Registration:
-    """A partner in the frame of its slide, with measures of quality.
+    """The result of a registration.
 
     Attributes:
         slide: the H&E slide.
-        partner: the partner registered to it.
-        rigid: the placement before refinement.
+        partner: its partner.
+        rigid: the best placement of the search, or the given transform, before refinement.
         affine: the best transform without a bend.
-        transform: the result.
-        power: resolution at which tiles were compared.
+        transform: the best transform.
+        power: power at which tiles were compared.
         tiles: residuals of ``transform``.
     """
 
@@ -96,7 +96,7 @@ def register_partner(pair: Pair, start: Transform | None = None, limit_um: float
 
     Args:
         pair: both slides.
-        start: an approximate transform; None to search for one.
+        start: approximate transform; if None, it is searched for.
         limit_um: largest residual of a tile that is kept.
 
     Raises:
@@ -111,17 +111,17 @@ def register_partner(pair: Pair, start: Transform | None = None, limit_um: float
     if tiles.is_kept.sum() < MIN_KEPT * max(tiles.is_seen.sum(), 1):
         raise RegistrationError(
             f"{pair.partner_info.path}: only {tiles.is_kept.sum()} of {tiles.is_seen.sum()} tiles lie within "
-            f"{limit_um:g} um of slide '{pair.info.slide_id}'; it may be another section; raise --max-residual "
-            "or leave it out"
+            f"{limit_um:g} um of slide '{pair.info.slide_id}'; it may show a different section; raise --max-residual "
+            "or leave out the partner"
         )
     return Registration(pair.info, pair.partner_info, starts[0], affine, transform, power, tiles)
 
 
 def open_pair(slide: Slide, info: SlideInfo, partner: Slide, partner_info: SlideInfo, threads: int = 1) -> Pair:
-    """Find the tissue of both slides.
+    """Find the tissue of a slide and its partner and return them as a ``Pair``.
 
     Raises:
-        RegistrationError: one of them has no tissue.
+        RegistrationError: no tissue is found in one of them.
         SlideError: one of them cannot be decoded.
     """
     cv2.setNumThreads(1)
@@ -130,11 +130,11 @@ def open_pair(slide: Slide, info: SlideInfo, partner: Slide, partner_info: Slide
 
 
 def inspect_partner(path: Path, mpp: float | None = None) -> SlideInfo:
-    """Describe a partner as ``inspect_slide`` describes a slide.
+    """The facts about a partner's file, as from ``inspect_slide``.
 
     Raises:
         SlideError: the file cannot be opened.
-        MppError: the size of a pixel is not stated anywhere.
+        MppError: ``mpp`` is None and the file does not state its pixel size.
     """
     try:
         return inspect_slide(path, path.stem, mpp)
@@ -154,7 +154,7 @@ def measure_tiles(pair: Pair, transform: Transform, power: Power, limit_um: floa
     known = np.flatnonzero(matches.is_clear)
     if len(known):
         tree = scipy.spatial.cKDTree(centre[known])
-        # The eight neighbours of a tile lie within 1.5 sides: the diagonal ones are 1.41 sides away.
+        # A radius of 1.5 sides includes the eight neighbours of a tile; diagonal ones are 1.41 sides away.
         for tile, near in zip(unknown, tree.query_ball_point(centre[unknown], 1.5 * power.tile_um), strict=True):
             if len(near) >= LEAST_NEIGHBOURS:
                 residual[tile] = residual[known[near]].max()
@@ -167,7 +167,7 @@ def _low_power(slide: Slide, info: SlideInfo) -> LowPower:
     found = find_tissue(slide, info)
     if found.tissue.is_empty:
         why = found.warnings[-1] if found.warnings else "no tissue found"
-        raise RegistrationError(f"{info.path}: {why}, so nothing can be registered; leave this partner out")
+        raise RegistrationError(f"{info.path}: {why}, so it cannot be registered; leave out the partner")
     return LowPower(Picture(found.overview.pixels, found.overview.mpp), found.tissue.mask)
 
 

@@ -1,7 +1,7 @@
 """The map from an H&E slide to its partner: an affine matrix and, if needed, a smooth bend.
 
-Inside the package both slides are measured in um from the corner of level 0. Files have absolute level-0 px.
-Users can provide landmarks, a matrix, or the transform.json of an earlier registration.
+Within the package, positions on both slides are in um from the corner of level 0; in files, they are in absolute
+level-0 px. Users can provide landmarks, a matrix, or the transform.json of an earlier registration.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan|inf", re.IGNOR
 
 @dataclass(frozen=True, eq=False)
 class Bend:
-    """A displacement on the slide, bilinear between nodes and constant beyond them.
+    """A displacement on the slide, interpolated bilinearly between nodes and constant beyond them.
 
     Attributes:
-        shift_um: (rows, columns, 2) float32 um in x and y; the first node is at the corner of level 0.
+        shift_um: (rows, columns, 2) float32, displacement of the nodes in x and y; the first node is at the corner of
+            level 0.
         node_um: distance between nodes.
     """
 
@@ -54,8 +55,8 @@ class Transform:
     """A map from positions on the slide to positions on the partner.
 
     Attributes:
-        matrix: (2, 3) float64: partner um = matrix @ (x, y, 1), with x and y in um on the slide.
-        bend: displacement added to (x, y) first; None if the matrix is enough.
+        matrix: (2, 3) float64; matrix @ (x, y, 1) is a position on the partner, with x and y on the slide, all in um.
+        bend: displacement added to (x, y) first; None for no displacement.
     """
 
     matrix: np.ndarray
@@ -82,7 +83,7 @@ class Transform:
         """Rotation of the partner in degrees, -180 to 180, clockwise on the screen."""
         sign = -1.0 if self.is_mirrored else 1.0
         (a, b), (c, d) = self.matrix[:, :2]
-        # The matrix is a rotation times diag(sign, 1); sine and cosine are averaged over its two columns.
+        # The matrix is about a rotation times diag(sign, 1); sine and cosine are averaged over its two columns.
         return float(np.degrees(np.arctan2(sign * c - b, sign * a + d)))
 
     @property
@@ -92,11 +93,11 @@ class Transform:
 
     @property
     def bend_um(self) -> float:
-        """The largest displacement by the bend, um."""
+        """Largest displacement by the bend, in um."""
         return 0.0 if self.bend is None else float(np.linalg.norm(self.bend.shift_um, axis=-1).max())
 
     def to_dict(self, slide_mpp: tuple[float, float], partner_mpp: tuple[float, float]) -> dict[str, Any]:
-        """JSON-ready: ``matrix`` from and to absolute level-0 px, ``bend`` in um."""
+        """JSON-ready entries: ``matrix``, from absolute level-0 px to absolute level-0 px, and ``bend``, in um."""
         to_um = np.diag([*slide_mpp, 1.0])
         matrix = self.matrix @ to_um / np.array(partner_mpp)[:, None]
         bend = None
@@ -111,25 +112,25 @@ class Transform:
         """The inverse of ``to_dict``.
 
         Raises:
-            ValueError: a value has another type.
+            KeyError, TypeError, ValueError: an entry is missing or invalid.
         """
         matrix = matrix_in_um(np.array(values["matrix"], float), slide_mpp, partner_mpp)
         if (bend := values.get("bend")) is None:
             return cls(matrix)
         shift = np.array(bend["shift_um"], np.float32)
         if shift.ndim != 3 or shift.shape[2] != 2 or not np.isfinite(shift).all() or not bend["node_um"] > 0:
-            raise ValueError(f"the bend is an array of shape {shift.shape}")
+            raise ValueError(f"the bend, of shape {shift.shape}, is invalid")
         return cls(matrix, Bend(shift, float(bend["node_um"])))
 
 
 def matrix_in_um(matrix_px: np.ndarray, slide_mpp: tuple[float, float], partner_mpp: tuple[float, float]) -> np.ndarray:
-    """Convert a matrix between level-0 px to one (2, 3) between um.
+    """Convert a matrix (2, 3) from level-0 px to level-0 px into one from um to um.
 
     Raises:
-        ValueError: the matrix has another shape, is not finite or maps the plane to a line.
+        ValueError: the matrix has a different shape, is not finite, or cannot be inverted.
     """
     if matrix_px.shape != (2, 3) or not np.isfinite(matrix_px).all() or abs(np.linalg.det(matrix_px[:, :2])) < 1e-9:
-        raise ValueError("the matrix is not two rows of three finite numbers that can be inverted")
+        raise ValueError("the matrix is not an invertible map in two rows of three finite numbers")
     return matrix_px @ np.diag([*1 / np.array(slide_mpp), 1.0]) * np.array(partner_mpp)[:, None]
 
 
@@ -137,14 +138,14 @@ def read_given(path: Path, slide: SlideInfo, partner: SlideInfo, frame: str = "q
     """Read a transform from slide to partner.
 
     Args:
-        path: a ``.json`` of `muse register`, a ``.csv`` of landmarks with the columns x, y, partner_x, partner_y, or
-            any other text or ``.csv`` of a 2 x 3 or 3 x 3 matrix.
+        path: a ``.json`` written by `muse register`; a ``.csv`` of landmarks with the columns x, y, partner_x and
+            partner_y; or a ``.csv`` or other text file with the numbers of a 2 x 3 or 3 x 3 matrix.
         slide: the H&E slide.
         partner: its partner.
-        frame: frame of the positions of landmarks and matrices (``qupath_offset_px``).
+        frame: frame of landmarks and matrices, as for ``qupath_offset_px``.
 
     Raises:
-        RegistrationError: the file cannot be used.
+        RegistrationError: the file cannot be read, or contains none of these.
     """
     try:
         if path.suffix.lower() == ".json":
@@ -153,26 +154,26 @@ def read_given(path: Path, slide: SlideInfo, partner: SlideInfo, frame: str = "q
         if path.suffix.lower() == ".csv" and not _is_matrix(path.read_text(encoding="utf-8-sig")):
             return _fit_landmarks(_read_landmarks(path), slide, partner, offsets)
         matrix = _read_matrix(path.read_text(encoding="utf-8"))
-        # With frames that begin at a and b, the matrix [M t] maps level-0 px x to M (x - a) + t + b.
+        # If the frames start at a on the slide and b on the partner, [M t] maps level-0 px x to M (x - a) + t + b.
         matrix[:, 2] += offsets[1] - matrix[:, :2] @ offsets[0]
         return Transform(matrix_in_um(matrix, slide.mpp, partner.mpp))
     except OSError as error:
-        raise RegistrationError(f"{path}: cannot be read ({error.strerror}); give a transform's file") from error
+        raise RegistrationError(f"{path}: cannot be read ({error.strerror}); give the file of a transform") from error
     except (ValueError, KeyError, TypeError) as error:
         raise RegistrationError(
-            f"{path}: is not a transform ({error}); give a transform.json, a .csv of landmarks or a matrix in text"
+            f"{path}: not a transform ({error}); give a transform.json, a .csv of landmarks, or a text file of a matrix"
         ) from error
 
 
 def _read_landmarks(path: Path) -> np.ndarray:
-    """(N, 4) positions on slide and partner in level-0 px."""
+    """(N, 4) x and y on the slide, then on the partner, in level-0 px of the file's frame."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file, skipinitialspace=True))
     if not rows or not set(LANDMARK_COLUMNS) <= set(rows[0]):
         raise ValueError(f"its columns are not {', '.join(LANDMARK_COLUMNS)}")
     points = np.array([[float(row[name]) for name in LANDMARK_COLUMNS] for row in rows])
     if len(points) < LEAST_LANDMARKS or not np.isfinite(points).all():
-        raise ValueError(f"{len(points)} landmarks where {LEAST_LANDMARKS} or more are needed, all finite numbers")
+        raise ValueError(f"{len(points)} landmarks; at least {LEAST_LANDMARKS} are needed, all of them finite numbers")
     return points
 
 
@@ -181,13 +182,13 @@ def _fit_landmarks(points: np.ndarray, slide: SlideInfo, partner: SlideInfo, off
     source, target = (points[:, :2] + offsets[0]) * slide.mpp, (points[:, 2:] + offsets[1]) * partner.mpp
     spread = np.linalg.svd(source - source.mean(0), compute_uv=False)
     if spread[1] < 0.01 * spread[0] or not spread[0]:
-        raise ValueError("its landmarks lie on one line")
+        raise ValueError("its landmarks lie on a line")
     matrix, *_ = np.linalg.lstsq(np.column_stack([source, np.ones(len(source))]), target, rcond=None)
     return Transform(matrix.T.copy())
 
 
 def _is_matrix(text: str) -> bool:
-    """True for text of numbers only, as in the alignment file of Xenium Explorer."""
+    """True if ``text`` contains only numbers, as an alignment file of Xenium Explorer does."""
     return re.fullmatch(r"(?:[\s\d.,;e+-]|nan|inf)+", text, re.IGNORECASE) is not None
 
 
@@ -197,7 +198,7 @@ def _read_matrix(text: str) -> np.ndarray:
     if len(numbers) == 9 and numbers[6:] == [0, 0, 1]:
         numbers = numbers[:6]
     if len(numbers) != 6:
-        raise ValueError(f"{len(numbers)} numbers, not the 6 of a 2 x 3 or the 9 of an affine 3 x 3 matrix")
+        raise ValueError(f"{len(numbers)} numbers instead of 6 (2 x 3 matrix) or 9 (affine 3 x 3 matrix)")
     if bad := [number for number in numbers if not np.isfinite(number)]:
         raise ValueError(f"the matrix contains {bad[0]}")
     return np.array(numbers).reshape(2, 3)

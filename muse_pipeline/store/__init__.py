@@ -1,1 +1,1 @@
-"""A slide as one image at one mpp on disk, and the grid of windows that detection reads."""
+"""A slide as one image on disk, at a fixed mpp, and the grid of windows that detection reads."""

@@ -1,4 +1,4 @@
-"""The chunks of a store that contain tissue, and the tissue on the store's own lattice."""
+"""The chunks of a store that contain tissue, and the tissue mask on the store's own lattice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from muse_pipeline.tissue.overview import ROWS, strips
 
 @dataclass(frozen=True, order=True)
 class Chunk:
-    """A chunk of an image, by its position in the grid of all chunks; ordered row by row."""
+    """Position of a chunk in the grid of all chunks of an image; positions sort row by row."""
 
     row: int
     column: int
@@ -45,19 +45,19 @@ class Chunk:
 def count_cells(
     mask: np.ndarray, mask_mpp: np.ndarray, cell_um: float, shape: tuple[int, int]
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Number of true mask pixels that each cell touches; cells of side ``cell_um`` start at the mask's corner.
+    """Count the true mask pixels that each cell touches, in a grid from the mask's corner with cells of ``cell_um``.
 
     Yields:
-        strips of the ``shape`` = (rows, columns) of cells, and (n, columns) int32 of each strip.
+        The rows of each strip of the grid, whose ``shape`` is (rows, columns), and its counts (n, columns) int32.
     """
     spans = []
     for n, mpp, length in zip(shape, mask_mpp[::-1], mask.shape, strict=True):
         edges = np.arange(n + 1) * (cell_um / mpp)
-        # By rounding, an edge between two pixels may lie within one of them, which does not count as touching.
+        # With the tolerance, a rounding error does not make a cell touch a pixel that it only borders on.
         first, last = np.floor(edges[:-1] + 1e-6), np.ceil(edges[1:] - 1e-6)
         spans.append([ends.astype(int).clip(0, length) for ends in (first, last)])
     (top, bottom), (left, right) = spans
-    for cells in strips(shape[0], max(1, ROWS * shape[0] // len(mask))):  # sums need four times the memory of the mask
+    for cells in strips(shape[0], max(1, ROWS * shape[0] // len(mask))):  # integrals need four times the mask's memory
         first = top[cells.start]
         total = cv2.integral(mask[first : bottom[cells].max()].astype(np.uint8))
         rows = total[bottom[cells] - first] - total[top[cells] - first]
@@ -65,7 +65,7 @@ def count_cells(
 
 
 def touched_cells(mask: np.ndarray, mask_mpp: np.ndarray, cell_um: float, shape: tuple[int, int]) -> np.ndarray:
-    """(rows, columns) bool: cells of side ``cell_um``, from the mask's corner, that touch a true pixel of the mask."""
+    """(rows, columns) bool: the cells that touch a true pixel of the mask; arguments as for ``count_cells``."""
     touched = np.empty(shape, bool)
     for cells, n in count_cells(mask, mask_mpp, cell_um, shape):
         touched[cells] = n > 0
@@ -73,12 +73,12 @@ def touched_cells(mask: np.ndarray, mask_mpp: np.ndarray, cell_um: float, shape:
 
 
 def any_within(mask: np.ndarray, factor: int) -> np.ndarray:
-    """Reduce a mask (h, w) bool ``factor`` times; a block is True if any of its pixels is True."""
+    """Shrink a mask (h, w) bool by ``factor``; a pixel is True if any of the pixels that it replaces is."""
     return touched_cells(mask, np.ones(2), factor, _grid_shape(mask.shape[::-1], factor))
 
 
 def tissue_on_lattice(tissue: TissueMask, mpp: float, size_px: tuple[int, int]) -> np.ndarray:
-    """(h, w) bool mask of the area where nuclei are kept, in pixels of ``tissue_pixel_px(mpp)`` work pixels."""
+    """Mask (h, w) bool of the area where nuclei are kept; a pixel has a side of ``tissue_pixel_px(mpp)`` work px."""
     side_px = tissue_pixel_px(mpp)
     return touched_cells(_beyond(tissue.dilated), tissue.mask_mpp, side_px * mpp, _grid_shape(size_px, side_px))
 
@@ -90,7 +90,7 @@ def chunks_with_tissue(tissue: TissueMask, mpp: float, size_px: tuple[int, int],
 
 
 def chunks_within(low_xy: np.ndarray, high_xy: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(rows, columns) = ``shape`` bool: the chunks that touch the rectangle between two corners in work pixels."""
+    """``shape`` = (rows, columns) bool: the chunks that touch the rectangle between two corners in work pixels."""
     left, top = np.floor(np.asarray(low_xy) / CHUNK_PX).clip(0).astype(int)
     right, bottom = np.ceil(np.asarray(high_xy) / CHUNK_PX).clip(0).astype(int)
     touched = np.zeros(shape, bool)
@@ -99,19 +99,19 @@ def chunks_within(low_xy: np.ndarray, high_xy: np.ndarray, shape: tuple[int, int
 
 
 def _beyond(mask: np.ndarray) -> np.ndarray:
-    """The mask, extended by one pixel at its end (as in ``KeptArea.contains``)."""
+    """The mask with its last row and column repeated once (as in ``KeptArea.contains``)."""
     return np.pad(mask, ((0, 1), (0, 1)), "edge")
 
 
 def chunks_by_shard(chunks: np.ndarray) -> list[Chunk]:
-    """The true chunks of (rows, columns) ``chunks``, shard by shard, in the order of each shard's file."""
+    """The chunks that are True in ``chunks`` (rows, columns), shard by shard, in the order of each shard's file."""
     found = [Chunk(*map(int, where)) for where in np.argwhere(chunks)]
     rank = {where: number for number, where in enumerate(z_order(CHUNKS_PER_SHARD))}
     return sorted(found, key=lambda chunk: (chunk.shard, rank[chunk.in_shard]))
 
 
 def tissue_in_chunks(label: np.ndarray, label_px: int, shape: tuple[int, int]) -> np.ndarray:
-    """(rows, columns) = ``shape`` int: pixels of the tissue ``label`` (side ``label_px``) that each chunk touches."""
+    """``shape`` = (rows, columns) int: number of tissue pixels of ``label``, of side ``label_px``, in each chunk."""
     counts = [n for _, n in count_cells(label, np.ones(2), CHUNK_PX / label_px, shape)]
     return np.concatenate(counts)
 
@@ -121,15 +121,15 @@ def _grid_shape(size_px: tuple[int, int], cell_px: int) -> tuple[int, int]:
 
 
 class CorruptChunks:
-    """The chunks of one slide that cannot be decoded."""
+    """Collects the chunks of a slide that cannot be decoded."""
 
     def __init__(self, n_pixels: np.ndarray, n_pixels_in_all: int, max_fraction: float, slide_id: str):
         """Start without corrupt chunks.
 
         Args:
-            n_pixels: (rows, columns) int, pixels of tissue that each chunk touches.
-            n_pixels_in_all: pixels of tissue, each counted once.
-            max_fraction: fraction of the tissue that may be corrupt.
+            n_pixels: (rows, columns) int, number of tissue pixels that each chunk touches.
+            n_pixels_in_all: number of tissue pixels.
+            max_fraction: largest fraction of the tissue that may be corrupt.
             slide_id: id of the slide, for the error message.
         """
         self._n_pixels, self._n_pixels_in_all = n_pixels, n_pixels_in_all
@@ -143,14 +143,14 @@ class CorruptChunks:
         return self._n_corrupt / max(self._n_pixels_in_all, 1)
 
     def rectangles(self, size_px: tuple[int, int]) -> list[list[int]]:
-        """[x, y, width, height] of the corrupt chunks in an image of ``size_px``, in work pixels, row by row."""
+        """[x, y, width, height] in work pixels of each corrupt chunk in an image of ``size_px``, row by row."""
         return [[*chunk.xy, *chunk.size(size_px)] for chunk in sorted(self._found)]
 
     def add(self, chunk: Chunk, cause: SlideError) -> None:
-        """Note a chunk that cannot be decoded.
+        """Add a chunk that cannot be decoded because of ``cause``.
 
         Raises:
-            SlideError: too much of the tissue is corrupt with this chunk.
+            SlideError: more than ``max_fraction`` of the tissue is now corrupt.
         """
         self._found.append(chunk)
         self._n_corrupt += int(self._n_pixels[chunk.row, chunk.column])
@@ -158,5 +158,5 @@ class CorruptChunks:
         if share > self._max_fraction:
             raise SlideError(
                 f"slide '{self._slide_id}': at least {share:.1%} of the tissue cannot be decoded, more than the "
-                f"{self._max_fraction:.1%} allowed (last: {cause}); copy the slide again or raise --max-corrupt"
+                f"{self._max_fraction:.1%} allowed (last error: {cause}); copy the slide again or raise --max-corrupt"
             ) from cause

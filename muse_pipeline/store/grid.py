@@ -1,8 +1,9 @@
 """Windows, batches and shards of a store.
 
-A window of ``input_px`` has a central core; the rest is halo. Cores are half open and tile the plane: each position
-is in exactly one. Windows that contain tissue are numbered row by row and form fixed batches; a shard is a run of whole
-batches. Windows and batches depend only on slide and model card, not on the number of shards, cores or machines.
+A window of ``input_px`` has a central core; the rest is halo. Cores are half open and tile the plane, so that each
+position is in exactly one core. Windows that contain tissue, numbered row by row, form fixed batches; a shard is a run
+of whole batches. Windows and batches depend only on the slide and the model card, not on the number of shards, CPU
+cores or machines.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class WindowGrid:
     Attributes:
         size_px: (width, height) of the lattice.
         input_px: side of a window.
-        halo_px: width of the margin around the core, on every side.
-        offset_px: shift of the whole grid towards the top left; 0 except to test that results do not depend on it.
+        halo_px: width of the margin on each side of the core.
+        offset_px: shift of the whole grid to the top left; not 0 only to test that results do not depend on it.
     """
 
     size_px: tuple[int, int]
@@ -62,7 +63,7 @@ class WindowGrid:
         return self.core_xy(window) - self.halo_px
 
     def depth_px(self, xy: np.ndarray, window: np.ndarray | int) -> np.ndarray:
-        """Depth of positions (N, 2) inside the cores of ``window``; outside, minus the largest distance in x or y."""
+        """Distance (N,) of positions (N, 2) to the nearest edge of the core of ``window``; negative outside it."""
         inside = np.asarray(xy) - self.core_xy(window)
         return np.minimum(inside, self.core_px - inside).min(-1)
 
@@ -76,7 +77,7 @@ class WindowGrid:
 
         Args:
             tissue: (h, w) bool.
-            tissue_px: side of a mask pixel in work pixels; the mask's corner is the lattice's.
+            tissue_px: side of a mask pixel in work pixels; mask and lattice have the same corner.
         """
         touched = np.zeros(self.shape, bool)
         vertical = self._mask_spans(self.shape[0], tissue.shape[0], tissue_px)
@@ -92,7 +93,7 @@ class WindowGrid:
         return ((core_xy < high_xy) & (core_xy + self.core_px > low_xy)).all(-1)
 
     def field_of_view(self, low_xy: np.ndarray, high_xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The rectangle (low, high) that windows read whose cores touch that from ``low_xy`` to ``high_xy``."""
+        """The rectangle (low, high) that is read to find all nuclei in the rectangle ``low_xy`` to ``high_xy``."""
         first, last = (np.asarray(xy) + self.offset_px for xy in (low_xy, high_xy))
         low = first // self.core_px * self.core_px - self.offset_px - self.halo_px
         high = -(-last // self.core_px) * self.core_px - self.offset_px + self.halo_px
@@ -104,15 +105,15 @@ class WindowGrid:
         return WindowPart(0, 0, self.input_px, self.input_px)
 
     def part(self, windows: np.ndarray, tissue: np.ndarray, tissue_px: float, stride_px: int) -> WindowPart:
-        """The part of ``windows`` that contains their tissue and a halo around it, the same for all of them.
+        """The smallest part, the same in all ``windows``, that contains their tissue with a halo around it.
 
-        Parts end at the lattice, because the area beyond the edge of a cropped picture is not glass.
+        It ends at the edge of the lattice, because the white beyond the edge of a cropped picture is not glass.
 
         Args:
             windows: indices of windows with tissue.
             tissue: (h, w) bool, as in ``windows_with_tissue``.
             tissue_px: side of a mask pixel in work pixels.
-            stride_px: common divisor of corner and sides.
+            stride_px: number of which the part's corner and sides are multiples.
         """
         boxes = np.array([self._tissue_box(window, tissue, tissue_px) for window in windows.tolist()])
         lattice = -self.origin_xy(windows)
@@ -135,9 +136,9 @@ class WindowGrid:
         return np.stack([least, most]).clip(self.halo_px, self.halo_px + self.core_px)
 
     def _mask_spans(self, n_windows: int, n_mask: int, mask_px: float) -> tuple[np.ndarray, np.ndarray]:
-        """First mask pixel (n_windows,) that each core touches along one axis, and the one after the last."""
+        """First mask pixel that each core touches along one axis, and the pixel after the last, (n_windows,) each."""
         start_px = np.arange(n_windows) * self.core_px - self.offset_px
-        # The floor with a tolerance: a core that starts at the edge of a pixel does not touch the previous pixel.
+        # A floor with a tolerance, so that a core that starts at the edge of a pixel does not touch the previous pixel.
         first = np.ceil((start_px + 1e-6) / mask_px).astype(int) - 1
         stop = np.ceil((start_px + self.core_px) / mask_px).astype(int)
         return first.clip(0, n_mask), stop.clip(0, n_mask)
@@ -155,7 +156,7 @@ class Shard:
         """Read ``i-of-n``.
 
         Raises:
-            ConfigError: the text has another form or i is not in 1..n.
+            ConfigError: the text is not of this form, or i is not in 1..n.
         """
         match = re.fullmatch(r"(\d+)-of-(\d+)", text)
         if not match or not 1 <= int(match[1]) <= int(match[2]):
@@ -166,7 +167,7 @@ class Shard:
         return f"{self.index}-of-{self.count}"
 
     def batches(self, windows: np.ndarray, batch: int) -> list[np.ndarray]:
-        """This shard's run of the fixed batches of ``windows``; empty when there are fewer batches than shards."""
+        """This shard's run of the fixed batches of ``windows``; may be empty if there are fewer batches than shards."""
         whole = [windows[i : i + batch] for i in range(0, len(windows), batch)]
         start, stop = (len(whole) * i // self.count for i in (self.index - 1, self.index))
         return whole[start:stop]

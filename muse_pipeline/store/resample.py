@@ -1,9 +1,9 @@
-"""Any rectangle of a slide at any mpp: means over the area of each pixel, or interpolation if the slide is coarser.
+"""Any rectangle of a slide at any mpp, by averaging over the area of each pixel, or by interpolation if enlarged.
 
 The image at ``mpp`` has an integer lattice whose corner is the corner of level 0 (frame *work*). Its pixels are
-area-weighted means of the pixels that they cover in the best level, the coarsest that is at least as fine. A slide
+area-weighted means of the pixels that they cover in the best level: the coarsest one that is at least as fine. A slide
 more than 5 % coarser than ``mpp`` is enlarged from level 0, by linear interpolation between the centres of its pixels.
-The weights follow from absolute coordinates alone, so two rectangles agree where they overlap, without seams.
+The weights depend only on absolute coordinates, so rectangles agree where they overlap, and no seams arise.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 
-SAME_MPP = 1.001  # a level up to this factor coarser than requested is fine enough
-MAX_COARSER = 1.05  # up to this factor areas are averaged, and at most one pixel in 20 is repeated
+SAME_MPP = 1.001  # a level coarser than requested by up to this factor is fine enough
+MAX_COARSER = 1.05  # a slide coarser by up to this factor is still averaged; at most one pixel in 20 is repeated
 MAX_ENLARGED = 2.0  # largest factor by which a slide is enlarged
 
 
 class AreaReader:
-    """A slide as an image at one mpp.
+    """A slide as an image at a fixed mpp.
 
     Attributes:
         size_px: (width, height) of the work lattice.
-        level: the level that is read.
+        level: number of the level that is read.
     """
 
     def __init__(self, slide: Slide, info: SlideInfo, mpp: float, *, enlarge: bool = True):
-        """Choose the level by ``choose_level``.
+        """Choose the level to read with ``choose_level``.
 
         Raises:
             MppError: the slide is too coarse for ``mpp``.
@@ -86,7 +86,7 @@ class Axis:
 
     @property
     def enlarges(self) -> bool:
-        """True if pixels are interpolated, which needs one more level pixel at either end."""
+        """True if pixels are interpolated, which needs an additional level pixel at each end."""
         return self.ratio * MAX_COARSER < 1 - _ALIGNED
 
     def stretch(self, start: int, n: int) -> Stretch:
@@ -113,22 +113,22 @@ class Stretch:
 
     @property
     def whole_ratio(self) -> int:
-        """The ratio if it is an integer along the whole axis and the level does not end in this stretch, else 0."""
+        """The ratio if it is an integer and the level does not end within this stretch, else 0."""
         ratio = round(self.axis.ratio)
         drift_px = abs(self.axis.ratio - ratio) * self.axis.work_px
         return ratio if drift_px < _ALIGNED and self.n_source == self.n * ratio else 0
 
     def blocks(self) -> list[Stretch]:
-        """Divide into blocks of about 512 level pixels, which stay in the cache while they are averaged."""
+        """Divide the stretch into blocks of about 512 level pixels, which fit in the CPU's cache while averaged."""
         step = max(int(512 / self.axis.ratio), 16)
         return [self.axis.stretch(self.start + k, min(step, self.n - k)) for k in range(0, self.n, step)]
 
     def weights(self) -> csr_array:
-        """(n, n_source) matrix whose row k has the weight of each level pixel in work pixel ``start + k``.
+        """(n, n_source) matrix; row k contains the weight of each level pixel in work pixel ``start + k``.
 
-        Rows sum to 1, or to 0 where the lattice reaches beyond the level.
+        Rows sum to 1, or to 0 where the lattice extends beyond the level.
         """
-        from scipy.sparse import csr_array  # takes 0.1 s to load, and whole ratios do not need it
+        from scipy.sparse import csr_array  # takes 0.1 s to load and is not needed for integer ratios
 
         edges = np.arange(self.start, self.start + self.n + 1) * self.axis.ratio
         if self.axis.enlarges:
@@ -146,7 +146,7 @@ class Stretch:
         return csr_array((share.ravel().astype(np.float32), columns, row_ends), (self.n, self.n_source))
 
     def _interpolate(self, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The two level pixels (n, 2) whose centres are next to that of each work pixel, and their weights."""
+        """The two level pixels (n, 2) on either side of the centre of each work pixel, and their weights."""
         centre = (edges[:-1] + edges[1:]) / 2 - 0.5
         left = np.floor(centre).astype(int)
         share = np.stack([left + 1 - centre, centre - left], 1)
@@ -154,11 +154,11 @@ class Stretch:
         return (left[:, None] + [0, 1]).clip(0, self.axis.level_px - 1), share
 
 
-_ALIGNED = 1e-3  # level px; positions closer to an edge are on it
+_ALIGNED = 1e-3  # level px; positions closer than this to an edge count as on it
 
 
 def reduce_area(pixels: np.ndarray, across: Stretch, down: Stretch) -> np.ndarray:
-    """The mean over each work pixel of (down.n_source, across.n_source, 3) ``pixels`` under the two stretches."""
+    """(down.n, across.n, 3) uint8: the mean in each work pixel of the level ``pixels`` under the two stretches."""
     if across.whole_ratio == down.whole_ratio == 1:
         return np.ascontiguousarray(pixels)
     if across.whole_ratio and down.whole_ratio:
@@ -176,10 +176,10 @@ def reduce_area(pixels: np.ndarray, across: Stretch, down: Stretch) -> np.ndarra
 
 
 def _weigh(pixels: np.ndarray, across: csr_array, down: csr_array) -> np.ndarray:
-    """Average rows by ``down`` and columns by ``across``, rounded half up once; white where weights are 0."""
+    """Average rows by ``down`` and columns by ``across``, rounded once, half up; white where weights are 0."""
     height, width, _ = pixels.shape
     rows = (down @ pixels.reshape(height, -1).astype(np.float32)).reshape(-1, width, 3)
-    # A sparse matrix multiplies along the first axis only, so the picture is transposed for its columns.
+    # A sparse matrix multiplies only along the first axis, so the picture is transposed to average its columns.
     columns = across @ cv2.transpose(rows).reshape(width, -1)
     columns += 0.5
     result = cv2.transpose(columns.astype(np.uint8).reshape(across.shape[0], -1, 3))
@@ -189,27 +189,25 @@ def _weigh(pixels: np.ndarray, across: csr_array, down: csr_array) -> np.ndarray
 
 
 def warn_enlarged(info: SlideInfo, mpp: float) -> list[str]:
-    """A warning if the slide is enlarged for an image at ``mpp``."""
+    """A warning if an image at ``mpp`` enlarges the slide."""
     if max(info.mpp) <= mpp * MAX_COARSER:
         return []
     return [
         f"the slide has {max(info.mpp):.4g} um/px and is enlarged to {mpp:g} um/px: nuclei are missed and outlines are "
-        "less exact than at the scale of the model"
+        "less exact than in slides scanned at the model's pixel size"
     ]
 
 
 def choose_level(info: SlideInfo, mpp: float, *, enlarge: bool = True) -> int:
-    """The coarsest level at least as fine as ``mpp`` in both directions.
-
-    A slide that is coarser, up to twice with ``enlarge`` and else by 5 %, is read at level 0.
+    """The coarsest level that is at least as fine as ``mpp`` in both directions, or else level 0.
 
     Raises:
-        MppError: the slide is coarser than that.
+        MppError: level 0 is coarser than ``mpp`` by more than 5 %, or with ``enlarge`` by more than a factor of 2.
     """
     if max(info.mpp) > mpp * (MAX_ENLARGED * SAME_MPP if enlarge else MAX_COARSER):
         raise MppError(
             f"slide '{info.slide_id}' has {max(info.mpp):.4g} um/px, too coarse for an image at {mpp:g} um/px; "
-            f"correct a wrong mpp in the sheet, leave the slide out or use a model for coarser slides"
+            f"correct a wrong mpp in the sheet, leave out the slide, or use a model for coarser slides"
         )
     fine = [
         level

@@ -1,8 +1,8 @@
-"""A slide as one image at one mpp, on disk: a sparse, sharded OME-Zarr that readers slice.
+"""A slide as one image on disk, at a fixed mpp: a sparse, sharded OME-Zarr.
 
 The image is ``(c, y, x)`` uint8 on the work lattice, in chunks of 512 px; chunks without tissue are absent and read as
-white. Any OME-Zarr 0.5 viewer opens the folder, unless its chunks are JPEG. ``docs/guide/store.md`` describes the
-content.
+white. Any OME-Zarr 0.5 viewer can open the folder, unless its chunks are JPEG. ``docs/guide/store.md`` describes its
+contents.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from muse_pipeline.store.zarr_files import CODECS, LOSSLESS, METADATA, Plane, Sh
 CHUNK_PX = 512
 SHARD_PX = 4096
 CHUNKS_PER_SHARD = SHARD_PX // CHUNK_PX
-PYRAMID = (1, 4, 16)  # shards cover the same tissue at every level, so each is written once
+PYRAMID = (1, 4, 16)  # a shard covers the same tissue at every level, so that levels are written together
 BACKGROUND = 255
-TISSUE_UM = 8.0  # side of a pixel of the tissue label, up to rounding to whole work pixels
+TISSUE_UM = 8.0  # side of a pixel of the tissue label, before rounding to whole work pixels
 
 
 def tissue_pixel_px(mpp: float) -> int:
@@ -34,15 +34,15 @@ def tissue_pixel_px(mpp: float) -> int:
 
 
 def chunk_px(factor: int) -> int:
-    """Side of a chunk of the level that is ``factor`` times smaller."""
+    """Side of a chunk in the level that is shrunk by ``factor``."""
     return min(CHUNK_PX, SHARD_PX // factor)
 
 
 def open_store(path: Path | str) -> Store:
-    """Open a store that ``muse tile`` wrote.
+    """Open a store written by ``muse tile``.
 
     Raises:
-        StoreError: the store is missing or not written by ``muse tile``.
+        StoreError: the folder is missing, was not written by ``muse tile``, or has lost files.
     """
     folder = Path(path)
     if not (folder / METADATA).exists():
@@ -55,22 +55,22 @@ def open_store(path: Path | str) -> Store:
         return Store(folder, tuple(image["shape"][:0:-1]), tissue, attributes)
     except Exception as error:  # foreign metadata may raise any exception
         why = one_line(f"{type(error).__name__}: {error}")[:200]
-        raise StoreError(f"{path}: not a store of `muse tile` ({why}); run `muse tile` again") from error
+        raise StoreError(f"{path}: not a complete store of `muse tile` ({why}); run `muse tile` again") from error
 
 
 def _require_ours(attributes: dict[str, Any], image: dict[str, Any], tissue: Plane) -> None:
-    """Require the layout that readers of a store expect; ``image`` are the metadata of its array.
+    """Require the layout that ``Store`` expects; ``image`` is the metadata of its array.
 
     Raises:
         ValueError: the layout differs.
     """
     mpp, slide_mpp = float(attributes["mpp"]), [float(mpp) for mpp in attributes["slide_mpp"]]
     if len(slide_mpp) != 2 or not all(0 < each < np.inf for each in (mpp, *slide_mpp)):
-        raise ValueError(f"mpp {mpp} and slide_mpp {slide_mpp} are not sizes of pixels")
+        raise ValueError(f"mpp {mpp} and slide_mpp {slide_mpp} are not valid pixel sizes")
     shape, kind, shards = image["shape"], image["data_type"], image["chunk_grid"]["configuration"]["chunk_shape"]
     shard_px = [3, SHARD_PX, SHARD_PX]
     if len(shape) != 3 or shape[0] != 3 or kind != "uint8" or shards != shard_px:
-        raise ValueError(f"its image is {kind} of {shape} in shards of {shards}, not of {shard_px}")
+        raise ValueError(f"its image is {kind} of shape {shape} in shards of {shards}, not uint8 in {shard_px}")
     if attributes.get("codec", LOSSLESS) not in CODECS:
         raise ValueError(f"its chunks are compressed by {attributes['codec']}, not by {' or '.join(CODECS)}")
     pixels = tuple(-(-side // tissue_pixel_px(mpp)) for side in shape[1:])
@@ -79,38 +79,38 @@ def _require_ours(attributes: dict[str, Any], image: dict[str, Any], tissue: Pla
 
 
 def list_files(path: Path) -> list[str]:
-    """Names of all pixel files of a store: those of the image at full size and of the tissue."""
+    """Names of the chunk and shard files of a store's full-size image and tissue label, relative to ``path``."""
     chunks = [file for array in ("0", "labels/tissue/0") for file in (path / array / "c").rglob("*")]
     return sorted(file.relative_to(path).as_posix() for file in chunks if file.name.isdigit() and file.is_file())
 
 
 def _require_files(attributes: dict[str, Any], path: Path) -> None:
-    """Require every file that was written, since an absent one would be read as glass.
+    """Require every file that was written, because a missing file would be read as glass.
 
     Raises:
         ValueError: a file is missing.
     """
     written = set(attributes.get("files", ()))  # older stores do not list their files
     if lost := sorted(written - set(list_files(path))):
-        raise ValueError(f"{len(lost)} of its {len(written)} files are lost, first {lost[0]}")
+        raise ValueError(f"{len(lost)} of its {len(written)} files are missing, the first is {lost[0]}")
 
 
 def is_store(path: Path) -> bool:
-    """True if a folder is an image that ``muse tile`` began, complete or not."""
+    """True if ``path`` is a store of ``muse tile``, complete or not."""
     try:
         return "muse" in read_json(path / METADATA)["attributes"]
-    except ValueError:  # damaged
+    except ValueError:  # the metadata are damaged
         return (path / "labels/tissue" / METADATA).is_file()
     except (OSError, KeyError, TypeError):
         return False
 
 
 class Store:
-    """An image at one mpp, read by slicing; safe to read from several threads.
+    """A slide's image at a fixed mpp; safe to read from several threads.
 
     Attributes:
-        path: the folder.
-        attributes: facts about the slide and its reading (group attribute ``muse``).
+        path: folder of the store.
+        attributes: facts about the slide and the store (group attribute ``muse``).
         mpp: um per work pixel, in both directions.
         slide_mpp: (x, y) um per level-0 pixel.
         size_px: (width, height) of the work lattice.
@@ -138,33 +138,33 @@ class Store:
         self.fingerprint = str(attributes["fingerprint"])
 
     def at(self, mpp: float) -> Store:
-        """The same image at a coarser mpp: read from the nearest smaller level, and averaged where that is finer.
+        """The same image at a coarser mpp, read from the best level and averaged if that level is finer.
 
         Raises:
-            StoreError: ``mpp`` is not a whole multiple of the store's.
+            StoreError: ``mpp`` is not an integer multiple of the store's mpp.
         """
         ratio = mpp / self.mpp
         if round(ratio) < 1 or abs(ratio - round(ratio)) > 1e-6:
             raise StoreError(
-                f"{self.path}: stored at {self.mpp:g} um/px, of which {mpp:g} um/px is not a whole multiple; tile the "
-                "slide at an mpp that divides it"
+                f"{self.path}: stored at {self.mpp:g} um/px, of which {mpp:g} um/px is not an integer multiple; tile "
+                f"the slide at {mpp:g} um/px or an integer fraction of it"
             )
         reduction = self._reduction * round(ratio)
         return Store(self.path, self._full_px, self._tissue, self.attributes, reduction)
 
     def keep_chunks(self, n: int) -> None:
-        """Keep the last ``n`` decoded chunks, of 0.8 MB each, for a reader whose boxes overlap."""
+        """Cache the last ``n`` decoded chunks, 0.8 MB each, for a reader of overlapping boxes."""
         self._read_chunk = lru_cache(n)(self._shards.read_chunk)
 
     def share_chunks(self) -> None:
-        """Share a cache of decoded chunks with other such stores, for boxes of one area that are read in turn."""
+        """Use the process's shared cache of decoded chunks, for boxes that are read one after the other in an area."""
         self._read_chunk = self._shards.read_recent_chunk
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """Read ``size`` = (width, height) work pixels from the corner ``xy``, anywhere on the plane.
+        """Read ``size`` = (width, height) work pixels from the corner ``xy``, which may lie outside the image.
 
         Returns:
-            (h, w, 3) uint8, contiguous; white outside the image and where there is no tissue.
+            (h, w, 3) uint8, contiguous; white outside the image and in chunks without tissue.
 
         Raises:
             StoreError: a chunk is damaged.
@@ -178,7 +178,7 @@ class Store:
         return cv2.resize(pixels, tuple(map(int, size)), interpolation=cv2.INTER_AREA)
 
     def read_planes(self, xy: tuple[int, int], size: tuple[int, int], channels: slice = slice(None)) -> np.ndarray:
-        """Read pixels channel by channel, as they are stored: (n, h, w) uint8 of n ``channels``, by default all."""
+        """Read a box as in ``read``, but as planes (n, h, w) uint8 of the n ``channels``, by default all three."""
         (x, y), (width, height) = ([int(each) * self._rest for each in pair] for pair in (xy, size))
         planes = np.full((len(range(3)[channels]), height, width), BACKGROUND, np.uint8)
         for inside, of_chunk in self._parts((x, y), (width, height)):
@@ -188,7 +188,7 @@ class Store:
         return np.stack([cv2.resize(plane, tuple(map(int, size)), interpolation=cv2.INTER_AREA) for plane in planes])
 
     def _parts(self, xy: tuple[int, int], size: tuple[int, int]) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
-        """Parts of a box in each chunk, in pixels of the level that is read: slices of the box, and (3, h, w) uint8."""
+        """Yield the part of a box in each chunk, as slices of the box and (3, h, w) uint8, in pixels of the level."""
         (x, y), (width, height) = xy, size
         level_px = [-(-side // self._level) for side in self._full_px]
         left, right = max(x, 0), min(x + width, level_px[0])
@@ -214,22 +214,22 @@ class Store:
             raise StoreError(f"{self.path}: {where} is damaged ({error}); run `muse tile` again") from error
 
     def require_lossless(self) -> None:
-        """Reject stores whose pixels were changed by compression, which are only for pretraining.
+        """Reject a store with lossy compression, which is only for pretraining.
 
         Raises:
             StoreError: the store has JPEG chunks.
         """
         if self.codec != LOSSLESS:
             raise StoreError(
-                f"{self.path}: is compressed with loss ({self.codec}), for pretraining only; write a lossless store "
+                f"{self.path}: has lossy compression ({self.codec}), for pretraining only; write a lossless store "
                 "with `muse tile`"
             )
 
     def require_unchanged(self) -> None:
         """Require that the folder was not replaced since it was opened.
 
-        An absent chunk is glass. A store that another job removes or replaces meanwhile, as after a killed workflow
-        is restarted, would thus be read as white.
+        If another job removes or replaces the store meanwhile, as can happen when a killed workflow is restarted, its
+        missing chunks would be read as glass.
 
         Raises:
             StoreError: the folder was replaced.
@@ -242,12 +242,12 @@ class Store:
         """Mask (h, w) bool of the area where nuclei are kept, and the side of its pixels in work pixels.
 
         Raises:
-            StoreError: the label of the tissue is damaged.
+            StoreError: the tissue label is damaged.
         """
         return self._read_tissue(), self._tissue_px
 
     def in_tissue(self, xy: np.ndarray) -> np.ndarray:
-        """(M,) bool: True for positions (M, 2) in work px in tissue; only the label around them is read."""
+        """(M,) bool: True for positions (M, 2) in work px that lie in tissue; reads only the label around them."""
         found = np.zeros(len(xy), bool)
         columns, rows = np.floor(np.asarray(xy) / self._tissue_px).astype(int).T
         inside = (columns >= 0) & (columns < self._tissue.shape[1]) & (rows >= 0) & (rows < self._tissue.shape[0])
@@ -271,7 +271,7 @@ class Store:
 
 
 def _moved(pixels: slice, origin: int) -> slice:
-    """The same slices, relative to ``origin``."""
+    """The same slice, relative to ``origin``."""
     return slice(pixels.start - origin, pixels.stop - origin)
 
 
@@ -292,9 +292,9 @@ RGB = ("red", (255, 0, 0), True), ("green", (0, 255, 0), True), ("blue", (0, 0, 
 def image_metadata(
     name: str, mpp: float, factors: tuple[int, ...], channels: Iterable[tuple[str, Iterable[int], bool]] = RGB
 ) -> dict[str, Any]:
-    """Attribute ``ome`` of an image ``(c, y, x)`` whose level k is reduced ``factors[k]`` times.
+    """Attribute ``ome`` of an image ``(c, y, x)`` whose level k is shrunk by ``factors[k]``.
 
-    A channel is its name, its colour (r, g, b), and whether viewers show it at first.
+    Each of ``channels`` is a name, a colour (r, g, b), and whether viewers show the channel at first.
     """
     window = {"min": 0, "max": 255, "start": 0, "end": 255}
     described = [
@@ -318,10 +318,10 @@ def label_metadata(name: str, mpp: float, factors: tuple[int, ...]) -> dict[str,
 
 
 def multiscale(name: str, axes: tuple[str, ...], mpp: float, factors: tuple[int, ...]) -> dict[str, Any]:
-    """One image of ``multiscales`` whose level k is reduced ``factors[k]`` times; ``mpp`` is that of level 0."""
+    """An entry of ``multiscales`` for an image at ``mpp`` whose level k is shrunk by ``factors[k]``."""
     datasets = []
     for level, factor in enumerate(factors):
-        # OME-Zarr counts from the centre of the first pixel, this package from its corner
+        # The origin is the centre of the first pixel in OME-Zarr, but its corner in this package.
         scale = [1.0 if axis == "c" else mpp * factor for axis in axes]
         shift = [0.0 if axis == "c" else mpp * (factor - 1) / 2 for axis in axes]
         transformations = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": shift}]

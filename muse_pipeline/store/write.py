@@ -55,7 +55,7 @@ from muse_pipeline.store.zarr_files import (
 )
 from muse_pipeline.tissue.mask import TissueMask
 
-MARGIN_UM = 32.0  # around tissue, for the halos of windows
+MARGIN_UM = 32.0  # width of the margin that is stored around tissue, for the halos of windows
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ class ReadChunk:
     """A chunk ready to be written.
 
     Attributes:
-        content: compressed content; None if the chunk is white and therefore absent.
+        content: compressed content; None if the chunk is white and is therefore not written.
         smaller: the chunk at the smaller levels, (3, side, side) uint8 each.
-        damage: error that made the chunk undecodable, and white, or None.
+        damage: error because of which the chunk is white; None if it could be decoded.
     """
 
     content: bytes | None
@@ -74,12 +74,12 @@ class ReadChunk:
 
 
 class ImageReader(Protocol):
-    """A slide as an image at one mpp, such as ``AreaReader``."""
+    """A slide as an image at a fixed mpp, such as ``AreaReader``."""
 
     size_px: tuple[int, int]
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) uint8 of a rectangle of the image; see ``AreaReader.read``."""
+        """A rectangle of the image, (h, w, 3) uint8; see ``AreaReader.read``."""
 
 
 def write_store(
@@ -96,16 +96,27 @@ def write_store(
     codec: str = LOSSLESS,
     facts: dict[str, Any] | None = None,
 ) -> None:
-    """Write the chunks of ``slide`` within ``MARGIN_UM`` of ``tissue``, at ``mpp``, to the folder ``path``.
+    """Write the chunks of a slide within ``MARGIN_UM`` of ``tissue`` as a store in the folder ``path``.
 
-    Undecodable chunks are white and listed in the store's attributes. With ``within``, two corners (x, y) in work
-    pixels, only the chunks that touch this rectangle are written. ``open_image`` makes the image of ``slide`` at
-    ``mpp``; ``codec`` is one of ``zarr_files.CODECS``; ``facts`` are added to the store's attributes.
+    Chunks that cannot be decoded are white, and are listed in the store's attributes.
+
+    Args:
+        slide: the slide.
+        info: facts about the slide.
+        tissue: mask of the slide's tissue.
+        path: folder to write.
+        mpp: um per pixel of the store.
+        threads: number of chunks read at the same time.
+        max_corrupt: largest fraction of the tissue that may be undecodable.
+        within: two corners (x, y) in work pixels; if given, only chunks that touch this rectangle are written.
+        open_image: returns the image of a slide at an mpp.
+        codec: one of ``zarr_files.CODECS``.
+        facts: facts to add to the store's attributes.
 
     Raises:
         MppError: the slide is too coarse for ``mpp``.
         SlideError: more than ``max_corrupt`` of the tissue cannot be decoded.
-        OutputError: ``path`` is a folder with other contents, or cannot be written.
+        OutputError: ``path`` is a folder that is no store, or cannot be written.
     """
     require_own_folder(Path(path), is_store(Path(path)))
     cv2.setNumThreads(1)
@@ -120,7 +131,7 @@ def write_store(
         n_pixels = tissue_in_chunks(label, tissue_pixel_px(mpp), chunks.shape)
         corrupt = CorruptChunks(n_pixels, int(label.sum()), max_corrupt, info.slide_id)
         tissue_sha256 = tissue.sha256
-        del label, tissue  # large slides have large masks
+        del label, tissue  # the masks of large slides need much memory
         ordered = chunks_by_shard(chunks)
         found = map_in_time(lambda chunk: (chunk, read_chunk(reader, chunk, codec)), ordered, threads)
         with closing(found) as read:
@@ -131,7 +142,7 @@ def write_store(
 
 
 def create_levels(path: Path, size_px: tuple[int, int], codec: str) -> None:
-    """Create the image's empty arrays, one per level of the pyramid."""
+    """Create the empty arrays of an image, one per level of the pyramid."""
     for level, factor in enumerate(PYRAMID):
         codecs = in_shards((3, *[chunk_px(factor)] * 2), chunk_codecs(codec))
         shape, shard = [3, *(-(-side // factor) for side in size_px[::-1])], (3, *[SHARD_PX // factor] * 2)
@@ -139,7 +150,7 @@ def create_levels(path: Path, size_px: tuple[int, int], codec: str) -> None:
 
 
 def read_chunk(reader: ImageReader, chunk: Chunk, codec: str) -> ReadChunk:
-    """Read and compress a chunk; it is white outside the image, or if it cannot be decoded."""
+    """Read and compress a chunk; it is white outside the image, and if it cannot be decoded."""
     planes, damage = np.full((3, CHUNK_PX, CHUNK_PX), BACKGROUND, np.uint8), None
     try:
         pixels = reader.read(chunk.xy, chunk.size(reader.size_px))
@@ -153,13 +164,13 @@ def read_chunk(reader: ImageReader, chunk: Chunk, codec: str) -> ReadChunk:
 
 
 def reduce_planes(planes: np.ndarray, factor: int) -> np.ndarray:
-    """(3, side, side) uint8 reduced ``factor`` times."""
+    """(3, side, side) uint8, shrunk by ``factor``."""
     size = planes.shape[2] // factor, planes.shape[1] // factor
     return np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in planes])
 
 
 def compress(planes: np.ndarray, codec: str) -> bytes | None:
-    """Content of the file of a chunk (3, side, side) uint8; None if it is white."""
+    """A chunk (3, side, side) uint8, compressed; None if it is white."""
     return None if planes.min() == BACKGROUND else encode(planes, codec)
 
 
@@ -170,7 +181,7 @@ def write_shard(
     corrupt: CorruptChunks,
     codec: str,
 ) -> None:
-    """Write a shard's ``chunks`` as they arrive, then their versions at the smaller levels."""
+    """Write a shard's ``chunks`` as they arrive, then the shard at the smaller levels."""
     smaller = [np.full((3, SHARD_PX // factor, SHARD_PX // factor), BACKGROUND, np.uint8) for factor in PYRAMID[1:]]
     with NewShardFile(shard_path(folder / "0", *shard), CHUNKS_PER_SHARD) as file:
         for chunk, read in chunks:
@@ -185,7 +196,7 @@ def write_shard(
 
 
 def write_smaller(path: Path, image: np.ndarray, side_px: int, codec: str) -> None:
-    """Write a whole shard of a smaller level, (3, h, w) uint8, in chunks of ``side_px``."""
+    """Write a shard of a smaller level from its whole ``image`` (3, h, w) uint8, in chunks of ``side_px``."""
     n = image.shape[1] // side_px
     with NewShardFile(path, n) as file:
         for at in z_order(n):
@@ -194,7 +205,7 @@ def write_smaller(path: Path, image: np.ndarray, side_px: int, codec: str) -> No
 
 
 def slices(row_column: tuple[int, int], side_px: int) -> tuple[slice, ...]:
-    """Slices of an image (3, h, w) for one square of a grid of ``side_px``."""
+    """Slices of an image (3, h, w) for the square (row, column) of a grid of ``side_px``."""
     return slice(None), *(slice(index * side_px, (index + 1) * side_px) for index in row_column)
 
 

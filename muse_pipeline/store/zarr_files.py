@@ -1,10 +1,10 @@
-"""Write and read zarr 3 groups, arrays of uint8 and the chunks of shard files without zarr, in the caller's thread.
+"""Write and read zarr 3 groups, arrays of uint8 and sharded chunks without zarr, in the caller's thread.
 
-zarr takes longer to load than a small slide to read, and uses its own thread pool, sized by the machine and not by
-the job. It takes twice as long to read parts of a few chunks, keeps several copies of a shard in memory while it writes
-it, and compares every pixel with white twice. The layout is that of its ``sharding_indexed`` codec: consecutive chunks,
-then a table of (offset, length) as little-endian uint64, row by row, and its CRC-32C. Files are identical to zarr's,
-byte for byte. zarr itself has no codec for the JPEG chunks of a store.
+Loading zarr takes longer than reading a small slide, and its thread pool is as large as the machine, not the job. It
+takes twice as long to read parts of a few chunks, keeps several copies of a shard in memory while writing it, and
+compares every pixel with white twice. The layout is that of its ``sharding_indexed`` codec: consecutive chunks, then a
+table of (offset, length) as little-endian uint64, row by row, and the table's CRC-32C. Files are identical to zarr's,
+byte for byte, except for JPEG chunks, for which zarr has no codec.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from muse_pipeline.core.environment import read_at
 from muse_pipeline.core.files import read_json
 
 METADATA = "zarr.json"
-SIDE_PX = 1024  # of the chunks of a plane
+SIDE_PX = 1024  # side of a plane's chunks
 BYTES = {"name": "bytes"}
 LOSSLESS, JPEG = "zstd", "jpeg"
 CODECS = (LOSSLESS, JPEG)
 ZSTD, OF_PLANES = {"level": -1, "checksum": True}, {"level": 0, "checksum": False}
-JPEG_NAME, JPEG_QUALITY, JPEG_SUBSAMPLING = "imagecodecs_jpeg", 90, "420"  # the name is of imagecodecs for numcodecs
+JPEG_NAME, JPEG_QUALITY, JPEG_SUBSAMPLING = "imagecodecs_jpeg", 90, "420"  # imagecodecs registers this name
 
 
 def zstd(level: int, checksum: bool) -> dict[str, Any]:
-    """A codec of an array: Zstandard."""
+    """Metadata of the codec Zstandard."""
     return {"name": "zstd", "configuration": {"level": level, "checksum": checksum}}
 
 
 def in_shards(chunk_shape: Sequence[int], codecs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Codecs of an array with several chunks of ``chunk_shape`` per file, with these ``codecs``."""
+    """Metadata of the codec for files with several chunks of ``chunk_shape``, each compressed by ``codecs``."""
     little = {**BYTES, "configuration": {"endian": "little"}}
     sharded = {
         "chunk_shape": list(chunk_shape),
@@ -70,12 +70,12 @@ def write_array(
     Args:
         folder: folder of the array.
         shape: shape of the array.
-        file_shape: shape of the part of the array that a file holds.
-        codecs: codecs of a file.
+        file_shape: shape of the part of the array in each file.
+        codecs: metadata of the codecs of a file.
         axes: names of the axes.
         fill_value: value of pixels without a file.
     """
-    # In zarr's order and with its indentation, as files are identical byte for byte.
+    # Order and indentation are zarr's, so that files are identical to its files, byte for byte.
     known = {
         "shape": list(shape),
         "data_type": "uint8",
@@ -98,7 +98,7 @@ def _write_metadata(folder: Path, known: dict[str, Any]) -> None:
 
 
 def write_planes(folder: Path, pixels: np.ndarray, side_px: int = SIDE_PX) -> None:
-    """Write an array (y, x) or (c, y, x) uint8, in chunks of one plane, of which those of zeros have no file."""
+    """Write an array (y, x) or (c, y, x) uint8 in chunks of one plane each; chunks of zeros get no file."""
     chunk_shape = (*[1] * (pixels.ndim - 2), side_px, side_px)
     write_array(folder, pixels.shape, chunk_shape, [BYTES, zstd(**OF_PLANES)], ("c", "y", "x")[-pixels.ndim :])
     height, width = pixels.shape[-2:]
@@ -113,17 +113,17 @@ def write_planes(folder: Path, pixels: np.ndarray, side_px: int = SIDE_PX) -> No
 
 
 class Plane:
-    """A plane uint8 of an array that ``write_planes`` wrote, of which parts are read.
+    """A plane of an array written by ``write_planes``, read in parts.
 
     Args:
         folder: folder of the array.
-        index: number of the plane in an array (c, y, x); none for an array (y, x).
+        index: number of the plane in an array (c, y, x); omitted for an array (y, x).
 
     Attributes:
         shape: (h, w) of the plane.
 
     Raises:
-        ValueError: the array has another layout.
+        ValueError: the array was not written by ``write_planes``.
     """
 
     def __init__(self, folder: Path, *index: int):
@@ -134,10 +134,10 @@ class Plane:
         self._chunks = folder.joinpath("c", *map(str, index))
         is_plane = chunk == [*[1] * len(index), self._side, self._side] and 0 < self._side <= SIDE_PX
         if kind != "uint8" or len(shape) != len(chunk) or not is_plane or names != ["bytes", "zstd"]:
-            raise ValueError(f"{folder.name} is {kind} of {tuple(shape)} in chunks of {chunk} by {names}")
+            raise ValueError(f"{folder.name} is {kind} of shape {tuple(shape)} in chunks of {chunk}, codecs {names}")
 
     def read(self, top: int = 0, left: int = 0, bottom: int | None = None, right: int | None = None) -> np.ndarray:
-        """(h, w) uint8 of a box within the array, by default all of it.
+        """Read a box of the plane, (h, w) uint8, by default the whole plane.
 
         Raises:
             RuntimeError, ValueError: a file is damaged.
@@ -157,26 +157,26 @@ class Plane:
 
 
 def encode(planes: np.ndarray, codec: str) -> bytes:
-    """Content of the file of a chunk (3, side, side) uint8; ``codec`` is one of ``CODECS``."""
+    """Compress a chunk (3, side, side) uint8; ``codec`` is one of ``CODECS``."""
     if codec == LOSSLESS:
         return Zstd(**ZSTD).encode(planes)
     return simplejpeg.encode_jpeg(cv2.merge(list(planes)), JPEG_QUALITY, "RGB", JPEG_SUBSAMPLING, fastdct=False)
 
 
 def decode(content: bytes, side_px: int, codec: str) -> np.ndarray:
-    """A chunk (3, side, side) uint8.
+    """Decompress a chunk (3, side, side) uint8.
 
     Raises:
         RuntimeError, ValueError: ``content`` is damaged.
     """
     if codec == LOSSLESS:
         return np.frombuffer(Zstd().decode(content), np.uint8).reshape(3, side_px, side_px)
-    # ``reshape`` rejects a picture of another size, with the error of a damaged chunk.
+    # For a picture of a different size, ``reshape`` raises the ValueError of a damaged chunk.
     return np.stack(cv2.split(simplejpeg.decode_jpeg(content, "RGB"))).reshape(3, side_px, side_px)
 
 
 def chunk_codecs(codec: str) -> list[dict[str, Any]]:
-    """Codecs of a chunk in the metadata of an array ``(c, y, x)``."""
+    """Metadata of the codecs of a chunk of an array ``(c, y, x)``."""
     if codec == LOSSLESS:
         return [BYTES, zstd(**ZSTD)]
     order = {"name": "transpose", "configuration": {"order": [1, 2, 0]}}
@@ -185,15 +185,15 @@ def chunk_codecs(codec: str) -> list[dict[str, Any]]:
 
 _ABSENT = np.uint64(2**64 - 1)
 _CHECKSUM_BYTES = 4
-N_OPEN = 64  # files, of all stores of a process together: pretraining reads a cohort's stores at random
-N_RECENT = 32  # decoded chunks, of 0.8 MB each, likewise: the views of a set show the same few
+N_OPEN = 64  # number of files that a process keeps open, because pretraining reads a cohort's stores at random
+N_RECENT = 32  # number of decoded chunks (0.8 MB each) that a process caches, because the views of a set share a few
 
 
 def z_order(n: int) -> list[tuple[int, int]]:
     """(row, column) of ``n`` x ``n`` chunks in the order of the shard's file; ``n`` is a power of 2.
 
-    The top left quarter comes first, then the one below it, then the two to the right, each in the same order. This
-    is zarr's order; neighbouring chunks can be read at once.
+    The top left quarter comes first, then the one below it, then the top right and the bottom right one; chunks within
+    a quarter follow the same order. This is zarr's order; it keeps neighbouring chunks close together in the file.
     """
     if n == 1:
         return [(0, 0)]
@@ -203,20 +203,20 @@ def z_order(n: int) -> list[tuple[int, int]]:
 
 
 class NewShardFile:
-    """A shard's file while it is written; a shard without chunks has no file."""
+    """Writes a shard's file; a shard without chunks gets no file."""
 
     def __init__(self, path: Path, chunks_per_shard: int):
-        """Create nothing before the first chunk.
+        """Prepare an empty shard; the file is created with the first chunk.
 
         Args:
-            path: path in a folder that need not exist.
-            chunks_per_shard: chunks along a side.
+            path: path of the file; its folder need not exist.
+            chunks_per_shard: number of chunks along a side of the shard.
         """
         self._path, self._file = path, None
         self._table = np.full((chunks_per_shard, chunks_per_shard, 2), _ABSENT, "<u8")
 
     def add(self, row: int, column: int, content: bytes) -> None:
-        """Append a compressed chunk; ``row`` and ``column`` count within the shard."""
+        """Append the compressed chunk at ``row`` and ``column`` of the shard."""
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("wb")
@@ -244,7 +244,7 @@ class ShardFiles:
 
     Attributes:
         chunk_px: side of a chunk.
-        chunks_per_shard: chunks along a side of a shard.
+        chunks_per_shard: number of chunks along a side of a shard.
         codec: codec of the chunks, one of ``CODECS``.
     """
 
@@ -252,7 +252,7 @@ class ShardFiles:
         self.folder, self.chunk_px, self.chunks_per_shard, self.codec = folder, chunk_px, chunks_per_shard, codec
 
     def read_chunk(self, row: int, column: int) -> np.ndarray | None:
-        """Decode a chunk: (3, chunk_px, chunk_px) uint8, or None where there is none.
+        """Read a chunk: (3, chunk_px, chunk_px) uint8, or None if it is absent.
 
         Raises:
             OSError, RuntimeError, ValueError: the file is damaged.
@@ -269,11 +269,11 @@ class ShardFiles:
         return decode(content, self.chunk_px, self.codec)
 
     def read_recent_chunk(self, row: int, column: int) -> np.ndarray | None:
-        """``read_chunk``, but without decoding a chunk among the last ``N_RECENT`` of this process."""
+        """``read_chunk``, with a cache of the last ``N_RECENT`` chunks of this process."""
         return _recent_chunk(self, row, column)
 
     def open_shard(self, row: int, column: int):
-        """The open file and its table (rows, columns, 2), or None."""
+        """Open a shard's file and read its table (rows, columns, 2); None if there is no file."""
         try:
             file = shard_path(self.folder, row, column).open("rb")
         except FileNotFoundError:
@@ -291,10 +291,10 @@ def _recent_chunk(shards: ShardFiles, row: int, column: int) -> np.ndarray | Non
 
 @lru_cache(maxsize=N_OPEN)
 def _open_shard(shards: ShardFiles, row: int, column: int):
-    """Open a shard and cache it; a file is closed after it leaves the cache, but never while it is read."""
+    """``open_shard``, with a cache; a file that leaves the cache is closed once no thread reads it."""
     return shards.open_shard(row, column)
 
 
 def close_shards() -> None:
-    """Close the files that are kept open, of all stores; a deleted file uses disk space until then."""
+    """Close the shard files of all stores that are kept open; a deleted file uses disk space until it is closed."""
     _open_shard.cache_clear()

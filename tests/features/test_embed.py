@@ -210,7 +210,7 @@ def test_what_is_wrong_is_one_sentence(folder, tiled_slide, capsys):
     assert "1 of 2 nuclei lie outside the slide" in capsys.readouterr().err
     np.save(folder.parent / "flat.npy", np.zeros((10, 1000), np.int32))
     assert embed(folder, "--nuclei", folder.parent / "flat.npy") == 2
-    assert "1000 x 10 px do not have the proportions of the slide" in capsys.readouterr().err
+    assert "1000 x 10 px do not have the slide's proportions" in capsys.readouterr().err
     assert main(["detect", str(folder), "--model", str(folder.parent / "small.onnx"), "--colour", "c", "-o", "o"]) == 2
     assert "computes features of nuclei, and finds no nuclei; run it with `muse embed`" in capsys.readouterr().err
     assert main(["embed", str(folder.parent), "--model", str(folder.parent / "small.onnx")]) == 2

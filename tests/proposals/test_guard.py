@@ -48,7 +48,7 @@ def test_good_tissue_passes_and_out_of_focus_does_not(name):
             at_the_border[where] = 255
             assert judge_window(at_the_border, MPP) == reason
     assert judge_slide(SlideSample(MPP, (blurred, blurred, tile))) == [
-        "most of the tissue is out of focus; nothing is proposed there"
+        "most of the tissue is skipped (out of focus); nothing is proposed there"
     ]
 
 
@@ -83,5 +83,5 @@ def test_brown_is_named_and_left_out():
 
 
 def test_windows_without_a_search_are_counted():
-    assert name_guarded({GLASS: [1], INK: [2, 5]}, 9) == ["2 of 9 windows are ink: no nuclei were proposed there"]
+    assert name_guarded({GLASS: [1], INK: [2, 5]}, 9) == ["2 of 9 windows skipped (ink): nothing is proposed there"]
     assert judge_slide(SlideSample(MPP, ())) == ["no tissue to propose nuclei in"]

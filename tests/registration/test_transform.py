@@ -82,13 +82,13 @@ def test_a_matrix_of_qupath_counts_from_the_bounds(tmp_path):
     ("name", "text", "why"),
     [
         ("l.csv", "x,y\n1,2\n", "its columns are not"),
-        ("l.csv", "x,y,partner_x,partner_y\n1,2,3,4\n2,2,3,4\n", "2 landmarks where 3"),
-        ("l.csv", "x,y,partner_x,partner_y\n1,1,3,4\n2,2,3,4\n3,3,1,1\n", "lie on one line"),
-        ("l.csv", "x,y,partner_x,partner_y\n1,1,3,nan\n2,2,3,4\n3,9,1,1\n", "all finite numbers"),
-        ("m.txt", "1, 2, 3", "3 numbers, not the 6"),
-        ("m.txt", "1 1 0 1 1 0", "can be inverted"),
-        ("t.json", '{"matrix": [[1, 0], [0, 1]]}', "is not a transform"),
-        ("t.json", "{", "is not a transform"),
+        ("l.csv", "x,y,partner_x,partner_y\n1,2,3,4\n2,2,3,4\n", "2 landmarks; at least 3"),
+        ("l.csv", "x,y,partner_x,partner_y\n1,1,3,4\n2,2,3,4\n3,3,1,1\n", "lie on a line"),
+        ("l.csv", "x,y,partner_x,partner_y\n1,1,3,nan\n2,2,3,4\n3,9,1,1\n", "all of them finite numbers"),
+        ("m.txt", "1, 2, 3", "3 numbers instead of 6"),
+        ("m.txt", "1 1 0 1 1 0", "not an invertible map"),
+        ("t.json", '{"matrix": [[1, 0], [0, 1]]}', "not a transform"),
+        ("t.json", "{", "not a transform"),
     ],
 )
 def test_what_is_no_transform_is_one_sentence(tmp_path, name, text, why):

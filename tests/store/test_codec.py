@@ -53,7 +53,7 @@ def test_detection_rejects_it_in_one_sentence(paths, tmp_path, muse):
     given = ("--model", "label_free", "--colour", tmp_path / "colour.json", "-o", tmp_path / "shard.parquet")
     status, _, errors = muse("detect", paths["jpeg"], *given)
     assert (status, errors.count("\n")) == (2, 1)
-    assert "jpeg.zarr: is compressed with loss (jpeg), for pretraining only" in errors
+    assert "jpeg.zarr: has lossy compression (jpeg), for pretraining only" in errors
     assert not (tmp_path / "shard.parquet").exists()
     open_store(paths["zstd"]).require_lossless()
 

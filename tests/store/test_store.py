@@ -80,5 +80,5 @@ def test_tissue_is_at_the_same_positions_at_a_coarser_mpp(tmp_path):
 
 @pytest.mark.parametrize("mpp", [0.25, 0.75, 1.3])
 def test_another_mpp_than_a_multiple_is_rejected(ramp, mpp):
-    with pytest.raises(StoreError, match="not a whole multiple"):
+    with pytest.raises(StoreError, match="not an integer multiple"):
         ramp[0].at(mpp)

@@ -103,7 +103,7 @@ def test_a_training_run_begins_with_it(cohort):
         ),
         (
             {"pretrain": {**PRETRAIN, "region_weights": {"Tumour": 3}}},
-            "`pretrain` weights tissue regions, and slide 'a' has none; set `regions`",
+            "`pretrain` weights tissue regions, but slide 'a' has none; set `regions`",
         ),
     ],
 )

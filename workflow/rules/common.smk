@@ -1,12 +1,12 @@
 """Checks of the config and the sheet before anything runs.
 
 Reads the config, the sheet and the model; writes OUTPUT/run_config.yaml (the config with every default filled in),
-OUTPUT/sheet.json (the sheet with absolute paths) and OUTPUT/model.json (the model, and the inputs of a training
-run), each rewritten only when its content changes. OUTPUT is locked during a run. An error ends the run with one sentence
-(sys.exit), because Snakemake adds the lines of this file to an exception.
+OUTPUT/sheet.json (the sheet with absolute paths) and OUTPUT/model.json (the model, and the inputs of a training run),
+each rewritten only if its content changes. OUTPUT is locked during a run. An error ends the run by sys.exit, with a
+one-sentence message, because Snakemake would add lines of this file to an exception.
 
-The rules read config and sheet through muse_pipeline.cohort, settings and outputs, which have tests. Nothing else of the
-package is imported here; steps are run by its command line.
+The rules read config and sheet through muse_pipeline.cohort, settings and outputs, which have tests. They import nothing
+else from the package; steps are run through its command line.
 """
 
 import atexit
@@ -43,14 +43,14 @@ from muse_pipeline.settings import MODEL_OF_MODE, complete, list_settings, requi
 # Jobs run the `muse` of this Snakemake's environment, even if that is not activated.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
-# Garbage collection would take a fifth of the time of planning, which creates millions of objects and drops none. It is
+# Garbage collection would take a fifth of the time of planning, which creates millions of objects and frees none. It is
 # enabled again for the run (`onstart`).
 gc.disable()
-atexit.register(gc.freeze)  # for the same reason at exit
+atexit.register(gc.freeze)  # saves the collection at exit, too
 
 
 def or_exit(function, *arguments):
-    """Call a function; an error about a setting or a file ends the run with its message."""
+    """Call a function; if it raises an error about a setting or a file, end the run with its message."""
     try:
         return function(*arguments)
     except (ConfigError, GeoJSONError, OutputError) as error:
@@ -58,7 +58,7 @@ def or_exit(function, *arguments):
 
 
 def record(path, text):
-    """Write an input of the run and return its path; a dry run writes a copy, since the file describes the last run."""
+    """Write an input of the run and return its path; a dry run writes a copy, to leave the record of the last run."""
     if not workflow.output_settings.dryrun or settings.read_text(path) in {None, text}:
         or_exit(settings.write_if_changed, path, text)
         return path
@@ -69,7 +69,7 @@ def record(path, text):
 
 
 def lock_output():
-    """Lock the output folder until this process ends; a dry run locks nothing."""
+    """Lock the output folder until this process ends; a dry run only checks that no run has different settings."""
     if not workflow.output_settings.dryrun:
         lock = lock_results(Path(OUTPUT), "snakemake")
         or_exit(lock.__enter__)
@@ -89,7 +89,7 @@ def lines_of(log):
 
 
 def resolve(*command):
-    """The JSON that `muse COMMAND --resolved JSON` writes; its error ends the run."""
+    """Run `muse COMMAND --resolved JSON` and return the JSON; if the command fails, end the run with its message."""
     with tempfile.TemporaryDirectory() as folder:
         resolved = Path(folder, "resolved.json")
         check = subprocess.run(["muse", *command, "--resolved", resolved], capture_output=True, encoding="utf-8")
@@ -100,10 +100,10 @@ def resolve(*command):
 
 
 def resolve_model():
-    """Description of the model; a model that does not fit the config is rejected."""
+    """The description of the model; end the run if the model does not fit the config."""
     # The checkpoint of a run that starts from a pretrained backbone does not exist yet.
     later = ["--set", "checkpoint=null"] if config["pretrain"] else []
-    # The provider is checked only if jobs run on this machine: a login node cannot check the nodes of a cluster.
+    # The provider is checked only if jobs run on this machine; a login node cannot check the nodes of a cluster.
     here = ["--here"] if workflow.resource_settings.nodes is None else []
     how = [*settings.training_data(config), *later] if TRAINING else []
     model = resolve("model", TRAINING or config["model"], "--provider", config["provider"], *here, *how)
@@ -113,7 +113,7 @@ def resolve_model():
 
 
 def check_config():
-    """Fill in the defaults; an invalid setting is reported in one sentence, without the schema, before anything is written."""
+    """Fill in the defaults of the config; end the run with a one-sentence message if a setting is invalid."""
     typed = dict(entry.split("=", 1) for entry in workflow.config_settings.config_args or ())
     try:
         with tempfile.TemporaryDirectory() as folder:  # installed packages may add outputs with settings
@@ -154,7 +154,7 @@ def of_slide(method, *arguments):
 
 
 def settings_of(*functions, **others):
-    """A params function that returns the settings of a job as JSON, which the job writes beside its results."""
+    """A params function that returns the settings of a job as JSON, which the job writes next to its results."""
 
     @of_wildcards
     def give(wildcards):
@@ -165,9 +165,9 @@ def settings_of(*functions, **others):
 
 
 def if_changed(name):
-    """An input function that returns no files, but reruns a job if its results were made with other settings.
+    """An input function that returns no files, but reruns a job if its results were made with different settings.
 
-    Snakemake compares parameters too, but forgets them when .snakemake is deleted or the results are moved.
+    Snakemake compares parameters, too, but forgets them if .snakemake is deleted or the results are moved.
     """
 
     @of_wildcards
@@ -190,7 +190,7 @@ def if_changed(name):
 
 
 def as_found(slide, files):
-    """Files of a slide as inputs; no job is planned for those of a settled slide."""
+    """Files of a slide as inputs; if the slide is settled, no jobs are planned for them."""
     return list(map(before_update, files)) if slide in settled() else files
 
 
@@ -204,9 +204,9 @@ def of_every_slide(*names, slides=None):
 
 
 def of_unsettled_slides(*names):
-    """An input function that returns the files called ``names``, made by one job, of every slide that is not settled.
+    """An input function that returns the files called ``names`` of every slide that is not settled.
 
-    If the first file of a slide is missing, only that one is returned, since its job also makes the others.
+    All of a slide's files are made by the same job, so that only the first is returned if it is missing.
     """
 
     def give(wildcards):
@@ -264,11 +264,11 @@ MODEL = json.loads(RESOLVED_MODEL.read_text(encoding="utf-8"))
 ROWS = {each["slide_id"]: each for each in json.loads(SHEET.read_text(encoding="utf-8"))}
 PLAN = Plan(config, ROWS, MODEL, PRETRAIN, bool(TRAINING), list_settings())
 SLIDES, STORE = PLAN.slides, PLAN.store
-CHANGES = defaultdict(dict)  # slide -> phrases about settings that differ from its results, in order
+CHANGES = defaultdict(dict)  # slide -> ordered phrases about the settings that changed since its results were made
 FINISHED = []  # slides that have nuclei of an earlier run
 
 
-# Any folder name is accepted here, since matching thousands of names takes minutes; the plan rejects unknown slides.
+# Any folder name is accepted here, because matching thousands of names takes minutes; the plan rejects unknown slides.
 wildcard_constraints:
     slide="[^/]+",
     shard=r"\d+-of-\d+",

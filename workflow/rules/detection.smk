@@ -4,7 +4,7 @@ Reads a slide's image store and the model; writes <results>/{slide}/shards/*.par
 that are written with it (muse_pipeline/outputs): nuclei.geojson.gz with its provenance, summary.json and others.
 """
 
-# Pictures that show proposals are drawn by a separate job, so that nuclei do not depend on failed proposals.
+# Pictures that show proposals are drawn by a separate job, so that nuclei are written even if proposals fail.
 DRAWS_AT_ONCE = not config["proposals"]
 MEASURES_PIXELS = config["features"] != "none" or config["quality"]
 WRITTEN_WITH_NUCLEI = [each for each in list_outputs(config, "nuclei") if DRAWS_AT_ONCE or not each.shows_proposals]
@@ -14,7 +14,7 @@ DRAWN_LATER = [each for each in list_outputs(config, "nuclei") if each not in WR
 
 
 def model_file(wildcards):
-    """The file of the model; none for a built-in model, which is known by its name."""
+    """The file of the model; none for a built-in model, which is found by its name."""
     if TRAINING:
         return f"{OUTPUT}/training/{RUN}/model.onnx"
     return MODEL["file"] or []

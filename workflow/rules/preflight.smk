@@ -1,21 +1,21 @@
 """Checks of every slide before a run: `snakemake preflight`, which no other rule depends on.
 
 Reads the slides of the sheet and the model; writes <results>/{slide}/preflight.json and <results>/preflight.json.
-Fails if slides cannot run, and names them.
+Fails if slides cannot run, and lists them.
 """
 
 PREFLIGHT_LOG = Path(OUTPUT, "logs/preflight.log")
-# A model that is not trained yet is checked as the built-in model of its mode, which has the same um per pixel.
+# In place of a model that is not trained yet, the built-in model of the mode is checked, which has the same mpp.
 PREFLIGHT_MODEL = MODEL_OF_MODE[config["mode"]] if TRAINING else MODEL["model"]
 
 
 def is_preflight_only():
-    """Whether `preflight` is the only target; then no report is written."""
+    """True if `preflight` is the only target; no report is written then."""
     return set(workflow.dag_settings.targets) == {"preflight"}
 
 
 def preflight_summary():
-    """The log of the rule `preflight`; if it has not run, the number of slides that could not be checked."""
+    """The log of the rule `preflight`; if it did not run, a line with the number of slides that were not checked."""
     if found := lines_of(PREFLIGHT_LOG):
         return "\n".join(found)
     lacking = [slide for slide in SLIDES if not Path(OUTPUT, slide, "preflight.json").is_file()]
@@ -50,7 +50,7 @@ rule preflight_slide:
         made_with=settings_of(of_slide(PLAN.image_settings), model=PLAN.detection_settings("")["model"]),
         model=PREFLIGHT_MODEL,
         max_corrupt=config["max_corrupt"],
-    # The sheet, which has the credentials of URLs, is no param: under another name every slide would be checked again.
+    # The sheet, which has the credentials of URLs, is no param; otherwise renaming it would rerun every check.
     shell:
         r"""
         muse preflight {config[slides]:q} \

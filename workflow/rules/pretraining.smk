@@ -3,8 +3,8 @@
 Reads the stores and proposals of the training slides and, for TriDeNT, their partners, which are registered here.
 Writes <results>/{slide}/partner and <results>/pretraining/<run>/checkpoint.pt. If a partner cannot be registered,
 partner.json has the reason and its store is an empty folder. <results>/pretraining/<run>/cohort.yaml is the config of
-the run with all slides, and <results>/pretraining.json the plan that the rules read; each is rewritten only when its
-content changes. The files from which a run resumes are beside its checkpoint and are not declared as outputs.
+the run with all slides, and <results>/pretraining.json is the plan that the rules read; each is rewritten only if its
+content changes. The files from which a run resumes are next to its checkpoint and are not declared as outputs.
 """
 
 COHORT_KEYS = ("run", "exclude", "held_splits")  # keys of `pretrain` that are not settings of the run
@@ -13,7 +13,7 @@ RESOLVED_PRETRAINING = Path(OUTPUT, "pretraining.json")
 
 
 def plan_pretraining():
-    """Write the run's config with its slides; a config that does not fit the slides or the model is rejected."""
+    """Write the run's config with its slides and return its plan; end if it does not fit the slides or the model."""
     by_name = "run" in PRETRAIN
     file = PRETRAIN["run"] if by_name else or_exit(settings.run_file, PRETRAIN_SETTINGS, Path(OUTPUT, "pretraining"))
     run, held_splits = settings.slug(Path(file).stem), PRETRAIN.get("held_splits")
@@ -30,7 +30,7 @@ def plan_pretraining():
     missing = [slide for slide in planned["slides"] if not (config["regions"] or ROWS[slide].get("regions"))]
     if planned["reads_regions"] and missing:
         sys.exit(
-            f"config: `pretrain` weights tissue regions, and slide '{missing[0]}' has none; set `regions` to a region "
+            f"config: `pretrain` weights tissue regions, but slide '{missing[0]}' has none; set `regions` to a region "
             "model or a run that trains one"
         )
     if TRAINING and planned["backbone"] != MODEL["backbone"]:
@@ -59,7 +59,7 @@ if PRETRAINING:
 
 
 def stores_of(slides):
-    """The images of slides that the config requests."""
+    """The images that the config requests of ``slides``, and those of all training slides."""
     names = [STORE, *map(store_name, config["extra_mpps"])]
     of_pretraining = PLAN.files(PRETRAIN_STORE, slides=PRETRAIN_SLIDES)
     return list(dict.fromkeys([*PLAN.files(*names, slides=slides), *of_pretraining]))
@@ -74,7 +74,7 @@ def regions_of_pretraining(wildcards):
 
 
 def training_devices(resources):
-    """Options for the GPUs that the profile gives a training; none without GPUs, and the training chooses the device."""
+    """Options for the GPUs that the profile assigns to a training; if none, the training chooses the device itself."""
     n_gpus = int(resources.get("gpu", 0))
     return ["--accelerator", "cuda", "--devices", n_gpus] if n_gpus else []
 
@@ -87,7 +87,7 @@ def partner_settings(wildcards):
 
 
 rule partner:
-    """Register the slide's partner and write it in the slide's frame, or record the reason of the failure."""
+    """Register the slide's partner and write it in the slide's frame, or record why that failed."""
     input:
         slide=of_slide(PLAN.input),
         partner=of_slide(PLAN.file, "partner"),

@@ -1,7 +1,7 @@
 """Nuclei without a trained model (`proposals`).
 
-Reads a slide's image store and the stain that `tissue` measured; writes <results>/{slide}/proposals/*.parquet (shards
-of the windows of detection), proposals.parquet and proposals.geojson.gz with its provenance beside it.
+Reads a slide's image store and its measured stains; writes <results>/{slide}/proposals/*.parquet (a file per shard),
+proposals.parquet, proposals.geojson.gz and proposals.provenance.json.
 """
 
 PROPOSALS = dict(config["proposals"] or {"method": "haematoxylin"})
@@ -9,9 +9,9 @@ PROPOSER = PROPOSALS.pop("method")
 
 
 def proposer_inputs(wildcards):
-    """Detections of another program, from which the slide's proposals are made.
+    """Detections of a different program, from which the slide's proposals are made.
 
-    A missing file is left out, so that only the job of its slide fails.
+    A missing file is left out, so that only the jobs of its slide fail.
     """
     names = [PROPOSALS["file"]] if "file" in PROPOSALS else []
     paths = [name.replace("{slide}", wildcards.slide) for name in names]
@@ -45,7 +45,7 @@ rule propose:
     params:
         made_with=SETTINGS_OF_PROPOSALS,
         method=PROPOSER,
-        settings=lambda wildcards: json.dumps(PROPOSALS, sort_keys=True),  # a function, since a text with {} would be a pattern
+        settings=lambda wildcards: json.dumps(PROPOSALS, sort_keys=True),  # in a text, braces would be wildcards
     shell:
         r"""
         muse propose {input.store:q} \

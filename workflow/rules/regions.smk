@@ -2,7 +2,8 @@
 
 Reads a slide's image; writes <results>/{slide}/regions.json, regions.geojson, regions.png and regions.zarr.
 If the model or its training fails, slides have nuclei without regions, and the run ends with an error. A training run
-writes <results>/region_training/<run>/checkpoint.pt and model.onnx, once the images of all labelled slides exist.
+starts once the images of all labelled slides exist; it writes <results>/region_training/<run>/checkpoint.pt and
+model.onnx.
 """
 
 REGION_RUN = settings.region_run(config)
@@ -11,7 +12,7 @@ REGION_FOLDER = f"{OUTPUT}/region_training/{settings.slug(Path(REGION_RUN).stem)
 
 
 def plan_region_training():
-    """Description of the run by `muse model`; its default sheet and results are those of this run."""
+    """The description of the training run by `muse model`; by default, it has the sheet and results of this run."""
     changes = or_exit(settings.slides_of_region_run, config)
     found = resolve("model", REGION_RUN, *(["--set", *changes] if changes else []))
     or_exit(settings.require_region_model, found)
@@ -28,14 +29,14 @@ REGION_STATE = [f"{REGION_FOLDER}/training.json"] if REGION_RUN else []
 
 
 def region_run_inputs(wildcards):
-    """Inputs of the run other than slides: labels, pictures and weights."""
+    """Inputs of the training run other than slides: labels, pictures and weights."""
     return without_patterns(REGION_TRAINING.get("inputs", []))
 
 
 rule train_regions:
     """Train a region model on labels of slides or pictures and export it, or record the failure."""
 
-    # The model is not an output, since a failed training has none.
+    # The model is not an output, because it is missing after a failed training.
     input:
         run=lambda wildcards: REGION_RUN or [],
         read=region_run_inputs,
@@ -75,7 +76,7 @@ rule train_regions:
 
 
 rule regions:
-    """Map the regions of a slide, or record the reason of the failure."""
+    """Map the regions of a slide, or record why that failed."""
     input:
         store=f"<results>/{{slide}}/{STORE}",
         info="<results>/{slide}/slide.json",
@@ -114,9 +115,9 @@ rule regions:
 
 
 rule check_regions:
-    """Fail if training or the region model failed on a slide, after everything else is done."""
+    """Fail, after everything else is done, if the training failed, or the region model on any slide."""
 
-    # The next run repeats a failed training.
+    # The state of a failed training is removed, so that the next run repeats it.
     input:
         report="<results>/report.html",
         states=of_every_slide("regions.json"),

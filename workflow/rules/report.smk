@@ -1,7 +1,7 @@
 """Pictures of every slide, and the report of the cohort.
 
 Reads the results of all other rules; writes <results>/{slide}/summary.json, density.png and overlays, and
-<results>/report.html and cohort.tsv. The rule `report` runs if no slide failed; otherwise `onerror` runs the same command.
+<results>/report.html and cohort.tsv. The rule `report` runs if no slide failed; otherwise `onerror` runs its command.
 """
 
 import csv
@@ -10,16 +10,13 @@ REPORT_COMMAND = ["muse", "report", OUTPUT, "--slides", str(SHEET), *option("--p
 REPORT_COMMAND += INCLUDE_DOUBTFUL
 if config["statistics"]:
     REPORT_COMMAND += ["--sheet", config["slides"], "--group", config["statistics"]["group"]]
-# Missing if the report was written by `onerror`; once the failures are repaired, it is then written again.
+# This file is missing if `onerror` wrote the report, so that the rule writes the report again after a successful rerun.
 ALL_WELL = f"{OUTPUT}/logs/all_well"
 REPORT_LOG = Path(OUTPUT, "logs/report.log")
 
 
 def report_failures():
-    """Write the report of a run with failures, and remove earlier results of the failed slides.
-
-    Returns the output of the report.
-    """
+    """Write the report of a run with failures, remove earlier results of the failed slides, and return the output."""
     Path(ALL_WELL).unlink(missing_ok=True)
     page, table = Path(OUTPUT, "report.html"), Path(OUTPUT, "cohort.tsv")
     why = option("--no-model", missing_model_reason())
@@ -35,7 +32,7 @@ def report_failures():
 
 
 def success_message():
-    """The last lines of a run without failures: those of `muse report`, or a sentence if only a part was requested."""
+    """The last lines of a run without failures: those of `muse report`, or a sentence if only part was requested."""
     batch = workflow.dag_settings.batch
     if batch and batch.idx < batch.batches:
         return f"Batch {batch.idx} of {batch.batches} is done."
@@ -46,13 +43,13 @@ def success_message():
 
 
 def is_whole_run():
-    """Whether all steps of every slide were requested."""
+    """True if all steps of every slide were requested."""
     asked = workflow.dag_settings
     return set(asked.targets) <= {"all", "report"} and not (asked.until or asked.omit_from)
 
 
 def failure_message():
-    """The last lines of a run with failures: what failed and where the reasons are."""
+    """The last lines of a run with failures: what failed, and where to find the reasons."""
     if why := missing_model_reason():
         return f"{why[0].upper()}{why[1:]}\nTherefore no slide has nuclei. Report: {OUTPUT}/report.html"
     jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_group()]  # without success
@@ -63,7 +60,7 @@ def failure_message():
         unfinished = f"{waiting} of {len(SLIDES)} slides unfinished{beside}"
         return f"Stopped: {unfinished}; run the same command to continue. Results so far: {OUTPUT}/report.html"
     of_cohort = [job for job in jobs if job.rule.name in {"statistics", "anndata_cohort"}]
-    # A job that ran at the same time as the failed one may have succeeded.
+    # A job that was running when another one failed may have succeeded since.
     of_cohort = [job for job in of_cohort if not all(Path(file).exists() for file in job.output)]
     if whys := [line for job in of_cohort for log in job.log for line in lines_of(Path(log))[-1:] if not behind]:
         return "\n".join(["Every slide is done, but not the files of the cohort:", *whys])

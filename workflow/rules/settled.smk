@@ -1,8 +1,8 @@
 """Slides that are complete, for which no jobs are planned.
 
-Reads and writes <results>/logs/settled.json: for every slide that was complete when a run ended, a checksum of all
-that decides whether Snakemake runs its jobs: the times of files, the settings, the rules and the version of the package.
-If the checksum is the same in the next run, the slide is settled; Snakemake plans the jobs of all other slides.
+Reads and writes <results>/logs/settled.json, which has a checksum for every slide that was complete when a run ended. It
+covers everything that decides whether Snakemake runs the slide's jobs: the times of files, the settings, the rules and
+the version of the package. If the checksum is the same in the next run, the slide is settled, and no job is planned.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ SETTLED = Path(OUTPUT, "logs/settled.json")
 
 @cache
 def plans_whole_slides():
-    """Whether all steps are planned, and every slide depends only on its own jobs."""
+    """True if all steps are planned, and every slide depends only on its own jobs."""
     asked, deployed = workflow.dag_settings, workflow.deployment_settings.deployment_method
     parts = asked.target_jobs or asked.until or asked.omit_from or asked.batch or asked.allowed_rules
     forced = asked.forcetargets or asked.forceall or asked.forcerun or workflow.touch
     others = TRAINING or REGION_RUN or PRETRAIN or DeploymentMethod.CONDA in deployed
-    # If jobs are only listed or drawn, there is no executor.
+    # There is no executor if jobs are only listed or their graph is printed.
     is_run = workflow.is_main_process and workflow.executor_plugin and set(asked.targets) <= {"all"}
     return bool(is_run and not (parts or forced or others))
 
@@ -49,14 +49,14 @@ def describe_run():
 
 @cache
 def settings_of_jobs(slide):
-    """A checksum of everything but files on which the jobs of a slide depend, as it was at the first call."""
+    """A checksum of everything except files that the jobs of a slide depend on, as it was at the first call."""
     proposed = state_of_files(proposer_inputs(SimpleNamespace(slide=slide))) if config["proposals"] else None
     text = json.dumps([describe_run(), ROWS[slide], PLAN.job_settings(slide), proposed], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def times_of(path):
-    """The times of a file that Snakemake compares; none if the file is missing."""
+    """The modification times that Snakemake compares for a file; none if the file is missing."""
     try:
         found = os.lstat(path)
         times = [found.st_mtime_ns]
@@ -72,7 +72,11 @@ def times_of(path):
 
 
 def name_file(slide, path):
-    """The kind and name of a file of a slide's jobs: in the slide's folder, in a column of its row, or elsewhere."""
+    """Kind and name of a file of a slide's jobs.
+
+    They are "own" and the path within the slide's folder, "cell" and the column of the sheet with the path, or "other"
+    and the path. Most slides thus have the same list of files, which is recorded only once.
+    """
     folder, columns = f"{PLAN.folder(slide)}/", [column for column, cell in ROWS[slide].items() if cell == path]
     if path.startswith(folder):
         return "own", path.removeprefix(folder)
@@ -80,7 +84,7 @@ def name_file(slide, path):
 
 
 def find_file(slide, kind, name):
-    """The path of a file named by `name_file`."""
+    """The path of a file, the inverse of `name_file`."""
     if kind == "own":
         return f"{PLAN.folder(slide)}/{name}"
     return ROWS[slide].get(name) or "" if kind == "cell" else name
@@ -93,7 +97,7 @@ def state_of(slide, files):
 
 
 def is_in_order(job):
-    """Whether all outputs of a job exist and none of its inputs is newer."""
+    """True if all outputs of a job exist and none of its inputs is newer."""
     read = [time for file in job.input for time in times_of(file)]
     made = [times_of(file) for file in job.output]
     if not all(times or is_flagged(file, "temp") for times, file in zip(made, job.output)):
@@ -102,11 +106,11 @@ def is_in_order(job):
 
 
 def read_settled():
-    """The files and the checksum of every slide in the record of the last run."""
+    """The files and the checksum of every slide in settled.json."""
     try:
         kept = json.loads(SETTLED.read_text(encoding="utf-8"))
         return {slide: (kept["files"][number], state) for slide, (number, state) in kept["slides"].items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # of another version, or damaged
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # missing, damaged or from another version
         return {}
 
 
@@ -116,7 +120,7 @@ def settled():
     if not plans_whole_slides():
         return frozenset()
     if not workflow.dryrun:
-        for slide in SLIDES:  # before the run, during which files may be replaced
+        for slide in SLIDES:  # now, because files may be replaced during the run
             settings_of_jobs(slide)
     found = read_settled().items()
     return frozenset(slide for slide, (files, state) in found if slide in ROWS and state == state_of(slide, files))
@@ -130,7 +134,7 @@ def unsettled():
 
 def write_settled():
     """Record the checksum of every complete slide."""
-    if not plans_whole_slides() or workflow.dryrun or not workflow.scheduler:  # not planned
+    if not plans_whole_slides() or workflow.dryrun or not workflow.scheduler:  # no jobs were planned
         return
     jobs_of_slide = defaultdict(list)
     for job in workflow.dag.jobs:
@@ -151,7 +155,7 @@ def write_settled():
 
 
 def write_settled_at_exit(folder=os.getcwd()):
-    """Record the checksums from the folder of the run, which Snakemake leaves before its end (``--directory``)."""
+    """Call ``write_settled`` in the folder of the run, because Snakemake leaves it before it ends (``--directory``)."""
     with chdir(folder):
         write_settled()
 

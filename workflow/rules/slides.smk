@@ -8,7 +8,7 @@ OTHER_STORES = [store for store in MPP_OF_STORE if store != STORE]
 
 
 rule fetch:
-    """Copy a slide from its URL; the copy is deleted when the slide's images are written."""
+    """Copy a slide from its URL; the copy is deleted once the slide's images are written."""
     output:
         fetched=temp(directory("<results>/{slide}/fetched")),
     log:
@@ -19,8 +19,8 @@ rule fetch:
     conda:
         "../../envs/fetch.yaml"
     params:
-        url=of_slide(lambda slide: PLAN.row(slide)["path"]),  # without credentials, which only the sheet has
-    # The sheet is not a param, because its name does not affect the slide.
+        url=of_slide(lambda slide: PLAN.row(slide)["path"]),  # without credentials, which are read from the sheet
+    # The sheet is no param, because its name does not affect the slide.
     shell:
         r"""
         muse fetch {config[slides]:q} \
@@ -32,7 +32,7 @@ rule fetch:
 
 
 rule image:
-    """Read the header, find the tissue, measure its stain and write the image for detection."""
+    """Read the slide's header, find its tissue, measure its stains, and write its image for detection."""
     input:
         slide=of_slide(PLAN.input),
         roi=of_slide(PLAN.file, "roi"),
@@ -72,7 +72,7 @@ rule image:
 
 
 rule tile:
-    """Write another image of the slide, at the mpp in the store's name."""
+    """Write an additional image of the slide, at the mpp in the store's name."""
     input:
         slide=of_slide(PLAN.input),
         info="<results>/{slide}/slide.json",

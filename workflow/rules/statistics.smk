@@ -50,7 +50,7 @@ rule statistics:
 
 
 rule anndata_cohort:
-    """Write a row of numbers per slide as AnnData, with the doubts of the report's table."""
+    """Write AnnData with a row per slide, including the doubts listed in cohort.tsv."""
     input:
         nuclei=of_every_slide("nuclei.parquet"),
         table="<results>/cohort.tsv",

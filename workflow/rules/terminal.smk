@@ -1,7 +1,7 @@
-"""The output of a run: the results that it replaces, and a line for every slide that is done or has failed.
+"""The terminal output of a run: the results that it replaces, and a line for every slide that is done or has failed.
 
-Snakemake's messages about jobs are in .snakemake/log, the output of steps in <results>/{slide}/logs. With
-`--printshellcmds` or `--verbose`, Snakemake's messages are printed too.
+Snakemake's messages about jobs are in .snakemake/log, and the output of steps is in <results>/{slide}/logs. With
+`--printshellcmds` or `--verbose`, Snakemake's messages are printed, too.
 """
 
 import logging
@@ -16,7 +16,7 @@ ABOUT_JOBS = "Select jobs to execute", "Removing temporary output", "--keep-inco
 
 
 class TerminalFilter(logging.Filter):
-    """Prints a line per slide in place of Snakemake's messages about its jobs; other jobs are reported if they fail."""
+    """Prints a line per slide in place of Snakemake's messages about its jobs; of other jobs, only failures."""
 
     def __init__(self):
         self.job_of_id, self.jobs_of_slide = {}, defaultdict(list)
@@ -34,29 +34,29 @@ class TerminalFilter(logging.Filter):
         }
 
     def filter(self, record):
-        """Whether Snakemake prints its message."""
+        """True if Snakemake is to print its message."""
         shows = self.shows.get(getattr(record, "event", None))
         try:
             shown = shows(record) if shows else not str(record.msg).startswith(ABOUT_JOBS)
-        except Exception:  # in another version of Snakemake, whose message is then printed
+        except Exception:  # a version of Snakemake with different messages, which are then printed
             shown = True
         self.printed_at = time.monotonic() if shown else self.printed_at
         return shown
 
     def start(self):
-        """Find the jobs of every slide."""
+        """Collect the jobs of every slide when the run starts."""
         for job in slide_jobs():
             self.job_of_id[job.jobid] = job
             self.jobs_of_slide[job.wildcards.slide].append(job)
         self.n_left.update({slide: len(jobs) for slide, jobs in self.jobs_of_slide.items()})
 
     def is_first_table(self, record):
-        """Whether this is the first table of jobs of a dry run, which has two."""
+        """True for the first table of jobs; a dry run prints it twice."""
         was_shown, self.has_shown_stats = self.has_shown_stats, True
         return not was_shown
 
     def finish(self, record):
-        """Print a slide's line after its last job."""
+        """Print a slide's line if this was its last job."""
         if job := self.job_of_id.get(record.job_id):
             slide = job.wildcards.slide
             self.n_left[slide] -= 1
@@ -65,39 +65,39 @@ class TerminalFilter(logging.Filter):
         return False
 
     def fail(self, record):
-        """Print the reason of a job's failure; a job in a group is reported with its group."""
+        """Print why a job failed; a job in a group is reported with its group."""
         job = self.job_of_id.get(record.jobid)
         if job and not record.indent:
             self.print_failure([job], record.rule_msg)
         return not job
 
     def fail_group(self, record):
-        """Print the reason of a group's failure."""
+        """Print why a group of jobs failed."""
         jobs = [job for info in record.job_error_info if (job := self.job_of_id.get(info["jobid"]))]
         if jobs:
             self.print_failure(jobs)
         return not jobs
 
     def print_failure(self, jobs, message=None):
-        """Print the slide's line, with the first reason that its jobs have recorded."""
+        """Print the line of a failed slide, with the first reason that its jobs recorded."""
         noted = [failure for job in jobs if (failure := outcome.find_failure(ledger_entries(job)))]
         step, reason = noted[0] if noted else (jobs[0].rule.name, message or outcome.NO_REASON)
         self.print_slide(jobs[0].wildcards.slide, f"{step} failed: {reason}")
 
     def print_slide(self, slide, text):
-        """Print a slide's line, and the number of slides that have ended."""
+        """Print a slide's line, with the number of slides that have ended."""
         self.ended.add(slide)
         print(f"{slide}: {text} ({len(self.ended)} of {len(self.n_left)})", flush=True)
         self.printed_at = time.monotonic()
 
 
 def slide_jobs():
-    """The jobs of slides that the run needs."""
-    jobs = filter(workflow.dag.needrun, workflow.dag.jobs)  # at the end of a dry run `needrun_jobs` is empty
+    """The slides' jobs that have to run."""
+    jobs = filter(workflow.dag.needrun, workflow.dag.jobs)  # because `needrun_jobs` is empty at the end of a dry run
     return [job for job in jobs if not job.is_group() and "slide" in job.wildcards.keys()]
 
 
-# The steps of jobs with several steps; the ledger of any other job is one of its logs.
+# The steps of jobs that have several; any other job has a single ledger, which is one of its logs.
 STEPS_OF_JOBS = {
     "image": ["inspect", "tissue", f"tile-{STORE}"],
     "nuclei": ["stitch", *dict.fromkeys(output.step for output in WRITTEN_WITH_NUCLEI if not output.by_stitch)],
@@ -105,7 +105,7 @@ STEPS_OF_JOBS = {
 
 
 def ledger_entries(job):
-    """The outcomes that the steps of a job have recorded."""
+    """The ledger entries of a job's steps."""
     folder = Path(PLAN.folder(job.wildcards.slide), "ledger")
     own = [ledger] if (ledger := getattr(job.log, "ledger", None)) else []
     steps = STEPS_OF_JOBS.get(job.rule.name, [])
@@ -113,7 +113,7 @@ def ledger_entries(job):
 
 
 def describe_finished(jobs):
-    """The number of nuclei of a slide and the time of its jobs, as text."""
+    """Text for a finished slide: the number of its nuclei and the time of its jobs."""
     if not {"nuclei", "overlay"} & {job.rule.name for job in jobs}:
         return f"{', '.join(sorted({job.rule.name for job in jobs}))} done"
     summary = Path(OUTPUT, jobs[0].wildcards.slide, "summary.json")
@@ -122,7 +122,7 @@ def describe_finished(jobs):
 
 
 def describe_replaced():
-    """Lines about the finished results that the run replaces, with reasons; none if it replaces none."""
+    """Text about the finished results that the run replaces, and why; empty if it replaces none."""
     again = defaultdict(list)
     for job in slide_jobs():
         again[job.wildcards.slide].append(job)
@@ -134,7 +134,7 @@ def describe_replaced():
 
 
 def rerun_reasons(jobs):
-    """The reasons why Snakemake runs jobs of a slide again whose settings have not changed."""
+    """The reasons why Snakemake reruns jobs of a slide although no settings have changed."""
     reasons = [(job.rule.name, workflow.dag.reason(job)) for job in jobs]
     missing = [file for _, reason in reasons for file in reason.missing_output if not file.flags.get("temp")]
     newer = [file for _, reason in reasons for file in reason.updated_input]
@@ -145,12 +145,12 @@ def rerun_reasons(jobs):
 
 
 def has_results(slide):
-    """Whether a slide has nuclei of an earlier run."""
+    """True if a slide has nuclei from an earlier run."""
     return Path(OUTPUT, slide, "nuclei.provenance.json").is_file()
 
 
 def print_replaced():
-    """Print the lines about results that the run replaces."""
+    """Print which results the run replaces, and why."""
     if workflow.dag and (lines := describe_replaced()):
         print(lines, flush=True)
 
@@ -167,7 +167,7 @@ if workflow.is_main_process and not (workflow.output_settings.printshellcmds or 
     for handler in logger.handlers:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
             handler.addFilter(TERMINAL)
-            if workflow.output_settings.dryrun:  # composing its messages takes 28 s for 10,000 slides
+            if workflow.output_settings.dryrun:  # because composing these messages takes 28 s for 10,000 slides
                 Job.log_info = lambda job, **_: None
 if workflow.output_settings.dryrun:
     atexit.register(print_replaced)

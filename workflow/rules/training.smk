@@ -1,9 +1,9 @@
 """Training and export of a model, if `model` is a training run.
 
-Reads config/train/<run>.yaml, or a run within the config, and the pretrained backbone if there is one; writes
-<results>/training/<run>/checkpoint.pt and model.onnx. The files from which a run resumes are beside its checkpoint and
-are not declared, because Snakemake deletes the outputs of a job that fails; with other labels or settings a run starts
-over. A run without labels and `sources` is trained on the slides of the sheet, which are listed in
+Reads config/train/<run>.yaml, or a run given in the config, and the pretrained backbone if there is one; writes
+<results>/training/<run>/checkpoint.pt and model.onnx. The files from which a run resumes are next to its checkpoint and
+are not declared, because Snakemake deletes the outputs of a job that fails; if labels or settings change, a run starts
+over. A run that needs no labels and has no `sources` is trained on the slides of the sheet, which are listed in
 <results>/training/<run>/cohort.yaml.
 """
 
@@ -25,18 +25,18 @@ if ON_SLIDES and workflow.is_main_process:
 
 
 def run_inputs(wildcards):
-    """Labels, pictures and weights of the run, except files whose names Snakemake takes for patterns."""
+    """Labels, pictures and weights of the run, except files whose names Snakemake would take for patterns."""
     return without_patterns(MODEL.get("inputs", []))
 
 
 def initial_weights(wildcards, input):
-    """The pretrained backbone, if there is one, in place of the run's own `checkpoint`."""
+    """The option that replaces the run's own `checkpoint` by the pretrained backbone, if there is one."""
     paths = [str(Path(path).resolve()) for path in PRETRAINED]
     return ["--set", f"checkpoint={json.dumps(paths[0])}"] if paths else []
 
 
 def model_steps():
-    """The files that lead to the model, in order, each with the log of its step; none if no model is trained."""
+    """The files made on the way to the model, in order, each with its step's log; none if no model is trained."""
     folder = Path(OUTPUT, "training", RUN or "")
     steps = [(Path(path), Path(PRETRAINING_FOLDER, "logs/pretrain.log")) for path in PRETRAINED]
     steps += [
@@ -47,21 +47,21 @@ def model_steps():
 
 
 def missing_model_reason():
-    """A sentence with the last output of the step that failed to make the model; None if none failed or printed anything."""
+    """A sentence with the last output of the step that failed to make the model; None if no step failed with output."""
     lacking = [log for made, log in model_steps() if not made.exists()]
     lines = lines_of(lacking[0]) if lacking else []
     return f"the model was not made; last in {lacking[0]}: {lines[-1]}" if lines else None
 
 
 def remove_old_training_logs():
-    """Remove the logs of steps that failed in an earlier run, which would be taken for those of this run."""
+    """Remove the logs of steps that failed in an earlier run, because they would be taken for logs of this run."""
     for made, log in model_steps():
         if not made.exists():
             log.unlink(missing_ok=True)
 
 
 rule finetune:
-    """Train backbone and nucleus head by the method of the run."""
+    """Train backbone and nucleus head with the method of the run."""
     input:
         run=lambda wildcards: RUN_FILE or [],
         stores=of_every_slide(STORE) if ON_SLIDES else [],

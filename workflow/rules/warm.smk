@@ -1,17 +1,17 @@
 """A process from which the jobs of slides are forked, so that they need not load libraries.
 
-It is used for several slides, if jobs run on this machine in the environment of Snakemake.
+It is used only if there are several slides and jobs run on this machine in Snakemake's environment.
 """
 
 import shlex
 
 WARM_MUSE = workflow.source_path("../scripts/warm_muse.py")
-FORKS = {"image", "detect", "nuclei"}  # rules that run the verb of the same name
-MAX_SOCKET_BYTES = 100  # longest path of a socket
+FORKS = {"image", "detect", "nuclei"}  # rules whose jobs are forked; each runs the `muse` command of the same name
+MAX_SOCKET_BYTES = 100  # largest length of a socket's path
 
 
 def start_warm_muse():
-    """Start the process, and put a `muse` that calls it first in the PATH of jobs."""
+    """Start the process, and put a `muse` that calls it at the front of the jobs' PATH."""
     slides = {job.wildcards.slide for job in TERMINAL.job_of_id.values() if job.rule.name in FORKS}
     is_here = workflow.local_exec and not workflow.deployment_settings.deployment_method
     if len(slides) < 2 or not is_here or sys.platform != "linux" or os.environ.get("MUSE_START_METHOD") == "spawn":

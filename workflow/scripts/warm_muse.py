@@ -1,10 +1,11 @@
-"""Run the steps of slides as forks of one process with all libraries loaded, which saves each step a second.
+"""Run the steps of slides as forks of a process that has loaded all libraries, which saves a second per step.
 
-    python warm_muse.py serve SOCKET                # started by the workflow, ends with its standard input
-    python warm_muse.py call SOCKET VERB ...        # `muse` of the workflow's jobs
+    python warm_muse.py serve SOCKET                # started by the workflow; ends when its standard input is closed
+    python warm_muse.py call SOCKET VERB ...        # stands in for `muse` in the workflow's jobs
 
-A step has its caller's arguments, environment, folder and files, and ends if the caller does. Without the process, the
-caller runs `muse` itself. This is for Linux only, since libraries on other systems start threads.
+A step has its caller's arguments, environment, folder and standard files, and ends if the caller ends. If the process
+cannot be reached, the caller runs `muse` itself. This is for Linux only, because libraries on other systems start
+threads.
 """
 
 import contextlib
@@ -20,14 +21,14 @@ MODULES = (
     *("tissue.find", "tissue.outline", "tissue.colour", "store.store", "store.write", "inference.detect"),
     *("inference.predictor", "inference.stitch", "features.measure", "qupath.write", "report.overlays"),
 )
-FILES = (0, 1, 2)  # standard input, output and errors
-N_BYTES = 8  # size of the length of a request
+FILES = (0, 1, 2)  # standard input, output and error
+N_BYTES = 8  # number of bytes in which a request's length is sent
 
 
 def call(path, arguments):
-    """Let the process run a step; returns its exit status."""
-    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the interrupted step answers
-    while (spare := os.open(os.devnull, os.O_RDWR)) in FILES:  # opens standard files that are closed
+    """Let the process run a step, and return the step's exit status."""
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted step still sends its exit status
+    while (spare := os.open(os.devnull, os.O_RDWR)) in FILES:  # replaces standard files that are closed
         pass
     os.close(spare)
     with socket.socket(socket.AF_UNIX) as server:
@@ -48,12 +49,12 @@ def call(path, arguments):
 
 
 def serve(path):
-    """Wait for requests until standard input ends.
+    """Wait for requests until standard input is closed, and fork a process for each.
 
     Returns:
-        the arguments of the step that this process, a fork, is to run; None at the end.
+        In a fork, the arguments of the step to run; in the original process, None.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the steps
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C must only interrupt the steps
     signal.signal(signal.SIGCHLD, reap)
     load_modules()
     with socket.socket(socket.AF_UNIX) as listener:
@@ -76,9 +77,9 @@ def reap(*_):
 
 
 def load_modules():
-    """Import the modules of the steps, except for ONNX Runtime, whose thread a fork would lack.
+    """Import the modules of the steps, except ONNX Runtime, because forks do not inherit its threads.
 
-    The thread of Arrow's memory allocator is allowed, since it supports forks.
+    Arrow's memory allocator also has a thread, but supports forks.
     """
     import gc
     import importlib
@@ -89,14 +90,14 @@ def load_modules():
     for name in MODULES:
         with contextlib.suppress(ImportError):  # an optional library is missing
             importlib.import_module(f"muse_pipeline.{name}")
-    gc.freeze()  # a collection would copy the memory that forks share
+    gc.freeze()  # because a garbage collection would copy the memory that forks share
 
 
 def supervise(caller):
-    """Fork the step, wait for its end and answer; it is stopped if the caller or the workflow ends.
+    """Fork the step, wait until it ends, and send its exit status; stop it if the caller or the workflow ends.
 
     Returns:
-        the arguments, in the step.
+        In the step, its arguments; the supervising process exits.
     """
     length, files, _, _ = socket.recv_fds(caller, N_BYTES, len(FILES))
     with caller.makefile("rb") as request:
@@ -135,7 +136,7 @@ def become(caller, files, folder, environment, is_ignored):
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    tempfile.tempdir = None  # TMPDIR may differ
+    tempfile.tempdir = None  # because the caller's TMPDIR may differ
 
 
 if __name__ == "__main__":
