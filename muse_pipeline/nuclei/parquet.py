@@ -154,7 +154,7 @@ class NucleiWriter:
         self._n_by_label += np.bincount(label[(label >= 0) & ~is_left_out], minlength=len(self.classes))
         self._n_left_out += np.bincount(label[(label >= 0) & is_left_out], minlength=len(self.classes))
         if self.optional.positive_od is not None:
-            self._n_positive += int(to_numpy(rows.table[POSITIVE]).sum())
+            self._n_positive += int((to_numpy(rows.table[POSITIVE]) & ~is_left_out).sum())
         self._waiting.append(rows.table)
         if sum(map(len, self._waiting)) >= ROW_GROUP:
             self._write_row_groups()

@@ -1,4 +1,5 @@
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import geopandas
@@ -11,6 +12,7 @@ import shapely
 from nuclei_example import CLASSES, PROVENANCE, draw_nuclei, drawn_provenance, write_example
 
 from muse_pipeline.core.errors import FrameError, NucleiError
+from muse_pipeline.core.provenance import Quality
 from muse_pipeline.core.types import Frame
 from muse_pipeline.nuclei.parquet import (
     NucleiWriter,
@@ -23,6 +25,8 @@ from muse_pipeline.nuclei.parquet import (
     read_within,
     write_csv,
 )
+from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
+from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.nuclei.table import COLUMNS
 
 
@@ -183,3 +187,17 @@ def test_provenance_of_another_kind_is_rejected(tmp_path, metadata):
     pq.write_table(table, tmp_path / "n.parquet")
     with pytest.raises(NucleiError, match="metadata are from a different version"):
         read_provenance(tmp_path / "n.parquet")
+
+
+def test_totals_of_positive_nuclei_leave_artefacts_out_too(tmp_path):
+    """Three nuclei are positive, one of which is blurred."""
+    nuclei = replace(draw_nuclei(5), dab_od=np.array([[0.3], [0.3], [0.3], [0.1], [0.1]]))
+    quality = Quality(2.0, 64.0, "ab" * 32, {"blurred": 1.0}, ("blurred",), ("blurred",), 2, {})
+    optional = OptionalColumns(positive_od=0.2, artefacts=["blurred"])
+    rings = rays_to_rings(nuclei.xy, nuclei.rays, (0.25, 0.25))
+    shapes = measure_shapes(rings, (0.25, 0.25)) | {"quality": np.array([0, -1, -1, 0, -1])}
+    with NucleiWriter(tmp_path / "nuclei.parquet", CLASSES, drawn_provenance(), 32, optional) as writer:
+        writer.complete(quality=quality)
+        writer.write(nuclei, rings_to_polygons(rings)[0], shapes)
+    known = read_provenance(tmp_path / "nuclei.parquet")
+    assert (known.n_nuclei, known.n_positive) == (3, 2)
