@@ -263,10 +263,9 @@ def read_picture(path: Path, mpp: float | None, setting: str = "mpp") -> tuple[n
         )
     if mpp is not None and known is not None:
         require_agreement(path, mpp, known.mpp, known.source, setting)
-    if known is None:
+    if mpp is not None or known is None:
         return pixels, require_mpp(path, mpp, f"`{setting}` of this source")
-    stated = float(known.mpp[0]) if mpp is None else mpp
-    return pixels, require_mpp(path, stated, f"the mpp in the file ({known.source})")
+    return pixels, require_mpp(path, float(known.mpp[0]), f"the mpp in the file ({known.source})")
 
 
 def require_mpp(path: Path, mpp: float | None, stated: str = "`mpp` of this source") -> float:
