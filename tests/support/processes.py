@@ -1,4 +1,4 @@
-"""A function in two processes that train together over gloo, as two GPUs would."""
+"""Run a function in two processes that train together over gloo, as two GPUs would."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.multiprocessing import spawn
 
 
 def run_in_two(function: Callable[[int], Any], folder: Path) -> list[Any]:
-    """What ``function(rank)``, of a module's top level, gives in either process: tensors and plain values."""
+    """Results of a module's ``function(rank)``, tensors and plain values, in both processes."""
     spawn(_run, (function, folder), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
@@ -41,7 +41,7 @@ class AllSum(torch.autograd.Function):
 
 
 class CpuSyncBatchNorm(nn.BatchNorm2d):
-    """``SyncBatchNorm`` in training mode and double precision on a CPU, where PyTorch has no kernels for it."""
+    """``SyncBatchNorm`` in training mode and double precision on a CPU, for which PyTorch has no kernels."""
 
     def forward(self, x: Tensor) -> Tensor:
         self.num_batches_tracked += 1
@@ -57,7 +57,7 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
 
 
 def run_sync_batch_norms_on_cpu(network: nn.Module) -> None:
-    """Replace the forward pass of every ``SyncBatchNorm``, and of no other module."""
+    """Replace the forward pass of every ``SyncBatchNorm`` by that of ``CpuSyncBatchNorm``."""
     for module in network.modules():
         if isinstance(module, nn.SyncBatchNorm):
             module.__class__ = CpuSyncBatchNorm
