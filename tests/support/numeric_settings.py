@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 
 def numeric_settings(config: Any, prefix: str = "") -> Iterator[str]:
-    """Names of numbers, switches and groups of numbers in nested dataclasses; of a tuple, only its first item counts."""
+    """Names of numbers, switches and groups of numbers in nested dataclasses; of a tuple, only its first item."""
     hints = get_type_hints(type(config))  # types without their limits
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), f"{prefix}{field.name}"
