@@ -24,13 +24,13 @@ from muse_pipeline.models.muse import MuseVit
 from muse_pipeline.nuclei.table import Nuclei
 
 N_CLASSES, N_RAYS, THRESHOLD = 3, 16, 0.5
-# Tolerances for networks whose last layer is 100 times too large, as are therefore all errors.
+# Tolerances for networks whose last layer, and hence every error, is 100 times larger.
 TOLERANCES = {**EXPORT_TOLERANCES, "fp16": replace(EXPORT_TOLERANCES["fp16"], xy_px=0.5)}
 
 
 @pytest.fixture(autouse=True)
 def every_neighbour_counts(request, monkeypatch):
-    """In an untrained dense head, agreement of neighbours is random, so that last digits would decide it."""
+    """Let every neighbour count: in an untrained dense head, last digits would decide which neighbours agree."""
     if "point" not in request.node.name:
         monkeypatch.setattr(heads, "SAME_NUCLEUS_CELLS", 1e9)
 

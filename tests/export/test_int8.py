@@ -1,4 +1,4 @@
-"""The same network in eight-bit integers: what is quantised, with which pictures, and what cannot be."""
+"""The same network in eight-bit integers: what is quantised, with which pictures, and what is rejected."""
 
 import hashlib
 import os

@@ -117,7 +117,7 @@ def test_a_graph_that_cannot_be_checked_is_not_written(run, as_traced_before, tm
 
 
 def test_windows_of_one_picture_join_without_duplicates(run):
-    """The picture is wider than a window: six copies of one picture, side by side."""
+    """The picture is larger than a window: two rows of three copies of the same picture."""
     from scipy.spatial import cKDTree
 
     predictor = Predictor(run / "model.onnx")

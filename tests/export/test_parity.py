@@ -21,9 +21,9 @@ def nuclei(*rows):
     ("found", "n_unmatched"),
     [
         ([(20, 20, 0.5), (60, 60, 0.7)], 0),
-        ([(24, 20, 0.5), (60, 60, 0.7)], 0),  # the neighbouring cell is as good
-        ([(24, 20, 0.6), (60, 60, 0.7)], 2),  # here it is better
-        ([(20.9, 20, 0.5), (60, 60, 0.7)], 0),  # its point is near
+        ([(24, 20, 0.5), (60, 60, 0.7)], 0),  # a neighbouring cell with the same score: a tie
+        ([(24, 20, 0.6), (60, 60, 0.7)], 2),  # a higher score: no tie
+        ([(20.9, 20, 0.5), (60, 60, 0.7)], 0),  # a near point with the same score
         ([(20.9, 20, 0.6), (60, 60, 0.7)], 2),
         ([(32, 20, 0.5), (60, 60, 0.7)], 2),  # a different nucleus
         ([(60, 60, 0.7)], 1),

@@ -32,7 +32,7 @@ def half(run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def windows(run):
-    """Four windows of 128 px of a drawn picture."""
+    """Four windows of 128 px of a synthetic picture."""
     picture = cv2.imread(str(run / "images" / "P0.png"))[..., ::-1]
     return np.stack([picture[y : y + 128, x : x + 128] for y in (0, 32) for x in (0, 32)])
 

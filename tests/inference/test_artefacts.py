@@ -60,7 +60,7 @@ BESIDE_PX = 128  # how far around areas may be flagged: two cells and the faint 
 
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory):
-    """Grainy tissue with nuclei, of which parts are blurred by 1.5 um, under blue ink and under a bubble."""
+    """Grainy tissue with nuclei; some of it is blurred by 1.5 um, some under blue ink, some under a bubble."""
     rng = np.random.default_rng(0)
     pixels = np.full((SIZE_PX[1], SIZE_PX[0], 3), 244, np.uint8)
     pixels[100:-100, 100:-100] = (228, 176, 208)
@@ -85,7 +85,7 @@ def slide(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(slide):
-    """The results of the slide: flagged, with blurred areas removed (three shards), and without `--quality`."""
+    """Folders of three runs: ``flagged`` (`--quality`), ``cut`` (without blurred areas, three shards) and ``plain``."""
     from muse_pipeline.cli.main import main
 
     cut = ["--subtract", "blurred", "--shards", "3", "--threads", "2"]

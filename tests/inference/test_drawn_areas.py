@@ -1,4 +1,4 @@
-"""Many overlapping drawn areas: the smallest one counts everywhere, and positions in none of them are outside."""
+"""Many overlapping drawn areas: the smallest at a position counts, and positions in no area are outside."""
 
 import numpy as np
 import shapely

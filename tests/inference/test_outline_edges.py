@@ -11,7 +11,7 @@ CENTRES = np.array([[40.3, 35.8], [90.0, 60.0]])
 
 @pytest.fixture(scope="module")
 def light():
-    """Two discs of the radius ``RADIUS_UM``, one dark and one pale."""
+    """Two discs of radius ``RADIUS_UM``, one dark and one pale."""
     y, x = np.mgrid[:100, :130] + 0.5
     discs = [np.hypot(x - cx, y - cy) * MPP < RADIUS_UM for cx, cy in CENTRES]
     return (230 - 150 * discs[0] - 40 * discs[1]).astype(np.uint8)

@@ -126,7 +126,7 @@ def test_any_square_grid_of_positions_is_taken(grid):
 
 
 def test_our_own_files_round_trip(tmp_path):
-    """In these, positions are not resampled."""
+    """Positions in our own files are not resampled."""
     for written, read in ((thin_vit(), thin_vit(1)), (build(SMALL), build(SMALL, 1))):
         save_checkpoint(tmp_path / "a.pt", Checkpoint(written.state_dict(), {}, {}))
         load_backbone(read, tmp_path / "a.pt")

@@ -20,7 +20,7 @@ PITCH_UM = 16.0
 
 
 def draw_ihc(mpp: float, size_um: tuple[float, float], share: float = 0.3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels, centres (N, 2) px, is brown (N,): discs of radius 4 um on pale blue, blue or, much denser, brown."""
+    """Pixels, centres (N, 2) px and brown flags (N,): discs of radius 4 um on pale blue, blue or a denser brown."""
     axes = [np.arange(PITCH_UM, side - PITCH_UM / 2, PITCH_UM) for side in size_um]
     rng = np.random.default_rng(0)
     centres = np.stack(np.meshgrid(*axes), -1).reshape(-1, 2) / mpp
@@ -39,7 +39,7 @@ def draw_ihc(mpp: float, size_um: tuple[float, float], share: float = 0.3) -> tu
 def store_ihc(
     folder: Path, size_um: tuple[float, float]
 ) -> tuple[Store, SlideInfo, TissueMask, np.ndarray, np.ndarray]:
-    """Store, slide, tissue, centres and is brown, for ``draw_ihc`` at 0.5 um/px with tissue everywhere."""
+    """Store, slide, tissue, centres and brown flags of ``draw_ihc`` at 0.5 um/px, with tissue everywhere."""
     pixels, centres, brown = draw_ihc(0.5, size_um)
     slide = ArraySlide([pixels])
     rows, columns = (-(-side // 16) for side in pixels.shape[:2])

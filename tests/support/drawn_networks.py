@@ -70,7 +70,7 @@ def draw_stardist(path: Path, n_rays: int = 16, side: int | str = SIDE, classes:
     rays = np.zeros((n_rays, 1, 1, 1)), np.full(n_rays, RADIUS_PX)
     net.give("dist", net.add("Conv", [dark, *rays]))
     if classes:
-        net.give("prob_class", classify(net, dark, level=0.52))  # darker at their centre than 0.52
+        net.give("prob_class", classify(net, dark, level=0.52))  # the level at the centre of nuclei
     return net.save(path)
 
 

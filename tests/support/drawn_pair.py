@@ -1,4 +1,4 @@
-"""Synthetic sections stained twice, with H&E and then for immunohistochemistry, after which they lie moved and bent.
+"""Synthetic sections stained twice: with H&E and, moved and bent on their glass, for immunohistochemistry.
 
 A third of the nuclei carry a marker that only the second stain shows. The map between the two pictures is known.
 """
@@ -144,7 +144,7 @@ def warp_picture(picture: np.ndarray, mpp: float, warp: Warp, partner_mpp: float
     size_um = np.array(picture.shape[1::-1]) * mpp
     width, height = np.ceil(warp.partner_size_um(size_um) / partner_mpp).astype(int)
     result = np.empty((height, width, picture.shape[2]), picture.dtype)
-    side = 2048  # in parts, because OpenCV limits pictures to 32,767 px
+    side = 2048  # side of a part; OpenCV limits pictures to 32,767 px
     for top in range(0, height, side):
         for left in range(0, width, side):
             part = result[top : top + side, left : left + side]

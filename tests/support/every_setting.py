@@ -20,7 +20,7 @@ from muse_pipeline.training.recipe import RECIPES, load_run
 
 STEP = 10  # of 100 steps
 SCHEDULE = {"steps": 100, "warmup": 0.2, "last_weight_decay": 0.4, "reference_batches": 2, "clip": 0.1, "log_every": 7}
-MANY = {"steps": 150, "clip": 1e-3, "accumulate": 2, "warmup": 0.5}  # other values of these settings
+MANY = {"steps": 150, "clip": 1e-3, "accumulate": 2, "warmup": 0.5}  # for ``other_value``
 REPORTS = {
     "schedule.save_every": "files alone: tests/training/test_resume.py",
     "schedule.log_every": "files alone: tests/training/test_loop.py",

@@ -168,7 +168,7 @@ def _find_end_of_gzip(file: BinaryIO) -> int:
 
 
 def _check_zip(path: Path, verdict: Verdict) -> None:
-    """Check the files in a zip; QuPath skips a file that it rejects without a message, and reads the others."""
+    """Check the files in a zip; QuPath silently skips those that it rejects, and reads the others."""
     with zipfile.ZipFile(path) as archive:
         names = list_geojson(archive)
         if not names:

@@ -233,7 +233,7 @@ def _judge_measurement(value: Any) -> Fault | None:
 
 
 def judge_geometry(geometry: dict[str, Any]) -> Fault | None:
-    """A fault in the form of a geometry of known type, which is not built for this."""
+    """A fault in the form of a geometry of known type, found without building the geometry."""
     match geometry:
         case {"type": "GeometryCollection"}:
             return Fault("a GeometryCollection", SINCE_06)

@@ -1,6 +1,6 @@
 """A Slurm of two nodes in a folder, with its own munge, controller, daemons, ports and configuration.
 
-If Debian's packages are missing, root installs them. For any other user, jobs run as that user.
+If Debian's packages are missing, root installs them. Without root, jobs run as the user of the tests.
 """
 
 from __future__ import annotations

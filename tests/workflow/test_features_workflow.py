@@ -131,7 +131,7 @@ def test_the_workflow_gives_the_tables_of_muse_run_and_compares_the_groups(cohor
     assert main(words) == 0
     of_cohort, of_run = (read_datasets(folder / "cohort.h5ad") for folder in (results, cohort / "by_run"))
     differing = {name for name in of_cohort | of_run if of_cohort.get(name) != of_run.get(name)}
-    # The run has no `include_doubtful`.
+    # `muse run` was called without `include_doubtful`.
     assert {name.partition("/")[2].partition("/")[0] for name in differing} <= {"left_out"}
     for name in SLIDES:
         table = results / name / "nuclei.parquet"

@@ -351,7 +351,7 @@ def test_a_slide_that_breaks_later_keeps_no_older_result(slides, tmp_path):
     victim.unlink()
     victim.write_bytes(b"no longer a slide")
     (tmp_path / "results/cohort.h5ad").touch()
-    for _ in range(2):  # nor may the second run use the older result
+    for _ in range(2):  # the second run must not use the older result either
         assert run_snakemake(tmp_path).returncode == 1
         assert not list((tmp_path / "results" / IDS[0]).glob("nuclei*"))
         assert not (tmp_path / "results/cohort.h5ad").exists()  # it contained the older result

@@ -226,7 +226,7 @@ def test_both_teachers_learn_in_a_few_steps(patches, kind):
 
 
 def test_validation_maps_a_picture_in_the_colours_of_training(patches):
-    """With windows as large as the picture, the map is the network's for the picture normalised to the mean stains."""
+    """With windows as large as the picture, the map is the network's output in mean stains."""
     data = read_region_data(stage_config(patches, 0, "colour=macenko"))
     torch.manual_seed(0)
     scorer = data.make_scorer(RegionNetwork("muse_compact_16", 2).eval())
@@ -307,7 +307,7 @@ def other_mask_size(folder):
 
 def damaged_mask(folder):
     path = next(iter(sorted((folder / "masks" / "Tumour").glob("validation*"))))
-    path.rename(folder / "masks" / path.name)  # where it belongs to a picture of this name in any class
+    path.rename(folder / "masks" / path.name)  # the mask of a picture of this name in any class
     path.write_bytes(b"damaged")
 
 

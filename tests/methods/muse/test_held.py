@@ -1,4 +1,4 @@
-"""The teacher is scored on held-back labelled nuclei during training, which they do not change."""
+"""The teacher is scored on held-back labelled nuclei during training; this does not change the training."""
 
 import dataclasses
 import shutil

@@ -92,7 +92,7 @@ def require_same_step(first: dict, second: dict, expected: dict) -> None:
     """Require that both processes reach the state of one process with the joined batch."""
     assert first.keys() == expected.keys()
     for name, value in expected.items():
-        if name in {"loss", "nucleus", "image"}:  # the loss is their mean over processes
+        if name in {"loss", "nucleus", "image"}:  # these are averaged over the processes
             torch.testing.assert_close((first[name] + second[name]) / 2, value, rtol=1e-6, atol=1e-6, msg=name)
         else:
             torch.testing.assert_close(first[name], second[name], rtol=0, atol=0, msg=name)

@@ -95,7 +95,7 @@ def test_tissue_of_a_class_is_drawn_as_often_as_its_weight_tells(mapped, tmp_pat
 
 
 def test_a_slide_with_more_of_the_class_is_drawn_more_often(mapped, tmp_path):
-    """The slide without region weights counts with its area, the other slide with nine fifths of its area."""
+    """A slide without region weights is weighted by its area, the other slide by nine fifths of its area."""
     (weighted,) = open_data(config_of(mapped, tmp_path, {"Tumour": 3.0}), tmp_path).images
     (alike,) = open_data(config_of(mapped, tmp_path, {}), tmp_path).images
     config, rng = config_of(mapped, tmp_path, {}), np.random.default_rng(0)

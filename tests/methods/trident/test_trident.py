@@ -58,7 +58,7 @@ def test_three_branches_are_two_views_and_the_partner():
 
 
 def literal_vicreg(samples):
-    """2, 3 and 0.5 times the terms of VICReg; ``samples`` has, for each branch, a vector by sample number."""
+    """2, 3 and 0.5 times the terms of VICReg; ``samples`` maps, for each branch, sample numbers to vectors."""
     invariance = variance = covariance = 0.0
     for one, other in combinations(samples, 2):
         both = one.keys() & other.keys()
