@@ -1,4 +1,4 @@
-"""What every test may ask for: the real data beside the checkout, and slides drawn on the spot."""
+"""Fixtures for all tests: the real data next to the checkout, and synthetic slides made on the spot."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import pytest
 from filelock import FileLock
 from slide_files import draw_gradient, write_pyramid
 
-# Two tests run at a time, and threads that wait for each other on busy cores take many times as long: torch reads this
-# when it is imported, and what tests start has it too.
+# Two tests run at a time, and threads that wait for each other on busy cores make them many times slower. torch reads
+# this variable when it is imported, and processes that tests start inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from inference_slides import TiledSlide, open_tiled, take_half_to_store, take_to_store
@@ -29,7 +29,7 @@ from muse_pipeline.demo.tissue import Tissue, disable_ipp, plan_tissue
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How often tests/faults/test_kills.py kills, and when; where tests/test_screenshots.py writes."""
+    """Add options: two for the kills in tests/faults/test_kills.py, one for the output of tests/test_screenshots.py."""
     parser.addoption("--kills", type=int, default=8, help="how often runs are killed at random moments")
     parser.addoption("--seed", type=int, default=0, help="of those moments")
     parser.addoption("--pictures", help="folder to which the pictures of the docs are written")
@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def find_shared(name: str) -> Path:
-    """A folder of ../shared, or of $MUSE_SHARED; skips the test where it is absent."""
+    """Return the folder ``name`` in $MUSE_SHARED, by default in ../shared; skip the test if there is none."""
     shared = Path(os.environ.get("MUSE_SHARED", Path(__file__).parents[2] / "shared"))
     if not (shared / name).is_dir():
         pytest.skip(f"no folder {shared / name}: set MUSE_SHARED to the folder that holds {name}/")
@@ -59,28 +59,28 @@ def find_shared(name: str) -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real slides and labels: ../shared/data, or data/ under $MUSE_SHARED."""
+    """The folder of real slides and labels: ``data`` in $MUSE_SHARED, by default in ../shared."""
     return find_shared("data")
 
 
 @pytest.fixture(scope="session")
 def qupath_reference() -> Path:
-    """What QuPath 0.4 to 0.7 do with small files, and what they export: ../shared/reference/qupath."""
+    """How QuPath 0.4 to 0.7 read small files, and what they export: ../shared/reference/qupath."""
     return find_shared("reference/qupath")
 
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
-    """A folder that one of the processes fills for all: ``once("drawn", fill)``. Copy it to change it."""
+    """``once("drawn", fill)``: a folder that one test process fills for all of them. Copy it to change it."""
     top = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        top = top.parent  # of the folders of all processes
+        top = top.parent  # the parent of the folders of all processes
 
     def find(name: str, fill: Callable[[Path], object]) -> Path:
         folder, filled = top / f"once-{name}", top / f"once-{name}.filled"
         with FileLock(f"{folder}.lock"):
             if not filled.is_file():
-                shutil.rmtree(folder, ignore_errors=True)  # of a process that could not fill it
+                shutil.rmtree(folder, ignore_errors=True)  # left over from a process that failed to fill it
                 folder.mkdir()
                 fill(folder)
                 filled.touch()
@@ -91,7 +91,7 @@ def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
 
 @pytest.fixture(scope="session")
 def planned(once) -> Callable[[float, int], Tissue]:
-    """``plan_tissue`` of seed 0, which takes seconds; the area changes the layout alone."""
+    """``plan_tissue`` with seed 0, run once because it takes seconds; the arguments change only the layout."""
     path = once("plan", lambda folder: (folder / "tissue").write_bytes(pickle.dumps(plan_tissue(1, seed=0)))) / "tissue"
 
     def plan(area_mm2: float, seed: int) -> Tissue:
@@ -118,7 +118,7 @@ def coarse_slide(once, tiled_slide) -> Path:
 
 @pytest.fixture(scope="module")
 def no_curves():
-    """Draw no curves of losses, which takes longer than short runs; tests/export and tests/contracts draw them."""
+    """Plot no loss curves, which takes longer than a short run; tests/export and tests/contracts do plot them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("muse_pipeline.training.loop.draw_curves", lambda rows, output: None)
         yield
@@ -126,7 +126,7 @@ def no_curves():
 
 @pytest.fixture(scope="session")
 def region_model(once) -> Path:
-    """A region model that was fitted to drawn textures for a few seconds, as ONNX beside its checkpoint."""
+    """A region model fitted to synthetic textures for a few seconds, as ONNX next to its checkpoint."""
     from region_slides import export_drawn_model
 
     return once("region_model", export_drawn_model) / "model.onnx"
@@ -146,13 +146,13 @@ def muse(capsys):
 
 @pytest.fixture(scope="session")
 def gradient() -> np.ndarray:
-    """(803, 1001, 3) uint8: red grows with x, green with y, so that every pixel has its own colour."""
+    """(803, 1001, 3) uint8: red grows with x and green with y, so that the colour of a pixel tells where it is."""
     return draw_gradient(1001, 803)
 
 
 @pytest.fixture(scope="session")
 def pyramid_path(tmp_path_factory, gradient) -> Path:
-    """The gradient as a pyramidal, tiled TIFF at 0.5 um with levels 1, 2 and 4: OpenSlide opens it."""
+    """The gradient as a pyramidal, tiled TIFF at 0.5 um/px with downsamples 1, 2 and 4; OpenSlide opens it."""
     path = tmp_path_factory.mktemp("slides") / "pyramid.tif"
     write_pyramid(path, gradient)
     return path
@@ -160,7 +160,7 @@ def pyramid_path(tmp_path_factory, gradient) -> Path:
 
 @pytest.fixture(scope="session")
 def ome_path(tmp_path_factory, gradient) -> Path:
-    """The gradient as an OME-TIFF at 0.5 um, its levels in sub-directories: tiffslide opens it."""
+    """The gradient as an OME-TIFF at 0.5 um/px with its levels in sub-directories; tiffslide opens it."""
     path = tmp_path_factory.mktemp("slides") / "pyramid.ome.tif"
     write_pyramid(path, gradient, ome=True)
     return path

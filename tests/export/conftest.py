@@ -1,4 +1,4 @@
-"""A small detector trained on drawn pictures, and the model made from it."""
+"""A small detector trained on synthetic pictures, and the model exported from it."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from muse_pipeline.cli.main import main
 
 @pytest.fixture(scope="session")
 def run(once) -> Path:
-    """A folder with run/checkpoint.pt and model.onnx, by the command line."""
+    """A folder with run/checkpoint.pt and model.onnx, made by the command line."""
     return once("export", train_and_export)
 
 
 @pytest.fixture(scope="module")
 def as_traced_before(run):
-    """Give exports of this network the graph of ``run``, which takes windows of any sides, instead of tracing it."""
+    """Let exports of this network reuse the graph of ``run``, which takes windows of any size, without tracing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("muse_pipeline.export.onnx.trace", lambda graph, card: onnx.load(run / "model.onnx"))
         yield

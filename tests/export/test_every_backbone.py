@@ -1,4 +1,4 @@
-"""Every backbone with either head leaves as ONNX and finds the same nuclei there, on real tissue."""
+"""Every backbone with either head is exported to ONNX and finds the same nuclei there, on real tissue."""
 
 import re
 from dataclasses import replace
@@ -24,13 +24,13 @@ from muse_pipeline.models.muse import MuseVit
 from muse_pipeline.nuclei.table import Nuclei
 
 N_CLASSES, N_RAYS, THRESHOLD = 3, 16, 0.5
-# Of networks whose last layer, and with it every error, is 100 times too large.
+# Tolerances for networks whose last layer, and hence every error, is 100 times larger.
 TOLERANCES = {**EXPORT_TOLERANCES, "fp16": replace(EXPORT_TOLERANCES["fp16"], xy_px=0.5)}
 
 
 @pytest.fixture(autouse=True)
 def every_neighbour_counts(request, monkeypatch):
-    """Whether neighbours agree is chance in an untrained dense head, and last digits would decide it."""
+    """Let every neighbour count: in an untrained dense head, last digits would decide which neighbours agree."""
     if "point" not in request.node.name:
         monkeypatch.setattr(heads, "SAME_NUCLEUS_CELLS", 1e9)
 
@@ -52,7 +52,7 @@ def build_tiny_vit(head: str) -> NucleusDetector:
 
 @torch.no_grad()
 def spread(detector: NucleusDetector, pixels: torch.Tensor) -> None:
-    """Make an untrained network sure of itself: scores near 0 and 1, sure classes, so that no last digit decides."""
+    """Make an untrained network certain, with scores near 0 or 1 and clear classes, so that no last digit decides."""
     head = detector.head
     for layer in [head.out] if hasattr(head, "out") else [head.types[-1], head.offset[-1]]:
         layer.weight.mul_(100)
@@ -80,9 +80,9 @@ def export_and_compare(
     precision: str = "fp32",
     plant=lambda _: None,
 ):
-    """The graph, and how far nuclei of torch and ONNX Runtime differ, in a batch and the first window alone.
+    """The graph, and how nuclei of torch and ONNX Runtime differ in a batch and in the first window alone.
 
-    ``plant`` may spoil the network before it is exported.
+    ``plant`` can spoil the network before the export.
     """
     import cv2
     import numpy as np
@@ -115,7 +115,7 @@ def export_and_compare(
 
 @torch.no_grad()
 def require_backbone(model: onnx.ModelProto, detector: NucleusDetector, pixels: torch.Tensor) -> None:
-    """The graph that is cut before its head gives the map that the head reads."""
+    """Require that the graph, cut before its head, gives the map that the head reads."""
     import onnxruntime
 
     cut = cut_before_head(model.SerializeToString(), "dense", Path("x.onnx"))
@@ -135,7 +135,7 @@ def card_of(detector: NucleusDetector, window_px: int, precision: str) -> ModelC
 
 
 def require_the_same(parity, precision: str = "fp32") -> None:
-    """Counts, positions and classes."""
+    """Require the same counts and classes, and embeddings within their tolerance."""
     tolerance = TOLERANCES[precision]
     assert parity.n_nuclei > 50
     assert parity.n_unmatched <= max(1, tolerance.unmatched * parity.n_nuclei)
@@ -145,7 +145,7 @@ def require_the_same(parity, precision: str = "fp32") -> None:
 
 
 def resizes(model: onnx.ModelProto) -> set[tuple[bytes, bytes]]:
-    """(mode, where the corners lie) of every resize in a graph."""
+    """(mode, coordinate transformation mode) of every resize in a graph."""
     found = set()
     for node in model.graph.node:
         if node.op_type == "Resize":
@@ -158,11 +158,11 @@ def resizes(model: onnx.ModelProto) -> set[tuple[bytes, bytes]]:
 def test_a_tiny_vit_in_a_window_that_its_positions_are_resampled_for(shared_data):
     model, parity = export_and_compare(build_tiny_vit("dense"), 160, shared_data, n_windows=4)
     require_the_same(parity)
-    assert resizes(model) == {(b"linear", b"align_corners")}  # positions are a constant: no cubic resize is left
+    assert resizes(model) == {(b"linear", b"align_corners")}  # positions are constant: no cubic resize
 
 
-PAIRS = [  # one of each architecture; widths and window sizes of one are the same graph
-    ("muse_compact_16", "point"),  # the dense head is what every other test of this folder exports
+PAIRS = [  # one of each architecture, whose graph does not depend on width and window size
+    ("muse_compact_16", "point"),  # all other tests of this folder export the dense head
     ("muse_vit_s_16_224", "dense"),
     ("muse_vit_b_16_512", "point"),
     ("muse_r50_224", "dense"),
@@ -193,9 +193,9 @@ def test_every_architecture_with_either_head(backbone, head, shared_data):
 @pytest.mark.slow
 @needs_fixtures
 def test_a_gelu_by_tanh_in_the_graph_is_seen(shared_data):
-    """It moves the nuclei themselves by less than any limit on them; spec G3.
+    """Only the limit on embeddings shows it, because it moves the nuclei by less than their limits; spec G3.
 
-    That a graph without it is within the limit on embeddings: `test_every_architecture_with_either_head`.
+    `test_every_architecture_with_either_head` tests that a graph without it is within the limit on embeddings.
     """
 
     def plant(network):

@@ -1,4 +1,4 @@
-"""A trained network leaves as ONNX and finds the same nuclei there."""
+"""A trained network is exported to ONNX and finds the same nuclei there."""
 
 import dataclasses
 
@@ -30,8 +30,8 @@ def test_the_graph_agrees_with_torch_down_to_the_nuclei(run):
     ("rows", "by"),
     [
         (slice(0, 1), 0.05),  # centre
-        (slice(1, 2), 0.5),  # offset in x: no position is where it was
-        (slice(3, 4), 20.0),  # the first class, in which so small a network is sure of itself
+        (slice(1, 2), 0.5),  # offset in x, which moves all positions
+        (slice(3, 4), 20.0),  # the first class, large because the network is so certain
         (slice(-8, None), 0.05),  # rays
     ],
 )
@@ -44,7 +44,7 @@ def test_parity_notices_another_network(run, tmp_path, rows, by):
 
 
 def test_parity_notices_a_graph_that_lost_its_colour(run, tmp_path):
-    """Every use of the input is replaced by the identity."""
+    """Every use of the input ``colour`` is replaced by the identity."""
     model = onnx.load(run / "model.onnx")
     model.graph.initializer.append(onnx.numpy_helper.from_array(IDENTITY, "constant_colour"))
     for node in model.graph.node:
@@ -83,7 +83,7 @@ def test_the_card_travels_in_the_file_and_names_no_folder(run):
 
 @pytest.mark.slow
 def test_exporting_again_gives_the_same_bytes_and_states_that_nothing_was_checked(run, tmp_path, muse):
-    """Without the pictures of the run there is nothing to check on."""
+    """Without the pictures of the run there is nothing to check the graph with."""
     (tmp_path / "checkpoint.pt").write_bytes((run / "run" / "checkpoint.pt").read_bytes())
     status, printed, _ = muse("export", tmp_path / "checkpoint.pt", "--output", tmp_path / "again.onnx")
     assert (status, "not checked against torch" in printed) == (0, True)
@@ -108,7 +108,7 @@ def test_a_name_without_a_checkpoint_is_one_sentence(tmp_path, muse):
 
 
 def test_a_graph_that_cannot_be_checked_is_not_written(run, as_traced_before, tmp_path, muse):
-    """The picture to check on is glass: no nucleus there could show that the two agree."""
+    """The check image is glass, without any nuclei that could show agreement."""
     cv2.imwrite(str(tmp_path / "glass.png"), np.full((100, 100, 3), 255, np.uint8))
     command = ["export", run / "run" / "checkpoint.pt", "--output", tmp_path / "m.onnx", "--check-images", tmp_path]
     status, _, complaint = muse(*command)
@@ -117,7 +117,7 @@ def test_a_graph_that_cannot_be_checked_is_not_written(run, as_traced_before, tm
 
 
 def test_windows_of_one_picture_join_without_duplicates(run):
-    """A picture wider than a window: nuclei of a repeated picture come back in every repeat."""
+    """The picture is larger than a window: two rows of three copies of the same picture."""
     from scipy.spatial import cKDTree
 
     predictor = Predictor(run / "model.onnx")
@@ -134,7 +134,7 @@ def test_a_full_window_is_named(run, tmp_path):
     from muse_pipeline.store.grid import Shard
 
     class Picture:
-        """A store in memory: white ground, every window dense."""
+        """A store in memory, with many nuclei in every window."""
 
         path, mpp, size_px, slide_mpp = run, 0.5, (256, 128), (0.5, 0.5)
         slide_id, fingerprint, attributes = "p", "f", {}
@@ -152,7 +152,7 @@ def test_a_full_window_is_named(run, tmp_path):
 
     predictor = Predictor(run / "model.onnx")
     facts = detect_shard(Picture(), ModelFinder(predictor, IDENTITY), Shard(1, 1), tmp_path / "s.parquet")
-    assert facts["full_windows"] == [0, 1]  # 36 nuclei a tile and 30 slots
+    assert facts["full_windows"] == [0, 1]  # 36 nuclei per copy of the picture, but 30 slots
 
 
 def test_a_broken_picture_to_check_on_is_named(run, tmp_path):

@@ -11,7 +11,7 @@ THRESHOLD = 0.3
 
 
 def nuclei(*rows):
-    """Nuclei at (x, y) with a score."""
+    """Nuclei from rows of (x, y, score)."""
     xy, score = np.array([row[:2] for row in rows]), np.array([row[2] for row in rows])
     n = len(rows)
     return Nuclei(xy, Frame.WINDOW, np.ones((n, 4)), np.zeros(n, int), score, np.ones((n, 1)), np.ones((n, 2)))
@@ -21,13 +21,13 @@ def nuclei(*rows):
     ("found", "n_unmatched"),
     [
         ([(20, 20, 0.5), (60, 60, 0.7)], 0),
-        ([(24, 20, 0.5), (60, 60, 0.7)], 0),  # the neighbouring cell is as good
-        ([(24, 20, 0.6), (60, 60, 0.7)], 2),  # and here it is better
-        ([(20.9, 20, 0.5), (60, 60, 0.7)], 0),  # and its point is near
+        ([(24, 20, 0.5), (60, 60, 0.7)], 0),  # a neighbouring cell with the same score: a tie
+        ([(24, 20, 0.6), (60, 60, 0.7)], 2),  # a higher score: no tie
+        ([(20.9, 20, 0.5), (60, 60, 0.7)], 0),  # a near point with the same score
         ([(20.9, 20, 0.6), (60, 60, 0.7)], 2),
-        ([(32, 20, 0.5), (60, 60, 0.7)], 2),  # another nucleus
+        ([(32, 20, 0.5), (60, 60, 0.7)], 2),  # a different nucleus
         ([(60, 60, 0.7)], 1),
-        ([(20, 20, 0.5), (60, 60, 0.7), (40, 40, 0.3005)], 0),  # at the threshold
+        ([(20, 20, 0.5), (60, 60, 0.7), (40, 40, 0.3005)], 0),  # its score is at the threshold
         ([(20, 20, 0.5), (60, 60, 0.7), (40, 40, 0.4)], 1),
     ],
 )

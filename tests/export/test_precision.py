@@ -1,4 +1,4 @@
-"""The same network in half precision, in other windows and batches, with an embedding for every nucleus."""
+"""The same network in half precision, with different windows and batches, and with an embedding of every nucleus."""
 
 from contextlib import redirect_stdout
 from io import StringIO
@@ -32,7 +32,7 @@ def half(run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def windows(run):
-    """Four windows of 128 px of a drawn picture."""
+    """Four windows of 128 px of a synthetic picture."""
     picture = cv2.imread(str(run / "images" / "P0.png"))[..., ::-1]
     return np.stack([picture[y : y + 128, x : x + 128] for y in (0, 32) for x in (0, 32)])
 
@@ -52,7 +52,7 @@ def test_half_precision_runs_on_a_cpu_and_finds_the_same_nuclei(run, half):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.slow
 def test_trained_weights_find_the_same_nuclei_on_real_tissue(precision, shared_data, tmp_path):
-    """The built-in network at the issue's limits: positions within 0.05 px, 99.9 % of the classes."""
+    """For the built-in network, positions agree within 0.05 px, and 99.9 % of the classes."""
     checkpoint = find_checkpoint("compact")
     model = tmp_path / "compact.onnx"
     export_onnx(checkpoint, model, precision=precision, input_px=512)

@@ -1,4 +1,4 @@
-"""Nuclei of a small drawn slide, and regions of another."""
+"""Nuclei of a small synthetic slide, and regions of a different one."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ import pytest
 
 @pytest.fixture(scope="session")
 def whole(tiled_slide, once) -> Path:
-    """The slide's nuclei, detected in one shard on one thread."""
+    """The nuclei of ``tiled_slide``, detected in one shard on one thread."""
     return once("whole", tiled_slide.nuclei) / "nuclei.parquet"
 
 
 @pytest.fixture(scope="session")
 def drawn_slide(once):
-    """A slide of islands of tumour in stroma, after `tile`."""
+    """A slide with islands of tumour in stroma, after `tile`."""
     from region_slides import open_drawn, take_to_store
 
     return open_drawn(once("drawn_slide", take_to_store))
@@ -21,7 +21,7 @@ def drawn_slide(once):
 
 @pytest.fixture(scope="session")
 def found(drawn_slide, region_model, once) -> Path:
-    """The folder of the slide's regions, mapped as a whole on one thread."""
+    """The folder with the regions of ``drawn_slide``."""
     from region_slides import regions
 
     def map_regions(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Slides unlike a model's training pictures are flagged, in words; what is not known is never fine."""
+"""Slides unlike a model's training pictures are flagged with reasons; what is not known is never "ok"."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Areas out of focus, folded, under a bubble and in ink, on drawn slides where all are known."""
+"""Areas out of focus, folded, under a bubble or in ink, on synthetic slides where all of them are known."""
 
 import csv
 import gzip
@@ -55,12 +55,12 @@ BLURRED = shapely.Point(650, 700).buffer(400)  # in level-0 px
 INK = shapely.box(1300, 500, 1560, 900)
 BUBBLE = shapely.Point(2160, 700).buffer(180)
 AREAS = {"Blurred": BLURRED, "Bubble": BUBBLE, "Ink": INK}
-BESIDE_PX = 128  # what may be flagged around: two cells, and the faint edge of a stroke
+BESIDE_PX = 128  # how far around areas may be flagged: two cells and the faint edge of a stroke
 
 
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory):
-    """Grainy tissue with nuclei: out of focus in a disc, by 1.5 um, under a blue pen, and under a bubble."""
+    """Grainy tissue with nuclei; some of it is blurred by 1.5 um, some under blue ink, some under a bubble."""
     rng = np.random.default_rng(0)
     pixels = np.full((SIZE_PX[1], SIZE_PX[0], 3), 244, np.uint8)
     pixels[100:-100, 100:-100] = (228, 176, 208)
@@ -85,7 +85,7 @@ def slide(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(slide):
-    """The slide run with and without `--quality`, in one and in three shards."""
+    """Folders of three runs: ``flagged`` (`--quality`), ``cut`` (without blurred areas, three shards) and ``plain``."""
     from muse_pipeline.cli.main import main
 
     cut = ["--subtract", "blurred", "--shards", "3", "--threads", "2"]
@@ -115,7 +115,7 @@ def test_most_of_a_fold_is_found_and_little_else(coarse_slide):
     y, x = (np.indices(found.kind.shape, np.float32) + 0.5) * CELL_UM
     inside, tissue = fold.inside_um(x, y), tissue_on_cells(image, round(CELL_UM / MPP))
     folded = found.kind == KINDS.index("fold")
-    assert folded[tissue & (inside > 0)].mean() > 0.8  # the outermost cells are clean in part
+    assert folded[tissue & (inside > 0)].mean() > 0.8  # the outermost cells are only partly folded
     assert folded[tissue & (inside < -2 * CELL_UM)].mean() < 0.01
 
 
@@ -125,7 +125,7 @@ def test_most_of_a_fold_is_found_and_little_else(coarse_slide):
         (0.5, 0.3, True),
         (0.5, 0.32, False),
         (0.3, 0.25, False),
-        (0.9, 0.4, False),  # glands in focus, in a stroma of fine collagen
+        (0.9, 0.4, False),  # sharp stroma of fine collagen between glands
     ],
 )
 def test_a_slight_defocus_shows_beside_the_rest_of_the_slide(usual, part, flagged):
@@ -295,7 +295,7 @@ def test_qupath_imports_the_areas(results):
 
 
 def test_areas_end_with_what_the_scanner_declares(tmp_path):
-    """QuPath's image ends there."""
+    """QuPath's image ends at the scanner's bounds."""
     info = ArraySlide([np.zeros((320, 640, 3), np.uint8)]).info((MPP, MPP), bounds=Bounds(100, 50, 430, 900))
     ArtefactMap(np.zeros((10, 20), np.int8), {}, (MPP, MPP), "").write_outlines(tmp_path / "artefacts.geojson", info)
     (area,) = read_areas(tmp_path)["Blurred"]

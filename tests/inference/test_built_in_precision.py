@@ -1,5 +1,5 @@
-"""Built-in models exist in floating point and int8; which one a name means follows from the processor, and is
-printed."""
+"""Built-in models exist in floating point and in int8; the processor decides which one a name means, and the
+choice is printed."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""Nuclei of immunohistochemistry: brown ones are found as blue ones are, and each is positive or negative."""
+"""Immunohistochemistry: brown nuclei are found as blue ones are, and every nucleus is positive or negative."""
 
 import csv
 import gzip
@@ -125,7 +125,7 @@ def test_the_mean_is_of_the_outline_alone():
     ("model", "options"), [("compact", ["--quality"]), pytest.param("label_free", [], marks=pytest.mark.slow)]
 )
 def test_a_real_ki67_slide(shared_data, muse, tmp_path, model, options):
-    """By eye a fifth of the nuclei of OS-2 are brown. Artefacts are not sought on a slide of this stain."""
+    """By eye, a fifth of the nuclei of OS-2 are brown. No artefacts are sought on a slide with this stain."""
     slide = shared_data / "wsi-openslide-crops/OS-2-ndpi.ome.tif"
     assert muse("run", slide, "-o", tmp_path, "--model", model, *options)[0] == 0
     table = tmp_path / "OS-2-ndpi/nuclei.parquet"
@@ -135,7 +135,7 @@ def test_a_real_ki67_slide(shared_data, muse, tmp_path, model, options):
     assert int(row["nuclei"]) == provenance.n_nuclei == int(row["n_positive"]) + int(row["n_negative"])
     assert ("no artefacts were sought" in row["warnings"]) is bool(options)
     assert 0.18 < provenance.n_positive / provenance.n_nuclei < 0.26
-    # Of each positive nucleus the middle of its outline absorbs blue more than red.
+    # At the centres of positive nuclei, the median absorption of blue is larger than that of red.
     with tifffile.TiffFile(slide) as file:
         pixels = file.series[0].levels[0].asarray()
     x, y = nuclei.xy.astype(int).clip(0, np.array(pixels.shape[1::-1]) - 1).T

@@ -1,4 +1,4 @@
-"""Many drawn areas, one over another: the smallest counts everywhere, and what none covers is outside."""
+"""Many overlapping drawn areas: the smallest at a position counts, and positions in no area are outside."""
 
 import numpy as np
 import shapely
@@ -32,7 +32,7 @@ def test_the_smallest_of_many_overlapping_areas_counts(tmp_path):
     for one in regions.classes:
         found[shapely.contains_xy(one.tissue, xy)] = number_of[one.name]
     column = np.array([number_of[one.name] for one in regions.classes] + [-1])[regions.columns(xy).region]
-    # The file has tenths of a px.
+    # Coordinates in the file are rounded to tenths of a px.
     assert (found == smallest).mean() > 0.998 and (column == smallest).mean() > 0.998
     assert np.unique(smallest).tolist() == [-1, 0, 1, 2]
     whole = sum(one.tissue.area for one in regions.classes)

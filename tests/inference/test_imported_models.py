@@ -1,4 +1,4 @@
-"""Networks of others, after `muse import-model`: StarDist's rays, and maps that a watershed cuts into nuclei."""
+"""Foreign networks after `muse import-model`: StarDist's rays, and maps that a watershed cuts into nuclei."""
 
 from dataclasses import replace
 
@@ -39,7 +39,7 @@ def tissue():
 
 @pytest.fixture
 def imported(muse, tmp_path):
-    """Import a drawn network of a kind: the path of the model."""
+    """``imported(kind)`` imports a network of that kind and gives the path of the model."""
 
     def make(kind, *more, network=None):
         draw, words = WORDS[kind]
@@ -62,12 +62,12 @@ def test_nuclei_lie_where_they_were_drawn(kind, imported, tissue):
     assert (distance[inside] * 0.5 < 1.2).all() and len(set(nearest[inside])) == inside.sum()
     assert np.abs((found.xy[nearest] - tissue.xy)[inside].mean(0)).max() < 0.4  # half a pixel would be a shift
     assert (found.label[nearest] == tissue.label)[inside].all()
-    assert np.median(found.rays) == pytest.approx(3.6, abs=0.6)  # blurring makes dark ones larger
+    assert np.median(found.rays) == pytest.approx(3.6, abs=0.6)  # blurring makes dark nuclei larger
     assert np.allclose(found.prob.sum(1), 1) and (found.score > 0.5).all()
 
 
 def test_rays_point_to_the_right_and_then_down(imported):
-    """As in StarDist, whose points are the pixels of its grid."""
+    """As in StarDist, a nucleus lies at the pixel of its grid point."""
     card = replace(read_card(imported("stardist")), n_rays=4, classes=(NUCLEUS,))
     prob, rays = np.zeros((1, 32, 32, 1), np.float32), np.zeros((1, 32, 32, 4), np.float32)
     prob[0, 10, 20], rays[0, 10, 20] = 0.9, (8, 4, 2, 6)  # row 20 and column 40 of the window
@@ -77,7 +77,7 @@ def test_rays_point_to_the_right_and_then_down(imported):
 
 
 def test_points_between_those_of_the_grid_may_be_empty(imported):
-    """StarDist's own export puts the probabilities of every second pixel among zeros."""
+    """StarDist's own export has probabilities at every second pixel, and zeros between them."""
     card = replace(read_card(imported("stardist")), n_rays=4, stride_px=1, classes=(NUCLEUS,))
     rows, columns = np.mgrid[:64, :64]
     prob = sum(np.exp(-((rows - 20) ** 2 + (columns - x) ** 2) / 60) for x in (20, 44))
@@ -88,7 +88,7 @@ def test_points_between_those_of_the_grid_may_be_empty(imported):
 
 @pytest.fixture(scope="module")
 def slide(once, tissue):
-    """The tissue on glass, taken to its store."""
+    """The tissue on glass, after `tile`."""
 
     def draw(folder):
         glass = np.pad(tissue.pixels, ((MARGIN_PX, MARGIN_PX), (MARGIN_PX, MARGIN_PX), (0, 0)), constant_values=244)
@@ -110,7 +110,7 @@ def test_any_number_of_shards_gives_the_same_bytes(kind, imported, slide, tissue
 
 
 def test_touching_nuclei_are_divided_where_their_positions_fall(imported):
-    """The maps of a network are smooth and noisy; the mask has no neck."""
+    """The maps are smooth and noisy, as those of a network, and the mask has no neck."""
     card = replace(read_card(imported("hover")), margin_px=0, logits=False, classes=(NUCLEUS,))
     rows, columns = np.mgrid[:64, :96]
     mask = (abs(rows - 32) < 10) & (columns >= 20) & (columns < 80)  # three squares of 20 px in a row
@@ -124,7 +124,7 @@ def test_touching_nuclei_are_divided_where_their_positions_fall(imported):
 
 
 def test_a_network_of_one_class_whose_maps_are_one_output(muse, tmp_path, tissue):
-    """QuPath's files of StarDist are such; their windows have any size."""
+    """This is the form of QuPath's StarDist files, which take windows of any size."""
     model = onnx.load(draw_stardist(tmp_path / "two.onnx", classes=False, side="side"))
     joined = onnx.helper.make_node("Concat", ["prob", "dist"], ["output"], axis=3)
     model.graph.node.append(joined)

@@ -1,4 +1,4 @@
-"""The built-in model that no label trained: its card, its size, and nuclei where there are some."""
+"""The built-in model trained without labels: its card, its size, and its nuclei on real tissue."""
 
 import dataclasses
 
@@ -36,7 +36,7 @@ def test_it_finds_about_as_many_nuclei_as_there_are(predictor, shared_data):
     found = detect_image(predictor, pixels, colour)
     n_true = len(next((folder / "labels").glob(f"{path.stem}*")).read_text().splitlines())
     assert 0.6 * n_true < len(found) < 1.7 * n_true
-    assert 2 < found.rays.mean() < 6  # um
+    assert 2 < found.rays.mean() < 6  # in um
 
 
 def test_its_outlines_are_those_of_the_graph_on_the_nearest_edges(predictor, shared_data, monkeypatch):

@@ -1,4 +1,4 @@
-"""Nuclei too small or too large for the um per pixel: a warning, and none at the right scale."""
+"""A warning if nuclei are too small or too large for the pixel size, and none at the right scale."""
 
 import html
 import json
@@ -45,7 +45,7 @@ MPP = 0.25, 0.25
         (80.0, 0.99, 2_000, "large"),
         (15.0, None, 10_000, ""),
         (13.0, None, 2_000, "small"),
-        (300.0, None, 2_000, ""),  # models of one class at double the scale find parts of nuclei
+        (300.0, None, 2_000, ""),  # one-class models at twice the scale find parts of nuclei
     ],
 )
 def test_the_plausible_range_narrows_as_the_class_probability_falls(area, probability, per_mm2, size):
@@ -88,13 +88,13 @@ def test_one_class_has_no_probability():
     ("area", "probability", "n", "is_doubted"),
     [
         (24.0, 0.91, 1000, False),
-        (18.0, 0.73, 1000, False),  # lymphocytes of another organ
+        (18.0, 0.73, 1000, False),  # lymphocytes of a different organ
         (29.0, 0.92, 1000, False),
-        (35.0, 0.92, 1000, True),  # as of urothelial carcinoma, whose nuclei are taken for lymphocytes
+        (35.0, 0.92, 1000, True),  # as in urothelial carcinoma, whose nuclei are taken for lymphocytes
         (35.0, 0.80, 1000, True),
-        (27.0, 0.80, 1000, True),  # as of papillary carcinoma of the kidney
+        (27.0, 0.80, 1000, True),  # as in papillary carcinoma of the kidney
         (35.0, 0.80, 99, False),
-        (40.0, 0.97, 1000, False),  # surer than on any slide of training: the drawn slide
+        (40.0, 0.97, 1000, False),  # the synthetic slide: more certain than any training slide
     ],
 )
 def test_a_class_is_doubted_where_its_nuclei_are_larger_than_in_training(area, probability, n, is_doubted):
@@ -132,7 +132,7 @@ QUICKLY = "--features", "none", "--no-viewer"
 
 @pytest.fixture(scope="module")
 def island(tiled_slide, tmp_path_factory):
-    """A picture of the part of the drawn slide with the first of its islands of tissue, at 0.25 um."""
+    """A picture at 0.25 um/px of the first island of tissue on the synthetic slide."""
     layout, path = plan_layout(AREA_MM2, PERIOD_UM, np.random.default_rng(0).spawn(5)[0]), tmp_path_factory.mktemp("i")
     x, y = (layout.islands[0].centre_um / MPP).astype(int).tolist()
     Image.open(tiled_slide.folder / "demo.svs").crop((x - 1200, y - 1200, x + 1200, y + 1200)).save(path / "demo.png")

@@ -1,4 +1,4 @@
-"""Outlines that move to the edge of what is stained."""
+"""Outlines that move to the edge of the stained nucleus."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ CENTRES = np.array([[40.3, 35.8], [90.0, 60.0]])
 
 @pytest.fixture(scope="module")
 def light():
-    """Two discs of 5 um, a dark and a pale one."""
+    """Two discs of radius ``RADIUS_UM``, one dark and one pale."""
     y, x = np.mgrid[:100, :130] + 0.5
     discs = [np.hypot(x - cx, y - cy) * MPP < RADIUS_UM for cx, cy in CENTRES]
     return (230 - 150 * discs[0] - 40 * discs[1]).astype(np.uint8)
@@ -41,7 +41,7 @@ def test_an_outline_stays_where_no_edge_is_near(light):
     given = circles(2.0, 9.0)
     assert snap_to_edges(light, CENTRES, given, MPP, REACH_UM) == pytest.approx(given, abs=1e-5)
     assert (snap_to_edges(np.full_like(light, 180), CENTRES, given, MPP, REACH_UM) == given).all()
-    assert (snap_to_edges(light, CENTRES, given, MPP, 0.1) == given).all()  # less than half a step
+    assert (snap_to_edges(light, CENTRES, given, MPP, 0.1) == given).all()  # a reach below half a step
 
 
 def test_no_ray_moves_by_more_than_its_reach_or_turns_inside_out(light):

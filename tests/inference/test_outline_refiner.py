@@ -34,7 +34,7 @@ def refiner():
 
 @pytest.fixture(scope="module")
 def picture():
-    """Three violet discs on pink, with soft edges and grain."""
+    """Three violet discs with soft edges on pink, with grain."""
     y, x = np.mgrid[:100, :130] + 0.5
     pixels = np.full((100, 130, 3), (230, 190, 215), float)
     for (cx, cy), radius in zip(CENTRES, RADII_UM, strict=True):
@@ -80,8 +80,8 @@ def test_rays_move_by_no_more_than_is_seen(refiner):
 
 def test_samples_are_those_of_the_picture_along_each_ray():
     pixels = np.zeros((40, 40, 3), np.uint8)
-    pixels[..., 0] = np.arange(40)  # its column
-    pixels[..., 1] = np.arange(40)[:, None]  # its row
+    pixels[..., 0] = np.arange(40)  # the column of each pixel
+    pixels[..., 1] = np.arange(40)[:, None]  # the row of each pixel
     samples = sample_along_rays(pixels, np.array([[20.5, 10.5]]), np.full((1, 4), 4.0, np.float32), MPP)
     along = (4 + (np.arange(2 * N_STEPS + 1) - N_STEPS) * STEP_UM) / MPP
     assert samples.shape == (3, 2 * N_STEPS + 1, 1, 4)
@@ -89,7 +89,7 @@ def test_samples_are_those_of_the_picture_along_each_ray():
     assert samples[1, :, 0, 1] == pytest.approx(10 + along, abs=0.51)
     assert samples[0, :, 0, 2] == pytest.approx(np.maximum(20 - along, 0), abs=0.51)
     short = sample_along_rays(pixels, np.array([[20.5, 10.5]]), np.full((1, 4), 1.0, np.float32), MPP)
-    assert (short[0, : N_STEPS - 2, 0, 0] == 20).all()  # no farther inwards than the centre
+    assert (short[0, : N_STEPS - 2, 0, 0] == 20).all()  # samples end at the centre
 
 
 def test_outlines_stay_where_there_is_nothing(refiner):

@@ -19,7 +19,7 @@ from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit
 
 
 def foreign_model(path, **metadata):
-    """A small valid ONNX file that is not ours."""
+    """Write a small valid ONNX file that is not one of our models."""
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [value], [
         helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
@@ -53,7 +53,7 @@ def test_a_foreign_file_is_rejected(tmp_path):
 
 
 def test_a_graph_that_fails_on_windows_is_named(tmp_path):
-    """Its convolution takes four channels; ONNX Runtime sees it with the first window."""
+    """Its convolution takes four channels, which ONNX Runtime notices at the first window."""
     inputs = [
         helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["b", "c", "h", "w"]),
         helper.make_tensor_value_info("colour", TensorProto.FLOAT, [3, 4]),
@@ -146,7 +146,7 @@ def test_a_card_that_is_counted_of_another_graph_is_rejected(tmp_path, stated, p
     model = onnx.load(find_model("compact-fp32"))
     card = Predictor(find_model("compact-fp32")).card
     sizes = {"pixels": (1, 3, card.input_px, card.input_px), "xy": (1, card.capacity, 2)}
-    for graph_port in (*model.graph.input, *model.graph.output):  # windows of one size
+    for graph_port in (*model.graph.input, *model.graph.output):  # fix the size of windows
         for side, size in zip(graph_port.type.tensor_type.shape.dim, sizes.get(graph_port.name, ()), strict=False):
             side.dim_value = size
     entry = next(entry for entry in model.metadata_props if entry.key == METADATA_KEY)

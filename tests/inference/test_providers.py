@@ -1,4 +1,4 @@
-"""Which provider runs a model, who chooses it, and whether it finds the same nuclei."""
+"""Which provider runs a model, how it is chosen, and whether all of them find the same nuclei."""
 
 import re
 from dataclasses import replace
@@ -36,7 +36,7 @@ def test_a_provider_that_is_not_there_is_rejected_with_what_to_install(provider)
     if providers.is_installed(provider):
         pytest.skip(f"{provider} is there")
     assert not starts(provider)
-    assert choose_provider(provider) == provider  # who plans a run on another machine may name it
+    assert choose_provider(provider) == provider  # a plan for a different machine may name it
     extra = providers.EXTRAS.get(provider, "train")
     with pytest.raises(ProviderError, match=rf"'{provider}' was requested .* the extra `{extra}`"):
         Predictor(find_model("compact-fp32"), provider)
@@ -45,7 +45,7 @@ def test_a_provider_that_is_not_there_is_rejected_with_what_to_install(provider)
 def test_a_provider_that_is_there_and_cannot_start_is_rejected(monkeypatch):
     if starts("cuda"):
         pytest.skip("CUDA starts here")
-    # As in a package for GPUs on a machine without one: the name is listed, and no session gets it.
+    # As with a GPU package on a machine without a GPU: the name is listed, but no session can use it.
     listed = [RUNTIMES["cuda"], *onnxruntime.get_available_providers()]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
     with pytest.warns(UserWarning, match="not in available"):
@@ -79,7 +79,7 @@ def test_what_auto_takes_is_recorded_by_its_own_name(muse, tmp_path):
     assert Predictor(find_model("compact-fp32"), AUTO).provider == taken
 
 
-@pytest.mark.slow  # tests/inference/test_torch_runtime.py compares PyTorch's numbers on a window
+@pytest.mark.slow  # test_torch_runtime.py compares PyTorch's numbers for one window
 @pytest.mark.parametrize("provider", OTHERS)
 def test_another_provider_finds_the_same_nuclei(provider, request, tmp_path):
     if not starts(provider):

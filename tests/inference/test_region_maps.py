@@ -1,4 +1,4 @@
-"""Regions of a drawn slide, by a region model that was fitted to drawn textures and exported."""
+"""Regions of a synthetic slide, from an exported region model that was fitted to synthetic textures."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ def checksums(folder: Path) -> dict[str, str]:
 
 
 def fill(polygons: list[shapely.Geometry], shape: tuple[int, int]) -> np.ndarray:
-    """(h, w) bool at 2 um/px of polygons in level-0 px."""
+    """(h, w) bool mask at 2 um/px of polygons in level-0 px."""
     mask = np.zeros(shape, np.uint8)
     for polygon in polygons:
         rings = [
@@ -52,7 +52,7 @@ def test_the_polygons_are_the_drawn_islands(found, drawn_slide):
 
 
 def test_glass_beside_tumour_is_no_seam_of_stroma(found, drawn_slide):
-    """Tumour reaches the edge of the tissue in this drawing; what is kept around it belongs to it."""
+    """On this slide, tumour reaches the edge of the tissue; the margin kept around it counts as tumour too."""
     stroma = fill([polygon for name, polygon in read_polygons(found) if name == "Stroma"], drawn_slide.tumour.shape)
     rim = cv2.dilate(drawn_slide.tissue.astype(np.uint8), np.ones((9, 9), np.uint8)) > drawn_slide.tissue
     beside_tumour = rim & (cv2.dilate(drawn_slide.tumour.astype(np.uint8), np.ones((15, 15), np.uint8)) > 0)
@@ -71,7 +71,7 @@ def test_polygons_tile_the_tissue_and_areas_are_those_of_the_file(found, drawn_s
         assert one["area_mm2"] == pytest.approx(in_file, rel=0.01)
         assert one["n_areas"] == sum(name == one["name"] for name, _ in polygons)
     whole = sum(one["area_mm2"] for one in record["classes"])
-    assert whole == pytest.approx(drawn_slide.tissue.sum() * MPP**2 / 1e6, rel=0.05)  # and 16 um around the tissue
+    assert whole == pytest.approx(drawn_slide.tissue.sum() * MPP**2 / 1e6, rel=0.05)  # plus a margin of 16 um
 
 
 def test_qupath_imports_the_annotations(found):
@@ -126,7 +126,7 @@ def test_a_slide_without_tissue_has_no_regions_and_is_no_failure(region_model, m
 
 
 def test_a_model_of_nuclei_is_rejected_and_the_reason_is_kept(drawn_slide, found, tmp_path, capsys):
-    """Results of an earlier run go: they would pass for this one's."""
+    """Results of an earlier run are removed, so that they are not mistaken for those of this run."""
     shutil.copytree(found, tmp_path / "S1")
     assert main(["regions", str(drawn_slide.store), "--model", "compact", "--output", str(tmp_path / "S1")]) == 2
     assert "finds nuclei and maps no regions" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Outlines of label maps: they tile the tissue, stay near the cells, and small islands are absorbed."""
+"""Outlines of label maps tile the tissue, stay near the cells, and absorb small islands."""
 
 import cv2
 import numpy as np
@@ -47,10 +47,10 @@ def test_no_tissue_gives_no_outline():
 def test_small_islands_and_holes_are_absorbed_and_lone_tissue_stays():
     label = np.zeros((40, 40), np.uint8)
     label[5:35, 5:35] = 1
-    label[10:20, 10:20] = 2  # large
+    label[10:20, 10:20] = 2  # a large island
     label[14:16, 14:16] = 1  # a hole in it
     label[25:27, 25:27] = 2  # an island
-    label[1:3, 1:3] = 2  # tissue of its own
+    label[1:3, 1:3] = 2  # tissue apart from the rest
     absorb_islands(label, 20)
     assert (label[10:20, 10:20] == 2).all()
     assert (label[25:27, 25:27] == 1).all()
@@ -59,7 +59,7 @@ def test_small_islands_and_holes_are_absorbed_and_lone_tissue_stays():
 
 def test_the_rim_has_the_class_of_the_tissue_beside_it():
     label = np.zeros((30, 30), np.uint8)
-    label[2:28, 2:28] = 1  # what a model makes of glass
+    label[2:28, 2:28] = 1  # class of glass, according to a model
     label[5:25, 5:15] = 2
     label[5:25, 15:25] = 1
     continue_to_edge(label, 3)

@@ -1,4 +1,4 @@
-"""One tissue at three resolutions gives the same nuclei."""
+"""The same tissue at three resolutions gives the same nuclei."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_one_tissue_at_three_mpps(tmp_path):
-    """Median distance of centres <= 0.5 um and counts within 3 %."""
+    """The median distance of centres is at most 0.5 um, and counts agree within 3 %."""
     found = {}
     for mpp in (0.25, 0.4, 0.5):
         folder = tmp_path / f"{mpp}"

@@ -1,4 +1,4 @@
-"""Stitching on several threads: outlines are drawn beside one another, rows are written in their order."""
+"""Stitching on several threads: outlines are computed in parallel, but rows are written in order."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def shards(tiled_slide, tmp_path_factory):
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_any_number_of_threads_gives_the_same_bytes(tiled_slide, whole, shards, tmp_path, monkeypatch, threads):
-    """In many small parts, of which only some are processed at once."""
+    """The nuclei are in many small parts, only some of which are processed at a time."""
     assert read_provenance(whole).n_nuclei > 500
     monkeypatch.setattr("muse_pipeline.inference.stitch.AT_ONCE", 16)
     stitch_shards(shards, tiled_slide.info, tiled_slide.tissue.kept, tmp_path / "nuclei.parquet", threads)

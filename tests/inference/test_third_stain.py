@@ -1,4 +1,4 @@
-"""A third stain beside haematoxylin and DAB: its estimate, the check that it exists, and scores that do not change."""
+"""A third stain in addition to haematoxylin and DAB: its estimate, how its absence is noticed, and unchanged scores."""
 
 import csv
 from functools import cache
@@ -33,7 +33,7 @@ def test_the_estimate_is_the_stain_of_the_slide(third):
     pixels, *_ = drawn(0.5, SIZE_UM, third)
     found = find_third_stain(pixels.reshape(-1, 3))
     assert np.linalg.norm(found) == pytest.approx(1, abs=1e-5)
-    assert angle(found, third) < 7  # the purest pixels have haematoxylin of the ground in them
+    assert angle(found, third) < 7  # the purest pixels contain some haematoxylin of the ground
 
 
 @pytest.mark.parametrize("third", [None, AEC])
@@ -47,7 +47,7 @@ def test_glass_has_no_third_stain(pixels):
 
 
 def test_haematoxylin_of_another_shade_is_no_third_stain(shared_data):
-    """That of OS-2 is 13 degrees from the textbook's; a red that is painted on it is found nevertheless."""
+    """Haematoxylin of OS-2 is 13 degrees from the textbook's; a red painted over it is found nevertheless."""
     with open_slide(shared_data / "wsi-openslide-crops/OS-2-ndpi.ome.tif") as slide:
         pixels = slide.read_region((0, 0), 0, (1000, 1000))
     assert find_third_stain(pixels.reshape(-1, 3)) is None
@@ -98,10 +98,10 @@ def test_scores_of_a_slide_do_not_change_with_a_third_stain(folder, muse, tmp_pa
         assert float(plain["two"][score]) == pytest.approx(true[score], abs=tolerance)
         assert float(found["three"][score]) == pytest.approx(true[score], abs=tolerance)
         assert float(plain["three"][score]) > true[score] + 5
-    assert [round(float(each["three"]["h_score"])) for each in (plain, found)] == [138, 123]  # as in docs/guide/ihc.md
+    assert [round(float(each["three"]["h_score"])) for each in (plain, found)] == [138, 123]  # see docs/guide/ihc.md
     assert float(found["three"]["cytoplasm_h_score"]) < 1 < 10 < float(plain["three"]["cytoplasm_h_score"])
     assert angle(read_provenance(tmp_path / "third/three/nuclei.parquet").third_stain, RED) < 7
-    # A slide without one has the nuclei of a run that does not seek it, and a warning.
+    # A slide without a third stain gets a warning, and the same nuclei as without ``--third-stain``.
     assert "no third stain distinct from haematoxylin and DAB was found" in found["two"]["warnings"]
     assert "third stain" not in found["three"]["warnings"] + plain["two"]["warnings"]
     before, after = (read_nuclei(tmp_path / name / "two/nuclei.parquet") for name in ("plain", "third"))

@@ -1,4 +1,4 @@
-"""Graphs in PyTorch beside ONNX Runtime, and graphs that PyTorch does not run."""
+"""Graphs in PyTorch compared with ONNX Runtime, and graphs that PyTorch cannot run."""
 
 import numpy as np
 import onnx
@@ -20,14 +20,14 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def nuclei_pixels(tiled_slide):
-    """A part (256, 256, 3) of the drawn slide around one of its nuclei."""
+    """Pixels (256, 256, 3) of the synthetic slide around one of its nuclei."""
     truth = np.loadtxt(tiled_slide.folder / "truth.csv", delimiter=",", skiprows=1, usecols=(0, 1))
     xy = truth[len(truth) // 2] * 0.25 / tiled_slide.store.mpp
     return tiled_slide.store.read(tuple((xy - 128).round().astype(int).tolist()), (256, 256))
 
 
 def in_both(path, inputs, outputs=None):
-    """The outputs by ONNX Runtime and by PyTorch, which is called twice, since the first call makes the program."""
+    """Outputs from ONNX Runtime and from PyTorch, which is called twice, because the first call builds the program."""
     session = TorchSession(path, CPU)
     assert [port.name for port in session.get_inputs()] == list(inputs)
     first, second = session.run(outputs, inputs), session.run(outputs, inputs)

@@ -65,7 +65,7 @@ def test_weights_are_one_where_the_target_has_a_single_class(target):
 
 def test_a_true_cross_entropy_weighs_pixels_by_their_probability():
     target, probability = halves(), torch.full(SHAPE, 0.1)
-    probability[..., 0] = 0.8  # easy; the second column is contradicted, and the others are easy negatives
+    probability[..., 0] = 0.8  # easy; column 1 contradicts the target, the rest are easy negatives
     of_target = torch.where(target > 0, probability, 1 - probability)
     weights = 16 * of_target / of_target.sum()
     expected = (weights * -of_target.log()).mean().item()
@@ -76,7 +76,7 @@ def test_a_true_cross_entropy_weighs_pixels_by_their_probability():
 
 @pytest.mark.parametrize("weighted", [True, False])
 def test_value_and_gradient_of_the_cross_entropy_pixel_by_pixel(weighted):
-    """Two images of two classes; a map holds both classes, the next is all positive, and a pixel of each is unknown."""
+    """Two images with two class maps each; one map is all positive, and one pixel of each map is unknown."""
     generator = torch.Generator().manual_seed(0)
     prediction = (0.1 + 0.8 * torch.rand(2, 2, 2, 3, generator=generator, dtype=torch.double)).requires_grad_()
     target = (torch.rand(2, 2, 2, 3, generator=generator) < 0.5).double()
@@ -88,7 +88,7 @@ def test_value_and_gradient_of_the_cross_entropy_pixel_by_pixel(weighted):
         of_target = [p if target[b, k, r, c] else 1 - p for r, c in pixels for p in [prediction[b, k, r, c].item()]]
         trust = [1.0] * len(pixels)
         if weighted and 0 < sum(target[b, k, r, c] for r, c in pixels) < len(pixels):
-            trust = [len(pixels) * p / sum(of_target) for p in of_target]  # exp(-loss) is the probability
+            trust = [len(pixels) * p / sum(of_target) for p in of_target]  # the probability is exp(-loss)
         for (r, c), p, weight in zip(pixels, of_target, trust, strict=True):
             expected -= weight * math.log(p) / len(pixels) / 4
             gradient[b, k, r, c] = (-1 if target[b, k, r, c] else 1) * weight / p / len(pixels) / 4
@@ -101,7 +101,7 @@ def test_value_and_gradient_of_the_fused_dice_map_by_map():
     generator = torch.Generator().manual_seed(1)
     maps = [torch.rand(2, 1, 2, 3, generator=generator, dtype=torch.double, requires_grad=True) for _ in range(2)]
     target, known = torch.rand(2, 1, 2, 3, generator=generator, dtype=torch.double), torch.ones(2, 1, 2, 3)
-    target[1], known[0, 0, 1] = 0, 0  # the second image is negative: the complements are compared
+    target[1], known[0, 0, 1] = 0, 0  # for the negative image, complements are compared
     expected = 0.0
     for one in maps:
         for p, t, k in zip(one.flatten(1), target.flatten(1), known.flatten(1), strict=True):

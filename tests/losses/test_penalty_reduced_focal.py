@@ -1,4 +1,4 @@
-"""The focal loss against a literal re-derivation of the paper's equation 1."""
+"""The focal loss compared with equation 1 of the paper, written out literally."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Distillation against what is written in the papers, term by term; spec G6."""
+"""Self-distillation compared with the formulas of the papers, term by term; spec G6."""
 
 import math
 
@@ -12,7 +12,7 @@ N, K = 300, 24
 
 @pytest.fixture
 def logits():
-    """As a projector gives them: cosines."""
+    """(N, K) cosines of random vectors and prototypes, as a projector gives them."""
     generator = torch.Generator().manual_seed(0)
     rows, prototypes = (torch.randn(n, 16, generator=generator) for n in (N, K))
     return torch.nn.functional.normalize(rows, dim=-1) @ torch.nn.functional.normalize(prototypes, dim=-1).T
@@ -41,7 +41,7 @@ def test_centring_takes_the_centre_away_and_sharpening_sharpens(logits):
     assert torch.equal(centred_targets(logits, centre, 0.05), expected)
     soft = centred_targets(logits, centre, 0.2)
     assert (expected.max(1).values > soft.max(1).values).all()
-    same = centred_targets(logits[:1].expand(5, K), logits[0], 0.05)  # all that state the same are told apart from none
+    same = centred_targets(logits[:1].expand(5, K), logits[0], 0.05)  # rows equal to the centre: uniform targets
     torch.testing.assert_close(same, torch.full((5, K), 1 / K))
 
 
@@ -57,7 +57,7 @@ def test_sinkhorn_uses_every_prototype_alike(logits, n_iterations, share):
     targets = sinkhorn_targets(logits, 0.1, n_iterations)
     torch.testing.assert_close(targets.sum(1), torch.ones(N), rtol=1e-5, atol=1e-5)
     assert (targets.sum(0) * K / N - 1).abs().max() < share
-    assert (torch.softmax(logits / 0.1, -1).sum(0) * K / N - 1).abs().max() > 0.2  # it had something to do
+    assert (torch.softmax(logits / 0.1, -1).sum(0) * K / N - 1).abs().max() > 0.2  # without balancing, they are uneven
 
 
 def test_sinkhorn_is_what_swav_writes(logits):

@@ -1,4 +1,4 @@
-"""VICReg, InfoNCE and Barlow Twins against values computed by hand."""
+"""VICReg, InfoNCE and Barlow Twins compared with values computed by hand."""
 
 from itertools import permutations, product
 
@@ -7,7 +7,7 @@ import torch
 
 from muse_pipeline.losses.branches import EPSILON, covariance, covariance_matrix, infonce, invariance, variance
 
-ONE = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 2, 1], [0, -2, -1]])  # 4 x 3, mean 0
+ONE = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 2, 1], [0, -2, -1]])  # 4 rows, mean 0
 OTHER = ONE + torch.tensor([3.0, 0, 0])
 ALL = torch.ones(4, dtype=torch.bool)
 
@@ -48,7 +48,7 @@ def test_a_branch_without_rows_costs_its_hinge_alone():
 
 
 def test_each_term_is_the_mean_that_is_written():
-    """Of three branches that have different rows; one number at a time."""
+    """For three branches with different rows, the terms are computed one number at a time."""
     branches = drawn(3)
     known = [torch.tensor(rows, dtype=torch.bool) for rows in ([1, 1, 1, 1, 0, 1], [1] * 6, [0, 1, 1, 1, 1, 1])]
     total = 0.0
@@ -71,7 +71,7 @@ def test_each_term_is_the_mean_that_is_written():
 
 @pytest.mark.parametrize("loss", [invariance, variance, covariance, infonce])
 def test_gradients_reach_every_branch(loss):
-    """Against numerical differences, so that a branch from which no gradient flows is found."""
+    """Gradients equal numerical differences, so that a branch without a gradient would be noticed."""
     branches = [(0.4 * one).double().requires_grad_() for one in drawn(3)]
     known = [torch.tensor(rows, dtype=torch.bool) for rows in ([1, 1, 1, 1, 0, 1], [1] * 6, [0, 1, 1, 1, 1, 1])]
     assert torch.autograd.gradcheck(lambda *branches: loss(branches, known), branches)

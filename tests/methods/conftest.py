@@ -1,8 +1,8 @@
-"""Fixtures of the tests of methods."""
+"""Fixtures for the tests of training methods."""
 
 import pytest
 
 
 @pytest.fixture(scope="module", autouse=True)
 def without_curves(no_curves):
-    """No run of these tests draws its curves."""
+    """Plot no loss curves in these tests."""

@@ -1,4 +1,4 @@
-"""The generator: its modulated convolution against the published formula, and what its pictures depend on."""
+"""The generator: its modulated convolution agrees with the published formula, and its pictures depend on all inputs."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_demodulation_gives_unit_variance_whatever_the_style():
     conv = ModulatedConv(32, 16, 4)
     with torch.no_grad():
         out = conv(torch.randn(4, 32, 64, 64), torch.tensor([0.1, 1, 5, 20])[:, None] * torch.randn(4, 4))
-    inner = out[..., 1:-1, 1:-1]  # the border sees padding
+    inner = out[..., 1:-1, 1:-1]  # padding affects the border
     assert torch.allclose(inner.var((2, 3)), torch.ones(4, 16), atol=0.25)
     assert inner.var() == pytest.approx(1, abs=0.05)
 
@@ -50,7 +50,7 @@ def test_equal_inputs_give_equal_pictures_and_each_of_them_counts():
     torch.manual_seed(0)
     network = CoModulatedGenerator(**TINY).eval()
     for block in network.refine:
-        torch.nn.init.constant_(block.strength, 0.5)  # it starts at 0
+        torch.nn.init.constant_(block.strength, 0.5)  # the initial value is 0
     mask, noise, grain = inputs()
     others = inputs(seed=1)
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_any_multiple_of_the_stride_gives_pixels_of_the_masks_size(height, width
 
 
 def test_the_masks_code_enters_every_style():
-    """With the encoder's maps held, the mask still changes the picture by its code alone: co-modulation."""
+    """Co-modulation: a change of the mask's code changes the picture, even with the same maps from the encoder."""
     torch.manual_seed(0)
     network = CoModulatedGenerator(**TINY).eval()
     mask, noise, grain = inputs()

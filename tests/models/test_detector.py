@@ -36,9 +36,9 @@ def test_pale_tissue_keeps_its_density_in_half_precision(colour):
 
 
 class KnownHead(DenseHead):
-    """Predicts given maps, all of them at every cell."""
+    """Predicts the given maps, whatever the features."""
 
-    propose, describe = NucleusHead.propose, NucleusHead.describe  # `locate` stays the dense head's
+    propose, describe = NucleusHead.propose, NucleusHead.describe  # `locate` is that of the dense head
 
     def __init__(self, maps: NucleusMaps):
         super().__init__(4, maps.label.shape[1], maps.rays.shape[1])
@@ -49,7 +49,7 @@ class KnownHead(DenseHead):
 
 
 class KnownMaps(torch.nn.Module):
-    """Replaces the network and predicts given maps."""
+    """Replaces the network and predicts the given maps."""
 
     def __init__(self, maps: NucleusMaps):
         super().__init__()
@@ -69,7 +69,7 @@ def test_the_dense_head_states_the_same_of_a_few_cells_as_of_all():
     score, located, output = head.propose(features)
     assert torch.allclose(score, head.scores(maps), atol=1e-6)
     assert torch.allclose(located, torch.cat((maps.centre, maps.offset), 1), atol=1e-5)
-    cells = torch.tensor([[3, 0, 41], [7, 5, 6]])  # of either window
+    cells = torch.tensor([[3, 0, 41], [7, 5, 6]])  # cells of the two windows
     for found, known in zip(head.describe(output[cells + torch.tensor([[0], [42]])]), maps[2:], strict=True):
         wanted = [of_window[:, few].T for of_window, few in zip(known.flatten(2), cells, strict=True)]
         assert torch.allclose(found, torch.stack(wanted), atol=1e-6)
@@ -80,7 +80,7 @@ def test_the_position_of_a_nucleus_is_the_mean_of_what_the_cells_beside_it_state
     located[:, 0] = -30.0
     located[1, :, 2, 3] = torch.tensor([3.0, 0.25, -0.5])
     located[1, :, 2, 4] = torch.tensor([2.0, -0.25, 0.0])
-    located[1, :, 2, 2] = torch.tensor([2.5, -0.5, 0.0])  # is a peak for another nucleus
+    located[1, :, 2, 2] = torch.tensor([2.5, -0.5, 0.0])  # points to a different nucleus
     located[0, :, 5, 0] = torch.tensor([1.0, 0.5, 0.25])  # alone, in a corner
     positions = DenseHead(8, 3, 16).locate(located, torch.tensor([[5 * 8, 0], [2 * 8 + 3, 7]]))
     first, second = torch.tensor([3.0, 2.0]).sigmoid() ** 4
@@ -91,12 +91,12 @@ def test_the_position_of_a_nucleus_is_the_mean_of_what_the_cells_beside_it_state
 
 def test_the_graph_reads_positions_classes_and_rays_at_peaks():
     centre = torch.full((1, 1, 8, 8), -9.0)
-    centre[0, 0, 2, 3], centre[0, 0, 2, 4], centre[0, 0, 6, 6] = 3.0, 2.0, 0.5  # the second is no peak
+    centre[0, 0, 2, 3], centre[0, 0, 2, 4], centre[0, 0, 6, 6] = 3.0, 2.0, 0.5  # the second is not a peak
     offset, label, rays = torch.zeros(1, 2, 8, 8), torch.zeros(1, 3, 8, 8), torch.ones(1, 4, 8, 8)
     offset[0, :, 2, 3], offset[0, :, 2, 4] = (
         torch.tensor([0.25, -0.5]),
         torch.tensor([-0.75, -0.5]),
-    )  # one position
+    )  # both point to the same position
     label[0, 1, 2, 3], rays[0, 2, 2, 3] = 5.0, 7.0
     graph = DetectionGraph(KnownMaps(NucleusMaps(centre, offset, label, rays)), threshold=0.4, capacity=10)
     xy, score, prob, found = graph(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.eye(3, 4))

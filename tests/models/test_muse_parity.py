@@ -1,4 +1,4 @@
-"""Six variants against numbers of the authors' own code (weights by rule, no training)."""
+"""Six variants compared with results of the authors' own code, for weights from a rule, without training."""
 
 import numpy as np
 import pytest

@@ -83,7 +83,7 @@ def test_cells_at_the_border_have_no_rivals_beyond_it():
     assert float(PointHead(16, N_CLASSES, N_RAYS).scores(maps)[0, 0, 0, 7]) > 0.5
 
 
-@pytest.mark.filterwarnings("ignore")  # of the exporter about itself
+@pytest.mark.filterwarnings("ignore")  # warnings of the exporter about itself
 def test_scores_are_the_same_in_the_exported_graph(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     head = PointHead(16, N_CLASSES, N_RAYS)

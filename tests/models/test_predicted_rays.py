@@ -1,4 +1,4 @@
-"""Rays from the output of a head."""
+"""Rays computed from the output of a head."""
 
 import math
 

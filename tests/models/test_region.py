@@ -1,4 +1,4 @@
-"""Side maps of three scales, their fusion, and the graph around them."""
+"""Side maps at three scales, their fusion, and the graph around them."""
 
 import pytest
 import torch

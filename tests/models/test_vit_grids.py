@@ -1,4 +1,4 @@
-"""Positional tables for grids of any size and shape, and as constants of an exported graph."""
+"""Positional tables for grids of any size and shape, and as constants in an exported graph."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def thin(input_px=64):
 
 
 def cubic_weight(distance: float) -> float:
-    """Keys' kernel with a = -0.75."""
+    """Weight of Keys' cubic kernel with a = -0.75."""
     a, t = -0.75, abs(distance)
     if t <= 1:
         return (a + 2) * t**3 - (a + 3) * t**2 + 1
@@ -27,7 +27,7 @@ def cubic_weight(distance: float) -> float:
 
 
 def cubic_matrix(wanted: int, own: int) -> np.ndarray:
-    """(wanted, own): token i samples (i + 0.5) * own / (wanted + 0.1) - 0.5; borders are repeated."""
+    """(wanted, own) matrix: row i samples at (i + 0.5) * own / (wanted + 0.1) - 0.5, and borders are repeated."""
     matrix = np.zeros((wanted, own))
     for i in range(wanted):
         source = (i + 0.5) * own / (wanted + 0.1) - 0.5
@@ -70,7 +70,7 @@ def test_inputs_of_any_grid(height, width):
 
 
 def test_rows_and_columns_are_not_confused():
-    """A transposed image under transposed filters and positions gives the transposed map."""
+    """A transposed image gives the transposed map if filters and positions are transposed too."""
     network, turned = thin(), thin()
     weights = {name: value.clone() for name, value in network.state_dict().items()}
     for name, value in weights.items():
@@ -118,6 +118,6 @@ def test_a_fixed_size_leaves_no_resampling_of_positions_in_the_graph():
     assert set(network.state_dict()) == names
     with torch.inference_mode():
         found = [network(picture).dense for picture in (image, other)]
-    # As many patches in another shape are not mistaken for the fixed ones.
+    # An image with the same number of patches, but a different shape, does not get the fixed positions.
     assert torch.equal(found[0], expected[0])
     assert torch.equal(found[1], expected[1])

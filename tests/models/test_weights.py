@@ -1,4 +1,4 @@
-"""Checkpoint files in the authors' layout: what goes in comes out, and what does not fit is rejected by name."""
+"""Checkpoint files in the authors' layout: weights are read unchanged, and what does not fit is named and rejected."""
 
 import argparse
 import fractions
@@ -29,13 +29,13 @@ def build(name, seed=0):
 
 
 def thin_vit(seed=0, input_px=224):
-    """ViT/16 with the decoder of MUSE, one head wide: not registered, but laid out like those that are."""
+    """ViT/16 with the decoder of MUSE, one head wide: not registered, but with the layout of registered ones."""
     torch.manual_seed(seed)
     return MuseVit(64, 1, input_px).eval()
 
 
 def hollow(name):
-    """The network without memory for its weights: enough where only names and shapes are looked at."""
+    """The network without memory for its weights, for tests of names and shapes only."""
     with torch.device("meta"):
         return BACKBONES[name]()
 
@@ -45,14 +45,14 @@ def shapes_of(name):
 
 
 def write_official(path: Path, weights, **others) -> Path:
-    """As the authors do: prefixed, among what else the training left behind."""
+    """Write weights as the authors do: with a prefix, next to other results of the training."""
     teacher = {PREFIX + name: value for name, value in weights.items()} | {"module.head.mlp.0.weight": torch.ones(2)}
     torch.save({"teacher": teacher, "epoch": 100, **others}, path)
     return path
 
 
 def load_as_the_authors(path: Path, backbone):
-    """Their rule: keep what begins with the prefix, strip it, resample positions whatever their grid, load strictly."""
+    """Load by their rule: keep and strip prefixed keys, resample positions for any grid, and load strictly."""
     teacher = torch.load(path, map_location="cpu", weights_only=True)["teacher"]
     weights = {key.removeprefix(PREFIX): value for key, value in teacher.items() if key.startswith(PREFIX)}
     if POSITIONS in weights:
@@ -72,7 +72,7 @@ def same_features(first, second):
 
 
 def rejection(path, name=SMALL, **options) -> str:
-    """The one sentence that a file is rejected with."""
+    """The one-line message with which a file is rejected."""
     with pytest.raises(CheckpointError) as rejected:
         load_backbone(BACKBONES[name](), path, **options)
     sentence = str(rejected.value)
@@ -102,7 +102,7 @@ def test_an_official_file_and_what_we_write_of_it_give_the_same_bits(official, s
     assert load_checkpoint(path).meta["backbone"] == VIT
     assert load_checkpoint(path).meta["source"]["file"] == "vit_s_16-224.pth"
 
-    by_authors = load_as_the_authors(path, source)  # last: it changes the source
+    by_authors = load_as_the_authors(path, source)  # last, because it changes the source
     assert all(torch.equal(*pair) for pair in zip(features_of(by_authors), expected, strict=True))
 
 
@@ -126,7 +126,7 @@ def test_any_square_grid_of_positions_is_taken(grid):
 
 
 def test_our_own_files_round_trip(tmp_path):
-    """Positions come back as they were trained."""
+    """Positions in our own files are not resampled."""
     for written, read in ((thin_vit(), thin_vit(1)), (build(SMALL), build(SMALL, 1))):
         save_checkpoint(tmp_path / "a.pt", Checkpoint(written.state_dict(), {}, {}))
         load_backbone(read, tmp_path / "a.pt")

@@ -1,4 +1,4 @@
-"""Chromium and Firefox for the tests: as root, Debian's packages are installed where they are missing."""
+"""Chromium and Firefox for the tests; if they are missing and tests run as root, Debian's packages are installed."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 def find_chromium() -> str | None:
-    """The browser's program."""
+    """Path of the browser's program; None if it is not installed."""
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
 def require_chromium() -> str:
-    """The browser's program, installed if need be; the test is skipped where it cannot be had."""
+    """Path of the browser's program, which is installed if needed; the test is skipped if that fails."""
     if find_chromium() is None:
         _install("chromium")
     return find_chromium()
@@ -42,17 +42,17 @@ def _install(package: str) -> None:
 
 @contextmanager
 def launched_chromium() -> Iterator:
-    """A headless Chromium of Playwright."""
+    """A headless Chromium, driven by Playwright."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra `dev`)")
     program = require_chromium()
     with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=program, args=["--no-sandbox"])  # root has no sandbox
+        browser = started.chromium.launch(executable_path=program, args=["--no-sandbox"])  # root cannot use the sandbox
         yield browser
         browser.close()
 
 
 class Firefox:
-    """A headless Firefox, driven by its Marionette: JSON over a socket, each message after its length."""
+    """A headless Firefox, driven by Marionette: JSON over a socket, each message preceded by its length."""
 
     def __init__(self, folder: Path):
         with socket.socket() as free:
@@ -68,7 +68,7 @@ class Firefox:
         self.call("WebDriver:NewSession")
 
     def call(self, name: str, **parameters):
-        """The result of a command of WebDriver."""
+        """Send a WebDriver command and return its result."""
         text = json.dumps([0, 1, name, parameters]).encode()
         self._socket.sendall(f"{len(text)}:".encode() + text)
         _, _, error, result = self._receive()
@@ -76,7 +76,7 @@ class Firefox:
         return result
 
     def close(self) -> None:
-        """End the browser."""
+        """Close the browser."""
         self._socket.close()
         self._process.terminate()
         self._process.wait(timeout=30)

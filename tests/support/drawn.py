@@ -1,4 +1,4 @@
-"""Slides that are drawn, not scanned: real readers of made-up pixels, any mpp and pyramid."""
+"""Synthetic slides, made of arrays or functions, with any mpp and pyramid."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def draw(
     level_sizes_px: Sequence[tuple[int, int]] = (),
     oversampling: int = 4,
 ) -> ArraySlide:
-    """Draw every level by itself from ``colour_at(x_um, y_um) -> (..., 3)``, each pixel the mean over its area."""
+    """Draw each level separately from ``colour_at(x_um, y_um) -> (..., 3)``; a pixel is the mean over its area."""
     levels = []
     for width, height in [size_px, *level_sizes_px]:
         x = (np.arange(width * oversampling) + 0.5) / (width * oversampling) * size_px[0] * mpp[0]
@@ -77,7 +77,7 @@ def draw(
 
 
 def discs(xy_um: np.ndarray, radius_um: float, colour=(90, 40, 120), background=(255, 255, 255)):
-    """A ``colour_at`` with discs at the positions ``xy_um`` (N, 2)."""
+    """Return a ``colour_at`` with discs at the positions ``xy_um`` (N, 2)."""
 
     def colour_at(x, y):
         inside = np.zeros(x.shape, bool)
@@ -89,5 +89,5 @@ def discs(xy_um: np.ndarray, radius_um: float, colour=(90, 40, 120), background=
 
 
 def paint(density: np.ndarray) -> np.ndarray:
-    """Pixels (..., 3) uint8 of optical densities (..., 3), as a camera would round them."""
+    """Pixels (..., 3) uint8 of optical densities (..., 3), rounded as a camera does."""
     return np.clip(np.round(256 * np.exp(-density)) - 1, 0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Small drawn files in the layouts of the open datasets that ``labels.layouts`` reads; nothing of theirs is in them."""
+"""Small synthetic files, without real data, in the layouts of the open datasets that ``labels.layouts`` reads."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from drawn_labels import disc, draw_nuclei, geojson, grid_xy
 from scipy.io import savemat
 
 SIZE = (128, 96)  # width and height of every picture
-XY = grid_xy(SIZE)  # six nuclei, rows of three
+XY = grid_xy(SIZE)  # six nuclei in rows of three
 RADIUS_PX = 9
-WORDS = ("tumor", "lymphocyte", "stroma", "apoptosis", "epithelium", "plasma_cell")  # of PUMA, after "nuclei_"
-CHANNELS = (0, 1, 2, 3, 4, 0)  # of PanNuke's masks
-LABELS = {  # of the six nuclei, by the class maps of config/train/multi_organ.yaml
+WORDS = ("tumor", "lymphocyte", "stroma", "apoptosis", "epithelium", "plasma_cell")  # PUMA's, after "nuclei_"
+CHANNELS = (0, 1, 2, 3, 4, 0)  # PanNuke's mask channel of each nucleus
+LABELS = {  # classes of the six nuclei, by the class maps in config/train/multi_organ.yaml
     "pannuke": [1, 0, 2, -1, 1, 1],
     "lizard": [-1, 1, 0, 0, -1, 2],
     "puma": [1, 0, 2, -1, 1, 0],
@@ -27,14 +27,14 @@ LABELS = {  # of the six nuclei, by the class maps of config/train/multi_organ.y
 
 
 def draw_mask() -> np.ndarray:
-    """(h, w) int32: nucleus i is i + 1."""
+    """(h, w) int32: nucleus i has the number i + 1, and the background 0."""
     y, x = np.mgrid[: SIZE[1], : SIZE[0]] + 0.5
     distance = np.hypot(x - XY[:, 0, None, None], y - XY[:, 1, None, None])
     return np.where(distance.min(0) <= RADIUS_PX, distance.argmin(0) + 1, 0).astype(np.int32)
 
 
 def write_picture(path: Path) -> None:
-    """PNG, JPEG or TIFF of the nuclei, without um per pixel."""
+    """Write a PNG, JPEG or TIFF of the nuclei, without a pixel size."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = draw_nuclei(SIZE, XY, RADIUS_PX)
     if path.suffix == ".tif":
@@ -45,11 +45,11 @@ def write_picture(path: Path) -> None:
 
 
 def draw_pannuke(folder: Path, organs: tuple[str, ...] = ("Breast", "Colon")) -> None:
-    """Three folds with a patch of each organ; in the last nothing is."""
+    """Write three folds with a patch of each organ, the last of which has no nuclei."""
     channels = np.zeros((len(organs), SIZE[1], SIZE[0], 6))
     mask = draw_mask()
     for index, channel in enumerate(CHANNELS):
-        channels[:-1, ..., channel] += np.where(mask == index + 1, 10 * (index // 2) + 1, 0)  # numbers return
+        channels[:-1, ..., channel] += np.where(mask == index + 1, 10 * (index // 2) + 1, 0)  # numbers repeat
     channels[..., 5] = (channels[..., :5] == 0).all(-1)
     pixels = np.stack([draw_nuclei(SIZE, XY, RADIUS_PX)] * len(organs)).astype(float)
     pixels[-1] = 230.0
@@ -63,11 +63,11 @@ def draw_pannuke(folder: Path, organs: tuple[str, ...] = ("Breast", "Colon")) ->
 
 
 def draw_lizard(folder: Path) -> None:
-    """Four pictures in two folders, three folds."""
+    """Write four pictures of three folds in two folders."""
     rows = {"consep_1": 1, "glas_2": 2, "crag_3": 3, "pannuke_4": 3}
     labels = folder / "Lizard_Labels" / "Labels"
     labels.mkdir(parents=True)
-    order = np.array([4, 1, 6, 2, 5, 3])  # numbers of the nuclei, not sorted; each is of the class of its number
+    order = np.array([4, 1, 6, 2, 5, 3])  # unsorted numbers of the nuclei, each also the number of its class
     for index, name in enumerate(rows):
         write_picture(folder / f"Lizard_Images{1 + index % 2}" / f"{name}.png")
         write_picture(folder / "Overlay" / f"{name}.png")
@@ -80,7 +80,7 @@ def draw_lizard(folder: Path) -> None:
 
 
 def draw_puma(folder: Path) -> None:
-    """Two pictures."""
+    """Write two pictures."""
     for name in ("training_set_primary_roi_001", "training_set_metastatic_roi_001"):
         write_picture(folder / "01_training_dataset_tif_ROIs" / f"{name}.tif")
         labels = folder / "01_training_dataset_geojson_nuclei"
@@ -90,7 +90,7 @@ def draw_puma(folder: Path) -> None:
 
 
 def draw_ocelot(folder: Path) -> None:
-    """A picture in each split; that of the test has no cell."""
+    """Write a picture in each split; the one in the test split has no cells."""
     top, pairs = folder / "ocelot2023_v1.0.1", {}
     for number, split in enumerate(("train", "val", "test"), 1):
         write_picture(top / "images" / split / "cell" / f"{number:03}.jpg")
@@ -104,7 +104,7 @@ def draw_ocelot(folder: Path) -> None:
 
 
 def draw_nuinsseg(folder: Path) -> None:
-    """Two organs; a corner of the first was too vague to outline."""
+    """Write two organs; in the first, a corner counts as too vague to outline."""
     for organ in ("human bladder", "mouse lung"):
         name = organ.replace(" ", "_") + "_01"
         write_picture(folder / organ / "tissue images" / f"{name}.png")
@@ -112,7 +112,7 @@ def draw_nuinsseg(folder: Path) -> None:
         masks.mkdir()
         tifffile.imwrite(masks / f"{name}.tif", draw_mask().astype(np.uint16))
     vague = np.zeros(SIZE[::-1], np.uint8)
-    vague[40:, 80:] = 255  # the last nucleus
+    vague[40:, 80:] = 255  # covers the last nucleus
     path = folder / "human bladder" / "vague areas" / "mask binary" / "human_bladder_01.png"
     path.parent.mkdir(parents=True)
     cv2.imwrite(str(path), vague)
@@ -128,7 +128,7 @@ DRAWERS = {
 
 
 def draw_datasets(folder: Path) -> Path:
-    """All five, each in the folder that the recipe names."""
+    """Write all five datasets, each in the folder that the recipe names."""
     for name, draw in DRAWERS.items():
         draw(folder / name)
     return folder

@@ -1,4 +1,4 @@
-"""Drawn immunohistochemistry: blue and brown nuclei at known positions."""
+"""Synthetic immunohistochemistry: blue and brown nuclei at known positions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PITCH_UM = 16.0
 
 
 def draw_ihc(mpp: float, size_um: tuple[float, float], share: float = 0.3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels, centres (N, 2) px, brown (N,): blue discs of 4 um on pale blue, and far denser brown ones."""
+    """Pixels, centres (N, 2) px and brown flags (N,): discs of radius 4 um on pale blue, blue or a denser brown."""
     axes = [np.arange(PITCH_UM, side - PITCH_UM / 2, PITCH_UM) for side in size_um]
     rng = np.random.default_rng(0)
     centres = np.stack(np.meshgrid(*axes), -1).reshape(-1, 2) / mpp
@@ -39,7 +39,7 @@ def draw_ihc(mpp: float, size_um: tuple[float, float], share: float = 0.3) -> tu
 def store_ihc(
     folder: Path, size_um: tuple[float, float]
 ) -> tuple[Store, SlideInfo, TissueMask, np.ndarray, np.ndarray]:
-    """Store, slide, tissue, centres and brown of a drawing at 0.5 um that is tissue from wall to wall."""
+    """Store, slide, tissue, centres and brown flags of ``draw_ihc`` at 0.5 um/px, with tissue everywhere."""
     pixels, centres, brown = draw_ihc(0.5, size_um)
     slide = ArraySlide([pixels])
     rows, columns = (-(-side // 16) for side in pixels.shape[:2])
@@ -52,15 +52,15 @@ def store_ihc(
 def draw_levels(
     mpp: float, size_um: tuple[float, float], third: Sequence[float] | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels, centres (N, 2) px and density of DAB (N,) of nuclei from 0 to 3+, some in patches of ``third``.
+    """Pixels, centres (N, 2) px and density of DAB (N,) for nuclei from 0 to 3+, with patches of a ``third`` stain.
 
-    The same without a third stain, but for its patches, which are of 0.35 (base 10).
+    The patches have a density of 0.35 (base 10); if ``third`` is None, they are left out and all else is the same.
     """
     _, centres, _ = draw_ihc(mpp, size_um)
     rng = np.random.default_rng(1)
     dab = np.array([0, 0, 0.3, 0.5, 0.8])[rng.integers(0, 5, len(centres))]
     width, height = (round(side / mpp) for side in size_um)
-    amounts = np.zeros((3, height, width), np.float32)  # haematoxylin, DAB, third
+    amounts = np.zeros((3, height, width), np.float32)  # haematoxylin, DAB, third stain
     for (x, y), density in zip(centres, dab, strict=True):
         middle, radius = (round((x - 0.5) * 256), round((y - 0.5) * 256)), round(4 / mpp * 256)
         cv2.circle(amounts[0], middle, radius, 0.6 if density == 0 else 0.15, -1, cv2.LINE_8, 8)

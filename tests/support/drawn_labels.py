@@ -1,4 +1,4 @@
-"""A small picture of drawn nuclei, and label files of every format that state where they are."""
+"""A small picture of synthetic nuclei, and label files of every format with their positions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RADIUS_PX = 6
 
 
 def draw_nuclei(size_px: tuple[int, int], xy: np.ndarray, radius_px: float = RADIUS_PX) -> np.ndarray:
-    """(h, w, 3) uint8: a disc around every position (N, 2), edges smooth, ground and grain of H&E."""
+    """(h, w, 3) uint8: discs with smooth edges at positions (N, 2), on a ground with the colour and grain of H&E."""
     y, x = np.mgrid[: size_px[1], : size_px[0]] + 0.5
     nearest, _ = cKDTree(xy).query(np.stack([x, y], -1))
     share = np.clip(radius_px + 0.5 - nearest, 0, 1)[..., None]
@@ -28,13 +28,13 @@ def draw_nuclei(size_px: tuple[int, int], xy: np.ndarray, radius_px: float = RAD
 
 
 def grid_xy(size_px: tuple[int, int], step_px: int = 40, first_px: int = 20) -> np.ndarray:
-    """(N, 2) centres of pixels, evenly spread."""
+    """(N, 2) pixel centres on a regular grid."""
     x, y = np.meshgrid(np.arange(first_px, size_px[0] - 10, step_px), np.arange(first_px, size_px[1] - 10, step_px))
     return np.stack([x.ravel(), y.ravel()], 1) + 0.5
 
 
 def make_source(folder: Path, name: str, content: str | bytes, form: str = "x y class", **settings) -> LabelSource:
-    """Folders ``images`` (one picture, P.png, 120 x 90 px) and ``labels`` (one file, ``name``)."""
+    """Write ``images/P.png`` (120 x 90 px) and ``labels/NAME``, and return them as a source."""
     for kind in ("images", "labels"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     size = (120, 90)
@@ -44,12 +44,12 @@ def make_source(folder: Path, name: str, content: str | bytes, form: str = "x y 
 
 
 def read(*sources: LabelSource, mpp: float = 0.5, n_rays: int = 8, **settings) -> list[LabelledImage]:
-    """The images of sources, as a model with the classes Dark and Pale reads them."""
+    """The images of sources, read for a model with the classes Dark and Pale."""
     return read_labelled_images(sources, CLASSES, mpp, n_rays, **settings)
 
 
 def disc(x: float, y: float, radius: float = RADIUS_PX, n: int = 32) -> dict:
-    """A polygon as GeoJSON."""
+    """A disc as a GeoJSON polygon."""
     angles = 2 * np.pi * np.arange(n + 1) / n
     ring = np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], 1).tolist()
     return {"type": "Polygon", "coordinates": [[*ring[:-1], ring[0]]]}
@@ -67,7 +67,7 @@ def point(x: float, y: float) -> dict:
 
 
 def geojson(*features: tuple[dict, str | None], kind: str = "annotation") -> str:
-    """A FeatureCollection of (geometry, class name) as QuPath writes it."""
+    """A FeatureCollection of (geometry, class name or None), as QuPath writes it."""
     return json.dumps(
         {
             "type": "FeatureCollection",

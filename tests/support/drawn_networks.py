@@ -1,6 +1,6 @@
-"""Networks of others, drawn: a few convolutions that find dark blobs, with the outputs of StarDist, HoVer-Net, U-Nets.
+"""Stand-ins for foreign networks: convolutions that find dark blobs, with outputs like StarDist, HoVer-Net or U-Nets.
 
-At 0.5 um per pixel, with pixels from 0 to 1. The second class is that of paler nuclei.
+They expect 0.5 um/px and pixels from 0 to 1. Their second class of nuclei is the paler one.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 RADIUS_PX, BLUR_PX, SIDE = 6.6, 2.5, 256
-HALF = 10  # of a kernel
+HALF = 10  # half the side of a kernel
 
 
 class Drawing:
-    """A graph that grows node by node; every value is (B, C, H, W) but for the input, which may have channels last."""
+    """A graph that grows node by node; values are (B, C, H, W), but inputs and outputs may have channels last."""
 
     def __init__(self, channels_first: bool, side: int | str = SIDE, valid: bool = False):
         shape = ["batch", 3, side, side] if channels_first else ["batch", side, side, 3]
@@ -36,7 +36,7 @@ class Drawing:
         return name
 
     def filter(self, kernel: np.ndarray, stride: int = 1) -> str:
-        """The mean of the channels' darkness, filtered."""
+        """Add a convolution of the darkness, which is the mean over channels of 1 - value."""
         weights = np.repeat(-kernel[None, None] / 3, 3, 1)
         return self.add("Conv", [self.pixels, weights, [kernel.sum()]], pads=[self.pad] * 4, strides=[stride] * 2)
 
@@ -63,19 +63,19 @@ GAUSS /= GAUSS.sum()
 
 
 def draw_stardist(path: Path, n_rays: int = 16, side: int | str = SIDE, classes: bool = True) -> Path:
-    """Maps of every second pixel, channels last, and round outlines."""
+    """StarDist: channels last, maps at every second pixel, and round outlines."""
     net = Drawing(channels_first=False, side=side)
     dark = net.filter(GAUSS, stride=2)
     net.give("prob", net.add("Clip", [net.linear(dark, 1.2, 0.14), 0.0, 1.0]))
     rays = np.zeros((n_rays, 1, 1, 1)), np.full(n_rays, RADIUS_PX)
     net.give("dist", net.add("Conv", [dark, *rays]))
     if classes:
-        net.give("prob_class", classify(net, dark, level=0.52))  # of their middle
+        net.give("prob_class", classify(net, dark, level=0.52))  # the level at the centre of nuclei
     return net.save(path)
 
 
 def draw_hover(path: Path, side: int | str = SIDE) -> Path:
-    """Maps without the border of a window, as logits; positions are slopes of the blurred darkness."""
+    """HoVer-Net: maps as logits, without the border of the window; "hv" are slopes of the blurred darkness."""
     net = Drawing(channels_first=True, side=side, valid=True)
     dark = net.filter(GAUSS)
     nucleus = net.linear(dark, 40, -12)
@@ -87,7 +87,7 @@ def draw_hover(path: Path, side: int | str = SIDE) -> Path:
 
 
 def draw_distance(path: Path, side: int | str = SIDE) -> Path:
-    """The blurred darkness in place of a distance."""
+    """A U-Net whose distance map is the blurred darkness."""
     net = Drawing(channels_first=True, side=side)
     dark = net.filter(GAUSS)
     net.give("distance", dark)
@@ -96,7 +96,7 @@ def draw_distance(path: Path, side: int | str = SIDE) -> Path:
 
 
 def draw_boundary(path: Path, side: int | str = SIDE) -> Path:
-    """A boundary where the darkness is between that of nuclei and that around them."""
+    """A U-Net with a boundary map, high where the darkness is between that of nuclei and that of the ground."""
     net = Drawing(channels_first=True, side=side)
     dark = net.filter(GAUSS)
     boundary = net.add("Abs", [net.linear(dark, 25, -8.5)])
@@ -105,6 +105,6 @@ def draw_boundary(path: Path, side: int | str = SIDE) -> Path:
 
 
 def classify(net: Drawing, dark: str, level: float = 0.405) -> str:
-    """(B, 3, h, w) probabilities of background, nuclei above a level of darkness, and others."""
+    """(B, 3, h, w) probabilities of background, nuclei darker than ``level``, and paler nuclei."""
     background, very = net.linear(dark, -60, 18), net.linear(dark, 60, -60 * level)
     return net.add("Softmax", [net.add("Concat", [background, very, net.linear(dark, 0, 0)], axis=1)], axis=1)

@@ -1,6 +1,6 @@
-"""Drawn sections stained twice: as H&E, and as immunohistochemistry of the same glass that was moved and bent.
+"""Synthetic sections stained twice: with H&E and, moved and bent on their glass, for immunohistochemistry.
 
-A third of the nuclei carries a marker that only the second stain shows. The map between the two pictures is known.
+A third of the nuclei carry a marker that only the second stain shows. The map between the two pictures is known.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from muse_pipeline.tissue.stain import TEXTBOOK
 
 HAEMATOXYLIN, EOSIN, BROWN = (stain / np.linalg.norm(stain) for stain in (*TEXTBOOK, DAB))
 NUCLEI_PER_MM2 = 4500
-N_COARSE_PX = 512  # of the maps that decide where tissue and nuclei lie
+N_COARSE_PX = 512  # side of the maps that decide where tissue and nuclei lie
 
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """Amounts of what can be stained, from 0 to 1, on a glass.
+    """A section of tissue: how much of each stainable substance every pixel contains, from 0 to 1.
 
     Attributes:
         amounts: (h, w, 3) float32: nuclei without the marker, nuclei with it, and everything else.
@@ -42,13 +42,13 @@ class Section:
 
     @property
     def size_um(self) -> np.ndarray:
-        """(width, height)."""
+        """(width, height) of the section."""
         return np.array(self.amounts.shape[1::-1]) * self.mpp
 
 
 @dataclass(frozen=True, kw_only=True)
 class Warp:
-    """How the partner lies on its own glass: turned about its middle, enlarged, moved, bent, and perhaps mirrored."""
+    """How the partner lies on its own glass: turned about its centre, enlarged, moved, bent, and perhaps mirrored."""
 
     degrees: float = 0.0
     scale: float = 1.0
@@ -57,17 +57,17 @@ class Warp:
     mirrored: bool = False
 
     def matrix(self, size_um: np.ndarray) -> np.ndarray:
-        """(2, 2) of the partner's um from those of a slide of ``size_um``, without bend."""
+        """(2, 2) matrix from um on a slide of ``size_um`` to um on the partner, without shift and bend."""
         angle = np.radians(self.degrees)
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         return self.scale * turn @ np.diag([-1.0 if self.mirrored else 1.0, 1.0])
 
     def partner_size_um(self, size_um: np.ndarray) -> np.ndarray:
-        """(width, height) of a glass that holds all of the slide."""
+        """(width, height) of a glass that holds the whole warped slide."""
         return np.abs(self.matrix(size_um)) @ size_um + np.abs(self.shift_um)
 
     def to_slide(self, partner_um: np.ndarray, size_um: np.ndarray) -> np.ndarray:
-        """Positions (..., 2) on a slide of ``size_um``, in um, of those on the partner."""
+        """Map positions (..., 2) on the partner to those on a slide of ``size_um``, both in um."""
         partner_um = np.asarray(partner_um, float)
         middle = (self.partner_size_um(size_um) - np.abs(self.shift_um)) / 2 + self.shift_um
         straight = (partner_um - middle) @ np.linalg.inv(self.matrix(size_um)).T + size_um / 2
@@ -104,7 +104,7 @@ def draw_section(size_um: tuple[float, float], mpp: float, seed: int = 0, margin
 
 
 def _draw_maps(extent: np.ndarray, margin_um: float, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """Three (N_COARSE_PX, N_COARSE_PX) float32 maps: tissue, share of nuclei kept, depth of the ground's stain."""
+    """Three (N_COARSE_PX, N_COARSE_PX) maps: tissue, share of nuclei kept, and amount of ground substance."""
     step = extent.mean() / N_COARSE_PX
     rag, lumps, weave = (smooth_noise(N_COARSE_PX, wave / step, rng) for wave in (extent.mean() / 4, 180.0, 60.0))
     y, x = (np.mgrid[:N_COARSE_PX, :N_COARSE_PX] + 0.5) / N_COARSE_PX
@@ -121,13 +121,13 @@ def stain_he(amounts: np.ndarray, seed: int = 1) -> np.ndarray:
 
 
 def stain_ihc(amounts: np.ndarray, seed: int = 2) -> np.ndarray:
-    """(h, w, 3) uint8: brown in nuclei with the marker, pale haematoxylin in the others, hardly anything elsewhere."""
+    """(h, w, 3) uint8: brown in nuclei with the marker, pale haematoxylin in other nuclei, little stain elsewhere."""
     blue = 0.6 * amounts[..., 0] + 0.25 * amounts[..., 1] + 0.25 * amounts[..., 2]
     return _photograph([(blue, HAEMATOXYLIN), (1.3 * amounts[..., 1] + 0.03 * amounts[..., 2], BROWN)], seed)
 
 
 def _photograph(stained: list[tuple[np.ndarray, np.ndarray]], seed: int) -> np.ndarray:
-    """Pixels with the camera's grain, strip by strip, for a large section has many."""
+    """Pixels with camera grain, computed in strips because a section can be large."""
     grain = np.random.default_rng(seed).normal(0, 2, (512, 1024, 1))
     height, width = stained[0][0].shape
     pixels = np.empty((height, width, 3), np.uint8)
@@ -140,11 +140,11 @@ def _photograph(stained: list[tuple[np.ndarray, np.ndarray]], seed: int) -> np.n
 
 
 def warp_picture(picture: np.ndarray, mpp: float, warp: Warp, partner_mpp: float, outside: float) -> np.ndarray:
-    """A picture (h, w, C) at ``mpp`` as it lies on the partner's glass, at ``partner_mpp``; ``outside`` beyond it."""
+    """A picture (h, w, C) at ``mpp`` warped onto the partner's glass at ``partner_mpp``, with ``outside`` around it."""
     size_um = np.array(picture.shape[1::-1]) * mpp
     width, height = np.ceil(warp.partner_size_um(size_um) / partner_mpp).astype(int)
     result = np.empty((height, width, picture.shape[2]), picture.dtype)
-    side = 2048  # of source and target, which OpenCV limits to 32,767 px
+    side = 2048  # side of a part; OpenCV limits pictures to 32,767 px
     for top in range(0, height, side):
         for left in range(0, width, side):
             part = result[top : top + side, left : left + side]
@@ -174,7 +174,7 @@ def open_drawn(pixels: np.ndarray, mpp: float, slide_id: str) -> tuple[ArraySlid
 
 
 def errors_um(transform: Transform, section: Section, warp: Warp, n: int = 5000) -> np.ndarray:
-    """How far ``transform`` is from the truth on the partner, at up to ``n`` points of the tissue."""
+    """Errors of ``transform``, in um on the partner, at up to ``n`` points of the tissue."""
     partner_um = np.random.default_rng(0).uniform(0, 1, (20 * n, 2)) * warp.partner_size_um(section.size_um)
     slide_um = warp.to_slide(partner_um, section.size_um)
     at = np.floor(slide_um / section.mpp).astype(int)
@@ -186,7 +186,7 @@ def errors_um(transform: Transform, section: Section, warp: Warp, n: int = 5000)
 
 
 def brown_nuclei(store: Store, section: Section) -> tuple[np.ndarray, np.ndarray]:
-    """Whether a partner's store is brown at each nucleus that no other touches, and the hidden class of each."""
+    """For each nucleus that touches no other: is it brown in the partner's store, and does it carry the marker?"""
     distance, _ = cKDTree(section.xy_um).query(section.xy_um, 2)
     xy = section.xy_um / store.mpp
     chosen = (distance[:, 1] > 12) & store.in_tissue(xy)

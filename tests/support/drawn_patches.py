@@ -1,4 +1,4 @@
-"""Folders of drawn patches by class, in two splits, and a config that trains a region model on them in seconds."""
+"""Folders of synthetic patches by class, in two splits, and a config that trains a region model on them in seconds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ training_data: drawn textures
 
 
 def draw_patches(folder: Path, n_images: int = 6, side_px: int = 64) -> Path:
-    """Folders training/ and validation/ of patches by class, masks/ of the latter, and ``mil.yaml``."""
+    """Write training/ and validation/ with patches by class, masks/ for the validation patches, and ``mil.yaml``."""
     for start, split in ((0, "training"), (1000, "validation")):
         for label, name in enumerate(("Stroma", "Tumour")):
             for kind in (folder / split, folder / "masks"):

@@ -1,4 +1,4 @@
-"""Drawn tissue of two textures, stroma with islands of tumour, and a region model that is fitted to it in seconds."""
+"""Synthetic tissue of two textures, stroma with islands of tumour, and a region model fitted to it in seconds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IDENTITY = torch.eye(3, 4)
 
 
 def draw_texture(tumour: np.ndarray, mpp: float, seed: int) -> np.ndarray:
-    """(h, w, 3) uint8: dense dark dots on lilac where ``tumour`` (h, w) is true, few on pink elsewhere."""
+    """(h, w, 3) uint8: dense dark dots on lilac where ``tumour`` (h, w) is true, and a few on pink elsewhere."""
     rng = np.random.default_rng(seed)
     height, width = tumour.shape
     picture = np.where(tumour[..., None], LILAC, PINK).astype(np.uint8)
@@ -42,7 +42,7 @@ def draw_blobs(size_px: int, seed: int) -> np.ndarray:
 
 
 def fit_network(backbone: str = "muse_compact_16", n_steps: int = 60, seed: int = 0) -> RegionNetwork:
-    """A network fitted to pixel labels of drawn textures, on one thread."""
+    """A network fitted on one thread to pixel labels of synthetic textures."""
     torch.manual_seed(seed)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -65,7 +65,7 @@ def fit_network(backbone: str = "muse_compact_16", n_steps: int = 60, seed: int 
 
 
 def save_drawn_model(folder: Path, network: RegionNetwork, backbone: str = "muse_compact_16", **export) -> Path:
-    """A checkpoint with pictures beside it, as a training run leaves them."""
+    """Save a checkpoint with pictures next to it, as a training run does, and return its path."""
     settings = {"input_px": 384, "halo_px": 64, **export}
     model = RegionModel(
         name="drawn",
@@ -86,7 +86,7 @@ def save_drawn_model(folder: Path, network: RegionNetwork, backbone: str = "muse
 
 
 def dice(first: np.ndarray, second: np.ndarray) -> float:
-    """Of two masks of one shape."""
+    """Dice coefficient of two masks of the same shape."""
     return 2 * float((first & second).sum()) / max(float(first.sum() + second.sum()), 1.0)
 
 
@@ -95,7 +95,7 @@ GLASS_UM = 400
 
 
 def draw_tumour(size_um: tuple[int, int], seed: int) -> np.ndarray:
-    """(h, w) bool at 2 um a pixel: a few islands of tumour of several hundred um, one with a hole of stroma."""
+    """(h, w) bool at 2 um/px: a few islands of tumour of several hundred um, one with a hole of stroma."""
     rng = np.random.default_rng(seed)
     width, height = (round(side / MPP) for side in size_um)
     field = cv2.GaussianBlur(rng.normal(size=(height, width)).astype(np.float32), (0, 0), 150 / MPP)
@@ -107,7 +107,7 @@ def draw_tumour(size_um: tuple[int, int], seed: int) -> np.ndarray:
 
 
 def draw_slide(tumour: np.ndarray, seed: int) -> np.ndarray:
-    """(h, w, 3) uint8 at 0.5 um a pixel: the tissue of a ``draw_tumour`` mask on glass."""
+    """(h, w, 3) uint8 at 0.5 um/px: the tissue for a mask from ``draw_tumour``, on glass."""
     scale, margin = round(MPP / SLIDE_MPP), round(GLASS_UM / SLIDE_MPP)
     tissue = draw_texture(tumour.repeat(scale, 0).repeat(scale, 1), SLIDE_MPP, seed)
     slide = np.full((tissue.shape[0] + 2 * margin, tissue.shape[1] + 2 * margin, 3), GLASS, np.uint8)

@@ -1,7 +1,7 @@
-"""Drawn tissue of lymphocytes and tumour nuclei, as one laboratory shows it and as another does.
+"""Synthetic tissue of lymphocytes and tumour nuclei, as two laboratories would show it.
 
-Where the labels come from, lymphocytes are dark and tumour nuclei pale, both round. On the slide all are dark, and
-tumour nuclei long; some of either kind are faint, and there are small flecks of dirt.
+In the labelled pictures all nuclei are round, lymphocytes dark and tumour nuclei pale. On the slide most nuclei are
+dark, some of either kind are faint, tumour nuclei are long, and there are small flecks of dirt.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ CLASSES = ("Lymphocyte", "Tumour")
 GLASS, GROUND, DARK, PALE, FAINT = (244, 244, 244), (228, 176, 208), (88, 52, 128), (158, 104, 176), (205, 150, 195)
 DIRT, DIRT_UM = (80, 64, 100), 2.1
 SPACING_UM, JITTER_UM, RADIUS_UM = 15.0, 2.5, (3.0, 3.6)
-LONG = (1.5, 0.68)  # axes over those of a round nucleus
+LONG = (1.5, 0.68)  # axes relative to those of a round nucleus
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class DrawnTissue:
 
 
 def draw_labelled_tissue(size_px: tuple[int, int], mpp: float, seed: int) -> DrawnTissue:
-    """What the first labels show, tissue up to the border."""
+    """The picture that comes with the first labels, with tissue up to the border."""
     rng = np.random.default_rng(seed)
     xy = _jitter_lattice(size_px, mpp, 0, rng)
     label = rng.integers(len(CLASSES), size=len(xy))
@@ -45,7 +45,7 @@ def draw_labelled_tissue(size_px: tuple[int, int], mpp: float, seed: int) -> Dra
 
 
 def draw_other_tissue(size_px: tuple[int, int], mpp: float, margin_px: int, seed: int) -> DrawnTissue:
-    """What the slide shows, a rectangle of tissue on glass."""
+    """The picture of the slide, with a rectangle of tissue on glass."""
     rng = np.random.default_rng(seed)
     xy = _jitter_lattice(size_px, mpp, margin_px, rng)
     label, is_faint = rng.integers(len(CLASSES), size=len(xy)), rng.random(len(xy)) < 0.2
@@ -61,7 +61,7 @@ def draw_other_tissue(size_px: tuple[int, int], mpp: float, margin_px: int, seed
 
 
 def _jitter_lattice(size_px: tuple[int, int], mpp: float, margin_px: int, rng: np.random.Generator) -> np.ndarray:
-    """(N, 2) px, positions of a lattice with jitter."""
+    """(N, 2) px: lattice positions with jitter."""
     step = SPACING_UM / mpp
     axes = [np.arange(margin_px + step / 2, side - margin_px - step / 2 + 1e-6, step) for side in size_px]
     xy = np.stack(np.meshgrid(*axes), -1).reshape(-1, 2)
@@ -76,7 +76,7 @@ def _press(
     mpp: float,
     rng: np.random.Generator,
 ) -> None:
-    """Paint one nucleus, about as dark as ``colour`` and turned by any angle."""
+    """Paint one nucleus, about as dark as ``colour`` and turned by a random angle."""
     diameters = 2 * rng.uniform(*RADIUS_UM) * np.array(axes) / mpp
     shade = (np.array(colour) + rng.integers(-8, 9)).tolist()
     middle = tuple((centre - 0.5).tolist())  # OpenCV counts from the centre of the first pixel
@@ -84,6 +84,6 @@ def _press(
 
 
 def _photograph(image: np.ndarray, mpp: float, rng: np.random.Generator) -> np.ndarray:
-    """Blur and grain."""
+    """Add blur and grain."""
     seen = cv2.GaussianBlur(image, (0, 0), 0.4 / mpp) + rng.normal(0, 4, (*image.shape[:2], 1))
     return np.clip(seen, 0, 255).round().astype(np.uint8)

@@ -1,7 +1,7 @@
-"""Every number among the settings of a method changes what is read, the networks, a batch, a loss or an update.
+"""Check that every numeric setting of a method changes what is read, the networks, a batch, a loss or an update.
 
-A case changes one setting and asks whether the parts of one step in the middle of a run differ, in the order in which
-they are made. Settings that cannot act there are listed with the reason.
+A case changes one setting and compares the parts of one step early in a run, in the order in which they are computed.
+Settings that have no effect there are listed with the reason.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from muse_pipeline.training.devices import open_fabric
 from muse_pipeline.training.loop import Turn
 from muse_pipeline.training.recipe import RECIPES, load_run
 
-STEP = 10  # of 100
+STEP = 10  # of 100 steps
 SCHEDULE = {"steps": 100, "warmup": 0.2, "last_weight_decay": 0.4, "reference_batches": 2, "clip": 0.1, "log_every": 7}
-MANY = {"steps": 150, "clip": 1e-3, "accumulate": 2, "warmup": 0.5}  # other values of these settings
+MANY = {"steps": 150, "clip": 1e-3, "accumulate": 2, "warmup": 0.5}  # for ``other_value``
 REPORTS = {
     "schedule.save_every": "files alone: tests/training/test_resume.py",
     "schedule.log_every": "files alone: tests/training/test_loop.py",
@@ -31,7 +31,7 @@ NAMES = {"patient": "what a name means: tests/labels/test_pictures.py"}
 
 
 def numbers_in(value, name="", kind=""):
-    """(dotted name, value) of every number in settings, items of lists included, and of every one that is not given."""
+    """(dotted name, value) of every numeric setting, including items of tuples and numbers that are None."""
     if dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
             yield from numbers_in(getattr(value, field.name), f"{name}.{field.name}".strip("."), str(field.type))
@@ -45,7 +45,7 @@ def numbers_in(value, name="", kind=""):
 
 
 def other_value(name, value):
-    """One more of what is counted, half of what is measured."""
+    """One more for an integer, half for a float, or the value in ``MANY``."""
     if (last := name.rpartition(".")[2]) in MANY:
         return MANY[last]
     return value + 1 if isinstance(value, int) else value / 2 or 0.5
@@ -64,11 +64,11 @@ def tensors_in(value, name=""):
 
 
 def parts_of_step(stage, read):
-    """(name, tensor) of the batches, the weights, the losses and the state after the step ``STEP`` of a stage.
+    """Yield (name, tensor) of the batches, weights, losses and state of step ``STEP`` of a stage.
 
     Args:
-        stage: of a run.
-        read: what stages have read, by their names.
+        stage: the stage of a run.
+        read: stage name -> what that stage has read; filled here.
     """
     schedule, fabric = stage.config.schedule, open_fabric("cpu", 1, "32-true")
     data = read[stage.name] = read.get(stage.name) or stage.read(lambda line: None)
@@ -90,7 +90,7 @@ def parts_of_step(stage, read):
 
 
 def first_difference(one, other):
-    """Name of the first part in which two steps differ; None where they are the same to the bit."""
+    """Name of the first part in which two steps differ; None if they are identical to the bit."""
     for (name, first), (other_name, second) in zip(one, other, strict=False):
         if name != other_name or first.shape != second.shape or not torch.allclose(first, second, 0, 0, equal_nan=True):
             return name
@@ -99,23 +99,23 @@ def first_difference(one, other):
 
 APPEARANCE = {
     "augmentation.blur": 1.0,
-    "augmentation.blur_um": ({"augmentation.blur": 1.0}, 0.3),  # with as wide a kernel
+    "augmentation.blur_um": ({"augmentation.blur": 1.0}, 0.3),  # the same kernel width
     "augmentation.scale": 2.0,
     "augmentation.free_rotation": 1.0,
 }
 
 
 class Kind:
-    """Runs of one method.
+    """The runs of one method, and the other value of each of their settings.
 
     Args:
         values: settings of the run, with paths relative to its folder.
-        parts: stages of a run, and what they have read -> (name, tensor) of what is compared.
-        trained: settings that the reading of data does not see.
-        others: setting -> its other value; or (settings that it acts with, other value); or other settings. Settings
-            that are no numbers are tested if they are among them.
-        inert: beginning or end of a setting's name -> why it changes no step.
-        section: beginning of the names of all settings that are changed.
+        parts: function of the stages of a run and of what they have read, which yields the (name, tensor) to compare.
+        trained: names of settings that do not affect the reading of data, separated by spaces.
+        others: setting -> its other value; or (settings under which it has an effect, other value); or a dict of
+            settings to change instead. Settings that are not numbers are tested if they are listed here.
+        inert: beginning or end of a setting's name -> why the setting changes no step.
+        section: prefix of the names of all settings to change.
     """
 
     def __init__(self, values, parts, trained, others, inert, section=""):
@@ -131,12 +131,12 @@ class Kind:
         self.names += [name for name in others if name not in self.names]
 
     def load(self, folder):
-        """The recipe and settings of the runs in ``folder``."""
+        """The recipe and the settings of the runs in ``folder``."""
         (folder / "settings.yaml").write_text(yaml.safe_dump(self.values))
         return load_run(folder / "settings.yaml")
 
     def difference(self, name, folder):
-        """First part that the other value of a setting changes; None: it changes nothing."""
+        """First part that the other value of a setting changes; None if it changes nothing."""
         recipe, base = self.load(folder)
         given = self.others.get(name)
         before, other = given if isinstance(given, tuple) else ({}, given)
@@ -163,5 +163,5 @@ def keep_untrained(stage, path=None):
     data = stage.read(lambda line: None)
     path = path or stage.result
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(3)  # weights that the order of tests does not change, and whose teacher marks some pixels
+    torch.manual_seed(3)  # weights do not depend on the order of tests, and the teacher marks some pixels
     save_checkpoint(path, stage.checkpoint(data, stage.build(data)))

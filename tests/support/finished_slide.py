@@ -1,4 +1,4 @@
-"""Small results folders as the steps leave them, written with the steps' own writers from drawn tissue."""
+"""Small results folders as the steps leave them, written from synthetic tissue with the steps' own writers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ GLASS, PINK, PURPLE = (250, 250, 250), (232, 196, 214), (96, 72, 140)
 
 
 def draw_tissue(size_px=(1536, 1024), n_nuclei=900, seed=0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """An island of tissue at ``MPP`` with dark discs, denser to the right: pixels, xy in their frame, label."""
+    """Pixels, xy (px) and label of an island of tissue at ``MPP`` with dark discs, denser to the right."""
     random = np.random.default_rng(seed)
     pixels = np.full((size_px[1], size_px[0], 3), GLASS, np.uint8)
     centre, axes = np.array(size_px) // 2, (np.array(size_px) * 0.45).astype(int)
@@ -68,10 +68,10 @@ def write_slide(
     class_doubt="",
     positive=None,
 ) -> Path:
-    """Write what the steps leave of a slide whose level 0 is the drawing ``enlarged`` so many times, of (x, y) ``mpp``.
+    """Write the results of a slide whose level 0 is the drawing enlarged ``enlarged`` times, with the (x, y) ``mpp``.
 
-    ``annotations`` are of its ROI, ``doubt`` is one of the size of its nuclei, ``class_doubt`` one of the nuclei of
-    a class, ``positive`` (N,) marks positive nuclei.
+    ``annotations`` belong to its ROI, ``doubt`` is the warning about the size of its nuclei and ``class_doubt`` the
+    one about the nuclei of a class, and ``positive`` (N,) marks positive nuclei.
     """
     pixels, xy, label = drawing if drawing is not None else draw_tissue()
     level0 = pixels.repeat(enlarged, 0).repeat(enlarged, 1)
@@ -180,5 +180,5 @@ def write_ledger(folder: Path, step: str, status="ok", reason="", file_name=None
 
 
 def row(slide_id: str, **changes) -> dict:
-    """A slide's row of the resolved sheet."""
+    """A slide's row in the resolved sheet."""
     return {"slide_id": slide_id, "path": slide_path(slide_id), "shards": 1, **changes}

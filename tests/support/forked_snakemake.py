@@ -1,4 +1,4 @@
-"""A forked process becomes Snakemake. The module is imported in every such process, and so imports little."""
+"""Turn a forked process into Snakemake. Every such process imports this module, so it imports little."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 def become_snakemake(arguments: list[str], folder: str, environment: dict[str, str], output: str) -> None:
     """Run Snakemake in this process as ``python -m snakemake`` would."""
-    import preloaded_snakemake  # noqa: F401 - an error in it is raised here, and nowhere else
+    import preloaded_snakemake  # noqa: F401 - its import errors are only raised here
     from snakemake.cli import main
 
     with Path(output).open("wb") as file:
@@ -21,8 +21,8 @@ def become_snakemake(arguments: list[str], folder: str, environment: dict[str, s
     os.chdir(folder)
     sys.path[:0] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv = ["snakemake", *arguments]
-    atexit._clear()  # what the process that was forked has registered
+    atexit._clear()  # drop what the parent process has registered
     try:
         main()
     finally:
-        atexit._run_exitfuncs()  # which multiprocessing leaves out; the workflow prints its last lines there
+        atexit._run_exitfuncs()  # multiprocessing skips these, in which the workflow prints its last lines

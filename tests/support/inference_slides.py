@@ -1,4 +1,4 @@
-"""Drawn slides taken to their stores by the real steps, and the two steps that follow."""
+"""Synthetic slides processed up to `tile` by the real steps, and the two steps that follow."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from muse_pipeline.tissue.mask import TissueMask
 
 @dataclass
 class TiledSlide:
-    """A slide after `tile`, and the two steps that follow."""
+    """A slide after `tile`, with methods for the two steps that follow."""
 
     folder: Path
     info: SlideInfo
@@ -35,7 +35,7 @@ class TiledSlide:
     predictor: Predictor
 
     def detect(self, folder: Path, n_shards: int = 1, threads: int = 1, offset_px: int = 0) -> list[Path]:
-        """Every shard of the slide."""
+        """Detect every shard of the slide, and return their paths."""
         paths = [folder / f"{Shard(i, n_shards)}.parquet" for i in range(1, n_shards + 1)]
         finder = ModelFinder(self.predictor, self.colour)
         for index, path in enumerate(paths, 1):
@@ -45,7 +45,7 @@ class TiledSlide:
         return paths
 
     def nuclei(self, folder: Path, **how) -> Path:
-        """The stitched table."""
+        """Detect and stitch the nuclei, and return the path of the table."""
         output = folder / "nuclei.parquet"
         stitch_shards(self.detect(folder, **how), self.info, self.tissue.kept, output)
         return output
@@ -55,7 +55,7 @@ AREA_MM2 = 0.6
 
 
 def take_to_store(folder: Path, mpp: float, area_mm2: float = AREA_MM2) -> Path:
-    """Draw a slide and run the steps up to `tile`; the folder that holds their files."""
+    """Draw a slide, run the steps up to `tile`, and return the folder of their files."""
     assert main(["demo-slide", str(folder), "--area-mm2", str(area_mm2), "--mpp", str(mpp)]) == 0
     return tile_slide(folder, folder / "demo.svs")
 
@@ -76,7 +76,7 @@ def take_half_to_store(fine: Path, folder: Path) -> Path:
 
 
 def tile_slide(folder: Path, path: Path) -> Path:
-    """Run the steps up to `tile` on a slide; the folder that holds their files."""
+    """Run the steps up to `tile` on a slide, and return the folder of their files."""
     slide, info = str(path), ["--info", str(folder / "slide.json")]
     tissue = [
         "--mask",
@@ -97,7 +97,7 @@ def tile_slide(folder: Path, path: Path) -> Path:
 
 
 def open_tiled(folder: Path) -> TiledSlide:
-    """What `take_to_store` left, with the built-in model."""
+    """Open the files of `take_to_store`, with the built-in model."""
     predictor = Predictor(find_model("compact"))
     return TiledSlide(
         folder,

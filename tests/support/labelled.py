@@ -1,4 +1,4 @@
-"""A folder of drawn, labelled pictures, a config that trains on it in seconds, and how runs of tests compute."""
+"""A folder of synthetic labelled pictures, a config that trains on it in seconds, and options for test runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DARK, PALE, GROUND = (90, 60, 130), (150, 110, 180), (235, 190, 215)
 
 
 def draw_labelled_folder(folder: Path, n_pictures: int = 3, side: int = 160) -> Path:
-    """Pink ground with dark and pale nuclei; labels as text, row column class."""
+    """Write pictures of dark and pale nuclei on pink ground, with labels as text: row, column, class."""
     generator = np.random.default_rng(0)
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ training_data: drawn discs
 def write_config(
     folder: Path, steps: int = 10, colour: str = "identity", capacity: int = 200, threshold: float = 0.3
 ) -> Path:
-    """``tiny.yaml`` beside the pictures."""
+    """Write ``tiny.yaml`` next to the folders of pictures and labels."""
     path = folder / "tiny.yaml"
     path.write_text(CONFIG.format(steps=steps, colour=colour, capacity=capacity, threshold=threshold))
     return path

@@ -14,12 +14,12 @@ from muse_pipeline.models.base import Backbone, Features
 
 
 def literal_losses(method: MusePretraining, batch: ViewBatch, temperature: float) -> dict[str, Tensor]:
-    """Every loss and their weighted sum, for a method in double precision and evaluation mode.
+    """Each loss and the weighted sum, for a method in double precision and evaluation mode.
 
     Args:
-        method: converted by ``.double().eval()``.
-        batch: two sets or more.
-        temperature: of the teacher.
+        method: the method after ``.double().eval()``.
+        batch: a batch of at least two sets.
+        temperature: the temperature of the teacher.
     """
     teachers, students = features_of_views(method.teacher, batch)[:2], features_of_views(method.backbone, batch)
     nucleus = literal_nucleus_loss(literal_nuclei(method.nucleus, teachers, students, batch, temperature))
@@ -34,10 +34,10 @@ class SharedNucleus(NamedTuple):
 
     Attributes:
         pair: number of the pair of views.
-        octaves: between the mpps of the two views.
-        vector: the teacher's, before its projector.
-        target: (K,) probabilities of the teacher.
-        loss: cross-entropy of the student.
+        octaves: |log2| of the ratio of the two views' mpp.
+        vector: the teacher's feature vector, before its projector.
+        target: (K,) probabilities from the teacher.
+        loss: cross-entropy of the student against ``target``.
     """
 
     pair: int
@@ -50,7 +50,7 @@ class SharedNucleus(NamedTuple):
 def literal_nuclei(
     level: Level, teachers: list, students: list, batch: ViewBatch, temperature: float
 ) -> list[SharedNucleus]:
-    """Every nucleus of every pair; Sinkhorn's balance is that of all nuclei that one teacher's view is read at."""
+    """Every shared nucleus of every pair of views; Sinkhorn balances over all nuclei read from one teacher view."""
     found, pairs = [], view_pairs(len(students))
     for teacher in (0, 1):
         rows = [
@@ -76,7 +76,7 @@ def literal_nucleus_loss(nuclei: list[SharedNucleus]) -> Tensor:
 
 
 def literal_gauges(method: MusePretraining, batch: ViewBatch, temperature: float) -> dict[str, float]:
-    """What is logged of the nuclei; see ``literal_losses``."""
+    """The logged gauges of nuclei; the arguments are those of ``literal_losses``."""
     teachers, students = features_of_views(method.teacher, batch)[:2], features_of_views(method.backbone, batch)
     nuclei = literal_nuclei(method.nucleus, teachers, students, batch, temperature)
     entropies = [-sum(p * math.log(p) for p in one.target.tolist() if p > 0) for one in nuclei]
@@ -93,7 +93,7 @@ def literal_gauges(method: MusePretraining, batch: ViewBatch, temperature: float
 
 
 def literal_image_loss(level: Level, teachers: list, students: list, temperature: float) -> Tensor:
-    """Mean over all sets and all pairs of views, local views included; Sinkhorn's balance is that of one view."""
+    """Mean over all sets and all pairs of views, including local ones; Sinkhorn balances over the sets of one view."""
     targets = [literal_targets(level, [one.image[0] for one in teachers[view]], temperature) for view in (0, 1)]
     losses = [
         literal_cross_entropy(level, target, from_student.image[0])
@@ -104,11 +104,11 @@ def literal_image_loss(level: Level, teachers: list, students: list, temperature
 
 
 def literal_targets(level: Level, vectors: list[Tensor], temperature: float) -> list[Tensor]:
-    """(K,) probabilities of the teacher for each of the vectors, which Sinkhorn balances together."""
+    """(K,) probabilities from the teacher for each vector; Sinkhorn balances over all of them."""
     cosines = [literal_cosines(level.teacher, vector).detach() for vector in vectors]
     if level.settings.balance == "centring":
         return [softmax((one - level.centre) / temperature) for one in cosines]
-    q = torch.stack([(one / temperature).exp() for one in cosines])  # algorithm 1 of arXiv 2006.09882, a row for each
+    q = torch.stack([(one / temperature).exp() for one in cosines])  # algorithm 1 of arXiv 2006.09882; rows: vectors
     for _ in range(3):
         q = q / q.sum(0, keepdim=True) / q.shape[1]
         q = q / q.sum(1, keepdim=True) / q.shape[0]
@@ -116,13 +116,13 @@ def literal_targets(level: Level, vectors: list[Tensor], temperature: float) -> 
 
 
 def literal_cross_entropy(level: Level, target: Tensor, from_student: Tensor) -> Tensor:
-    """-sum p log q of the teacher's probabilities and one feature vector of the student."""
+    """-sum p log q, with p the teacher's probabilities and q those of one feature vector of the student."""
     q = softmax(literal_cosines(level.student, from_student) / level.settings.student_temperature)
     return -sum(a * b.log() for a, b in zip(target, q, strict=True))
 
 
 def literal_cosines(projector: Projector, vector: Tensor) -> Tensor:
-    """(K,) between a projected vector and each prototype."""
+    """(K,) cosines between a projected vector and each prototype."""
     latent = projector.layers(vector)
     return torch.stack([latent @ one / (latent.norm() * one.norm()) for one in projector.prototypes])
 
@@ -137,7 +137,7 @@ def view_pairs(n_views: int) -> list[tuple[int, int]]:
 
 
 def features_of_views(backbone: Backbone, batch: ViewBatch) -> list[list[Features]]:
-    """Features ``[view][set]``, each image alone through the network."""
+    """Features ``[view][set]``; each image goes through the network alone."""
     n_sets, found = batch.octaves.shape[1], []
     for views in (batch.global_views, batch.local_views):
         if views is not None:
@@ -148,7 +148,7 @@ def features_of_views(backbone: Backbone, batch: ViewBatch) -> list[list[Feature
 
 
 def read_bilinear(dense: Tensor, xy: Tensor) -> Tensor:
-    """Bilinear: pixel x lies at column x / 4 - 0.5; the border extends outwards."""
+    """Read a vector by bilinear interpolation: pixel x lies at column x / 4 - 0.5, and border cells extend outwards."""
     column, row = (
         min(max(float(v) / 4 - 0.5, 0), n - 1) for v, n in zip(xy, (dense.shape[2], dense.shape[1]), strict=True)
     )

@@ -1,4 +1,4 @@
-"""A small method of MUSE's and batches of views for it: noise for pixels, nuclei at random."""
+"""A small MUSE method and batches of views for it, with noise as pixels and nuclei at random positions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ B, WIDE_PX, NEAR_PX, N_NUCLEI = 3, 64, 32, 7
 
 
 def make_method(n_local: int = 2, **settings) -> MusePretraining:
-    """On the smallest backbone; the same weights each time."""
+    """A method with the smallest backbone and always the same weights."""
     torch.manual_seed(0)
     settings = SelfDistillationSettings(**{"n_prototypes": 32, "hidden": 16, "bottleneck": 8, **settings})
     return MusePretraining(BACKBONES["muse_compact_16"](), settings, n_local)
@@ -20,7 +20,7 @@ def make_method(n_local: int = 2, **settings) -> MusePretraining:
 
 @torch.no_grad()
 def randomise(method: MusePretraining) -> None:
-    """Different weights for student and teacher, of a size at which every weight matters, and random centres."""
+    """Give student and teacher different weights, large enough for each to matter, and random centres."""
     generator = torch.Generator().manual_seed(0)
     for parameter in method.backbone.parameters():
         parameter.mul_(1 + 0.1 * torch.randn(parameter.shape, generator=generator))
@@ -31,7 +31,7 @@ def randomise(method: MusePretraining) -> None:
 
 
 def make_batch(n_local: int = 2, seed: int = 0, batch: int = B) -> ViewBatch:
-    """Sets of views that share from no nucleus to all of ``N_NUCLEI``."""
+    """A batch of sets whose views share between 0 and ``N_NUCLEI`` nuclei."""
     generator = torch.Generator().manual_seed(seed)
 
     def views(n: int, side: int) -> Views:

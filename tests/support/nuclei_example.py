@@ -1,4 +1,4 @@
-"""Nuclei drawn at random, and the table that stitch would make of them."""
+"""Random nuclei, and the table that `stitch` would write for them."""
 
 import numpy as np
 

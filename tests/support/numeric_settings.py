@@ -9,8 +9,8 @@ from typing import Any, get_type_hints
 
 
 def numeric_settings(config: Any, prefix: str = "") -> Iterator[str]:
-    """Names of the numbers, switches and groups of numbers in a dataclass and below it; of tuples of them the first."""
-    hints = get_type_hints(type(config))  # without limits
+    """Names of numbers, switches and groups of numbers in nested dataclasses; of a tuple, only its first item."""
+    hints = get_type_hints(type(config))  # types without their limits
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), f"{prefix}{field.name}"
         if isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):

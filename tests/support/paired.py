@@ -1,4 +1,4 @@
-"""What a TriDeNT run reads, drawn: slides' stores with partners of every kind, pictures with partners, and configs."""
+"""Synthetic inputs of TriDeNT: slides' stores with partners of every kind, pictures with partners, and configs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SETTINGS = {
 
 
 def write_paired_config(folder: Path, sources: list[dict], name: str = "tiny", **settings) -> Path:
-    """``SETTINGS`` on sources; a mapping among ``settings`` changes single keys of its section."""
+    """Write ``SETTINGS`` with these sources; a dict in ``settings`` changes single keys of its section."""
     values = {**SETTINGS, "sources": sources}
     for key, value in settings.items():
         values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
@@ -37,7 +37,7 @@ def write_paired_config(folder: Path, sources: list[dict], name: str = "tiny", *
 
 
 def draw_paired_slide(folder: Path) -> dict:
-    """A slide's folder with a partner store and GeoJSON; returns it as a source."""
+    """Write a slide's folder with a partner store and GeoJSON, and return it as a source."""
     draw_slide(folder)
     shutil.copytree(folder / "image-500nm.zarr", folder / "partner.zarr")
     xy = read_nuclei(folder / "proposals.parquet").xy
@@ -49,7 +49,7 @@ def draw_paired_slide(folder: Path) -> dict:
 
 
 def draw_paired_pictures(folder: Path) -> dict:
-    """Three pictures, two of which have a partner of another stain; returns them as a source."""
+    """Write three pictures, two of which have a partner with a different stain, and return them as a source."""
     draw_labelled_folder(folder)
     (folder / "partners").mkdir()
     for path in list_pictures(folder / "images")[:2]:

@@ -1,9 +1,8 @@
 """A script that does to a GeoJSON file of nuclei what a pathologist does in QuPath, and writes what QuPath exports.
 
-Within a rectangle every detection of a nucleus gets its true class, what is no nucleus is deleted, and what was missed
-is added: with the points tool, one annotation of several points for a class, and with the brush, a polygon. The
-rectangle becomes an annotation "Region*". Elsewhere the detections stay as they were found, and so does the outline of
-the tissue.
+Within a rectangle, every detection of a nucleus gets its true class, false detections are deleted, and missed nuclei
+are added, half of them with the points tool (one annotation per class) and half with the brush (one polygon each). The
+rectangle becomes an annotation "Region*". Detections elsewhere and the outline of the tissue stay as they are.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ SAME_UM = 3.0
 
 @dataclass(frozen=True)
 class Corrections:
-    """How many nuclei were touched."""
+    """How many nuclei were corrected."""
 
     n_reclassified: int
     n_deleted: int
@@ -38,14 +37,14 @@ def correct(
     rectangle: tuple[float, float, float, float],
     mpp: float,
 ) -> Corrections:
-    """Open what was found on a slide, correct it, export everything.
+    """Correct the detections of a slide and export everything.
 
     Args:
-        results: folder of the slide.
+        results: results folder of the slide.
         exported: GeoJSON to write.
-        xy: (N, 2) true nuclei, in the pixels that QuPath shows.
+        xy: (N, 2) centres of the true nuclei, in the pixels that QuPath shows.
         names: (N,) their classes.
-        rectangle: left, top, right, bottom of what is corrected, the same pixels.
+        rectangle: left, top, right, bottom of the corrected area, in the same pixels.
         mpp: um per pixel.
     """
     features = json.loads(gzip.decompress((results / "nuclei.geojson.gz").read_bytes()))["features"]

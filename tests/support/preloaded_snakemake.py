@@ -1,4 +1,4 @@
-"""What every plan of the workflow imports; forks of the process that has imported this need not do it again."""
+"""Import the modules that every plan of the workflow needs, so that forks of this process already have them."""
 
 import jsonschema  # noqa: F401
 import smart_open  # noqa: F401
@@ -14,4 +14,4 @@ import muse_pipeline.core.provenance
 import muse_pipeline.outputs.removal
 import muse_pipeline.settings  # noqa: F401
 
-get_argument_parser()  # loads every plugin of Snakemake, which takes longer than the other imports
+get_argument_parser()  # loads all of Snakemake's plugins, which takes longer than the other imports

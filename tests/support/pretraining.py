@@ -1,4 +1,4 @@
-"""What pretraining reads, drawn: slides' stores with proposals, labelled pictures, and configs that name them."""
+"""Synthetic inputs of pretraining: slides' stores with proposals, labelled pictures, and configs that name them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SETTINGS = {
 
 
 def write_config(path: Path, sources: list[dict], **settings) -> Path:
-    """``SETTINGS`` on sources; a mapping among ``settings`` changes single keys of its section."""
+    """Write ``SETTINGS`` with these sources; a dict in ``settings`` changes single keys of its section."""
     values = {**SETTINGS, "sources": sources}
     for name, value in settings.items():
         values[name] = {**values.get(name, {}), **value} if isinstance(value, dict) else value
@@ -43,14 +43,14 @@ def write_config(path: Path, sources: list[dict], **settings) -> Path:
 
 
 def draw_pictures(folder: Path, **settings) -> Path:
-    """Three labelled pictures, P0 to P2, and the config that learns from their positions."""
+    """Write three labelled pictures, P0 to P2, and a config that pretrains on their positions; return its path."""
     draw_labelled_folder(folder)
     labelled = {"images": "images", "labels": "labels", "format": "row column class", "mpp": MPP}
     return write_config(folder / "tiny.yaml", [{"labelled": labelled}], **settings)
 
 
 def draw_slide(folder: Path, slide_id: str = "S1", fingerprint: str = "0" * 16, mpp: float = MPP) -> None:
-    """A slide's folder as ``muse tissue``, ``muse tile`` and ``muse propose`` leave it; ``mpp`` is the slide's own."""
+    """Write a slide's folder as ``muse tissue``, ``muse tile`` and ``muse propose`` do; ``mpp`` is its own."""
     folder.mkdir(parents=True, exist_ok=True)
     tissue = draw_labelled_tissue((SIDE_PX, SIDE_PX), mpp, seed=0)
     slide = ArraySlide([tissue.pixels])
@@ -64,7 +64,7 @@ def draw_slide(folder: Path, slide_id: str = "S1", fingerprint: str = "0" * 16, 
 
 
 def write_proposals(path: Path, xy: np.ndarray, slide_id: str = "S1", fingerprint: str = "0" * 16) -> Path:
-    """A table of nuclei of one class at (N, 2) level-0 px."""
+    """Write a table of nuclei of one class at positions (N, 2) in level-0 px."""
     n = len(xy)
     card = {"classes": [{"name": "Nucleus", "color": [1, 2, 3]}]}
     output = drawn_provenance(slide_id=slide_id, fingerprint=fingerprint, card=card)

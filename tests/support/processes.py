@@ -1,4 +1,4 @@
-"""A function in two processes that train together over gloo, as two GPUs would."""
+"""Run a function in two processes that train together over gloo, as two GPUs would."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class AllSum(torch.autograd.Function):
 
 
 class CpuSyncBatchNorm(nn.BatchNorm2d):
-    """``SyncBatchNorm`` in training mode and double precision on a CPU, where PyTorch has no kernels for it."""
+    """``SyncBatchNorm`` in training mode and double precision on a CPU, for which PyTorch has no kernels."""
 
     def forward(self, x: Tensor) -> Tensor:
         self.num_batches_tracked += 1
@@ -62,7 +62,7 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
 
 
 def run_sync_batch_norms_on_cpu(network: nn.Module) -> None:
-    """Replace the forward pass of every ``SyncBatchNorm``, and of no other module."""
+    """Replace the forward pass of every ``SyncBatchNorm`` by that of ``CpuSyncBatchNorm``."""
     for module in network.modules():
         if isinstance(module, nn.SyncBatchNorm):
             module.__class__ = CpuSyncBatchNorm

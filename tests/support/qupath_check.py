@@ -59,7 +59,7 @@ class Verdict:
     """QuPath's treatment of a file.
 
     Attributes:
-        n_by_type: number of objects by the type that they become.
+        n_by_type: object type in QuPath -> number of objects.
         first: fault -> number, from 1, of the first feature with it; 0 for the file itself.
         n_faulty: fault -> number of features with it.
     """
@@ -75,12 +75,12 @@ class Verdict:
         return not self.first
 
     def rejected_by(self) -> dict[str, Fault]:
-        """Versions that reject the whole file, each with the first fault."""
+        """Version that rejects the whole file -> the first fault for which it does."""
         faults = sorted(self.first, key=self.first.get)
         return {version: fault for version in VERSIONS for fault in reversed(faults) if version in fault.rejected_by}
 
     def add(self, fault: Fault, number: int, n: int = 1) -> None:
-        """Record a fault of feature ``number``."""
+        """Record ``n`` occurrences of a fault, the first of them in feature ``number``."""
         self.first.setdefault(fault, number)
         self.n_faulty[fault] += n
 
@@ -113,7 +113,7 @@ def _name_versions(versions: Sequence[str]) -> str:
 
 
 def check_geojson(path: Path | str) -> Verdict:
-    """Check a file; memory is bounded if every feature has a line of its own.
+    """Check a file; memory use is bounded if every feature is on its own line.
 
     Raises:
         GeoJSONError: there is no such file.
@@ -138,7 +138,7 @@ def check_geojson(path: Path | str) -> Verdict:
 
 
 def _check_file(file: BinaryIO, name: str, verdict: Verdict) -> None:
-    """Check a file that is plain or, by its name, in gzip."""
+    """Check a file that is plain text or, if its name ends in .gz, compressed."""
     if not name.lower().endswith(".gz"):
         _check_text(file, verdict)
         return
@@ -154,7 +154,7 @@ def _check_file(file: BinaryIO, name: str, verdict: Verdict) -> None:
 
 
 def _find_end_of_gzip(file: BinaryIO) -> int:
-    """The position at which Java stops reading: that of a member followed by something other than a member."""
+    """The position at which Java stops reading: the end of the first gzip member that no other member follows."""
     end = 0
     while file.read(2) == b"\x1f\x8b":
         file.seek(end)
@@ -168,7 +168,7 @@ def _find_end_of_gzip(file: BinaryIO) -> int:
 
 
 def _check_zip(path: Path, verdict: Verdict) -> None:
-    """Check the files in a zip; one that QuPath rejects costs only its own objects, without a message."""
+    """Check the files in a zip; QuPath silently skips those that it rejects, and reads the others."""
     with zipfile.ZipFile(path) as archive:
         names = list_geojson(archive)
         if not names:
@@ -234,9 +234,9 @@ def _count_levels(items: Iterator[tuple[Any, str]], verdict: Verdict) -> Iterato
 
 
 def _members(item: Any, container: str) -> Iterator[tuple[str, Any]]:
-    """Items of a document in QuPath's view: features, bare geometries, and items that it skips.
+    """Items of a document as QuPath sees them: features, bare geometries, and items that it skips.
 
-    Within a FeatureCollection every item is a feature; elsewhere the type decides.
+    In a FeatureCollection every item is a feature; elsewhere the type decides.
     """
     if container == COLLECTION:
         yield "feature", item
@@ -279,7 +279,7 @@ def _judge(kind: str, member: Any, number: int, verdict: Verdict, seen_ids: arra
 
 
 def _shorten_id(text: Any, number: int) -> int:
-    """64 bits of an id, so that millions can be compared; a number of its own for a feature without an id."""
+    """64 bits of an id, so that millions can be compared; a unique number for a feature without an id."""
     if not is_uuid(text):
         return number
     first, *_, last = text.split("-")
@@ -295,7 +295,7 @@ def _judge_duplicates(seen_ids: array, verdict: Verdict) -> None:
 
 
 def _judge_shapes(batch: list[Any]) -> Iterator[tuple[Fault, int]]:
-    """Faults of the geometries of features, each with the index of its feature in the batch."""
+    """Faults of the features' geometries, each with the index of its feature in the batch."""
     found = [(index, geometry) for index, feature in enumerate(batch) for geometry in geometries_of(feature)]
     if not found:
         return
@@ -315,7 +315,7 @@ def _judge_shapes(batch: list[Any]) -> Iterator[tuple[Fault, int]]:
 
 
 def _to_plain_text(geometry: dict[str, Any]) -> bytes | None:
-    """The text of a geometry that GEOS builds as JTS does; None for others, which are built one by one."""
+    """The text of a geometry that GEOS builds as JTS does; None for geometries to be built one by one."""
     if not has_plain_rings(geometry):
         return None
     try:
@@ -325,7 +325,7 @@ def _to_plain_text(geometry: dict[str, Any]) -> bytes | None:
 
 
 def _judge_built(shapes: np.ndarray) -> Iterator[tuple[Fault, int]]:
-    """Faults of built geometries (N,), each with its index; None is an outline that encloses nothing."""
+    """Faults of built geometries (N,), each with its index; None stands for an outline that encloses nothing."""
     is_valid = shapely.is_valid(shapes)
     snapped = shapes.copy()
     snapped[is_valid] = shapely.set_precision(shapes[is_valid], QUPATH_GRID_PX)
@@ -340,4 +340,4 @@ def _judge_built(shapes: np.ndarray) -> Iterator[tuple[Fault, int]]:
 
 
 _COLLAPSED = Fault(f"is empty, or nothing is left of it on QuPath's grid of {QUPATH_GRID_PX} px")
-_NOT_BUILT = shapely.Point(0, 0)  # placeholder of what is rejected anyway
+_NOT_BUILT = shapely.Point(0, 0)  # placeholder for rejected geometries

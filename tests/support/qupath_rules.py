@@ -1,7 +1,7 @@
 """Rules of QuPath's parser for one feature, restated from its source (PathIO, GsonTools, QuPathTypeAdapters).
 
-Read at v0.4.4, v0.5.1, v0.6.0 and v0.7.0, and compared with the results of their importers for some 140 small files.
-"Has" means that the key is there: a null is a value, which most keys do not accept.
+The source was read at v0.4.4, v0.5.1, v0.6.0 and v0.7.0, and the rules agree with the importers on some 140 small
+files. "Has" means that the key exists: null is a value, which most keys do not accept.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from muse_pipeline.qupath.parse import GEOMETRIES
 
 VERSIONS = ("0.4", "0.5", "0.6", "0.7")
 BEFORE_05, BEFORE_06, SINCE_06 = VERSIONS[:1], VERSIONS[:2], VERSIONS[2:]
-_UUID = re.compile(r"(?=.{1,36}$)[0-9a-fA-F]+(-[0-9a-fA-F]+){4}")  # Java fills groups up with zeros
+_UUID = re.compile(r"(?=.{1,36}$)[0-9a-fA-F]+(-[0-9a-fA-F]+){4}")  # Java pads groups with zeros
 _JAVA_DOUBLE = re.compile(r"\s*[+-]?(NaN|Infinity|(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?[fFdD]?)\s*")
-MOST_LEVELS = 255  # of nesting, in Gson since 2.12
+MOST_LEVELS = 255  # limit of nesting in Gson since 2.12
 _DEPTH = {"Point": 0, "MultiPoint": 1, "LineString": 1, "MultiLineString": 2, "Polygon": 2, "MultiPolygon": 3}
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault that costs the user data.
+    """A fault by which the user loses data.
 
     Attributes:
         reason: one clause, the same for all features that share it.
-        rejected_by: versions that reject the whole file for it; none if the objects are only damaged.
+        rejected_by: versions that reject the whole file because of it; empty if only objects are damaged.
     """
 
     reason: str
@@ -41,7 +41,7 @@ class Fault:
 
 
 def judge_feature(feature: Any) -> Iterator[Fault]:
-    """Everything that is wrong with a feature, apart from its positions and the uniqueness of its id."""
+    """All faults of a feature, apart from its positions and the uniqueness of its id."""
     if feature is None:
         yield Fault("a feature is null, which a comma before ']' makes as well; remove it", VERSIONS)
         return
@@ -63,12 +63,12 @@ def judge_feature(feature: Any) -> Iterator[Fault]:
 
 
 def is_uuid(value: Any) -> bool:
-    """True for an id that QuPath keeps."""
+    """True if QuPath keeps a value as an id."""
     return isinstance(value, str) and _UUID.fullmatch(value) is not None
 
 
 def count_levels(value: Any) -> int:
-    """The levels of nesting of a parsed document; coordinates count as one, since too many are an error anyway."""
+    """Number of nested levels in a parsed document; coordinates count as one, because too many are an error anyway."""
     if isinstance(value, dict):
         value = [None if key == "coordinates" else each for key, each in value.items()]
     return 1 + max(map(count_levels, value), default=0) if isinstance(value, list) else 0
@@ -154,7 +154,7 @@ def _judge_classification(classification: Any) -> Iterator[Fault]:
         yield Fault("classification is neither a string nor an object", VERSIONS)
         return
     if not classification:
-        return  # no class
+        return  # the feature has no class
     if "colorRGB" in classification or "parentClass" in classification:  # the form before 0.4
         if classification.get("colorRGB") is not None and not _is_int(classification["colorRGB"]):
             yield Fault("classification's colorRGB is not a number", VERSIONS)
@@ -181,7 +181,7 @@ _BLANK_NAME = Fault("classification has a blank name", VERSIONS)
 
 
 def _judge_class_name(name: str) -> Iterator[Fault]:
-    """A name whose parts are separated by colons; Java leaves out empty parts at its end."""
+    """Faults of a class name with parts separated by colons; Java drops empty parts at its end."""
     if name and not name.strip(":"):
         yield Fault("loses its classification, whose name is only ':'")
     else:
@@ -233,17 +233,17 @@ def _judge_measurement(value: Any) -> Fault | None:
 
 
 def judge_geometry(geometry: dict[str, Any]) -> Fault | None:
-    """A fault of a geometry of known type by its form alone, without building it."""
+    """A fault in the form of a geometry of known type, found without building the geometry."""
     match geometry:
         case {"type": "GeometryCollection"}:
             return Fault("a GeometryCollection", SINCE_06)
-        case {"type": "MultiPolygon", "coordinates": [[[_, *_], *_]]}:  # one part, with positions
+        case {"type": "MultiPolygon", "coordinates": [[[_, *_], *_]]}:  # a single part with positions
             return Fault("a MultiPolygon of one part, which must be a Polygon", BEFORE_06)
     return None
 
 
 def has_plain_rings(geometry: dict[str, Any]) -> bool:
-    """True if all rings are closed and of four positions or more, so that GEOS builds the geometry as JTS does."""
+    """True if all rings are closed and have at least four positions, so that GEOS builds the geometry as JTS does."""
     coordinates = geometry.get("coordinates")
     polygons = {"Polygon": [coordinates], "MultiPolygon": coordinates}.get(geometry["type"])
     try:
@@ -285,7 +285,7 @@ def _read_positions(values: Any, depth: int) -> list[Any]:
 
 
 def _read_rings(rings: list[list[list[float]]]) -> list[list[list[float]]]:
-    """The rings of a polygon that enclose an area; none if its outline does not."""
+    """The rings of a polygon that enclose an area; empty if the outline does not."""
     for ring in rings:
         if 0 < len(ring) < 3:
             raise ValueError("a ring has fewer than three positions")
@@ -297,7 +297,7 @@ def _read_rings(rings: list[list[list[float]]]) -> list[list[list[float]]]:
 
 
 def to_double(value: Any) -> float | None:
-    """The number from Gson's ``getAsDouble``, also for one in quotes; None if it rejects the value."""
+    """The number that Gson's ``getAsDouble`` returns, which accepts numbers in quotes; None if it rejects the value."""
     if isinstance(value, str):
         return float(value.strip().rstrip("fFdD")) if _JAVA_DOUBLE.fullmatch(value) else None
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

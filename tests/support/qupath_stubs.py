@@ -1,4 +1,4 @@
-"""QuPath's and JavaFX's classes as far as the scripts of its menu use them, without a window, for Groovy to load."""
+"""Windowless stubs, for Groovy, of the classes of QuPath and JavaFX that the menu scripts use."""
 
 from __future__ import annotations
 

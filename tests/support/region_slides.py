@@ -1,4 +1,4 @@
-"""A drawn slide of two kinds of tissue, its region model and its regions, by the real steps."""
+"""A synthetic slide with two kinds of tissue, a region model and regions, all made by the real steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from muse_pipeline.export.onnx import trace_windows
 
 @dataclass
 class DrawnSlide:
-    """A slide of two kinds of tissue, taken to its store, and the mask of its tumour at 2 um/px, glass included."""
+    """A slide with two kinds of tissue after `tile`, and its masks of tumour and tissue at 2 um/px, glass included."""
 
     folder: Path
     tumour: np.ndarray
@@ -33,13 +33,13 @@ TISSUE_UM = 2200, 1700
 
 
 def open_drawn(folder: Path) -> DrawnSlide:
-    """The slide that `take_to_store` drew in this folder."""
+    """Open the slide that `take_to_store` drew in this folder."""
     inside, glass = draw_tumour(TISSUE_UM, seed=3), round(GLASS_UM / MPP)
     return DrawnSlide(folder, np.pad(inside, glass), np.pad(np.ones_like(inside), glass))
 
 
 def take_to_store(folder: Path) -> None:
-    """Draw a slide of islands of tumour in stroma and run the steps up to `tile`."""
+    """Draw a slide with islands of tumour in stroma, and run the steps up to `tile`."""
     inside = draw_tumour(TISSUE_UM, seed=3)
     write_pyramid(folder / "drawn.tif", draw_slide(inside, seed=4), factors=(4, 16), mpp=SLIDE_MPP)
     names = {"mask": "tissue.npz", "picture": "tissue.png", "outline": "tissue.geojson", "colour": "colour.json"}
@@ -61,7 +61,7 @@ def export_drawn_model(folder: Path) -> Path:
 
 
 def regions(slide: DrawnSlide, model: Path, folder: Path, *more: str) -> int:
-    """The exit status of ``muse regions``."""
+    """Run ``muse regions`` and return its exit status."""
     return main(["regions", str(slide.store), "--model", str(model), "--output", str(folder), *more])
 
 

@@ -1,4 +1,4 @@
-"""Write small slides of known pixels, the way scanners and other tools lay them out."""
+"""Write small slides with known pixels, in the layouts of scanners and other tools."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pylibCZIrw.czi import create_czi
 
 
 def draw_gradient(width: int, height: int) -> np.ndarray:
-    """(h, w, 3) uint8: red grows with x and green with y, evenly; blue is a checkerboard of 16 px."""
+    """(h, w, 3) uint8: red grows evenly with x and green with y; blue is a checkerboard with squares of 16 px."""
     y, x = np.mgrid[:height, :width]
     checkers = (x // 16 + y // 16) % 2 * 60 + 150
     return np.stack([x * 255 // (width - 1), y * 255 // (height - 1), checkers], -1).astype(np.uint8)
@@ -35,7 +35,7 @@ def write_pyramid(
     description: str | None = None,
     compression: str = "deflate",
 ) -> None:
-    """A tiled TIFF with a level per factor: a page each, or sub-directories (``ome``)."""
+    """Write a tiled TIFF with a level per factor, each a page or, with ``ome``, a sub-directory."""
     options = {"tile": (256, 256), "photometric": "rgb", "compression": compression}
     if compression == "deflate":
         options["compressionargs"] = {"level": 0}  # noise becomes no smaller
@@ -68,7 +68,7 @@ LEICA = """<?xml version="1.0"?>
 def write_leica(
     path: Path, image: np.ndarray, mpp: float, corner_px: tuple[int, int], factors: Sequence[int] = (2, 4)
 ) -> None:
-    """A slide whose scanner states bounds, as Leica's do: ``image`` lies at ``corner_px`` of a larger glass."""
+    """Write a slide with scanner bounds, as Leica does: ``image`` lies at ``corner_px`` of a larger glass."""
     size = image.shape[1::-1]
     glass = np.add(size, np.multiply(corner_px, 2))
     positions = {"glass": glass, "tissue": size, "corner": corner_px}
@@ -102,7 +102,7 @@ def spoil_tile(path: Path, page: int, tile: int) -> None:
 
 
 def write_czi(path, image, pixel_um=0.5, corner=(70, -30), scenes=1):
-    """A mosaic of tiles, whose corner is not the stage's; further scenes repeat the first further down."""
+    """Write a mosaic of tiles whose corner is not at 0, 0; further scenes repeat the first one below it."""
     with create_czi(str(path)) as document:
         for scene in range(scenes):
             for y in range(0, image.shape[0], 256):

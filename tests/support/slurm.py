@@ -1,6 +1,6 @@
-"""A Slurm of two nodes in a folder: its own munge, controller and daemons, ports and configuration; nothing is shared.
+"""A Slurm of two nodes in a folder, with its own munge, controller, daemons, ports and configuration.
 
-As root, Debian's packages are installed where they are missing. Who is not root runs jobs as themselves.
+If Debian's packages are missing, root installs them. Without root, jobs run as the user of the tests.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontr
 PACKAGES = ("slurm-wlm", "munge")
 DEADLINE_S = 60
 
-NODES = (socket.gethostname().partition(".")[0], "localhost")  # names that processes can resolve
+NODES = (socket.gethostname().partition(".")[0], "localhost")  # names that resolve on this machine
 
-# Both nodes are this machine, and each claims as many cores as the profile's largest job asks for, whatever the
+# Both nodes are this machine, and each claims as many cores as the profile's largest job asks for, however many the
 # machine has (config_overrides).
 CONFIGURATION = """
 ClusterName=local
@@ -68,12 +68,12 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP DefMemPerCPU=
 
 
 class NoSlurmError(Exception):
-    """Slurm cannot be had here; the message states why."""
+    """Slurm cannot run here; the message gives the reason."""
 
 
 @dataclass
 class Slurm:
-    """A running Slurm. ``environment`` makes its commands, and whatever they start, find it."""
+    """A running Slurm, which commands with ``environment`` find, as do the processes that they start."""
 
     folder: Path
     processes: dict[str, subprocess.Popen] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class Slurm:
         """Start munge, controller and nodes.
 
         Raises:
-            NoSlurmError: a program is missing or does not come up.
+            NoSlurmError: a program is missing or does not start.
         """
         _require_programs()
         self._configure()
@@ -104,7 +104,7 @@ class Slurm:
     def start_node(self, node: str) -> None:
         """Start the daemon of a node, and wait until the controller can use it."""
         self._daemon(node, "slurmd", "-D", "-N", node)
-        self.call("scontrol", "update", f"NodeName={node}", "State=RESUME")  # it may have been lost before
+        self.call("scontrol", "update", f"NodeName={node}", "State=RESUME")  # it may have been marked as down
         self._wait(lambda: self.call("sinfo", "-h", "-n", node, "-o", "%t") in ("idle", "mix"), f"{node} never came up")
 
     def node_of(self, job: str) -> str:
@@ -112,7 +112,7 @@ class Slurm:
         return self.call("squeue", "-h", "-j", job, "-o", "%N")
 
     def lose_node(self, node: str) -> None:
-        """Kill the daemon of a node and all processes of its jobs, as a loss of power does; the controller notices."""
+        """Kill the daemon of a node and all processes of its jobs, as in a power failure, and tell the controller."""
         jobs = self.call("squeue", "-h", "-w", node, "-o", "%i").split()
         self.processes.pop(node).kill()
         for process in psutil.process_iter():
@@ -121,11 +121,11 @@ class Slurm:
                 if of_step or process.environ().get("SLURM_JOB_ID") in jobs:
                     process.kill()
         self.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")
-        for job in jobs:  # which Slurm itself submits again, and would let wait for two minutes
+        for job in jobs:  # Slurm requeues them, but would delay them by two minutes
             self.call("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def stop(self) -> None:
-        """End what was started, jobs first."""
+        """Stop the jobs, then everything that ``start`` started."""
         with suppress(subprocess.SubprocessError, OSError):
             self.call("scancel", "--user", getpass.getuser())
             self._wait(lambda: not self.call("squeue", "-h"), "jobs remain")
@@ -137,17 +137,17 @@ class Slurm:
                 process.kill()
 
     def gpus(self) -> dict[str, str]:
-        """CUDA_VISIBLE_DEVICES as each job found it, by job; jobs without a GPU are not among them."""
+        """Job -> the CUDA_VISIBLE_DEVICES that it found; jobs without a GPU are left out."""
         lines = [line.split() for line in (self.folder / "gpus").read_text("ascii").splitlines()]
         return {job: gpu for job, *gpus in lines for gpu in gpus}
 
     def granted(self, job: str) -> tuple[int, int]:
-        """Cores and MB of memory that a job asked for and was given."""
+        """Cores and MB of memory that a job was given."""
         resources = re.search(r"TRES=cpu=(\d+),mem=(\d+)M", self.call("scontrol", "show", "job", job))
         return int(resources[1]), int(resources[2])
 
     def call(self, *command: str) -> str:
-        """What a command of Slurm prints."""
+        """Run a Slurm command and return what it prints."""
         run = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False, timeout=30)
         return run.stdout.strip()
 
@@ -160,7 +160,7 @@ class Slurm:
         text = CONFIGURATION.format(folder=self.folder, user=getpass.getuser(), **settings)
         (self.folder / "slurm.conf").write_text(text.lstrip(), encoding="ascii")
         (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n", encoding="ascii")
-        # A file that every process can open stands for the GPU: enough to see that jobs ask for it and are given it.
+        # A file that every process can open stands in for the GPU: enough to see that jobs request and get one.
         (self.folder / "gres.conf").write_text(
             f"NodeName={','.join(NODES)} Name=gpu File=/dev/null\n", encoding="ascii"
         )
@@ -168,7 +168,7 @@ class Slurm:
         self._write_script("note-gpu", f'echo "$SLURM_JOB_ID $CUDA_VISIBLE_DEVICES" >> {self.folder}/gpus')
 
     def _lead_steps_here(self) -> None:
-        """The executor plugin clears SLURM_* before it calls `srun`, which then looks for Slurm in /etc alone."""
+        """Wrap `srun`: the executor plugin clears SLURM_* before calling it, so it would search only /etc."""
         self._write_script("srun", f'SLURM_CONF={self.folder}/slurm.conf exec {shutil.which("srun")} "$@"')
 
     def _write_script(self, name: str, text: str) -> None:
@@ -189,7 +189,7 @@ class Slurm:
 
     def _daemon(self, name: str, *command: str) -> None:
         with (self.folder / f"{name}.out").open("w", encoding="utf-8") as output:
-            # A session of its own: a Ctrl-C in pytest must not end it before its jobs.
+            # It has its own session, so that a Ctrl-C in pytest does not end it before its jobs.
             process = subprocess.Popen(
                 command, env=self.environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )

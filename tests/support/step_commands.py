@@ -1,4 +1,4 @@
-"""The commands of a slide's steps one by one, as a user without Snakemake types them."""
+"""The commands of a slide's steps, as a user without Snakemake types them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def step_commands(slide: Path, folder: Path, threads: int = 1) -> list[list[str]]:
-    """The arguments of ``muse`` for every step of a slide, in order, into its ``folder`` of results."""
+    """The arguments of ``muse`` for every step of a slide, in order, with results in ``folder``."""
     info, tissue, colour = (folder / name for name in ("slide.json", "tissue.npz", "colour.json"))
     nuclei = folder / "nuclei.parquet"
     store, shard, at_once = folder / "image-500nm.zarr", folder / "shards/1-of-1.parquet", ["--threads", threads]

@@ -1,6 +1,6 @@
-"""A method of two stages and two turns: a generator renders masks, a reader finds the nuclei again.
+"""A method with two stages and two turns: a generator renders masks, and a reader finds their nuclei again.
 
-The second stage continues with the generator and the discriminator, and begins a new reader.
+The second stage keeps the generator and the discriminator, but starts a new reader.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class ToyGanConfig:
 
 @dataclass(frozen=True)
 class StageConfig(ToyGanConfig):
-    """Settings of a stage; ``start`` is the checkpoint of the one before."""
+    """Settings of a stage; ``start`` is the checkpoint of the previous stage."""
 
     start: Path | None = None
 
 
 class ToyGan(Method):
-    """Least-squares GAN on 3 x 3 convolutions; the reader is a detector."""
+    """Least-squares GAN with a few small convolutions; the reader is a detector."""
 
     turns = ("generator", "discriminator")
 
@@ -58,13 +58,13 @@ class ToyGan(Method):
         self.reader = NucleusDetector("muse_compact_16", "dense", 1, N_RAYS)
 
     def turn_parameters(self, turn: str) -> Iterator[tuple[str, nn.Parameter]]:
-        """The reader takes its turn with the generator."""
+        """The reader is trained in the turn of the generator."""
         is_discriminator = turn == "discriminator"
         every = self.named_parameters()
         return ((name, one) for name, one in every if name.startswith("discriminator") == is_discriminator)
 
     def losses(self, batch: tuple[Tensor, Tensor], turn: str, progress: float) -> dict[str, Tensor]:
-        """Masks (B, 1, S, S) and pictures (B, 3, S, S), 0 to 255."""
+        """Losses for masks (B, 1, S, S), 0 to 1, and pictures (B, 3, S, S), 0 to 255."""
         masks, pictures = batch
         rendered = 255 * self.generator(masks).sigmoid()
         if turn == "discriminator":
@@ -81,19 +81,19 @@ class ToyGan(Method):
 
 
 class ToyGanStage(TrainingStage[StageConfig, Tensor]):
-    """One of two."""
+    """One of the two stages."""
 
     def inputs(self) -> Inputs:
-        """The pictures and the stage before."""
+        """The config, which names the pictures, and the previous stage."""
         return Inputs((self.config,), self.config.start)
 
     def read(self, log: Log) -> Tensor:
-        """(N, 3, S, S) corners of the pictures."""
+        """(N, 3, S, S) upper left corners of the pictures."""
         pixels = [read_rgb(path, "")[:SIDE_PX, :SIDE_PX] for path in list_pictures(self.config.images)]
         return torch.stack([torch.from_numpy(one.copy()).permute(2, 0, 1).float() for one in pixels])
 
     def build(self, data: Tensor) -> ToyGan:
-        """A new reader in either stage."""
+        """A method with a new reader; the other networks come from ``start`` if there is one."""
         method = ToyGan()
         if self.config.start:
             begun = load_checkpoint(self.config.start).networks
@@ -102,7 +102,7 @@ class ToyGanStage(TrainingStage[StageConfig, Tensor]):
         return method
 
     def batches(self, data: Tensor, device: torch.device) -> Callable[[int], tuple[Tensor, Tensor]]:
-        """Random discs, and pictures in turn."""
+        """Masks of random discs, and the pictures in turn."""
         y, x = torch.meshgrid(torch.arange(SIDE_PX), torch.arange(SIDE_PX), indexing="ij")
 
         def draw(number: int) -> tuple[Tensor, Tensor]:
@@ -114,7 +114,7 @@ class ToyGanStage(TrainingStage[StageConfig, Tensor]):
         return draw
 
     def checkpoint(self, data: Tensor, method: ToyGan) -> Checkpoint:
-        """The reader as a detector, and the other networks."""
+        """A checkpoint with the reader as a detector, and the other networks."""
         config = detector_config(self.config.name, self.config.schedule)
         others = {"generator": method.generator, "discriminator": method.discriminator}
         reader = method.trained()
@@ -127,7 +127,7 @@ class ToyGanStage(TrainingStage[StageConfig, Tensor]):
 
 
 def detector_config(name: str, schedule: Schedule) -> DetectorConfig:
-    """The card of what leaves a toy."""
+    """The settings of a detector that a toy method trains."""
     return DetectorConfig(
         name=name,
         backbone="muse_compact_16",
@@ -145,12 +145,12 @@ def detector_config(name: str, schedule: Schedule) -> DetectorConfig:
 
 @RECIPES.register("toy_gan")
 class ToyGanRecipe(Recipe):
-    """Two stages."""
+    """A recipe of two stages."""
 
     Config = ToyGanConfig
 
     def stages(self, config: ToyGanConfig, folder: Path) -> Sequence[Stage]:
-        """The second starts from the first."""
+        """Two stages, the second of which starts from the first."""
         first = ToyGanStage(StageConfig(**vars(config)), stage_folder(folder, 1, "warm-up"), "warm-up")
         again = StageConfig(**vars(config), start=first.result)
         return first, ToyGanStage(again, stage_folder(folder, 2, "reader"), "reader")

@@ -1,4 +1,4 @@
-"""An output of another package: the number of nuclei, as text."""
+"""An output that a different package adds: the number of nuclei, as text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
 
 @OUTPUTS.register("toy")
 class Toy(Output):
-    """``toy.txt``."""
+    """The output ``toy.txt``."""
 
     files = ("toy.txt",)
     switch = Setting("toy", False, {"type": "boolean"}, "write `toy.txt` too")

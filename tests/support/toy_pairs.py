@@ -1,4 +1,4 @@
-"""A method on pairs: a picture, and a partner that shows where nuclei are and is missing later."""
+"""A method for pairs: a picture, and a partner that shows where nuclei are, but exists only in training."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class ToyPairsConfig:
 
 
 class ToyPairs(Method):
-    """The centre map follows the partner's darkness.
+    """Train the centre map to follow the partner.
 
     Args:
-        network: what is trained.
+        network: the detector to train.
     """
 
     def __init__(self, network: NucleusDetector):
@@ -46,7 +46,7 @@ class ToyPairs(Method):
         self.network = network
 
     def losses(self, batch: tuple[Tensor, Tensor], turn: str, progress: float) -> dict[str, Tensor]:
-        """Pictures (B, 3, S, S), 0 to 255, and partners (B, 1, S, S), 0 to 1."""
+        """The loss for pictures (B, 3, S, S), 0 to 255, and partners (B, 1, S, S), 0 to 1."""
         pictures, partners = batch
         logit = self.network(pictures, torch.eye(3, 4, device=pictures.device)).centre
         return {"loss": functional.binary_cross_entropy_with_logits(logit, functional.avg_pool2d(partners, 4))}
@@ -57,14 +57,14 @@ class ToyPairs(Method):
 
 
 def read_pairs(folder: Path) -> list[tuple[Tensor, Tensor]]:
-    """A picture and its partner, the dark pixels, of each file."""
+    """For each file, the picture and a mask of its dark pixels as the partner."""
     corners = (read_rgb(path, "")[:SIDE_PX, :SIDE_PX].copy() for path in list_pictures(folder))
     pictures = [torch.from_numpy(corner).permute(2, 0, 1).float() for corner in corners]
     return [(picture, (picture.mean(0, keepdim=True) < 180).float()) for picture in pictures]
 
 
 def draw_pairs(pairs: list[tuple[Tensor, Tensor]], device: torch.device) -> Callable[[int], tuple[Tensor, Tensor]]:
-    """Two pairs in turn."""
+    """Batches of two pairs, taken in turn."""
 
     def draw(number: int) -> tuple[Tensor, Tensor]:
         chosen = [pairs[(number + index) % len(pairs)] for index in range(2)]
@@ -74,26 +74,26 @@ def draw_pairs(pairs: list[tuple[Tensor, Tensor]], device: torch.device) -> Call
 
 
 class ToyPairsStage(TrainingStage[ToyPairsConfig, list]):
-    """The training."""
+    """The only stage."""
 
     def inputs(self) -> Inputs:
-        """The pictures."""
+        """The config, which names the pictures."""
         return Inputs((self.config,))
 
     def read(self, log: Log) -> list[tuple[Tensor, Tensor]]:
-        """See ``read_pairs``."""
+        """The pairs from ``read_pairs``."""
         return read_pairs(self.config.images)
 
     def build(self, data: list) -> ToyPairs:
-        """A new detector."""
+        """A method with a new detector."""
         return ToyPairs(NucleusDetector("muse_compact_16", "dense", 1, N_RAYS))
 
     def batches(self, data: list, device: torch.device) -> Callable[[int], tuple[Tensor, Tensor]]:
-        """See ``draw_pairs``."""
+        """The batches from ``draw_pairs``."""
         return draw_pairs(data, device)
 
     def checkpoint(self, data: list, method: ToyPairs) -> Checkpoint:
-        """The network as a detector."""
+        """A checkpoint with the network as a detector."""
         meta = describe_detector(
             detector_config(self.config.name, self.config.schedule), ColourReference(method="identity")
         )
@@ -103,10 +103,10 @@ class ToyPairsStage(TrainingStage[ToyPairsConfig, list]):
 
 @RECIPES.register("toy_pairs")
 class ToyPairsRecipe(Recipe):
-    """One stage."""
+    """A recipe of one stage."""
 
     Config = ToyPairsConfig
 
     def stages(self, config: ToyPairsConfig, folder: Path) -> Sequence[Stage]:
-        """The training."""
+        """The only stage."""
         return (ToyPairsStage(config, folder),)

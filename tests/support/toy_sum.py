@@ -1,4 +1,4 @@
-"""A sum of two methods that share a network: pairs, and agreement of a picture and its half turn."""
+"""A sum of two methods that share a network: one for pairs, one for the agreement of a picture and its half turn."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class ToySumConfig(ToyPairsConfig):
 
 
 class HalfTurn(Method):
-    """The centre map turns with the picture.
+    """Train the centre map to turn with the picture.
 
     Args:
-        network: shared with the other method.
+        network: the network, shared with the other method.
     """
 
     def __init__(self, network: NucleusDetector):
@@ -36,7 +36,7 @@ class HalfTurn(Method):
         self.network = network
 
     def losses(self, batch: Tensor, turn: str, progress: float) -> dict[str, Tensor]:
-        """Pictures (B, 3, S, S), 0 to 255."""
+        """The loss for pictures (B, 3, S, S), 0 to 255."""
         colour = torch.eye(3, 4, device=batch.device)
         one, other = (self.network(pixels, colour).centre for pixels in (batch, batch.flip(2, 3)))
         return {"loss": (one - other.flip(2, 3)).square().mean()}
@@ -47,7 +47,7 @@ class HalfTurn(Method):
 
 
 class ToySumStage(ToyPairsStage):
-    """The training."""
+    """The only stage."""
 
     def build(self, data: list) -> WeightedSum:
         """Both methods on one network."""
@@ -55,17 +55,17 @@ class ToySumStage(ToyPairsStage):
         return WeightedSum({"pairs": pairs, "half turn": HalfTurn(pairs.network)}, {"pairs": 1.0, "half turn": 0.1})
 
     def batches(self, data: list, device: torch.device) -> Callable[[int], dict[str, Any]]:
-        """The pictures of a pair are the other method's batch."""
+        """Batches of pairs, whose pictures are the batch of the other method."""
         draw = draw_pairs(data, device)
         return lambda number: {"pairs": (batch := draw(number)), "half turn": batch[0]}
 
 
 @RECIPES.register("toy_sum")
 class ToySumRecipe(Recipe):
-    """One stage."""
+    """A recipe of one stage."""
 
     Config = ToySumConfig
 
     def stages(self, config: ToySumConfig, folder: Path) -> Sequence[Stage]:
-        """The training."""
+        """The only stage."""
         return (ToySumStage(config, folder),)

@@ -1,4 +1,4 @@
-"""Small TriDeNT methods and batches for them: noise for pixels, nuclei and partners at random."""
+"""Small TriDeNT methods and batches for them, with noise as pixels and random nuclei and partners."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from muse_pipeline.models import BACKBONES
 
 
 def make_trident(**settings) -> Trident:
-    """On the smallest backbone; the same weights each time."""
+    """A method with the smallest backbones and always the same weights."""
     torch.manual_seed(0)
     settings = AlignmentSettings(**{"hidden": 16, "width": 8, "nucleus_weight": 0.5, **settings})
     backbone, partner = BACKBONES["muse_compact_16"](), None
@@ -21,7 +21,7 @@ def make_trident(**settings) -> Trident:
 
 
 def make_pairs(known: list[bool], seed: int = 0) -> PairBatch:
-    """Sets of views, those that are ``known`` with a partner; all nuclei but some of these are covered by it."""
+    """A batch of sets; those that are ``known`` have a partner, which covers most of their nuclei."""
     generator = torch.Generator().manual_seed(100 + seed)
     views, has = make_batch(0, seed, len(known)), torch.tensor(known)
     covered = views.shared[0] & has[:, None] & (torch.rand(views.shared[0].shape, generator=generator) < 0.8)

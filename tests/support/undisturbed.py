@@ -1,4 +1,4 @@
-"""What an undisturbed run makes of a small cohort, and how another run is judged against it."""
+"""The results of an undisturbed run of a small cohort, and the comparison of a different run with them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SLIDE = "S"
-TIMESTAMP = ".snakemake_timestamp"  # Snakemake's, in folders; none where it was killed while a step went on
-# All that a run makes of a slide, but for logs, ledgers and benchmarks, which tell of time.
+TIMESTAMP = ".snakemake_timestamp"  # Snakemake's, in folders; missing if it was killed during a step
+# All results of a slide except logs, ledgers and benchmarks, which contain times.
 RESULTS = (
     *("slide.json", "tissue.npz", "tissue.geojson", "colour.json", "shards/1-of-2.parquet", "shards/2-of-2.parquet"),
     *("nuclei.parquet", "nuclei.geojson.gz", "nuclei.provenance.json", "summary.json", "density.png"),
@@ -16,7 +16,7 @@ RESULTS = (
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A finished cohort in ``folder``, the seconds that it took and the bytes of its results."""
+    """A finished cohort in ``folder``, the seconds that it took, and the bytes of its results."""
 
     folder: Path
     seconds: float
@@ -24,7 +24,7 @@ class Undisturbed:
 
 
 def read_results(folder: Path) -> dict[str, bytes]:
-    """The bytes of every result by name, of the image's files too; there is no result that is not complete."""
+    """Result name -> its bytes, including all files of the image; raises FileNotFoundError if a result is missing."""
     results = folder / "results" / SLIDE
     image = [path for path in results.glob("image-*.zarr/**/*") if path.is_file() and path.name != TIMESTAMP]
     return {
@@ -33,7 +33,7 @@ def read_results(folder: Path) -> dict[str, bytes]:
 
 
 def assert_as_undisturbed(folder: Path, undisturbed: Undisturbed) -> None:
-    """Every result is there with the same bytes, and the report states so."""
+    """Assert that every result has the same bytes, and that the report exists and lists the slide as ok."""
     found = read_results(folder)
     assert found.keys() == undisturbed.results.keys()
     assert [name for name, content in found.items() if content != undisturbed.results[name]] == []

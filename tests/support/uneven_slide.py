@@ -1,4 +1,4 @@
-"""A finished slide whose nuclei differ in outline, score and probability, and what its viewer holds."""
+"""A finished slide whose nuclei differ in outline, score and probability, and the data in its viewer."""
 
 import json
 
@@ -16,7 +16,7 @@ HOSTILE = "<script>alert(1)<\u2215script>\"'&amp; 肿瘤"
 
 
 def draw_nuclei(xy, label, seed=0) -> Nuclei:
-    """Nuclei of uneven outlines, scores and probabilities at positions in level-0 px."""
+    """Nuclei with varied outlines, scores and probabilities at positions in level-0 px."""
     random = np.random.default_rng(seed)
     angles = 2 * np.pi * np.arange(32) / 32
     waves = (
@@ -44,7 +44,7 @@ def write_nuclei(folder, nuclei: Nuclei) -> None:
 
 
 def write_uneven_slide(results, slide_id: str, seed=0):
-    """A finished slide at 0.25 um/px whose nuclei differ."""
+    """Write a finished slide at 0.25 um/px with varied nuclei, and return its folder."""
     pixels, xy, label = draw_tissue(seed=seed)
     folder = write_slide(results, slide_id, (pixels, xy, label))
     info = read_info(folder / "slide.json")
@@ -53,6 +53,6 @@ def write_uneven_slide(results, slide_id: str, seed=0):
 
 
 def read_slide(viewer) -> dict:
-    """The data of the slide as the page reads them."""
+    """The data of the slide, as the page reads it."""
     text = (viewer / "slide.js").read_text(encoding="ascii")
     return json.loads(text.removeprefix("muse.slide = ").removesuffix(";\n"))

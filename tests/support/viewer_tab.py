@@ -1,4 +1,4 @@
-"""A page of the viewer in Chromium, and what its tests ask of it."""
+"""A page of the viewer in Chromium, with the queries and actions that tests need."""
 
 import io
 
@@ -10,7 +10,7 @@ ON_SCREEN = """([x, y]) => {
   const [um, view] = [muse.fromQuPath(x, y), muse.view()];
   return [(um[0] - view.left) * view.scale, (um[1] - view.top) * view.scale];
 }"""
-# Of all texts that a selector finds.
+# JavaScript for the lowest contrast of all texts that a selector finds.
 LOWEST_CONTRAST = """(selector) => {
   const luminance = (color) => {
     const parts = color.match(/[\\d.]+/g).slice(0, 3).map((each) => each / 255);
@@ -32,12 +32,12 @@ LOWEST_CONTRAST = """(selector) => {
     return (a + 0.05) / (b + 0.05);
   }));
 }"""
-LEVEL0_UM = 0.25  # um per screen px at which a screen px is one of level 0
-CENTRE = (1536, 1024)  # of the slide, in QuPath px
+LEVEL0_UM = 0.25  # the um per screen px at which screen px are level-0 px
+CENTRE = (1536, 1024)  # the centre of the slide, in QuPath px
 
 
 class Tab:
-    """A page of the viewer, with all that it asks for and all that goes wrong in it."""
+    """A page of the viewer, with a record of its requests and errors."""
 
     def __init__(self, browser, viewer, fragment="", width=1400):
         self.context = browser.new_context(viewport={"width": width, "height": 900}, accept_downloads=True)
@@ -51,11 +51,11 @@ class Tab:
         self.wait()
 
     def wait(self):
-        """Wait until all of the view is drawn."""
+        """Wait until the whole view is drawn."""
         self.until(READY)
 
     def until(self, expression):
-        """Wait until an expression is true; Playwright's own way to wait is against the page's policy."""
+        """Wait until an expression is true; the page's security policy forbids Playwright's own way to wait."""
         for _ in range(1200):
             if self.page.evaluate(expression):
                 return
@@ -63,13 +63,13 @@ class Tab:
         raise TimeoutError(f"not within a minute: {expression}")
 
     def pixels(self):
-        """(h, w, 3) int of the stage."""
+        """(h, w, 3) int: a screenshot of the stage."""
         self.wait()
         picture = Image.open(io.BytesIO(self.page.locator("#stage").screenshot()))
         return np.asarray(picture.convert("RGB")).astype(int)
 
     def set(self, selector, value):
-        """Give a control a value as a hand does."""
+        """Give a control a value, with the events that a user would trigger."""
         change = """(node, value) => {
           node.value = value;
           for (const event of ["input", "change"]) node.dispatchEvent(new Event(event));
@@ -77,7 +77,7 @@ class Tab:
         self.page.eval_on_selector(selector, change, value)
 
     def nuclei_alone(self):
-        """Take away the image and all that lies over it."""
+        """Hide the image and everything that lies over it, except the nuclei."""
         self.set("#image-opacity", 0)
         self.page.add_style_tag(content="#status-bar, #image .navigator { opacity: 0 !important }")
         return self

@@ -1,4 +1,4 @@
-"""A web server on this machine that gives parts of files, and fails as configured."""
+"""A web server on this machine that serves parts of files, and fails as configured."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Served:
-    """A file and how it is given.
+    """A file and how it is served.
 
     Attributes:
         content: its bytes.
-        status: the answer to every request, where it is no file at all.
-        ranges: whether parts of it are given.
-        cut_after: after how many bytes an answer breaks off; the next one may go on from there.
-        n_short: how many parts are smaller than requested, as their headers state.
-        n_cuts: how many answers break off.
-        grows: bytes that are added after every answer.
-        states_size: whether its size is stated.
-        secret: what the query must be, else access is denied.
-        asked: every request so far, as its method and range.
+        status: HTTP status of every answer; anything but 200 serves no file.
+        ranges: True to serve parts of the file.
+        cut_after: number of bytes after which an answer breaks off; None for complete answers.
+        n_short: number of answers with a part one byte smaller than requested, as their headers state.
+        n_cuts: number of answers that break off.
+        grows: bytes that are appended to the file after every answer.
+        states_size: True to send a Content-Length header.
+        secret: the query string without which access is denied; None if none is needed.
+        asked: method and range of every request so far.
     """
 
     content: bytes
@@ -87,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serve(files: dict[str, Served]) -> Iterator[str]:
-    """Serve ``files`` by their paths; gives the server's "http://127.0.0.1:PORT"."""
+    """Serve ``files`` by their paths, and yield the server's address, "http://127.0.0.1:PORT"."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.files, server.daemon_threads = files, True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

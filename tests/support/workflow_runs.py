@@ -1,4 +1,4 @@
-"""Run the workflow as its users do: Snakemake as a process of its own, in a folder with a sheet and a config."""
+"""Run the workflow as its users do: as a Snakemake process in a folder with a sheet and a config."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SNAKEFILE = Path(__file__).parents[2] / "Snakefile"
 
 
 def draw_stained_slide(path: Path, size_px: int = 1400, n_nuclei: int = 500, seed: int = 0) -> None:
-    """A pyramid at 0.5 um: a pink round of tissue on glass with dark violet nuclei in it."""
+    """Write a pyramid at 0.5 um/px with a round pink tissue on glass, and dark violet nuclei in it."""
     rng = np.random.default_rng(seed)
     image = np.full((size_px, size_px, 3), 244, np.uint8)
     middle, radius = size_px // 2, size_px * 0.42
@@ -49,32 +49,32 @@ def write_sheet(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 
 
 def write_config(folder: Path, **settings: object) -> None:
-    """Write the config of the cohort in ``folder``."""
+    """Write the config of a cohort in ``folder``."""
     (folder / "config.yaml").write_text(yaml.safe_dump({"slides": "slides.tsv", **settings}), encoding="utf-8")
 
 
 def snakemake_command(*arguments: str, cores: int | None = 2) -> list[str]:
-    """The command that a user types in the cohort's folder; without ``--cores`` if ``cores`` is None."""
+    """The command that a user types in the cohort's folder, without ``--cores`` if ``cores`` is None."""
     program = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--configfile", "config.yaml"]
     return [*program, *([] if cores is None else ["--cores", str(cores)]), *arguments]
 
 
 @cache
 def start_forkserver() -> BaseContext:
-    """The context of processes that are forks of one that has imported `preloaded_snakemake`."""
+    """The context of processes that are forked from one that has imported `preloaded_snakemake`."""
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["preloaded_snakemake"])
-    with pytest.MonkeyPatch.context() as patch:  # a module that it does not find is left out without a word
+    with pytest.MonkeyPatch.context() as patch:  # it silently skips a module that it does not find
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         forkserver.ensure_running()
     return forks
 
 
 def run_snakemake(folder: Path, *arguments: str, cores: int | None = 2) -> subprocess.CompletedProcess[str]:
-    """Run the workflow in ``folder``; stderr is in stdout, in order.
+    """Run the workflow in ``folder``; stdout of the result includes stderr, in order.
 
-    The process is a fork of one that has imported Snakemake already, which takes longer than planning does; with
-    MUSE_START_METHOD=spawn it is a new one.
+    The process is forked from one that has already imported Snakemake, which takes longer than planning; with
+    MUSE_START_METHOD=spawn it is a new process.
     """
     command = snakemake_command(*arguments, cores=cores)
     environment = {name: value for name, value in os.environ.items() if name != "SNAKEMAKE_PROFILE"}
@@ -111,13 +111,13 @@ def planned_jobs(output: str) -> dict[str, int]:
 
 
 def inputs_of(output: str, rule: str) -> list[str]:
-    """What the one job of a rule reads, as a dry run with ``--printshellcmds`` lists it."""
+    """Inputs of the only job of a rule, as a dry run with ``--printshellcmds`` lists them."""
     (found,) = re.findall(rf"^(?:local)?rule {rule}:\n    input: (.*)\n", output, re.MULTILINE)
     return found.split(", ")
 
 
 def find_steps(workflow: subprocess.Popen) -> list[psutil.Process]:
-    """The commands of ours that a running workflow has started, in the order of their start."""
+    """The `muse` processes of a running workflow, in the order in which they started."""
     try:
         family = psutil.Process(workflow.pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -126,7 +126,7 @@ def find_steps(workflow: subprocess.Popen) -> list[psutil.Process]:
 
 
 def verb(process: psutil.Process) -> str:
-    """What `muse` does in a process, itself or as the caller of a warm one; nothing where it is no such process."""
+    """The `muse` verb that a process runs, directly or by calling a warm process; "" if it runs none."""
     with suppress(psutil.Error, IndexError):
         words = process.cmdline()
         if "python" in words[0] and Path(words[1]).name == "muse":

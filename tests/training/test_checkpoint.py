@@ -1,4 +1,4 @@
-"""What leaves a run: read by us, by the authors' loader, and by the next run."""
+"""The checkpoint of a run, read by us, by the authors' loader, and by the next run."""
 
 import dataclasses
 
@@ -46,7 +46,7 @@ def test_a_round_trip_gives_the_same_features_bit_by_bit(config, tmp_path):
 
 
 def test_the_authors_loader_takes_our_backbone(config, tmp_path):
-    """What it does: ``teacher``, keys that begin with ``module.backbone.``, strict."""
+    """It loads from ``teacher`` the keys that begin with ``module.backbone.``, strictly."""
     network, again = write(tmp_path / "c.pt", config), build(config).backbone
     teacher = torch.load(tmp_path / "c.pt", map_location="cpu", weights_only=True)["teacher"]
     prefix = "module.backbone."

@@ -1,4 +1,4 @@
-"""Our nearest neighbours against scikit-learn's (spec G12), and the rule's corners."""
+"""Our nearest neighbours compared with scikit-learn's (spec G12), and edge cases."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def test_two_thousand_random_vectors_get_the_classes_that_scikit_learn_gives(k):
         k, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / TEMPERATURE)
     ).fit(bank, label)
     chance = np.sort(expected.predict_proba(query), axis=1)
-    tied = chance[:, -1] - chance[:, -2] < 1e-5  # float32 against float64
+    tied = chance[:, -1] - chance[:, -2] < 1e-5  # float32 and float64 may differ here
     ours = classify_by_neighbours(*map(torch.from_numpy, (bank, label, query)), 3, k).numpy()
     assert (ours == expected.predict(query))[~tied].all()
     assert tied.mean() < 0.001

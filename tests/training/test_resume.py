@@ -1,4 +1,4 @@
-"""A training that is killed without warning, and one that runs in two processes."""
+"""Training that is killed without warning, and training in two processes."""
 
 import json
 import random
@@ -37,7 +37,7 @@ def same(one, other):
 
 
 def kill_at(command, metrics, n_lines):
-    """Start, wait until so many steps are logged, kill without warning."""
+    """Start a command, wait until ``n_lines`` steps are logged, and kill it without warning."""
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     while process.poll() is None and (not metrics.is_file() or metrics.read_bytes().count(b"\n") < n_lines):
         time.sleep(0.001)
@@ -81,7 +81,7 @@ def test_two_processes_train_one_network(config, tmp_path):
     )
     assert len(two) == 4
     assert two == pytest.approx(one, rel=1e-3)
-    (tmp_path / "two" / "checkpoint.pt").unlink()  # else the run is finished and left as it is
+    (tmp_path / "two" / "checkpoint.pt").unlink()  # otherwise the run counts as finished
     rejected = subprocess.run(
         [*command(config, tmp_path / "two"), "schedule.steps=4"], capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""Stages of files that are prepared once, also by a run of several processes."""
+"""Stages that prepare files once, even in a run of several processes."""
 
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from muse_pipeline.training.stages import MADE_FROM, PreparedStage
 
 
 class Noted(PreparedStage):
-    """Files of ``number``, which each process that writes them notes beside the folder."""
+    """Writes ``number`` to a file, and appends it to ``writers`` next to the folder each time."""
 
     def __init__(self, folder, number: int):
         super().__init__(folder, "noted")

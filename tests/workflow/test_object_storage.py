@@ -1,4 +1,4 @@
-"""A cohort whose slides lie elsewhere, on a web server and on an S3 that are real, comes out as from this machine."""
+"""A cohort with slides on a real web server and a real S3 server gives the same results as with local slides."""
 
 import csv
 import os
@@ -33,7 +33,7 @@ RESULTS = (
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory) -> Path:
-    """Two slides with the same pixels, called as their slide_id."""
+    """A folder of two slides with the same pixels, named by their slide_id."""
     folder = tmp_path_factory.mktemp("drawn")
     draw_stained_slide(folder / "S 1.tif")
     shutil.copy(folder / "S 1.tif", folder / "T.tif")
@@ -42,7 +42,7 @@ def drawn(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def bucket(drawn):
-    """An S3 with the drawn slides in "s3://slides"; Snakemake's jobs find it by their environment."""
+    """An S3 server with the slides in "s3://slides", which Snakemake's jobs find through their environment."""
     moto_server = pytest.importorskip("moto.server", reason="moto, the S3 to test with, is not installed (extra `dev`)")
     boto3 = pytest.importorskip("boto3", reason="boto3 is not installed (extra `dev`)")
     pytest.importorskip("s3fs", reason="the extra `remote` is not installed")
@@ -69,7 +69,7 @@ def bucket(drawn):
 
 @pytest.fixture(scope="module")
 def host(drawn):
-    """A web server with the drawn slides, which wants a signature."""
+    """A web server with one of the slides, which requires a signature."""
     content = (drawn / "S 1.tif").read_bytes()
     files = {
         "/x/S%201.tif": Served(content, secret=f"sig={SECRET}"),
@@ -89,7 +89,7 @@ def rows(host, signature=SECRET, key="cohort #7/T.tif"):
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory, bucket, host):
-    """(folder, what Snakemake printed) of the cohort with two slides that do not come, and one that is none."""
+    """(folder, first run) of the cohort, with two slides that cannot be fetched and a file that is not a slide."""
     folder = tmp_path_factory.mktemp("cohort")
     missing = [
         {"slide_id": "gone", "path": "s3://slides/nowhere.tif"},
@@ -147,7 +147,7 @@ def test_what_is_done_is_fetched_again_only_where_it_must_be(first_run, host):
     write_sheet(folder / "slides.tsv", rows(host))
     write_config(folder, extra_mpps=[1.0])
     again = planned_jobs(run_snakemake(folder, "--dry-run").stdout)
-    assert (again["fetch"], again["image"], again["tile"]) == (2, 2, 2)  # a new copy makes all that is read anew
+    assert (again["fetch"], again["image"], again["tile"]) == (2, 2, 2)  # from a new copy, all images are made again
 
 
 @pytest.mark.slow
@@ -160,7 +160,7 @@ def test_without_kept_stores_nothing_is_left_over(bucket, host, tmp_path):
 
 
 def test_pods_of_kubernetes_leave_a_cohort_in_the_bucket(bucket, drawn, tmp_path, muse):
-    """The commands of the job's pods run here, one slide each; one of two slides does not exist."""
+    """The commands of the job's pods run here, each for one slide; one of the two slides does not exist."""
     write_sheet(tmp_path / "slides.tsv", [*rows("")[1:], {"slide_id": "gone", "path": "s3://slides/nowhere.tif"}])
     job = yaml.safe_load((TOP / "contrib/kubernetes/cohort.yaml").read_text())["spec"]
     (container,) = job["template"]["spec"]["containers"]
@@ -224,7 +224,7 @@ def test_s3_that_does_not_give(bucket, tmp_path, muse, monkeypatch, url, environ
 
 
 def fetch_system_anew():
-    """fsspec keeps what it has connected; a process of its own would not have."""
+    """Drop the connections that fsspec keeps, as if in a new process."""
     import s3fs
 
     s3fs.S3FileSystem.clear_instance_cache()

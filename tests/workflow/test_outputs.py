@@ -1,4 +1,4 @@
-"""An output in one file, added by another package: both ways of running write it, and again what depends on it."""
+"""An output that a different package adds: both ways of running write it, and a changed title writes it again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_an_output_keeps_its_contract(output):
 
 
 def install(folder: Path) -> None:
-    """Make ``folder`` a place of installed packages with the output in it, for processes that have it on their path."""
+    """Install the output as a package in ``folder``, for processes that have this folder on their path."""
     shutil.copy(Path(__file__).parents[1] / "support/toy_output.py", folder)
     about = folder / "toy_output-1.0.dist-info"
     about.mkdir()
@@ -52,7 +52,7 @@ def cohort(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def with_toy(cohort, monkeypatch):
-    """Environment of processes that find the package."""
+    """Let processes find the package, through their environment."""
     paths = [str(cohort / "packages"), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
 

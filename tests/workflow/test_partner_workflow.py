@@ -1,4 +1,4 @@
-"""Partners in the workflow: a drawn slide that was stained again, turned and moved, and a partner that does not fit."""
+"""Partners in the workflow: a slide that was restained, turned and moved, and a partner that does not fit."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from muse_pipeline.core.files import read_json
 from muse_pipeline.store.store import open_store
 from muse_pipeline.training.checkpoint import load_checkpoint
 
-pytestmark = pytest.mark.timeout(1200)  # runs of the workflow, on a machine that may be busy
+pytestmark = pytest.mark.timeout(1200)  # tests run the workflow, on a machine that may be busy
 
 MPP = 0.5
 WARP = Warp(degrees=25, scale=1.02, shift_um=(60, 35))
@@ -32,7 +32,7 @@ ROWS = [
 
 
 def begin(folder):
-    """Sheet and configs of a run on two slides."""
+    """Write the sheet and the configs of a run on two slides."""
     write_sheet(folder / "slides.tsv", ROWS)
     (folder / "partners.yaml").write_text(yaml.safe_dump(TRIDENT))
     write_config(folder, pretrain={"run": "partners.yaml"})
@@ -78,7 +78,7 @@ def test_a_restained_slide_is_paired_and_a_bad_partner_costs_its_pairs_alone(tmp
     assert "Registered partner: residual" in page and "partner not registered" in page
     assert "1 slide whose partner was not registered" in run.stdout and "b: " in run.stdout
 
-    (tmp_path / "glass.tif").write_bytes((tmp_path / "ihc.tif").read_bytes())  # corrected
+    (tmp_path / "glass.tif").write_bytes((tmp_path / "ihc.tif").read_bytes())  # replace it by the right partner
     planned = planned_jobs(run_snakemake(tmp_path, "--dry-run").stdout)
     assert planned.get("partner") == 1 and planned.get("pretrain") == 1
     assert "detect" not in planned and "image" not in planned

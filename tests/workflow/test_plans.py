@@ -1,4 +1,4 @@
-"""What the jobs of a run read of its plan stays as it is while the run is under way."""
+"""The files of a plan that jobs read stay as they are while the run is under way."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROWS = [{"slide_id": "a", "path": "a.tif", "split": ""}, {"slide_id": "b", "path
 
 @pytest.fixture
 def cohort(tmp_path) -> Path:
-    """A folder with a sheet; its slides are none, so that whatever starts fails."""
+    """A folder with a sheet of files that are not slides, so that any job would fail."""
     for row in ROWS:
         (tmp_path / row["path"]).touch()
     write_sheet(tmp_path / "slides.tsv", ROWS)
@@ -28,7 +28,7 @@ def cohort(tmp_path) -> Path:
 
 @pytest.fixture
 def planned(cohort) -> Path:
-    """The folder once its plan is written."""
+    """The folder after its plan has been written."""
     write_config(cohort)
     assert run_snakemake(cohort, "--dry-run").returncode == 0
     return cohort
@@ -44,7 +44,7 @@ def test_a_path_may_begin_at_home(cohort, monkeypatch):
     run_file = {"run": "~/backbone.yaml"}
     write_config(cohort, slides="~/slides.tsv", output="~/of mine", train_data="~/images", pretrain=run_file)
     run = run_snakemake(cohort, "--dry-run")
-    assert f"{cohort}/backbone.yaml" in run.stdout, run.stdout  # which is not there
+    assert f"{cohort}/backbone.yaml" in run.stdout, run.stdout  # the file does not exist
     assert (cohort / "of mine/sheet.json").is_file()
     assert not (cohort / "~").exists()
 
@@ -52,7 +52,7 @@ def test_a_path_may_begin_at_home(cohort, monkeypatch):
 def test_beside_a_run_under_way_nothing_that_its_jobs_read_is_written(planned):
     with lock_results(planned / "results", "muse run"):
         before = plans_in(planned)
-        assert run_snakemake(planned, "--dry-run").returncode == 0  # with the same settings it may be looked at
+        assert run_snakemake(planned, "--dry-run").returncode == 0  # a dry run with the same settings is allowed
         write_config(planned, mode="label-free")
         for options in ([], ["--dry-run"]):
             run = run_snakemake(planned, *options)

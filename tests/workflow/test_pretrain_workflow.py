@@ -1,4 +1,4 @@
-"""Pretraining as the config asks for it: slides, proposals, a backbone, and a model that begins with it."""
+"""Pretraining as requested in the config: slides, proposals, a backbone, and a model that starts from it."""
 
 import shutil
 from pathlib import Path
@@ -13,7 +13,7 @@ from muse_pipeline.core.files import read_json
 from muse_pipeline.slides.signature import fingerprint_file
 from muse_pipeline.training.checkpoint import load_checkpoint
 
-pytestmark = pytest.mark.timeout(1200)  # a test here is a run or two of the workflow, on a machine that may be busy
+pytestmark = pytest.mark.timeout(1200)  # tests run the workflow once or twice, on a machine that may be busy
 
 ROWS = [
     {"slide_id": "a", "path": "a.tif", "patient": "P1", "split": ""},
@@ -32,7 +32,7 @@ RUN = "results/pretraining/tiny-pretraining"
 
 @pytest.fixture
 def cohort(tmp_path) -> Path:
-    """Two slides, one of them held back, and labelled pictures with the config of a run on them."""
+    """A folder with two slides, one of them held back, and labelled pictures with the config of a run on them."""
     for name in "ab":
         (tmp_path / f"{name}.tif").touch()
     write_sheet(tmp_path / "slides.tsv", ROWS)
@@ -47,10 +47,10 @@ def test_the_slides_become_a_backbone_beside_a_model_that_is_there(cohort):
     assert run.stdout.count("--codec jpeg") == 1
     planned = planned_jobs(run.stdout)
     assert planned.get("pretrain") == 1, run.stdout
-    assert (planned["image"], planned["tile"]) == (2, 1)  # at 0.5 for the model, at 0.25 for the views
+    assert (planned["image"], planned["tile"]) == (2, 1)  # 0.5 um/px for the model, 0.25 um/px for the views
     assert (planned["propose"], planned["detect"]) == (2, 2)
     read = [f"results/a/{name}" for name in ("image-250nm.zarr", "colour.json", "proposals.parquet")]
-    assert inputs_of(run.stdout, "pretrain") == [f"{RUN}/cohort.yaml", *read]  # nothing of b, which is held back
+    assert inputs_of(run.stdout, "pretrain") == [f"{RUN}/cohort.yaml", *read]  # nothing from b, which is held back
     assert "proposals:\n  method: haematoxylin" in (cohort / "results/run_config.yaml").read_text()
 
 
@@ -75,7 +75,7 @@ def test_slides_are_mapped_first_where_regions_are_weighted(cohort):
 
 @pytest.mark.slow
 def test_a_training_run_begins_with_it(cohort):
-    """Whatever weights the run names itself, which need not even be there."""
+    """This holds whatever checkpoint the run names itself, even a missing one."""
     training = cohort / "tiny.yaml"
     training.write_text(training.read_text() + "checkpoint: none.pt\n")
     (cohort / "backbone.yaml").write_text(yaml.safe_dump({**PRETRAIN, "sources": [{"images": "images", "mpp": 0.5}]}))
@@ -108,7 +108,7 @@ def test_a_training_run_begins_with_it(cohort):
     ],
 )
 def test_a_mistake_is_one_sentence_before_anything_is_planned(cohort, settings, sentence):
-    """Of `muse pretrain-config`: tests/methods/muse; images that may not be lossy: tests/cohort/test_settings.py."""
+    """See also tests/methods/muse for `muse pretrain-config`, and tests/cohort/test_settings.py for lossy images."""
     write_config(cohort, **settings)
     run = run_snakemake(cohort, "--dry-run")
     assert (run.returncode, "Traceback" in run.stdout, planned_jobs(run.stdout)) == (1, False, {})

@@ -1,4 +1,4 @@
-"""The QuPath loop: detect, correct in QuPath, train on the corrections, detect again: those errors get rarer."""
+"""The QuPath loop: after training on corrections made in QuPath, such errors become rarer."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from muse_pipeline.cli.main import main
 from muse_pipeline.core.files import read_json
 
 SLIDE_PX, SLIDE_MPP, CORNER_PX, MARGIN_PX = (1000, 900), 0.4, (150, 90), 100
-REGION = (200, 180, 600, 540)  # in the pixels that QuPath shows: they begin at the scanner's bounds
-RIM_PX = 20  # around the region: no nucleus that is scored was seen in part
-LYMPHOCYTE, TUMOUR, DIRT, MISSED = 0, 1, 2, 2  # rows of the counts, and columns
+REGION = (200, 180, 600, 540)  # in the pixels that QuPath shows, which start at the scanner's bounds
+RIM_PX = 20  # around the region, so that no scored nucleus lies partly in it
+LYMPHOCYTE, TUMOUR, DIRT, MISSED = 0, 1, 2, 2  # rows and columns of the counts; DIRT is a row, MISSED a column
 CONFIG = {
     "backbone": "muse_compact_16",
     "mpp": 0.5,
@@ -53,7 +53,7 @@ def write_first_labels() -> None:
 
 
 def write_slide(slide: DrawnTissue) -> None:
-    """The slide, its sheet, its true nuclei in absolute pixels, and where they are scored."""
+    """Write the slide, its sheet, its true nuclei in absolute pixels, and the area in which they are scored."""
     write_leica(Path("S.scn"), slide.pixels, SLIDE_MPP, CORNER_PX)
     Path("slides.tsv").write_text(f"slide_id\tpath\tmpp\nS\tS.scn\t{SLIDE_MPP}\n")
     write_points(Path("truth.csv"), slide.xy + CORNER_PX, slide.label)
@@ -67,18 +67,18 @@ def write_points(path: Path, xy: np.ndarray, label: np.ndarray) -> None:
 
 
 def write_config(name: str, steps: int, seed: int, **settings: object) -> None:
-    """The training run ``name``.yaml."""
+    """Write the config of a training run, ``name``.yaml."""
     schedule = {"steps": steps, "learning_rate": 0.005}
     config = {"name": name, **CONFIG, "schedule": schedule, "seed": seed, **settings}
     Path(f"{name}.yaml").write_text(yaml.safe_dump(config))
 
 
 def train_and_detect(name: str, steps: int, seed: int, **settings: object) -> np.ndarray:
-    """As a user does.
+    """Train, export, run and evaluate a model, as a user does.
 
     Returns:
-        (3, 3) counts away from the region: true lymphocytes, true tumour nuclei and neither; found as lymphocytes, as
-        tumour nuclei and not at all.
+        (3, 3) counts away from the region, with rows for true lymphocytes, true tumour nuclei and dirt, and columns for
+        those found as lymphocytes, as tumour nuclei and not at all.
     """
     write_config(name, steps, seed, **settings)
     muse(f"finetune {name}.yaml --output {name} --accelerator cpu")
@@ -109,8 +109,8 @@ def test_what_was_corrected_in_qupath_is_got_wrong_less_often(tmp_path, monkeypa
     before, corrections, after = run_loop(seed=0)
     assert min(corrections.n_reclassified, corrections.n_deleted, corrections.n_added) >= 10
     assert before[TUMOUR, LYMPHOCYTE] >= 0.5 * before[TUMOUR].sum()  # most tumour nuclei had the wrong class
-    # With seeds 0 to 4, at most 0.25, 0 and 0.38 of the three kinds of errors are left.
+    # With seeds 0 to 4, at most 0.25, 0 and 0.38 of the three kinds of errors remain.
     for kind in ((TUMOUR, LYMPHOCYTE), (slice(2), MISSED), (DIRT, slice(2))):
         assert before[kind].sum() >= 25
         assert after[kind].sum() <= 0.5 * before[kind].sum()
-    assert after[LYMPHOCYTE, LYMPHOCYTE] >= before[LYMPHOCYTE, LYMPHOCYTE]  # and what was right has not been spoilt
+    assert after[LYMPHOCYTE, LYMPHOCYTE] >= before[LYMPHOCYTE, LYMPHOCYTE]  # what was right stays right

@@ -1,4 +1,4 @@
-"""Tissue regions in the workflow: trained on labels of slides, by a model that is there, and where either fails."""
+"""Tissue regions in the workflow, from training on slide labels or from an existing model, and when either fails."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from region_slides import export_drawn_model
 from slide_files import write_pyramid
 from workflow_runs import planned_jobs, run_snakemake, write_config, write_sheet
 
-pytestmark = [pytest.mark.timeout(1200), pytest.mark.slow]  # five runs of the workflow
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.slow]  # tests run the workflow up to five times
 LABELS = {"a": "Stroma", "b": "Tumour", "c": "Stroma", "d": "Tumour", "unlabelled": ""}
 RUN = {
     "method": "mil",
@@ -40,7 +40,7 @@ RUN = {
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    """Five drawn slides, four of them with a label, in a folder with a sheet, a config and a run that trains."""
+    """A folder with five slides, four of them labelled, a sheet, a config, and the config of a training run."""
     folder = tmp_path_factory.mktemp("cohort")
     for seed, (name, label) in enumerate(LABELS.items()):
         tumour = np.zeros((round(500 / MPP), round(700 / MPP)), bool)
@@ -76,13 +76,13 @@ def test_labels_of_slides_become_regions_and_failures_cost_regions_only(cohort):
     assert "seconds_regions" in (cohort / "results" / "cohort.tsv").read_text()
     assert not planned_jobs(run_snakemake(cohort, "-n", "--config", "regions=tumour.yaml").stdout)
 
-    write_rows(cohort, {**LABELS, "c": ""})  # now fewer slides of stroma than folds
+    write_rows(cohort, {**LABELS, "c": ""})  # now there are fewer stroma slides than folds
     run = run_snakemake(cohort, "--config", "regions=tumour.yaml")
     assert run.returncode != 0 and "slides of Stroma come from 1 patient" in run.stdout
     assert status_of(cohort) == "ok"  # known before anything was run
 
     write_rows(cohort, {**LABELS, "unlabelled": "Tumour"})
-    (cohort / "tumour.yaml").write_text(yaml.safe_dump({**RUN, "window_px": 4096}))  # more than a slide has
+    (cohort / "tumour.yaml").write_text(yaml.safe_dump({**RUN, "window_px": 4096}))  # larger than any slide
     run = run_snakemake(cohort, "--config", "regions=tumour.yaml")
     jobs = planned_jobs(run.stdout)
     assert run.returncode != 0 and "has no tile of 4096 px" in run.stdout
@@ -92,7 +92,7 @@ def test_labels_of_slides_become_regions_and_failures_cost_regions_only(cohort):
     assert len(read_table(cohort)) == len(table)
 
     (cohort / "tumour.yaml").write_text(yaml.safe_dump(RUN))
-    run = run_snakemake(cohort, "--config", "regions=tumour.yaml")  # is trained again
+    run = run_snakemake(cohort, "--config", "regions=tumour.yaml")  # it is trained again
     assert run.returncode == 0, run.stdout
     assert status_of(cohort) == "ok" and read_table(cohort)["region"].notna().mean() > 0.9
 
@@ -112,7 +112,7 @@ def test_a_region_model_that_fails_costs_regions_only(cohort):
     run = run_snakemake(cohort, *settings, "regions=damaged.onnx")
     assert run.returncode != 0
     jobs = planned_jobs(run.stdout)
-    assert "detect" not in jobs and "image" not in jobs  # a changed region model joins the shards again, and no more
+    assert "detect" not in jobs and "image" not in jobs  # a changed region model only needs new stitching
     assert json.loads((result / "regions.json").read_text())["status"] == "failed"
     again = pq.read_table(result / "nuclei.parquet").to_pandas()
     assert len(again) == len(table) and again["region"].isna().all()

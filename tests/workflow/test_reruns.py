@@ -1,6 +1,6 @@
-"""Changing a setting, or a cell of the sheet, does again exactly what depends on it, and nothing else.
+"""Changing a setting, or a cell of the sheet, reruns exactly the jobs that depend on it.
 
-A cohort is run; then settings change one at a time and Snakemake is asked what it would do. A setting that has no line
+A cohort is run; then settings change, and a dry run shows which jobs Snakemake would run. A setting that has no line
 here fails `test_every_setting_has_a_line`.
 """
 
@@ -26,19 +26,19 @@ from muse_pipeline.inference.model import find_model, name_model
 
 SCHEMA = SNAKEFILE.parent / "workflow/schemas/config.schema.yaml"
 SETTINGS = {"proposals": {"method": "haematoxylin"}}
-ROWS = [  # slide b is cut into two shards, whatever the config states
+ROWS = [  # slide b has two shards, whatever the config states
     {"slide_id": "a", "path": "a.tif", "mpp": "", "roi": "", "shards": "", "patient": "", "split": ""},
     {"slide_id": "b", "path": "b.tif", "mpp": "", "roi": "", "shards": "2", "patient": "", "split": ""},
 ]
 
-# What follows from what, in jobs for both slides.
+# Jobs for both slides, and the jobs that depend on them.
 PICTURES = {"overlay": 2, "report": 1}
 NUCLEI = {"nuclei": 2, **PICTURES}
 DETECTION = {"detect": 3, **NUCLEI}
 PROPOSALS = {"propose": 3, "stitch_proposals": 2, "geojson_proposals": 2, **PICTURES}
 EVERYTHING = {"image": 2, **DETECTION, **PROPOSALS}
 PRETRAINING = {"pretrain": 1, "report": 1}
-# And for slide a alone.
+# The same for slide a only.
 CUT_OF_A = {
     **{"detect": 1, "nuclei": 1, "propose": 1, "stitch_proposals": 1, "geojson_proposals": 1},
     **{"overlay": 1, "report": 1},
@@ -50,12 +50,12 @@ CHANGED_SETTINGS = [
     ("output", "elsewhere", EVERYTHING),
     ("mode", "label-free", DETECTION),
     ("model", "label_free", DETECTION),
-    ("model", name_model(find_model("compact")), {}),  # what `compact` stands for here
+    ("model", name_model(find_model("compact")), {}),  # the same as `compact` on this machine
     ("model", "same.onnx", DETECTION),
     ("model", "tiny.yaml", {"finetune": 1, "export": 1, **DETECTION}),
     ("pretrain", PRETRAIN, PRETRAINING),
     ("pretrain", {**PRETRAIN, "views": {**PRETRAIN["views"], "mpp": [0.25, 0.5]}}, {**PRETRAINING, "tile": 2}),
-    ("train_data", ".", {}),  # there is no run that reads it
+    ("train_data", ".", {}),  # no training run reads it
     ("provider", "openvino", DETECTION),
     ("proposals", None, {"nuclei": 2, "report": 1}),
     ("proposals", {"method": "otsu"}, PROPOSALS),
@@ -86,9 +86,9 @@ CHANGED_SETTINGS = [
     ("quality", True, NUCLEI),
     ("pretrain_store", {"codec": "jpeg"}, {}),
 ]
-# The built-in model works at 0.5 um alone; the setting needs one that does not.
+# The built-in model works only at 0.5 um/px, so this setting needs a different model.
 TOGETHER_WITH = {"mpp": {"model": "fine.onnx"}}
-ELSEWHERE = {"provider": ["--jobs", "1"]}  # the nodes of a cluster may have what this machine lacks
+ELSEWHERE = {"provider": ["--jobs", "1"]}  # on a cluster, nodes may have a provider that this machine lacks
 CHANGED_CELLS = [
     ("slide_id", "c", A),
     ("path", "b.tif", A),
@@ -101,9 +101,9 @@ CHANGED_CELLS = [
     ("regions", "roi.geojson", {"nuclei": 1, "overlay": 1, "report": 1}),
     ("partner", "b.tif", {"report": 1}),
     ("organ", "kidney", {"report": 1}),
-    ("label", "Tumour", {}),  # training alone reads it
+    ("label", "Tumour", {}),  # only training reads it
 ]
-# Changes that would hide another one of the same jobs, or with which others do not go.
+# Changes to test alone, because they would hide others with the same jobs, or are incompatible with them.
 ALONE = {"output", "features", "slide_id"}
 OF_THE_MACHINE = [
     ["--cores", "1"],
@@ -118,7 +118,7 @@ def named(case) -> str | None:
 
 
 def in_groups(changes: list[tuple]) -> list:
-    """Cases of changes that have the same jobs: their plan has another job only if one of the changes adds it."""
+    """Test cases that group changes with the same jobs; a further job in a plan shows that a change in it is wrong."""
     groups: list[tuple[dict, dict[str, int]]] = []
     for name, value, jobs in changes:
         fitting = (group for group, same in groups if same == jobs and not {name, *ALONE} & group.keys())
@@ -137,7 +137,7 @@ def test_every_setting_has_a_line():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """The folder of a cohort that has run, with what changed settings name beside it."""
+    """The folder of a cohort that has run, with the files that changed settings name."""
     folder = tmp_path_factory.mktemp("reruns")
     draw_stained_slide(folder / "a.tif", size_px=640, n_nuclei=100)
     shutil.copy(folder / "a.tif", folder / "b.tif")
@@ -146,7 +146,7 @@ def finished(tmp_path_factory) -> Path:
     write_training_config(draw_labelled_folder(folder, n_pictures=1))
     shutil.copy(find_model("compact"), folder / "same.onnx")
     write_model_at(0.25, folder / "fine.onnx")
-    shutil.copy(folder / "same.onnx", folder / "tumour.onnx")  # which a plan does not open
+    shutil.copy(folder / "same.onnx", folder / "tumour.onnx")  # a plan does not open it
     write_sheet(folder / "the same.tsv", ROWS)
     write_sheet(folder / "slides.tsv", ROWS)
     write_config(folder, **SETTINGS)
@@ -156,7 +156,7 @@ def finished(tmp_path_factory) -> Path:
 
 
 def write_model_at(mpp: float, path: Path) -> None:
-    """The built-in model, with a card that states that it works at ``mpp``."""
+    """Write the built-in model with a card that states a different ``mpp``."""
     model = onnx.load(find_model("compact"))
     card = {**{each.key: each.value for each in model.metadata_props}}
     card[METADATA_KEY] = json.dumps({**json.loads(card[METADATA_KEY]), "mpp": mpp})
@@ -165,7 +165,7 @@ def write_model_at(mpp: float, path: Path) -> None:
 
 
 def plan(folder: Path, *arguments: str, rows=ROWS, settings=SETTINGS) -> dict[str, int]:
-    """Rule -> number of jobs that a run would do."""
+    """Rule -> number of jobs that a run would execute."""
     write_sheet(folder / "slides.tsv", rows)
     write_config(folder, **settings)
     run = run_snakemake(folder, "--dry-run", "--quiet", "rules", *arguments)
@@ -177,10 +177,10 @@ def plan(folder: Path, *arguments: str, rows=ROWS, settings=SETTINGS) -> dict[st
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)  # the first of them runs the cohort
+@pytest.mark.timeout(1200)  # the first one runs the cohort
 @pytest.mark.parametrize(("changes", "jobs"), in_groups(CHANGED_SETTINGS))
 def test_settings_rerun_what_depends_on_them_and_nothing_else(finished, changes, jobs):
-    """What each setting reruns for itself, by its own record: the tests of what Snakemake does not remember."""
+    """The tests without Snakemake's metadata change each setting alone."""
     settings = {**SETTINGS, **changes}
     for setting in changes:
         settings |= TOGETHER_WITH.get(setting, {})
@@ -197,7 +197,7 @@ def test_cells_of_the_sheet_rerun_their_slide_alone(finished, changes, jobs):
 
 @pytest.fixture
 def without_metadata(finished):
-    """The folder without what Snakemake remembers, as after a move of the results or `rm -r .snakemake`."""
+    """The folder without Snakemake's metadata, as after moving the results or `rm -r .snakemake`."""
     kept = (finished / ".snakemake").rename(finished / "metadata")
     yield finished
     shutil.rmtree(finished / ".snakemake")
@@ -210,7 +210,7 @@ def without_metadata(finished):
 def test_a_setting_reruns_the_same_where_snakemake_remembers_nothing(without_metadata, setting, value, jobs):
     settings = {**SETTINGS, **TOGETHER_WITH.get(setting, {}), setting: value}
     planned = plan(without_metadata, *ELSEWHERE.get(setting, []), settings=settings)
-    assert planned == ({} if value == "same.onnx" else jobs)  # the same model by another name
+    assert planned == ({} if value == "same.onnx" else jobs)  # the same model under a different name
 
 
 @pytest.mark.slow
@@ -222,7 +222,7 @@ def test_a_cell_reruns_the_same_where_snakemake_remembers_nothing(without_metada
 
 @pytest.mark.slow
 def test_a_check_of_a_slide_does_not_depend_on_what_runs_the_model(tmp_path, pyramid_path):
-    write_config(tmp_path, model="compact-fp32")  # with ``provider: cpu``, ``compact`` is in int8
+    write_config(tmp_path, model="compact-fp32")  # with ``provider: cpu``, ``compact`` could mean int8
     write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": str(pyramid_path)}])
     run_snakemake(tmp_path, "--", "preflight")
     check = ["--dry-run", "--", "results/a/preflight.json"]
@@ -254,7 +254,7 @@ def test_the_same_rows_in_another_sheet_fetch_nothing_again(tmp_path, pyramid_pa
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_slide_replaced_by_a_file_with_an_older_date_is_run_again(finished):
-    """`cp -p` and `rsync -a` keep the date of the scan."""
+    """`cp -p` and `rsync -a` keep the date of a file, which can be older than the results."""
     slide = finished / "a.tif"
     whole, dates = slide.read_bytes(), slide.stat()
     slide.write_bytes(whole + b" ")

@@ -1,4 +1,4 @@
-"""How slides end - ok, partial, empty, failed - through keep-going, retries and reruns: table, page and exit status."""
+"""How slides end (ok, partial, empty or failed) in table, page and exit status, with retries and reruns."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ UNREADABLE = "broken.tif: is not a slide"
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The folder of a cohort with a slide for every end, the broken one in it, and what its first run printed."""
+    """The folder of a cohort with a slide for every end, which also contains the broken slide, and its first run."""
     slides, folder = tmp_path_factory.mktemp("slides"), tmp_path_factory.mktemp("ends")
     paths = {name: slides / f"{name}.tif" for name in ENDS} | {"broken": folder / "broken.tif"}
     draw_stained_slide(paths["sound"], size_px=640, n_nuclei=100)
@@ -57,7 +57,7 @@ def statuses(folder: Path) -> dict[str, str]:
 
 
 def identities(folder: Path, slides) -> dict[str, tuple[int, int]]:
-    """Inode and time of every file of some slides, logs and ledgers too."""
+    """Inode and time of every file of some slides, including logs and ledgers."""
     files = [path for name in slides for path in (folder / "results" / name).rglob("*") if path.is_file()]
     return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
@@ -83,7 +83,7 @@ def test_run_again_every_end_is_kept_and_only_what_failed_is_tried(first_run, ar
     run = run_snakemake(folder, *arguments)
     assert run.returncode == 1
     tries = 1 + int(arguments[-1] if arguments else 0)
-    assert run.stdout.count(UNREADABLE) == tries + 1  # and among the slides that failed at the end
+    assert run.stdout.count(UNREADABLE) == tries + 1  # once more in the list of failed slides
     assert statuses(folder) == ENDS
     assert UNREADABLE in read_json(folder / "results/broken/ledger/inspect.json")["reason"]
     assert identities(folder, ENDS.keys() - {"broken"}) == others
@@ -94,7 +94,7 @@ def test_a_slide_that_is_repaired_costs_no_other_slide_anything(first_run, tmp_p
     others = identities(folder, ENDS.keys() - {"broken"})
     draw_stained_slide(folder / "broken.tif", size_px=640, n_nuclei=100, seed=1)
     run = run_snakemake(folder)
-    assert run.returncode == 0, run.stdout  # a gap and glass are no failures
+    assert run.returncode == 0, run.stdout  # a gap and glass do not count as failures
     once = ("image", "detect", "nuclei", "report", "all")
     assert planned_jobs(run.stdout) == dict.fromkeys(once, 1)
     assert statuses(folder) == {**ENDS, "broken": "ok"}
@@ -103,7 +103,7 @@ def test_a_slide_that_is_repaired_costs_no_other_slide_anything(first_run, tmp_p
 
 
 def kill_first(job: str, step: str, folder: Path, *arguments: str) -> tuple[int, str]:
-    """Run the workflow, kill -9 the first process of a ``job`` once a ``step`` has begun; exit status and output."""
+    """Run the workflow, and kill -9 the first process of ``job`` in ``step``; return exit status and output."""
     ledger = folder / f"results/s/ledger/{step}.json"
     printed = folder / "output.txt"
     with printed.open("w") as file:
@@ -116,7 +116,7 @@ def kill_first(job: str, step: str, folder: Path, *arguments: str) -> tuple[int,
 
 
 def is_empty(ledger: Path) -> bool:
-    """Whether a step is under way."""
+    """True while the step of this ledger is under way."""
     return ledger.is_file() and ledger.stat().st_size == 0
 
 
@@ -145,7 +145,7 @@ def test_the_page_about_failures_does_not_pass_for_the_report(one_slide):
     (one_slide / "results/s/nuclei.parquet").unlink()
     assert kill_first("nuclei", "stitch", one_slide)[0] == 1
     made_again = [f"results/s/{name}" for name in ("nuclei.geojson.gz", "summary.json")]
-    assert run_snakemake(one_slide, "--", *made_again).returncode == 0  # the same bytes as when all was well
+    assert run_snakemake(one_slide, "--", *made_again).returncode == 0  # with the same bytes as before the kill
     assert statuses(one_slide)["s"] == "failed"
     assert run_snakemake(one_slide).returncode == 0
     assert statuses(one_slide) == {"s": "ok"}

@@ -1,4 +1,4 @@
-"""The path of a slide: its steps in order, their ledgers, and the same bytes by every way of running it."""
+"""The path of a slide: its steps in order, their ledgers, and the same bytes from every way of running it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def whole(slide) -> Path:
 
 
 def results(folder: Path) -> dict[str, bytes]:
-    """Every file but shards, logs and ledgers, by name."""
+    """Name -> bytes of every file except shards, logs and ledgers."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     beside = {"shards", "logs", "ledger"}
     return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.parent.name not in beside}
@@ -55,7 +55,7 @@ def test_every_step_has_its_ledger(whole):
 
 
 def test_outputs_of_one_step_share_its_ledger(tmp_path):
-    """Also where the output of another step, such as ``tma``, has a rank between theirs."""
+    """This holds even if the output of a different step, here ``tma``, is ordered between them."""
 
     def output(name: str, step: str) -> type[Output]:
         write = classmethod(lambda cls, slide: [f"warning of {cls.name}"])
@@ -112,7 +112,7 @@ def test_a_step_that_fails_ends_the_path_and_leaves_no_older_ledger_behind_it(tm
     (tmp_path / "broken.svs").write_bytes(b"no slide")
     files = SlideFiles(tmp_path / "S")
     files.ledger("tissue").parent.mkdir(parents=True)
-    files.ledger("tissue").write_text('{"step": "tissue", "status": "ok"}')  # of an earlier run
+    files.ledger("tissue").write_text('{"step": "tissue", "status": "ok"}')  # left over from an earlier run
     with pytest.raises(SlideError, match="is not a slide"):
         make_image(tmp_path / "broken.svs", SheetRow("S", "broken.svs"), files, 0.5, RunSettings())
     inspect, tissue, *_ = read_progress(files.folder)

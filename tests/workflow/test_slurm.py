@@ -1,4 +1,4 @@
-"""The workflow on a real Slurm of two nodes: the bytes of a local run, lost jobs and a lost node, a GPU asked for."""
+"""The workflow on a real Slurm of two nodes: the bytes of a local run, lost jobs, a lost node, and GPU requests."""
 
 import random
 import shutil
@@ -24,7 +24,7 @@ from workflow_runs import (
 )
 
 PROFILES = Path(__file__).parents[2] / "profiles"
-# Short jobs in place of hours: ask soon and often. Everything else is the profile as users get it.
+# Jobs are short here, so their status is queried often; everything else is the profile as users get it.
 IMPATIENT = ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]
 RESULTS = ("nuclei.parquet", "nuclei.geojson.gz", "tissue.npz", "colour.json", "summary.json")
 SLIDES = ("first", "second")
@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 @pytest.fixture(scope="module")
 def slurm():
     pytest.importorskip("snakemake_executor_plugin_slurm", reason="the extra `slurm` is not installed")
-    folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # sockets need a short path
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # short, because sockets limit the length of paths
     try:
         node = Slurm(folder).start()
     except NoSlurmError as error:
@@ -47,7 +47,7 @@ def slurm():
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory) -> Path:
-    """A folder of two slides, where nothing has run."""
+    """The folder of a cohort of two slides that has not run yet."""
     return draw_cohort(tmp_path_factory.mktemp("cohort"))
 
 
@@ -61,7 +61,7 @@ def draw_cohort(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def killed(slurm, cohort, request) -> list[str]:
-    """Ids of the Slurm jobs that ran the cohort while one was cancelled and steps of the other were killed."""
+    """Ids of the Slurm jobs of a run in which one slide's job was cancelled and steps of the other were killed."""
     n_kills, draw = slurm_kills(request.config), random.Random(request.config.getoption("seed"))
     run = start_on_slurm(slurm, cohort, "slurm", "--retries", str(n_kills))
     slurm.call("scancel", wait_for(lambda: job_of("second", cohort), run, cohort))
@@ -74,7 +74,7 @@ def killed(slurm, cohort, request) -> list[str]:
 
 
 def slurm_kills(config: pytest.Config) -> int:
-    """A job on Slurm takes longer than a step here: one kill there for eight here."""
+    """Number of kills: an eighth of ``--kills``, because a Slurm job takes longer than a local step."""
     return max(1, config.getoption("kills") // 8)
 
 
@@ -87,7 +87,7 @@ def start_on_slurm(slurm: Slurm, folder: Path, profile: str, *arguments: str) ->
 
 
 def wait_for(condition, process: subprocess.Popen, folder: Path):
-    """What ``condition`` finds, while the workflow runs."""
+    """Wait until ``condition`` returns something true, while the workflow runs, and return that."""
     while not (found := condition()):
         assert process.poll() is None, (folder / "output.txt").read_text("utf-8")
         time.sleep(0.02)
@@ -95,7 +95,7 @@ def wait_for(condition, process: subprocess.Popen, folder: Path):
 
 
 def running_step(slide: str, folder: Path, verb: str | None = None) -> psutil.Process | None:
-    """The `muse` process at work on a slide (with a certain verb) for a Slurm job."""
+    """The `muse` process that works on a slide in a Slurm job, with this ``verb`` if given."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             words = process.cmdline()
@@ -108,7 +108,7 @@ def running_step(slide: str, folder: Path, verb: str | None = None) -> psutil.Pr
 
 
 def job_of(slide: str, folder: Path) -> str | None:
-    """Id of the Slurm job that is at work on a slide."""
+    """Id of the Slurm job that works on a slide."""
     with suppress(psutil.Error):
         step = running_step(slide, folder)
         return step and step.environ()["SLURM_JOB_ID"]
@@ -165,7 +165,7 @@ def test_detection_is_given_the_gpu_that_it_asks_for_and_states_what_it_lacks(sl
     run = start_on_slurm(slurm, tmp_path, "slurm-gpu", "--retries", "0", "--config", "provider=cuda")
     assert run.wait() == 1
     jobs = submitted(tmp_path)
-    assert len(jobs) == len(SLIDES)  # detection alone: whatever comes before it stands
+    assert len(jobs) == len(SLIDES)  # detection only; earlier results are kept
     assert {job: slurm.gpus().get(job) for job in jobs} == dict.fromkeys(jobs, "0")
     for slide in SLIDES:
         log = (tmp_path / "results" / slide / "logs/detect-1-of-1.log").read_text("utf-8")
@@ -188,7 +188,7 @@ TRAIN = [
 
 
 def test_tasks_of_srun_train_one_network_and_a_job_of_one_task_starts_its_own(slurm, tmp_path):
-    """Both end in the bytes of two processes without Slurm; a number of tasks other than asked for is an error."""
+    """Both end with the weights of two processes without Slurm; a number of tasks other than requested is an error."""
     write_training_config(draw_labelled_folder(tmp_path), steps=2)
     tasks = ["srun", "--ntasks=2", "--ntasks-per-node=2", *TRAIN]
     for command in ([*TRAIN, "-o", "plain"], [*tasks, "-o", "tasks"], ["srun", "--ntasks=1", *TRAIN, "-o", "single"]):

@@ -1,4 +1,4 @@
-"""The wheel is the whole product: it runs slides, and the workflow in a study's folder, without the repository."""
+"""The wheel is complete: without the repository, it runs slides, and the workflow in a study's folder."""
 
 import os
 import shutil
@@ -49,7 +49,7 @@ def test_a_file_that_exists_is_kept_and_nothing_is_written(tmp_path):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel of a copy of the sources, in which nothing else of the repository is."""
+    """The wheel, built from a copy of the sources without the rest of the repository."""
     copy = tmp_path_factory.mktemp("sources")
     for name in SOURCES:
         shutil.copytree(TOP / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "slides.tsv"))
@@ -73,7 +73,7 @@ def test_the_wheel_has_every_file_of_the_workflow(wheel):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """Call a program of an environment that has the wheel and no file of the repository: ``installed(*command)``."""
+    """``installed(*command)`` runs a program in an environment with the wheel, but without the repository."""
     here = tmp_path_factory.mktemp("installed") / "environment"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
@@ -122,7 +122,7 @@ def test_the_wheel_alone_runs_slides_and_a_study_and_shows_them_with_the_same_by
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root may make a disk read-only")
 @pytest.mark.timeout(900)
 def test_a_user_without_a_name_runs_the_wheel_on_a_read_only_disk_without_a_network(installed, muse, tmp_path):
-    """As the image does it, with the environment that the Containerfile sets."""
+    """This is how the image runs it, with the environment that the Containerfile sets."""
     isolated = ["unshare", "--mount", "--net", "sh", "-euc"]
     if subprocess.run([*isolated, "true"], check=False).returncode:
         pytest.skip("unshare is not allowed here")
@@ -133,7 +133,7 @@ def test_a_user_without_a_name_runs_the_wheel_on_a_read_only_disk_without_a_netw
         os.chown(path, NAMELESS_USER, NAMELESS_USER)
     of_image = next(line for line in (TOP / "Containerfile").read_text().splitlines() if line.startswith("ENV "))
     settings = of_image.removeprefix("ENV ").replace("/tmp", str(work)).split()
-    # The user may read what root has installed, and has no other right.
+    # The user may read what root has installed, but has no other capability.
     rights = " ".join(f"--{kind}=-all,+dac_read_search" for kind in ("inh-caps", "ambient-caps", "bounding-set"))
     user = f"setpriv --reuid {NAMELESS_USER} --regid {NAMELESS_USER} --clear-groups {rights}"
     user += f" env -i PATH={installed.muse.parent}:/usr/bin:/bin TMPDIR={work} {' '.join(settings)}"
@@ -187,7 +187,7 @@ def test_a_module_of_the_snakefile_runs_as_snakedeploy_writes_it(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_jobs_run_in_an_image(tmp_path):
-    """With a stand-in for Apptainer that notes the image and runs the command here."""
+    """A stand-in for Apptainer records the image and runs the command here."""
     draw_stained_slide(tmp_path / "a.tif", size_px=300, n_nuclei=20)
     write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
     write_config(tmp_path)

@@ -25,7 +25,7 @@ from muse_pipeline.core.files import read_json
 from muse_pipeline.nuclei.parquet import read_nuclei
 
 SLIDE_PX = (1900, 900)
-MARKED_TO_PX = 600  # marks lie left of this, in the pixels that QuPath shows
+MARKED_TO_PX = 600  # marks lie left of this x, in the pixels that QuPath shows
 FAR_PX = round(200 / SLIDE_MPP)
 N_MARKS = 30
 SAME_UM = 3.0
@@ -48,7 +48,7 @@ def train(name: str, steps: int, **settings) -> None:
 
 
 def class_f1(name: str, slide: str, region: str = "") -> np.ndarray:
-    """F1 of both classes in percent, of a slide or the part of it in ``region``."""
+    """F1 of both classes in percent, on a slide or, with the option ``region``, on a part of it."""
     found = f"{name}/found/{slide}/nuclei.parquet"
     muse(f"evaluate {found} --truth {slide}.csv {region} --json {name}-{slide}.json")
     counts = np.array(read_json(Path(f"{name}-{slide}.json"))["confusion"]["counts"])
@@ -56,7 +56,7 @@ def class_f1(name: str, slide: str, region: str = "") -> np.ndarray:
 
 
 def choose_marks(truth: DrawnTissue) -> list[tuple[np.ndarray, str]]:
-    """Positions in QuPath px and true classes of found nuclei: as many of each class, wrong ones first."""
+    """Positions in QuPath px and true classes of the nuclei to mark: the same number per class, errors first."""
     nuclei = read_nuclei(Path("first/found/S/nuclei.parquet"))
     xy = nuclei.xy - CORNER_PX
     distance, nearest = cKDTree(truth.xy).query(xy)
@@ -70,7 +70,7 @@ def choose_marks(truth: DrawnTissue) -> list[tuple[np.ndarray, str]]:
 
 
 def mark_in_browser(marks: list[tuple[np.ndarray, str]]) -> None:
-    """What a person does: choose a class, click the nuclei, download."""
+    """Do what a person does: choose a class, click the nuclei, and download."""
     with launched_chromium() as browser:
         tab = Tab(browser, Path("first/found/S/viewer").resolve())
         tab.page.get_by_role("button", name="Correct nuclei").click()

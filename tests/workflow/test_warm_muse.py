@@ -1,4 +1,4 @@
-"""The process that the jobs of slides are forked from: steps end as `muse` does, and none outlives its caller."""
+"""The process from which the jobs of slides are forked: steps end as `muse` does, and none outlives its caller."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="steps are forke
 
 @contextmanager
 def serve(folder: Path) -> Iterator[subprocess.Popen]:
-    """The process, with its socket in ``folder``."""
+    """Start the process, with its socket in ``folder``."""
     command = [sys.executable, SCRIPT, "serve", folder / "socket"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
         while not (folder / "socket").exists():
@@ -35,14 +35,14 @@ def server(tmp_path_factory) -> Iterator[subprocess.Popen]:
 
 
 def call(server: subprocess.Popen | None, folder: Path, *words: str) -> subprocess.Popen:
-    """The caller of a step, in ``folder``."""
+    """Start the caller of a step in ``folder``."""
     address = server.args[-1] if server else folder / "socket"
     command = [sys.executable, "-I", "-S", SCRIPT, "call", address, *words]
     return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, encoding="utf-8")
 
 
 def start_endless_step(server: subprocess.Popen, folder: Path) -> tuple[subprocess.Popen, psutil.Process]:
-    """The caller of a step that waits for its shard for ever, and the step."""
+    """Start a step that waits for its shard forever; return its caller and the step."""
     os.mkfifo(folder / "shard.parquet")
     caller = call(server, folder, "nuclei", "shard.parquet", "-o", "results")
     while True:

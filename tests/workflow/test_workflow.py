@@ -1,4 +1,4 @@
-"""The workflow as a user runs it, on slides drawn for the purpose, one of them broken, and what the terminal shows."""
+"""The workflow as a user runs it, on synthetic slides, one of them broken, and what the terminal shows."""
 
 import gzip
 import json
@@ -26,9 +26,9 @@ from workflow_runs import (
 
 from muse_pipeline.inference.model import find_model
 
-pytestmark = pytest.mark.timeout(1200)  # a test here is a run or two of the workflow, on a machine that may be busy
+pytestmark = pytest.mark.timeout(1200)  # tests run the workflow once or twice, on a machine that may be busy
 
-IDS = ("S 12 [a]", "Ä-(2)")  # names that shells and patterns could trip over
+IDS = ("S 12 [a]", "Ä-(2)")  # names that are difficult for shells and patterns
 BROKEN = {"slide_id": "broken", "path": "broken.svs", "shards": "", "patient": ""}
 WHY_BROKEN = "broken.svs: is not a slide or image of a known format; copy it again from its source"
 ANY_ID, BOTH = "|".join(map(re.escape, IDS)), ", ".join(IDS)
@@ -48,9 +48,9 @@ def exported(folder: Path, slide: str, results="results") -> bytes:
 
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory) -> Path:
-    """A folder of slides: two copies of one, and one that is none."""
+    """A folder with two copies of a slide, and a file that is not a slide."""
     folder = tmp_path_factory.mktemp("slides")
-    draw_stained_slide(folder / f"{IDS[0]}.tif", size_px=1100, n_nuclei=300)  # four windows
+    draw_stained_slide(folder / f"{IDS[0]}.tif", size_px=1100, n_nuclei=300)  # it has four windows
     shutil.copy(folder / f"{IDS[0]}.tif", folder / f"{IDS[1]}.tif")
     (folder / "broken.svs").write_bytes(bytes(range(256)) * 4)
     return folder
@@ -66,25 +66,25 @@ def make_cohort(folder: Path, slides: Path, rows, **settings) -> Path:
 
 @pytest.fixture(scope="module")
 def untouched(tmp_path_factory, slides) -> Path:
-    """The folder of the cohort with its broken slide, where nothing has run."""
+    """The folder of the cohort, including a broken slide, that has not run yet."""
     return make_cohort(tmp_path_factory.mktemp("cohort"), slides, [*sheet_rows(), BROKEN])
 
 
 @pytest.fixture(scope="module")
 def without_run(untouched) -> dict[str, subprocess.CompletedProcess[str]]:
-    """What is printed where nothing has run, by the command's options."""
+    """Options -> the result of a command that starts no job."""
     return {options: run_snakemake(untouched, *options.split(), cores=None) for options in (*NOTHING_RUNS, "--jobs 2")}
 
 
 @pytest.fixture(scope="module")
 def first_run(untouched, without_run):
-    """(folder, what a bare `snakemake` printed) of the cohort with its broken slide."""
+    """(folder, result of `snakemake` without options) of the cohort, including its broken slide."""
     return untouched, run_snakemake(untouched, cores=None)
 
 
 @pytest.fixture(scope="module")
 def finished(first_run) -> Path:
-    """The cohort's folder after its broken slide was taken out of the sheet."""
+    """The cohort's folder after the broken slide was removed from the sheet."""
     folder, _ = first_run
     write_sheet(folder / "slides.tsv", sheet_rows())
     run = run_snakemake(folder)
@@ -94,7 +94,7 @@ def finished(first_run) -> Path:
 
 
 def slide_lines(shown: str) -> list[str]:
-    """The lines of a run about single slides."""
+    """The lines in the output of a run that are about single slides."""
     return [line for line in shown.splitlines() if re.match(f"({ANY_ID}|broken): ", line)]
 
 
@@ -159,10 +159,10 @@ def test_the_rest_is_in_the_logs(first_run):
 
 def test_where_snakemake_remembers_nothing_other_settings_run_again_and_the_same_do_not(first_run, tmp_path):
     folder, _ = first_run
-    shutil.copytree(folder / "results", tmp_path / "results")  # with its times
+    shutil.copytree(folder / "results", tmp_path / "results")  # including the times of its files
     write_config(tmp_path, slides=str(folder / "slides.tsv"), keep_stores=True)
     assert planned_jobs(run_snakemake(tmp_path, "--dry-run").stdout) == {
-        **{"image": 1, "detect": 1, "nuclei": 1, "report": 1, "all": 1},  # of the broken slide
+        **{"image": 1, "detect": 1, "nuclei": 1, "report": 1, "all": 1},  # for the broken slide
     }
     run = run_snakemake(tmp_path, "--dry-run", "--config", "max_features=9", "csv=True")
     assert planned_jobs(run.stdout)["nuclei"] == 3 and planned_jobs(run.stdout)["detect"] == 1
@@ -212,7 +212,7 @@ def test_the_geojson_is_what_qupath_reads(first_run):
     path = folder / "results" / IDS[0] / "nuclei.geojson.gz"
     assert check_geojson(path).is_good
     features = json.loads(gzip.decompress(path.read_bytes()))["features"]
-    assert len(features) > 150  # of 300 drawn ones, many of which touch
+    assert len(features) > 150  # of 300, many of which touch
 
 
 def test_shards_do_not_change_a_byte(first_run):
@@ -220,7 +220,7 @@ def test_shards_do_not_change_a_byte(first_run):
     assert (folder / "results" / IDS[1] / "shards/2-of-2.parquet").is_file()
     whole, halves = [json.loads(gzip.decompress(exported(folder, slide)))["features"] for slide in IDS]
     for feature in [*whole, *halves]:
-        del feature["id"]  # made from the slide_id too
+        del feature["id"]  # it depends on the slide_id too
     assert whole == halves
 
 
@@ -258,7 +258,7 @@ def test_an_edited_row_reruns_its_slide_alone(finished):
 
 
 @pytest.mark.parametrize(
-    ("setting", "jobs"),  # each setting for itself: tests/workflow/test_reruns.py
+    ("setting", "jobs"),  # test_reruns.py tests each setting
     [
         ("max_corrupt=0.5", {"image": 2, "detect": 3, "nuclei": 2}),
         pytest.param("model=tiny.yaml", {"finetune": 1, "export": 1, "detect": 3, "nuclei": 2}, marks=pytest.mark.slow),
@@ -274,14 +274,14 @@ BEHIND_DETECTION = {"detect", "nuclei"}
 
 
 @pytest.mark.parametrize(
-    ("lost", "made"),  # of the first slide, which has one shard, and of the second, which has two
+    ("lost", "made"),  # lost files of the first slide (one shard) and of the second (two shards)
     [
         (("shards/1-of-1.parquet", "colour.json"), {"image": 1, "detect": 3, "nuclei": 2}),
         (("image-500nm.zarr", "summary.json"), {"image": 1, "detect": 1, "nuclei": 2}),
     ],
 )
 def test_what_a_killed_job_left_missing_is_made_again_with_all_behind_it(finished, lost, made):
-    """A job that is killed has lost its outputs, and what an older run made of them still lies there."""
+    """A killed job loses its outputs, while older files made from them still exist."""
     paths = [finished / "results" / slide / name for slide, name in zip(IDS, lost, strict=True)]
     for number, path in enumerate(paths):
         path.rename(finished / f"aside-{number}")
@@ -303,7 +303,7 @@ def test_without_kept_stores_another_model_still_reaches_the_nuclei(finished):
 
 
 def test_settings_are_checked_before_anything_runs(finished):
-    """By `muse sheet`; what `muse model` and `muse proposer` reject in the same way is in tests/cli."""
+    """`muse sheet` checks them here; tests/cli has the mistakes that `muse model` and `muse proposer` reject."""
     run = run_snakemake(finished, "--config", "slides=nowhere.tsv")
     assert run.returncode == 1
     assert "nowhere.tsv: cannot be read" in run.stdout
@@ -326,7 +326,7 @@ def test_killed_and_run_again_it_gives_the_same_bytes(first_run, slides, tmp_pat
     folder, _ = first_run
     make_cohort(tmp_path, slides, sheet_rows())
     results = tmp_path / "results"
-    for landmark in ("tissue.npz", "shards"):  # killed while a slide is tiled, and while nuclei are detected
+    for landmark in ("tissue.npz", "shards"):  # killed during tiling, and during detection
         _kill_when(lambda landmark=landmark: any((results / slide / landmark).exists() for slide in IDS), tmp_path)
     run = run_snakemake(tmp_path)
     assert run.returncode == 0, run.stdout
@@ -351,10 +351,10 @@ def test_a_slide_that_breaks_later_keeps_no_older_result(slides, tmp_path):
     victim.unlink()
     victim.write_bytes(b"no longer a slide")
     (tmp_path / "results/cohort.h5ad").touch()
-    for _ in range(2):  # the second run must not take the older result for the new one either
+    for _ in range(2):  # the second run must not use the older result either
         assert run_snakemake(tmp_path).returncode == 1
         assert not list((tmp_path / "results" / IDS[0]).glob("nuclei*"))
-        assert not (tmp_path / "results/cohort.h5ad").exists()  # it has numbers of the older result
+        assert not (tmp_path / "results/cohort.h5ad").exists()  # it contained the older result
         assert exported(tmp_path, IDS[1])
     victim.unlink()
     victim.symlink_to(slides / victim.name)
@@ -363,7 +363,7 @@ def test_a_slide_that_breaks_later_keeps_no_older_result(slides, tmp_path):
 
 
 def test_a_mistake_in_the_config_is_one_sentence(tmp_path, slides):
-    """The others are in tests/cohort."""
+    """Other mistakes are in tests/cohort."""
     run = run_snakemake(make_cohort(tmp_path, slides, sheet_rows(), modle="compact"), "--dry-run")
     assert run.returncode != 0 and not (tmp_path / "results").exists()
     (line,) = (line for line in run.stdout.splitlines() if line.startswith(("config: ", "muse ")))
@@ -376,7 +376,7 @@ def test_what_is_replaced_is_named_before_it_is(first_run):
     folder, _ = first_run
     write_sheet(folder / "slides.tsv", [*sheet_rows(), BROKEN])
     before = nuclei_of(folder)
-    again = run_snakemake(folder, cores=1).stdout  # it tries the broken slide alone
+    again = run_snakemake(folder, cores=1).stdout  # only the broken slide is tried again
     assert "replaces" not in again and "Provided cores: 1 " in again
     options = "--config", "model=label_free"
     dry_run = run_snakemake(folder, "--dry-run", *options)
@@ -390,7 +390,7 @@ def test_what_is_replaced_is_named_before_it_is(first_run):
     lines = run.stdout.splitlines()
     assert lines.index(heading) + 1 == lines.index(model) < lines.index(slide_lines(run.stdout)[0])
     assert all(now > before[name] for name, now in nuclei_of(folder).items())
-    back = run_snakemake(folder, "--dry-run").stdout  # what would be lost by leaving the option out
+    back = run_snakemake(folder, "--dry-run").stdout  # what a run without the option would replace
     assert re.search(rf"  model label_free \(\w{{8}}\) -> compact \(\w{{8}}\): 2 slides \({re.escape(BOTH)}\)", back)
 
 

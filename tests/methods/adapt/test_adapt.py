@@ -1,4 +1,4 @@
-"""Adaptation of a detector to drawn tissue: what it keeps, learns from, writes and continues."""
+"""Adaptation of a detector to synthetic tissue: what it keeps, learns from and writes, and how it resumes."""
 
 import dataclasses
 from pathlib import Path
@@ -32,11 +32,11 @@ STAINS = ColourReference("macenko", ((0.65, 0.7, 0.3), (0.1, 0.95, 0.3)), (1.5, 
 
 
 def save_detector(path, share=1.0, kind="detector"):
-    """A detector of random weights, whose card has the colour share ``share``."""
+    """Save a detector with random weights whose card has the colour share ``share``."""
     torch.manual_seed(0)
     network = NucleusDetector("muse_compact_16", "dense", 2, 8)
     for norm in (module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)):
-        torch.nn.init.uniform_(norm.running_mean, -0.1, 0.1)  # unlike those of any batch
+        torch.nn.init.uniform_(norm.running_mean, -0.1, 0.1)  # unlike the mean of any batch
     config = load_detector_config(write_training_config(path.parent, threshold=0.0))
     config = dataclasses.replace(config, name="old", export=dataclasses.replace(config.export, colour_share=share))
     meta = {**describe_detector(config, STAINS), "kind": kind, "images": ["X1"], "patients": ["X"]}
@@ -47,7 +47,7 @@ def save_detector(path, share=1.0, kind="detector"):
 
 @pytest.fixture(scope="module", autouse=True)
 def few_fields():
-    """Results are compared on little tissue."""
+    """Compare the two detectors on a few small fields only."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("muse_pipeline.methods.adapt.run.N_IMAGES", 4)
         patched.setattr("muse_pipeline.methods.adapt.run.FIELD_PX", 128)
@@ -56,7 +56,7 @@ def few_fields():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """``old/old.pt``, a slide, and ``tiny.yaml``, which adapts the one to three pictures and the other."""
+    """``old/old.pt``, a slide, and ``tiny.yaml``, which adapts that detector to three pictures and the slide."""
     folder = tmp_path_factory.mktemp("adapt")
     draw_pictures(folder)
     draw_slide(folder / "S1")
@@ -142,7 +142,7 @@ def method_and_batch(folder, run, *changes):
 
 
 def test_the_unchanged_detector_agrees_with_itself(folder, tmp_path):
-    """Student and teacher are given the same windows with the same colours, in evaluation mode."""
+    """Without augmentation, student and teacher get the same windows in the same colours, in evaluation mode."""
     quiet = [f"augmentation={QUIET}", "grey=0"]
     method, batch = method_and_batch(folder, tmp_path, *quiet)
     assert float(method.losses(batch, "model", 0.0)["distillation"].detach()) == pytest.approx(0, abs=1e-6)
@@ -234,7 +234,7 @@ def test_a_slide_is_adapted_to_and_then_has_the_same_nuclei(tmp_path, muse):
     assert status == 0, errors
     assert read_provenance(results / "s" / "nuclei.parquet").verdict.verdict == "ok"
     old, new = (read_nuclei(folder / "s" / "nuclei.parquet") for folder in (tmp_path / "run" / "slides", results))
-    n_both = int((match_points(new.xy, new.score, old.xy, 6.0) >= 0).sum())  # 3 um
+    n_both = int((match_points(new.xy, new.score, old.xy, 6.0) >= 0).sum())  # 6 px are 3 um
     assert n_both > 0.97 * max(len(old), len(new))
 
 

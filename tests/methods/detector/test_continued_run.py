@@ -1,4 +1,4 @@
-"""Runs that go on with a whole detector: what they keep of it, what they need no labels for, what they report."""
+"""Runs that continue a whole detector: what they inherit, which labels may be missing, and what they report."""
 
 import dataclasses
 import re
@@ -36,7 +36,7 @@ DARK_ONLY = 'sources.0.class_map={"1": Dark, "2": null}'
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Labelled pictures, ``tiny.yaml`` and ``first``, a detector that was trained by it."""
+    """Labelled pictures, ``tiny.yaml``, and ``first``, the run of a detector trained with that config."""
     folder = draw_labelled_folder(tmp_path_factory.mktemp("continued"))
     changes = [f"export.{name}={value}" for name, value in EXPORT.items()]
     path = write_config(folder, steps=30, colour="macenko")
@@ -52,7 +52,7 @@ def continued(folder, *changes):
 
 
 def run(config, folder):
-    """The checkpoint that leaves a run, and what was printed."""
+    """The checkpoint of a finished run, and the lines that it printed."""
     output = []
     path = finetune(config, folder, Options(accelerator="cpu", log=output.append))
     return load_checkpoint(path), output
@@ -79,7 +79,7 @@ def test_own_settings_of_outlines_replace_inherited_ones(folder):
 
     assert export().refine and not export("export.snap_um=1.5").refine
     assert export("export.snap_um=1.5").snap_um == 1.5 and not export("export.refine=false").refine
-    assert replace_outlines({"refine": False}) == {"refine": False}  # what else is inherited stays
+    assert replace_outlines({"refine": False}) == {"refine": False}  # snap_um is inherited
     assert replace_outlines({"refine": True}) == {"refine": True, "snap_um": 0.0}
     with pytest.raises(ConfigError, match="refine and snap_um exclude each other"):
         export("export.snap_um=1.5", "export.refine=true")
@@ -91,7 +91,7 @@ def test_a_checkpoint_that_is_not_there_yet_leaves_the_defaults(folder):
 
 
 def test_colours_are_taken_to_the_reference_that_the_detector_has(folder, tmp_path):
-    """Otherwise the colours of its training tissue would change in a run on another laboratory's slides."""
+    """Otherwise a run on another laboratory's slides would change the colours of the original training tissue."""
     some = "sources.0.exclude=[P1, P2]"
     first = load_checkpoint(folder / "first/checkpoint.pt")
     whole, _ = run(continued(folder, some), tmp_path / "whole")
@@ -141,7 +141,7 @@ SIZE, REGION, XY = (900, 600), (80, 80, 380, 520), grid_xy((900, 600), step_px=4
 
 
 def draw_slide(folder):
-    """``S.tif``, whose right half is paler and more blurred than its left; what lies in ``REGION`` is labelled."""
+    """Write ``S.tif``, which is paler in its right half, and labels for the nuclei in ``REGION``."""
     pixels = draw_nuclei(SIZE, XY).astype(float)
     pixels[:, 450:] = 255 - 0.35 * (255 - pixels[:, 450:])
     pixels[:40] = pixels[-40:] = pixels[:, :40] = pixels[:, -40:] = 245
@@ -236,7 +236,7 @@ def test_the_card_keeps_data_and_limits_of_the_start(folder, tmp_path):
     assert origins["training_data"].startswith(f"It continues tiny, which was trained on: {card.training_data}. Its t")
     assert "Its teacher is compact, which was trained on: BRCA-M2C" in origins["training_data"]
     assert "Of compact: Lymphocyte means" in origins["limits"]
-    assert complete_texts(config, {"origins": origins})["limits"] == origins["limits"]  # has the sentence already
+    assert complete_texts(config, {"origins": origins})["limits"] == origins["limits"]  # already contains the sentence
     assert describe_origins([compact], config, load_checkpoint(compact).images) == {"training_data": "", "limits": ""}
 
 

@@ -1,4 +1,4 @@
-"""Dense supervision keeps to the annotated region."""
+"""Dense supervision is limited to the annotated region."""
 
 import math
 
@@ -14,7 +14,7 @@ SIDE = 16
 def test_outside_of_the_region_no_term_has_a_gradient():
     generator = torch.Generator().manual_seed(0)
     region = torch.zeros(1, SIDE, SIDE)
-    region[:, :, :8] = torch.arange(8, 0, -1) * 2.0  # um from the border at column 8
+    region[:, :, :8] = torch.arange(8, 0, -1) * 2.0  # distance in um from the border at column 8
     batch = LabelledBatch(
         None, None, torch.tensor([[[29.0, 22.0], [18.0, 10.0]]]), torch.tensor([[0, 1]]), torch.ones(1, 2, 4), region
     )
@@ -23,7 +23,7 @@ def test_outside_of_the_region_no_term_has_a_gradient():
     for values in maps:
         assert (values.grad[..., 8:] == 0).all()
         assert values.grad[..., 5, 7].abs().sum() > 0  # the cell of a nucleus in the rim
-    assert (maps.centre.grad[0, 0, 8:, 7] == 0).all()  # the rest of the rim is not background
+    assert (maps.centre.grad[0, 0, 8:, 7] == 0).all()  # the rest of the rim does not count as background
     assert (maps.centre.grad[0, 0, 8:, :6] != 0).all()
 
 
@@ -37,8 +37,7 @@ def test_a_region_that_is_everywhere_changes_nothing():
 
 
 def test_class_and_rays_are_those_of_the_nucleus_that_the_cell_is_counted_for():
-    """Maps that state exactly what is true of two nuclei have no error but the centre's; swapped labels and rays
-    have."""
+    """Exact maps of two nuclei have no error except in the centre map; swapped labels and longer rays cause errors."""
     xy, label = torch.tensor([[[14.0, 22.0], [46.0, 30.0]]]), torch.tensor([[0, 1]])
     rays = torch.tensor([[[2.0, 3.0, 4.0, 5.0], [math.nan] * 4]])
     batch = LabelledBatch(None, None, xy, label, rays, None)
@@ -56,12 +55,12 @@ def test_class_and_rays_are_those_of_the_nucleus_that_the_cell_is_counted_for():
     assert max(right[name] for name in ("offset", "label", "rays")) < 1e-6
     wrong = criterion(maps, batch._replace(label=label.flip(1), rays=rays + 1))
     assert wrong["label"] > 40
-    assert math.isclose(wrong["rays"], 1 / 4, rel_tol=1e-5)  # in mean radii
+    assert math.isclose(wrong["rays"], 1 / 4, rel_tol=1e-5)  # 1 um, relative to a mean radius of 4 um
 
 
 def test_an_unknown_class_teaches_that_it_is_a_nucleus_and_its_outline_and_not_which():
     maps = NucleusMaps(*(torch.zeros(1, n, SIDE, SIDE, requires_grad=True) for n in (1, 2, 2, 4)))
-    xy = torch.tensor([[[18.0, 22.0], [46.0, 30.0]]])  # the first is of no class
+    xy = torch.tensor([[[18.0, 22.0], [46.0, 30.0]]])  # the first has no class
     batch = LabelledBatch(None, None, xy, torch.tensor([[-1, 1]]), torch.ones(1, 2, 4), None)
     DenseCriterion(0.5, torch.ones(2))(maps, batch)["loss"].backward()
     unknown, known = (..., 5, 4), (..., 7, 11)

@@ -1,4 +1,4 @@
-"""Distillation: nothing is left to learn from oneself, the rest falls, and the teacher stays as it is."""
+"""Distillation: a copy of the teacher has nothing to learn, other students improve, and the teacher never changes."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ COLOUR = torch.eye(3, 4).expand(2, 3, 4)
 
 
 def detector(seed, head="dense", backbone="muse_compact_16"):
-    """Biases so far from where they start that every cell states something of its own."""
+    """A detector with random head weights so large that its predictions differ from cell to cell."""
     torch.manual_seed(seed)
     made = NucleusDetector(backbone, head, 2, 8)
     with torch.no_grad():
@@ -74,7 +74,7 @@ def test_the_teacher_sees_the_windows_as_they_are():
 def test_outside_of_the_regions_alone(where, changed, counts):
     teacher, batch = detector(0), batch_of()
     region = torch.zeros(2, 16, 16)
-    region[:, :, :4], region[:, :, 4:8] = 5.0, -0.5  # a region and another one, whose labels are elsewhere
+    region[:, :, :4], region[:, :, 4:8] = 5.0, -0.5  # a region, and another whose labels are held out
     maps = teacher(batch.pixels, COLOUR)
     part = slice(0, 8) if changed == "inside" else slice(8, 16)
     other = NucleusMaps(*(values.clone() for values in maps))
@@ -95,7 +95,7 @@ def test_its_share_of_the_loss_is_what_was_asked_for(share):
 
 
 def test_a_student_comes_nearer_and_the_teacher_stays():
-    teacher = detector(0, backbone="muse_compact_32")  # a larger one
+    teacher = detector(0, backbone="muse_compact_32")  # a larger network than the student
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     method = DetectorTraining(detector(1), "dense", 0.5, torch.ones(2), DistillationTerm(1.0, [teacher])).train()
     trained = [parameter for parameter in method.parameters() if parameter.requires_grad]

@@ -1,4 +1,4 @@
-"""A run with trained teachers: named in the config, unchanged on resume, of the same nuclei."""
+"""Runs with trained teachers: how they are named, which ones are rejected, and what the checkpoint records."""
 
 import dataclasses
 import shutil
@@ -21,14 +21,14 @@ from muse_pipeline.training.run import Options
 
 
 class SmallSquares(HiddenLabelsStage):
-    """Pictures with labels on a part of them."""
+    """Keeps the labels of only a small square of each picture."""
 
     region_px = 80
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Labelled pictures, ``tiny.yaml`` and two networks that were trained by it."""
+    """Labelled pictures, ``tiny.yaml``, and the runs of two networks trained with that config."""
     folder = draw_labelled_folder(tmp_path_factory.mktemp("distilled"))
     for seed in (0, 1):
         finetune(
@@ -50,7 +50,7 @@ def test_teachers_are_found_beside_the_config_and_are_inputs_of_the_run(folder):
     checkpoint = load_checkpoint(finetune(config, folder / "both", Options(accelerator="cpu", log=output.append)))
     assert any("with 2 teachers" in sentence for sentence in output)
     alone = load_checkpoint(folder / "t0" / "checkpoint.pt")
-    assert checkpoint.backbone.keys() == alone.backbone.keys()  # a network as small as any other
+    assert checkpoint.backbone.keys() == alone.backbone.keys()  # as small as without teachers
     assert not torch.equal(checkpoint.head["out.weight"], alone.head["out.weight"])
 
 
@@ -90,7 +90,7 @@ def test_a_teacher_that_cannot_take_the_windows_is_rejected(folder, tmp_path):
         finetune(distilled(folder, "coarse", changes=["window_px=80"]), tmp_path, CPU)
 
 
-@pytest.mark.parametrize("window_px", [96, 192])  # a picture is smaller than the second, and is continued
+@pytest.mark.parametrize("window_px", [96, 192])  # 192 px exceeds a picture, which is extended
 def test_teachers_outside_of_regions_teach_everywhere_if_all_is_annotated(folder, tmp_path, window_px):
     output, window = [], f"window_px={window_px}"
     config = distilled(folder, "t0", changes=["distillation.where=outside", window])
@@ -133,7 +133,7 @@ def test_a_teacher_that_is_not_there_or_finds_no_nuclei_is_rejected(folder, tmp_
     with pytest.raises(CheckpointError, match="holds no detector"):
         finetune(distilled(folder, tmp_path / "bare"), tmp_path, CPU)
     regions = dataclasses.replace(found, meta={**found.meta, "kind": "regions", "config": {"fusion": [1, 1, 1]}})
-    save_checkpoint(tmp_path / "bare" / "checkpoint.pt", regions)  # of which a detector can take the backbone alone
+    save_checkpoint(tmp_path / "bare" / "checkpoint.pt", regions)  # only its backbone can be used
     with pytest.raises(CheckpointError, match=r"holds no detector \(kind: regions\)"):
         finetune(distilled(folder, tmp_path / "bare"), tmp_path, CPU)
     changes = ["schedule.steps=1", f"checkpoint={tmp_path / 'bare/checkpoint.pt'}"]
@@ -147,7 +147,7 @@ def test_a_teacher_that_is_not_there_or_finds_no_nuclei_is_rejected(folder, tmp_
 
 
 def test_a_checkpoint_names_whose_its_beginnings_have_seen(folder, tmp_path):
-    """Else those would count as unseen, and validation on them would flatter without a word."""
+    """Otherwise those patients would count as unseen, and no warning would say that scores on them are too high."""
     output = []
     options = Options(accelerator="cpu", log=output.append)
     alone = ["sources.0.exclude=[P1, P2]", "schedule.steps=1"]
@@ -164,4 +164,4 @@ def test_a_checkpoint_names_whose_its_beginnings_have_seen(folder, tmp_path):
     finetune(dataclasses.replace(alone, validation=(held,)), tmp_path / "first", options)
     again = dataclasses.replace(alone, checkpoint=tmp_path / "first/checkpoint.pt", validation=(held,))
     assert load_checkpoint(finetune(again, tmp_path / "second", options)).learnt_patients == {"P0"}
-    assert not any("scores are too high" in sentence for sentence in output)  # P1 was looked at, and never learnt from
+    assert not any("scores are too high" in sentence for sentence in output)  # P1 was only used for validation

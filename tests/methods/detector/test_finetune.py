@@ -1,4 +1,4 @@
-"""Training on drawn pictures: it learns, it stops and goes on exactly, it states what is wrong."""
+"""Training on synthetic pictures: it learns, resumes exactly, and reports mistakes."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def test_a_run_learns_and_leaves_what_it_was(folder, tmp_path):
     assert checkpoint.meta["images"] == ["P0", "P1", "P2"]
     assert checkpoint.meta["patients"] == ["P0", "P1", "P2"]
     assert all(torch.isfinite(value).all() for value in (checkpoint.backbone | checkpoint.head).values())
-    assert load_detector_config(tmp_path / "config.yaml") == config  # what was resolved can be given again
+    assert load_detector_config(tmp_path / "config.yaml") == config  # the saved settings can be used again
 
 
 def test_a_stopped_run_goes_on_exactly(folder, tmp_path):
@@ -67,7 +67,7 @@ def test_a_stopped_run_goes_on_exactly(folder, tmp_path):
     ],
 )
 def test_a_folder_is_for_one_config(folder, tmp_path, old, new, setting):
-    """Otherwise old weights would leave under a new description."""
+    """Otherwise old weights would be saved with a new description."""
     path = write_config(folder, steps=1)
     finetune(load_detector_config(path), tmp_path, CPU)
     path.write_text(path.read_text().replace(old, new))

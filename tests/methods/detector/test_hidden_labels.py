@@ -1,4 +1,4 @@
-"""The trial of labels on a small square: the labels that are kept."""
+"""The experiment with labels on a small square only: which labels are kept."""
 
 import numpy as np
 

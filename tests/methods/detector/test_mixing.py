@@ -1,4 +1,4 @@
-"""Own labels and the weights of the start: what is held out, which share is kept, and what the run reports."""
+"""Weights averaged with those of the start: what is held out, which share is kept, and what the run reports."""
 
 import dataclasses
 import re
@@ -55,7 +55,7 @@ def test_steps_and_rate_follow_the_number_of_labels():
     assert steps == [200, 200, 275, 1100, 1500]
     few, many = (follow_labels(schedule, n) for n in (440, 11_000))
     assert few.learning_rate == pytest.approx(2.5e-4 * 0.22**0.5) and many.learning_rate == 2.5e-4
-    assert follow_labels(few, 440) == few  # the settings in the folder of a run can be given again
+    assert follow_labels(few, 440) == few  # the settings saved with a run can be used again
 
 
 def test_pictures_are_held_out_once_each(folder):
@@ -92,7 +92,7 @@ def test_weights_are_averaged():
 
 
 def counts_of(*correct, n_blocks=40, n=20):
-    """Counts of the start and of each share, of which so many of ``n`` nuclei per block have the right class."""
+    """Counts for the start and for each share: per block, about that many of ``n`` nuclei have the right class."""
     noise = np.random.default_rng(0).integers(-2, 3, n_blocks)
     rows = []
     for mean in correct:
@@ -168,7 +168,7 @@ def test_blocks_of_areas_count_classes(folder, monkeypatch):
 
 
 def test_class_shares_of_few_labels_are_not_learnt(folder):
-    """Where the start finds both classes and labels have one, the logit of that class is raised in training."""
+    """If the start finds both classes but labels have only one, training raises the logit of that class."""
     config = configured(folder)
     data = read_detector_data(config, start := read_start(config))
     scorer = Scorer(load_trained(start.path)[0], config, start.colour)
@@ -203,7 +203,7 @@ def test_a_run_keeps_the_share_that_was_chosen(folder, tmp_path, monkeypatch, sh
     assert any(line.startswith(first) for line in output)
     assert sorted(path.name for path in (tmp_path / "stages").iterdir()) == ["1-held-out", "2-held-out"]
     if share:
-        again, _ = run(load_detector_config(tmp_path / "config.yaml"), tmp_path)  # finished
+        again, _ = run(load_detector_config(tmp_path / "config.yaml"), tmp_path)  # the run is already finished
         assert all(torch.equal(value, again.head[name]) for name, value in checkpoint.head.items())
 
 

@@ -1,4 +1,4 @@
-"""The recipe of the open datasets, from drawn files of all five to a model with a card."""
+"""The recipe for the open datasets, from synthetic files of all five to a model with a card."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ SMALL = (
     "schedule.validate_every=6",
     "export.input_px=128",
     "export.capacity=500",
-    "export.threshold=0.01",  # so few steps find little
+    "export.threshold=0.01",  # scores are low after so few steps
 )
 
 

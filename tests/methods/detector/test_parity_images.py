@@ -1,4 +1,4 @@
-"""The crops of pictures that a run stores for the check of its export."""
+"""The crops of training pictures that a run saves for checking its export."""
 
 import cv2
 import numpy as np

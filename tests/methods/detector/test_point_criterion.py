@@ -1,4 +1,4 @@
-"""One proposal for each nucleus; nothing is learnt where nothing is known."""
+"""One proposal for each nucleus; nothing is learnt where there are no labels."""
 
 import math
 
@@ -37,7 +37,7 @@ def test_the_terms_are_what_their_equations_state():
     terms = {name: float(value.detach()) for name, value in criterion()(flat_maps(), drawn_batch()).items()}
     n_background = SIDE * SIDE - 2
     type_error = (3 * 2 * math.log(2) + BACKGROUND_WEIGHT * n_background * math.log(2)) / 3
-    # cells (4, 5) and (11, 2) hold the nuclei: their centres are (18, 22) and (46, 10) px
+    # the nuclei are in cells (4, 5) and (11, 2), whose centres are at (18, 22) and (46, 10) px
     assert terms["offset"] == pytest.approx(OFFSET_WEIGHT * (0 + 0.5**2 + 0.5**2) / 2)
     assert terms["type"] == pytest.approx(type_error)
     assert terms["rays"] == pytest.approx((3 - 1) / 4)
@@ -67,12 +67,12 @@ def test_an_unknown_class_teaches_that_it_is_a_nucleus_and_not_which():
 
 def test_outside_of_the_region_no_term_has_a_gradient():
     region = torch.zeros(1, SIDE, SIDE)
-    region[:, :, :8] = torch.arange(8, 0, -1) * 2.0  # um from the border at column 8
+    region[:, :, :8] = torch.arange(8, 0, -1) * 2.0  # distance in um from the border at column 8
     maps = flat_maps()
     criterion()(maps, drawn_batch(region=region))["loss"].backward()
     for values in maps:
         assert (values.grad[..., 8:] == 0).all()
-    assert (maps.centre.grad[..., 7] == 0).all()  # the rim: 2 um inside, where a cut nucleus may lie
+    assert (maps.centre.grad[..., 7] == 0).all()  # the rim: 2 um from the border, where a cut nucleus may lie
     assert (maps.centre.grad[..., :7] != 0).all()
     assert (maps.offset.grad[0, :, 5, 4] == 0).all()
     assert maps.rays.grad[0, :, 5, 4].abs().sum() > 0

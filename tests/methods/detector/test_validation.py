@@ -1,4 +1,4 @@
-"""Which weights leave a run that has a validation split."""
+"""Which weights a run with a validation split saves."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ from muse_pipeline.training.run import Options
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    """Trained on P0 and P1, validated on P2."""
+    """A config that trains on P0 and P1 and validates on P2."""
     path = write_config(draw_labelled_folder(tmp_path_factory.mktemp("labelled")), steps=9)
     schedule = ("schedule.save_every=100", "schedule.validate_every=4")
     config = load_detector_config(path, changes=schedule)
@@ -110,7 +110,7 @@ def test_the_truth_scores_a_hundred_and_half_of_it_less(scorer, held, monkeypatc
 
 
 def test_what_is_found_outside_the_annotated_region_does_not_count(scorer, held, monkeypatch):
-    """The left half is annotated; everything is found."""
+    """Only the left half is annotated, but nuclei are found everywhere."""
     image = held[0]
     region = np.zeros(image.pixels.shape[:2], bool)
     region[:, :80] = True
@@ -121,7 +121,7 @@ def test_what_is_found_outside_the_annotated_region_does_not_count(scorer, held,
 
 
 def test_a_nucleus_at_the_border_of_the_region_may_be_found_a_little_outside(scorer, held, monkeypatch):
-    """The rule of `muse evaluate`: what is found outside may match, it is only never false."""
+    """As in `muse evaluate`, a detection outside the region can match a nucleus, but never counts as false."""
     image = held[0]
     x = image.nuclei.xy[len(image.nuclei) // 2, 0]
     region = np.zeros(image.pixels.shape[:2], bool)
@@ -135,7 +135,7 @@ def test_a_nucleus_at_the_border_of_the_region_may_be_found_a_little_outside(sco
 def test_only_better_ones_are_kept_and_a_resumed_run_remembers(tmp_path):
     kept = []
     log = MetricsLog(tmp_path / "m.jsonl")
-    for step, score in enumerate([10.0, 30.0, 30.0, 20.0], 1):  # a new monitor each time, as after a kill
+    for step, score in enumerate([10.0, 30.0, 30.0, 20.0], 1):  # a new monitor each time, as in a resumed run
         best = BestWeights(SCORE, lambda score=score: {SCORE: score}, lambda step, scores: kept.append(step))
         best.on_validate(step, log)
     assert kept == [1, 2]

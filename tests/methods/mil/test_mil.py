@@ -1,4 +1,4 @@
-"""From patches by class to an exported region model, and what a round of the student begins with."""
+"""From patches sorted by class to an exported region model, and what each round of the student starts from."""
 
 import csv
 import dataclasses
@@ -40,7 +40,7 @@ def patches(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(patches):
-    """A finished run with an exchange before its second round."""
+    """The folder of a finished run in which student and teacher are exchanged before the second round."""
     assert main(train_arguments(patches, patches / "run")) == 0
     return patches / "run"
 
@@ -127,7 +127,7 @@ def test_a_student_may_fall_short_of_its_teacher_by_the_tolerance(run, patches, 
 
 @pytest.mark.parametrize("stage", [0, 1])
 def test_averaged_weights_are_scored_and_leave_the_run(run, patches, tmp_path, stage):
-    """Three steps in which all weights grow by 1, and the average written out."""
+    """Each of three steps adds 1 to all weights; the expected average is computed by hand."""
     recipe, config = load_run(patches / "mil.yaml")
     stage = recipe.stages(config, tmp_path)[stage]
     if stage.config.previous is not None:
@@ -175,7 +175,7 @@ def test_a_student_copies_the_thresholded_teacher_on_positives_and_labels_on_neg
         batch = make_batch(label)
         maps, taught = student(batch.pixels, batch.colour), teacher(batch.pixels, batch.colour).fused
         taught = taught.detach()
-        assert 0 < (taught >= 0.5).float().mean() < 1 and not taught.long().any()  # truncation makes it all zeros
+        assert 0 < (taught >= 0.5).float().mean() < 1 and not taught.long().any()  # truncated, it would be all zeros
         target = taught if label else torch.zeros_like(taught)
         expected = {
             "distillation": fusion_dice((*maps.sides, maps.fused), target, batch.known),
@@ -189,7 +189,7 @@ def test_a_student_copies_the_thresholded_teacher_on_positives_and_labels_on_neg
 
 @pytest.mark.parametrize("weighted", [True, False])
 def test_gradients_of_a_student_are_those_of_its_formula(weighted):
-    """A positive and a negative image in one batch: the gradients of the weighted sum, and none in the teacher."""
+    """For a batch of a positive and a negative image: gradients of the weighted sum, and none in the teacher."""
     torch.manual_seed(0)
     student, teacher = (RegionNetwork("muse_compact_16", 2).double().eval() for _ in range(2))
     settings = StudentSettings(distillation=0.7, cross_entropy=1.3, weighted=weighted)
@@ -226,7 +226,7 @@ def test_both_teachers_learn_in_a_few_steps(patches, kind):
 
 
 def test_validation_maps_a_picture_in_the_colours_of_training(patches):
-    """A window of the size of the picture: its map is that of the network, each picture taken to the mean stains."""
+    """With windows as large as the picture, the map is the network's output in mean stains."""
     data = read_region_data(stage_config(patches, 0, "colour=macenko"))
     torch.manual_seed(0)
     scorer = data.make_scorer(RegionNetwork("muse_compact_16", 2).eval())
@@ -411,7 +411,7 @@ def test_a_student_maps_better_than_its_teacher(tmp_path):
 
 
 def teacher_and_student(stages, read):
-    """Of a run of MIL whose teacher is trained already."""
+    """The parts of a teacher step and of a student step in a run of MIL whose teacher is already trained."""
     yield "stages", torch.tensor(len(stages))
     yield from parts_of_step(stages[0], read)
     yield from parts_of_step(stages[1], read)
@@ -449,7 +449,7 @@ SETTINGS = Kind(
 
 @pytest.fixture(scope="module")
 def with_teacher(tmp_path_factory):
-    """Patches, and the teacher of a student."""
+    """A folder of patches, and an untrained teacher for the student."""
     folder = draw_patches(tmp_path_factory.mktemp("with-teacher"))
     recipe, config = SETTINGS.load(folder)
     keep_untrained(recipe.stages(dataclasses.replace(config, validation=()), folder)[0])

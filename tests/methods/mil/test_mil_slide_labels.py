@@ -1,4 +1,4 @@
-"""From slides with a label each to a region model; areas drawn on slides as labels."""
+"""From slides with one label each to a region model; areas drawn on slides as labels."""
 
 import dataclasses
 import json
@@ -67,7 +67,7 @@ training_data: drawn slides
 
 
 def draw_islands(size_um, seed):
-    """(h, w) bool at 2 um a pixel: three discs of tumour."""
+    """(h, w) bool at 2 um/px: three discs of tumour."""
     rng = np.random.default_rng(seed)
     width, height = (round(side / MPP) for side in size_um)
     tumour = np.zeros((height, width), np.uint8)
@@ -78,7 +78,7 @@ def draw_islands(size_um, seed):
 
 
 def draw_cohort(folder: Path, n_slides: int, size_um: tuple[int, int], **settings) -> dict[str, np.ndarray]:
-    """Slides, every second one with islands, up to their stores; a sheet with labels and a config."""
+    """Write slides with their stores, a sheet with labels, and a config; return the tumour mask of each slide."""
     masks, rows = {}, ["slide_id\tpath\tpatient\tlabel"]
     for number in range(n_slides):
         name, has_tumour = f"s{number}", number % 2 == 1
@@ -135,7 +135,7 @@ def test_labels_of_slides_become_a_region_model(cohort, muse):
 
 
 def write_bags(folder: Path, n_slides: int = 4) -> Path:
-    """Features of two tiles of 64 px of slides, such as the cohort's, 9 and more apart between slides."""
+    """Write bags for slides named as in ``cohort``: two tiles each, with features far apart between slides."""
     folder.mkdir(parents=True)
     for number in range(n_slides):
         np.save(folder / f"s{number}.npy", np.array([[10 * number, 1], [10 * number + 1, 3]], np.float16))
@@ -153,7 +153,7 @@ def test_features_are_of_tiles_in_the_colours_of_the_backbone(cohort, tmp_path):
     meta = {"kind": "backbone", "backbone": "muse_compact_16", "colour": dataclasses.asdict(reference)}
     save_checkpoint(tmp_path / "backbone.pt", Checkpoint(backbone.state_dict(), {}, meta))
     _, config = load_run(cohort[0] / "mil.yaml", changes=[f"slide_labels.checkpoint={tmp_path / 'backbone.pt'}"])
-    config = with_setting(config, "window_px", 256)  # few tiles
+    config = with_setting(config, "window_px", 256)  # large, so that there are few tiles
     (tmp_path / "bags").mkdir()
     BagsStage(config, tmp_path).write(tmp_path / "bags", lambda line: None)
     folder = cohort[0] / "results" / "s1"
@@ -169,11 +169,11 @@ def test_features_are_of_tiles_in_the_colours_of_the_backbone(cohort, tmp_path):
     assert not torch.allclose(colour, torch.eye(3, 4), atol=0.05)
 
 
-FOLDS = {"s0": 0, "s1": 0, "s2": 1, "s3": 1}  # patients of a class are dealt in turns: P0, P2, P1, P3
+FOLDS = {"s0": 0, "s1": 0, "s2": 1, "s3": 1}  # patients of each class take turns: P0, P2; P1, P3
 
 
 def load_cohort_stages(cohort, bags, folder):
-    """The stages of a run whose bags are ``bags``."""
+    """The attention stages and the tiles stage of a run whose bags are in the folder ``bags``."""
     recipe, config = load_run(cohort[0] / "mil.yaml")
     (_, first, second, tiles, *_) = recipe.stages(config, folder)
     attention = [AttentionStage(dataclasses.replace(one.config, bags=bags), one.folder) for one in (first, second)]
@@ -181,7 +181,7 @@ def load_cohort_stages(cohort, bags, folder):
 
 
 def test_the_slides_of_a_fold_are_read_by_the_model_that_was_trained_on_the_others(cohort, tmp_path):
-    """Models that answer one number for all tiles: 1 that of the first fold, 3 that of the second."""
+    """The models give the same logit for all tiles: 1 for the first fold, 3 for the second."""
     attention, tiles = load_cohort_stages(cohort, write_bags(tmp_path / "bags"), tmp_path)
     for stage, answer in zip(attention, (1.0, 3.0), strict=True):
         bags = stage.read(print)
@@ -345,7 +345,7 @@ def test_islands_are_found_from_labels_of_twelve_slides(tmp_path):
 
 
 def attention(stages, read):
-    """Of the first fold of a run of MIL whose bags are written already."""
+    """The parts of a step of the first fold, in a run of MIL whose bags are already written."""
     yield "stages", torch.tensor(len(stages))
     yield from parts_of_step(stages[1], read)
 
@@ -366,7 +366,7 @@ SETTINGS = Kind(
 
 @pytest.fixture(scope="module")
 def bags(tmp_path_factory):
-    """Of six slides of six patients."""
+    """A folder with the bags of six slides from six patients."""
     folder = tmp_path_factory.mktemp("bags")
     write_bags(folder / "stages" / "1-bags", 6)
     return folder

@@ -1,4 +1,4 @@
-"""Which slides of a cohort a backbone learns from, and that none of a patient's is on both sides."""
+"""Which slides of a cohort a backbone is trained on, and that no patient is both trained on and held back."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ SETTINGS = {
 
 @pytest.fixture
 def where(tmp_path, monkeypatch):
-    """A sheet of five slides and a config without sources; commands run beside them."""
+    """A folder with a sheet of five slides and a config without sources; commands run in it."""
     (tmp_path / "slide.tif").touch()
     names = {"a": ("", "P1"), "b": ("train", "P2"), "c": ("test", "P3"), "d": ("val", "P4"), "e-bad": ("", "")}
     rows = [{"slide_id": k, "path": "slide.tif", "split": s, "patient": p} for k, (s, p) in names.items()]
@@ -33,7 +33,7 @@ def where(tmp_path, monkeypatch):
 
 @pytest.fixture
 def plan(muse, where):
-    """``plan(arguments...)``: exit status, config of the run or None, what was printed."""
+    """``plan(arguments...)``: the exit status, the config of the run or None, and what was printed."""
 
     def run(*arguments):
         common = (

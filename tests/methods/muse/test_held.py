@@ -1,4 +1,4 @@
-"""Labelled nuclei that are held back score the teacher during its training, and change nothing of it."""
+"""The teacher is scored on held-back labelled nuclei during training; this does not change the training."""
 
 import dataclasses
 import shutil
@@ -37,7 +37,7 @@ def source(folder):
 
 @pytest.fixture(scope="module")
 def runs(folder):
-    """Folders of the same run without and with held pictures."""
+    """Folders of the same run without and with held-back pictures."""
     config = load_muse_config(folder / "tiny.yaml")
     source = LabelSource(folder / "held/labels", "row column class", folder / "held/images", mpp=0.5, class_map=MAP)
     pretrain(config, folder / "plain", CPU)
@@ -69,7 +69,7 @@ def test_a_run_may_begin_with_the_best_teacher_and_be_scored_on_the_same_patient
 
 
 def test_neighbours_are_of_other_patients():
-    """Features that mean one class in one patient and the other class in the other one are wrong everywhere."""
+    """If features mean opposite classes in the two patients, every neighbour has the wrong class."""
     label, patient = torch.arange(80) % 2, np.repeat(["P", "Q"], 40)
     assert accuracy_of_others(torch.eye(2)[label], label, patient) == 100
     swapped = torch.eye(2)[(label + torch.from_numpy(patient == "Q")) % 2]
@@ -82,7 +82,7 @@ def test_without_classes_or_patients_there_is_no_score(source, change):
 
 
 def test_images_without_a_nucleus_of_known_class_do_not_count(source, folder, tmp_path):
-    """Of three patients one has classes."""
+    """Only one of three patients has nuclei with a class, so there is no score."""
     shutil.copytree(folder / "held/labels", tmp_path / "labels")
     for name in ("Q1", "Q2"):
         path = tmp_path / "labels" / f"{name}_points.txt"

@@ -1,4 +1,4 @@
-"""MUSE pretraining against its definition; the losses are written out in ``literal_muse``."""
+"""MUSE pretraining compared with its definition; the losses are written out in ``literal_muse``."""
 
 import copy
 import dataclasses
@@ -19,15 +19,15 @@ from muse_pipeline.training.run import RunFolder
 
 @pytest.mark.parametrize(("n_local", "n_sets", "weights"), [(0, 2, (0.5, 2.0)), (2, 3, (2.0, 0.5)), (3, 4, (0.3, 1.0))])
 def test_losses_and_gradients_are_their_definitions(n_local, n_sets, weights):
-    """Values to 1e-6; gradients, of the weighted sum, to 1e-5 of the largest entry of each weight tensor."""
+    """Losses agree to 1e-6, and gradients of their weighted sum to 1e-5 of the largest entry of each weight tensor."""
     names = ("nucleus_weight", "image_weight")
     method = make_method(n_local, **dict(zip(names, weights, strict=True))).eval()
     randomise(method)
     batch = make_batch(n_local, seed=n_sets, batch=n_sets)
     batch.teacher_xy[1, 0, 0] = torch.tensor([0.5, 63.9])  # beyond the centres of the outermost cells
-    batch.shared[-1] = False  # a pair of views without a shared nucleus is left out of the mean over pairs
+    batch.shared[-1] = False  # pairs of views without a shared nucleus are left out of the mean over pairs
     exact = copy.deepcopy(method).double()
-    expected = literal_losses(exact, batch, temperature=0.055)  # half way from 0.04 to 0.07
+    expected = literal_losses(exact, batch, temperature=0.055)  # halfway from 0.04 to 0.07
     found = method.losses(batch, "model", progress=0.15)
     for name, value in expected.items():
         assert found[name].item() == pytest.approx(value.item(), rel=1e-6), name
@@ -43,7 +43,7 @@ def test_losses_and_gradients_are_their_definitions(n_local, n_sets, weights):
 @pytest.mark.parametrize("balance", ["centring", "sinkhorn"])
 @torch.no_grad()
 def test_losses_and_gauges_are_their_definitions(balance):
-    """Of three pairs for each teacher's view, over whose nuclei Sinkhorn balances together."""
+    """Each teacher's view is in three pairs, and Sinkhorn balances over the nuclei of all three together."""
     method = make_method(2, balance=balance, n_prototypes=6).eval()
     randomise(method)
     batch = make_batch(2, seed=1, batch=2)
@@ -81,7 +81,7 @@ def test_same_views_and_temperatures_cost_the_teachers_entropy():
 
 
 class WaitCounter(TorchDispatchMode):
-    """Counts operations for which the host waits for a GPU."""
+    """Records operations for which the host would wait for a GPU."""
 
     def __init__(self):
         super().__init__()
@@ -99,7 +99,7 @@ class WaitCounter(TorchDispatchMode):
 
 @pytest.mark.parametrize("gauges", [False, True])
 def test_the_host_rarely_waits_for_the_device_in_a_step(tmp_path, gauges):
-    """All of a step but the optimiser, which counts its steps on the CPU."""
+    """Covers a whole step except for the optimiser, which counts its steps on the CPU."""
     method, batch = make_method(n_local=8), make_batch(n_local=8)
     method.set_gauges(gauges)
     turn, counter = Turn(method, "model", Schedule(steps=10)), WaitCounter()
@@ -134,7 +134,7 @@ def test_only_the_student_learns():
 
 
 def test_prototypes_stay_at_first_and_then_move_like_any_other_weight():
-    """Steps with a gradient of 0 would shrink them, and let Adam leap when the first gradient comes."""
+    """Steps with zero gradients would shrink them, and would let Adam leap at the first real gradient."""
     method, batch = make_method(frozen=0.2), make_batch()
     levels = (method.nucleus, method.image)
     before = [level.student.prototypes.clone() for level in levels]
@@ -146,7 +146,7 @@ def test_prototypes_stay_at_first_and_then_move_like_any_other_weight():
         optimiser.step()
         moved = [(level.student.prototypes - was).abs().max().item() for level, was in zip(levels, before, strict=True)]
         assert all((one == 0) is (progress < 0.2) for one in moved)
-    assert all(1e-4 < one < 2e-3 for one in moved)  # the first step of Adam: the learning rate, and the decay
+    assert all(1e-4 < one < 2e-3 for one in moved)  # the first step of Adam: the learning rate plus the decay
 
 
 def test_prototypes_begin_as_long_as_dinos():
@@ -195,7 +195,7 @@ def test_batch_norms_of_the_teacher_are_its_own():
 
 @torch.no_grad()
 def test_the_centre_follows_the_mean_logit_of_all_batches_of_a_step():
-    """Exponentially, with DINO's momentum of 0.9."""
+    """The centre is an exponential average with DINO's momentum of 0.9."""
     level = Level(8, SelfDistillationSettings(n_prototypes=12, hidden=16, bottleneck=4))
     before = level.centre.normal_(generator=torch.Generator().manual_seed(0)).clone()
     parts = [torch.randn(n, 8, generator=torch.Generator().manual_seed(n)) for n in (5, 0, 9)]
@@ -204,7 +204,7 @@ def test_the_centre_follows_the_mean_logit_of_all_batches_of_a_step():
     expected = 0.9 * before + 0.1 * level.teacher(torch.cat(parts)).mean(0)
     level.update(1.0)
     torch.testing.assert_close(level.centre, expected)
-    level.update(1.0)  # a step that saw nothing
+    level.update(1.0)  # after a step without samples
     torch.testing.assert_close(level.centre, expected)
 
 
@@ -242,7 +242,8 @@ def test_a_batch_without_a_match_teaches_views_alone(balance):
     assert all(value.isfinite() for value in found.values())
     assert found["nucleus"] == 0 and found["shared_nuclei"] == 0
     found["loss"].backward()
-    assert all(p.grad.isfinite().all() for p in method.parameters() if p.requires_grad)  # none missing: processes wait
+    # A missing gradient would make other processes wait.
+    assert all(p.grad.isfinite().all() for p in method.parameters() if p.requires_grad)
     method.after_step(0.5)
     assert all(value.isfinite().all() for value in method.state_dict().values())
     assert (method.nucleus.centre == 0).all()
@@ -268,7 +269,7 @@ def test_gauges_tell_a_collapsed_network_from_one_that_is_not():
         collapsed = method.losses(batch, "model", 0.5)
         method.after_step(0.5)
     assert collapsed["spread"] < 1e-3
-    assert collapsed["entropy_nucleus"] > 0.99  # by the centre
+    assert collapsed["entropy_nucleus"] > 0.99  # because of the centre
 
 
 @torch.no_grad()
@@ -282,7 +283,7 @@ def test_spread_is_one_for_vectors_that_point_everywhere():
 
 @torch.no_grad()
 def test_the_first_step_costs_about_the_logarithm_of_the_prototypes():
-    """Spec d.4: 8,192 prototypes, between 8.2 for the same features and 9.2 for independent ones; entropy 7.8."""
+    """Spec d.4: 8,192 prototypes, from 8.2 for the same features to 9.2 for independent ones; entropy 7.8."""
     torch.manual_seed(0)
     level = Level(384, SelfDistillationSettings())
     reference, ours = torch.randn(2, 64, 384)

@@ -1,4 +1,4 @@
-"""The controls of the pretraining proof break what they are about, and nothing else."""
+"""The controls of the pretraining experiment break what they are meant to break, and nothing else."""
 
 import numpy as np
 import torch

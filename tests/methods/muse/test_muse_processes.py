@@ -1,4 +1,4 @@
-"""Two processes that hold different numbers of nuclei do what one does that holds them all; spec G6."""
+"""Two processes with different numbers of nuclei do what one process with all of them does; spec G6."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ BALANCES = ("centring", "sinkhorn")
 
 
 def batches(with_none: bool) -> list[ViewBatch]:
-    """One for either process; the second may hold no match at all."""
+    """One batch for each process; with ``with_none``, the second has no shared nuclei."""
     first, second = make_batch(seed=1), make_batch(seed=2)
     if with_none:
         second.shared[:] = False
@@ -33,7 +33,7 @@ def join(first: Views, second: Views, n_views: int) -> Views:
 
 
 def joined(first: ViewBatch, second: ViewBatch) -> ViewBatch:
-    """The sets of both in one batch."""
+    """One batch with the sets of both."""
     tables = (torch.cat(pair, 1) for pair in zip(first[2:], second[2:], strict=True))
     return ViewBatch(
         join(first.global_views, second.global_views, 2), join(first.local_views, second.local_views, 2), *tables
@@ -45,7 +45,7 @@ def rows() -> torch.Tensor:
 
 
 def make_exact_method() -> MusePretraining:
-    """In training mode; the backbones are in double precision, where rounding does not switch a ReLU."""
+    """A method in training mode, whose backbones use double precision so that rounding does not switch a ReLU."""
     method = make_method().train()
     method.backbone.double()
     method.teacher.double()
@@ -89,14 +89,14 @@ def found(tmp_path_factory):
 
 
 def require_same_step(first: dict, second: dict, expected: dict) -> None:
-    """Both processes end in the state that one process with the joined batch reaches."""
+    """Require that both processes reach the state of one process with the joined batch."""
     assert first.keys() == expected.keys()
     for name, value in expected.items():
-        if name in {"loss", "nucleus", "image"}:  # whose mean over processes is the loss
+        if name in {"loss", "nucleus", "image"}:  # these are averaged over the processes
             torch.testing.assert_close((first[name] + second[name]) / 2, value, rtol=1e-6, atol=1e-6, msg=name)
         else:
             torch.testing.assert_close(first[name], second[name], rtol=0, atol=0, msg=name)
-            # What is left of large parts that cancel is known as well as these parts are.
+            # What remains of large terms that cancel is no more exact than those terms.
             atol = 1e-6 * max(1.0, value.abs().max().item())
             torch.testing.assert_close(first[name], value, rtol=1e-4, atol=atol, msg=name)
 
@@ -111,7 +111,7 @@ def test_two_processes_make_the_step_of_one(found, balance, with_none):
 
 
 def test_batch_norms_of_two_gpus_normalise_by_both_batches(found):
-    """Of student and teacher: statistics, losses and gradients are those of one process with the joined batch."""
+    """Statistics, losses and gradients of student and teacher are those of one process with the joined batch."""
     method = make_exact_method()
     expected = learn(method, in_double(joined(*batches(False))))
     require_same_step(*(one["training", "cuda"] for one in found), expected)
@@ -126,6 +126,6 @@ def test_batch_norms_of_two_cpu_processes_normalise_each_by_its_own_batch(found)
 
 @pytest.mark.parametrize("n_first", [40, 17])
 def test_sinkhorn_assigns_the_rows_of_both_together(found, n_first):
-    """Also where one process has none."""
+    """With 40 rows in the first process, the second has none."""
     both = torch.cat([one["sinkhorn", n_first]["targets"] for one in found])
     torch.testing.assert_close(both, sinkhorn_targets(rows(), 0.05), rtol=1e-5, atol=1e-6)

@@ -53,7 +53,7 @@ CHANGES = {
     "batch": 3,
     "seed": 1,
 }
-NO_EFFECT = {  # on an update of a run on labelled pictures
+NO_EFFECT = {  # settings without effect on an update in a run on labelled pictures
     "trust_pickle": "the start checkpoint alone is read by it: tests/training/test_checkpoint.py",
     "region_weights": "pictures have no regions: test_region_weights.py",
     "sources.0.mpp": "of `images`: test_pretrain.py",
@@ -88,7 +88,7 @@ BASE = [
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    """On two sources: P0 and P1 of 36 nuclei, and P2 with nuclei in a quarter alone."""
+    """A config with two sources: P0 and P1 with 36 nuclei each, and P2 with nuclei in one quarter only."""
     folder = tmp_path_factory.mktemp("pictures")
     draw_pictures(folder)
     points = folder / "labels" / "P2_points.txt"
@@ -101,7 +101,7 @@ def config(tmp_path_factory):
 
 
 def weights_after(config, data, folder):
-    """All tensors of the method after the steps of a run."""
+    """All tensors of the method at the end of a run."""
     folder.mkdir()
     stage, fabric = MuseStage(config, folder), Fabric(accelerator="cpu", devices=1)
     torch.manual_seed(config.seed)
@@ -112,7 +112,7 @@ def weights_after(config, data, folder):
 
 @pytest.fixture(scope="module")
 def plain(config, tmp_path_factory):
-    """What the config reads, and the tensors that its run ends with."""
+    """The data that the unchanged config reads, and all tensors at the end of its run."""
     folder = tmp_path_factory.mktemp("plain")
     data = MuseStage(config, folder).open_data(print)
     return data, weights_after(config, data, folder / "run")

@@ -1,4 +1,4 @@
-"""Pretraining on drawn tissue: what a run leaves, goes on from and rejects."""
+"""Pretraining on synthetic tissue: what a run writes, what it can start from, and what it rejects."""
 
 import json
 import os
@@ -89,7 +89,7 @@ def test_a_run_leaves_what_it_was(pictures, finished):
 
 @pytest.fixture
 def prepared(pictures, tmp_path, monkeypatch):
-    """The method of a run with the processes and device that it was prepared for."""
+    """The method, number of processes and device that a run gives to ``share_batch_norms``."""
     given = []
 
     def record(*arguments):
@@ -110,7 +110,7 @@ def test_batch_norms_are_prepared_for_the_processes_of_a_run(prepared):
 
 
 def test_the_loader_gives_the_trainers_features_bit_for_bit(finished, tmp_path):
-    """Spec G11; as our file, and as a file of the authors' layout with projectors beside the backbone."""
+    """Spec G11; from our file, and from one in the authors' layout with projectors in addition to the backbone."""
     folder, _ = finished
     state = torch.load(folder / "resume.pt", weights_only=True)["method"]
     trained = BACKBONES["muse_compact_16"]()
@@ -130,7 +130,7 @@ def test_the_loader_gives_the_trainers_features_bit_for_bit(finished, tmp_path):
 
 @pytest.mark.parametrize("loaders", [0, 2])
 def test_a_stopped_run_goes_on_exactly(pictures, finished, tmp_path, loaders):
-    """Spec G16, to the last bit, centres and use included; whether views are read ahead makes no difference."""
+    """Spec G16, to the last bit, including centres and prototype usage, whether or not views are read ahead."""
 
     def stop(done, *_):
         if done == 3:  # one step after the resume point
@@ -179,7 +179,7 @@ def test_what_is_left_out_may_come_and_go(tmp_path):
 
 
 def n_chunks(views):
-    """Chunks of its store that the views of a set show, those without tissue included."""
+    """Number of store chunks that the views of a set show, including chunks without tissue."""
     return len(
         {
             (row, column)
@@ -191,7 +191,7 @@ def n_chunks(views):
 
 
 def test_a_run_on_stores_reads_pixels_only_for_its_views_and_keeps_few_files_open(slide, tmp_path, monkeypatch):
-    """Spec of scale: a cohort's slides are opened, their proposals indexed, and nothing else is read before a batch."""
+    """Spec of scale: before the first batch, slides are opened and proposals indexed, but nothing else is read."""
     sources, chunks = [], []
     for number in range(80):
         location = shutil.copytree(slide, tmp_path / f"s{number}", copy_function=os.link)
@@ -211,7 +211,7 @@ def test_a_run_on_stores_reads_pixels_only_for_its_views_and_keeps_few_files_ope
     assert n_open_files() - before <= shard_files.N_OPEN + 8
     chunks.clear()
     sets = batches.draw(60)[1]
-    assert len(chunks) <= sum(map(n_chunks, sets)) <= 1.3 * len(chunks)  # each once; sets of one slide may share some
+    assert len(chunks) <= sum(map(n_chunks, sets)) <= 1.3 * len(chunks)  # each once per set; two sets may share some
 
 
 def test_the_index_of_proposals_is_made_once(slide, tmp_path):
@@ -227,7 +227,7 @@ def test_the_index_of_proposals_is_made_once(slide, tmp_path):
 
 
 def test_a_checkpoint_is_what_a_run_goes_on_from_at_larger_views(pictures, finished, tmp_path):
-    """Large fields of view: the backbone is taken over, projectors begin anew."""
+    """For larger fields of view the backbone is kept, but projectors start from random weights."""
     changes = [f"checkpoint={finished[0] / 'checkpoint.pt'}", "views.global_px=96", "views.local_px=48"]
     printed = []
     frozen = ["schedule.learning_rate=1e-30", "schedule.steps=1", "distillation.momentum=1"]
@@ -240,7 +240,7 @@ def test_a_checkpoint_is_what_a_run_goes_on_from_at_larger_views(pictures, finis
 
 
 def make_constant(path):
-    """A backbone that states the same of everything."""
+    """Save a backbone whose features are the same for every input."""
     weights = {name: torch.zeros_like(value) for name, value in BACKBONES["muse_compact_16"]().state_dict().items()}
     save_checkpoint(path, Checkpoint(weights, {}, {"kind": "backbone"}))
     return path
@@ -256,7 +256,7 @@ def test_a_run_that_collapses_is_stopped(pictures, tmp_path, muse):
     assert f"collapsed by step {stopped_at}: " in last and "balance: sinkhorn" in last
     assert len(rows(tmp_path / "run")) == stopped_at
     state = torch.load(tmp_path / "run" / "resume.pt", weights_only=True)
-    assert state["step"] == (stopped_at - 1) // 2 * 2  # what was saved before
+    assert state["step"] == (stopped_at - 1) // 2 * 2  # the last save before that
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
@@ -274,7 +274,7 @@ def test_the_alarm_counts_steps_in_a_row_after_the_beginning(tmp_path):
         alarm.on_log(30, bad)
     alike = {"entropy_image": 1.0}
     for done in range(2 * IN_A_ROW):
-        alarm.on_log(31 + done, {**good, **alike})  # whole views may be, where nuclei are told apart
+        alarm.on_log(31 + done, {**good, **alike})  # views may look alike if nuclei do not
     with pytest.raises(CollapsedError, match=r"entropy image is 1, .* all views look alike"):
         for done in range(IN_A_ROW):
             alarm.on_log(50 + done, alike)
@@ -293,7 +293,7 @@ def test_views_that_share_no_nuclei_are_no_collapse_but_are_reported(tmp_path):
 
 
 def test_labels_give_positions_whatever_their_classes(pictures):
-    """Neither a class map nor its words are needed."""
+    """No class map is needed."""
     config = load_muse_config(pictures)
     data = read_pretrain_data(config.sources, 0.5, 20, pictures.parent / "unused")
     text = (pictures.parent / "labels" / "P0_points.txt").read_text().splitlines()
@@ -304,7 +304,7 @@ def test_labels_give_positions_whatever_their_classes(pictures):
 
 
 def test_nuclei_of_plain_pictures_are_found(pictures, tmp_path):
-    """By a built-in model; once."""
+    """A built-in model detects them."""
     source = {"images": str(pictures.parent / "images"), "mpp": 0.5, "exclude": ["P1", "P2"]}
     config = load_muse_config(write_config(tmp_path / "c.yaml", [source]))
     data = read_pretrain_data(config.sources, 0.5, 10, tmp_path / "index")
@@ -316,7 +316,7 @@ def test_nuclei_of_plain_pictures_are_found(pictures, tmp_path):
 
 
 def test_a_misspelt_word_of_exclude_is_rejected(pictures, tmp_path):
-    """Before a picture is read; beside a store or labels, where it would do nothing, it is rejected as well."""
+    """It is rejected before any picture is read, and so is `exclude` for a store, where it has no effect."""
     images = pictures.parent / "images"
     with pytest.raises(LabelError, match=r"exclude: no picture or slide has 'Q2' in its name"):
         read_pretrain_data([NucleusSource(images=images, mpp=0.5, exclude=("P1", "Q2"))], 0.5, 10, tmp_path)
@@ -328,7 +328,7 @@ TCGA = "TCGA-A1-0001-01Z-00-DX1"
 
 
 def test_a_patient_of_the_judged_is_rejected(slide, pictures, tmp_path, muse):
-    """Spec G14, by the names of TCGA, and by a rule that is given."""
+    """Spec G14, with patients from names of TCGA, and with patients from a given pattern."""
     location = shutil.copytree(slide, tmp_path / "S1")
     draw_slide(location, TCGA)
     source = source_of(location)
@@ -474,7 +474,7 @@ def huge_seed(location, source):
 
 
 def pictures_too_coarse(location, source):
-    """Rejected before nuclei are detected."""
+    """Pictures that are rejected before nuclei are detected."""
     cv2.imwrite(str(location / "a.png"), np.full((90, 90, 3), 220, np.uint8))
     return [{"images": str(location), "mpp": 2.0}], {}
 

@@ -1,4 +1,4 @@
-"""What pretraining reads: colours, positions at the working scale, and patients that a run may not be judged on."""
+"""What pretraining reads: colours, positions at the working mpp, and patients that a run may not be scored on."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ PLAIN = Augmentation(stain_gain=0, stain_mix=0, shift=0, partial_colour=1, blur=
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Pictures P0 to P2, of which P1 is stained twice as strongly, and a slide at 0.25 um/px whose store is at 0.5."""
+    """Pictures P0 to P2, with P1 stained twice as strongly, and a slide at 0.25 um/px with a store at 0.5 um/px."""
     folder = tmp_path_factory.mktemp("tissue")
     draw_pictures(folder)
     path = str(folder / "images" / "P1.png")
@@ -44,7 +44,7 @@ def sources(folder):
 
 
 def test_views_are_taken_to_the_mean_stains_of_all_images(folder, sources, tmp_path):
-    """Pictures by a fit of their own and slides by their ``colour.json``, from strong end to strong end."""
+    """Stains fitted to a picture, or in a slide's ``colour.json``, are mapped to the reference by their strong end."""
     data = read_pretrain_data(sources, 0.5, 1, tmp_path)
     fits = []
     for name in ("P0", "P1", "P2"):
@@ -69,11 +69,11 @@ def test_views_are_taken_to_the_mean_stains_of_all_images(folder, sources, tmp_p
     seen = batches._draw_colours(sets, 2, torch.Generator())
     np.testing.assert_allclose(seen, data.colours[images + images], atol=1e-5)
     assert set(images) == {0, 1, 2, 3}
-    assert np.abs(data.colours[1] - np.eye(3, 4)).max() > 0.2  # it had something to do
+    assert np.abs(data.colours[1] - np.eye(3, 4)).max() > 0.2  # so the test is not trivial
 
 
 def test_positions_of_a_slide_are_in_px_of_its_store(folder, sources, tmp_path):
-    """Half of those at level 0, where the table has them."""
+    """The positions are half of those at level 0, which the table has."""
     image = read_pretrain_data(sources[1:], 0.5, 1, tmp_path).images[0]
     assert image.size_px == (SIDE_PX // 2, SIDE_PX // 2) and image.mpp == 0.5
     expected = sorted((x / 2, y / 2) for x, y in read_nuclei(folder / "S1" / "proposals.parquet").xy.tolist())
@@ -86,9 +86,9 @@ def test_positions_of_a_slide_are_in_px_of_its_store(folder, sources, tmp_path):
 @pytest.mark.parametrize(
     ("meta", "is_judged"),
     [
-        ({"patients": ["Q1", "R1"], "learnt_patients": ["R1"]}, True),  # of a validation
+        ({"patients": ["Q1", "R1"], "learnt_patients": ["R1"]}, True),  # seen in validation only
         ({"patients": ["Q1"], "learnt_patients": ["Q1"]}, False),
-        ({"patients": ["Q1"]}, False),  # of a file that does not distinguish them
+        ({"patients": ["Q1"]}, False),  # a file that does not tell them apart
     ],
 )
 def test_a_patient_that_the_start_has_learnt_from_is_not_judged(folder, tmp_path, meta, is_judged):

@@ -1,4 +1,4 @@
-"""Pretraining that takes longer: killed without warning, in two processes, every backbone, a thousand stores."""
+"""Slower tests of pretraining: kills without warning, two processes, every backbone, a thousand stores."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def rows(folder):
 
 
 def kill_at(command, metrics, n_lines):
-    """Start, wait until so many steps are logged, kill without warning."""
+    """Start a command, wait until ``n_lines`` steps are logged, and kill it without warning."""
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     while process.poll() is None and (not metrics.is_file() or metrics.read_bytes().count(b"\n") < n_lines):
         time.sleep(0.001)
@@ -59,7 +59,7 @@ def kill_at(command, metrics, n_lines):
 
 
 def test_killed_twice_at_random_steps_it_comes_to_the_very_same_end(pictures, tmp_path):
-    """Spec G16, and stricter: not one digit differs, and views that are read ahead change nothing."""
+    """Spec G16, and stricter: not one digit differs, even with views that are read ahead."""
     subprocess.run(command(pictures, tmp_path / "whole"), check=True, stderr=subprocess.DEVNULL)
     again = command(pictures, tmp_path / "parts", "--loaders", "2")
     for n_lines in sorted(random.Random(0).sample(range(1, STEPS - 1), 2)):
@@ -75,7 +75,7 @@ def test_killed_twice_at_random_steps_it_comes_to_the_very_same_end(pictures, tm
 
 
 def test_two_processes_train_one_network(pictures, tmp_path):
-    """Of whole views: their loss is a mean over both, so two processes do what two accumulated batches do."""
+    """The image loss is a mean over both processes, so they do what two accumulated batches do."""
     settings = ["schedule.steps=4", "distillation.nucleus_weight=0"]
     two = command(pictures, tmp_path / "two", "--devices", "2", settings=settings)
     subprocess.run(two, check=True, stderr=subprocess.DEVNULL)
@@ -89,7 +89,7 @@ def test_two_processes_train_one_network(pictures, tmp_path):
     assert all(row["shared_nuclei"] > 0 and 0 < row["entropy_nucleus"] < 1 for row in rows(tmp_path / "both"))
 
 
-# The narrowest of each architecture; the next test trains transformers.
+# The narrowest backbone of each architecture; a later test trains transformers.
 NARROWEST = {re.sub(r"(_\d+)+$", "", name): name for name in reversed(BACKBONES.names()) if "_vit_" not in name}
 
 
@@ -103,11 +103,11 @@ def test_every_architecture_takes_a_step(name, pictures, tmp_path):
     first = {key.removeprefix("backbone."): v for key, v in state["method"].items() if key.startswith("backbone.")}
     second = load_checkpoint(tmp_path / "checkpoint.pt").backbone
     assert first.keys() == second.keys()
-    shutil.rmtree(tmp_path)  # gigabytes
+    shutil.rmtree(tmp_path)  # it holds gigabytes
 
 
 def test_a_transformer_goes_on_at_large_views(pictures, tmp_path):
-    """Large fields of view: a run for 224 px into the network for 512, whose table of positions is another."""
+    """Larger fields of view: weights for 224 px start the network for 512 px, whose table of positions is larger."""
     steps = ["schedule.steps=1", "batch=2", *TINY_VIEWS]
     small = load_muse_config(pictures, changes=["backbone=muse_vit_s_16_224", *steps])
     begun = pretrain(small, tmp_path / "small", CPU)
@@ -148,7 +148,7 @@ def test_a_thousand_stores_start_at_once_with_few_files_open(tmp_path):
     )
     run = [sys.executable, "-c", limited, *command(config, tmp_path / "run", "--loaders", "2")[3:]]
     printed = []
-    for _ in range(2):  # the second finds the run finished
+    for _ in range(2):  # the second call finds the run finished
         before = os.times().children_user
         done = subprocess.run(run, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -160,7 +160,7 @@ def test_a_thousand_stores_start_at_once_with_few_files_open(tmp_path):
 
 
 def test_a_short_run_does_not_collapse(tmp_path):
-    """Spec G8 at the smallest scale: nuclei of two kinds in drawn tissue, whose views as a whole are all alike."""
+    """Spec G8 at the smallest scale: synthetic tissue with two kinds of nuclei, whose views as a whole look alike."""
     draw_slide(tmp_path / "S1")
     source = {"store": "S1/image-500nm.zarr", "proposals": "S1/proposals.parquet"}
     schedule = {"steps": 300, "learning_rate": 0.002, "log_every": 4, "save_every": 300}
@@ -169,8 +169,8 @@ def test_a_short_run_does_not_collapse(tmp_path):
     pretrain(load_muse_config(path), tmp_path / "run", CPU)
     found = rows(tmp_path / "run")
     last = {name: np.mean([row[name] for row in found[-10:]]) for name in found[0]}
-    assert 0.2 < last["entropy_nucleus"] < 0.97  # 1 after collapse to even assignments
+    assert 0.2 < last["entropy_nucleus"] < 0.97  # 1 after a collapse to uniform assignments
     assert last["spread"] >= 0.3
-    assert last["prototypes_nucleus"] >= 0.1  # two kinds of nuclei need fewer than the fifth that tissue needs
-    peak = np.mean([row["nucleus"] for row in found[24:36]])  # it rises while the teacher turns away from chance
-    assert last["nucleus"] < 0.985 * peak  # by 2.5 % here
+    assert last["prototypes_nucleus"] >= 0.1  # two kinds of nuclei need fewer than real tissue
+    peak = np.mean([row["nucleus"] for row in found[24:36]])  # it rises while the teacher departs from chance
+    assert last["nucleus"] < 0.985 * peak  # the measured fall is 2.5 %

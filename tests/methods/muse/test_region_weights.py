@@ -1,4 +1,4 @@
-"""Tissue is drawn by its region: on slides with a region map, with drawn areas, and where neither is."""
+"""Sampling of tissue by its region: on slides with a region map, with drawn areas, and with neither."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.mask import TissueMask
 
-BORDER_PX = SIDE_PX // 5 * 2  # tumour lies left of it; an index has five by five cells
+BORDER_PX = SIDE_PX // 5 * 2  # tumour lies left of it; an index has 5 x 5 cells
 CARD = RegionCard(
     name="drawn",
     mpp=2.0,
@@ -39,7 +39,7 @@ CARD = RegionCard(
 
 @pytest.fixture(scope="module")
 def mapped(tmp_path_factory):
-    """A slide's folder with its region map, as `muse regions` leaves it."""
+    """A slide's folder with a region map, as `muse regions` writes it."""
     folder = tmp_path_factory.mktemp("slides") / "S1"
     draw_slide(folder)
     info = ArraySlide([np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)]).info((MPP, MPP), "S1")
@@ -51,7 +51,7 @@ def mapped(tmp_path_factory):
 
 
 def write_map(folder, border_px):
-    """Tumour on the cells left of ``border_px``."""
+    """Write a region map with tumour in the cells left of ``border_px``."""
     prob = np.zeros((2, 40, 40), np.uint8)
     border = round(border_px * MPP / 8)
     prob[1, :, :border] = prob[0, :, border:] = 255
@@ -82,20 +82,20 @@ def open_data(config, folder, log=print):
 
 
 def tumour_share(image):
-    """Part of drawn nuclei that lie in tumour."""
+    """The fraction of sampled nuclei that lie in tumour."""
     rng, nuclei = np.random.default_rng(0), image.nuclei
     return np.mean([nuclei.draw(rng)[0] < BORDER_PX for _ in range(2000)])
 
 
 def test_tissue_of_a_class_is_drawn_as_often_as_its_weight_tells(mapped, tmp_path):
-    """Two fifths of the slide are tumour: 6 of 9 at a weight of 3."""
+    """Two fifths of the slide are tumour, which at a weight of 3 gives 6 of 9 samples."""
     for number, (weights, share) in enumerate([({}, 2 / 5), ({"Tumour": 3.0}, 2 / 3), ({"Stroma": 3.0}, 2 / 11)]):
         (image,) = open_data(config_of(mapped, tmp_path, weights), tmp_path / str(number)).images
         assert tumour_share(image) == pytest.approx(share, abs=0.03)
 
 
 def test_a_slide_with_more_of_the_class_is_drawn_more_often(mapped, tmp_path):
-    """Of two slides the one without regions has the weight of its area, the other one 9 fifths of that."""
+    """A slide without region weights is weighted by its area, the other slide by nine fifths of its area."""
     (weighted,) = open_data(config_of(mapped, tmp_path, {"Tumour": 3.0}), tmp_path).images
     (alike,) = open_data(config_of(mapped, tmp_path, {}), tmp_path).images
     config, rng = config_of(mapped, tmp_path, {}), np.random.default_rng(0)
@@ -104,7 +104,7 @@ def test_a_slide_with_more_of_the_class_is_drawn_more_often(mapped, tmp_path):
 
 
 def write_areas(path, area):
-    """One annotation of the class Invasive."""
+    """Write one annotation of the class Invasive."""
     feature = {
         "type": "Feature",
         "geometry": json.loads(shapely.to_geojson(area)),
@@ -125,7 +125,7 @@ def test_drawn_areas_weigh_too(mapped, tmp_path):
 
 
 def test_drawn_areas_are_in_px_of_the_slide_and_not_of_its_store(tmp_path):
-    """The left column of the index's cells of 64 um, which is 256 px of the slide and 128 px of the store."""
+    """The area is the left column of index cells: 64 um, or 256 px of the slide and 128 px of the store."""
     folder = tmp_path / "S1"
     draw_slide(folder, mpp=0.25)
     info = ArraySlide([np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)]).info((0.25, 0.25), "S1")
@@ -140,7 +140,7 @@ def test_drawn_areas_are_in_px_of_the_slide_and_not_of_its_store(tmp_path):
 
 
 def test_a_run_has_one_region_map(mapped, tmp_path):
-    """A run is trained with weights and goes on; another map makes it another run."""
+    """A run accepts the map that it was trained with, and rejects a different one."""
     folder = shutil.copytree(mapped, tmp_path / "S1")
     config = config_of(folder, tmp_path, {"Tumour": 3.0})
     pretrain(config, tmp_path / "run", CPU)

@@ -1,4 +1,4 @@
-"""PSM from pictures without labels to a detector: every stage, made once; what is wrong is printed."""
+"""PSM from pictures without labels to a detector: each stage runs once, and mistakes are reported."""
 
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def n_drawn(config_path, name):
 
 def test_every_stage_has_its_folder(finished):
     folder, output = finished
-    stages = ["1-masks", "2-labels", "3-detector"]  # Otsu needs no activation
+    stages = ["1-masks", "2-labels", "3-detector"]  # masks by Otsu need no activation stage
     assert sorted(path.name for path in (folder / "stages").iterdir()) == stages
     assert {"checkpoint.pt", "config.yaml", "provenance.json"} <= {path.name for path in folder.iterdir()}
     assert any("instances in 3 pictures" in line for line in output)
@@ -119,7 +119,7 @@ def test_a_picture_of_more_nuclei_than_a_label_image_holds_is_rejected(tmp_path)
         write_found(tmp_path, "P1", np.zeros((300, 300, 3), np.uint8), instances)
 
 
-@pytest.mark.slow  # the export
+@pytest.mark.slow  # because of the export
 @pytest.mark.parametrize(("verb", "more"), [("psm", []), ("train", ["--set", "method=psm"])])
 def test_the_command_leaves_a_model_that_runs(config_path, finished, muse, verb, more):
     folder, _ = finished
@@ -189,7 +189,7 @@ def test_a_detector_learns_from_what_the_one_before_found(config_path, tmp_path)
         config_path,
         changes=[*changes, "detector.schedule={steps: 60, learning_rate: 0.01}", "detector.export.threshold=0.6"],
     )
-    assert train_run(PsmRecipe(), surer, tmp_path, CPU) == last  # a card's threshold trains nothing anew
+    assert train_run(PsmRecipe(), surer, tmp_path, CPU) == last  # a new threshold in the card needs no training
     assert (trained / "resume.pt").stat().st_mtime_ns == before
     assert load_checkpoint(last).meta["config"]["export"]["threshold"] == 0.6
     unsure = load_psm_config(config_path, changes=[*changes, "self_training.threshold=1"])

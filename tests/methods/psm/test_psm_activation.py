@@ -1,4 +1,4 @@
-"""The first stage of PSM: the network is trained, be it the small one or a registered one."""
+"""The first stage of PSM trains its network, either the small one or a registered backbone."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The first stage as a run: stopped and resumed it ends in the same weights, and its checkpoint loads."""
+"""The first stage as a run: resumed after a stop, it ends with the same weights, and its checkpoint loads."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Every numeric setting of PSM changes the batches, the updates or the files of the stage that it is for."""
+"""Every numeric setting of PSM changes the batches, the updates or the files of its stage."""
 
 import dataclasses
 
@@ -115,7 +115,7 @@ def test_every_numeric_setting_is_either_tried_or_explained(config):
 
 
 def weights_after(config, folder):
-    """All tensors of the activation stage's method after the steps of a run."""
+    """All tensors of the activation stage's method at the end of a run."""
     folder.mkdir(exist_ok=True)
     stage = ActivationStage(activation_config(config), folder / "run")
     torch.manual_seed(stage.config.seed)
@@ -128,7 +128,7 @@ def weights_after(config, folder):
 
 @pytest.fixture(scope="module")
 def plain(config, tmp_path_factory):
-    """The tensors without a change."""
+    """All tensors at the end of a run with unchanged settings."""
     return weights_after(config, tmp_path_factory.mktemp("activation"))
 
 
@@ -140,7 +140,7 @@ def test_a_numeric_setting_changes_the_updates(config, plain, tmp_path, name):
 
 
 def masks_of(config, activation, folder):
-    """Names and pixels of what a stage of masks writes; none where it rejects all."""
+    """Names and pixels of the masks that a masks stage writes; empty if it rejects them all."""
     folder.mkdir()
     try:
         MasksStage(config, activation, folder).write(folder, lambda line: None)
@@ -151,7 +151,7 @@ def masks_of(config, activation, folder):
 
 @pytest.mark.parametrize("name", [*OTSU, *ACTIVATION])
 def test_a_numeric_setting_changes_the_masks(config, folder, tmp_path, name):
-    """Of a picture, or of a slide's store; and the stage is made again."""
+    """The masks are those of a picture or of a slide's store; the change also makes the stage run again."""
     sources = (UnlabelledSource(images=folder / "images", mpp=0.5),)
     if name in ("windows_per_store", "store_window_px"):
         sources = (UnlabelledSource(store=folder / "S1/image-500nm.zarr"),)
@@ -191,7 +191,7 @@ def test_a_numeric_setting_changes_the_stages(config, tmp_path, name):
 
 @pytest.mark.parametrize("name", DETECTOR)
 def test_a_numeric_setting_reaches_the_detector(config, tmp_path, name):
-    """What it does there is tested with the detector."""
+    """Its effect there is tested with the detector."""
     found = detector_config(with_setting(config, f"detector.{name}", DETECTOR[name]), tmp_path)
     assert found == with_setting(detector_config(config, tmp_path), name, DETECTOR[name])
     assert found != detector_config(config, tmp_path)

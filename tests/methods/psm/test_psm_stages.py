@@ -1,4 +1,4 @@
-"""Each stage of PSM by itself, on a few pixels: what it computes, what leaves it, and what it was made from."""
+"""Each stage of PSM by itself, on a few pixels: what it computes, writes and was made from."""
 
 import dataclasses
 import hashlib
@@ -26,7 +26,7 @@ from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
 
 @pytest.fixture
 def config(tmp_path):
-    """Settings whose tissue is one picture."""
+    """Settings with one picture as the only tissue."""
     (tmp_path / "images").mkdir()
     cv2.imwrite(str(tmp_path / "images/P.png"), stained(np.random.default_rng(0))[..., ::-1])
     (tmp_path / "psm.yaml").write_text(CONFIG)
@@ -34,7 +34,7 @@ def config(tmp_path):
 
 
 def stained(generator, side=64):
-    """Two dark discs on pink, with grain."""
+    """Two dark discs on a pink ground, with grain."""
     pixels = np.full((side, side, 3), (230, 170, 205), np.uint8)
     for x in (20, 44):
         cv2.circle(pixels, (x, 32), 7, (90, 50, 130), -1)
@@ -42,7 +42,7 @@ def stained(generator, side=64):
 
 
 def save_masks(folder, pixels, mask):
-    """A finished stage of masks."""
+    """Write the files of a finished masks stage, and return its folder."""
     for name in ("pictures", "masks"):
         (folder / name).mkdir(parents=True)
     cv2.imwrite(str(folder / "pictures/a.png"), pixels[..., ::-1])
@@ -52,7 +52,7 @@ def save_masks(folder, pixels, mask):
 
 
 def test_activation_compares_a_window_with_its_half_turn():
-    """Pixel (y, x) of the turned window is pixel (S - 1 - y, S - 1 - x); batch norms see both ways at once."""
+    """Pixel (y, x) of the turned window is pixel (S - 1 - y, S - 1 - x); batch norms see both windows together."""
     torch.manual_seed(0)
     method = PriorSelfActivation(ActivationNetwork("shallow_cnn")).train()
     batch = torch.randint(0, 256, (2, 3, 32, 32)).float()
@@ -105,7 +105,7 @@ def test_found_labels_are_made_again_when_the_detector_or_its_export_changes(con
 
 
 def test_every_stage_reads_what_the_one_before_left(config, tmp_path):
-    """Labels are made from the masks; each self-training learns from the detector before it."""
+    """Labels are made from the masks; each self-training uses the labels found by the previous detector."""
     changed = dataclasses.replace(
         config, masks="activation", self_training=dataclasses.replace(config.self_training, rounds=2, threshold=0.2)
     )
@@ -123,7 +123,7 @@ def test_every_stage_reads_what_the_one_before_left(config, tmp_path):
 
 
 def test_masks_are_fitted_to_each_picture(config, tmp_path):
-    """A pale picture beside a dark one has its nuclei all the same."""
+    """Nuclei of a pale picture are found even if another picture is dark."""
     pale = np.round(255 * (stained(np.random.default_rng(1)) / 255) ** 0.5).astype(np.uint8)
     cv2.imwrite(str(tmp_path / "images/Q.png"), pale[..., ::-1])
     MasksStage(config, None, tmp_path / "masks").run(CPU)

@@ -1,4 +1,4 @@
-"""The branches: which networks and rows are compared, and what a missing partner changes."""
+"""The branches of TriDeNT: which networks and rows are compared, and what a missing partner changes."""
 
 from itertools import combinations
 
@@ -25,7 +25,7 @@ def features(network, pixels, colour):
 
 
 def test_three_branches_are_two_views_and_the_partner():
-    """The loss of image vectors and of nuclei, computed anew from the networks."""
+    """The losses of image vectors and of nuclei are recomputed from the networks."""
     method, batch = make_trident().eval(), make_pairs(KNOWN)
     found = method.losses(batch, "model", 0.0)
     first, second = (
@@ -58,7 +58,7 @@ def test_three_branches_are_two_views_and_the_partner():
 
 
 def literal_vicreg(samples):
-    """2, 3 and 0.5 times the terms of VICReg, from the list of each branch's vectors by the number of their sample."""
+    """2, 3 and 0.5 times the terms of VICReg; ``samples`` maps, for each branch, sample numbers to vectors."""
     invariance = variance = covariance = 0.0
     for one, other in combinations(samples, 2):
         both = one.keys() & other.keys()
@@ -75,7 +75,7 @@ def literal_vicreg(samples):
 
 
 def literal_trident(method, batch, branches):
-    """0.7 times the loss of image vectors and 0.4 times that of nuclei, one image and one nucleus at a time."""
+    """0.7 times the image loss plus 0.4 times the nucleus loss, one image and one nucleus at a time."""
     n_sets, partner, which = len(batch.partner.image_known), batch.partner, batch.partner.image_known.nonzero()[:, 0]
     views = [(0, batch.views.teacher_xy[0]), (1, batch.views.student_xy[0])][: 1 if branches == 2 else 2]
     images, nuclei = [], []
@@ -183,7 +183,7 @@ def test_gauges_of_rows_that_point_everywhere_and_of_collapsed_ones():
 def test_a_collapsed_run_is_ended(tmp_path):
     alarm = SpreadAlarm(Schedule(steps=100), tmp_path)
     for done in range(IN_A_ROW - 1):
-        alarm.on_log(done, {"image_spread": 0.0})  # before the grace is over
+        alarm.on_log(done, {"image_spread": 0.0})  # before the grace period is over
     begin = round(100 * GRACE)
     for done in range(begin, begin + IN_A_ROW - 1):
         alarm.on_log(done, {"trident image_spread": 0.01})

@@ -1,4 +1,4 @@
-"""The experiment on factors: what its pictures show, and what each arm must learn, with linear encoders and in full."""
+"""The experiment on factors: what its pictures show, and what each arm must learn, with linear encoders or in full."""
 
 import numpy as np
 import pytest
@@ -21,12 +21,12 @@ def test_the_third_factor_is_not_in_the_mean_colour():
     assert (np.abs(mean[has].mean(0) - mean[~has].mean(0)) < 0.6 * mean.std(0)).all()
 
 
-NOISE = torch.tensor([0.1, 0.1, 2.0, *[1.0] * 6])  # of a view, per factor: A, B, C and six that distract
-PARTNER = [0, 2]  # the factors that the partner shows
+NOISE = torch.tensor([0.1, 0.1, 2.0, *[1.0] * 6])  # noise of each factor in a view: A, B, C and six distractors
+PARTNER = [0, 2]  # factors that the partner shows
 
 
 def train_linearly(branches, is_paired=True, variance=25.0, steps=300):
-    """Accuracy of A, B and C in the four features of a linear encoder that the loss trained."""
+    """Accuracy with which A, B and C are read from the four features of a trained linear encoder."""
     torch.manual_seed(0)
     he, partner = nn.Linear(len(NOISE), 4), nn.Linear(len(PARTNER), 4)
     weights = {"invariance": 2.0, "variance": variance, "covariance": 2.0}
@@ -45,14 +45,14 @@ def train_linearly(branches, is_paired=True, variance=25.0, steps=300):
     with torch.no_grad():
         features = he(factors)
     features = (features - features.mean(0)) / (features.std(0) + 1e-6)
-    features += 0.3 * torch.randn_like(features)  # what is hardly there is not read
+    features += 0.3 * torch.randn_like(features)  # so that very faint features cannot be read
     read = features @ torch.linalg.lstsq(features, factors[:, :3]).solution
     return dict(zip("ABC", (read.sign() == factors[:, :3]).float().mean(0).tolist(), strict=True))
 
 
 @pytest.mark.slow
 def test_three_branches_keep_what_each_pair_teaches():
-    """C is fainter in a view than the factors that distract, and B is not in the partner."""
+    """A view shows C more faintly than the distractors, and the partner does not show B."""
     siamese, two, three = (train_linearly(branches) for branches in (1, 2, 3))
     assert siamese["B"] > 0.95 and siamese["C"] < 0.65
     assert two["C"] > 0.95 and two["B"] < 0.9
@@ -63,11 +63,11 @@ def test_three_branches_keep_what_each_pair_teaches():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)  # two trainings of 75 s
+@pytest.mark.timeout(600)  # two trainings of 75 s each
 def test_a_second_view_keeps_what_a_partner_alone_loses(tmp_path, monkeypatch):
-    """One seed of the experiment of docs/results.md.
+    """One seed of the experiment in docs/results.md.
 
-    Two H&E views alone are left out: whether they find C depends on the seed and on how the processor rounds.
+    Two H&E views alone are left out: whether they find C depends on the seed and on the processor's rounding.
     """
     monkeypatch.setattr("muse_pipeline.training.loop.draw_curves", lambda rows, output: None)
     two, three = (run_arm(arm, 1, STEPS, tmp_path / arm) for arm in ("two", "three"))

@@ -1,4 +1,4 @@
-"""Two processes that hold different numbers of nuclei and partners do what one does that holds them all."""
+"""Two processes with different numbers of nuclei and partners do what one process with all of them does."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from muse_pipeline.data.partners import PairBatch, PartnerBatch
 from muse_pipeline.data.views import ViewBatch, Views
 from muse_pipeline.training.devices import average_gradients, gather_rows
 
-# The processes of tests/methods/muse/test_muse_processes.py, which are fast, gather and average as these do.
+# tests/methods/muse/test_muse_processes.py is fast, and gathers and averages in the same way.
 pytestmark = pytest.mark.slow
 
 CASES = [("vicreg", 3), ("vicreg", 1), ("infonce", 3)]
@@ -21,7 +21,7 @@ def halves() -> list[PairBatch]:
 
 
 def joined(first: PairBatch, second: PairBatch) -> PairBatch:
-    """The sets of both in one batch."""
+    """One batch with the sets of both."""
     parts = [[part.chunk(2) for part in one.views.global_views] for one in (first, second)]
     wide = Views(*(torch.cat([a[0], b[0], a[1], b[1]]) for a, b in zip(*parts, strict=True)))
     tables = (torch.cat(pair, 1) for pair in zip(first.views[2:], second.views[2:], strict=True))
@@ -31,7 +31,7 @@ def joined(first: PairBatch, second: PairBatch) -> PairBatch:
 
 
 def learn(loss: str, branches: int, batch: PairBatch) -> dict[str, torch.Tensor]:
-    """Losses and gradients; in evaluation mode, where batch norms do not depend on the batch."""
+    """Losses and gradients in evaluation mode, in which batch norms do not depend on the batch."""
     method = make_trident(loss=loss, branches=branches).double().eval()
     wide = Views(*(part.double() for part in batch.views.global_views))
     partner = [p.double() if p.is_floating_point() else p for p in batch.partner]
@@ -58,7 +58,7 @@ def test_two_processes_make_the_step_of_one(found, loss, branches):
     expected = learn(loss, branches, joined(*halves()))
     for name, value in expected.items():
         for one in found:
-            # What is left of large parts that cancel is known as well as these parts are.
+            # What remains of large terms that cancel is no more exact than those terms.
             atol = 1e-6 * max(1.0, value.abs().max().item())
             torch.testing.assert_close(one[loss, branches][name], value, rtol=1e-6, atol=atol, msg=name)
 

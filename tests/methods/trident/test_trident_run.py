@@ -1,4 +1,4 @@
-"""Runs on drawn slides and pictures: what they leave, go on from and refuse."""
+"""Runs on synthetic slides and pictures: what they write, resume from and reject."""
 
 import json
 import shutil
@@ -135,7 +135,7 @@ def test_a_partner_store_of_another_grid_is_refused(slide, tmp_path, muse):
 
 
 def test_a_slide_whose_partner_was_not_registered_is_trained_alone(slide, tmp_path, muse):
-    """As the workflow leaves it: an empty folder in place of the store, and the reason beside it."""
+    """The workflow leaves an empty folder in place of the store, and the reason next to it."""
     absent = tmp_path / "S2" / "partner" / "image-500nm.zarr"
     absent.mkdir(parents=True)
     write_json(absent.parent / "partner.json", {"status": "failed", "reason": "does not fit"})
@@ -253,7 +253,7 @@ SETTINGS_OF_RUN = Kind(
 
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory):
-    """Two slides; the nuclei of one are known in a part alone."""
+    """Two slides, one of which has proposals in only a part of it."""
     folder = tmp_path_factory.mktemp("slides")
     draw_paired_slide(folder / "whole")
     shutil.copytree(folder / "whole", folder / "part")

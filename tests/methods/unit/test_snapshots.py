@@ -1,4 +1,4 @@
-"""The choice of a snapshot without labels."""
+"""Choosing a snapshot without labels."""
 
 import cv2
 import numpy as np
@@ -30,7 +30,7 @@ MPP = 0.5
 
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory):
-    """Of random weights, whose detections the tests replace."""
+    """A scorer with random weights; the tests replace its detections."""
     folder = draw_tissue(tmp_path_factory.mktemp("snapshots"))
     write_masks(folder / "masks", 4, TissueSettings(), seed=0, mpp=MPP, size_px=96)
     _, config = load_run(write_config(folder, masks=str(folder / "masks")))
@@ -40,7 +40,7 @@ def scorer(tmp_path_factory):
 
 
 def answers(*of_calls):
-    """In place of a network: nuclei by the number of the call within a batch, which are mirrored, rendered, real."""
+    """A replacement for ``_detect``, with one function each for mirrored, rendered and real windows."""
     calls = []
 
     def detect(pixels, colour):
@@ -96,7 +96,7 @@ def test_the_threshold_is_that_of_the_best_agreement_with_haematoxylin(scorer, m
     monkeypatch.setattr(scorer, "_detect", answers(nothing, nothing, certain_in_dark_places))
     found = scorer.score()
     assert found[STAINED] == 1 and 0.3 < found[THRESHOLD] <= 0.5
-    monkeypatch.setattr(scorer, "thresholds", (0.2,))  # as configured
+    monkeypatch.setattr(scorer, "thresholds", (0.2,))  # a configured threshold
     monkeypatch.setattr(scorer, "_detect", answers(nothing, nothing, certain_in_dark_places))
     found = scorer.score()
     assert found[STAINED] < 0.8 and found[THRESHOLD] == 0.2

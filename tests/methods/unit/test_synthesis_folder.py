@@ -1,4 +1,4 @@
-"""A folder of masks: the same bytes for a seed, readable as labels, fitted to nuclei that were found."""
+"""A folder of masks: the same bytes for the same seed, readable as labels, fitted to detected nuclei."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def test_masks_are_read_back_and_are_a_source_of_labels(tmp_path):
     images = read_labelled_images([source], KINDS, 0.5, 8)
     for image, mask in zip(images, masks, strict=True):
         assert len(image.nuclei) == len(mask.kinds)
-        assert (image.nuclei.label == mask.kinds).mean() > 0.95  # a centroid may lie nearer to a neighbour's
+        assert (image.nuclei.label == mask.kinds).mean() > 0.95  # a centroid may be nearer to a neighbour's point
 
 
 def test_the_record_has_settings_and_statistics(tmp_path):
@@ -75,7 +75,7 @@ def test_an_earlier_set_is_replaced_and_another_folder_is_not(muse, tmp_path):
 
 
 def write_nuclei(path, n, axes_um, side_px):
-    """Ellipses of these semi-axes around positions drawn at random, at 0.5 um/px."""
+    """Write a table of ellipses with axes of about ``axes_um`` at random positions, at 0.5 um/px."""
     rng = np.random.default_rng(0)
     angle = 2 * np.pi * np.arange(32) / 32 - rng.uniform(0, np.pi, (n, 1))
     a, b = (axes_um / 2 * np.exp(rng.normal(0, 0.1, (n, 1)))).T[..., None]
@@ -96,7 +96,7 @@ def write_nuclei(path, n, axes_um, side_px):
 
 
 def test_masks_are_fitted_to_the_nuclei_of_a_slide(muse, tmp_path):
-    """3,000 nuclei per mm2 with axes of 10 and 8 um: larger, rounder and fewer than by default."""
+    """The slide has 3,000 nuclei per mm2 with axes of 10 and 8 um: larger, rounder and fewer than by default."""
     table = write_nuclei(tmp_path / "nuclei.parquet", 3000, np.array([10.0, 8.0]), 2000)
     tissue, wanted, reached = fit_tissue([table], TissueSettings())
     found = summarise([synthesise_mask(index, 0, 256, 0.5, tissue) for index in range(40)], 0.25)

@@ -1,4 +1,4 @@
-"""`method: unit`: both stages, resume, what leaves the run, alarms and faults in settings and data."""
+"""`method: unit`: both stages, resuming, the resulting detector, alarms, and mistakes in settings and data."""
 
 import copy
 import json
@@ -57,7 +57,7 @@ HAEMATOXYLIN, EOSIN = np.array([0.65, 0.70, 0.29]), np.array([0.10, 0.75, 0.35])
 
 
 def draw_tissue(folder: Path, n: int = 3, side_px: int = 160) -> Path:
-    """Nuclei of one haematoxylin on one eosin."""
+    """Write pictures of nuclei with one shade of haematoxylin on a ground with one shade of eosin."""
     (folder / "images").mkdir(parents=True)
     for index in range(n):
         inside = synthesise_mask(index, 7, side_px, 0.5, TissueSettings()).instances[..., None] > 0
@@ -84,7 +84,7 @@ def tissue(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run_folder(tissue):
-    """A whole run."""
+    """The folder of a complete run."""
     recipe, config = load_run(write_config(tissue))
     train_run(recipe, config, tissue / "run", Options(accelerator="cpu"))
     return tissue / "run"
@@ -140,7 +140,7 @@ def test_the_run_leaves_a_detector(run_folder):
     with torch.no_grad():
         found = graph(torch.full((1, 3, 192, 192), 230, dtype=torch.uint8), torch.eye(3, 4))
     assert found[0].shape == (1, card.capacity, 2)
-    assert list((run_folder / "pictures").glob("*.png"))  # on which an export is checked
+    assert list((run_folder / "pictures").glob("*.png"))  # for checking an export
     meta = load_checkpoint(run_folder / "checkpoint.pt").meta
     assert meta["images"] == meta["learnt_patients"] == ["P0", "P1", "P2"]
 
@@ -149,7 +149,7 @@ def test_the_run_leaves_a_detector(run_folder):
 def test_the_detector_is_exported(run_folder, tmp_path, muse):
     status, out, errors = muse("export", run_folder / "checkpoint.pt", "-o", tmp_path / "unit.onnx")
     assert status == 0, errors
-    assert "not checked" not in out + errors  # on the pictures that the run kept
+    assert "not checked" not in out + errors  # the pictures that the run kept were used
     predictor = Predictor(tmp_path / "unit.onnx")
     assert len(predictor(np.full((1, 192, 192, 3), 230, np.uint8), np.eye(3, 4, dtype=np.float32))) == 1
 
@@ -204,7 +204,7 @@ def test_a_collapsed_run_saves_no_checkpoint_and_names_a_remedy(tissue, tmp_path
 
     def collapsed(stage, data):
         made = build(stage, data)
-        torch.nn.init.zeros_(made.generator.to_rgb.weight)  # one grey for all masks
+        torch.nn.init.zeros_(made.generator.to_rgb.weight)  # the same grey for all masks
         made.generator.to_rgb.requires_grad_(False)
         return made
 
@@ -247,10 +247,10 @@ def test_the_colour_prior_falls_in_the_first_stage_alone(tissue):
     assert training._weights(0)["painted"] == 3
 
 
-AS_IT_IS = {"stain_gain": 0, "stain_mix": 0, "shift": 0, "blur": 0, "noise": 0}  # appearance is not varied
+AS_IT_IS = {"stain_gain": 0, "stain_mix": 0, "shift": 0, "blur": 0, "noise": 0}  # no varied appearance
 SAME = torch.eye(3, 4).expand(2, 3, 4)
 WEIGHTS = {"picture_gan": 1.3, "mask_gan": 0.7, "cycle": 3.0, "instances": 2.5}
-JUDGED = {  # loss -> of the generator, by scores of what it made; of the discriminator, by scores of both
+JUDGED = {  # name -> generator's loss, from scores of generated data; discriminator's, from scores of both
     "logistic": (lambda made: softplus(-made).mean(), lambda real, made: (softplus(-real) + softplus(made)).mean()),
     "least squares": (
         lambda made: ((made - 1) ** 2).mean() / 2,
@@ -264,7 +264,7 @@ def to_unit(pixels):
 
 
 def make_training(folder, losses):
-    """A method without dropout or varied appearance, a batch, and the list of noises that it will draw."""
+    """A method without dropout or varied appearance, a batch, and a list to which its noises are appended."""
     generator = yaml.safe_load(CONFIG)["generator"] | {"dropout": 0.0}
     names = {"pictures": losses[0], "mask_discriminator": losses[1]}
     judges = {name: {"widths": [8, 16], "loss": loss, "r1_gamma": 0.8, "r1_every": 2} for name, loss in names.items()}
@@ -284,10 +284,10 @@ def make_training(folder, losses):
 
 @pytest.mark.parametrize("losses", [("logistic", "least squares"), ("least squares", "logistic")])
 def test_a_step_of_generator_and_reader_is_that_of_the_formula(tmp_path, losses):
-    """Terms, weighted sum, gradients, and the statistics of the reader's norms: those of real tissue alone."""
+    """Terms, weighted sum, gradients, and the reader's norm statistics, which come from real tissue only."""
     training, batch, drawn = make_training(tmp_path, losses)
     literal = copy.deepcopy(training)
-    found = training.losses(batch, "generator", 0.125)  # half way down: the colour prior counts 1.5 times
+    found = training.losses(batch, "generator", 0.125)  # halfway down: the colour prior has weight 1.5
     generator, reader = literal.generator, literal.reader
     rendered = generator(batch.masks, *drawn[0])
     mask_again, nuclei = reader(rendered.clamp(0, 255), SAME)
@@ -333,7 +333,7 @@ def test_a_step_of_generator_and_reader_is_that_of_the_formula(tmp_path, losses)
 
 @pytest.mark.parametrize("losses", [("logistic", "least squares"), ("least squares", "logistic")])
 def test_a_step_of_the_discriminators_is_that_of_the_formula(tmp_path, losses):
-    """Real tissue and synthesised masks are real, what generator and reader made is not; R1 counts every 2nd step."""
+    """Real tissue and synthesised masks count as real, generated ones do not; R1 is added every second step."""
     training, batch, _ = make_training(tmp_path, losses)
     made = training.translate(batch)
     for step in range(3):
@@ -417,7 +417,7 @@ def test_masks_of_a_folder_replace_the_first_stage(tmp_path, tissue):
 
 
 def masks_and_translation(stages, read):
-    """Masks and first stage of a run of UNIT; of the second, which differs in its schedule alone, the rate."""
+    """The masks, parts of a step of the first stage, and the rate of the second, which differs only in its schedule."""
     masks, first, second = stages
     if masks.name not in read:
         masks.run(Options(start_over=True))
