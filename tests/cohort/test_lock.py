@@ -1,4 +1,4 @@
-"""One run at a time in a folder of results: in processes, since a process may lock its own folder again."""
+"""Only one run at a time per results folder; the tests use processes, as a process may lock its own folder again."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ with lock_results(Path(sys.argv[1]), "snakemake"):
 
 @pytest.fixture
 def other(tmp_path):
-    """Another run in the folder of results."""
+    """A process that holds the lock of the results folder."""
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "locked\n"
     yield process
@@ -35,7 +35,7 @@ def test_a_second_run_is_rejected_until_the_first_is_killed(tmp_path, other):
     named = (
         rf"^{tmp_path}: snakemake \(process {other.pid} on .*, since 20.*\) writes its results there; wait for its end"
     )
-    for _ in range(2):  # no attempt lifts the lock
+    for _ in range(2):  # a failed attempt does not lift the lock
         with pytest.raises(OutputError, match=named), lock_results(tmp_path, "muse run"):
             pass
     assert find_other_run(tmp_path).startswith(f"{tmp_path}: snakemake (process {other.pid} ")
