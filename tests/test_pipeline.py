@@ -1,4 +1,4 @@
-"""The Python API: the nuclei of `muse run`, of a slide, of a box of it, of an array."""
+"""The Python API: it finds the nuclei of `muse run`, also in a box of a slide or in an array."""
 
 import re
 import subprocess
@@ -29,7 +29,7 @@ CROP = 1100, 900, 1300, 700  # x, y, width, height: tissue on both sides of seam
 
 
 def run(slide: Path, output: Path, *arguments: object) -> Path:
-    """`muse run`; the slide's folder."""
+    """Run `muse run` and return the slide's folder."""
     assert main(["run", str(slide), "--features", "none", "-o", str(output), *map(str, arguments)]) == 0
     return output / slide.stem
 
