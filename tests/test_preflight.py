@@ -22,7 +22,7 @@ def card():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Slides: two with one content, one cut short, one without mpp, one coarse, one of glass, one with damaged tiles."""
+    """Slides: two identical ones, one cut short, one without mpp, one coarse, one of glass, one with damaged tiles."""
     folder = tmp_path_factory.mktemp("cohort")
     draw_stained_slide(folder / "good.tif")
     shutil.copy(folder / "good.tif", folder / "twin.tif")

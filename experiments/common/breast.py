@@ -1,4 +1,4 @@
-"""BRCA-M2C as the experiments on pretraining read it, and MUSE's backbone that several of them begin with."""
+"""BRCA-M2C as read by the experiments on pretraining, and the pretraining of MUSE with which several of them start."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ CLASSES, MPP = ("Lymphocyte", "Epithelial", "Stroma"), 0.5
 
 
 def share_index(to: Path, found: Path) -> None:
-    """Copy the positions of nuclei, which are the same for all arms."""
+    """Copy the folder of nuclear positions, which are the same for all arms, unless ``to`` exists."""
     if found.is_dir() and not to.is_dir():
         shutil.copytree(found, to)
 
 
 def breast_labels(data: Path) -> LabelSource:
-    """BRCA-M2C's train and val."""
+    """Labels of BRCA-M2C's training and validation pictures."""
     folder, classes = data / "brca-m2c", dict(zip("123", CLASSES, strict=True))
     return LabelSource(folder / "labels", "row column class", images=folder / "images", mpp=MPP, class_map=classes)
 
 
 def word_of(site: str) -> str:
-    """What the names of a site's pictures contain."""
+    """The text that the names of a site's pictures contain."""
     return f"TCGA-{site}-"
 
 
 def load_pretraining(site: str, seed: int, data: Path, changes: Sequence[str] = ()) -> MuseConfig:
-    """The recipe of MUSE with changes, without the pictures of a site."""
+    """The settings of MUSE's recipe with ``changes``, without the pictures of a site."""
     config = load_muse_config(RECIPE, data, (*changes, f"seed={seed}"))
     breast, *others = config.sources
     breast = dataclasses.replace(breast, exclude=(*breast.exclude, word_of(site)))
@@ -44,12 +44,12 @@ def load_pretraining(site: str, seed: int, data: Path, changes: Sequence[str] = 
 
 
 def pretrain(site: str, seed: int, data: Path, work: Path) -> Path:
-    """The checkpoint of MUSE without a site, trained unless it exists."""
+    """The checkpoint of MUSE without a site's pictures, trained unless it exists."""
     return run_pretraining(MuseStage(load_pretraining(site, seed, data), work / f"full-{site}-{seed}"), site)
 
 
 def run_pretraining(stage: MuseStage, site: str) -> Path:
-    """Run a stage with the positions of nuclei that all runs without this site share."""
+    """Run a stage with the nuclear positions that all runs without this site share, and return its checkpoint."""
     shared = stage.folder.with_name(f"{INDEX}-{site}")
     share_index(stage.folder / INDEX, shared)
     checkpoint = stage.run(Options(accelerator="cpu", threads=1, log=print))

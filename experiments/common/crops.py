@@ -1,4 +1,4 @@
-"""Crops of TNBC, NuCLS and DSB-2018 with instances, finders of nuclei in them, and their scores."""
+"""Crops of TNBC, NuCLS and DSB-2018 with instances, functions that find nuclei in them, and their scores."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, fit_otsu, 
 from muse_pipeline.tissue.stain import fit_macenko
 
 MPP, MIN_PX, RAYS = 0.25, 20, 32
-BOWL_RADIUS_UM, BOWL_LEAST_PX = 3.6, 20  # of the median nucleus of DSB-2018, which states no um per pixel
+BOWL_RADIUS_UM, BOWL_LEAST_PX = 3.6, 20  # of DSB-2018's median nucleus; the data have no mpp
 SNAP_UM = 1.5  # as in the card of `label_free`
 Find = Callable[[np.ndarray], np.ndarray]  # (h, w, 3) uint8 -> (h, w) int32 instances
 
 
 def overlap_labels(found: np.ndarray, true: np.ndarray) -> Overlaps:
-    """Overlaps of two label pictures (h, w), 0 background, in pixels; outlines in ascending order of their labels."""
+    """Overlaps of two (h, w) label images, 0 for background, in pixels; outlines are in ascending order of labels."""
     _, first = np.unique(np.append(0, found.ravel()), return_inverse=True)
     _, second = np.unique(np.append(0, true.ravel()), return_inverse=True)
-    first, second = first[1:], second[1:]  # the 0 was there to be the background's, also where there is none
+    first, second = first[1:], second[1:]  # the added 0 keeps index 0 for the background, even if there is none
     n_found, n_true = int(first.max(initial=0)), int(second.max(initial=0))
     both = (first > 0) & (second > 0)
     pair, shared = np.unique((first[both] - 1) * max(n_true, 1) + second[both] - 1, return_counts=True)
@@ -41,7 +41,7 @@ def overlap_labels(found: np.ndarray, true: np.ndarray) -> Overlaps:
 
 
 def network_finder(predictor: Predictor, threshold: float = 0.0) -> Find:
-    """A model, its outlines painted, the most certain on top; ``threshold`` counts where it is above the card's."""
+    """A function that paints a model's outlines by ascending score; ``threshold`` has an effect if above the card's."""
 
     def find(pixels: np.ndarray) -> np.ndarray:
         nuclei = detect_picture(predictor, pixels, MPP, fit_macenko(pixels.reshape(-1, 3)))
@@ -53,18 +53,18 @@ def network_finder(predictor: Predictor, threshold: float = 0.0) -> Find:
 
 
 def find_by_otsu(pixels: np.ndarray) -> np.ndarray:
-    """What is dark in haematoxylin."""
+    """Find nuclei by a threshold of haematoxylin's density (Otsu)."""
     return cut_mask(fit_otsu([pixels], MPP)(pixels), haematoxylin(pixels, blend_stains(find_stains(pixels))), MPP)
 
 
 def find_stains(pixels: np.ndarray) -> np.ndarray | None:
-    """(2, 3) stains of a picture, if they are plausible."""
+    """(2, 3) stains of a picture; None if they are not plausible."""
     fit = fit_macenko(pixels.reshape(-1, 3))
     return fit and fit.stains
 
 
 def score(find: Find, data: Path) -> dict:
-    """Per crop: matched, found and true nuclei, and the two areas whose ratio is the AJI."""
+    """Per crop: patient, numbers of matched, found and true nuclei, and the two areas with the AJI as their ratio."""
     tables: dict[str, dict] = {}
     for name, read in {"TNBC": read_tnbc, "NuCLS": read_nucls}.items():
         crops = {crop: [patient, *compare(find(pixels), true)] for crop, patient, pixels, true in read(data)}
@@ -73,7 +73,7 @@ def score(find: Find, data: Path) -> dict:
 
 
 def read_tnbc(data: Path) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
-    """Name, patient, pixels and instances of each crop."""
+    """Name, patient, pixels and instances of each crop of TNBC."""
     folder, crops = data / "tnbc-nuclei", []
     for path in sorted((folder / "images").glob("*.png")):
         mask = cv2.imread(str(folder / "masks" / path.name), cv2.IMREAD_GRAYSCALE)
@@ -85,7 +85,7 @@ def read_tnbc(data: Path) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
 
 
 def read_nucls(data: Path) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
-    """Likewise; patients are not named."""
+    """Name, again the name as patients are unknown, pixels and instances of each crop of NuCLS."""
     folder = data / "nucls-cc0"
     return [
         (path.stem, path.stem, read_rgb(path), cv2.imread(str(folder / "instances" / path.name), -1).astype(np.int32))
@@ -94,7 +94,7 @@ def read_nucls(data: Path) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
 
 
 def read_dsb2018(data: Path) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
-    """Name, the name once more in place of a patient, pixels and instances of each crop."""
+    """Name, again the name as patients are unknown, pixels and instances of each crop of DSB-2018."""
     folder = data / "dsb2018-brightfield"
     return [
         (path.stem, path.stem, read_rgb(path), cv2.imread(str(folder / "labels" / path.name), -1).astype(np.int32))
@@ -103,31 +103,31 @@ def read_dsb2018(data: Path) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
 
 
 def compare(found: np.ndarray, true: np.ndarray) -> list[float]:
-    """See ``score``."""
+    """Numbers of matched, found and true nuclei in a crop, and the two areas with the AJI as their ratio."""
     found_xy, true_xy = (label_image_to_nuclei(one, (MPP, MPP), RAYS).xy for one in (found, true))
     matched = (match_points(found_xy, np.ones(len(found_xy)), true_xy, RADIUS_UM / MPP) >= 0).sum()
     return [int(matched), len(found_xy), len(true_xy), *map(float, jaccard_areas(overlap_labels(found, true)))]
 
 
 def score_outlines(predictor: Predictor, crops: Sequence[tuple[str, str, np.ndarray, np.ndarray]]) -> dict:
-    """The counts of ``crops.compare`` in each crop."""
+    """The patient of each crop, and the numbers that ``compare`` returns for it."""
     find = network_finder(predictor)
     counts = [compare(find(pixels), true) for _, _, pixels, true in crops]
     return {"patients": [crop[1] for crop in crops], "counts": counts}
 
 
 def detection_f1(sums: np.ndarray) -> np.ndarray:
-    """(..., 5) -> (...)."""
+    """(...) F1 of detection, from (..., 5) sums of the numbers that ``compare`` returns."""
     return 2 * sums[..., 0] / (sums[..., 1] + sums[..., 2])
 
 
 def aji(sums: np.ndarray) -> np.ndarray:
-    """(..., 5) -> (...)."""
+    """(...) aggregated Jaccard index, from (..., 5) sums of the numbers that ``compare`` returns."""
     return jaccard_ratio(sums[..., 3:])
 
 
 def mean_of_seeds(runs: list[dict], name: str) -> tuple[np.ndarray, list[str], int] | None:
-    """(N, 5) sums of crops, their patients, and the number of seeds."""
+    """(N, 5) numbers of N crops, averaged over seeds; the crops' patients; and the number of seeds."""
     if not runs:
         return None
     values = np.mean([[row[1:] for row in run["crops"][name].values()] for run in runs], 0)
@@ -135,6 +135,6 @@ def mean_of_seeds(runs: list[dict], name: str) -> tuple[np.ndarray, list[str], i
 
 
 def bowl_mpp(mask: np.ndarray) -> float:
-    """The um per pixel at which the median nucleus has the radius that is asked for."""
+    """The mpp at which the median nucleus has a radius of ``BOWL_RADIUS_UM``."""
     area = np.bincount(mask.ravel())[1:]
     return BOWL_RADIUS_UM / float(np.sqrt(np.median(area[area > BOWL_LEAST_PX]) / np.pi))

@@ -1,4 +1,4 @@
-"""BRCA-M2C's three source sites, as the experiments on few labels read and score them."""
+"""BRCA-M2C's three source sites as read and scored by the experiments on few labels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCORES = {"mean class F1": lambda counts: counts.mean_class_f1, "detection F1": 
 
 
 def load_breast(data: Path, *changes: str) -> DetectorConfig:
-    """The recipe of `compact` with changes, scored at a threshold of 0.4, and BRCA-M2C alone."""
+    """The settings of `compact`'s recipe with ``changes``, only BRCA-M2C as a source, and a score threshold of 0.4."""
     config = load_detector_config(RECIPE, data, ("export.threshold=0.4", *changes))
     return dataclasses.replace(config, sources=config.sources[:1])
 
@@ -42,12 +42,12 @@ def without(config: DetectorConfig, names: Sequence[str]) -> DetectorConfig:
 
 
 def scorer_of(checkpoint: Path) -> tuple[Scorer, DetectorConfig]:
-    """A scorer of a checkpoint, and the settings of its training."""
+    """A scorer for a checkpoint, and the settings of its training."""
     network, config, known = load_trained(checkpoint)
     return Scorer(network, config, Start(checkpoint, known, True).colour), config
 
 
 def score(checkpoint: Path, pictures: Sequence[LabelledImage]) -> list:
-    """Hits, false and missed of any nucleus and of each class in each picture."""
+    """True positives, false positives and false negatives for any class and for each class, in each picture."""
     scorer, _ = scorer_of(checkpoint)
     return [scorer.count(scorer.find(picture), picture.nuclei, picture.region).values.tolist() for picture in pictures]

@@ -1,4 +1,4 @@
-"""Classes of nuclei read from frozen features with few labels, and the table of arms that differ in the backbone."""
+"""Classification of nuclei by frozen features with few labels, and the table of arms with different backbones."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ K, WINDOW_PX, N_LABELLED, N_DRAWS = 20, 224, 5, 5
 def count_predictions(
     name: str, checkpoint: Path | None, known: Sequence[LabelledImage], judged: Sequence[LabelledImage], seed: int
 ) -> dict:
-    """Nuclei of each judged patient by true and predicted class, with the labels of ``N_LABELLED`` known pictures.
+    """Count each patient's nuclei by true and predicted class, given the labels of ``N_LABELLED`` known pictures.
 
     Args:
-        name: of the backbone.
-        checkpoint: its weights; random ones without.
-        known: pictures of which some are drawn, ``N_DRAWS`` times.
-        judged: pictures whose nuclei are classified.
-        seed: of random weights.
+        name: Name of the backbone.
+        checkpoint: Checkpoint with its weights; if None, they are random.
+        known: Pictures, of which ``N_LABELLED`` are chosen at random ``N_DRAWS`` times.
+        judged: Pictures with the nuclei to classify.
+        seed: Seed of random weights.
 
     Returns:
-        ``patients``, P names, and ``counts``: for each protocol (P, C * C), summed over the draws.
+        ``patients``: P names; and ``counts``: by protocol, (P, C * C) numbers of nuclei, summed over the draws.
     """
     n_classes = 1 + max(int(image.nuclei.label.max(initial=0)) for image in judged)
     backbone, reference = load_frozen(name, checkpoint, known, seed)
@@ -67,7 +67,7 @@ def count_predictions(
 def load_frozen(
     name: str, checkpoint: Path | None, known: Sequence[LabelledImage], seed: int
 ) -> tuple[Backbone, ColourReference]:
-    """A backbone with the weights of a checkpoint, else random ones, and the colour that images are taken to."""
+    """A backbone with a checkpoint's weights or random ones, and the colour to which images are normalised."""
     torch.manual_seed(seed)
     backbone = BACKBONES[name]()
     if checkpoint is None:
@@ -77,7 +77,7 @@ def load_frozen(
 
 
 def positions(points: PointSet) -> tuple[np.ndarray, np.ndarray]:
-    """(P,) index of the image of every point, and (P, 2) its position in that image, px."""
+    """(P,) index of each point's image, and its (P, 2) position in that image in px."""
     images = [np.repeat(window.image, len(window.label)) for window in points.windows]
     xy = [window.xy + np.float32(window.origin) for window in points.windows]
     return np.concatenate([np.zeros(0, int), *images]), np.concatenate([np.zeros((0, 2), np.float32), *xy])
@@ -100,11 +100,11 @@ INITIAL_STD = 0.01
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """The layer after each of E epochs.
+    """The weights of a linear layer after each of E epochs.
 
     Attributes:
-        weight: (E, C, D).
-        bias: (E, C).
+        weight: (E, C, D) weights.
+        bias: (E, C) biases.
     """
 
     weight: Tensor
@@ -118,14 +118,14 @@ class LinearProbe:
 def train_linear_probe(
     features: Tensor, label: Tensor, n_classes: int, seed: int, epochs: int = LINEAR_EPOCHS
 ) -> LinearProbe:
-    """SGD with momentum, learning rate along a cosine from 0.01 to 0 by epochs, shuffled whole batches of 256.
+    """Train a linear layer by SGD with momentum, shuffled batches of 256, and a cosine learning rate from 0.01 to 0.
 
     Args:
-        features: (N, D) raw features. Fewer than 256 make one batch.
+        features: (N, D) raw features; fewer than 256 form a single batch.
         label: (N,) class index.
-        n_classes: C.
+        n_classes: Number of classes, C.
         seed: Seed of the initial weights and of the order.
-        epochs: E.
+        epochs: Number of epochs, E.
     """
     generator = torch.Generator().manual_seed(seed)
     layer = nn.Linear(features.shape[1], n_classes)
@@ -150,7 +150,7 @@ def train_linear_probe(
 def confusion_by_patient(
     true: np.ndarray, predicted: np.ndarray, patient: Sequence[str], n_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Names of the patients, sorted, and (N, C, C) nuclei of each, true by predicted class."""
+    """Sorted names of N patients, and (N, C, C) numbers of their nuclei by true and predicted class."""
     names, member = np.unique(np.asarray(patient, str), return_inverse=True)
     by_patient = np.zeros((len(names), n_classes, n_classes), int)
     np.add.at(by_patient, (member, true, predicted), 1)
@@ -158,18 +158,18 @@ def confusion_by_patient(
 
 
 def macro_f1(counts: np.ndarray) -> np.ndarray:
-    """(...) mean F1 in % of classes and S seeds, of counts (..., S, C, C) by true and predicted class."""
+    """(...) F1 in %, averaged over classes and S seeds, of (..., S, C, C) counts by true and predicted class."""
     right = np.diagonal(counts, axis1=-2, axis2=-1)
     return 100 * (2 * right / np.maximum(counts.sum(-1) + counts.sum(-2), 1)).mean((-2, -1))
 
 
 def render_arms(recorded: Sequence[dict], titles: Mapping[str, str], baseline: str) -> str:
-    """F1 by arm, and the difference from the baseline's runs of the same seeds with its interval over patients.
+    """A table of F1 by arm, with the difference from the baseline's runs of the same seeds and its interval.
 
     Args:
-        recorded: Runs.
-        titles: of the arms.
-        baseline: name of an arm.
+        recorded: Recorded runs.
+        titles: Titles of the arms by name.
+        baseline: Name of the arm to compare with.
     """
     runs = by_arm_and_seed(recorded)
     header = ["backbone", "runs", *(f"{name} F1" for name in PROTOCOLS)]
@@ -187,7 +187,7 @@ def render_arms(recorded: Sequence[dict], titles: Mapping[str, str], baseline: s
 
 
 def stack_counts(runs: Mapping, arm: str, seeds: Sequence[int], protocol: str) -> np.ndarray:
-    """(P, S, C, C) counts of the runs of an arm; (P, 1, C, C) where every run judges patients of its own."""
+    """(P, S, C, C) counts of an arm's runs by patient and seed; (P, 1, C, C) if the runs have different patients."""
     counts = [np.array(runs[arm, seed]["counts"][protocol]) for seed in seeds]
     found = np.concatenate(counts)[:, None] if _patients_differ(runs, arm, seeds) else np.stack(counts, 1)
     n_classes = round(found.shape[-1] ** 0.5)
@@ -195,7 +195,7 @@ def stack_counts(runs: Mapping, arm: str, seeds: Sequence[int], protocol: str) -
 
 
 def compare(runs: Mapping, arm: str, baseline: str, seeds: Sequence[int], protocol: str) -> str:
-    """Difference from the baseline, with its 95 % interval."""
+    """The difference of an arm's F1 from the baseline's, with its 95 % interval over patients, as text."""
     before, after = (stack_counts(runs, one, seeds, protocol) for one in (baseline, arm))
     patients = runs[arm, seeds[0]]["patients"]
     if _patients_differ(runs, arm, seeds):

@@ -1,4 +1,4 @@
-"""Scores of outlines: detection F1, AJI, Dice of matched nuclei and boundary F1 within 0.5 um."""
+"""Scores of outlines: detection F1, AJI, Dice of matched nuclei, and boundary F1 with a tolerance of 0.5 um."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class OutlineScores:
 
 
 def score_outlines(predicted: np.ndarray, true: np.ndarray, radius_px: float) -> OutlineScores:
-    """Compare two label pictures (h, w), 0 background.
+    """Compare two (h, w) label images, 0 for background.
 
     Pairs for Dice are matched one-to-one by the Hungarian method on intersection over union, and count if they touch
     and their centroids lie within ``radius_px``.
@@ -53,16 +53,16 @@ def score_outlines(predicted: np.ndarray, true: np.ndarray, radius_px: float) ->
 
 
 def _centroids(labels: np.ndarray) -> np.ndarray:
-    """(N, 2) as (row, column), in ascending order of the labels."""
+    """(N, 2) centroids as (row, column), in ascending order of the labels."""
     ids = np.unique(labels[labels > 0])
     return np.array(ndimage.center_of_mass(labels > 0, labels, ids)).reshape(-1, 2)
 
 
 def count_boundaries(predicted: np.ndarray, true: np.ndarray, radius_px: float) -> tuple[int, int, int, int]:
-    """Pixels on the boundaries of two label pictures (h, w), and how many of them lie near the other's.
+    """Count the boundary pixels of two (h, w) label images, and how many are near the other's boundaries.
 
     Returns:
-        predicted within ``radius_px`` of a true one, predicted, true within ``radius_px`` of a predicted one, true.
+        Numbers of predicted pixels near a true one, predicted, true near a predicted one (``radius_px``), and true.
     """
     borders = [_on_boundary(labels) for labels in (predicted, true)]
     near = [border & (_distance_to(other) <= radius_px) for border, other in zip(borders, borders[::-1], strict=True)]
@@ -70,14 +70,14 @@ def count_boundaries(predicted: np.ndarray, true: np.ndarray, radius_px: float) 
 
 
 def boundary_f1(counts: np.ndarray) -> np.ndarray:
-    """The boundary F1 (...) of counts (..., 4) of ``count_boundaries``, summed over pictures."""
+    """(...) boundary F1 of (..., 4) counts by ``count_boundaries``, summed over pictures."""
     found, n_found, recalled, n_true = np.moveaxis(np.asarray(counts, float), -1, 0)
     precision, recall = found / np.maximum(n_found, 1), recalled / np.maximum(n_true, 1)
     return 2 * precision * recall / np.maximum(precision + recall, 1e-12)
 
 
 def _on_boundary(labels: np.ndarray) -> np.ndarray:
-    """Pixels of nuclei that have a pixel of another number above, below or beside them."""
+    """(h, w) bool: pixels of nuclei next to a pixel with a different number (4-connected)."""
     padded = np.pad(labels, 1, mode="edge")
     height, width = labels.shape
     around = [padded[y : y + height, x : x + width] for x, y in ((0, 1), (2, 1), (1, 0), (1, 2))]
@@ -85,19 +85,19 @@ def _on_boundary(labels: np.ndarray) -> np.ndarray:
 
 
 def _distance_to(mask: np.ndarray) -> np.ndarray:
-    """Distance of every pixel to the nearest one of ``mask``; infinite where there is none."""
+    """Distance of each pixel to the nearest pixel of ``mask``, in px; infinite if the mask is empty."""
     if not mask.any():
         return np.full(mask.shape, np.inf)
     return cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
 
 def count_crop(found: np.ndarray, true: np.ndarray) -> list[float]:
-    """The 11 sums of a crop that ``MEASURES`` are made of."""
+    """The 11 numbers of a crop from which ``MEASURES`` are computed."""
     dice = score_outlines(found, true, RADIUS_UM / MPP).dice
     return [*compare(found, true), dice.sum(), len(dice), *count_boundaries(found, true, BOUNDARY_UM / MPP)]
 
 
-MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of counts (..., 11)
+MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # functions of (..., 11) sums by ``count_crop``
     "detection F1": lambda counts: detection_f1(counts[..., :5]),
     "AJI": lambda counts: aji(counts[..., :5]),
     "Dice": lambda counts: counts[..., 5] / np.maximum(counts[..., 6], 1),

@@ -1,4 +1,4 @@
-"""Recorded runs of an experiment, a line of ``runs.jsonl`` each, the command line of arms, and cells of tables."""
+"""An experiment's recorded runs (one per line of ``runs.jsonl``), its command line, and cells of its tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOP = Path(__file__).parents[2]
 
 
 def runs_of(script: str) -> Path:
-    """The file of runs beside a script."""
+    """The file of recorded runs in a script's folder."""
     return Path(script).with_name("runs.jsonl")
 
 
@@ -37,7 +37,7 @@ def add_run(path: Path, run: dict) -> None:
 
 
 def read_data(description: str, runs: Path, render_table: Callable[[list[dict]], str]) -> Path | None:
-    """Read the command line: the folder of ``--data``, or None once ``--table`` has printed the recorded runs."""
+    """Read the command line and return the folder ``--data``; with ``--table``, print the table and return None."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--table", action="store_true", help="print the table of the recorded runs")
@@ -59,17 +59,17 @@ def run_arms(
     reads_data: bool = False,
     seeds: Sequence[int] = (0, 1, 2),
 ) -> None:
-    """Read the command line and run every arm with every seed, or print the table.
+    """Read the command line, and run each arm with each seed or print the table.
 
     Args:
         description: Text of the help.
-        runs: File of the recorded runs; a run that it contains is skipped.
+        runs: File of recorded runs; runs that it contains are skipped.
         arms: Names of the arms.
         run_arm: Function of arm, seed and arguments that returns the facts to record; ``arguments.work`` is a folder
             for trainings.
-        render_table: Function of the recorded runs.
+        render_table: Function of the recorded runs that returns the table.
         reads_data: True if the experiment reads ``arguments.data``.
-        seeds: Seeds without ``--seeds``.
+        seeds: Default of ``--seeds``.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if reads_data:
@@ -95,18 +95,18 @@ def run_arms(
 
 
 def by_arm_and_seed(runs: Collection[dict]) -> dict[tuple[str, int], dict]:
-    """Runs by arm and seed, seeds in ascending order."""
+    """Runs by arm and seed, sorted by seed."""
     return {(run["arm"], run["seed"]): run for run in sorted(runs, key=lambda run: run["seed"])}
 
 
 def with_interval(measure: Callable, values: np.ndarray, patients: list[str]) -> str:
-    """A measure of (N, ...) sums of crops, and its interval over patients."""
+    """A measure of (N, ...) counts of N crops with its interval over patients, as text."""
     low, high = percentile_interval(measure(resample_sums(values, patients)), patients)
     return f"{measure(values.sum(0)):.3f} ({low:.3f} to {high:.3f})"
 
 
 def change_from(measure: Callable, before: np.ndarray, after: np.ndarray, patients: list[str]) -> str:
-    """The difference of a measure, paired by crop, and its interval over patients."""
+    """The difference of a measure, paired by crop, with its interval over patients, as text."""
     found = compare_scores(before, after, patients, measure)
     low, high = found["interval"]
     return f"{found['difference']:+.3f} ({low:+.3f} to {high:+.3f})"

@@ -1,4 +1,4 @@
-"""Training without one site of BRCA-M2C, and the scores of pictures of that site."""
+"""Training without one site of BRCA-M2C, and the scores of that site's pictures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VALIDATION = "val"
 
 
 def split_sources(config: DetectorConfig, fold: str) -> tuple[tuple[LabelSource, ...], tuple[LabelSource, ...]]:
-    """Sources to train on and to score on: all sites but one and that one, or the official split without its leak."""
+    """Sources to train on and score on: all sites but ``fold`` and that site, or the official split without its leak."""
     sited = [source for source in config.sources if any(source.images.glob(f"{SITED}*"))]
     if fold != VALIDATION:
         others = tuple(f"{SITED}{other}-" for other in SITES if other != fold)
@@ -38,12 +38,12 @@ def split_sources(config: DetectorConfig, fold: str) -> tuple[tuple[LabelSource,
 
 
 def excluding(source: LabelSource, *words: str) -> LabelSource:
-    """The source without pictures whose name holds one of ``words``."""
+    """The source without pictures that have one of ``words`` in their names."""
     return dataclasses.replace(source, exclude=(*source.exclude, *words))
 
 
 def draw_pictures(source: LabelSource, n: int, draw: int) -> LabelSource:
-    """The source with ``n`` of its pictures."""
+    """The source with ``n`` of its pictures, chosen pseudo-randomly by ``draw``."""
     names = [path.name for path in image_paths(source)]
     names.sort(key=lambda name: hashlib.sha256(f"{draw}{name}".encode()).digest())
     return excluding(source, *names[n:])
@@ -58,7 +58,7 @@ def train_fold(
     draw: int = 0,
     stage: type[DetectorStage] = DetectorStage,
 ) -> Path:
-    """Train without the fold's pictures, on all others or on a few drawn ones; the checkpoint."""
+    """Train without the fold's pictures, on all others or a random few of each source, and return the checkpoint."""
     sources, _ = split_sources(config, fold)
     if n_pictures is not None:
         sources = tuple(draw_pictures(source, n_pictures, draw) for source in sources)
@@ -67,19 +67,19 @@ def train_fold(
 
 
 def export_fold(checkpoint: Path, folder: Path) -> Path:
-    """The checkpoint as a graph in the folder."""
+    """Export the checkpoint as ``model.onnx`` in ``folder``, and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     export_onnx(checkpoint, folder / "model.onnx")
     return folder / "model.onnx"
 
 
 def score_picture(predicted: Nuclei, true: Nuclei, n_classes: int, mpp: float) -> DetectionCounts:
-    """Counts of one picture, whose frame is the window's for labels and the work lattice's for predictions."""
+    """Counts of one picture, in which the frames of labels (window) and predictions (work lattice) coincide."""
     return match_nuclei(predicted, dataclasses.replace(true, frame=predicted.frame), n_classes, mpp).counts
 
 
 def score_site(predictor: Predictor, sources: Sequence[LabelSource], config: DetectorConfig) -> dict:
-    """Hits, false and missed of any nucleus and of each class, (C + 1, 3), in each picture of the sources."""
+    """(C + 1, 3) true positives, false positives and false negatives, for any and each class, in each picture."""
     names = config.class_names
     pictures = read_labelled_images(sources, names, config.mpp, config.n_rays)
     counts = []

@@ -1,4 +1,4 @@
-"""Runs of one stage by their settings, as `muse finetune` and `muse pretrain` begin them."""
+"""Training runs of a single stage, started from their settings as by `muse finetune` and `muse pretrain`."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from muse_pipeline.training.run import Options
 
 
 def finetune(config: DetectorConfig, folder: Path, options: Options) -> Path:
-    """Train a detector, or continue; returns its checkpoint and raises as ``stages.TrainingStage.run`` does."""
+    """Train a detector, or resume, and return its checkpoint; raises the errors of ``stages.TrainingStage.run``."""
     return DetectorStage(config, folder).run(options)
 
 
 def load_muse_config(path: Path, data: Path | None = None, changes: Iterable[str] = ()) -> MuseConfig:
-    """Read the settings of a config file, and check them (``recipe.load_run``)."""
+    """Read the settings of a config file by ``recipe.load_run``, and check them."""
     config = load_run(path, data, changes, default="muse", only=MuseConfig)[1]
     require_sound(config)
     return config
 
 
 def pretrain(config: MuseConfig, folder: Path, options: Options) -> Path:
-    """Pretrain a backbone, or continue; returns its checkpoint and raises as ``stages.TrainingStage.run`` does."""
+    """Pretrain a backbone, or resume, and return its checkpoint; raises the errors of ``stages.TrainingStage.run``."""
     return MuseStage(config, folder).run(options)
