@@ -16,7 +16,7 @@ SUFFIXES = {".py", ".md", ".yaml", ".yml", ".smk", ".groovy", ".ipynb", ".toml",
 FOLDERS = ("muse_pipeline", "workflow", "config", "profiles", "docs", "tests", "experiments", "benchmarks")
 FILES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "Snakefile", "pyproject.toml")
 
-# Personifications, archaic words and the vocabulary that was replaced. An underscore ends a word, so identifiers count.
+# Personifications, archaic words and replaced vocabulary. An underscore ends a word, so identifiers are searched too.
 WORDS = {
     # software does not talk, know or feel
     "say": "says?|said|saying",

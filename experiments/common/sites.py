@@ -26,7 +26,7 @@ VALIDATION = "val"
 
 
 def split_sources(config: DetectorConfig, fold: str) -> tuple[tuple[LabelSource, ...], tuple[LabelSource, ...]]:
-    """Sources to train on and score on: all sites but ``fold`` and that site, or the official split without its leak."""
+    """Sources to train and score on: all sites but ``fold`` and that site, or the official split without its leak."""
     sited = [source for source in config.sources if any(source.images.glob(f"{SITED}*"))]
     if fold != VALIDATION:
         others = tuple(f"{SITED}{other}-" for other in SITES if other != fold)

@@ -1,4 +1,4 @@
-"""``muse register`` and ``muse partner`` on files."""
+"""``muse register`` and ``muse partner`` on a synthetic pair of slides."""
 
 import json
 

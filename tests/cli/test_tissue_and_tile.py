@@ -1,4 +1,4 @@
-"""``muse tissue`` and ``muse tile`` on a JPEG pyramid that OpenSlide reads."""
+"""``muse tissue`` and ``muse tile`` on a JPEG pyramid, which OpenSlide reads."""
 
 import hashlib
 import json

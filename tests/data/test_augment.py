@@ -136,7 +136,7 @@ def test_views_are_blurred_by_the_sigma_that_is_drawn(mpp):
     small = vary_view_sharpness(
         GREY[:16, :16], 0.5, Augmentation(blur=1.0, blur_um=50.0, noise=0.0), np.random.default_rng(0)
     )
-    assert (small == 128).all()  # a blur wider than the view is cut off at its border
+    assert (small == 128).all()  # a blur wider than the view is truncated
 
 
 def test_a_blur_wider_than_the_window_is_cut_off_at_it():

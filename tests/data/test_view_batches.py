@@ -172,7 +172,7 @@ def test_colour_is_the_images_own_and_grey_views_have_no_hue():
 def test_every_view_of_a_set_has_a_colour_of_its_own(varied):
     """Tested for each setting that varies colour."""
     batch = make(augmentation=dataclasses.replace(PLAIN, **varied), grey=0)(0)
-    colours = torch.cat([batch.global_views.colour, batch.local_views.colour]).view(4, B, 12)  # view, set
+    colours = torch.cat([batch.global_views.colour, batch.local_views.colour]).view(4, B, 12)  # by view and set
     for one, other in itertools.combinations(colours, 2):
         assert ((one - other).abs().amax(1) > 1e-3).all()
 

@@ -62,7 +62,7 @@ def pixels_of(zone, index):
 
 
 def cytoplasm(xy, rays, cells):
-    """The pixels of every second row between nuclei and their cells."""
+    """The pixels between nuclei and their cells' borders, in every second row."""
     return fill(cross_rows(xy, cells, *IMAGE), thin_rows(find_zones(xy, rays, *IMAGE).outline, SIDE))
 
 

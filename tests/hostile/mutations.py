@@ -91,7 +91,7 @@ ANY_BYTES: tuple[Mutation, ...] = (truncate, truncate_late, flip_bits, flip_head
 
 
 def lie_in_tags(content: bytes, rng: random.Random) -> bytes:
-    """Make tags of a TIFF directory wrong: size, tiles, offsets, compression, number of values."""
+    """Change values, offsets, types or counts of tags in TIFF directories."""
     changed = bytearray(content)
     entries = [entry for directory in tiff_directories(content) for entry in directory.entries]
     for entry in rng.sample(entries, min(len(entries), rng.choice((1, 1, 2, 5)))):

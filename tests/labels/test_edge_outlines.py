@@ -111,7 +111,7 @@ def test_nothing_shrinks_to_a_point():
 
 @pytest.mark.parametrize("mpp", [0.25, 0.5])
 def test_outlines_lie_outside_of_the_steepest_position_by_what_is_reported_and_no_more(mpp):
-    radius_um, side = 5.125, round(30 / mpp)  # one of the radii that are tried
+    radius_um, side = 5.125, round(30 / mpp)  # one of the radii that `follow_edges` tries
     y, x = (np.mgrid[: side * 4, : side * 4] + 0.5) / 4 - side / 2  # 4 x 4 samples per pixel smooth the disc's edge
     disc = (np.hypot(x, y) * mpp < radius_um).astype(float).reshape(side, 4, side, 4).mean((1, 3))
     found = follow_edges(disc, np.full((1, 2), side / 2), np.full((1, N_RAYS), radius_um), mpp)

@@ -1,4 +1,4 @@
-"""Labels of whole slides: each annotated region becomes a picture with context, in the frame of its pixels."""
+"""Labels of whole slides: each annotated region becomes a picture with context and positions in its pixels."""
 
 from dataclasses import replace
 

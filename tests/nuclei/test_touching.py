@@ -28,7 +28,7 @@ def cut(xy, rays):
     ("xy", "rays"),
     [
         ([(0, 0), (7, 0)], [rays_of(4, 4), rays_of(4, 4)]),
-        ([(0, 0), (3, 4)], [rays_of(8, 3), rays_of(8, 3)]),  # side by side, shifted
+        ([(0, 0), (3, 4)], [rays_of(8, 3), rays_of(8, 3)]),  # side by side and shifted
         ([(0, 0), (9, 2)], [rays_of(8, 3), rays_of(5, 3, 1.2)]),
         ([(0, 0), (0, 5)], [rays_of(9, 2), rays_of(9, 4, 1.5)]),  # one ends inside the other
     ],

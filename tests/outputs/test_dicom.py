@@ -49,7 +49,7 @@ def test_a_group_per_class_has_the_outlines_of_its_nuclei(slide):
     written = slide.files.folder / "nuclei.dcm"
     annotations = MicroscopyBulkSimpleAnnotations.from_dataset(dcmread(written))
     (reference,) = annotations.ReferencedImageSequence
-    assert reference.ReferencedSOPInstanceUID == generate_uid(entropy_srcs=["2.dcm"])  # the level of the slide's pixels
+    assert reference.ReferencedSOPInstanceUID == generate_uid(entropy_srcs=["2.dcm"])  # the slide's level 0
     nuclei = muse_pipeline.read_nuclei(slide.files.nuclei)
     groups = {group.label: group for group in annotations.get_annotation_groups()}
     assert {name: group.number_of_annotations for name, group in groups.items()} == dict(

@@ -23,7 +23,7 @@ class Toy(nn.Module):
 
 
 def picture(red, green):
-    """(8, 8, 3) uint8 of 2 x 2 cells."""
+    """(8, 8, 3) uint8 picture of 2 x 2 cells with the given red and green."""
     cells = np.stack([red, green, np.zeros((2, 2))], -1)
     return np.rint(np.kron(cells, np.ones((4, 4, 1))) * 255).astype(np.uint8)
 

@@ -17,7 +17,7 @@ from muse_pipeline.qupath.read import read_geojson
 from muse_pipeline.qupath.regions import read_areas
 
 VERSIONS = ("0.4.4", "0.5.1", "0.6.0", "0.7.0")
-TUMOUR_PX2, OTHER_PX2, IGNORED_PX2 = 1_333_825, 560_000, 90_000  # of the annotations in most files
+TUMOUR_PX2, OTHER_PX2, IGNORED_PX2 = 1_333_825, 560_000, 90_000  # annotations in most files
 NOTHING = r"holds no polygon for a region of interest \(found: {}\)"
 # By file name: the area of the region of interest in px2, or the error.
 AREAS = {

@@ -1,4 +1,4 @@
-"""A row for every core of a tissue microarray, in the tables and the report."""
+"""Rows for the cores of a tissue microarray in the tables and the report."""
 
 import csv
 from dataclasses import replace

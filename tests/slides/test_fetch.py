@@ -1,4 +1,4 @@
-"""A slide at a URL arrives whole or not at all, from real web servers, good and bad ones."""
+"""Slides at URLs are fetched completely or not at all; the tests run real web servers, good and bad ones."""
 
 import json
 import resource

@@ -74,7 +74,7 @@ def test_what_we_write_we_read_as_a_roi(tmp_path):
 
 
 def test_an_outline_of_one_part_is_a_polygon(tmp_path):
-    """QuPath 0.4 and 0.5 reject the whole file for a multipolygon of one part."""
+    """QuPath 0.4 and 0.5 reject a whole file because of a multipolygon with one part."""
     _, info = slide_and_info()
     for rows, kind in ((slice(5, 25), "Polygon"), (slice(None), "MultiPolygon")):
         tissue = holed_mask()

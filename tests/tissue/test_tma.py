@@ -42,7 +42,7 @@ def draw_tma(rows=5, columns=8, radius_um=300, pitch_um=900, turn=0.0, jitter_um
 
 
 def find_grid(mask):
-    """The cores, their centres (rows, columns, 2) in um, and their radius."""
+    """The cores, their (rows, columns, 2) centres in um, and their radius in um."""
     cores, radius_um = find_cores(mask, MASK_MPP)
     row, column = cores[-1].name.split("-")
     assert cores[0].name == "A-1"
@@ -84,7 +84,7 @@ def test_torn_cores_have_the_radius_of_whole_ones(pitch_um):
         if random.random() < 0.5:  # a crack
             ends = (x, y) + random.uniform(-12, 12) * across + np.outer((-45, 45), along)
             cv2.line(pixels, *np.round(ends).astype(int).tolist(), 0, 5)
-        else:  # a part of the rim is lost
+        else:  # a part of the rim is missing
             cv2.circle(pixels, np.round((x, y) + 33 * across).astype(int).tolist(), 18, 0, -1)
     _, found, radius_um = find_grid(pixels.astype(bool))
     assert found.shape == centres.shape and 300 < radius_um < 330
