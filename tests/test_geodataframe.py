@@ -1,4 +1,4 @@
-"""Nuclei as a GeoDataFrame: from the table of a slide, and to a file for QuPath."""
+"""Nuclei as a GeoDataFrame: read from a slide's table, and written to a file for QuPath."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Which packages may import which, in three rules, each with a made-up breach that proves it would be caught.
+"""Three rules about which packages may import which; for each, a made-up breach proves that it would be caught.
 
 1. Imports only point down, and torch lives in data, models, losses, methods, training, export, proposals and
    inference.torch_runtime alone.
@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = "muse_pipeline"
 
-# From the bottom up: a part may import the parts on the lines below its own, and itself, but not its siblings.
+# From the bottom up: a part may import itself and the parts in lower layers (lines above), but not its siblings.
 LAYERS = (
     {"core"},
     {"slides"},
@@ -42,12 +42,12 @@ NEVER = {("nuclei", "slides"), ("nuclei", "tissue"), *(("losses", part) for laye
 ALLOWED: set[tuple[str, str]] = set()
 
 WITH_TORCH = {"data", "models", "losses", "methods", "training", "export", "proposals"}
-TORCH_RUNTIME = "muse_pipeline.inference.torch_runtime"  # loaded where the provider is PyTorch
-LOADS_ON_DEMAND = "cli"  # a verb imports what it needs inside its `run`
+TORCH_RUNTIME = "muse_pipeline.inference.torch_runtime"  # loaded if the provider is PyTorch
+LOADS_ON_DEMAND = "cli"  # verbs import what they need inside `run`
 
 
 def part_of(module: str) -> str | None:
-    """``slides`` for ``muse_pipeline.slides.base``; None for what is not ours."""
+    """The part of a module, as ``slides`` for ``muse_pipeline.slides.base``; None for other packages."""
     names = module.split(".")
     return names[1] if names[0] == PACKAGE and len(names) > 1 else None
 
@@ -68,7 +68,7 @@ def height(part: str) -> int:
 
 
 def breaches_of_direction(module: str, source: str) -> list[str]:
-    """Sentence 1 for one module."""
+    """Breaches of rule 1 in a module."""
     part, breaches = part_of(module), []
     for imported in sorted(set(imported_modules(source))):
         target = part_of(imported)
@@ -84,15 +84,15 @@ def breaches_of_direction(module: str, source: str) -> list[str]:
 
 
 def plug_in_kind(module: str, source: str) -> str | None:
-    """The registry that a module enters itself into (every loss is a plug-in, though none is registered)."""
+    """The registry in which a module registers something; losses count as plug-ins although not registered."""
     if part_of(module) == "losses" and not module.endswith("losses"):
         return "losses"
     found = re.search(r"^@(\w+)\.register\(", source, re.MULTILINE)
-    return found[1] if found and found[1] != "RECIPES" else None  # a method may have another's as a stage
+    return found[1] if found and found[1] != "RECIPES" else None  # a method may use another as a stage
 
 
 def breaches_between_plug_ins(sources: dict[str, str]) -> list[str]:
-    """Sentence 2 for a package given as its sources by module."""
+    """Breaches of rule 2 in a package, given as the sources of its modules."""
     kinds = {module: plug_in_kind(module, source) for module, source in sources.items()}
     return [
         f"{module} imports {imported}: plug-ins of one kind"
@@ -103,7 +103,7 @@ def breaches_between_plug_ins(sources: dict[str, str]) -> list[str]:
 
 
 def breaches_in_workflow(names_and_texts: Iterable[tuple[str, str]]) -> list[str]:
-    """Sentence 3: Snakemake files are not Python, so their lines are searched."""
+    """Breaches of rule 3; Snakemake files are not Python, so they are searched by a regular expression."""
     allowed = rf"(?!{PACKAGE}\.(cohort|core\.errors|core\.setting|outputs|settings)\b)"
     pattern = re.compile(rf"^\s*(from|import)\s+{allowed}{PACKAGE}\b|\bimport_module\(.{PACKAGE}", re.MULTILINE)
     return [f"{name} imports {PACKAGE}" for name, text in names_and_texts if pattern.search(text)]
@@ -135,7 +135,7 @@ def test_plug_ins_of_one_kind_do_not_import_each_other():
 
 
 def test_the_workflow_imports_the_planning_alone():
-    files = [ROOT / "Snakefile", *(ROOT / "workflow").rglob("*.smk")]  # scripts run steps
+    files = [ROOT / "Snakefile", *(ROOT / "workflow").rglob("*.smk")]  # workflow/scripts may import more, to run steps
     assert not breaches_in_workflow((path.name, path.read_text(encoding="utf-8")) for path in files)
 
 

@@ -1,4 +1,4 @@
-"""Several threads, one order."""
+"""Results of several threads come in a fixed order."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The Python API: the nuclei of `muse run`, of a slide, of a box of it, of an array."""
+"""The Python API: it finds the nuclei of `muse run`, also in a box of a slide or in an array."""
 
 import re
 import subprocess
@@ -29,7 +29,7 @@ CROP = 1100, 900, 1300, 700  # x, y, width, height: tissue on both sides of seam
 
 
 def run(slide: Path, output: Path, *arguments: object) -> Path:
-    """`muse run`; the slide's folder."""
+    """Run `muse run` and return the slide's folder."""
     assert main(["run", str(slide), "--features", "none", "-o", str(output), *map(str, arguments)]) == 0
     return output / slide.stem
 
@@ -52,7 +52,7 @@ def slide(drawn):
 
 @pytest.fixture(scope="module")
 def tissue(slide):
-    with warnings.catch_warnings(action="ignore"):  # of the pen mark
+    with warnings.catch_warnings(action="ignore"):  # about the pen mark
         return muse.find_tissue(slide)
 
 
@@ -88,7 +88,7 @@ def test_the_example_of_the_readme_finds_them(whole, drawn, tmp_path, monkeypatc
     (tmp_path / "slide.svs").symlink_to(drawn)
     monkeypatch.chdir(tmp_path)
     names = {}
-    with warnings.catch_warnings(action="ignore"):  # of the pen mark
+    with warnings.catch_warnings(action="ignore"):  # about the pen mark
         exec(code, names)
     assert_geodataframe_equal(names["nuclei"], whole)
 
@@ -157,7 +157,7 @@ def test_a_region_of_interest_as_polygon_or_file_is_that_of_muse_run(slide, draw
     area = shapely.box(x, y, x + width, y + height).difference(shapely.box(x + 200, y, x + 500, y + 300))
     (tmp_path / "roi.geojson").write_text(shapely.to_geojson(area), encoding="utf-8")
     of_run = muse.read_nuclei(run(drawn, tmp_path / "results", "--roi", tmp_path / "roi.geojson") / "nuclei.parquet")
-    with warnings.catch_warnings(action="ignore"):  # of the pen mark
+    with warnings.catch_warnings(action="ignore"):  # about the pen mark
         tissue, by_polygon = (muse.find_tissue(slide, roi) for roi in (tmp_path / "roi.geojson", area))
     found = muse.find_nuclei(slide, tissue=tissue)
     assert_geodataframe_equal(found, of_run)

@@ -1,4 +1,4 @@
-"""Values that the project contains twice agree."""
+"""Values that occur more than once in the project agree."""
 
 import re
 import tomllib
@@ -63,15 +63,15 @@ def test_preflight_on_slurm_asks_for_hours_at_most(profile):
     assert minutes * settings["group-components"]["preflights"] <= 120
 
 
-FORKS = {"image", "detect", "nuclei"}  # a benchmark would measure their callers
+FORKS = {"image", "detect", "nuclei"}  # jobs fork here; a benchmark would measure the parent
 
 
 def test_every_rule_is_one_verb_with_docstring_log_and_benchmark():
     for _, name, body in re.findall(r"^( *)rule (\w+):\n(.*?)(?=^\1\S|\Z)", RULES, re.M | re.S):
         assert body.lstrip().startswith('"""'), name
-        if name == "check_regions":  # which reads what `regions` recorded, and runs nothing
+        if name == "check_regions":  # it only reads what `regions` recorded
             continue
-        # The same step on the slide's other table; for its regions; a verb's part for one slide, or for all.
+        # Suffixes: the same step on the proposals, or on regions; a verb's part for one slide, or for the cohort.
         verb = name.removesuffix("_proposals").removesuffix("_regions").removesuffix("_slide").removesuffix("_cohort")
         assert verb in VERBS
         assert f"muse {verb} " in body or name == "report"

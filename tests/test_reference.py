@@ -1,4 +1,4 @@
-"""docs/reference.md is what its script prints, and every link of the documentation leads somewhere."""
+"""docs/reference.md is what its script prints, and every link in the documentation has a target."""
 
 import re
 import subprocess
@@ -19,7 +19,7 @@ def test_the_reference_is_current():
 
 
 def list_anchors(page: Path) -> set[str]:
-    """Anchors of a page's headings, as GitHub makes them."""
+    """Anchors of a page's headings as GitHub generates them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

@@ -1,4 +1,4 @@
-"""The experiments: the tables of docs/results/ are those of the recorded runs, and every script can be imported."""
+"""Experiments: the tables in docs/results/ match the recorded runs, and every script can be imported."""
 
 import ast
 import os
@@ -12,7 +12,7 @@ import pytest
 
 TOP = Path(__file__).parents[1]
 SCRIPTS = sorted(path.relative_to(TOP) for path in (TOP / "experiments").rglob("*.py"))
-ELSEWHERE = "histomicstk_nuclei"  # runs in an environment of its own
+ELSEWHERE = "histomicstk_nuclei"  # runs in a separate environment
 RECORDED = sorted((TOP / "experiments").glob("*/runs.jsonl"))
 IMPORT_ALL = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]"
 
@@ -55,7 +55,7 @@ def test_an_experiment_imports_no_other(script):
 
 
 def test_a_benchmark_imports_no_experiment():
-    """`python benchmarks/NAME.py` finds its own folder and the installed package, and not the top of the repository."""
+    """`python benchmarks/NAME.py` can import from its folder and the installed package, but not from the top folder."""
     texts = {path.name: path.read_text(encoding="utf-8") for path in (TOP / "benchmarks").glob("*.py")}
     assert [name for name, text in texts.items() if re.search(r"^(from|import) experiments\b", text, re.M)] == []
 

@@ -1,4 +1,4 @@
-"""The settings of a run: what is made from their descriptions, and what follows from their values."""
+"""The settings of a run: files generated from their descriptions, and values derived from other settings."""
 
 import argparse
 import importlib.util

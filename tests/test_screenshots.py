@@ -1,6 +1,6 @@
-"""The pictures of README and docs: taken from a drawn slide in the browser, and like those that are committed.
+"""Screenshots in README and docs: taken of a synthetic slide in the browser, and similar to the committed ones.
 
-pytest tests/test_screenshots.py -m slow -n 0 --pictures docs/images        takes them anew
+pytest tests/test_screenshots.py -m slow -n 0 --pictures docs/images        replaces them
 """
 
 import io
@@ -19,8 +19,8 @@ from muse_pipeline.report.page import write_page
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 IMAGES = Path(__file__).parents[1] / "docs/images"
-AT = "#at=3000,2350,0.35"  # of the viewer: middle in QuPath px, um per screen px
-# The nuclei in view that are nearest to points on the screen, as points on the screen.
+AT = "#at=3000,2350,0.35"  # the viewer's centre in QuPath px, um per screen px
+# For points on the screen, the screen positions of the nearest nuclei.
 NUCLEI = """(points) => {
   const view = muse.view();
   const [width, height] = [view.width / view.scale, view.height / view.scale];
@@ -34,7 +34,7 @@ NUCLEI = """(points) => {
 
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory):
-    """Results of the drawn slide, by a model that finds the same nuclei on every processor."""
+    """Results of the demo slide by a model that finds the same nuclei on every processor."""
     top = tmp_path_factory.mktemp("pictures")
     assert muse(["demo-slide", str(top / "demo"), "--area-mm2", "2", "--mpp", "0.5"]) == 0
     command = ["run", str(top / "demo/demo.svs"), "--model", "compact-fp32"]
@@ -50,7 +50,7 @@ def browser():
 
 @pytest.fixture
 def keep(pytestconfig):
-    """Write a picture where the option has them, or else compare it with the one that is committed."""
+    """A function that writes a picture to the folder of --pictures, or else compares it with the committed one."""
 
     def keep_one(name, png):
         picture, folder = Image.open(io.BytesIO(png)).convert("RGB"), pytestconfig.getoption("--pictures")
@@ -66,7 +66,7 @@ def keep(pytestconfig):
 
 
 def count_colours(picture):
-    """(512,) the share of the pixels that have each of 512 colours."""
+    """(512,) fraction of the pixels in each of 512 colours."""
     levels = np.asarray(picture).reshape(-1, 3).astype(int) // 32
     return np.bincount(levels @ (64, 8, 1), minlength=512) / len(levels)
 
@@ -97,7 +97,7 @@ def test_the_plots_of_a_report(slide, browser, keep, tmp_path):
 
 
 def vary(slide, number):
-    """A slide with other numbers of nuclei."""
+    """A copy of a slide with random numbers of nuclei."""
     random = np.random.default_rng(number)
     counts = random.multinomial(int(slide.n_nuclei * random.lognormal(0, 0.25)), random.dirichlet((3, 6, 4)))
     classes = [{**each, "n_nuclei": int(n)} for each, n in zip(slide.summary["classes"], counts, strict=True)]

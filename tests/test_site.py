@@ -1,4 +1,4 @@
-"""The documentation as a site: every link leads somewhere, every public name is there, the notebooks run."""
+"""The documentation site: links have targets, all public names are documented, and the notebooks run."""
 
 import subprocess
 import sys

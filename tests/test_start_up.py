@@ -1,4 +1,4 @@
-"""What a step of a slide need not load: it would take longer than the step's work on a small slide."""
+"""Packages that steps must not load, as loading would take longer than the step's work on a small slide."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Numbers with their nouns."""
+"""Numbers and nouns agree."""
 
 import pytest
 

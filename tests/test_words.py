@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).parents[1]
-LIMIT = 170  # of the words together; lower it with every text that is rewritten
+LIMIT = 170  # of all words together; lower it as texts are rewritten
 SUFFIXES = {".py", ".md", ".yaml", ".yml", ".smk", ".groovy", ".ipynb", ".toml", ""}
 FOLDERS = ("muse_pipeline", "workflow", "config", "profiles", "docs", "tests", "experiments", "benchmarks")
 FILES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "Snakefile", "pyproject.toml")
 
-# Personifications, archaic words and the vocabulary that was replaced. An underscore ends a word, so identifiers count.
+# Personifications, archaic words and replaced vocabulary. An underscore ends a word, so identifiers are searched too.
 WORDS = {
     # software does not talk, know or feel
     "say": "says?|said|saying",
@@ -48,7 +48,7 @@ WORDS = {
     "stretch": "stretch|stretches",
     "span": "spans?",
 }
-# Uses in which the word means what it means in English or in a library. Not counted, as each has one meaning:
+# Uses of the words in their plain sense or in a library's. Not in WORDS at all, as each has one meaning:
 # "guard" (of windows, for proposers), "verdict" (of a slide's appearance, of a GeoJSON file), "strip" (of rows).
 TECHNICAL = (
     r"in place of|in place\b|takes? place|decimal places?|places=\d",
@@ -61,7 +61,7 @@ TECHNICAL = (
 
 
 def list_files() -> Iterator[Path]:
-    """Text files of the project in which the words count; this test and generated tables of runs are left out."""
+    """Text files of the project in which the words are counted, without this test and the recorded runs."""
     for name in FILES:
         yield TOP / name
     for folder in FOLDERS:
@@ -77,7 +77,7 @@ ANY_WORD = re.compile(rf"{BEGIN}(?:{'|'.join(TECHNICAL)}|(?<![A-Za-z])(?i:{REPLA
 
 
 def find_words(text: str) -> Iterator[tuple[str, int]]:
-    """Entry of ``WORDS`` and position of every occurrence outside of the technical uses."""
+    """The entry of ``WORDS`` and the position of each occurrence, except technical uses."""
     for match in ANY_WORD.finditer(text):
         if match.lastindex:
             yield PATTERNS[match.lastindex - 1], match.start()

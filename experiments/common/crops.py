@@ -78,7 +78,7 @@ def score(find: Find, data: Path) -> dict:
 
 
 def read_tnbc(data: Path) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
-    """Name, patient, pixels and instances of each crop."""
+    """Name, patient, pixels and instances of each crop of TNBC."""
     folder, crops = data / "tnbc-nuclei", []
     for path in sorted((folder / "images").glob("*.png")):
         mask = cv2.imread(str(folder / "masks" / path.name), cv2.IMREAD_GRAYSCALE)

@@ -150,7 +150,7 @@ def train_linear_probe(
 def confusion_by_patient(
     true: np.ndarray, predicted: np.ndarray, patient: Sequence[str], n_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Names of the patients, sorted, and (N, C, C) nuclei of each, true by predicted class."""
+    """Sorted names of N patients, and (N, C, C) numbers of their nuclei by true and predicted class."""
     names, member = np.unique(np.asarray(patient, str), return_inverse=True)
     by_patient = np.zeros((len(names), n_classes, n_classes), int)
     np.add.at(by_patient, (member, true, predicted), 1)

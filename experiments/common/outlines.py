@@ -1,4 +1,4 @@
-"""Scores of outlines: detection F1, AJI, Dice of matched nuclei and boundary F1 within 0.5 um."""
+"""Scores of outlines: detection F1, AJI, Dice of matched nuclei, and boundary F1 with a tolerance of 0.5 um."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def run_arms(
     reads_data: bool = False,
     seeds: Sequence[int] = (0, 1, 2),
 ) -> None:
-    """Read the command line and run every arm with every seed, or print the table.
+    """Read the command line, and run each arm with each seed or print the table.
 
     Args:
         description: text of the help.

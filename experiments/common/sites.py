@@ -1,4 +1,4 @@
-"""Training without one site of BRCA-M2C, and the scores of pictures of that site."""
+"""Training without one site of BRCA-M2C, and the scores of that site's pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers that no step can work with are rejected before any work begins."""
+"""Numbers out of range are rejected before any work begins."""
 
 import argparse
 import importlib

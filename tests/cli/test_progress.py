@@ -1,4 +1,4 @@
-"""What is printed while a command runs."""
+"""The progress that a command prints while it runs."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""`muse proposer`: how a way of proposing nuclei is set, and what is wrong with its settings."""
+"""`muse proposer`: shows a proposer's settings, and what is wrong with them."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""``muse register`` and ``muse partner`` on files."""
+"""``muse register`` and ``muse partner`` on a synthetic pair of slides."""
 
 import json
 
@@ -17,7 +17,7 @@ WARP = Warp(degrees=-97, scale=0.97, shift_um=(80, 40), bend_um=10)
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A slide with a pyramid, and its partner as a plain picture that has no um per pixel."""
+    """A slide with a pyramid, and its partner as a plain picture without a pixel size."""
     folder = tmp_path_factory.mktemp("pair")
     section = draw_section((1500.0, 1300.0), 0.6)
     write_pyramid(folder / "he.tif", stain_he(section.amounts), (2, 4), mpp=0.6, compression="jpeg")
@@ -47,7 +47,7 @@ def test_a_partner_is_registered_checked_and_tiled(muse, files, tmp_path):
     assert board.shape[1] >= 1500 and board.std() > 10
     assert read_json(tmp_path / "ledger.json")["status"] == "ok"
 
-    again = tmp_path / "again"  # from what was found, without a search
+    again = tmp_path / "again"  # starts from the transform found above, without a search
     assert muse("register", *pair, "-o", again, "--start", tmp_path / "transform.json", "--threads", "2")[0] == 0
     assert read_json(again / "transform.json")["residuals"]["kept"] >= kept - 1
 
@@ -64,7 +64,7 @@ def test_a_partner_is_registered_checked_and_tiled(muse, files, tmp_path):
     assert record["status"] == "ok" and record["residuals"]["kept"] >= kept - 1
     assert open_store(of_workflow / "image-600nm.zarr").tissue[0].any()
     assert (of_workflow / "checkerboard.png").is_file()
-    status, output, error = muse(*partner)  # nothing states the um per pixel of the picture
+    status, output, error = muse(*partner)  # the picture has no pixel size
     record = read_json(of_workflow / "partner.json")
     assert (status, record["status"]) == (0, "failed") and "--partner-mpp" in record["reason"], error
     assert "partner.json contains the reason" in output

@@ -1,4 +1,4 @@
-"""`muse run` more than once into one folder."""
+"""`muse run`, also when repeated in the same results folder."""
 
 import csv
 import gzip
@@ -29,7 +29,7 @@ from muse_pipeline.report.costs import COLUMNS
 
 
 def report_of(folder):
-    """slide_id -> how it ended, in the order of the table."""
+    """slide_id -> status, in the order of ``cohort.tsv``."""
     with (folder / "cohort.tsv").open(encoding="utf-8", newline="") as file:
         return {row["slide_id"]: row["status"] for row in csv.DictReader(file, dialect="excel-tab")}
 
@@ -42,8 +42,8 @@ def test_a_slide_that_is_added_leaves_the_others_in_the_report(muse, tmp_path):
     (results / "glass").mkdir()
     (results / "glass/nuclei.csv.gz").touch()
     status, shown, _ = muse("run", tmp_path / "glass.tif", "-o", results)
-    assert not (results / "glass/nuclei.csv.gz").exists()  # that of an earlier table
-    assert (status, report_of(results)) == (0, {"broken": "failed", "glass": "empty"})  # of its own slides only
+    assert not (results / "glass/nuclei.csv.gz").exists()  # belonged to an earlier table
+    assert (status, report_of(results)) == (0, {"broken": "failed", "glass": "empty"})  # status of this run's slide
     assert "slides of earlier runs that are also in the report: 1" in shown
     status, _, printed = muse("run", tmp_path / "broken.svs", "-o", results)
     assert (status, list(report_of(results))) == (2, ["broken", "glass"])
@@ -52,7 +52,7 @@ def test_a_slide_that_is_added_leaves_the_others_in_the_report(muse, tmp_path):
 
 @pytest.fixture
 def mixed(tmp_path):
-    """Slides in a folder, one of them broken, and a sheet of another one that is cut into two shards."""
+    """A folder of slides, one of them broken, and a sheet with one more slide, which is cut into two shards."""
     (tmp_path / "slides").mkdir()
     draw_stained_slide(tmp_path / "slides/a.tif", size_px=500, n_nuclei=60)
     (tmp_path / "slides/b.svs").write_bytes(b"no slide")
@@ -62,7 +62,7 @@ def mixed(tmp_path):
 
 
 def times_in(folder):
-    """Times of a slide's results; the report may draw again what is drawn."""
+    """Modification time of each file in ``folder``, except those in folders named settings."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "settings"]
     return {path: path.stat().st_mtime_ns for path in files}
 
@@ -106,7 +106,7 @@ def test_a_slide_that_is_finished_with_the_same_settings_is_skipped(muse, mixed)
         ("C", "skipped"),
     ]
     assert (mixed / "results/a/nuclei.geojson.gz").is_file()
-    shutil.rmtree(mixed / "results/C/viewer")  # as of a run with --no-viewer
+    shutil.rmtree(mixed / "results/C/viewer")  # as after a run with --no-viewer
     assert re.search(r"^C: .* unchanged, wrote viewer \(2 of 2\)$", muse(*run)[1], re.M)
     assert (mixed / "results/C/viewer/index.html").is_file()
 
@@ -154,7 +154,7 @@ def test_the_profile_has_a_row_for_every_step_that_ran(muse, mixed):
     steps = ["inspect", "tissue", "tile", "detect", "stitch", "geojson", "overlay", "other", "all"]
     assert list(rows)[list(rows).index("Step") + 1 :] == steps
     assert float(rows["detect"][4]) > 0 and rows["other"][5] == "–"
-    shown = muse(*run)[1]  # the finished slide is skipped, the other one fails at its first step
+    shown = muse(*run)[1]  # the finished slide is skipped; the other slide fails at its first step
     assert re.search(r"^inspect ", shown, re.M) and not re.search(r"^(tissue|detect) ", shown, re.M)
 
 
@@ -287,7 +287,7 @@ def test_what_was_drawn_of_an_earlier_run_goes_with_its_nuclei(tmp_path):
     (tmp_path / "logs/settings").mkdir(parents=True)
     jobs = "image", "nuclei", "anndata", "detect-1-of-1", "stitch-proposals"
     ours = *ours, *(f"logs/settings/{job}.json" for job in jobs)
-    expected += ["logs/settings/tile-image-250nm.json", "logs/settings/partner.json"]  # whose stores stay
+    expected += ["logs/settings/tile-image-250nm.json", "logs/settings/partner.json"]  # their stores are kept
     for name in (*ours, "overlays/1.png", *expected):
         (tmp_path / name).touch()
     remove_results(tmp_path)

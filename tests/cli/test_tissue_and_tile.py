@@ -1,4 +1,4 @@
-"""``muse tissue`` and ``muse tile`` on a JPEG pyramid that OpenSlide reads."""
+"""``muse tissue`` and ``muse tile`` on a JPEG pyramid, which OpenSlide reads."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ CENTRES_UM = np.array([[150.0, 130.0], [380.3, 210.2], [255.7, 300.4]])
 
 @pytest.fixture(scope="module")
 def slide_path(tmp_path_factory):
-    """Three purple discs of 30 um on pink, 0.25 um/px, levels 1, 4 and 16 as Aperio has them."""
+    """Three purple discs of 30 um on pink at 0.25 um/px, with Aperio's downsamples 1, 4 and 16."""
     path = tmp_path_factory.mktemp("slides") / "discs.tif"
 
     def colour_at(x, y):
@@ -35,7 +35,7 @@ def slide_path(tmp_path_factory):
 
 
 def run_steps(muse, slide, out, *tile_arguments, roi=None):
-    """inspect, tissue, tile; the last exit status and what it printed."""
+    """Run inspect, tissue and tile; returns the exit status, output and errors of `tile`."""
     info = out / "slide.json"
     assert muse("inspect", slide, "--slide-id", "discs", "--output", info)[0] == 0
     limits = ["--roi", roi] if roi else []
@@ -92,7 +92,7 @@ def test_a_roi_limits_what_is_stored(muse, slide_path, tmp_path):
 def test_a_spoiled_jpeg_tile_is_a_hole_or_a_sentence(muse, slide_path, tmp_path):
     spoiled = tmp_path / "spoiled.tif"
     spoiled.write_bytes(slide_path.read_bytes())
-    spoil_tile(spoiled, 0, 2 * 9 + 2)  # level 0, px (512, 512): work (256, 256), in chunk (0, 0)
+    spoil_tile(spoiled, 0, 2 * 9 + 2)  # at (512, 512) in level 0: work px (256, 256), in chunk (0, 0)
     assert run_steps(muse, spoiled, tmp_path, "--max-corrupt", "0.5")[0] == 0
     attributes = open_store(tmp_path / "image-500nm.zarr").attributes
     assert attributes["corrupt"] == [[0, 0, 512, 512]] and 0.1 < attributes["corrupt_fraction"] < 0.5

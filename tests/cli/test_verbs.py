@@ -1,4 +1,4 @@
-"""What holds for every verb: it explains itself at once, and bad input costs one sentence and exit status 2."""
+"""Every verb prints its help quickly and answers bad input with one sentence and exit status 2."""
 
 import errno
 import os
@@ -42,7 +42,7 @@ def test_nothing_that_is_read_is_written_over(muse, tmp_path):
 
 
 def listed_by(words, **options):
-    """Verbs in the order of the help, whose modules load no library."""
+    """The verbs, in the order in which they are printed; fails if a heavy library is loaded."""
     script = f"""
 import sys
 from muse_pipeline.cli.main import main
@@ -76,7 +76,7 @@ def test_a_deleted_working_folder_is_one_sentence(muse, tmp_path, monkeypatch):
 
 
 def test_help_is_quick():
-    """Against the start of Python itself, so that a busy machine does not matter: 0.5 s where that takes 0.03 s."""
+    """Compared with the start of Python itself, so that a busy machine does not matter: 0.5 s if that takes 0.03 s."""
     help_seconds, bare_seconds = (
         min(_seconds([sys.executable, *arguments]) for _ in range(3))
         for arguments in (["-m", "muse_pipeline.cli.main", "--help"], ["-c", ""])
@@ -133,9 +133,9 @@ BAD_INPUT = {
     "demo-slide": ["{out}", "--area-mm2", "-1"],
     "synthesize": ["masks", "--fit", "{missing}", "--output", "{out}"],
 }
-JOINED = {"image", "nuclei", "partner"}  # other verbs in one process
-JUDGES = {"doctor"}  # what they find is their output, not their error
-JOBS = {"image", "nuclei"}  # several of these verbs in one process
+JOINED = {"image", "nuclei", "partner"}  # verbs that run other verbs in one process
+JUDGES = {"doctor"}  # problems are their output, not an error
+JOBS = {"image", "nuclei"}  # verbs that run several of the other verbs in one process
 
 
 def test_bad_input_is_given_to_every_verb():
@@ -172,7 +172,7 @@ def test_a_file_that_may_not_be_read_is_one_sentence(monkeypatch, capsys):
 
 
 def test_a_reader_may_close_the_pipe():
-    """As `head` does."""
+    """For example, `head` closes it."""
     command = [sys.executable, "-u", "-m", "muse_pipeline.cli.main", "doctor"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()

@@ -1,4 +1,4 @@
-"""What an installation without the extra `train` can do, and how it states what it cannot."""
+"""An installation without the extra `train`: what works, and the messages for what does not."""
 
 import subprocess
 import sys

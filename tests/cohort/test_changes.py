@@ -1,4 +1,4 @@
-"""What a run changes of finished results: each setting is compared with what the results record."""
+"""What a run would change in finished results: its settings are compared with the recorded ones."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def models() -> Models:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """A folder with a slide of glass, a region of interest, and the results of a run with neither mpp nor ROI given."""
+    """A folder with a slide of bare glass, a ROI file, and the results of a run with neither mpp nor ROI given."""
     folder = tmp_path_factory.mktemp("finished")
     write_pyramid(folder / "S.tif", np.full((600, 600, 3), 243, np.uint8))
     (folder / "roi.json").write_text(json.dumps({"type": "Polygon", "coordinates": [RING]}))
@@ -54,8 +54,8 @@ def changes_of(models):
 
 def test_the_same_settings_change_nothing(finished, changes_of):
     assert changes_of(finished) == []
-    assert changes_of(finished, patient="P1", split="test", shards=3) == []  # no nucleus depends on these
-    assert changes_of(finished, {"csv": True, "viewer": False, "embedding": True}) == []  # outputs are added
+    assert changes_of(finished, patient="P1", split="test", shards=3) == []  # nuclei do not depend on these
+    assert changes_of(finished, {"csv": True, "viewer": False, "embedding": True}) == []  # outputs may be added
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_what_was_given_then_and_is_not_now_is_named(finished, changes_of, tmp_p
     checksum = sha256_of(roi)[:8]
     assert changes_of(tmp_path, mpp=0.4, roi=str(roi)) == []
     assert changes_of(tmp_path) == ["mpp 0.4 -> of the file", f"roi roi.json ({checksum}) -> none"]
-    roi.write_text(roi.read_text() + "\n")  # the same name, another file
+    roi.write_text(roi.read_text() + "\n")  # the same name, but different content
     assert changes_of(tmp_path, mpp=0.4, roi=str(roi)) == [
         f"roi roi.json ({checksum}) -> roi.json ({sha256_of(roi)[:8]})"
     ]
@@ -128,7 +128,7 @@ def test_a_file_with_another_date_is_the_same_slide(finished, changes_of, tmp_pa
 def test_a_run_that_ends_midway_records_the_outputs_that_it_wrote(finished, tmp_path):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     records = tmp_path / "results/S/logs/settings"
-    shutil.rmtree(tmp_path / "results/S/image-500nm.zarr")  # as of a run without stores: embedding fails
+    shutil.rmtree(tmp_path / "results/S/image-500nm.zarr")  # as after a run that keeps no stores; embedding fails
     run = ["run", str(finished / "S.tif"), "-o", str(tmp_path / "results"), "--frame", "openslide"]
     assert main([*run, "--embedding"]) == 2
     assert read_json(tmp_path / "results/S/nuclei.provenance.json")["frame"] == "openslide"
@@ -213,7 +213,7 @@ def test_lines_name_each_change_once_with_its_slides():
 def test_the_settings_of_a_job_are_compared_with_its_record(tmp_path):
     record, now = tmp_path / "nuclei.json", {"slide files": "0f", "mpp": 0.5, "csv": False, "quality": None}
     assert read_changes(record, now) is None
-    record.write_text('{"mpp": ')  # a full disk
+    record.write_text('{"mpp": ')  # cut off by a full disk
     assert read_changes(record, now) is None
     record.write_text(json.dumps({"slide files": "0f", "mpp": 0.5, "csv": False}))
     assert read_changes(record, now) == {}

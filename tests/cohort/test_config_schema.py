@@ -1,4 +1,4 @@
-"""Mistakes in the workflow's config, found by its schema and by what completes it, as `common.smk` reports them."""
+"""Mistakes in the workflow's config: messages from its schema and from the checks after it, as in `common.smk`."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""One run at a time in a folder of results: in processes, since a process may lock its own folder again."""
+"""Only one run at a time per results folder; the tests use processes, as a process may lock its own folder again."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ with lock_results(Path(sys.argv[1]), "snakemake"):
 
 @pytest.fixture
 def other(tmp_path):
-    """Another run in the folder of results."""
+    """A process that holds the lock of the results folder."""
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "locked\n"
     yield process

@@ -1,4 +1,4 @@
-"""What stays of a slide whose steps failed, and what is printed of them."""
+"""Which files remain of a slide with failed steps, and what is printed about them."""
 
 import json
 
@@ -31,7 +31,7 @@ OWN = {"nuclei.qpdata", "overlays/mine.png"}
 
 @pytest.fixture
 def folder(tmp_path):
-    """A finished slide with proposals, files of the user's own, and the copy that it was read from."""
+    """A finished slide with proposals, files of the user's own, and the fetched copy of the slide."""
     for name in (*NUCLEI, *PROPOSALS, *OWN, "fetched/a.svs"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -39,7 +39,7 @@ def folder(tmp_path):
 
 
 def note(folder, step, status="ok"):
-    """Write a ledger; an empty one if ``status`` is None."""
+    """Write a ledger, which is empty if ``status`` is None."""
     ledger = folder / f"ledger/{step}.json"
     ledger.parent.mkdir(exist_ok=True)
     ledger.write_text("" if status is None else json.dumps({"step": step, "status": status, "reason": "why"}))

@@ -1,4 +1,4 @@
-"""The workflow's config beyond its schema, and the files that are written for it."""
+"""Checks of the workflow's config that its schema cannot express, and the files written for it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The sheet: what is legal, what is not, and everything wrong at once."""
+"""The sheet: valid and invalid rows, and all problems reported at once."""
 
 import json
 import os
@@ -132,7 +132,7 @@ def test_any_separator_is_read_under_any_name(folder, name, separator):
     mpp = "0,25" if separator == ";" else "0.25"
     lines = [["slide_id", "path", "mpp", "note"], ["A", "a.svs", mpp, '"x, y; z"']]
     text = "\r\n".join(map(separator.join, lines))
-    path = write(folder / name, f"\ufeff{text}\r\n")  # as Excel writes it
+    path = write(folder / name, f"\ufeff{text}\r\n")  # with a byte order mark and CRLF, as Excel writes it
     (row,) = read_sheet(path)
     assert (row.slide_id, row.mpp, row.own) == ("A", 0.25, {"note": "x, y; z"})
     add_to_sheet(path, [SheetRow("B", str(folder / "b.svs"))])
@@ -302,7 +302,7 @@ def test_slides_folders_and_sheets_together_in_their_order(tmp_path):
     assert [row.slide_id for row in rows] == ["b", "F", "c", "d", "e"]
     assert [row.mpp for row in rows] == [None, 0.5, None, None, None]
     assert rows[0].path == url and rows[4].path == str(tmp_path / "e.svs")
-    assert find_rows([tmp_path / "one"]) == collect_slides(tmp_path / "one")  # the same ids as in a sheet of it
+    assert find_rows([tmp_path / "one"]) == collect_slides(tmp_path / "one")  # the same ids as in a sheet of the folder
     rows = find_rows([tmp_path / "one", tmp_path / "e.svs"], mpp=0.25)
     assert {row.mpp for row in rows} == {0.25}
 

@@ -1,4 +1,4 @@
-"""What every registered backbone keeps: shapes, strides, gradients everywhere, and positions that follow pixels."""
+"""The contract of backbones: shapes, strides, gradients everywhere, and positions that follow pixels."""
 
 import re
 
@@ -8,9 +8,9 @@ import torch
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import HALF_PIXEL
 
-with torch.device("meta"):  # no weights, or collecting the tests would fill gigabytes with random numbers
+with torch.device("meta"):  # without weights: collecting the tests would otherwise fill gigabytes with random numbers
     OURS = [name for name in BACKBONES.names() if BACKBONES[name]().lattice is HALF_PIXEL]
-OF_EVERY_KIND = {re.sub(r"_\d+$", "", name): name for name in sorted(OURS, reverse=True)}.values()  # the narrowest
+OF_EVERY_KIND = {re.sub(r"_\d+$", "", name): name for name in sorted(OURS, reverse=True)}.values()  # narrowest each
 
 
 # ViT-B has the code of ViT-S and four times its weights; those for windows of 512 px have the code of those for 224.
@@ -50,11 +50,11 @@ def test_the_stages_have_the_strides_and_channels_that_they_declare(backbone):
 
 @pytest.mark.parametrize("name", OF_EVERY_KIND)
 def test_our_own_see_the_same_in_windows_of_any_sides_that_move_by_the_total_stride(name):
-    """Far from the border, for they are run on parts of windows."""
+    """Compared far from the border only; such backbones are run on parts of windows."""
     torch.manual_seed(0)
     backbone = BACKBONES[name]().eval()
     stride = backbone.stride_px
-    margin = 12 * stride  # further than the influence of a pixel
+    margin = 12 * stride  # further than a pixel's influence reaches
     picture = torch.rand(1, 3, 2 * margin + 64 + stride, 2 * margin + 192)
     with torch.no_grad():
         whole, part = backbone(picture).dense, backbone(picture[..., stride:, 3 * stride : -64]).dense

@@ -1,4 +1,4 @@
-"""What every loss keeps: a source, shapes in the docstring, a test, and no knowledge of methods."""
+"""The contract of losses: each names its source, documents shapes, has a test, and imports no method."""
 
 import importlib
 import inspect
@@ -16,7 +16,7 @@ SOURCE = re.compile(r"arXiv|doi|\bours\b|\b(19|20)\d\d\b|sections? \d")
 
 
 def public_members(name):
-    """Functions and classes that a module of losses defines, each with all of its documentation."""
+    """The public functions and classes of a loss module, each with its docstring and those of its methods."""
     module = importlib.import_module(f"muse_pipeline.losses.{name}")
     members = [one for one in vars(module).values() if getattr(one, "__module__", None) == module.__name__]
     members = [one for one in members if callable(one) and not one.__name__.startswith("_")]

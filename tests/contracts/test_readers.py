@@ -1,4 +1,4 @@
-"""What every slide reader must do, whatever it is: a new one is tested the moment it is registered here."""
+"""The contract of slide readers; a new reader is tested once it is added here."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,12 +16,12 @@ from muse_pipeline.slides.packages import PackageReader
 
 
 class OfAPackage(PackageReader):
-    """The reader of an entry point whose class is OpenSlide's."""
+    """A reader from an entry point that gives OpenSlide's class."""
 
     name, load = "package", staticmethod(lambda: openslide.OpenSlide)
 
 
-# For each reader, how to write an image so that this reader opens it.
+# For each reader, a function that writes an image which this reader opens.
 WRITERS = {
     "openslide": write_pyramid,
     "tiffslide": lambda path, image: write_pyramid(path, image, ome=True),
@@ -77,7 +77,7 @@ def test_a_level_is_read_from_its_nearest_pixel(slide, gradient):
         expected = shrink(gradient, int(downsample))
         for k in (0, 55, 201):
             pixels = slide.read_region((round(k * downsample), 0), level, (20, 10))
-            # OpenSlide's mean downsample is not whole here: half a level-0 pixel of interpolation, never a drift.
+            # OpenSlide's mean downsample is not an integer here: interpolation by half a level-0 pixel, but no drift.
             np.testing.assert_allclose(pixels[..., :2].astype(int), expected[:10, k : k + 20, :2], atol=1)
 
 
@@ -99,7 +99,7 @@ def test_the_last_level_ends_where_its_image_ends(slide):
     level = len(slide.properties.level_sizes_px) - 1
     width, height = slide.properties.level_sizes_px[level]
     pixels = slide.read_level((width - 4, height - 4), level, (8, 8))
-    assert (pixels[5:] == 255).all()  # OpenSlide may blend the last pixel with the one beyond
+    assert (pixels[5:] == 255).all()  # OpenSlide may blend the last pixel with the white beyond it
     assert (pixels[:, 5:] == 255).all()
     assert (pixels[:3, :3, 2] < 220).all()
 

@@ -1,4 +1,4 @@
-"""The Nextflow module: its script does what its outputs promise, and its description names the same ports."""
+"""The Nextflow module: its script writes the declared outputs, and its description names the same ports."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ TEXT = (MODULE / "main.nf").read_text()
 
 
 def script_of(values: dict[str, str]) -> str:
-    """The Bash script of the process as Nextflow fills it in, for inputs without a model and um per pixel."""
+    """The process's Bash script with ``values`` filled in as Nextflow does."""
     script = re.search(r"script:.*?\"\"\"\n(.*?)\"\"\"", TEXT, re.DOTALL)[1]
     script = re.sub(r"\$\{(.*?)\}", lambda match: values[match[1]], script)
     return "\n".join(line[4:] for line in script.splitlines()).replace("\\\\", "\\").replace("\\$", "$")

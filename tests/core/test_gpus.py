@@ -1,4 +1,4 @@
-"""Several GPUs of one machine: a program in place of ``nvidia-smi`` lists them, the processes and locks are real."""
+"""Several GPUs of one machine: a script in place of ``nvidia-smi`` lists them; processes and locks are real."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ sys.stdin.read()
 
 
 class Job:
-    """A process that reserves a GPU until it is stopped."""
+    """A process that holds a reserved GPU until it is stopped."""
 
     def __init__(self, environ: dict[str, str]):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -32,7 +32,7 @@ class Job:
 
 @pytest.fixture
 def start(tmp_path, monkeypatch):
-    """Start a job on a machine with these GPUs; all jobs are stopped at the end."""
+    """A function that starts a job on a machine with the listed GPUs; all jobs are stopped at the end."""
     jobs = []
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
@@ -53,7 +53,7 @@ def test_every_job_has_a_gpu_of_its_own_and_a_lost_one_is_passed_over(start):
     both = "GPU-a1\nGPU-b2"
     first, second = start(both), start(both)
     assert (first.gpu, second.gpu) == ("GPU-a1", "GPU-b2")
-    assert start(both).gpu in {"GPU-a1", "GPU-b2"}  # shared, as there are no more
+    assert start(both).gpu in {"GPU-a1", "GPU-b2"}  # shared, as no third GPU is listed
     first.stop()
     assert start(both).gpu == "GPU-a1"
     second.stop()

@@ -1,4 +1,4 @@
-"""What another system lacks has another way: tried here by taking it from Linux, one module or folder at a time."""
+"""Fallbacks for what macOS and Windows lack, tested by removing it from Linux, one module or folder at a time."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.slides.isolation import call_isolated
 
 NAMES = "nuclei.parquet", "nuclei.geojson.gz", "summary.json"
-# Python without a module and functions that Windows lacks, and without /proc, so that every process is spawned.
+# Python without the module and functions that Windows lacks, and without /proc, so that every process is spawned.
 AS_ON_WINDOWS = """
 import os, pathlib, sys
 import psutil  # which reads `resource` on Linux alone
@@ -36,7 +36,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def without_proc(monkeypatch):
-    """No file of /proc, as on macOS and Windows."""
+    """Hide the files of /proc, which macOS and Windows lack."""
     monkeypatch.setattr(environment, "Path", lambda name: Path("/nowhere/there" if "proc" in name else name))
 
 
@@ -51,13 +51,13 @@ def test_the_peak_memory_is_stated_everywhere(without_proc, monkeypatch, platfor
     monkeypatch.setattr(sys, "platform", platform)
     assert peak_memory_mib() == 300 if resource else peak_memory_mib() > 20
     environment.forget_peak_memory()
-    limit_memory(1)  # which no process would survive
+    limit_memory(1)  # does nothing here: a real limit of 1 byte would kill any process
     assert environment.choose_start_method() == "spawn"
 
 
 @pytest.mark.parametrize("asked, expected", [("spawn", "spawn"), ("", "fork")])
 def test_no_process_is_forked_where_the_environment_asks_so(asked, expected):
-    """In a process of its own, which has a single thread."""
+    """Tested in a new process, which has a single thread."""
     program = "from muse_pipeline.core.environment import choose_start_method; print(choose_start_method())"
     environ = {**os.environ, "MUSE_START_METHOD": asked}
     run = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True)
@@ -133,7 +133,7 @@ def test_a_sheet_of_windows_is_read(tmp_path):
     (tmp_path / "slides.tsv").write_bytes(b"\xef\xbb\xbf" + text.encode())
     (row,) = read_sheet(tmp_path / "slides.tsv")
     assert (row.path, row.patient) == (str(tmp_path / "slides/a.tif"), "P1")
-    (tmp_path / "a\\b.tif").touch()  # a name that Linux allows
+    (tmp_path / "a\\b.tif").touch()  # Linux allows a backslash in a file name
     write_sheet(tmp_path / "slides.tsv", [{"slide_id": "A", "path": "a\\b.tif"}])
     assert read_sheet(tmp_path / "slides.tsv")[0].path == str(tmp_path / "a\\b.tif")
 
@@ -142,7 +142,7 @@ def test_a_sheet_of_windows_is_read(tmp_path):
 def test_a_run_without_what_windows_lacks_has_the_same_bytes(tmp_path):
     draw_stained_slide(tmp_path / "Größe µ.tif", size_px=500, n_nuclei=60)
     (tmp_path / "windows.py").write_text(AS_ON_WINDOWS, encoding="utf-8")
-    words = "run", "Größe µ.tif", "--model", "compact-fp32", "-o"  # Linux alone runs `compact` in int8
+    words = "run", "Größe µ.tif", "--model", "compact-fp32", "-o"  # `compact` runs in int8 only on Linux
     environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
     for program, output in (["-m", "muse_pipeline.cli.main"], "linux"), (["windows.py"], "windows"):
         command = [sys.executable, *program, *words, output]

@@ -1,4 +1,4 @@
-"""Pixels, centres and rays move together: drawn discs and ellipses are found where the moved labels state."""
+"""Pixels, centres and rays move together: synthetic discs and ellipses are found where the moved labels place them."""
 
 import math
 
@@ -21,7 +21,7 @@ N_RAYS = 32
 
 
 def ellipse_picture(size, centre, axes, angle):
-    """White but for a black ellipse; and its rays, at mpp 1."""
+    """A white picture with a black ellipse, and the ellipse's rays in um at 1 um/px."""
     y, x = np.mgrid[:size, :size] + 0.5
     u = (x - centre[0]) * np.cos(angle) + (y - centre[1]) * np.sin(angle)
     v = -(x - centre[0]) * np.sin(angle) + (y - centre[1]) * np.cos(angle)
@@ -96,7 +96,7 @@ def test_windows_are_blurred_by_the_sigma_that_is_drawn(mpp):
     distance = torch.arange(65) - 32.0
     found = ((blurred.sum(1) * distance**2).sum(1) / blurred.sum((1, 2))).sqrt()
     drawn = torch.rand(2, 20, generator=torch.Generator().manual_seed(3))[1] * 0.6 / mpp
-    wide = drawn > 0.6  # narrower ones are less than their pixels
+    wide = drawn > 0.6  # narrower blurs are smaller than a pixel
     assert drawn[wide].max() > 0.8 * 0.6 / mpp
     assert found[wide] == pytest.approx(drawn[wide], rel=0.04)
 
@@ -111,7 +111,7 @@ def test_noise_of_views_has_the_level_that_is_drawn(noise):
         _, level = np.random.default_rng(seed).random(2)
         one, again = (vary_view_sharpness(GREY, 0.5, noisy, np.random.default_rng(seed)) for _ in range(2))
         assert np.array_equal(one, again) and one.dtype == np.uint8
-        expected = math.hypot(level * noise, 12**-0.5)  # and rounding
+        expected = math.hypot(level * noise, 12**-0.5)  # the noise, and rounding to whole numbers
         assert one.std() == pytest.approx(expected, rel=0.03)
         assert one.mean() == pytest.approx(128, abs=0.03 * noise)
         planes = one.reshape(-1, 3).T.astype(float)
@@ -136,7 +136,7 @@ def test_views_are_blurred_by_the_sigma_that_is_drawn(mpp):
     small = vary_view_sharpness(
         GREY[:16, :16], 0.5, Augmentation(blur=1.0, blur_um=50.0, noise=0.0), np.random.default_rng(0)
     )
-    assert (small == 128).all()  # a blur wider than the view is cut off at its border
+    assert (small == 128).all()  # a blur wider than the view is truncated
 
 
 def test_a_blur_wider_than_the_window_is_cut_off_at_it():

@@ -1,4 +1,4 @@
-"""Cells around a nucleus: within the map, and its own in the middle."""
+"""Cells around a nucleus: only those within the map, with the nucleus's own cell in the middle."""
 
 import torch
 

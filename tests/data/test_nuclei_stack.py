@@ -1,4 +1,4 @@
-"""Windows show the nuclei of their pictures in their order; what is kept grows with the nuclei alone."""
+"""Windows show their pictures' nuclei in the same order; memory grows with the number of nuclei only."""
 
 import numpy as np
 import pytest

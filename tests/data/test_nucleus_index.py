@@ -1,4 +1,4 @@
-"""Nuclei are found by position, whether their index lies in memory or is mapped."""
+"""Nuclei are found by position, whether their index is in memory or a memory-mapped file."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def test_a_box_holds_what_a_view_at_all_of_them_finds(index, tmp_path):
     rng = np.random.default_rng(1)
     for _ in range(200):
         left, top = rng.uniform(0, SIZE_PX)
-        right, bottom = np.array([left, top]) + rng.uniform(0, 600, 2)  # may reach beyond the image
+        right, bottom = np.array([left, top]) + rng.uniform(0, 600, 2)  # the box may reach beyond the image
         xy = index.xy.astype(float)
         expected = np.flatnonzero(((xy >= (left, top)) & (xy < (right, bottom))).all(1))
         for one in (index, mapped):
@@ -29,7 +29,7 @@ def test_a_box_holds_what_a_view_at_all_of_them_finds(index, tmp_path):
 
 
 def test_what_lies_outside_is_dropped_and_borders_are_kept():
-    edge = np.nextafter(1000.0, 0)  # rounds to 1000 in half the digits
+    edge = np.nextafter(1000.0, 0)  # rounds to 1000 as float32
     xy = [[0, 0], [edge, 0], [-0.1, 5], [1000, 5], [5, 700], [999, 699]]
     index = NucleusIndex.build(np.array(xy), SIZE_PX, MPP)
     assert len(index.xy) == 3
@@ -45,7 +45,7 @@ def test_no_nuclei_are_an_index_too(tmp_path):
 
 
 def test_occupied_cells_are_drawn_alike():
-    """A thousand nuclei in one corner and one in another."""
+    """A thousand nuclei in one corner are drawn as often as one nucleus in another."""
     rng = np.random.default_rng(0)
     index = NucleusIndex.build(np.concatenate([rng.uniform(0, 20, (1000, 2)), [[900, 600]]]), SIZE_PX, MPP)
     drawn = np.array([index.draw(rng) for _ in range(400)])

@@ -1,4 +1,4 @@
-"""The stream of unlabelled windows: seeded by its step, on tissue, and stores are read window by window only."""
+"""The stream of unlabelled windows: seeded by the step, on tissue, and read from stores one window at a time."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from muse_pipeline.data.unlabelled import Picture, UnlabelledSource, UnlabelledW
 
 
 class Slide:
-    """A 4,000 x 3,000 px image with tissue in one corner; it remembers what was read."""
+    """A 4,000 x 3,000 px image with tissue in one corner; it records the boxes that were read."""
 
     size_px = 4000, 3000
 
@@ -47,7 +47,7 @@ def test_slides_are_read_by_windows_that_are_centred_on_tissue():
 
 
 def test_images_are_drawn_by_their_tissue():
-    small, slide = picture(64, 64), Slide()  # 16 cells of tissue against 400
+    small, slide = picture(64, 64), Slide()  # 16 and 400 cells of tissue
     WindowSampler([small, slide], 32)(1000, np.random.default_rng(0))
     assert 920 < len(slide.reads) < 990
 

@@ -14,7 +14,7 @@ from muse_pipeline.demo.tissue import true_nuclei
 
 @pytest.fixture(scope="module")
 def corner(tissue):
-    """A point within the first island."""
+    """A point in um within the first island."""
     x, y = tissue.layout.islands[0].centre_um
     return float(np.floor(x)) - 40, float(np.floor(y)) - 40
 

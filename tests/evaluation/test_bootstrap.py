@@ -1,4 +1,4 @@
-"""Whole patients are drawn, and one patient gives no interval."""
+"""The bootstrap resamples whole patients; a single patient gives no interval."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Class probabilities against what is right: the error of made-up models whose calibration is known."""
+"""Calibration of class probabilities: the error of synthetic models whose calibration is known."""
 
 import sys
 
@@ -14,7 +14,7 @@ from muse_pipeline.inference.predictor import temper
 
 @pytest.fixture(scope="module")
 def calibrated():
-    """(N, 3) probabilities, and classes drawn by them."""
+    """(N, 3) probabilities, and (N,) classes sampled from them."""
     rng = np.random.default_rng(0)
     prob = rng.dirichlet((0.7, 0.7, 0.7), 20_000).astype(np.float32)
     return prob, (prob.cumsum(1) > rng.random((len(prob), 1))).argmax(1)
@@ -40,7 +40,7 @@ def test_a_temperature_takes_back_what_was_overdone(calibrated, sharper):
 
 def test_error_is_the_mean_distance_over_the_bins():
     prob = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]] * 6)
-    label = np.array([0, 0, 0, 1, 1, 1, 1, 1, 1, 0])  # right: 3 of 4, too sure; 5 of 6, not sure enough
+    label = np.array([0, 0, 0, 1, 1, 1, 1, 1, 1, 0])  # 3 of 4 right: overconfident; 5 of 6 right: underconfident
     counts = count_calibration(prob, label)
     assert counts.error == pytest.approx((4 * (0.9 - 3 / 4) + 6 * (5 / 6 - 0.6)) / 10)
     described = counts.describe(counts.values[None], ["one"])
@@ -70,7 +70,7 @@ def test_evaluate_states_it_by_site_and_draws_it(muse, tmp_path):
     )
     assert status == 0 and picture.read_bytes()[:4] == b"\x89PNG"
     calibration = read_json(scores)["calibration"]
-    # of three matched nuclei of each slide, all given a probability of 1, two are right
+    # three nuclei are matched on each slide, all with a probability of 1; two of them have the right class
     assert (calibration["n"], calibration["confidence"]) == (9, 1.0)
     assert calibration["error"] == pytest.approx(1 / 3)
     assert {name: row["n"] for name, row in calibration["by_site"].items()} == {"A7": 6, "A8": 3}

@@ -1,4 +1,4 @@
-"""F1 by hand-counted examples."""
+"""F1 of examples counted by hand."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def test_counts_by_class_and_over_all():
     found = Nuclei(
         [(11, 10), (50, 55), (90, 97), (200, 200)], Frame.WORK, label=[0, 0, 1, 1], score=[0.9, 0.8, 0.7, 0.6]
     )
-    counts = match_nuclei(found, true, 2, mpp=0.5).counts  # 3 um are 6 px: the third is 7 px off
+    counts = match_nuclei(found, true, 2, mpp=0.5).counts  # the third is 7 px off, more than 3 um (6 px)
     assert counts.values.tolist() == [[2, 2, 1], [1, 1, 0], [0, 2, 2]]
     scores = counts.scores(["a", "b"])
     assert scores["detection"] == pytest.approx(100 * 4 / 7)

@@ -1,4 +1,4 @@
-"""`muse evaluate` over one table, a folder and a sheet: what is paired, what is printed, what is rejected."""
+"""`muse evaluate` of a table, a folder and a sheet: pairs with truth, printed scores, rejected input."""
 
 import json
 
@@ -22,11 +22,11 @@ from muse_pipeline.tissue.mask import TissueMask
 CLASSES = ("Dark", "Pale")
 MPP = (0.25, 0.25)
 XY = np.array([(100, 100), (200, 100), (300, 100), (400, 100)], float)
-TRUTH = "x,y,class\n100,100,Dark\n204,100,Pale\n300,100,Pale\n700,700,Dark\n"  # two right, one class wrong, one missed
+TRUTH = "x,y,class\n100,100,Dark\n204,100,Pale\n300,100,Pale\n700,700,Dark\n"  # 2 right, 1 wrong class, 1 missed
 
 
 def write_result(folder, slide_id, xy=XY, label=(0, 1, 0, 1), size_px=(1000, 1000), bounds=None, **output):
-    """A table of found nuclei, radius 3 um, and its slide.json."""
+    """Write a table of found nuclei with a radius of 3 um, and its slide.json."""
     nuclei = Nuclei(xy, Frame.LEVEL0, np.full((len(xy), 32), 3.0), label, np.linspace(0.9, 0.5, len(xy)))
     provenance = {
         "slide_id": slide_id,
@@ -49,7 +49,7 @@ def write_result(folder, slide_id, xy=XY, label=(0, 1, 0, 1), size_px=(1000, 100
 
 @pytest.fixture
 def cohort(tmp_path):
-    """Results of a, b and c; truth of a, b and d."""
+    """Results for slides a, b and c, and truth for a, b and d."""
     for name in "abc":
         write_result(tmp_path / "results", name)
     (tmp_path / "truth").mkdir()
@@ -153,7 +153,7 @@ def test_a_row_of_a_sheet_without_a_slide_is_named(muse, cohort):
 
 
 def test_the_region_of_the_geojson_itself_and_quality_of_outlines(muse, tmp_path):
-    """Two nuclei inside: one outline is right, one moved by a third of its width; two found ones lie outside."""
+    """Two nuclei inside, one outline right and one moved by a third of its width; two found nuclei lie outside."""
     path = write_result(tmp_path, "a", bounds={"x": 50, "y": 20, "width": 900, "height": 900})
     angles = 2 * np.pi * np.arange(32) / 32
     circle = 12 * np.stack([np.cos(angles), np.sin(angles)], -1)
@@ -190,7 +190,7 @@ def test_the_region_of_the_geojson_itself_and_quality_of_outlines(muse, tmp_path
 
 
 def write_drawn(path, *shapes):
-    """A GeoJSON of a region and nuclei of unknown class."""
+    """Write GeoJSON with a region and nuclei of unknown class."""
     features = [
         {
             "type": "Feature",
@@ -204,7 +204,7 @@ def write_drawn(path, *shapes):
 
 @pytest.mark.parametrize(("nucleus", "n_outlined"), [(shapely.Point(100, 100).buffer(12), 2), (None, 0)])
 def test_what_is_found_where_no_nucleus_is_counts_for_outlines(muse, tmp_path, nucleus, n_outlined):
-    """Slide b holds no nuclei; a holds an outline, or a point, where no true outline states how good outlines are."""
+    """Slide b has no true nucleus; slide a has an outline, or only a point, against which no outline can be scored."""
     write_result(tmp_path / "results", "a", XY[:1], (0,))
     write_result(tmp_path / "results", "b")
     (tmp_path / "truth").mkdir()
@@ -221,7 +221,7 @@ def test_what_is_found_where_no_nucleus_is_counts_for_outlines(muse, tmp_path, n
         assert outlines is None
         return
     assert outlines["n_slides"] == n_outlined
-    assert outlines["any_class"]["dq"] == pytest.approx(1 / 3)  # one match; 4 found on b, each half a false one
+    assert outlines["any_class"]["dq"] == pytest.approx(1 / 3)  # 1 match; 4 false nuclei on b count half each
 
 
 def test_a_mask_must_be_of_the_slides_size(muse, tmp_path):
@@ -253,7 +253,7 @@ def write_tissue(result, mask, mask_um=8.0):
 
 def test_a_truth_that_means_other_positions_is_doubted(muse, tmp_path):
     path = write_result(tmp_path, "a")
-    write_tissue(path, [[1] * 32] * 4 + [[0] * 32] * 28)  # the upper 32 um
+    write_tissue(path, [[1] * 32] * 4 + [[0] * 32] * 28)  # tissue in the top 32 um only
     truth = tmp_path / "t.csv"
     truth.write_text(TRUTH)
     assert "level-0 pixels" not in muse("evaluate", path, "--truth", truth)[1]
@@ -280,7 +280,7 @@ def test_scores_do_not_depend_on_a_mask_and_an_empty_truth_is_rejected(muse, tmp
     (tmp_path / "t.csv").write_text(TRUTH)
     assert muse("evaluate", path.parent, "--truth", tmp_path / "t.csv")[0] == 0
     (tmp_path / "t.csv").write_text("x,y,class\n")
-    write_drawn(tmp_path / "t.geojson")  # a region alone
+    write_drawn(tmp_path / "t.geojson")  # a region without nuclei
     for truth in ("t.csv", "t.geojson"):
         status, out, errors = muse("evaluate", path, "--truth", tmp_path / truth)
         assert (status, out) == (2, "")
@@ -401,11 +401,11 @@ def test_exchanged_coordinates_are_rejected(muse, tmp_path):
     status, out, errors = muse("evaluate", path, "--truth", truth)
     assert (status, out) == (2, "") and "t.csv: 25% of its nuclei match found ones as they are, but 100%" in errors
     truth.write_text("x,y,class\n" + "".join(f"{x:.0f},{y:.0f},Dark\n" for x, y in (*xy[:2], *xy[2:6, ::-1])))
-    assert muse("evaluate", path, "--truth", truth)[0] == 0  # both orders fit a part
+    assert muse("evaluate", path, "--truth", truth)[0] == 0  # each order of x and y fits some nuclei
 
 
 def test_a_class_map_gives_classes_of_the_truth_those_of_the_model(muse, tmp_path):
-    path = write_result(tmp_path, "a")  # Dark, Pale, Dark, Pale
+    path = write_result(tmp_path, "a")  # classes: Dark, Pale, Dark, Pale
     truth = tmp_path / "t.csv"
     words = "tumour", "round: Positive", "round", "debris"
     truth.write_text(

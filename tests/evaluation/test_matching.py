@@ -1,4 +1,4 @@
-"""One-to-one matching against a literal reading of the protocol."""
+"""One-to-one matching compared with a literal implementation of the protocol."""
 
 import numpy as np
 import pytest

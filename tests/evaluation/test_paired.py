@@ -9,7 +9,7 @@ def accuracy(confusion):
 
 
 def test_what_is_hard_for_both_does_not_widen_the_interval():
-    """Patients differ by tens of points, the two networks by one point in every patient."""
+    """Patients differ by tens of points, but the two networks by only one point in each patient."""
     random = np.random.default_rng(0)
     right = random.integers(20, 90, 10)
     before, after = (np.array([[[n, 100 - n], [0, 0]] for n in right + more]) for more in (0, 1))

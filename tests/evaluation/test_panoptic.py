@@ -1,4 +1,4 @@
-"""Overlaps, PQ and AJI: pictures against polygons, and against slow re-derivations."""
+"""Overlaps, PQ and AJI: label images give the same as polygons, and both the same as slow reference code."""
 
 import tracemalloc
 
@@ -20,7 +20,7 @@ from muse_pipeline.nuclei.masks import label_image_to_polygons
 
 
 def draw(n, seed, side=80):
-    """A label picture of n rectangles, later ones above."""
+    """A label image of ``n`` rectangles, later ones on top."""
     random = np.random.default_rng(seed)
     picture = np.zeros((side, side), int)
     for number in range(1, n + 1):
@@ -84,11 +84,11 @@ def test_a_label_picture_is_not_held_several_times():
     label_image_to_polygons(picture)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 2 * picture.nbytes  # 16 times, were it not looked at in strips
+    assert peak < 2 * picture.nbytes  # 16 times as much if not processed in strips
 
 
 def test_panoptic_quality_of_squares():
-    """One true nucleus is covered by 2/3, one missed; one found is spurious; classes agree on the hit."""
+    """One nucleus is matched (IoU 2/3, same class), one is missed, and one found nucleus is spurious."""
     true = shapely.box([0, 100], 0, [10, 110], 10)
     found = shapely.box([2, 200], 0, [12, 210], 10)
     counts = count_panoptic(

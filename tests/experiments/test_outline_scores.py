@@ -1,4 +1,4 @@
-"""Dice, AJI and boundaries of squares whose overlaps are known."""
+"""Dice, AJI and boundary scores of squares whose overlaps are known."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def squares(*corners, side=10, shape=(60, 60)):
 
 def test_equal_pictures_score_one():
     labels = squares((0, 0), (20, 20))
-    scores = score_outlines(labels, labels * 3, 6)  # other numbers, same nuclei
+    scores = score_outlines(labels, labels * 3, 6)  # different numbers, same nuclei
     assert scores.dice.tolist() == [1, 1]
     assert scores.aji == 1
 
@@ -42,7 +42,7 @@ def test_boundaries_within_a_pixel_agree():
     moved, true = squares((11, 10)), squares((10, 10))
     assert count_boundaries(true, true, 0) == (36, 36, 36, 36)
     assert count_boundaries(moved, true, 1) == (36, 36, 36, 36)
-    assert count_boundaries(moved, true, 0) == (18, 36, 18, 36)  # the upper and lower sides, less a corner each
+    assert count_boundaries(moved, true, 0) == (18, 36, 18, 36)  # the upper and lower sides without a corner each
     assert boundary_f1(count_boundaries(moved, true, 0)) == pytest.approx(0.5)
 
 

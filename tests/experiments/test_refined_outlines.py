@@ -1,4 +1,4 @@
-"""The training of the network that refines outlines, in small."""
+"""A small training of the network that refines outlines."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_examples_are_nuclei_with_rays_to_the_outlines_drawn(examples):
     assert examples.samples.shape == (n, 3, 17, 16) and examples.samples.dtype == np.uint8
     assert 0.7 < experiment.dice(examples.rays, examples.true).mean() < 0.95
     inner, outer = examples.samples[:, 0, 0].mean(), examples.samples[:, 0, -1].mean()
-    assert inner < outer - 20  # nuclei are darker than what is around them
+    assert inner < outer - 20  # nuclei are darker than the tissue around them
 
 
 @pytest.mark.slow
@@ -46,7 +46,7 @@ def test_a_trained_network_refines_and_its_graph_does_the_same(examples, tmp_pat
     assert np.allclose(OutlineRefiner(tmp_path / "refine.onnx")(pixels, xy, rays, 0.5), expected, atol=1e-4)
 
 
-@pytest.mark.slow  # of the shipped network: tests/inference/test_outline_refiner.py
+@pytest.mark.slow  # tests/inference/test_outline_refiner.py has the same for the built-in network
 def test_rays_move_by_3_um_at_most_and_do_not_vanish(tmp_path):
     network = experiment.RefiningNetwork(16).eval()
     torch.nn.init.constant_(network.last.bias, -100)

@@ -1,4 +1,4 @@
-"""A small cohort, run once without disturbance."""
+"""A small cohort that has been run once without disturbance."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def undisturbed(tmp_path_factory) -> Undisturbed:
 
 @pytest.fixture
 def untouched(undisturbed, tmp_path) -> Path:
-    """A folder with the cohort's sheet and config, where nothing has run."""
+    """A folder with the cohort's sheet and config, before any run."""
     for name in ("slides.tsv", "config.yaml"):
         shutil.copy2(undisturbed.folder / name, tmp_path)
     return tmp_path
@@ -36,13 +36,13 @@ def untouched(undisturbed, tmp_path) -> Path:
 
 @pytest.fixture
 def finished(undisturbed, tmp_path) -> Path:
-    """A folder where the cohort has run."""
+    """A copy of the folder of the finished cohort."""
     return shutil.copytree(undisturbed.folder, tmp_path / "finished", symlinks=True)
 
 
 @pytest.fixture
 def mount() -> Iterator[Callable[[Path, str], None]]:
-    """Mounts a disk of some size as a folder; called again, it changes size or becomes read-only."""
+    """A function that mounts a tmpfs on a folder with options, or changes the options of a mounted one."""
     if os.geteuid() != 0:
         pytest.skip("mounting a small disk needs root")
     disks = []

@@ -1,4 +1,4 @@
-"""What a machine does to a run: no space, read-only, wrong clocks, no memory, a kill. Then run again."""
+"""Runs on a machine with no space, read-only folders, wrong clocks or too little memory, or killed; then run again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DAY_S = 86_400
 
 
 def logged(folder: Path, step: str) -> list[str]:
-    """The lines that a step printed."""
+    """The lines in a step's log."""
     return (folder / "results" / SLIDE / "logs" / f"{step}.log").read_text("utf-8").splitlines()
 
 
@@ -63,7 +63,7 @@ def test_after_a_kill_the_same_command_goes_on(finished, undisturbed):
 
 
 def test_wrong_clocks_cost_time_but_no_byte(finished, undisturbed):
-    """The scanner's clock is ahead by days, that of the machine that found the tissue was behind by a year."""
+    """The scanner's clock is two days ahead; the clock of the machine that found the tissue was a year behind."""
     results, slide = finished / "results" / SLIDE, undisturbed.folder / f"{SLIDE}.tif"
     before = slide.stat()
     forget(finished, "slide.json")

@@ -1,4 +1,4 @@
-"""A real disk fills up while a step writes: one sentence, nothing half written, and with more room the same bytes."""
+"""A real disk fills up while a step writes: one sentence, no partial file, and the same bytes once there is room."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import OutputError
 from muse_pipeline.core.files import complete_file, write_json
 
-MADE = {  # what a step makes of a slide
+MADE = {  # each step's outputs for a slide
     "tissue": ("tissue.npz", "tissue.png", "tissue.geojson", "colour.json"),
     "tile": ("image-500nm.zarr",),
     "detect": ("shards",),
@@ -27,12 +27,12 @@ MADE = {  # what a step makes of a slide
     "overlay": ("summary.json", "density.png", "overlays"),
     "report": ("../report.html", "../cohort.tsv"),
 }
-PAGE = 4096  # what a disk of memory counts in
+PAGE = 4096  # block size of tmpfs in bytes
 
 
 @pytest.fixture(scope="session")
 def steps(tmp_path_factory) -> dict[str, list[str]]:
-    """The commands that made a finished slide, by verb."""
+    """The commands by verb, after they have processed a slide to the end."""
     folder = tmp_path_factory.mktemp("finished")
     draw_stained_slide(folder / "S.tif", size_px=640, n_nuclei=100)
     commands = step_commands(folder / "S.tif", folder / "results/S")
@@ -47,7 +47,7 @@ def steps(tmp_path_factory) -> dict[str, list[str]]:
 
 @pytest.fixture
 def disk(mount, tmp_path, steps) -> Path:
-    """The results on a disk of 16 MB of their own."""
+    """A disk of 16 MB that contains only the results."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount(disk, "size=16m")
@@ -60,7 +60,7 @@ def finished(steps) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file but ledgers, which tell of time."""
+    """The content of every file except ledgers, which contain times."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -69,7 +69,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def fill(disk: Path, n_free: int) -> Path:
-    """Leave so many bytes."""
+    """Write a file that leaves ``n_free`` bytes free."""
     ballast = disk / "ballast"
     with ballast.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free - n_free)
@@ -77,7 +77,7 @@ def fill(disk: Path, n_free: int) -> Path:
 
 
 def take_away(disk: Path, step: str) -> int:
-    """Remove what a step has made; gives the bytes that this frees."""
+    """Remove a step's outputs; returns the number of bytes freed."""
     before = shutil.disk_usage(disk).free
     for path in (disk / "S" / name for name in MADE[step]):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -107,7 +107,7 @@ def test_a_full_disk_is_one_sentence_and_costs_no_byte(muse, disk, steps, step):
 
 
 def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(mount, tmp_path):
-    """torch states of a full disk that it is at an unexpected position."""
+    """On a full disk, torch itself only reports an unexpected position in the file."""
     checkpoints = pytest.importorskip("muse_pipeline.training.checkpoint")
     import torch
 
@@ -122,7 +122,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(mount, tmp_path):
 
 @pytest.mark.slow
 def test_a_full_disk_of_temporary_files_is_named(mount, tmp_path):
-    """As a process of its own: the folder of temporary files is chosen once."""
+    """Tested in a new process, as Python chooses the folder of temporary files only once."""
     disk = tmp_path / "temporary"
     disk.mkdir()
     mount(disk, "size=64k")
@@ -152,7 +152,7 @@ def test_other_failures_keep_their_words(tmp_path):
 
 
 def test_what_one_user_may_have_is_reported_to_be_used_up(tmp_path):
-    """No quota can be set up here: the sentence alone."""
+    """Only the message is tested, as no quota can be set up here."""
     printed = r"quota exceeded\): your quota on /.* is exceeded, in bytes or in files; make room"
     with pytest.raises(OutputError, match=printed), complete_file(tmp_path / "a"):
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))

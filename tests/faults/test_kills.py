@@ -1,6 +1,6 @@
-"""Killed at random moments, again and again, and run once more: the bytes of a run that no one disturbed.
+"""Runs that are killed at random moments and then run to the end give the same bytes as an undisturbed run.
 
-`pytest -m slow tests/faults/test_kills.py --kills 100 --seed 1 -s` kills more often and counts aloud what it hit.
+`pytest -m slow tests/faults/test_kills.py --kills 100 --seed 1 -s` kills more often and prints what each kill hit.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import pytest
 from undisturbed import SLIDE, assert_as_undisturbed
 from workflow_runs import find_steps, run_snakemake, snakemake_command, verb
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]  # as long as the kills that were asked for take
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]  # no limit: the time depends on --kills
 
-# everything: as a power cut does. workflow: Snakemake alone, while its steps go on beside the next run. step: one
-# command, as the kernel does when memory ends.
+# everything: like a power cut. workflow: only Snakemake, while its steps continue during the next run. step: one
+# command, as the kernel does when memory runs out.
 KINDS = ("everything", "workflow", "step")
 
 
 def test_killed_at_random_moments_the_bytes_are_the_same(undisturbed, untouched, request):
     n_kills, seed = request.config.getoption("kills"), request.config.getoption("seed")
-    with (untouched / "slides.tsv").open("a", encoding="utf-8") as sheet:  # jobs of several slides are forks
+    with (untouched / "slides.tsv").open("a", encoding="utf-8") as sheet:  # jobs of several slides fork
         sheet.write(f"T\t{undisturbed.folder / f'{SLIDE}.tif'}\t1\n")
     draw = random.Random(seed)
     hit: Counter[str] = Counter()
@@ -39,7 +39,7 @@ def test_killed_at_random_moments_the_bytes_are_the_same(undisturbed, untouched,
             hit[struck] += 1
             print(f"kill {hit.total()} of {n_kills}: {struck}", flush=True)
             continue
-        psutil.wait_procs(find_orphans(untouched))  # it was done before its moment came
+        psutil.wait_procs(find_orphans(untouched))  # the run ended before the kill
         assert_as_undisturbed(untouched, undisturbed)
         n_finished += 1
         print(f"run to the end, bytes equal: {n_finished}", flush=True)
@@ -57,7 +57,7 @@ def strike(folder: Path, kind: str, after_s: float) -> str | None:
     """Start the workflow and kill it, or a part of it, after some seconds.
 
     Returns:
-        What was killed while what was at work, or None where the run came to a good end before.
+        What was killed and which steps were running, or None if the run succeeded before the kill.
     """
     orphans = find_orphans(folder)
     process = subprocess.Popen(
@@ -72,7 +72,7 @@ def strike(folder: Path, kind: str, after_s: float) -> str | None:
     except subprocess.TimeoutExpired:
         steps = find_steps(process)
     else:
-        if process.returncode and orphans:  # a step may find that one of a killed run replaced its image, and states so
+        if process.returncode and orphans:  # a step fails if an orphan has replaced its image
             psutil.wait_procs(orphans)
             return strike(folder, kind, after_s)
         assert process.returncode == 0, f"failed by itself, before it was killed, in {folder}"
@@ -81,7 +81,7 @@ def strike(folder: Path, kind: str, after_s: float) -> str | None:
         victim = random.Random(len(steps)).choice(steps)
         name = verb(victim)
         victim.kill()
-        process.wait()  # it goes on with what else it can do, then states that something failed
+        process.wait()  # Snakemake finishes the other jobs, then fails
         return f"step {name}"
     names = ", ".join(sorted(verb(step) for step in steps)) or "Snakemake itself"
     if kind == "workflow":
@@ -93,7 +93,7 @@ def strike(folder: Path, kind: str, after_s: float) -> str | None:
 
 
 def find_orphans(folder: Path) -> list[psutil.Process]:
-    """Steps that are at work in a folder; those whose workflow was killed end by themselves."""
+    """Steps that are running in a folder; those of a killed workflow end by themselves."""
     orphans = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):

@@ -1,4 +1,4 @@
-"""Features of a network at nuclei of any origin: of the slide's table, of points and masks of another program."""
+"""A network's features at nuclei from the slide's table, or from points and masks of other programs."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
 
 @pytest.fixture(scope="module")
 def folder(tiled_slide, table_file, tmp_path_factory):
-    """The results of a slide, with a checkpoint of a backbone beside them and what was read from the nuclei."""
+    """Results of a slide with embeddings, next to the checkpoint of the backbone that gave them."""
     folder = tmp_path_factory.mktemp("results") / "drawn"
     shutil.copytree(tiled_slide.folder, folder)
     shutil.copy(table_file, folder / "nuclei.parquet")
@@ -62,7 +62,7 @@ def test_vectors_are_those_of_torch_where_the_nuclei_lie(folder, found, table, t
 
 
 def require_vectors_of(graph, card, found, tiled_slide, colour):
-    """The vectors of the nuclei in one core are those of torch."""
+    """Assert that the nuclei in one core have the vectors that torch computes."""
     xy = level0_to_work(found[["x", "y"]].to_numpy(), tiled_slide.info.mpp, 0.5)
     core_px = card.input_px - 2 * card.halo_px
     core = np.median(xy, axis=0) // core_px * core_px
@@ -100,7 +100,7 @@ def test_windows_leave_no_trace(folder, found, tiled_slide):
 
 @pytest.fixture(scope="module")
 def of_detector(folder):
-    """What the built-in detector gives its nuclei."""
+    """Embeddings of the nuclei by the built-in detector."""
     assert main(["embed", str(folder), "--model", "compact-fp32"]) == 0
     return pandas.read_parquet(folder / "embeddings-compact.parquet")
 
@@ -138,7 +138,7 @@ def test_points_of_another_program_get_the_same_vectors_and_features(folder, fou
     order = np.lexsort(found[["x", "y"]].to_numpy().T)
     np.testing.assert_array_equal(np.stack(foreign["embedding"]), np.stack(found["embedding"])[order])
     assert not set(foreign["id"]) & set(found["id"])
-    assert foreign["area_um2"].median() == pytest.approx(50, abs=1)  # circles of 4 um
+    assert foreign["area_um2"].median() == pytest.approx(50, abs=1)  # circles of radius 4 um
     counts = "neighbours_within_50um"
     assert (foreign[counts].to_numpy() == table[counts].to_numpy()[order]).all()
 
@@ -153,7 +153,7 @@ def test_outlines_of_another_program_get_the_features_of_detected_nuclei(folder,
     detected = table[["x", "y"]].to_numpy()
     near = np.hypot(*(foreign[["x", "y"]].to_numpy()[:, None] - detected).T).T
     matched = table.iloc[near.argmin(1)].reset_index(drop=True)
-    assert np.median(near.min(1)) < 2  # the centroid of the outline, in pixels of 0.25 um
+    assert np.median(near.min(1)) < 2  # distance between outlines' centroids, in px of 0.25 um
     for name in ("area_um2", "h_mean", "e_ring_mean", "texture_contrast"):
         assert np.corrcoef(foreign[name], matched[name])[0, 1] > 0.95, name
 
@@ -178,7 +178,7 @@ def test_features_of_the_slides_own_nuclei_are_those_of_its_table(folder, table)
 
 
 def test_the_image_that_a_network_lacks_is_written_by_the_command_in_the_message(folder, capsys):
-    """As of a backbone pretrained on views of 0.5 to 1 um per pixel."""
+    """For example, a backbone pretrained on views of 0.5 to 1 um/px reads images at 0.75 um/px."""
     model = onnx.load(folder.parent / "small.onnx")
     card = json.loads(model.metadata_props[0].value) | {"mpp": 0.75, "name": "wide"}
     onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(card)})

@@ -1,4 +1,4 @@
-"""The columns of features in a slide's table: of any cut, for QuPath, and what is wrong with what is asked for."""
+"""Feature columns of a slide's table: the same for any shards, exported to QuPath, and rejected requests."""
 
 import gzip
 import json

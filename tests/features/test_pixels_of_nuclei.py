@@ -1,4 +1,4 @@
-"""Features from pixels and outlines against scikit-image, NumPy and shapely."""
+"""Features from pixels and outlines, compared with scikit-image, NumPy and shapely."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ from muse_pipeline.tissue.stain import TEXTBOOK, optical_density
 
 MPP, SIDE, N = 0.5, 400, 60
 IMAGE = MPP, np.array([0, 0]), (SIDE, SIDE)
-CORNER = np.array([80, 100])  # of a smaller image
+CORNER = np.array([80, 100])  # of a smaller image within the large one
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def pixels():
 
 
 def contains(xy, rays, index):
-    """(h, w) bool: pixels whose centres lie in an outline, by GEOS."""
+    """(h, w) bool: pixels whose centres lie in an outline according to GEOS."""
     y, x = np.mgrid[:SIDE, :SIDE] + 0.5
     ring = rays_to_rings(xy[index : index + 1], rays[index : index + 1], (MPP, MPP))[0]
     return shapely.contains_xy(shapely.Polygon(ring), x, y)
@@ -62,7 +62,7 @@ def pixels_of(zone, index):
 
 
 def cytoplasm(xy, rays, cells):
-    """The pixels of every second row between nuclei and their cells."""
+    """The pixels between nuclei and their cells' borders, in every second row."""
     return fill(cross_rows(xy, cells, *IMAGE), thin_rows(find_zones(xy, rays, *IMAGE).outline, SIDE))
 
 
@@ -90,13 +90,13 @@ def test_cytoplasm_is_every_second_row_between_nucleus_and_cell(nuclei, pixels):
 
 
 def test_a_cell_without_cytoplasm_has_no_density(nuclei, pixels):
-    """OpenCV looks up nothing in place of no values."""
+    """OpenCV's look-up returns None for an empty array."""
     xy, rays = (each[:1] for each in nuclei)
     planes = np.moveaxis(pixels, -1, 0)
     between = cytoplasm(xy, rays, rays)
     assert np.isnan(mean_densities(between, np.ascontiguousarray(planes[:, ::2]))).all()
     zones = find_zones(xy, rays, *IMAGE)
-    alone = replace(zones, ring=zones.ring.where(np.zeros(len(zones.ring.pixel), bool)))  # in other nuclei
+    alone = replace(zones, ring=zones.ring.where(np.zeros(len(zones.ring.pixel), bool)))  # all in other nuclei
     found = measure_densities(alone, planes, stain_tables(TEXTBOOK))
     assert np.isnan(found["h_ring_mean"]).all()
     assert np.isfinite(found["h_mean"]).all()
@@ -159,7 +159,7 @@ def test_texture_is_that_of_scikit_image(nuclei, pixels):
 
 
 def haralick(level):
-    """Properties of the matrix of the pixels below 32, over four directions."""
+    """Properties of the grey-level co-occurrence matrix of levels below 32, summed over four directions."""
     angles = [0, np.pi / 4, np.pi / 2, 3 * np.pi / 4]
     matrix = graycomatrix(level, [1], angles, levels=33, symmetric=True)[:32, :32].sum(3, keepdims=True)
     matrix = matrix / matrix.sum()
@@ -174,7 +174,7 @@ def test_form_is_that_of_a_finely_drawn_outline():
         rays = (4 + random.uniform(0, 2) * np.cos(2 * angles + random.uniform(0, 6)) + 0.4 * np.cos(3 * angles))[None]
         ring = rays_to_rings(np.zeros((1, 2)), rays, (MPP, MPP))
         found = measure_form(ring, (MPP, MPP), measure_shapes(ring, (MPP, MPP)))
-        fine = 400  # pixels per um
+        fine = 400  # pixels per 10 um
         label = np.zeros((16 * fine // 10, 16 * fine // 10), np.uint8)
         y, x = (np.mgrid[: len(label), : len(label)] + 0.5 - len(label) / 2) / fine * 10
         shapely.prepare(polygon := shapely.Polygon(ring[0] * MPP))

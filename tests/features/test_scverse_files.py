@@ -1,4 +1,4 @@
-"""``nuclei.h5ad``, ``slide.spatialdata.zarr`` and the table of a cohort, read back by the published formats."""
+"""``nuclei.h5ad``, ``slide.spatialdata.zarr`` and the table of a cohort, read back as the published formats define."""
 
 import json
 import re
@@ -32,7 +32,7 @@ def ids(table, table_file, tiled_slide):
 
 
 def read_obs(group, as_text):
-    """The columns of ``obs`` by the format of data frames."""
+    """The columns of ``obs``, read as AnnData's format of data frames defines."""
     columns = {}
     for name in group.attrs["column-order"]:
         element = group[name]
@@ -65,7 +65,7 @@ def test_anndata_has_the_nuclei_of_the_table(table, table_file, ids, tmp_path):
 
 @pytest.fixture(scope="module")
 def folder(table_file, tiled_slide, tmp_path_factory):
-    """A slide's results with its store and its folder for SpatialData."""
+    """A slide's results with its store and its SpatialData folder."""
     folder = tmp_path_factory.mktemp("results") / "drawn"
     shutil.copytree(tiled_slide.folder / "image-500nm.zarr", folder / "image-500nm.zarr")
     shutil.copy(table_file, folder / "nuclei.parquet")
@@ -99,7 +99,7 @@ KEYS = ["prob_Immune_cells", "prob_Immune_T_B_", "prob_T_B_", "prob_Stroma_x_", 
 
 @pytest.mark.parametrize("n_nuclei", [0, 20])
 def test_names_and_slides_that_spatialdata_would_reject(n_nuclei, tiled_slide, tmp_path, monkeypatch):
-    """Its reader takes keys of letters, digits and "_.-" that differ in more than case, and no shapes without a row."""
+    """Its reader accepts keys of letters, digits and "_.-" that differ in more than case, but no empty shapes."""
     monkeypatch.setattr(nuclei_example, "CLASSES", ODD)
     monkeypatch.setitem(PROVENANCE, "card", {"classes": [{"name": name, "color": [1, 2, 3]} for name in ODD]})
     monkeypatch.setitem(PROVENANCE, "slide_mpp", [0.25, 0.25])

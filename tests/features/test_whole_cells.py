@@ -1,4 +1,4 @@
-"""Nuclei grown to cells: how far, to where, for QuPath, and of any cut of a slide."""
+"""Nuclei expanded to cells: how far, up to which borders, for QuPath, and the same for any shards."""
 
 import gzip
 import json
@@ -31,14 +31,14 @@ MPP = 0.25
 
 
 def ellipses(a, b, turn):
-    """Rays (N, 32) of ellipses."""
+    """(N, 32) rays of ellipses with half axes ``a`` and ``b``."""
     angle = np.arange(32) * np.pi / 16 - np.asarray(turn, float)[:, None]
     a, b = (np.asarray(each, float)[:, None] for each in (a, b))
     return (a * b / np.hypot(b * np.cos(angle), a * np.sin(angle))).astype(np.float32)
 
 
 def cells_of(xy_um, rays, tissue=None, expand_um=5.0):
-    """Polygons of nuclei and of their cells, in um, on a slide of 1 mm that is tissue all over or in the mask."""
+    """Polygons of nuclei and of their cells, in um, on a slide that is tissue everywhere or as in the mask."""
     mask = np.ones((1600, 1600), bool) if tissue is None else tissue
     kept = TissueMask(mask, np.array([8.0, 8.0]), None, 1.0).kept
     nuclei = Nuclei(np.asarray(xy_um, float) / MPP, Frame.LEVEL0, rays=rays)
@@ -99,17 +99,17 @@ def test_the_cells_of_a_part_are_those_of_the_whole(side_um):
 
 def test_cells_end_where_the_tissue_does():
     mask = np.zeros((1600, 1600), bool)
-    mask[:, :25] = True  # to 200 um
+    mask[:, :25] = True  # tissue up to x = 200 um
     nuclei, cells = cells_of([[194, 400], [150, 400], [214, 480], [5, 600]], ellipses([4] * 4, [3] * 4, [0] * 4), mask)
     right = shapely.bounds(cells)[:, 2]
     assert right[0] == pytest.approx(200, abs=0.6) and right[1] == pytest.approx(159, abs=0.1)
-    assert shapely.equals_exact(cells[2], nuclei[2], 1e-3)  # kept, though it lies beside the mask
-    assert shapely.bounds(cells)[3, 0] == pytest.approx(0, abs=0.01)  # where the slide ends
+    assert shapely.equals_exact(cells[2], nuclei[2], 1e-3)  # kept, although outside the mask
+    assert shapely.bounds(cells)[3, 0] == pytest.approx(0, abs=0.01)  # the slide's edge
 
 
 @pytest.fixture(scope="module")
 def stitched(tiled_slide):
-    """Stitch a slide with cells."""
+    """A function that stitches shards into a table with cells."""
     folder = tiled_slide.folder
 
     def run(shards, output, threads=1):

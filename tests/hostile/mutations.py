@@ -1,4 +1,4 @@
-"""Ways to spoil a file, each a function of its bytes and a random generator; the same seed spoils in the same way."""
+"""Ways to damage a file, each a function of its bytes and a random generator; a seed always gives the same damage."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ def blank(content: bytes, rng: random.Random) -> bytes:
 
 
 def splice(content: bytes, rng: random.Random) -> bytes:
-    """Repeat a range of bytes elsewhere, so that all bytes behind it move."""
+    """Insert a copy of a range of bytes elsewhere, so that all bytes after it move."""
     start, at = rng.randrange(len(content)), rng.randrange(len(content))
     return content[:at] + content[start : start + rng.choice((1, 7, 300))] + content[at:]
 
 
 def noise(content: bytes, rng: random.Random) -> bytes:
-    """Keep only the first bytes, by which the format is recognised."""
+    """Replace everything by noise except the first bytes, by which the format is recognised."""
     return content[: rng.choice((4, 8, 132))] + rng.randbytes(rng.choice((0, 40, 5000)))
 
 
@@ -91,7 +91,7 @@ ANY_BYTES: tuple[Mutation, ...] = (truncate, truncate_late, flip_bits, flip_head
 
 
 def lie_in_tags(content: bytes, rng: random.Random) -> bytes:
-    """Make tags of a TIFF directory wrong: size, tiles, offsets, compression, number of values."""
+    """Change values, offsets, types or counts of tags in TIFF directories."""
     changed = bytearray(content)
     entries = [entry for directory in tiff_directories(content) for entry in directory.entries]
     for entry in rng.sample(entries, min(len(entries), rng.choice((1, 1, 2, 5)))):
@@ -109,7 +109,7 @@ def lie_in_tags(content: bytes, rng: random.Random) -> bytes:
 
 
 def loop_directories(content: bytes, rng: random.Random) -> bytes:
-    """Let the chain of TIFF directories come back to one of them, or lead into the pixels."""
+    """Make the chain of TIFF directories return to an earlier one, or lead into the pixels."""
     changed = bytearray(content)
     directories = tiff_directories(content)
     targets = [directory.at for directory in directories] + [8, 16, len(content) // 2, len(content) + 100]
@@ -120,7 +120,7 @@ def loop_directories(content: bytes, rng: random.Random) -> bytes:
 
 
 def swell_picture(content: bytes, rng: random.Random) -> bytes:
-    """Let a PNG or JPEG state another size than it has."""
+    """Change the size that the header of a PNG or JPEG states."""
     changed = bytearray(content)
     if content.startswith(b"\x89PNG"):
         for at in rng.sample((16, 20), rng.choice((1, 2))):
@@ -132,7 +132,7 @@ def swell_picture(content: bytes, rng: random.Random) -> bytes:
 
 
 class _Entry:
-    """A tag: where its parts lie."""
+    """Positions of the parts of a tag."""
 
     def __init__(self, at: int, word: int, array: tuple[int, int] | None):
         self.at, self.word, self.array = at, word, array
@@ -148,7 +148,7 @@ SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
 
 def tiff_directories(content: bytes) -> list[_Directory]:
-    """Every directory of a little-endian TIFF or BigTIFF, those of sub-images too."""
+    """Every directory of a little-endian TIFF or BigTIFF, including those of sub-images."""
     big = content[2:4] == b"+\0"
     word, head = (8, 8) if big else (4, 2)
     waiting, found = [int.from_bytes(content[8:16] if big else content[4:8], "little")], []
@@ -165,7 +165,7 @@ def tiff_directories(content: bytes) -> list[_Directory]:
             value = int.from_bytes(content[here + 4 + word : here + 4 + 2 * word], "little")
             outside = SIZES.get(kind, 1) * count > word
             entries.append(_Entry(here, word, (value, SIZES.get(kind, 1)) if outside else None))
-            if tag == 330:  # sub-directories
+            if tag == 330:  # the tag of sub-directories
                 positions = (
                     [value]
                     if not outside
@@ -188,7 +188,7 @@ PICTURE: tuple[Mutation, ...] = (swell_picture, *ANY_BYTES)
 
 
 def bomb_in_xml(content: bytes, rng: random.Random) -> bytes:
-    """Put ever-growing entities, or none that ends, where an OME-TIFF has its description; its length stays."""
+    """Replace an OME-TIFF's description by hostile XML of the same length, such as entities that grow exponentially."""
     start = content.find(b"<?xml")
     stop = content.find(b"</OME>", start) + 6
     if start < 0 or stop < 6:
@@ -228,7 +228,7 @@ def _odd_within(value: object, rng: random.Random) -> object:
 
 
 def deep_json(content: bytes, rng: random.Random) -> bytes:
-    """Nested deeper than any parser's stack."""
+    """JSON that is nested deeper than any parser's stack."""
     return rng.choice((b"[", b'{"a":', b'{"type":"Feature","geometry":')) * rng.choice((1000, 200_000))
 
 
@@ -236,7 +236,7 @@ JSON: tuple[Mutation, ...] = (odd_json, odd_json, odd_json, deep_json, *ANY_BYTE
 
 
 def odd_cells(content: bytes, rng: random.Random) -> bytes:
-    """Put what no one expects into cells of a table, or too many or few of them into a row."""
+    """Put unexpected values into cells of a table, or too many cells into a row."""
     lines = content.decode().splitlines()
     for _ in range(rng.choice((1, 2, 5))):
         row = rng.randrange(len(lines))
@@ -250,7 +250,7 @@ TABLE: tuple[Mutation, ...] = (odd_cells, odd_cells, odd_cells, odd_cells, *ANY_
 
 
 def odd_yaml(content: bytes, rng: random.Random) -> bytes:
-    """Swap a setting's value, its name or its indentation, or add what only a careless reader would follow."""
+    """Change a setting's value, name or indentation, or add aliases that grow exponentially."""
     lines = content.decode().splitlines()
     row = rng.randrange(len(lines))
     name, colon, _ = lines[row].partition(":")
@@ -270,7 +270,7 @@ YAML: tuple[Mutation, ...] = (odd_yaml, odd_yaml, odd_yaml, *ANY_BYTES)
 
 
 def odd_archive(content: bytes, rng: random.Random) -> bytes:
-    """Another array in an .npz: absent, of another kind, or one whose header promises a terabyte."""
+    """Remove an array of an .npz, or replace it by garbage or by a header that promises at least a terabyte."""
     promise = (
         b"\x93NUMPY\x01\x00v\x00"
         + str({"descr": rng.choice(("|b1", "<f8", "|O", "<U9")), "fortran_order": False, "shape": (1 << 20, 1 << 20)})
@@ -295,7 +295,7 @@ ARCHIVE: tuple[Mutation, ...] = (odd_archive, odd_archive, odd_archive, *ANY_BYT
 
 
 def odd_text_inside(content: bytes, rng: random.Random) -> bytes:
-    """Change numbers and words of the JSON inside a binary file (a card, facts), keeping its length."""
+    """Change values in JSON inside a binary file, such as a model card, without changing the length."""
     positions = [match.span() for match in re.finditer(rb'"[a-z_]+": (?:[0-9.]+|"[^"]*"|\[|\{)', content)]
     changed = bytearray(content)
     for start, stop in rng.sample(positions, min(len(positions), rng.choice((1, 2)))):

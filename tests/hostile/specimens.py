@@ -1,4 +1,4 @@
-"""A small slide taken along the whole path, and what a user would run on each of its files."""
+"""A small slide processed by all steps, and the commands that a user would run on each of its files."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Specimen:
     """A file and the commands that read it.
 
     Attributes:
-        name: for the table of results.
-        file: relative to the folder of specimens; the copy of a run in which it is spoilt stands as ``{file}``.
-        commands: as on the command line; ``{here}`` is that copy, ``{out}`` an empty folder beside it.
-        mutations: how it is spoilt.
-        tree: what of the folder of specimens the copy holds beside the file.
+        name: name in the table of results.
+        file: path in the folder of specimens; ``{file}`` in commands is its damaged copy.
+        commands: command lines; ``{here}`` is the folder with the copies, ``{out}`` an empty folder next to it.
+        mutations: ways to damage the file.
+        tree: other files and folders of specimens that the commands read and that are copied too.
     """
 
     name: str
@@ -52,7 +52,7 @@ STORE, SHARD, NUCLEI = "S/image-500nm.zarr", "S/shards/1-of-1.parquet", "S/nucle
 
 
 def at(name: str) -> str:
-    """Where a file of the copy stands."""
+    """The path of a copied file, with ``{here}`` for its folder."""
     return f"{{here}}/{name}"
 
 
@@ -126,7 +126,7 @@ SPECIMENS = (
 
 
 def make_specimens(folder: Path) -> Path:
-    """Draw everything and take the slide along the path."""
+    """Draw all specimens and run every step on the slide."""
     folder.mkdir(parents=True)
     draw_stained_slide(folder / SLIDE, size_px=800, n_nuclei=160)
     image = tifffile.imread(folder / SLIDE)
@@ -178,7 +178,7 @@ def _write_labels(folder: Path) -> None:
 
 
 def every_case() -> Iterator[tuple[Specimen, int, int]]:
-    """Specimen, number of its command and of its mutation, round and round, so that any first n are a fair choice."""
+    """Endless rounds of (specimen, index of a command, index of a mutation); each has every specimen once."""
     turn = 0
     while True:
         for specimen in SPECIMENS:

@@ -1,6 +1,6 @@
-"""Spoil specimens one after the other, run what reads them, and judge how it ended.
+"""Damage specimens one by one, run the commands that read them, and judge how they end.
 
-PYTHONPATH=support python -m hostile.trial 5000 --start 500      in tests/: 5,000 mutations more, and what they found
+PYTHONPATH=support python -m hostile.trial 5000 --start 500      in tests/: try 5,000 mutations from number 500
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import psutil
 
 from hostile.specimens import Specimen, every_case, make_specimens
 
-SECONDS, CLOCK_SECONDS = 30.0, 900.0  # for one command: of the processor, and of the clock on a machine that is busy
-MEMORY_BYTES = 12 << 30  # of addresses; ONNX Runtime and torch reserve many that they never use
+SECONDS, CLOCK_SECONDS = 30.0, 900.0  # limits for one command: processor time, and wall-clock time on a busy machine
+MEMORY_BYTES = 12 << 30  # of address space, much of which ONNX Runtime and torch reserve but never use
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command on a spoilt file ended; ``defect`` is "" where it ended as it should."""
+    """How a command on a damaged file ended; ``defect`` is "" if it ended as it should."""
 
     specimen: str
     mutation: str
@@ -42,13 +42,13 @@ class Outcome:
 
 
 class Worker:
-    """The process in which commands run; another one when it is gone."""
+    """A process in which commands run; it is started again after it has died or was stopped."""
 
     def __init__(self, folder: Path):
         self.folder, self.process = folder, None
 
     def run(self, arguments: list[str]) -> dict:
-        """The worker's answer, or how it was lost."""
+        """The worker's answer, or one that states how the worker was lost."""
         if self.process is None:
             self.process = subprocess.Popen(
                 [sys.executable, str(Path(__file__).parent / "worker.py"), str(MEMORY_BYTES)],
@@ -69,7 +69,7 @@ class Worker:
         return {"status": None, "output": "", "traceback": lost}
 
     def _wait(self) -> bool:
-        """Wait for an answer for as long as it may take; whether there is one."""
+        """Wait for an answer within the limits; True if there is one."""
         used, deadline = self._seconds(), time.monotonic() + CLOCK_SECONDS
         while time.monotonic() < deadline and self._seconds() - used < SECONDS:
             if select.select([self.process.stdout], [], [], 1.0)[0]:
@@ -81,7 +81,7 @@ class Worker:
         return times.user + times.system
 
     def stop(self) -> None:
-        """End it."""
+        """End the process."""
         if self.process:
             self.process.kill()
             self.process.communicate()
@@ -89,7 +89,7 @@ class Worker:
 
 
 def try_mutations(folder: Path, n: int, start: int = 0) -> Iterator[Outcome]:
-    """Outcomes of the mutations ``start`` to ``start + n``, each of its own seed."""
+    """Outcomes of mutations ``start`` to ``start + n``; the number of each is its seed."""
     source = make_specimens(folder / "specimens")
     worker = Worker(folder)
     try:
@@ -100,7 +100,7 @@ def try_mutations(folder: Path, n: int, start: int = 0) -> Iterator[Outcome]:
 
 
 def try_one(source: Path, trial: Path, worker: Worker, specimen: Specimen, command: int, mutation: int, number: int):
-    """Spoil one file in a copy of what its command reads, run it, judge."""
+    """Damage one file in a copy of the files that its command reads, run the command, and judge the outcome."""
     shutil.rmtree(trial, ignore_errors=True)
     here, out = trial / "here", trial / "out"
     out.mkdir(parents=True)
@@ -117,7 +117,7 @@ def try_one(source: Path, trial: Path, worker: Worker, specimen: Specimen, comma
     changed = sorted(
         str(path)
         for path in {path for path in trial.parent.rglob("*") if out not in path.parents} ^ before
-        if arguments[0] not in {"overlay", "report"} or here not in path.parents  # which write among the results
+        if arguments[0] not in {"overlay", "report"} or here not in path.parents  # they write into the results
     )
     left = [path.name for path in out.rglob("*") if path.is_file()]
     defect = judge(arguments[0], answer, left, changed)
@@ -127,7 +127,7 @@ def try_one(source: Path, trial: Path, worker: Worker, specimen: Specimen, comma
 
 
 def judge(verb: str, answer: dict, left: list[str], changed: list[str]) -> str:
-    """What is wrong with an end; "" if nothing is."""
+    """What is wrong with how a command ended; "" if nothing is."""
     output = answer["output"].strip()
     if answer["traceback"]:
         return answer["traceback"]
@@ -139,13 +139,13 @@ def judge(verb: str, answer: dict, left: list[str], changed: list[str]) -> str:
         return ""
     if answer["status"] != 2 or not output.startswith(f"muse {verb}: "):
         return f"exit {answer['status']}, printed {output!r}"
-    if "\n" in output and " problems:" not in output.splitlines()[0]:  # a sheet names all of its rows
+    if "\n" in output and " problems:" not in output.splitlines()[0]:  # a sheet lists all its problems
         return f"more than a sentence: {output!r}"
     return f"failed and left {left}" if set(left) - {"l.json"} else ""
 
 
 def _link(source: Path, target: Path) -> None:
-    """The same file or folder elsewhere; what is there already stays."""
+    """Hard-link a file, or all files of a folder, to another path; existing files there are kept."""
     for path in [source, *source.rglob("*")] if source.is_dir() else [source]:
         location = target / path.relative_to(source)
         if path.is_file() and not location.exists():
@@ -154,7 +154,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def main() -> None:
-    """Try as many as were asked for, print what was found."""
+    """Try the requested number of mutations and print their defects."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("n", type=int)
     parser.add_argument("--start", type=int, default=0)

@@ -1,6 +1,6 @@
-"""Run commands one after the other in this process, under a limit of memory, and state how each ended.
+"""Run commands one after the other in this process, under a memory limit, and report how each ended.
 
-Reads one JSON list of arguments a line, answers with one JSON object a line. What a command prints goes no further.
+Reads one JSON list of arguments per line, and answers with one JSON object per line. What commands print is caught.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import traceback
 
 
 def run(arguments: list[str]) -> dict:
-    """Exit status, what was printed, and a traceback where there should be none."""
+    """The exit status, the output, and the traceback of an exception that should not have been raised."""
     from muse_pipeline.cli.main import main
 
     output = io.StringIO()
@@ -28,9 +28,9 @@ def run(arguments: list[str]) -> dict:
 
 
 def serve(memory_bytes: int) -> None:
-    """Answer until no one asks."""
+    """Answer until the standard input is closed."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print themselves
+    os.dup2(2, 1)  # what libraries print to the file descriptor goes to standard error
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     for line in sys.stdin:
         answers.write(json.dumps(run(json.loads(line))) + "\n")

@@ -1,4 +1,4 @@
-"""GeoJSON of the viewer as labels: it belongs to one slide and to one result of it."""
+"""Labels from the viewer's GeoJSON: valid only for one slide and one result of that slide."""
 
 import json
 
@@ -22,7 +22,7 @@ MARKED, EMPTY = (410, 330, 470, 390), (465, 65, 495, 95)
 
 @pytest.fixture
 def slide(tmp_path):
-    """A folder with the slide S, and results/S with nuclei."""
+    """Write slides/S.tif and results/S with its nuclei, and return the slide's SlideInfo."""
     (tmp_path / "slides").mkdir()
     write_pyramid(tmp_path / "slides/S.tif", draw_nuclei(SIZE, XY, RADIUS), mpp=MPP)
     info = inspect_slide(tmp_path / "slides/S.tif", "S")
@@ -32,7 +32,7 @@ def slide(tmp_path):
 
 
 def make(tmp_path, slide, results=None, **changes):
-    """Labels as the viewer writes them: a region with a nucleus, and one where there is none."""
+    """A source of labels as the viewer writes them: a region with one nucleus, and an empty region."""
     checksum = footer_checksum(tmp_path / "results/S/nuclei.parquet")
     metadata = {"muse slide": slide.fingerprint, "muse nuclei": checksum, **changes}
     inside = [xy for xy in XY if MARKED[0] < xy[0] < MARKED[2] and MARKED[1] < xy[1] < MARKED[3]]

@@ -1,4 +1,4 @@
-"""Open datasets: each layout gives the nuclei that were drawn in it, and what is wrong is one sentence."""
+"""Open datasets: each layout gives the synthetic nuclei in it, and each error is one sentence."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ MPP = {"pannuke": 0.25, "lizard": 0.5, "puma": 0.23, "ocelot": 0.2, "nuinsseg": 
 
 
 def draw_source(folder, name, **settings):
-    """The recipe's source of a drawn dataset, with all of its pictures."""
+    """The recipe's source for a synthetic dataset, with no picture excluded."""
     DRAWERS[name](folder / name)
     sources = {source.format: source for source in load_detector_config(RECIPE, folder).sources}
     return replace(sources[name], exclude=(), **settings)
@@ -51,13 +51,13 @@ def test_a_layout_gives_what_was_drawn(tmp_path, name):
     assert {image.patient for image in images} == set(patients_in(source)) == PATIENTS[name]
     first, factor = next(image for image in images if len(image.nuclei)), MPP[name] / 0.25
     assert first.pixels.shape == (round(SIZE[1] * factor), round(SIZE[0] * factor), 3)
-    kept = 5 if name == "nuinsseg" else 6  # one nucleus lies where the first organ is vague
-    order = np.lexsort(first.nuclei.xy.round().T)  # row by row, as they were drawn
+    kept = 5 if name == "nuinsseg" else 6  # one nucleus lies in a vague area of the first organ
+    order = np.lexsort(first.nuclei.xy.round().T)  # row by row, the order of XY
     assert np.allclose(first.nuclei.xy[order], XY[:kept] * first.pixels.shape[1::-1] / SIZE, atol=0.05)
     assert first.nuclei.label[order].tolist() == LABELS[name][:kept]
-    assert first.nuclei.rays.mean(1) == pytest.approx(RADIUS_PX * MPP[name], rel=0.15)  # around points it is grown
+    assert first.nuclei.rays.mean(1) == pytest.approx(RADIUS_PX * MPP[name], rel=0.15)  # for points, outlines are grown
     dark = first.pixels[tuple(np.floor(first.nuclei.xy).astype(int).T[::-1])]
-    assert dark.mean() < first.pixels.mean() - 40  # each lies on its disc
+    assert dark.mean() < first.pixels.mean() - 40  # each centre lies on its dark disc
 
 
 def test_what_is_vague_was_not_annotated(tmp_path):

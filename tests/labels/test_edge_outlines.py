@@ -1,4 +1,4 @@
-"""Outlines that are put on edges."""
+"""Outlines that are moved to the edges of nuclei."""
 
 import numpy as np
 import pytest
@@ -11,11 +11,11 @@ MPP, N_RAYS = 0.5, 32
 CENTRE = np.array([[40.0, 40.0]])
 DIRECTIONS = ray_directions(N_RAYS)
 AXES_UM = np.array([6.0, 3.5])
-TRUE = 1 / np.hypot(*(DIRECTIONS / AXES_UM).T)  # (R,) of an ellipse
+TRUE = 1 / np.hypot(*(DIRECTIONS / AXES_UM).T)  # (R,) um: rays of an ellipse
 
 
 def ellipse(inside: float = 1.0, rim_um: float = 9.0) -> np.ndarray:
-    """(80, 80) darkness of an ellipse with a dark rim; ``inside`` of it is as dark as that."""
+    """(80, 80) darkness of an ellipse: 1 in a rim of ``rim_um``, and ``inside`` within it."""
     y, x = (np.mgrid[:80, :80] + 0.5 - 40) * MPP
     radius = np.hypot(x / AXES_UM[0], y / AXES_UM[1])
     picture = np.where(radius < 1, np.where(radius < 1 - rim_um / AXES_UM.min(), inside, 1.0), 0.1)
@@ -49,7 +49,7 @@ def test_where_nothing_was_outlined_circles_are_tried():
 
 
 def test_of_two_nuclei_that_touch_neither_swallows_the_other():
-    apart = 14  # px: 7 um
+    apart = 14  # 14 px are 7 um
     y, x = np.mgrid[:80, :80] + 0.5 - 40
     joined = ndimage.gaussian_filter(((abs(x) < 14) & (abs(y) < 7)).astype(float), 0.7)
     centres = CENTRE + np.array([[-apart / 2, 0], [apart / 2, 0]])
@@ -65,7 +65,7 @@ def test_points_at_one_position_have_no_outline():
 
 
 def test_what_was_outlined_before_needs_less_of_an_edge():
-    """A disc of which a third has no edge."""
+    """The disc has no edge along a third of its border."""
     y, x = (np.mgrid[:80, :80] + 0.5 - 40) * MPP
     around = (np.arctan2(y, x) / (2 * np.pi)) % 1
     disc = ndimage.gaussian_filter(np.where((np.hypot(x, y) < 4.5) | (around < 1 / 3), 1.0, 0.1), 0.7)
@@ -81,7 +81,7 @@ def test_faint_noise_is_no_edge():
 
 def test_beyond_the_border_there_is_no_edge():
     found = follow_edges(ellipse()[:, 40:], np.array([[0.5, 40.0]]), np.full((1, N_RAYS), np.nan), MPP)
-    assert np.isnan(found).all()  # of a nucleus that is cut in two, half has an edge
+    assert np.isnan(found).all()  # a nucleus cut in two by the border has only half of its edge
 
 
 @pytest.mark.parametrize("darkness", [0.0, 0.5, 1.0])
@@ -96,7 +96,7 @@ def test_the_path_closes_and_does_not_depend_on_where_it_begins():
 
 
 def test_many_nuclei_at_once_are_as_one_and_none_is_none():
-    rows, columns = 24, 30  # more than a block
+    rows, columns = 24, 30  # 720 nuclei, more than ``outlines.BLOCK``
     centres = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(-1, 2) * 80 + 40.0
     many = follow_edges(np.tile(ellipse(), (rows, columns)), centres, np.repeat(TRUE[None], len(centres), 0), MPP)
     assert (many == follow(ellipse(), TRUE)).all()
@@ -111,8 +111,8 @@ def test_nothing_shrinks_to_a_point():
 
 @pytest.mark.parametrize("mpp", [0.25, 0.5])
 def test_outlines_lie_outside_of_the_steepest_position_by_what_is_reported_and_no_more(mpp):
-    radius_um, side = 5.125, round(30 / mpp)  # one of the radii that are tried
-    y, x = (np.mgrid[: side * 4, : side * 4] + 0.5) / 4 - side / 2  # four samples a pixel: a disc without steps
+    radius_um, side = 5.125, round(30 / mpp)  # one of the radii that `follow_edges` tries
+    y, x = (np.mgrid[: side * 4, : side * 4] + 0.5) / 4 - side / 2  # 4 x 4 samples per pixel smooth the disc's edge
     disc = (np.hypot(x, y) * mpp < radius_um).astype(float).reshape(side, 4, side, 4).mean((1, 3))
     found = follow_edges(disc, np.full((1, 2), side / 2), np.full((1, N_RAYS), radius_um), mpp)
     assert abs(found.mean() - radius_um - OUTWARD_UM) < 0.05

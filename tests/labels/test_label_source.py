@@ -1,4 +1,4 @@
-"""The settings of a source: whose a picture is, and what does not go together."""
+"""Settings of a source: how a picture's patient is found, and which settings exclude each other."""
 
 from pathlib import Path
 

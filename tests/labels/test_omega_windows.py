@@ -1,4 +1,4 @@
-"""Annotated regions in windows: anywhere inside, at the right cells."""
+"""Annotated regions in windows: they may lie anywhere in a window, and cover the right cells."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.nuclei.table import Nuclei
 
 MPP = 0.5
-STILL = Augmentation(1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)  # turned by quarters and mirrored, else as it is
+STILL = Augmentation(1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)  # only quarter turns and mirroring
 
 
 def labelled(side=400, region=None, n=300, name="A"):
@@ -49,7 +49,7 @@ def test_the_region_lies_anywhere_in_a_window_with_equal_chance():
             rows, columns = window.any(1).nonzero(), window.any(0).nonzero()
             assert len(rows) == len(columns) == 64 // 4
             corners.append((int(columns[0]), int(rows[0])))
-    jitter = np.random.default_rng(0).random((len(corners), 2))  # a corner is known to a cell
+    jitter = np.random.default_rng(0).random((len(corners), 2))  # corners are only accurate to a cell
     for axis in (0, 1):
         offset = (np.array(corners)[:, axis] + jitter[:, axis]) / ((192 - 64) / 4 + 1)
         assert kstest(offset, "uniform").pvalue > 0.01
@@ -88,7 +88,7 @@ def test_windows_may_reach_over_the_border_of_a_larger_region():
     centre = draw_centres(torch.full((n, 2), 1800.0), region, torch.full((n, 1), 192.0), generator, around=True)
     assert (centre >= 400).all()
     assert (centre <= torch.tensor([1400.0, 1000.0])).all()
-    assert centre[:, 0].min() < 450 and centre[:, 0].max() > 1350  # a third and more of such a window lies outside
+    assert centre[:, 0].min() < 450 and centre[:, 0].max() > 1350  # a third or more of such windows lies outside
 
 
 def test_other_regions_are_neither_this_one_nor_unannotated():
@@ -100,7 +100,7 @@ def test_other_regions_are_neither_this_one_nor_unannotated():
 
 
 def test_cells_of_the_region_are_where_its_pixels_are():
-    """The region is drawn dark: whatever turn and scale, cells inside are dark, and those outside are not."""
+    """The region is dark: at any rotation and scale, cells inside it are dark and cells outside it are not."""
     windows = windows_of([labelled(region=square(120, 140, 130))], 256, Augmentation(noise=0, blur=0, shift=0))
     for step in range(3):
         batch = windows(step)

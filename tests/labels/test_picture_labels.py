@@ -40,7 +40,7 @@ def test_points_in_every_format(tmp_path, name, form, text):
     assert image.nuclei.label.tolist() == [0, 1, 0]
     assert image.nuclei.frame is Frame.WINDOW
     assert image.region is None
-    assert image.nuclei.rays.mean(1) == pytest.approx(RADIUS_PX * 0.5, rel=0.15)  # grown on the picture
+    assert image.nuclei.rays.mean(1) == pytest.approx(RADIUS_PX * 0.5, rel=0.15)  # outlines are grown on the picture
 
 
 def test_a_class_with_a_blank_and_a_class_that_is_not_used(tmp_path):
@@ -140,7 +140,7 @@ def test_pixels_nuclei_and_region_go_to_the_mpp_of_the_model_together(tmp_path):
     assert (columns.min(), columns.max() + 1, rows.min(), rows.max() + 1) == (20, 160, 20, 60)
     assert image.region.sum() == 140 * 40
     at = image.pixels[tuple(np.floor(image.nuclei.xy).astype(int).T[::-1])]
-    assert at.mean() < 120  # each lies on its disc
+    assert at.mean() < 120  # each centre lies on its dark disc
 
 
 def test_regions_may_have_a_folder_of_their_own(tmp_path):
@@ -177,7 +177,7 @@ def test_a_picture_that_has_its_mpp_needs_none(tmp_path):
         resolutionunit="CENTIMETER",
     )
     image = read(source)[0]
-    assert image.pixels.shape == (45, 60, 3)  # from 0.25 um/px
+    assert image.pixels.shape == (45, 60, 3)  # half of the sides at 0.25 um/px
     assert np.allclose(image.nuclei.xy, [[10.25, 10.25]])
 
 
@@ -195,11 +195,11 @@ def test_a_real_patch_in_rows_and_columns(shared_data):
     assert np.array_equal(image.nuclei.xy, rows[:, 1::-1] + 0.5)
     assert np.array_equal(image.nuclei.label, np.array([0, 1, -1])[rows[:, 2].astype(int) - 1])
     at = image.pixels[tuple(np.floor(image.nuclei.xy).astype(int).T[::-1])]
-    assert at[:, 0].mean() < image.pixels[..., 0].mean() - 30  # nuclei take red away
+    assert at[:, 0].mean() < image.pixels[..., 0].mean() - 30  # nuclei absorb red
 
 
 def mask_source(folder, n=3, **settings):
-    """``n`` nuclei, 13 px across but the last."""
+    """A mask of ``n`` nuclei, 13 px in diameter except the third, which is twice as large."""
     mask = np.zeros((90, 120), np.uint16)
     for number, (x, y) in enumerate(XY.astype(int)[:n], 1):
         cv2.circle(mask, (int(x), int(y)), RADIUS_PX if number < 3 else 2 * RADIUS_PX, number, -1)

@@ -1,4 +1,4 @@
-"""Pictures that training and trials read and write."""
+"""Pictures that training and experiments read and write."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.pictures import list_pictures, read_grey, read_rgb, write_png
 from muse_pipeline.slides.base import open_slide
 
-ORIENTATION = 0x0112  # tag of EXIF
+ORIENTATION = 0x0112  # the EXIF tag
 
 
 @pytest.mark.parametrize("kind", [((5, 7, 3), np.uint8), ((5, 7), np.uint8), ((5, 7), np.uint16)])
@@ -43,10 +43,10 @@ def test_a_damaged_mask_is_none(tmp_path, content):
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_a_picture_is_read_as_it_is_stored_and_not_turned_by_its_camera(tmp_path, suffix):
-    """As by the reader of slides, so that masks, points and outlines lie on it."""
+    """The reader of slides does the same, so masks, points and outlines fit the picture."""
     path, exif = tmp_path / f"Größe µ.{suffix}", Image.Exif()
     pixels = np.repeat(np.linspace(0, 255, 40 * 64).astype(np.uint8).reshape(40, 64, 1), 3, -1)
-    exif[ORIENTATION] = 6  # turned by 90 degrees
+    exif[ORIENTATION] = 6  # rotate by 90 degrees to display
     Image.fromarray(pixels).save(path, exif=exif)
     with open_slide(path, "image") as picture:
         assert np.array_equal(read_rgb(path), picture.read_level((0, 0), 0, (64, 40)))

@@ -1,4 +1,4 @@
-"""The annotated region: its pixels, and windows that hold every part of it once."""
+"""Annotated regions: their pixels, and windows that together contain each part exactly once."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_context_ends_with_the_slide():
 def test_cells_share_out_a_large_region():
     region = shapely.Point(1500, 1200).buffer(1000)
     windows = list(cut_regions(region, (4000, 4000), 512))
-    assert len(windows) == 16  # of 4 x 4 cells each meets the circle
+    assert len(windows) == 16  # each of 4 x 4 cells meets the circle
     xy = np.random.default_rng(0).uniform(400, 2600, (2000, 2))
     owners = sum(window.contains(xy).astype(int) for window in windows)
     assert np.array_equal(owners, shapely.contains_xy(region, *xy.T).astype(int))
@@ -51,7 +51,7 @@ def test_a_large_region_has_some_context_and_neighbours_are_known_to_be_annotate
     assert large.origin == (1000 - LEAST_CONTEXT_PX, 1000 - (640 - 301))
     assert (
         large.annotated().sum() - large.mask().sum() == (601 + LEAST_CONTEXT_PX - 700) * 100
-    )  # a part of the small one
+    )  # the part of the small box that is in the large one's window
     assert small.annotated().sum() > small.mask().sum() == 100 * 100
 
 

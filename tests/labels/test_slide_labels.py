@@ -1,4 +1,4 @@
-"""Labels of whole slides: each annotated region becomes a picture with context, in the frame of its pixels."""
+"""Labels of whole slides: each annotated region becomes a picture with context and positions in its pixels."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ XY = grid_xy(SIZE, step_px=80, first_px=40)
 
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory):
-    """A folder with one slide of nuclei, S.tif at 0.25 um/px."""
+    """A folder with S.tif, a slide with nuclei at 0.25 um/px."""
     folder = tmp_path_factory.mktemp("slides")
     write_pyramid(folder / "S.tif", draw_nuclei(SIZE, XY, RADIUS), mpp=SLIDE_MPP)
     return folder
@@ -53,7 +53,7 @@ def test_a_region_is_read_at_the_models_mpp_with_its_context(tmp_path, slide):
     expected = (within(*REGION) / 2) - (210 - columns.min(), 150 - rows.min())
     assert np.allclose(image.nuclei.xy, expected, atol=1e-6)
     at = image.pixels[tuple(np.floor(image.nuclei.xy).astype(int).T[::-1])]
-    assert at.mean() < 110 < image.pixels.mean() - 40  # every one lies on its disc
+    assert at.mean() < 110 < image.pixels.mean() - 40  # each centre lies on its dark disc
     assert image.stain is not None
     assert (image.patient, image.source) == ("S", str(slide))
 

@@ -1,4 +1,4 @@
-"""Columns between NumPy and Arrow, without pandas."""
+"""Conversion of columns between NumPy and Arrow without pandas."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Class names of files: exact names first, then another case, then synonyms; the rest is an error."""
+"""Class names in files: matched exactly, then ignoring case, then by synonyms; other names are errors."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Close pairs against a search through all."""
+"""Close pairs, compared with a search through all pairs."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Masks as large as slides are read, or rejected in one sentence before a pixel is decoded."""
+"""Masks as large as slides are read, or rejected in one sentence before any pixel is decoded."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from muse_pipeline.core.errors import LabelError
 from muse_pipeline.nuclei import masks as mask_file
 from muse_pipeline.nuclei.masks import read_label_image, read_mask, require_nuclei
 
-WIDE = (1 << 20) + 5  # more than OpenCV reads
+WIDE = (1 << 20) + 5  # wider than OpenCV can read
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -43,7 +43,7 @@ def test_a_bit_a_pixel_is_a_region_and_no_nuclei(tmp_path):
 def test_black_and_white_masks_number_no_nuclei(tmp_path, white):
     mask = np.zeros((40, 40), np.uint8)
     mask[2:12, 2:12] = white
-    mask[30:32, 30:32] = white  # a speck is no second nucleus
+    mask[30:32, 30:32] = white  # too small for a second nucleus
     Image.fromarray(mask).save(tmp_path / "s.png")
     assert np.array_equal(read_label_image(tmp_path / "s.png"), mask)
     mask[25:35, 25:35] = white
@@ -64,7 +64,7 @@ def test_a_mask_that_is_not_there(tmp_path):
 
 
 def squares(n, side=512):
-    """Squares of 6 px, row by row, numbered from 1."""
+    """A label image of ``n`` squares of 6 px, numbered from 1 row by row."""
     mask = np.zeros((side, side), np.uint16)
     for index, (y, x) in enumerate(np.ndindex(16, 16)):
         if index < n:
@@ -74,14 +74,14 @@ def squares(n, side=512):
 
 def test_a_number_marks_one_nucleus():
     right = squares(256)
-    right[200, 190:197] = 1  # a speck
-    right[20, 100:320] = 300  # long, and one
+    right[200, 190:197] = 1  # far from nucleus 1, but tiny
+    right[20, 100:320] = 300  # long, but a single area
     require_nuclei("s.png", right, (0.5, 0.5))
     require_nuclei("s.png", np.zeros((9, 9), int), (0.5, 0.5))
-    wrapped = (squares(256) - 1).astype(np.uint8) + np.uint8(1)  # 256 is 0
+    wrapped = (squares(256) - 1).astype(np.uint8) + np.uint8(1)  # in 8 bits, 256 becomes 0
     wrapped[480:486, 480:486] = 1
     with pytest.raises(LabelError, match=r"s\.png: the number 1 marks areas with a total extent of more than 100 um"):
         require_nuclei("s.png", wrapped, (0.5, 0.5))
-    for mask in (squares(256) + 1, 1 + (squares(256) > 0)):  # the second as ilastik's simple segmentation
+    for mask in (squares(256) + 1, 1 + (squares(256) > 0)):  # the second is like ilastik's simple segmentation
         with pytest.raises(LabelError, match=r"the number 1 covers 63,232 um2, .* nucleus; the background must be 0"):
             require_nuclei("s.png", mask, (0.5, 0.5))

@@ -87,7 +87,7 @@ def test_positions_that_are_no_numbers_lie_in_no_rectangle(tmp_path, monkeypatch
     monkeypatch.setattr("muse_pipeline.nuclei.parquet.ROW_GROUP", 128)
     nuclei = draw_nuclei(500)
     rows = pq.read_table(write_example(tmp_path / "nuclei.parquet", nuclei))
-    x = np.where(np.arange(500) < 300, np.nan, nuclei.xy[:, 0])  # the first groups have no least and largest x
+    x = np.where(np.arange(500) < 300, np.nan, nuclei.xy[:, 0])  # the first row groups have no minimum and maximum of x
     for column in (pa.array(x), pa.array(x, from_pandas=True)):
         pq.write_table(rows.set_column(0, "x", column), tmp_path / "odd.parquet", row_group_size=128)
         assert len(read_within(tmp_path / "odd.parquet", (0, 0), (50_000, 50_000), ["x", "y"])) == 200
@@ -170,7 +170,7 @@ def test_foreign_files_are_named(tmp_path):
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_a_byte_that_is_another_is_noticed(tmp_path, share):
-    """Numbers would come out all the same."""
+    """Without a checksum, wrong numbers would be read."""
     path = tmp_path / "nuclei.parquet"
     write_example(path, draw_nuclei(500))
     column = pq.read_metadata(path).row_group(0).column(pq.read_schema(path).names.index("x"))

@@ -1,4 +1,4 @@
-"""Provenance of nuclei: files of version 0.1.0 are read, and written again with the same bytes."""
+"""Provenance of nuclei: files of version 0.1.0 are read, and rewritten with the same bytes."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from nuclei_example import PROVENANCE
 from muse_pipeline.core.errors import NucleiError
 from muse_pipeline.core.provenance import NamedFile, Provenance
 
-# Nuclei with regions and artefacts, of immunohistochemistry, of a model of one class, and proposals.
+# Of nuclei with regions and artefacts, of an IHC slide, of a model with one class, and of proposals.
 REGIONS, BROWN, CLUSTERS, PROPOSALS = Path(__file__).with_name("provenance.jsonl").read_text("utf-8").splitlines()
 
 

@@ -1,4 +1,4 @@
-"""Seams: nuclei seen by one, two and four windows."""
+"""Seams: nuclei reported by one, two and four windows."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ SLACK_PX, SAME_PX = SLACK_UM / MPP, SAME_UM / MPP
 
 
 def resolve(true_xy, jitter=0.0, missed_by=(), seed=0, n_parts=1):
-    """Let every window report what it sees of ``true_xy``, each with its own error, and resolve the seams."""
+    """Let each window report the nuclei at ``true_xy`` with its own errors, and resolve the seams."""
     generator = np.random.default_rng(seed)
     reports = []
     for window in range(GRID.shape[0] * GRID.shape[1]):
@@ -26,7 +26,7 @@ def resolve(true_xy, jitter=0.0, missed_by=(), seed=0, n_parts=1):
 
 
 def numbers_of(xy, window, n_parts=1):
-    """Numbers of the nuclei, in the order of the output, when the reports are added in ``n_parts``."""
+    """Indices of the kept reports, in the order of the output, if added in ``n_parts`` parts."""
     seams = SeamResolver(GRID, MPP)
     for part in np.array_split(np.arange(len(window)), n_parts):
         yield seams.add(xy[part], window[part])
@@ -58,13 +58,13 @@ def test_two_close_nuclei_of_one_window_are_never_united():
 
 
 def test_a_report_that_contains_a_window_takes_no_other_of_it():
-    """Two of window 0, and between them what window 1 states of the second, which is near the first too."""
+    """Window 0 reports two nuclei; window 1's report of the second lies between them, close to both."""
     xy = np.array([[253.8, 100], [259.8, 100], [257, 100]])
     assert np.concatenate(list(numbers_of(xy, np.array([0, 0, 1])))).tolist() == [0, 2]
 
 
 def test_a_report_beyond_its_own_core_counts_only_if_the_neighbour_confirms_it():
-    # The owner of (250, 100) is window 0; window 1 sees it inside its slack.
+    # (250, 100) is in the core of window 0; window 1 reports it too, as it is within SLACK_PX of its core.
     assert len(resolve([(250.0, 100.0)])) == 1
     assert len(resolve([(250.0, 100.0)], missed_by={(0, 0)})) == 0
     assert len(resolve([(250.0, 100.0)], missed_by={(0, 1)})) == 1
@@ -73,7 +73,7 @@ def test_a_report_beyond_its_own_core_counts_only_if_the_neighbour_confirms_it()
 def test_the_report_deeper_inside_its_core_stays():
     found = resolve([(257.0, 100.0)])
     assert found.xy.tolist() == [[257, 100]]
-    xy = np.array([(254.0, 100.0), (256.5, 100.0)])  # 2 px deep against 0.5
+    xy = np.array([(254.0, 100.0), (256.5, 100.0)])  # 2 px and 0.5 px inside their cores
     assert np.concatenate(list(numbers_of(xy, np.array([0, 1])))).tolist() == [0]
 
 

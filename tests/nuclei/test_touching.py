@@ -1,4 +1,4 @@
-"""Outlines that overlap are cut apart by a straight line, whichever nuclei are given together."""
+"""Overlapping outlines are separated by a straight line, independently of which nuclei are given together."""
 
 import numpy as np
 import pytest
@@ -28,9 +28,9 @@ def cut(xy, rays):
     ("xy", "rays"),
     [
         ([(0, 0), (7, 0)], [rays_of(4, 4), rays_of(4, 4)]),
-        ([(0, 0), (3, 4)], [rays_of(8, 3), rays_of(8, 3)]),  # side by side, shifted
+        ([(0, 0), (3, 4)], [rays_of(8, 3), rays_of(8, 3)]),  # side by side and shifted
         ([(0, 0), (9, 2)], [rays_of(8, 3), rays_of(5, 3, 1.2)]),
-        ([(0, 0), (0, 5)], [rays_of(9, 2), rays_of(9, 4, 1.5)]),  # one ends within the other
+        ([(0, 0), (0, 5)], [rays_of(9, 2), rays_of(9, 4, 1.5)]),  # one ends inside the other
     ],
 )
 def test_nothing_is_shared_and_little_lost(xy, rays):
@@ -66,7 +66,7 @@ def test_the_result_does_not_depend_on_which_nuclei_are_given_together():
     shared = (shapely.area(shapely.intersection(after[first], after[second])) > 1e-3) & (first < second)
     first, second = first[shared], second[shared]
     nested = shapely.contains(before[first], before[second]) | shapely.contains(before[second], before[first])
-    assert nested.all()  # their outlines do not cross
+    assert nested.all()  # only nested outlines still overlap
     order = rng.permutation(len(xy))
     for part in np.array_split(order, 7):
         others = np.setdiff1d(order, part)

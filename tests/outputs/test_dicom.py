@@ -1,4 +1,4 @@
-"""DICOM annotations, read back by the library's own reader."""
+"""DICOM annotations, read back with highdicom."""
 
 import json
 
@@ -17,7 +17,7 @@ from muse_pipeline.outputs.dicom import Dicom
 
 
 def write_level(path, width, series="1.2.3.4"):
-    """The header of one level of a DICOM slide, with as little in it as some converters write."""
+    """Write the header of one level of a DICOM slide with as few elements as some converters write."""
     level = Dataset()
     level.file_meta = FileMetaDataset()
     level.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -49,7 +49,7 @@ def test_a_group_per_class_has_the_outlines_of_its_nuclei(slide):
     written = slide.files.folder / "nuclei.dcm"
     annotations = MicroscopyBulkSimpleAnnotations.from_dataset(dcmread(written))
     (reference,) = annotations.ReferencedImageSequence
-    assert reference.ReferencedSOPInstanceUID == generate_uid(entropy_srcs=["2.dcm"])  # the level of the slide's pixels
+    assert reference.ReferencedSOPInstanceUID == generate_uid(entropy_srcs=["2.dcm"])  # the slide's level 0
     nuclei = muse_pipeline.read_nuclei(slide.files.nuclei)
     groups = {group.label: group for group in annotations.get_annotation_groups()}
     assert {name: group.number_of_annotations for name, group in groups.items()} == dict(
@@ -57,7 +57,7 @@ def test_a_group_per_class_has_the_outlines_of_its_nuclei(slide):
     )
     for name, group in groups.items():
         of_class = nuclei[nuclei["class"] == name]
-        assert group.annotated_property_type.value == "84640000"  # nucleus, SNOMED CT
+        assert group.annotated_property_type.value == "84640000"  # nucleus in SNOMED CT
         for drawn, outline in zip(group.get_graphic_data("2D"), of_class.geometry, strict=True):
             np.testing.assert_allclose(drawn, np.array(outline.exterior.coords)[:-1], atol=1e-3)
         _, values, _ = group.get_measurements()

@@ -1,4 +1,4 @@
-"""The activation map against hand-computed values on a network of two channels."""
+"""The activation map of a network with two channels, compared with values computed by hand."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +11,7 @@ from muse_pipeline.proposals.activation_map import ActivationMap, ActivationNetw
 
 
 class Toy(nn.Module):
-    """Channels: the red and the green of the cell's four by four pixels; output: 2 * mean(red) - mean(green) ** 2."""
+    """Channels: mean red and green of cells of 4 x 4 px; output: 2 * mean(red) - mean(green) ** 2."""
 
     class backbone:
         stride_px = 4
@@ -23,7 +23,7 @@ class Toy(nn.Module):
 
 
 def picture(red, green):
-    """(8, 8, 3) uint8 of 2 x 2 cells."""
+    """(8, 8, 3) uint8 picture of 2 x 2 cells with the given red and green."""
     cells = np.stack([red, green, np.zeros((2, 2))], -1)
     return np.rint(np.kron(cells, np.ones((4, 4, 1))) * 255).astype(np.uint8)
 
@@ -33,14 +33,14 @@ def test_equals_the_hand_computed_map():
     fitted = ActivationMap(Toy(), [picture(red, green)])
     # d/d red of each of four cells is 2 / 4; d/d green is -2 * mean(green) / 4 = -2 * 0.4 / 4
     assert np.allclose(fitted.weights[0], [0.5, -0.2], atol=1e-6)
-    cells = 0.5 * red - 0.2 * green  # .5, -.1, .16, -.08
+    cells = 0.5 * red - 0.2 * green  # 0.5, -0.1, 0.16, -0.08
     assert np.allclose(fitted.ranges[0], [-0.1, 0.5], atol=1e-6)
-    stretched = (cells + 0.1) / 0.6  # 1, 0, .4333, .0333
+    stretched = (cells + 0.1) / 0.6  # 1, 0, 0.4333, 0.0333
     found = fitted(picture(red, green))
     assert found.shape == (8, 8) and found.dtype == np.float32
-    corners = found[[0, 0, -1, -1], [0, -1, 0, -1]]  # bilinear enlargement leaves them alone
+    corners = found[[0, 0, -1, -1], [0, -1, 0, -1]]  # bilinear enlargement keeps them
     assert np.allclose(corners, stretched.ravel(), atol=1e-6)
-    # two pixels in from the left: (1.5 + 1) / 4 of the way from the first cell's middle to the second's, less a half
+    # the centre of pixel 2 is at x = 2.5, 0.5 px or 1/8 of the way from the first cell's centre to the second's
     assert found[0, 2] == pytest.approx(1 - 0.125, abs=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""Deconvolution gives back the densities that a picture was mixed from."""
+"""Deconvolution recovers the densities from which a picture was made."""
 
 from __future__ import annotations
 

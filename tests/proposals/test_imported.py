@@ -1,4 +1,4 @@
-"""What others found comes through windows and stitching as it was: position, outline, score."""
+"""Nuclei found by other programs keep position, outline and score through windows and stitching."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ XY = np.array([[400.0, 300.0], [1500.5, 900.25], [3000.0, 3100.0]])
 
 
 def read(path: Path, info: SlideInfo = INFO, **settings) -> Nuclei:
-    """The file's nuclei in one window over the whole slide, by y."""
+    """The file's nuclei from nine windows that cover the slide, sorted by y."""
     finder = ImportedNuclei.fit(SlideSample(0.5, (), None, info), ImportSettings(str(path), **settings))
     parts = []
     for origin in np.stack(np.meshgrid([0, 1024, 2048], [0, 1024, 2048]), -1).reshape(-1, 1, 2):
@@ -76,7 +76,7 @@ def test_geojson_keeps_outlines_and_honours_bounds(tmp_path):
     path.write_text(json.dumps([{"type": "Feature", "geometry": shape, "properties": {}} for shape in shapes]))
     nuclei = read(path)
     assert nuclei.xy == pytest.approx(np.array([[420, 320], [1000, 750]]) / 2)
-    assert nuclei.rays[0, ::8] == pytest.approx(5.0)  # 20 px of 0.25 um to every side
+    assert nuclei.rays[0, ::8] == pytest.approx(5.0)  # 20 px of 0.25 um in each direction
     assert nuclei.rays[1] == pytest.approx(4.0)
     assert read(path, frame="openslide").xy[0] == pytest.approx([160, 135])
     with zipfile.ZipFile(tmp_path / "cells.zip", "w") as archive:
@@ -86,13 +86,13 @@ def test_geojson_keeps_outlines_and_honours_bounds(tmp_path):
 
 @pytest.mark.parametrize("name", ["S1.npy", "S1.tif", "S1.png"])
 def test_label_images_of_the_slide_keep_outlines(tmp_path, name):
-    """At a quarter of level 0: StarDist and Cellpose are often run there."""
+    """The images have a quarter of level 0's resolution, at which StarDist and Cellpose are often run."""
     labels = np.zeros((1250, 1500), np.uint16)
     labels[200:210, 100:110], labels[600:612, 700:708] = 1, 2
     write = {".npy": np.save, ".tif": tifffile.imwrite, ".png": lambda path, image: cv2.imwrite(str(path), image)}
     write[Path(name).suffix](tmp_path / name, labels)
     nuclei = read(tmp_path / name.replace("S1", "{slide}"))
-    assert nuclei.xy == pytest.approx(np.array([[210, 410], [1408, 1212]]))  # of 0.5 um per pixel
+    assert nuclei.xy == pytest.approx(np.array([[210, 410], [1408, 1212]]))  # in px of 0.5 um
     assert nuclei.rays[0, ::8] == pytest.approx(5.0, abs=0.1) and nuclei.rays[1, ::16] == pytest.approx(4.0, abs=0.1)
 
 

@@ -18,7 +18,7 @@ def draw_discs(centres, radius_px, size=160):
 
 
 def stain(haematoxylin, eosin):
-    """(h, w, 3) uint8 with so much optical density of each textbook stain."""
+    """(h, w, 3) uint8 with the given optical densities of the textbook stains."""
     density = np.stack([haematoxylin, eosin], -1) @ (TEXTBOOK / np.linalg.norm(TEXTBOOK, axis=1, keepdims=True))
     return np.clip(np.round(256 * np.exp(-density) - 1), 0, 255).astype(np.uint8)
 
@@ -32,7 +32,7 @@ def read_nucls(shared_data, name):
 def test_the_threshold_parts_two_groups():
     values = np.concatenate([np.full(900, 0.1), np.full(100, 0.9)])
     assert otsu_threshold(values) == pytest.approx(0.5, abs=0.01)
-    assert otsu_threshold(np.full(50, 0.3)) == np.inf  # glass alone: nothing is nucleus
+    assert otsu_threshold(np.full(50, 0.3)) == np.inf  # only glass: no pixel is nucleus
 
 
 def test_drawn_nuclei_come_back_without_speck_and_hole():

@@ -1,4 +1,4 @@
-"""`muse propose` on a drawn slide: the cut of the work never shows, and what is found lies on what was drawn."""
+"""`muse propose` on a synthetic slide: the number of shards does not matter, and proposals lie on nuclei."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def test_most_drawn_nuclei_are_proposed(coarse_slide, whole):
 
 
 def test_points_that_others_found_all_come_through_however_near(coarse_slide, tmp_path):
-    """A model's second outline of one nucleus goes; here every point is a user's, and its circle is no one's."""
-    x, y = np.meshgrid(np.arange(10) * 14.0, np.arange(10) * 14.0)  # 3.5 um apart, circles of 4 um
+    """A model's duplicate outlines are removed; users' points are all kept, although their default circles overlap."""
+    x, y = np.meshgrid(np.arange(10) * 14.0, np.arange(10) * 14.0)  # 3.5 um apart, with circles of 4 um
     corner = read_points(coarse_slide / "truth.csv", ["Lymphocyte", "Epithelial", "Stroma"]).nuclei.xy[0]
     points = np.c_[x.ravel(), y.ravel()] + corner
     (tmp_path / "points.csv").write_text("x,y\n" + "".join(f"{x},{y}\n" for x, y in points))

@@ -1,4 +1,4 @@
-"""Pseudo-masks: nuclei are found, small things cleaned in um2, and what holds no nucleus is rejected."""
+"""Pseudo-masks: nuclei are found, small areas are cleaned by um2, and implausible masks are rejected."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from muse_pipeline.proposals.activation_map import ActivationNetwork, MaskSettin
 
 
 def draw_discs(radius=8, seed=0):
-    """(160, 160, 3) uint8 of purple discs on pink, and where they are."""
+    """(160, 160, 3) uint8 of purple discs on pink, and the (160, 160) bool mask of the discs."""
     generator = np.random.default_rng(seed)
     y, x = np.mgrid[:160, :160]
     truth = np.zeros((160, 160), bool)
@@ -34,7 +34,7 @@ def test_discs_are_found_in_pictures_that_the_fit_did_not_see(with_network):
 
 def test_cleaning_is_in_square_micrometres():
     mask = np.zeros((60, 60), bool)
-    mask[5:12, 5:12] = True  # 49 px: 12.25 um2 at 0.5 um/px, 49 um2 at 1
+    mask[5:12, 5:12] = True  # 49 px: 12.25 um2 at 0.5 um/px, 49 um2 at 1 um/px
     mask[20:50, 20:50] = True
     mask[30:33, 30:35] = False  # 15 px: 3.75 um2
     mask[40:45, 40:45] = False  # 25 px: 6.25 um2

@@ -1,4 +1,4 @@
-"""The rows of the contract: what QuPath's own importer was seen to do, and six styles of peers that lose data."""
+"""The check of GeoJSON agrees with the observed behaviour of QuPath's importers, also for six other tools' styles."""
 
 import csv
 import gzip
@@ -25,7 +25,7 @@ def square(x=0, y=0, side=10):
 
 
 def feature(ring=None, **changes):
-    """One good feature; ``changes`` replace keys of the feature or, where it has no such key, of its properties."""
+    """A valid feature; ``changes`` replace its own keys, or keys of its properties if it has no such key."""
     properties = {"objectType": "detection", "classification": CLASS, "measurements": {"Area um^2": 25.0}}
     item = {"type": "Feature", "id": ID, "geometry": {"type": "Polygon", "coordinates": [ring or square()]}}
     item |= {key: value for key, value in changes.items() if key in item}
@@ -72,12 +72,12 @@ def shaped(**changes):
 
 
 def shaped_text(member):
-    """A feature whose geometry has a member that Python writes in another way."""
+    """JSON of a feature with a geometry that has ``member``, given as text that Python would write differently."""
     return json.dumps([shaped(that=0)]).replace('"that": 0', member)
 
 
 def nested(levels):
-    """A feature with so many levels."""
+    """A feature whose JSON is nested ``levels`` deep."""
     value = 0
     for _ in range(levels - 2):
         value = [value]
@@ -92,8 +92,8 @@ def without(key):
     return {name: value for name, value in feature().items() if name != key}
 
 
-# What QuPath's importers were seen to do, one question each: an item of a FeatureCollection, or a text of its own; the
-# versions that reject the whole file; what becomes of it in the others.
+# Observed behaviour of QuPath's importers: an item of a FeatureCollection, or a whole text; the versions that reject
+# the whole file; the types of the objects that the other versions import.
 ALL, NONE, ONLY_04, TO_05, SINCE_06 = "0.4 0.5 0.6 0.7", "", "0.4", "0.4 0.5", "0.6 0.7"
 QUESTIONS = {
     "multipolygon of one part": (geometry("MultiPolygon", [[square()]]), TO_05, "detection"),
@@ -263,12 +263,12 @@ def test_what_each_version_does(tmp_path, question):
         assert verdict.n_by_type == Counter(becomes.split() if becomes else [])
 
 
-NOT_JSON = {f"raw_{name}.geojson" for name in ("bareword", "comment", "single_quotes")}  # which QuPath takes for JSON
+NOT_JSON = {f"raw_{name}.geojson" for name in ("bareword", "comment", "single_quotes")}  # QuPath accepts these
 TYPES = {"Detection": "detection", "Cell": "cell", "Annotation": "annotation", "Tile": "tile", "Root": "root"}
 
 
 def test_every_file_that_was_put_to_qupath(qupath_reference):
-    """Whether each version imports a file, and what becomes of it: all rows of the table of JSON."""
+    """All rows of the table of JSON files: the versions that import the file, and the objects that they import."""
     with (qupath_reference / "verdicts.tsv").open(encoding="utf-8") as file:
         header, *rows = csv.reader(file, "excel-tab", quoting=csv.QUOTE_NONE)
     assert [name.split()[-1].rpartition(".")[0] for name in header[1:]] == list(VERSIONS)
@@ -282,7 +282,7 @@ def test_every_file_that_was_put_to_qupath(qupath_reference):
             if text.startswith("OK"):
                 counts = re.findall(r"(\w+)=(\d+)", text[: text.index("}")])
                 seen_types = Counter({TYPES.get(kind, "tmaCore"): int(n) for kind, n in counts})
-                seen_types["detection"] += name == "children.geojson"  # the table counts objects without a parent
+                seen_types["detection"] += name == "children.geojson"  # the table only counts objects without a parent
                 assert verdict.n_by_type == seen_types, (name, text)
     assert len(rows) > 100
 
@@ -371,7 +371,7 @@ def test_a_zip_loses_a_rejected_file_without_a_message(tmp_path):
 
 
 def test_gzip_in_a_zip_is_read(tmp_path):
-    """QuPath reads it as well."""
+    """QuPath reads such files too."""
     packed = gzip.compress(json.dumps(feature()).encode())
     for name, content, good in (
         ("a.geojson.gz", packed, True),
@@ -403,7 +403,7 @@ def test_what_follows_a_gzip_member_is_left_out_as_by_java(tmp_path):
     assert "the gzip compression is damaged" in str(check_geojson(path))
 
 
-# Six styles of other tools, rebuilt from their descriptions.
+# Six styles of other tools, reconstructed from their descriptions.
 PEERS = {
     "objectType outside properties, class name as type": (
         json.dumps(

@@ -26,7 +26,7 @@ def test_our_own_files_come_back(tmp_path, frame):
     back = objects.to_nuclei(CLASSES, MPP, n_rays=32)
     assert back.frame is Frame.LEVEL0
     assert np.array_equal(back.label, nuclei.label)
-    assert np.abs(back.xy - nuclei.xy).max() < 1.5  # centroid of the outline, not origin of the rays
+    assert np.abs(back.xy - nuclei.xy).max() < 1.5  # outlines' centroids are not the rays' origins
     assert np.allclose(back.rays.mean(axis=1), nuclei.rays.mean(axis=1), atol=0.1)
 
 
@@ -98,7 +98,7 @@ def test_a_zip_as_qupath_exports_it(tmp_path):
 
 
 def test_of_a_cell_the_nucleus_is_read(tmp_path):
-    """QuPath's cells have two outlines."""
+    """QuPath's cells have an outline of the cell and one of the nucleus."""
     cell, nucleus = (
         {"type": "Polygon", "coordinates": [[[0, 0], [side, 0], [side, side], [0, side], [0, 0]]]} for side in (20, 8)
     )
@@ -143,7 +143,7 @@ def test_what_cannot_be_a_nucleus_is_named(tmp_path, geometry, message):
         read_geojson(path).to_nuclei(CLASSES, MPP, 8)
 
 
-@pytest.mark.parametrize("top", [30, 60])  # of a symmetric bow-tie, whose signed area is 0, and of another
+@pytest.mark.parametrize("top", [30, 60])  # a symmetric bow-tie, whose signed area is 0, and an asymmetric one
 def test_of_crossing_lines_the_largest_area_is_measured(tmp_path, top):
     path = write(tmp_path / "a.geojson", {"geometry": ring((0, 0), (30, 30), (30, 0), (0, top))})
     objects = read_geojson(path)

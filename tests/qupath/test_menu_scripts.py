@@ -1,4 +1,4 @@
-"""The scripts of QuPath's menu: text, functions in Groovy, and a whole run with stubs of QuPath's classes."""
+"""The scripts for QuPath's menu: their text, their Groovy functions, and whole runs with stubs of QuPath's classes."""
 
 import gzip
 import json
@@ -33,7 +33,7 @@ def square(kind, side, class_name=None, corner=0):
 
 @pytest.fixture(scope="module")
 def groovy(tmp_path_factory):
-    """Run Groovy with the stubs and an open image."""
+    """A function that runs a Groovy script with the stubs and an open image."""
     stubs = write_stubs(tmp_path_factory.mktemp("stubs"))
 
     def run(state, *arguments):
@@ -142,7 +142,7 @@ def test_an_open_image_gets_its_nuclei_again_and_again(groovy, tmp_path):
 @WITH_GROOVY
 @pytest.mark.slow
 def test_corrected_regions_are_exported_and_trained_on(groovy, tmp_path):
-    """The command is a recorder here: training itself is tested with the verb."""
+    """The `muse` command only records its arguments here; training itself is tested elsewhere."""
     command = tmp_path / "muse"
     command.write_text(f'#!/bin/sh\necho "$@" >> "{tmp_path}/called.txt"\n', encoding="utf-8")
     command.chmod(0o755)

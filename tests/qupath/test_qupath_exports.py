@@ -1,4 +1,4 @@
-"""What QuPath 0.4 to 0.7 export, read as a region of interest, as labels, as truth and as detections of others."""
+"""Exports of QuPath 0.4 to 0.7, read as a region of interest, as labels, as truth and as imported nuclei."""
 
 import re
 import warnings
@@ -17,9 +17,9 @@ from muse_pipeline.qupath.read import read_geojson
 from muse_pipeline.qupath.regions import read_areas
 
 VERSIONS = ("0.4.4", "0.5.1", "0.6.0", "0.7.0")
-TUMOUR_PX2, OTHER_PX2, IGNORED_PX2 = 1_333_825, 560_000, 90_000  # of the annotations in most files
+TUMOUR_PX2, OTHER_PX2, IGNORED_PX2 = 1_333_825, 560_000, 90_000  # annotations in most files
 NOTHING = r"holds no polygon for a region of interest \(found: {}\)"
-# By the name of the export: the area of the region of interest, or why there is none.
+# By file name: the area of the region of interest in px2, or the error.
 AREAS = {
     "ann.geojson": TUMOUR_PX2 - IGNORED_PX2 + OTHER_PX2,
     "ann.geojson.gz": TUMOUR_PX2 - IGNORED_PX2 + OTHER_PX2,
@@ -55,7 +55,7 @@ AREAS = {
     "tile.geojson": NOTHING.format("1 tile"),
 }
 AREA_WARNINGS = {"empty.geojson": "left out 1 empty object", "unareal.geojson": "left out 2 lines and 2 points"}
-# Nuclei and regions, where the annotations "Tumor" bound what was annotated; or why the file cannot be read.
+# Numbers of nuclei and regions if annotations "Tumor" are the annotated regions, or the error.
 LARGE = "covers more than the 5,000 um2 of any nucleus; give it the class 'Tumor' if it bounds what was annotated"
 LABELS = {
     "all_ignored.geojson": (0, 1),
@@ -77,7 +77,7 @@ LABELS = {
     "outside.geojson": (0, 1),
     "single.geojson": (0, 1),
     "unareal.geojson": (2, 1),
-    **dict.fromkeys((name for name in AREAS if name.startswith("ann")), LARGE),  # "Region 1" is no region's name
+    **dict.fromkeys((name for name in AREAS if name.startswith("ann")), LARGE),  # "Region 1" is not a region class
     "partly_outside.geojson": LARGE,
     "roi_gson.json": LARGE,
     "shapes.geojson": LARGE,
@@ -99,7 +99,7 @@ SOURCE = LabelSource(
 
 
 def read_quietly(function, *arguments):
-    """What a reader returns, or the text of its error; and its warnings without the path."""
+    """A reader's result, or the text of its error; and its warnings without the path."""
     with warnings.catch_warnings(record=True, action="always", category=LeftOutWarning) as caught:
         try:
             found = function(*arguments)

@@ -1,4 +1,4 @@
-"""The partner's store: in the slide's frame, and honest about where there is no partner."""
+"""The partner's store: in the slide's frame, without tissue where the partner has no image."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ WARP = Warp(degrees=173, scale=1.03, shift_um=(60, 200), bend_um=10)
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Both stores of a drawn slide whose partner shows its left half only, and what they were made of."""
+    """A synthetic section, its partner of the left half only, the registration, and the stores of both slides."""
     folder = tmp_path_factory.mktemp("stores")
     section = draw_section((1300.0, 1100.0), 0.5)
     he = stain_he(section.amounts)
@@ -52,7 +52,7 @@ def test_the_marker_is_brown_at_the_nuclei_that_carry_it(made):
     column, row = (at // int(tissue_px)).T
     at, marked = at[tissue[row, column]], section.has_marker[tissue[row, column]]
     pixels = partner.read((0, 0), partner.size_px)
-    alone = [np.sort(np.linalg.norm(at - one, axis=1))[1] > 24 for one in at]  # overlapping nuclei have no one colour
+    alone = [np.sort(np.linalg.norm(at - one, axis=1))[1] > 24 for one in at]  # overlapping nuclei mix colours
     dab = split_stains(pixels)[..., 1][at[:, 1], at[:, 0]]
     assert sum(alone) > 150
     assert np.mean((dab[alone] > 0.3) == marked[alone]) >= 0.98

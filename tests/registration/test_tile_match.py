@@ -1,4 +1,4 @@
-"""Tiles: which there are, and how far off each one is measured to be."""
+"""Tiles on the tissue, and the measured shift of each."""
 
 import numpy as np
 from drawn_pair import Warp, draw_partner, draw_section, stain_he

@@ -1,4 +1,4 @@
-"""The map from slide to partner, its file, and maps that come from elsewhere."""
+"""The map from slide to partner, its file, and maps from other programs."""
 
 import numpy as np
 import pytest

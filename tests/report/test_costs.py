@@ -1,4 +1,4 @@
-"""Where the time of a cohort went, as text and in the report."""
+"""How a cohort's time was spent, as text and in the report."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Scores of immunohistochemistry: of counts by hand, and of a slide, its annotations and its regions."""
+"""IHC scores: of counts by hand, and of a slide, its annotations and its regions."""
 
 from dataclasses import replace
 
@@ -25,10 +25,10 @@ LIMITS = (0.2, 0.4, 0.6)
     [
         ((100, 0, 0, 0), 0, 0, 0),
         ((0, 0, 0, 100), 100, 300, 8),
-        ((50, 20, 20, 10), 50, 90, 6),  # 4 for the share, 2 for (20 + 40 + 30) / 50 = 1.8
+        ((50, 20, 20, 10), 50, 90, 6),  # 4 for the proportion, 2 for the mean intensity (20 + 40 + 30) / 50 = 1.8
         ((995, 5, 0, 0), 0.5, 0.5, 2),
         ((70, 0, 0, 30), 30, 90, 6),
-        ((90, 10, 0, 0), 10, 10, 3),  # 1 to 10 %
+        ((90, 10, 0, 0), 10, 10, 3),  # 2 for a proportion of 1 to 10 %
     ],
 )
 def test_scores_by_hand(counts, percent, h_score, allred):

@@ -1,4 +1,4 @@
-"""Red and amber: what must not be used as it is, and what is to be looked at first."""
+"""Notices: red for slides that must not be used as they are, amber for those to be checked before use."""
 
 import csv
 import re

@@ -38,7 +38,7 @@ def test_counts_are_of_the_nuclei_centred_in_the_field(drawn_field):
 
 
 def test_outlines_sit_on_the_nuclei_in_their_colour(drawn_field):
-    """Around a drawn disc, the outline's pixels have the disc's centre as their mean, to a fifth of a store pixel."""
+    """On average, the mean of an outline's pixels is within a fifth of a store pixel of its disc's centre."""
     picture, _ = drawn_field
     _, xy, label = draw_tissue()
     alone = _alone(xy)
@@ -53,7 +53,7 @@ def test_outlines_sit_on_the_nuclei_in_their_colour(drawn_field):
         assert len(rows) > 20
         offsets.append([columns.mean() + 0.5 + left - middle[0], rows.mean() + 0.5 + top - middle[1]])
     assert len(offsets) >= 5
-    assert np.shape(picture) == (1024, 1024, 3)  # 256 um, and nothing beside it
+    assert np.shape(picture) == (1024, 1024, 3)  # exactly 256 um
     assert np.abs(np.mean(offsets, 0)).max() < 0.2 * ENLARGEMENT
 
 
@@ -81,19 +81,19 @@ def test_an_outline_is_a_line_of_one_pixel_and_a_pale_halo():
 
 @pytest.mark.parametrize("size_px", [(300, 200), (80, 60), (1536, 300)])
 def test_a_field_ends_where_the_slide_does(tmp_path, size_px):
-    """Nothing of the picture lies beyond the slide; small ones are enlarged until words fit."""
+    """The picture does not extend beyond the slide; small fields are enlarged until the words fit."""
     folder = write_slide(tmp_path, "small", draw_tissue(size_px, 60), enlarged=1)
     store = open_store(folder / "image-500nm.zarr")
     draw_field(store, folder / "nuclei.parquet", Field("densest", (0.0, 0.0)), ALL, tmp_path / "1.png")
     picture = np.asarray(Image.open(tmp_path / "1.png"))
     width, height = min(size_px[0], 512), min(size_px[1], 512)
     assert picture.shape[1] / width == picture.shape[0] / height >= 2 and picture.shape[1] >= 600
-    assert (picture[CAPTION_PX:-STRIP_PX, -1] != 255).any()  # no white beside it
+    assert (picture[CAPTION_PX:-STRIP_PX, -1] != 255).any()  # no white border
 
 
 def test_caption_scale_bar_and_legend_lie_inside_the_picture(drawn_field):
     picture = drawn_field[0].astype(int)
-    assert (picture[:CAPTION_PX, :60] < 90).all(-1).any()  # ink of the caption
+    assert (picture[:CAPTION_PX, :60] < 90).all(-1).any()  # the caption's text
     strip = picture[-STRIP_PX:]
     assert (strip[STRIP_PX // 2, 12:200] == INK).all()
     assert np.ptp(strip[2, 20:1000], axis=0).min() > 3  # the tissue shows through

@@ -25,7 +25,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 
 class Outline(HTMLParser):
-    """Elements, texts and addresses of a page, as a browser would find them."""
+    """The elements, texts and addresses that a browser would find in a page."""
 
     def __init__(self, text):
         super().__init__()
@@ -72,7 +72,7 @@ def test_the_page_is_well_formed_and_needs_no_network(outline):
 
 
 def test_addresses_lead_to_files_of_the_results_folder(cohort, outline):
-    """So the folder can be zipped, mailed and opened elsewhere."""
+    """The folder can therefore be zipped, mailed and opened elsewhere."""
     files = {unquote(address) for address in outline.addresses if not address.startswith(("#", "data:"))}
     assert {"good/nuclei.parquet", "with gaps/tissue.png"} <= files
     assert not [file for file in files if file.startswith(("/", "..", "file:"))]
@@ -89,7 +89,7 @@ def test_hostile_names_stay_text(outline):
 
 def test_failures_come_first(outline):
     names = [text for text in outline.texts if text in {"good", "with gaps", "noise"} or "gvs" in text]
-    table = names[3 : 3 + 4]  # behind the three that need attention
+    table = names[3 : 3 + 4]  # after three in "needs attention"
     assert ["gvs" in table[0], *table[1:]] == [True, "noise", "with gaps", "good"]
 
 
@@ -107,7 +107,7 @@ def test_links_lead_to_files_and_positions_that_exist(page_path, outline):
 def test_small_cohorts_carry_their_pictures_and_large_ones_link_to_them(cohort, slides, outline, monkeypatch):
     carried = [address for address in outline.addresses if address.startswith("data:image/jpeg")]
     thumbnails = [address for address in carried if len(address) < 8000]
-    assert (len(carried), len(thumbnails)) == (3 + 2 * 4 + 2, 2)  # of the finished slides
+    assert (len(carried), len(thumbnails)) == (3 + 2 * 4 + 2, 2)  # of two finished slides
     monkeypatch.setattr(page, "EMBEDDED_SLIDES", 3)
     write_page(slides, cohort[0] / "linked.html")
     linked = Outline((cohort[0] / "linked.html").read_text(encoding="utf-8"))
@@ -156,7 +156,7 @@ def test_a_browser_shows_the_page_and_sorts_the_table(page_path, tmp_path):
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
     assert pixels.shape[:2] == (2400, 1200)
-    assert (np.ptp(pixels, axis=-1) > 60).mean() > 0.01  # tissue is drawn, not broken pictures
+    assert (np.ptp(pixels, axis=-1) > 60).mean() > 0.01  # pictures show tissue
     dump = subprocess.run([*command[:-3], "--dump-dom", command[-1]], check=True, capture_output=True, timeout=120)
     assert (
         dump.stdout.decode().count("<button") == 10
@@ -175,7 +175,7 @@ document.title = JSON.stringify(CASES.map((values) => {
   return [...found, form.querySelector("output").value];
 }));
 </script></body>"""
-FILTERED = {  # text, kind, least and most nuclei -> numbers of the slides that are shown
+FILTERED = {  # text, kind, minimum and maximum of nuclei -> numbers of the slides shown
     ("", "all slides", "", ""): "1234",
     ("GOO", "all slides", "", ""): "4",
     ("", "red: needs attention", "", ""): "12",
@@ -189,7 +189,7 @@ FILTERED = {  # text, kind, least and most nuclei -> numbers of the slides that 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: the filter is not tried")
 def test_the_filter_shows_rows_and_cards_of_a_name_a_kind_and_a_range(page_path, tmp_path):
-    """A script of the test uses the form; the page's policy, which forbids it, is taken out."""
+    """The test adds a script that uses the form, and removes the page's content security policy, which forbids it."""
     page_text = re.sub('<meta http-equiv="Content-Security-Policy"[^>]*>', "", page_path.read_text(encoding="utf-8"))
     script = USE_FILTER.replace("CASES", json.dumps(list(FILTERED)))
     (tmp_path / "free.html").write_text(page_text.replace("</body>", script), encoding="utf-8")

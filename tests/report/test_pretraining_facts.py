@@ -1,4 +1,4 @@
-"""What the cohort's page states of a pretraining, however far that came."""
+"""Facts about a pretraining run on the cohort's page, whether or not it has ended."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from muse_pipeline.report.model_facts import pretraining_facts
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A run that ended."""
+    """The folder of a finished run."""
     folder = tmp_path / "pretraining" / "own tissue"
     for name in ("cohort.yaml", "logs/pretrain.log", "checkpoint.pt", "views.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -27,12 +27,12 @@ def facts_of(folder: Path) -> str:
 def test_the_files_of_the_run_are_linked(folder):
     output = facts_of(folder)
     assert 'href="pretraining/own%20tissue/views.png"' in output
-    assert "curves.png" not in output  # which is not there
+    assert "curves.png" not in output  # the file does not exist
     assert "It has not ended" not in output
 
 
 def test_a_run_that_has_not_ended_is_reported_with_its_log(folder):
-    (folder / "cohort.yaml").touch()  # other settings than the backbone's
+    (folder / "cohort.yaml").touch()  # settings newer than the backbone
     assert "It has not ended" in facts_of(folder)
     (folder / "checkpoint.pt").unlink()
     assert "It has not ended" in facts_of(folder) and "logs/pretrain.log" in facts_of(folder)

@@ -83,7 +83,7 @@ def test_without_a_store_the_density_is_drawn_on_the_mask(slide_folder):
 
 
 def test_dense_positions_are_darker(slide_folder):
-    """The drawing is denser to the right; so the right half of the heat map is darker than the left."""
+    """Nuclei are denser on the right, so the heat map must be darker there."""
     summarise_slide(slide_folder)
     picture = np.asarray(Image.open(slide_folder / "density.png").convert("L")).astype(float)
     height, width = picture.shape
@@ -92,7 +92,7 @@ def test_dense_positions_are_darker(slide_folder):
 
 
 def test_full_windows_are_named_in_level0_pixels(slide_folder):
-    """Cores are 640 - 2 * 64 = 512 work px = 1,024 level-0 px; a row of the grid has 3 of them."""
+    """Cores are 640 - 2 * 64 = 512 work px or 1,024 level-0 px wide, and a row of the grid has three."""
     info = SlideInfo.from_dict(read_json(slide_folder / "slide.json"))
     _, xy, label = draw_tissue()
     write_nuclei(slide_folder, info, 2 * xy, label, full_windows=[4])

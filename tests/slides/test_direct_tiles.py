@@ -1,4 +1,4 @@
-"""Tiles decoded without OpenSlide: its own pixels, bit for bit, and its own errors."""
+"""Tiles decoded without OpenSlide have exactly its pixels and give its errors."""
 
 import random
 import struct
@@ -17,7 +17,7 @@ from muse_pipeline.slides.base import UnsuitedError, open_slide
 from muse_pipeline.slides.direct_tiles import DirectTiles
 from muse_pipeline.slides.openslide import OpenSlideReader
 
-SIZE, TILE = (700, 520), 240  # neither a multiple of the other
+SIZE, TILE = (700, 520), 240  # in px; the size is no multiple of the tile
 REGIONS = [
     ((0, 0), (TILE, TILE)),
     ((TILE, TILE), (TILE, TILE)),
@@ -37,7 +37,7 @@ APERIO = "Aperio Image Library v0\r\n700x520 (240x240) {}|AppMag = 20|MPP = 0.5"
 
 @pytest.fixture(scope="module")
 def picture() -> np.ndarray:
-    """(h, w, 3) uint8: sharp coloured discs on a coloured noise, so that every rule of upsampling shows."""
+    """(h, w, 3) uint8: sharp coloured discs on coloured noise, in which any difference in upsampling is visible."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[: SIZE[1], : SIZE[0]]
     image = rng.normal(200, 12, (*x.shape, 3))
@@ -48,7 +48,7 @@ def picture() -> np.ndarray:
 
 
 def write_jpeg_slide(path, picture, kind="420", factors=(1, 2, 4), description=None):
-    """A pyramid of JPEG tiles; ``kind`` is how colours are kept and whether the tables stand in a tag of their own."""
+    """Write a pyramid of JPEG tiles; ``kind`` is the colour encoding, and whether the tables have a separate tag."""
     rgb, subsampling = "rgb" in kind, kind if kind.isdigit() else "420"
     colours = {"outcolorspace": "RGB"} if rgb else {"subsampling": subsampling}
     with tifffile.TiffWriter(path) as tiff:
@@ -77,14 +77,14 @@ def write_jpeg_slide(path, picture, kind="420", factors=(1, 2, 4), description=N
                 subfiletype=int(factor > 1),
                 metadata=None,
             )
-    if rgb:  # which tifffile does not write
+    if rgb:  # tifffile cannot write such files
         with tifffile.TiffFile(path, mode="r+b") as tiff:
             for page in tiff.pages:
                 page.tags["PhotometricInterpretation"].overwrite(tifffile.PHOTOMETRIC.RGB)
 
 
 def part_tables(stream):
-    """The tables of a JPEG stream, and the stream without them and without what states how its colours are kept."""
+    """The tables of a JPEG stream, and the stream without them and without markers that state its colours."""
     tables, rest, at = b"", b"", 2
     while stream[at + 1] != 0xDA:
         end = at + 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
@@ -97,7 +97,7 @@ def part_tables(stream):
 
 
 def write_jpeg2000_slide(path, picture, kind="ycc 444", factors=(1, 2, 4)):
-    """A pyramid of JPEG 2000 tiles as Aperio numbers them; "422": chroma of half the width."""
+    """Write a pyramid of JPEG 2000 tiles with Aperio's compression tags; "422" halves the width of chroma."""
     encode = encode_halved if "422" in kind else encode_jpeg2000
     with tifffile.TiffWriter(path) as tiff:
         for factor in factors:
@@ -122,7 +122,7 @@ def write_jpeg2000_slide(path, picture, kind="ycc 444", factors=(1, 2, 4)):
 
 
 def encode_jpeg2000(pixels, kind):
-    """A bare codestream; of RGB its components are decorrelated, as Aperio's encoder does."""
+    """A bare codestream; RGB components are decorrelated, as by Aperio's encoder."""
     lossless, decorrelated = "lossless" in kind, "rgb" in kind
     return imagecodecs.jpeg2k_encode(
         pixels, 40, codecformat="j2k", reversible=lossless, mct=decorrelated and pixels.ndim == 3, resolutions=5
@@ -132,8 +132,8 @@ def encode_jpeg2000(pixels, kind):
 def encode_halved(pixels, kind):
     """A codestream whose second and third component have half the width, which imagecodecs does not write.
 
-    Each component is encoded alone; where all packets of one component come before those of the next (progression by
-    component), a codestream of all three has their packets one after the other, under a header that declares it.
+    Each component is encoded separately. In a codestream whose header declares progression by component, the packets
+    of the three components simply follow one another.
     """
     planes = [pixels[..., 0], *(np.ascontiguousarray(pixels[:, ::2, i]) for i in (1, 2))]
     heads, packets = zip(*(part_packets(encode_jpeg2000(np.ascontiguousarray(p), kind)) for p in planes), strict=True)
@@ -147,7 +147,7 @@ def encode_halved(pixels, kind):
 
 
 def part_packets(stream):
-    """The header segments of a codestream of one tile by their marker, and its packets."""
+    """The header segments, by marker, of a codestream with one tile, and its packets."""
     segments, at = {}, 2
     while stream[at + 1] != 0x90:
         end = at + 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
@@ -158,7 +158,7 @@ def part_packets(stream):
 
 
 def painter(path):
-    """Reads with OpenSlide and nothing else."""
+    """A function that reads with OpenSlide only, and the sizes of the levels."""
     handle = openslide.OpenSlide(path)
 
     def paint(xy_px, level, size):
@@ -170,7 +170,7 @@ def painter(path):
 
 
 def outcome(slide, *region):
-    """The pixels, or the sentence."""
+    """The pixels as bytes, or the text of the error."""
     try:
         return slide.read_level(*region).tobytes()
     except SlideError as error:
@@ -178,7 +178,7 @@ def outcome(slide, *region):
 
 
 def assert_reads_as_openslide(path):
-    """Every region of every level of a slide of three."""
+    """Assert that each level of a slide with three gives OpenSlide's pixels in all ``REGIONS``."""
     paint, sizes = painter(path)
     tiles = DirectTiles(path, sizes)
     assert len(sizes) == 3
@@ -227,7 +227,7 @@ def test_components_of_unequal_size_are_left_to_openslide(tmp_path, picture, kin
     with open_slide(path) as slide:
         np.testing.assert_array_equal(slide.read_level((9, 7), 0, (500, 300)), paint((9, 7), 0, (500, 300)))
         assert slide._direct_tiles._agrees == {0: False}
-    if kind == "ycc 422 lossless":  # what was written is there: grey where all chroma is
+    if kind == "ycc 422 lossless":  # the file contains the picture's luma
         luma = paint((0, 0), 0, SIZE).astype(int).mean(-1)
         assert np.corrcoef(luma.ravel(), picture[..., 0].ravel())[0, 1] > 0.5
 

@@ -1,4 +1,4 @@
-"""What a reader in a process of its own may do to us: nothing."""
+"""A reader in a separate process can neither crash nor block its caller."""
 
 import os
 import subprocess
@@ -69,7 +69,7 @@ served = []
 
 
 def serve_once(path):
-    """Crashes in a process that has made this call before."""
+    """Return the process id, but crash if this process has made the call before."""
     if served:
         os.abort()
     served.append(path)
@@ -95,7 +95,7 @@ def test_a_process_whose_call_failed_serves_no_other():
 
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_a_process_ends_with_its_caller(n_threads):
-    """Also when the caller is killed; it is forked from one with a single thread, else started anew."""
+    """Even if the caller is killed; the process is forked from a caller with one thread, and spawned otherwise."""
     program = (
         "import os, signal, threading\n"
         "from muse_pipeline.slides import isolation\n"

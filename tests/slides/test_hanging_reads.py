@@ -1,4 +1,4 @@
-"""A reader that hangs, for real: inside of the system call that opens a pipe whose other end no one opens."""
+"""A reader that really hangs: it opens a pipe that no process opens for writing."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from muse_pipeline.slides.openslide import OpenSlideReader
 
 
 def hang(pipe: Path) -> bytes:
-    """Until ``release``."""
+    """Block until ``release``."""
     with pipe.open("rb") as file:
         return file.read()
 
 
 def release(pipe: Path) -> None:
-    """Let everybody go who hangs."""
+    """Unblock all readers of the pipe."""
     while True:
         try:
             os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
-        except OSError:  # no one is there
+        except OSError:  # no reader is left
             return
         time.sleep(0.01)
 
@@ -57,7 +57,7 @@ def hasty(monkeypatch) -> None:
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory) -> Path:
-    """A folder with a slide, its slide.json and tissue.npz; hanging.json asks for the reader named "hangs"."""
+    """A folder with S.tif, slide.json, tissue.npz, and hanging.json, which names the reader "hangs"."""
     folder = tmp_path_factory.mktemp("drawn")
     draw_stained_slide(folder / "S.tif", size_px=1600, n_nuclei=50)
     assert main(["inspect", str(folder / "S.tif"), "--output", str(folder / "slide.json")]) == 0
@@ -68,7 +68,7 @@ def drawn(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def slide(drawn, tmp_path, pipe, monkeypatch) -> Path:
-    """A copy of it; the reader "hangs" never reads its right third."""
+    """The slide in a copy of that folder; the reader "hangs" blocks in the slide's right third."""
 
     class Hangs(OpenSlideReader):
         def read_level(self, xy_px, level, size):
@@ -215,7 +215,7 @@ def test_time_in_which_a_process_is_suspended_does_not_count(pipe):
         print(isolation.call_in_time("S", lambda: open(sys.argv[1]).read()))
     """
     process = start(program, pipe)
-    with pipe.open("w") as file:  # waits until the call has begun
+    with pipe.open("w") as file:  # blocks until the call has started
         process.send_signal(signal.SIGSTOP)
         time.sleep(2.2)
         process.send_signal(signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""slide.json of drawn slides and of every real one."""
+"""slide.json of synthetic slides and of all real test slides."""
 
 import json
 
@@ -65,7 +65,7 @@ def test_a_missing_mpp_is_rejected_with_the_way_to_give_it(tmp_path, gradient):
 
 
 def test_bounds_are_reported_and_not_subtracted(tmp_path, gradient):
-    """Only MIRAX and Leica state bounds: read them from the properties that OpenSlide would give."""
+    """Only MIRAX and Leica slides have bounds, so OpenSlide's properties are simulated."""
     from muse_pipeline.slides.openslide import _read_bounds
 
     values = {"x": "137", "y": "291", "width": "600", "height": "400"}
@@ -178,7 +178,7 @@ def test_real_random_bytes(shared_data):
 
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
 def test_real_slide_cut_off(shared_data, tmp_path, kept):
-    """Each of these is rejected, or read with its missing tiles as errors: never as pixels that are not there."""
+    """Truncated files are rejected, and missing tiles are never read as pixels."""
     content = (shared_data / "wsi-cmu-small-region/CMU-1-Small-Region.svs").read_bytes()
     path = tmp_path / "cut.svs"
     path.write_bytes(content[: int(len(content) * kept)])

@@ -1,4 +1,4 @@
-"""Which reader opens what, and the one sentence for everything that is no slide."""
+"""The reader chosen for each file, and the one-sentence error for anything that is not a slide."""
 
 import io
 import logging
@@ -25,7 +25,7 @@ def read_whole(path):
 def test_the_reader_that_has_the_levels_is_taken(tmp_path, gradient):
     paged, hidden = tmp_path / "paged.tif", tmp_path / "hidden.tif"
     write_pyramid(paged, gradient)
-    with tifffile.TiffWriter(hidden) as tiff:  # not an OME-TIFF, yet its second level lies in a sub-directory
+    with tifffile.TiffWriter(hidden) as tiff:  # level 1 is in a sub-directory, although not OME-TIFF
         options = {"tile": (256, 256), "photometric": "rgb", "metadata": None}
         tiff.write(gradient, subifds=1, **options)
         tiff.write(gradient[::2, ::2], subfiletype=1, **options)
@@ -38,7 +38,7 @@ def test_the_reader_that_has_the_levels_is_taken(tmp_path, gradient):
 def test_downsamples_forgive_the_pixel_that_was_cut_off():
     assert exact_downsamples([(1001, 803), (500, 401), (250, 201)]) == ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0))
     assert exact_downsamples([(1000, 1000), (400, 800)]) == ((1.0, 1.0), (2.5, 1.25))
-    assert exact_downsamples([(1473, 1503), (47, 46)]) == ((1.0, 1.0), (32.0, 32.0))  # each axis alone: 31, 33
+    assert exact_downsamples([(1473, 1503), (47, 46)]) == ((1.0, 1.0), (32.0, 32.0))  # axes alone: 31, 33
     assert exact_downsamples([(100_003, 90_001), (6250, 5625)]) == ((1.0, 1.0), (16.0, 16.0))
 
 
@@ -71,7 +71,7 @@ def test_every_kind_of_picture_is_rgb_on_white(tmp_path, mode, suffix, expected)
     [("UNSPECIFIED", (200, 120, 170)), ("ASSOCALPHA", (227, 187, 212)), ("UNASSALPHA", (227, 187, 212))],
 )
 def test_a_fourth_sample_is_what_the_file_states_it_is(tmp_path, kind, expected, pyramid):
-    """Colour (200, 120, 170), and 128 of 255 beside it: a channel of its own, or opacity, multiplied in or not."""
+    """Colour (200, 120, 170) with a fourth sample of 128: unspecified, or opacity, premultiplied or not."""
     colour = np.array([200, 120, 170], float) * (128 / 255 if kind == "ASSOCALPHA" else 1)
     pixels = np.full((300, 400, 4), [*colour.round().astype(int), 128], np.uint8)
     how = {"photometric": "rgb", "extrasamples": [kind], "resolution": (40_000, 40_000), "resolutionunit": "CENTIMETER"}
@@ -164,7 +164,7 @@ def test_truncated_tiff(tmp_path, gradient, ome, kept, caplog):
     path = spoilt(tmp_path, "cut.tif", content[: int(len(content) * kept)])
     with caplog.at_level(logging.WARNING):
         assert "truncated" in sentence(path)
-    assert not caplog.records  # one sentence, and nothing printed around it
+    assert not caplog.records  # nothing is logged in addition to the sentence
 
 
 def test_directory_at_the_end_of_a_truncated_tiff(tmp_path):
@@ -198,7 +198,7 @@ REDUCED = TILES | {"subfiletype": 1}
 
 
 def pages_of(path, *pages):
-    """Write pages: (pixels, options) each."""
+    """Write a TIFF with a page for each (pixels, options)."""
     with tifffile.TiffWriter(path, ome=".ome." in path.name) as tiff:
         for pixels, options in pages:
             tiff.write(pixels, **{"photometric": "rgb", "metadata": None} | options)
@@ -213,12 +213,12 @@ SLIDE, LEVEL = draw_gradient(256, 240), shrink(draw_gradient(256, 240), 2)
     [
         [(SMALL, {"subfiletype": 1}), (SLIDE, {"rowsperstrip": 16})],
         [(SMALL, {}), (SLIDE, TILES), (LEVEL, REDUCED)],
-        [(SMALL, TILES), (SLIDE, TILES), (LEVEL, REDUCED)],  # OpenSlide takes the second level
+        [(SMALL, TILES), (SLIDE, TILES), (LEVEL, REDUCED)],  # OpenSlide reads the second level
         [(SMALL, {}), (SLIDE.astype(np.uint16) * 257, {})],
         [(SMALL, {"subifds": 1}), (SLIDE, TILES)],
         [(LABEL, {}), (SLIDE, {**TILES, "subifds": 1}), (LEVEL, REDUCED)],
-        [(SLIDE, TILES), (LEVEL, REDUCED), (LABEL[:100, :90], REDUCED)],  # OpenSlide takes the label for a level
-        [(SLIDE, TILES), (LEVEL[:, :128] * 0 + 30, {})],  # tifffile takes the label for a level
+        [(SLIDE, TILES), (LEVEL, REDUCED), (LABEL[:100, :90], REDUCED)],  # OpenSlide mistakes it for a level
+        [(SLIDE, TILES), (LEVEL[:, :128] * 0 + 30, {})],  # tifffile mistakes the label for a level
     ],
 )
 def test_the_slide_is_taken_and_not_its_thumbnail_or_label(tmp_path, pages):
@@ -257,8 +257,8 @@ GREY, APART = {"photometric": "minisblack"}, {"planarconfig": "separate"}
     "pages",
     [
         [(plane, GREY) for plane in PLANES],
-        [(plane, GREY | {"metadata": {}}) for plane in PLANES],  # three pictures, by tifffile's own description
-        [*((one, TILES | GREY) for one in PLANES), *((one, REDUCED | GREY) for one in LEVELS)],  # OpenSlide takes red
+        [(plane, GREY | {"metadata": {}}) for plane in PLANES],  # three pictures in tifffile's own metadata
+        [*((one, TILES | GREY) for one in PLANES), *((one, REDUCED | GREY) for one in LEVELS)],  # OpenSlide reads red
         [(PLANES, {**TILES, **APART, "subifds": 1}), (LEVELS, {**REDUCED, **APART})],
     ],
 )
@@ -294,7 +294,7 @@ def test_focal_planes(tmp_path, suffix):
 
 
 def test_focal_planes_of_dicom(shared_data, tmp_path):
-    """OpenSlide's reason is the one that is given, not that of the readers of pictures."""
+    """The error is OpenSlide's, not that of the picture readers."""
     content = (shared_data / "wsi-dicom-camelyon/camelyon_jpeg_tiled_full.dcm").read_bytes()
     last = content.index(b"\x48\x00\x08\x01SQ")  # a sequence of 66 bytes; TotalPixelMatrixFocalPlanes comes next
     end = last + 12 + content[last + 8]
@@ -308,7 +308,7 @@ def test_focal_planes_of_dicom(shared_data, tmp_path):
 @pytest.mark.parametrize("is_jfif", [True, False])
 @pytest.mark.parametrize("n_levels", [1, 2])
 def test_jpeg_data_whose_colours_are_not_those_of_the_tag(tmp_path, subsampling, is_jfif, n_levels):
-    """YCbCr tagged as RGB: recognised by the marker of JFIF, or by chrominance of half the size."""
+    """YCbCr tagged as RGB is recognised by a JFIF marker or by chrominance of half the size."""
     path = tmp_path / "a.tif"
 
     def encoded(pixels):
@@ -324,10 +324,10 @@ def test_jpeg_data_whose_colours_are_not_those_of_the_tag(tmp_path, subsampling,
     content = bytearray(path.read_bytes())
     with tifffile.TiffFile(path) as tiff:
         for page in tiff.pages:
-            content[page.tags["PhotometricInterpretation"].valueoffset] = 2  # tifffile writes the truth
+            content[page.tags["PhotometricInterpretation"].valueoffset] = 2  # 2 is RGB; tifffile wrote YCbCr
     path.write_bytes(content)
     is_right = abs(read_whole(path)[1].astype(int) - SLIDE[:128, :256]).mean() < 6
-    assert is_right == (is_jfif or subsampling > 0)  # else nothing states it
+    assert is_right == (is_jfif or subsampling > 0)  # nothing else shows it
 
 
 @pytest.mark.parametrize("opacity", [0, 255])
@@ -339,7 +339,7 @@ def test_a_fourth_sample_without_a_meaning_hides_nothing(tmp_path, opacity, n_le
     content = bytearray((tmp_path / "a.tif").read_bytes())
     with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
         for page in tiff.pages:
-            content[page.tags["ExtraSamples"].offset + 1] = 0x9D  # a private tag
+            content[page.tags["ExtraSamples"].offset + 1] = 0x9D  # now a private tag
     np.testing.assert_array_equal(read_whole(spoilt(tmp_path, "b.tif", bytes(content)))[1], SLIDE)
 
 

@@ -1,4 +1,4 @@
-"""Readers of other packages, found by their entry points, whose levels are checked."""
+"""Readers from other packages: found by their entry points, and their levels are checked."""
 
 import sys
 from importlib.metadata import EntryPoint
@@ -12,7 +12,7 @@ from muse_pipeline.slides.packages import PackageReader
 
 
 class Liar(openslide.OpenSlide):
-    """States the downsamples of another pyramid."""
+    """Gives downsamples that do not fit its levels."""
 
     @property
     def level_downsamples(self):
@@ -20,7 +20,7 @@ class Liar(openslide.OpenSlide):
 
 
 class Short(openslide.OpenSlide):
-    """Gives fewer pixels than it is asked for."""
+    """Gives fewer pixels than requested."""
 
     def read_region(self, location, level, size):
         return super().read_region(location, level, (size[0] - 1, size[1]))

@@ -1,4 +1,4 @@
-"""Tests by patient: calibrated where there is nothing to find, and able to find what is there."""
+"""Tests by patient: calibrated under the null hypothesis, and able to find a real difference."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ SECOND = np.arange(N_PATIENTS) % 2 == 1
 
 
 def draw_cohorts(n_cohorts: int, difference: float, seed: int) -> np.ndarray:
-    """(cohorts, patients, slides, nuclei): nuclei of a slide, and slides of a patient, resemble each other."""
+    """(cohorts, patients, slides, nuclei) values that are correlated within slides and within patients."""
     random = np.random.default_rng(seed)
     shape = (n_cohorts, N_PATIENTS, N_SLIDES, N_NUCLEI)
     patient = random.normal(0, 0.5, (*shape[:2], 1, 1)) + difference * SECOND[:, None, None]
@@ -32,7 +32,7 @@ def draw_cohorts(n_cohorts: int, difference: float, seed: int) -> np.ndarray:
 
 
 def by_patient(cohorts: np.ndarray) -> np.ndarray:
-    """(patients, cohorts): a cohort is a measure."""
+    """(patients, cohorts) means by patient, with each cohort in place of a measure."""
     patients = [f"P{number:02d}" for number in range(N_PATIENTS) for _ in range(N_SLIDES)]
     values, names = mean_by_patient(cohorts.mean(3).reshape(len(cohorts), -1).T, patients)
     assert names == sorted(set(patients))

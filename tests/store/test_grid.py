@@ -1,4 +1,4 @@
-"""Windows, cores and shards: a plane cut so that every position has one owner."""
+"""Windows, cores and shards: a plane divided so that each position is in exactly one core."""
 
 import tracemalloc
 
@@ -51,7 +51,7 @@ def test_a_core_does_not_touch_a_rectangle_that_ends_where_it_begins():
 
 def test_only_windows_whose_core_touches_tissue_are_visited():
     tissue = np.zeros((44, 63), bool)
-    tissue[16, 16] = True  # work pixels 256 to 272: the corner of window 5
+    tissue[16, 16] = True  # work px 256 to 272: the corner of window 5's core
     assert GRID.windows_with_tissue(tissue, 16).tolist() == [5]
     tissue[15, 16] = True
     assert GRID.windows_with_tissue(tissue, 16).tolist() == [1, 5]
@@ -97,7 +97,7 @@ def test_windows_of_a_batch_share_a_part():
 
 
 def test_choosing_windows_needs_little_more_than_the_mask():
-    """An index of every tissue pixel would be a gigabyte on a slide that is all tissue."""
+    """Indices of all tissue pixels would take a gigabyte on a slide full of tissue."""
     tissue = np.ones((2000, 3000), bool)
     tracemalloc.start()
     WindowGrid((48_000, 32_000), 1024, 64).windows_with_tissue(tissue, 16)

@@ -1,4 +1,4 @@
-"""A store is read like an endless plane."""
+"""A store is read like an infinite plane."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from muse_pipeline.tissue.mask import TissueMask
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """600 x 300 grey pixels, all of them tissue; the last chunk is partial."""
+    """A store of 600 x 300 grey pixels, all tissue; its last chunk is partial."""
     slide = ArraySlide([np.full((300, 600, 3), 90, np.uint8)])
     path = tmp_path_factory.mktemp("store") / "image-500nm.zarr"
     mask = TissueMask(np.ones((19, 38), bool), np.array([8.0, 8.0]), None, 0.045)
@@ -67,7 +67,7 @@ def test_at_a_coarser_mpp_it_shows_the_same_positions(ramp, mpp):
 
 
 def test_tissue_is_at_the_same_positions_at_a_coarser_mpp(tmp_path):
-    """At 0.46 um/px a pixel of the label has 17 px, half of which are no whole number at 0.92."""
+    """At 0.46 um/px a pixel of the label is 17 px wide, which is not an integer at 0.92 um/px."""
     slide = ArraySlide([np.full((600, 2100, 3), 90, np.uint8)])
     mask = TissueMask(np.arange(121) // 8 % 2 == np.zeros((35, 1)), np.array([8.0, 8.0]), None, 0.13)
     write_store(slide, slide.info((0.46, 0.46)), mask, tmp_path / "image-460nm.zarr", mpp=0.46)

@@ -1,4 +1,4 @@
-"""From a slide to a store: the right pixels, the right files, nothing half-written."""
+"""Writing a slide to a store: the right pixels, the right files, and no partial results."""
 
 import hashlib
 import shutil
@@ -29,7 +29,7 @@ def noise_slide(width=2900, height=2300, **kw):
 
 
 def mask_with(info, *rectangles, roi=None):
-    """A mask at 8 um a pixel with rectangles (left, top, right, bottom) in um."""
+    """A mask of 8 um per pixel with rectangles (left, top, right, bottom) in um."""
     shape = tuple(int(np.ceil(info.size_px[i] * info.mpp[i] / 8)) for i in (1, 0))
     mask = np.zeros(shape, bool)
     for left, top, right, bottom in rectangles:
@@ -65,7 +65,7 @@ def test_chunks_near_tissue_hold_the_slide_and_the_rest_is_white(tmp_path):
     write_store(slide, info, mask_with(info, (300, 300, 400, 310)), tmp_path / "a.zarr")
     store = open_store(tmp_path / "a.zarr")
     expected = AreaReader(slide, info, 0.5).read((0, 0), store.size_px)
-    expected[:512] = 255  # work row 512 lies at 256 um, tissue and margin at 268 to 342 um
+    expected[:512] = 255  # row 512 is at 256 um; tissue and its margin are at 268 to 342 um
     expected[:, :512] = 255
     expected[1024:] = 255
     expected[:, 1024:] = 255
@@ -124,7 +124,7 @@ def test_viewers_can_read_it(tmp_path):
 
 def test_every_level_shows_the_same_position(tmp_path):
     image = np.full((2048, 2048, 3), 250, np.uint8)
-    image[320:448, 640:896] = 20  # um: y 160 to 224, x 320 to 448
+    image[320:448, 640:896] = 20  # y 160 to 224 um, x 320 to 448 um
     slide = ArraySlide([image])
     info = slide.info((0.5, 0.5))
     write_store(slide, info, mask_with(info, (0, 0, 1024, 1024)), tmp_path / "a.zarr")
@@ -135,7 +135,7 @@ def test_every_level_shows_the_same_position(tmp_path):
             for step, kind in zip(dataset["coordinateTransformations"], ("scale", "translation"), strict=True)
         )
         rows, columns = np.nonzero(group[dataset["path"]][0] < 100)
-        centre_um = np.array([rows.mean(), columns.mean()]) * scale[1:] + shift[1:] + 0.25  # of pixel centres
+        centre_um = np.array([rows.mean(), columns.mean()]) * scale[1:] + shift[1:] + 0.25  # half a pixel
         np.testing.assert_allclose(centre_um, [192, 384], atol=0.3)
 
 
@@ -152,7 +152,7 @@ def test_the_label_is_the_mask_and_16_um(tmp_path, mpp):
 
 
 def test_shards_are_written_as_zarr_writes_them(tmp_path):
-    """Byte for byte, white chunks left out."""
+    """The files have the same bytes, also without the white chunks."""
     slide = noise_slide(4500, 1300)
     slide.levels[0][:, 900:2600] = 255
     info = slide.info((0.5, 0.5))
@@ -237,7 +237,7 @@ def test_a_damaged_label_of_tissue_is_reported(tmp_path, content):
 
 
 def test_a_lost_file_is_no_glass(tmp_path):
-    """What is not there is read as white, which is what most of a slide is."""
+    """Chunks without a file are read as white, as most of a slide is, so a lost file must be an error."""
     slide = noise_slide(600, 500)
     info = slide.info(MPP)
     write_store(slide, info, mask_with(info, (0, 0, 100, 100)), tmp_path / "a.zarr")
@@ -259,14 +259,14 @@ def test_a_damaged_store_of_ours_is_written_anew(tmp_path):
 
 
 def test_the_last_pixels_of_a_mask_cover_one_more():
-    """A slide's smaller levels are cut down to whole pixels, and nuclei beyond the mask's are kept."""
+    """A slide's levels are truncated to whole pixels, so the slide and kept nuclei may reach beyond the mask."""
     mask = np.zeros((40, 40), bool)
     mask[:, -1] = True
     tissue = TissueMask(mask, np.array([8.0, 8.0]), None, 0.1)
-    label = tissue_on_lattice(tissue, 0.5, (656, 640))  # 41 pixels of the label wide
+    label = tissue_on_lattice(tissue, 0.5, (656, 640))  # the label is 41 pixels wide
     assert label.shape == (40, 41) and label[:, 40].all()
     assert chunks_with_tissue(replace(tissue, mask=mask[:, :32]), 0.5, (520, 640), 0)[:, 1].tolist() == [False] * 2
-    tissue = TissueMask(np.ones((40, 32), bool), np.array([8.0, 8.0]), None, 0.1)  # as wide as a chunk
+    tissue = TissueMask(np.ones((40, 32), bool), np.array([8.0, 8.0]), None, 0.1)  # as wide as one chunk
     assert chunks_with_tissue(tissue, 0.5, (520, 640), 0)[:, 1].all()
 
 

@@ -1,4 +1,4 @@
-"""Measures of a picture's appearance: each responds to what it is named for and to little else."""
+"""Measures of a picture's appearance: each responds to what its name states and to little else."""
 
 import cv2
 import numpy as np
@@ -20,7 +20,7 @@ def measured(picture):
 
 
 def with_gain(picture, *gain):
-    """The picture with the densities of red, green and blue multiplied."""
+    """The picture with its optical densities in red, green and blue multiplied by ``gain``."""
     return np.clip(256 * np.exp(-optical_density(picture) * gain) - 1, 0, 255).astype(np.uint8)
 
 

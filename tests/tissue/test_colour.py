@@ -1,4 +1,4 @@
-"""The stains of a slide, from its tissue alone."""
+"""The stains of a slide, measured in its tissue only."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from muse_pipeline.tissue.mask import TissueMask
 
 
 def stained_slide(**kw):
-    """A quarter is tissue, the rest green ink."""
+    """A slide with tissue in one quarter and green ink elsewhere."""
     image = np.full((1024, 1024, 3), (30, 160, 120), np.uint8)
     image[:512, :512] = mix(512 * 512).reshape(512, 512, 3)
     mask = np.zeros((64, 64), bool)
@@ -34,7 +34,7 @@ def test_only_tissue_counts():
 def test_the_sample_is_bounded_and_spread(monkeypatch):
     tissue = TissueMask(np.ones((100, 200), bool), np.array([8.0, 8.0]), None, 1.28)
     everything = choose_fields(tissue, np.array([0.5, 0.5]))
-    assert len(everything) == 18  # 1 of the 5.1 MP of tissue in 13 x 7 fields
+    assert len(everything) == 18  # 18 of 13 x 7 fields: 1 of 5.1 MP
     monkeypatch.setattr(colour, "MAX_PIXELS", 100_000)
     few = choose_fields(tissue, np.array([0.5, 0.5]))
     assert len(few) == 2 and np.ptp(everything[:, 0]) > 1000 and np.ptp(everything[:, 1]) > 500
@@ -67,14 +67,14 @@ def test_a_coarse_level_may_lack_the_last_pixels_of_a_fine_one():
     image = mix(1024 * 1024).reshape(1024, 1024, 3)
     slide = ArraySlide([image, image[:1022:7, :1022:7]])
     slide.downsamples = [(1.0, 1.0), (7.0, 7.0)]
-    tissue = TissueMask(np.ones((73, 73), bool), np.array([7.0, 7.0]), None, 0.26)  # 1,022 of 1,024 pixels
+    tissue = TissueMask(np.ones((73, 73), bool), np.array([7.0, 7.0]), None, 0.26)  # covers 1,022 of 1,024 px
     assert measure_colour(slide, slide.info((0.5, 0.5)), tissue).n_pixels > 5e5
 
 
 @pytest.mark.parametrize("tint", [(1, 1, 1), (0.72, 0.8, 0.67)])
 @pytest.mark.parametrize("n_brown", [0, 24])
 def test_brown_is_told_from_the_yellow_of_a_lamp(tint, n_brown):
-    """Of 256 rows some are DAB, 24 are glass, and the others haematoxylin and eosin."""
+    """Of 256 rows, 24 are glass, ``n_brown`` are DAB, and the rest is haematoxylin and eosin."""
     pixels = mix(256 * 256).reshape(256, 256, 3).astype(float)
     pixels[:24] = 243
     pixels[200 : 200 + n_brown] = (140, 95, 60)

@@ -1,4 +1,4 @@
-"""What a tissue mask keeps, and that it comes back from its file."""
+"""Positions that a tissue mask keeps, and the mask's file."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ def a_mask(roi=None):
 
 def test_kept_within_16_um_of_tissue():
     tissue, slide_mpp = a_mask(), (0.499, 0.501)
-    left_px, top_px = 10 * 7.984 / 0.499, 5 * 8.016 / 0.501  # the first true pixel's corner: (160, 80)
+    left_px, top_px = 10 * 7.984 / 0.499, 5 * 8.016 / 0.501  # corner of the first true pixel: (160, 80)
     xy = np.array(
         [[left_px - 31, top_px + 10], [left_px - 33, top_px + 10], [left_px + 10, top_px - 31], [left_px, top_px]]
     )

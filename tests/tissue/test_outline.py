@@ -1,4 +1,4 @@
-"""The outline as QuPath reads it, and the picture of it."""
+"""The tissue's outline as QuPath reads it, and its picture."""
 
 import gzip
 import json
@@ -26,7 +26,7 @@ from muse_pipeline.tissue.overview import read_overview
 
 
 def holed_mask(roi=None):
-    """A ring, a part that touches it at a corner, and a part at the border."""
+    """A mask of a ring, a part that touches it at a corner, and a part at the border."""
     mask = np.zeros((50, 60), bool)
     mask[5:25, 5:25] = True
     mask[10:15, 10:15] = False
@@ -61,7 +61,7 @@ def test_geojson_is_one_locked_annotation_counted_from_the_bounds(tmp_path):
         "isLocked": True,
     }
     shape = shapely.from_geojson(json.dumps(feature["geometry"]))
-    assert shape.is_valid and shape.bounds == (80 - 64, 80 - 32, 800, 700)  # cut at the bounds, as QuPath's image is
+    assert shape.is_valid and shape.bounds == (80 - 64, 80 - 32, 800, 700)  # clipped to the bounds of QuPath's image
     first = (tmp_path / "t.geojson").read_bytes()
     write_outline(tmp_path / "t.geojson", trace_outline(holed_mask(), info), info)
     assert (tmp_path / "t.geojson").read_bytes() == first
@@ -74,7 +74,7 @@ def test_what_we_write_we_read_as_a_roi(tmp_path):
 
 
 def test_an_outline_of_one_part_is_a_polygon(tmp_path):
-    """QuPath 0.4 and 0.5 reject the whole file for a multipolygon of one part."""
+    """QuPath 0.4 and 0.5 reject a whole file because of a multipolygon with one part."""
     _, info = slide_and_info()
     for rows, kind in ((slice(5, 25), "Polygon"), (slice(None), "MultiPolygon")):
         tissue = holed_mask()
@@ -113,7 +113,7 @@ def test_picture_is_small_and_in_proportion_and_shows_the_outline(tmp_path):
     picture = np.asarray(Image.open(tmp_path / "t.png")).astype(int)
     assert picture.shape == (300, 1500, 3)
     rows, columns = np.nonzero((picture[..., 1] > picture[..., 0] + 60) & (picture[..., 1] > picture[..., 2] + 30))
-    scale = 1500 / 2000  # px per um
+    scale = 1500 / 2000  # in px per um
     found = [columns.min(), columns.max(), rows.min(), rows.max()]
     np.testing.assert_allclose(found, np.array([800, 1200, 160, 240]) * scale, atol=3)
 
@@ -147,7 +147,7 @@ def test_every_form_that_qupath_writes_is_read(tmp_path, content, area):
 
 
 def test_nuclei_and_ignored_areas_are_no_region_of_interest(tmp_path):
-    """As in an export of all objects."""
+    """For example, in an export of all objects."""
     _, info = slide_and_info()
     boxes = box(0, 0, 50, 40), box(40, 0, 90, 40), box(60, 60, 70, 70)
     area, hole, nucleus = feature_of(*boxes)["features"]
@@ -180,8 +180,8 @@ def annotation(shape, class_name=None, plane=None, **properties):
         ([annotation(shapely.Point(1, 1)), annotation(shapely.MultiPoint([(1, 2), (3, 4)]))], "left out 2 points"),
         ([annotation(box(0, 0, 300, 300), plane={"c": -1, "z": 1, "t": 0})], "left out 1 object on a plane above 0"),
         ([annotation(box(0, 0, 300, 300), plane={"c": -1, "z": 0, "t": 2})], "left out 1 object on a plane above 0"),
-        ([annotation(shapely.Polygon())], "left out 1 empty object"),  # of QuPath 0.4 and 0.5
-        ([annotation(shapely.Polygon([(0, 0)] * 4))], "left out 1 empty object"),  # of 0.6 and 0.7
+        ([annotation(shapely.Polygon())], "left out 1 empty object"),  # as QuPath 0.4 and 0.5 write it
+        ([annotation(shapely.Polygon([(0, 0)] * 4))], "left out 1 empty object"),  # as QuPath 0.6 and 0.7 write it
         ([{"type": "Feature", "geometry": None, "properties": {}}], "left out 1 object without a shape"),
         ([annotation(box(0, 0, 300, 300), objectType=kind) for kind in ("tile", "cell", "detection")], None),
         ([annotation(box(0, 0, 300, 300), objectType="tmaCore", isMissing=True)], None),
@@ -222,7 +222,7 @@ def test_gzip_and_zip_are_read_by_their_content(tmp_path):
         read_roi(tmp_path / "cut.gz", info)
     for names, problem in (
         (["roi.geojson"], None),
-        (["ROI.GeoJSON", "__MACOSX/._ROI.GeoJSON", "readme.txt"], None),  # as the Finder packs it
+        (["ROI.GeoJSON", "__MACOSX/._ROI.GeoJSON", "readme.txt"], None),  # as macOS packs it
         (["a.geojson", "b.json"], r"the zip contains 2 GeoJSON files \(a.geojson, b.json\), expected one"),
         (["readme.txt"], r"the zip contains no \.geojson or \.json file"),
     ):
@@ -288,7 +288,7 @@ def test_what_is_no_roi_is_reported_in_one_sentence(tmp_path, text, reason):
 
 def test_a_tile_that_spoils_all_of_a_small_slide_costs_the_picture_its_detail_alone(tmp_path):
     write_pyramid(tmp_path / "small.tif", np.full((640, 640, 3), 200, np.uint8))
-    spoil_tile(tmp_path / "small.tif", page=0, tile=4)  # of 3 x 3
+    spoil_tile(tmp_path / "small.tif", page=0, tile=4)  # the middle one of 3 x 3
     info = inspect_slide(tmp_path / "small.tif", "small", None)
     with open_slide(tmp_path / "small.tif", info.reader) as slide:
         overview = read_overview(slide, info)

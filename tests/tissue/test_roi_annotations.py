@@ -1,4 +1,4 @@
-"""The annotations of a region of interest one by one: names, areas, and the tissue within them."""
+"""Annotations of a region of interest: their names, areas, and the tissue within each."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ INFO = ArraySlide([np.full((800, 1000, 3), 200, np.uint8)]).info((0.5, 0.5), bou
 
 
 def write_roi(path, *features):
-    """A file of (geometry, name, class)."""
+    """Write a file with an annotation for each (geometry, name, class)."""
     features = [
         {
             "type": "Feature",
@@ -56,8 +56,8 @@ def test_each_area_has_its_name_without_what_is_ignored(tmp_path):
     ]
     areas = [area.shape for area in found]
     assert areas[0].equals(box(100, 50, 300, 150) - box(200, 50, 250, 100))
-    assert areas[1].equals(box(200, 100, 400, 200))  # what two share is in both
-    assert areas[2].equals(box(900, 650, 1000, 800))  # the slide ends there
+    assert areas[1].equals(box(200, 100, 400, 200))  # shared areas are in both annotations
+    assert areas[2].equals(box(900, 650, 1000, 800))  # clipped to the slide
     off_slide = [(box(x, 0, x + 100, 100), None, "Tumor") for x in (5000, 6000)]
     with pytest.warns(LeftOutWarning, match=r"left out 2 annotations outside the slide$"):
         assert len(read_class_areas(write_roi(path, (box(0, 0, 200, 100), None, "Tumor"), *off_slide), INFO)) == 1

@@ -1,4 +1,4 @@
-"""Optical densities of pixels, and which of them are brown."""
+"""Optical densities of pixels, and the detection of brown pixels."""
 
 import numpy as np
 import pytest

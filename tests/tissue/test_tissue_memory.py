@@ -1,4 +1,4 @@
-"""What finding tissue holds beside the picture of a slide stays a few masks, however large the slide."""
+"""Finding tissue needs memory for a slide's picture and a few masks only, however large the slide."""
 
 import subprocess
 import sys
@@ -23,13 +23,13 @@ mask, _ = find_mask(pixels, np.array([8.0, 8.0]))
 assert 0.2 < mask.mean() < 0.35, mask.mean()
 print(peak_memory_mib())
 """
-PICTURE, MASKS = 3, 8  # bytes a pixel; labels of a whole slide at once, or its densities, take at least 4 and 12
+PICTURE, MASKS = 3, 8  # bytes per pixel; labels or densities of the whole slide would take at least 4 or 12
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is given back where the C library is glibc")
 def test_ten_times_the_slide_takes_its_picture_and_a_few_masks_more():
-    """Each in a process of its own, at 64 and 1,024 mm2 of glass."""
+    """Each in a new process, with 64 and 1,024 mm2 of glass."""
     peaks = [
         2**20 * int(subprocess.run([sys.executable, "-c", PROGRAM, str(side)], capture_output=True, check=True).stdout)
         for side in (1000, 4000)

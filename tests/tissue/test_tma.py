@@ -1,4 +1,4 @@
-"""Cores of drawn tissue microarrays: with missing, torn and touching cores, turned, and what is no grid."""
+"""Cores of synthetic tissue microarrays: missing, torn and touching cores, rotation, and masks without a grid."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ MASK_MPP = np.array([8.0, 8.0])
 
 
 def draw_tma(rows=5, columns=8, radius_um=300, pitch_um=900, turn=0.0, jitter_um=0, missing=(), torn=(), seed=0):
-    """A mask of 8 um per pixel, and the centre (rows, columns, 2) of every core in um."""
+    """A mask of 8 um per pixel, and the (rows, columns, 2) centres of all cores in um."""
     random = np.random.default_rng(seed)
     size_um = np.array([columns + 1.5, rows + 1.5]) * pitch_um
     mask = np.zeros(np.ceil(size_um[::-1] / 8).astype(int), np.uint8)
@@ -35,14 +35,14 @@ def draw_tma(rows=5, columns=8, radius_um=300, pitch_um=900, turn=0.0, jitter_um
                 continue
             x, y = np.round(centres[row, column] / 8).astype(int).tolist()
             cv2.circle(mask, (x, y), round(radius_um / 8), 1, -1)
-            if (row, column) in torn:  # half of it is lost, and a crack runs through the rest
+            if (row, column) in torn:  # half is lost, and a crack divides the rest
                 cv2.rectangle(mask, (x, y - 60), (x + 60, y + 60), 0, -1)
                 cv2.line(mask, (x - 60, y - 10), (x + 60, y + 10), 0, 4)
     return mask.astype(bool), centres
 
 
 def find_grid(mask):
-    """The cores, their centres (rows, columns, 2) in um, and their radius."""
+    """The cores, their (rows, columns, 2) centres in um, and their radius in um."""
     cores, radius_um = find_cores(mask, MASK_MPP)
     row, column = cores[-1].name.split("-")
     assert cores[0].name == "A-1"
@@ -55,7 +55,7 @@ def find_grid(mask):
         {},
         {"missing": {(0, 0), (2, 3), (2, 4), (4, 7)}, "torn": {(1, 1), (3, 6), (0, 5)}},
         {"turn": 0.08, "jitter_um": 60, "missing": {(1, 0), (1, 1), (3, 7)}},
-        {"pitch_um": 600, "jitter_um": 10, "torn": {(2, 2)}},  # they touch
+        {"pitch_um": 600, "jitter_um": 10, "torn": {(2, 2)}},  # cores touch
         {"radius_um": 300, "pitch_um": 800, "rows": 12, "columns": 16, "missing": {(5, n) for n in range(4, 12)}},
     ],
 )
@@ -84,7 +84,7 @@ def test_torn_cores_have_the_radius_of_whole_ones(pitch_um):
         if random.random() < 0.5:  # a crack
             ends = (x, y) + random.uniform(-12, 12) * across + np.outer((-45, 45), along)
             cv2.line(pixels, *np.round(ends).astype(int).tolist(), 0, 5)
-        else:  # a part of the rim is lost
+        else:  # a part of the rim is missing
             cv2.circle(pixels, np.round((x, y) + 33 * across).astype(int).tolist(), 18, 0, -1)
     _, found, radius_um = find_grid(pixels.astype(bool))
     assert found.shape == centres.shape and 300 < radius_um < 330
@@ -118,7 +118,7 @@ def test_other_tissue_is_named(kind):
 
 @pytest.fixture(scope="module")
 def microarray(tmp_path_factory):
-    """A folder with a slide of two rows of three cores, of which B-2 is missing."""
+    """A folder with one slide of two rows of three cores, where B-2 is missing."""
     mask, _ = draw_tma(2, 3, radius_um=150, pitch_um=450, missing={(1, 1)})
     pixels = np.where(mask[..., None], (200, 120, 170), 244).astype(np.uint8).repeat(8, 0).repeat(8, 1)
     folder = tmp_path_factory.mktemp("microarray")

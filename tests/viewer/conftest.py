@@ -8,13 +8,13 @@ from muse_pipeline.viewer.page import write_viewer
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """Results of one slide; copy them before changing anything."""
+    """Results of one slide, written once per session; tests that change them must use a copy."""
     return write_uneven_slide(tmp_path_factory.mktemp("results"), "one")
 
 
 @pytest.fixture(scope="session")
 def viewer(finished):
-    """Its viewer."""
+    """The folder of the slide's viewer."""
     return write_viewer(finished, threads=2).parent
 
 
@@ -26,7 +26,7 @@ def chromium():
 
 @pytest.fixture
 def open_tab(chromium):
-    """Open pages that are closed after the test; nothing may have gone wrong in them."""
+    """A function that opens the viewer in a tab; after the test, tabs are closed and must have had no errors."""
     tabs = []
 
     def open_one(viewer, *args, **kwargs):

@@ -30,12 +30,12 @@ from muse_pipeline.viewer.serve import find_pages, start_server
 
 @pytest.fixture
 def folder(finished, viewer, tmp_path):
-    """A slide with its viewer that a test may change."""
+    """A copy of a slide's folder with its viewer, which a test may change."""
     return shutil.copytree(finished, tmp_path / "one")
 
 
 def read_chunks(viewer) -> np.ndarray:
-    """Nuclei of all chunks by their row in the table, x and y in um."""
+    """The nuclei of all chunks, in the order of the table; positions are in um."""
     slide = read_slide(viewer)
     n_rays, side = slide["chunks"]["n_rays"], slide["chunks"]["side_um"]
     kind = [
@@ -151,7 +151,7 @@ def test_tiles_show_the_store(finished, viewer):
 def test_what_was_not_stored_has_the_colour_of_the_glass(tmp_path):
     pixels, xy, label = draw_tissue((3072, 1024))
     pixels[(pixels == GLASS).all(-1)] = (236, 238, 240)
-    pixels[:, :2000] = (236, 238, 240)  # no tissue on the left: no chunks
+    pixels[:, :2000] = (236, 238, 240)  # no tissue on the left, so no chunks there
     kept = xy[:, 0] > 2010
     viewer = write_viewer(write_slide(tmp_path, "one", (pixels, xy[kept], label[kept]), enlarged=1)).parent
     image = read_slide(viewer)["image"]
@@ -185,7 +185,7 @@ def test_a_viewer_of_the_same_nuclei_is_kept_and_one_of_others_is_not(folder):
     write_viewer(folder)
     shutil.rmtree(folder / "image-500nm.zarr")
     write_viewer(folder)
-    assert page.stat().st_ino == before  # and its pixels, though the store is gone
+    assert page.stat().st_ino == before  # kept, with its pixels, although the store is gone
     nuclei = read_nuclei(folder / "nuclei.parquet")
     write_nuclei(folder, draw_nuclei(nuclei.xy[:7], nuclei.label[:7]))
     write_viewer(folder)

@@ -1,4 +1,4 @@
-"""The viewer in a real browser, opened from the disk: what it draws, its controls, and that it makes no request."""
+"""The viewer in Chromium, opened from the disk: what it draws, its controls, and no network requests."""
 
 import re
 import shutil
@@ -46,7 +46,7 @@ def test_outlines_lie_within_a_pixel_of_the_table(open_tab, viewer, finished):
         off = shapely.distance(shapely.points(drawn), outlines[i].exterior)
         assert off.max() <= 1.0
         along = shapely.get_coordinates(shapely.segmentize(outlines[i].exterior, 1.0))
-        assert cKDTree(drawn).query(along)[0].max() <= 1.0 + np.sqrt(0.5)  # to the centre of the nearest pixel
+        assert cKDTree(drawn).query(along)[0].max() <= 1.0 + np.sqrt(0.5)  # distance to a pixel's centre
 
 
 def test_a_class_is_switched_off_and_on(open_tab, viewer):
@@ -133,13 +133,13 @@ def test_the_keyboard_reaches_everything(open_tab, viewer):
     press("g")
     page.locator("#goto").focus()
     press("Tab")
-    press("Enter")  # "Keys"
+    press("Enter")  # opens "Keys"
     controls = page.locator(":is(input, select, button, summary, [tabindex='0']):visible:not(:disabled)")
     wanted = set(range(controls.evaluate_all("(all) => all.forEach((each, i) => (each.number = i)) ?? all.length")))
     wanted -= set(
         controls.evaluate_all("(all) => all.filter((e) => e.type === 'radio' && !e.checked).map((e) => e.number)")
     )
-    assert len(wanted) > 50  # with the thumbnails of the gallery
+    assert len(wanted) > 50  # including the gallery's thumbnails
     for _ in range(2 * len(wanted)):
         press("Tab")
         wanted.discard(page.evaluate("document.activeElement.number"))
