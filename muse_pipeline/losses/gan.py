@@ -38,7 +38,7 @@ class LeastSquares:
 
 
 class Logistic:
-    """Cross-entropies of the sigmoid of scores of any shape; positive scores stand for real pictures."""
+    """Cross-entropies of the sigmoid of scores of any shape (positive scores stand for real pictures)."""
 
     @staticmethod
     def of_discriminator(real: Tensor, fake: Tensor) -> Tensor:

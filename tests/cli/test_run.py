@@ -260,7 +260,7 @@ def test_an_earlier_result_is_not_read_and_replaced_at_once(muse, tmp_path):
     assert muse(*run)[0] == 0
     mine.write_text('{"type": "Polygon", "coordinates": [[[0, 0], [500, 0], [500, 500], [0, 0]]]}')
     status, _, printed = muse(*run, "--roi", mine)
-    assert (status, mine.is_file()) == (2, True) and "give a copy of it" in printed
+    assert (status, mine.is_file()) == (2, True) and "give a copy of the file" in printed
 
 
 def test_a_result_within_a_roi_is_recorded(muse, tmp_path):

@@ -218,7 +218,7 @@ def test_shards_of_another_cut_model_or_slide_are_rejected(tiled_slide, tmp_path
     with pytest.raises(StoreError, match=r"made for \[0.25, 0.25\] um/px .*which now has \[0.26, 0.26\]"):
         stitch_shards([first, mixed], other, tiled_slide.tissue.kept, tmp_path / "n.parquet")
     within = replace(tiled_slide.tissue, roi=shapely.box(0, 0, 500, 500))
-    with pytest.raises(StoreError, match=r"another tissue or ROI; run `muse tile` and `muse detect`"):
+    with pytest.raises(StoreError, match=r"different tissue or ROIs; run `muse tile` and `muse detect`"):
         stitch_shards([first, mixed], tiled_slide.info, within.kept, tmp_path / "n.parquet")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -78,7 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
         if served.cut_after is not None and served.n_cuts > 0 and len(body) > served.cut_after:
             served.n_cuts -= 1
             body = body[: served.cut_after]
-        self.wfile.write(body)
+        with suppress(ConnectionError):  # a client that knows enough closes the connection
+            self.wfile.write(body)
         served.content += served.grows
 
     def log_message(self, *_: object) -> None:

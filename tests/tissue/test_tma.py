@@ -161,8 +161,8 @@ def test_names_that_the_slide_or_the_map_lacks_are_warned_of(microarray, write_m
         ("core\tpatient\n", "map.tsv: has no core in it"),
         ("core\tpatient\nA-1\tP1\na-1\tP2\n", "row 3: core 'a-1' names the same core as that of row 2"),
         ("core\tpatient\tpatient\nA-1\tP1\tP2\n", "row 1: column 'patient' occurs 2 times"),
-        ("core\tpath\nA-1\tP1\n", "the sheet has a column 'path' of its own"),
-        ("core\tpatient\tmpp\nA-1\tP1\nA-2\tP2\t1\n", "the sheet has a column 'mpp' of its own"),
+        ("core\tpath\nA-1\tP1\n", "the sheet has its own column 'path'"),
+        ("core\tpatient\tmpp\nA-1\tP1\nA-2\tP2\t1\n", "the sheet has its own column 'mpp'"),
         ("name\tpatient\nA-1\tP1\n", "has no column 'core'"),
     ],
 )

@@ -120,7 +120,7 @@ def test_a_picture_whose_stains_cannot_be_fitted_is_named(folder, tmp_path):
     data = read_detector_data(load_detector_config(write_config(blank, colour="macenko")))
     output = []
     data.describe(RunFolder(tmp_path), output.append)
-    assert "the stains of 1 pictures could not be fitted (first P1)" in output[-1]
+    assert "the stains of 1 pictures (first P1) could not be fitted" in output[-1]
 
 
 @pytest.mark.parametrize(("window_px", "context_px"), [(96, 1024), (2048, 2048)])
@@ -144,7 +144,7 @@ def test_a_folder_of_a_user_s_own_is_spared(folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
-    [("sources=[]", "sources: the list is empty"), ("sources.0.mpp=250", r"has 250 um per pixel.*correct `mpp`")],
+    [("sources=[]", "sources: the list is empty"), ("sources.0.mpp=250", r"250 um per pixel is outside.*correct `mpp`")],
 )
 def test_no_source_and_another_unit_are_reported(folder, tmp_path, change, sentence):
     with pytest.raises((ConfigError, LabelError), match=sentence):
