@@ -226,8 +226,8 @@ def _require_tissue_of(tissue: Tissue, info: SlideInfo) -> None:
         raise ArgumentError(f"tissue is {type(tissue).__name__}; give the result of find_tissue")
     if (tissue.fingerprint, tissue.slide_mpp) != (info.fingerprint, info.mpp):
         raise ArgumentError(
-            f"tissue is of slide '{tissue.info.slide_id}' at {tissue.info.mpp[0]:.4g} um/px, not of '{info.slide_id}' "
-            f"at {info.mpp[0]:.4g}; call find_tissue for this one"
+            f"tissue belongs to slide '{tissue.info.slide_id}' at {tissue.info.mpp[0]:.4g} um/px, not to "
+            f"'{info.slide_id}' at {info.mpp[0]:.4g}; call find_tissue for this one"
         )
 
 

@@ -285,7 +285,7 @@ def test_bad_arguments(pixels, case):
 def test_an_open_slide_has_its_own_mpp_and_tissue(pixels, slide, tissue):
     with pytest.raises(ArgumentError, match="give it to open_slide"):
         muse.find_nuclei(slide, mpp=MPP)
-    with pytest.raises(ArgumentError, match=r"tissue is of slide 'demo' at 0\.5 um/px, not of 'array'"):
+    with pytest.raises(ArgumentError, match=r"tissue belongs to slide 'demo' at 0\.5 um/px, not to 'array'"):
         muse.find_nuclei(pixels, mpp=MPP, tissue=tissue)
 
 

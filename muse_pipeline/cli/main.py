@@ -166,7 +166,9 @@ def _require_inputs_kept(args: argparse.Namespace) -> None:
             if not isinstance(path, Path) or path.is_dir():  # a folder is not overwritten
                 continue
             if path.resolve() in read | written:
-                raise OutputError(f"--{name} {path}: is also another file of this command; give it a different name")
+                raise OutputError(
+                    f"--{name} {path}: is already an input or another output of this command; give a different path"
+                )
             written.add(path.resolve())
 
 

@@ -51,7 +51,9 @@ def run(args: argparse.Namespace) -> None:
     elif args.core_map and not args.tma:
         raise ConfigError("--core-map is the map of a tissue microarray; give --tma too")
     elif args.tma and args.output and (args.add or args.output.exists()):
-        raise ConfigError(f"{args.output}: --tma writes a new sheet; choose another name, and leave --add out")
+        raise ConfigError(
+            f"{args.output}: --tma always writes a new sheet; choose a file that does not exist, without --add"
+        )
     elif args.folder and args.output:
         make_sheet(args)
     else:

@@ -94,7 +94,7 @@ def read_truth(
         GeoJSONError: the file is not GeoJSON.
     """
     if path.is_file() and not path.name.lower().endswith(SUFFIXES):
-        raise LabelError(f"{path}: not a file of truth; known suffixes are {', '.join(SUFFIXES)}")
+        raise LabelError(f"{path}: not a file of ground truth; its name must end in {' or '.join(SUFFIXES)}")
     if path.name.lower().endswith(MASKS):
         return _read_mask(path, mpp, size_px)
     if path.name.lower().endswith(GEOJSON_SUFFIXES):
@@ -384,7 +384,7 @@ def _named_files(rows: dict[str, dict[str, str]], column: str, sheet: Path | Non
     files = {name: sheet.parent / row[column] for name, row in rows.items() if row.get(column)}
     for name, path in files.items():
         if not path.is_file():
-            raise SheetError(f"{sheet}: {column} of slide '{name}' is no file ({path}); correct it")
+            raise SheetError(f"{sheet}: {column} of slide '{name}' is not a file ({path}); correct it")
     return files
 
 

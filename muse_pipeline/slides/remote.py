@@ -211,8 +211,8 @@ class RemoteSlide:
             return url_to_fs(self.url.in_full, **_web_options() if protocol in WEB else {})
         except ImportError as error:
             raise MissingPackageError(
-                f"{self.url}: needs a package that is not installed ({one_line(error)}); install the extra `remote` "
-                "for https:// and s3://, else that package"
+                f"{self.url}: needs a package that is not installed ({one_line(error)}); for https:// and "
+                "s3://, install the extra `remote`; for other protocols, install that package"
             ) from error
         except MuseError:
             raise

@@ -192,7 +192,9 @@ class TissueMask:
 
     def _require_of(self, info: SlideInfo, path: Path | str) -> None:
         if self.fingerprint not in {None, info.fingerprint}:
-            raise StoreError(f"{path}: is of a slide other than '{info.slide_id}'; run `muse tissue` for that slide")
+            raise StoreError(
+                f"{path}: belongs to a slide other than '{info.slide_id}'; run `muse tissue` for that slide"
+            )
         if self.slide_mpp not in {None, tuple(info.mpp)}:
             raise StoreError(
                 f"{path}: made for {list(self.slide_mpp)} um/px of slide '{info.slide_id}', which now has "

@@ -366,7 +366,7 @@ def test_pairs_that_cannot_be_made(cohort):
     sheet = cohort / "s.tsv"
     for text, message in {
         "name\ttruth\na\tx\n": "column 'slide_id' is missing",
-        "slide_id\ttruth\na\tx.csv\n": "truth of slide 'a' is no file",
+        "slide_id\ttruth\na\tx.csv\n": "truth of slide 'a' is not a file",
         "slide_id\na\na\n": "row 3: slide_id 'a' occurs twice",
         "slide_id\ttruth\n": "no slide in it",
     }.items():

@@ -129,7 +129,7 @@ def test_tabs_and_a_suffix_that_no_one_has(tmp_path):
     assert truth.outlines is None
     other = tmp_path / "truth.xlsx"
     other.write_bytes(b"PK")
-    with pytest.raises(LabelError, match=r"truth\.xlsx: not a file of truth"):
+    with pytest.raises(LabelError, match=r"truth\.xlsx: not a file of ground truth"):
         read_truth(other, ["a"], MPP)
 
 

@@ -143,7 +143,10 @@ def test_a_sheet_of_cores_has_the_columns_of_the_map(microarray, write_map, muse
     assert [row.patient for row in rows] == [f"P{name}" for name in names]
     assert [row.own for row in rows] == [{"core": name, "grade": "2"} for name in names]
     status, _, printed = muse("sheet", microarray, "-o", sheet, *words)
-    assert (status, printed.count("\n")) == (2, 1) and "--tma writes a new sheet; choose another name" in printed
+    assert (status, printed.count("\n")) == (
+        2,
+        1,
+    ) and "--tma always writes a new sheet; choose a file that does not exist" in printed
 
 
 def test_names_that_the_slide_or_the_map_lacks_are_warned_of(microarray, write_map, muse):

@@ -142,7 +142,9 @@ def test_a_teacher_that_is_not_there_or_finds_no_nuclei_is_rejected(folder, tmp_
     save_checkpoint(
         tmp_path / "bare" / "checkpoint.pt", dataclasses.replace(found, meta={**found.meta, "config": config})
     )
-    with pytest.raises(CheckpointError, match=r"bare/checkpoint.pt: unknown backbone 'muse_compact_17'; .*; it was trained with"):
+    with pytest.raises(
+        CheckpointError, match=r"bare/checkpoint.pt: unknown backbone 'muse_compact_17'; .*; it was trained with"
+    ):
         finetune(distilled(folder, tmp_path / "bare"), tmp_path, CPU)
 
 

@@ -144,7 +144,10 @@ def test_a_folder_of_a_user_s_own_is_spared(folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
-    [("sources=[]", "sources: the list is empty"), ("sources.0.mpp=250", r"250 um per pixel is outside.*correct `mpp`")],
+    [
+        ("sources=[]", "sources: the list is empty"),
+        ("sources.0.mpp=250", r"250 um per pixel is outside.*correct `mpp`"),
+    ],
 )
 def test_no_source_and_another_unit_are_reported(folder, tmp_path, change, sentence):
     with pytest.raises((ConfigError, LabelError), match=sentence):
