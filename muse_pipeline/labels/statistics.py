@@ -206,7 +206,7 @@ def require_every_class(images: list[LabelledImage], classes: tuple[str, ...], s
     """
     if missing := missing_classes(images, classes):
         raise ConfigError(
-            f"the {split} images have no labelled nucleus of {' or of '.join(missing)}; correct `classes` or the sources"
+            f"the {split} images have no labelled nucleus of {' or of '.join(missing)}; correct `classes` or the labels"
         )
 
 

@@ -143,7 +143,7 @@ def test_a_teacher_that_is_not_there_or_finds_no_nuclei_is_rejected(folder, tmp_
         tmp_path / "bare" / "checkpoint.pt", dataclasses.replace(found, meta={**found.meta, "config": config})
     )
     with pytest.raises(
-        CheckpointError, match=r"bare/checkpoint.pt: unknown backbone 'muse_compact_17'; .*; it was trained with"
+        CheckpointError, match=r"bare/checkpoint.pt: unknown backbone 'muse_compact_17'; .*; it was trained"
     ):
         finetune(distilled(folder, tmp_path / "bare"), tmp_path, CPU)
 

@@ -146,7 +146,7 @@ def test_a_folder_of_a_user_s_own_is_spared(folder, tmp_path):
     ("change", "sentence"),
     [
         ("sources=[]", "sources: the list is empty"),
-        ("sources.0.mpp=250", r"250 um per pixel is outside.*correct `mpp`"),
+        ("sources.0.mpp=250", r"250 um per pixel.*correct `mpp`"),
     ],
 )
 def test_no_source_and_another_unit_are_reported(folder, tmp_path, change, sentence):
