@@ -1,4 +1,4 @@
-"""Plan of a run without labels on the slides of a cohort, some of which are held out."""
+"""Planning of a run without labels on the slides of a cohort, some of which are held out."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def files_of_pretraining(config: MuseConfig | UnitConfig) -> list[Path]:
 
 
 def settings_of(config: MuseConfig | UnitConfig) -> dict[str, Any]:
-    """The settings of a run for a YAML file; sources without their defaults, because there may be thousands."""
+    """The settings of a run for a YAML file; sources are without default values, because there may be thousands."""
     names = [name for name in ("sources", "held") if hasattr(config, name)]
     named = {name: [_stated(source) for source in getattr(config, name)] for name in names}
     few = {name: getattr(config, name)[:1] for name in names}

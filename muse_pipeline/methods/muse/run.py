@@ -174,7 +174,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         return Checkpoint(method.trained().state_dict(), {}, meta)
 
 
-LIMITS = {  # name -> (least, most) in a run that still learns; healthy runs stay far within these limits
+LIMITS = {  # name -> (minimum, maximum) in a run that still learns; healthy runs stay far within these limits
     "entropy_nucleus": (0.01, 0.995),
     "entropy_image": (0.01, 0.999),
     "spread": (0.05, float("inf")),

@@ -54,7 +54,7 @@ def _cut(index: int, image: LabelledImage, window_px: int) -> list[PointWindow]:
     origins = start + cells * cell_px + (cell_px - window_px) // 2
     origins = np.clip(origins, 0, np.maximum(size_px - window_px, 0))
     origins = np.where(size_px < window_px, (size_px - window_px) // 2, origins)
-    unique, member = np.unique(origins, axis=0, return_inverse=True)  # clipping may give cells the same window
+    unique, member = np.unique(origins, axis=0, return_inverse=True)  # clipping can make windows coincide
     member = member.ravel()
     return [
         PointWindow(

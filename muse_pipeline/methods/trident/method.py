@@ -86,7 +86,7 @@ class TridentConfig(MuseConfig):
     alignment: AlignmentSettings = field(default_factory=AlignmentSettings)
     partner_backbone: str | None = None
     distillation: SelfDistillationSettings | None = None
-    # A tenth of MUSE's weight of 1, divided by 25, the weight of VICReg's own terms.
+    # 0.1 / 25, so that VICReg's terms, whose own weight is 25, count a tenth as much as MUSE's losses.
     weight: NotNegative = 0.004
     views: ViewSettings = field(default_factory=lambda: ViewSettings(n_local=0))
     batch: Annotated[int, Between(2)] = 16

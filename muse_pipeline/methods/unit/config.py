@@ -42,7 +42,7 @@ class GeneratorSettings:
     Attributes:
         base: channels at stride 1.
         most: largest number of channels.
-        levels: number of halvings of the mask in the encoder.
+        levels: number of times that the encoder halves the resolution.
         noise_dim: length of the noise z.
         style_dim: length of the style w.
         code_dim: length of the mask's code.
@@ -99,8 +99,8 @@ class AdaSettings:
     """Settings of the adaptive augmentation before the discriminator of pictures (``losses.gan``).
 
     Attributes:
-        target: value of the mean sign of real pictures' scores above which the probability rises.
-        pictures: number of real pictures over which it can rise from 0 to 1.
+        target: mean sign of real pictures' scores above which the probability of augmentation rises.
+        pictures: number of real pictures over which that probability can rise from 0 to 1.
     """
 
     target: Annotated[float, Between(-1, 1)] = 0.6  # ADA paper
@@ -211,7 +211,7 @@ class UnitConfig(ModelSettings):
 
 @dataclass(frozen=True)
 class UnitStageConfig(UnitConfig):
-    """Settings of one stage; ``previous`` is None in the first stage, and that stage's checkpoint in the second."""
+    """Settings of one stage; ``previous`` is None in the first, and the first stage's checkpoint in the second."""
 
     previous: Path | None = None
 
