@@ -32,8 +32,8 @@ def image_cross_entropy(maps: Sequence[Tensor], label: Tensor, judged: Tensor) -
 
     Args:
         maps: probabilities, each (B, K, H, W).
-        label: (B, K), 1 if the image contains the class, else 0.
-        judged: (B, K), 1 if the label is given, else 0.
+        label: (B, K), 1 if the image contains the class, otherwise 0.
+        judged: (B, K), 1 if the label is given, otherwise 0.
     """
     total = 0.0
     for each in maps:
@@ -44,7 +44,7 @@ def image_cross_entropy(maps: Sequence[Tensor], label: Tensor, judged: Tensor) -
 
 
 def dice_loss(prediction: Tensor, target: Tensor, known: Tensor) -> Tensor:
-    """One minus the Dice coefficient of every image and class; if a target is empty, of the complements of both maps.
+    """One minus the Dice coefficient of every image and class, or that of the complements if the target is empty.
 
     Args:
         prediction: (B, K, H, W).
@@ -62,7 +62,7 @@ def dice_loss(prediction: Tensor, target: Tensor, known: Tensor) -> Tensor:
 
 
 def fusion_dice(maps: Sequence[Tensor], target: Tensor, known: Tensor) -> Tensor:
-    """Dice losses of all side maps and the fused map: their sum over maps, averaged over images and classes.
+    """Dice loss, summed over all side maps and the fused map, and averaged over images and classes.
 
     A teacher's target is the image label at every pixel; a student's target is its teacher's fused map.
 

@@ -1,4 +1,4 @@
-"""Adaptation as a run: MUSE on a trained detector, kept stable by distillation from a frozen copy of that detector."""
+"""A run that adapts a trained detector by MUSE, kept stable by distillation from a frozen copy of that detector."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class AdaptBatch(NamedTuple):
 
     Attributes:
         views: sets of views.
-        windows: windows without labels, each with a version without augmentation for the teacher.
+        windows: unlabelled windows, each with an unaugmented version for the teacher.
     """
 
     views: ViewBatch
@@ -112,7 +112,7 @@ class Adaptation(MusePretraining):
     Batch norms keep their statistics, so that the detector computes the same outputs in training and after export.
 
     Args:
-        network: the detector to adapt; the result is the running average of its weights.
+        network: the detector to adapt; the result is the moving average of its weights.
         teacher: the detector that the run starts from.
         config: settings of the run.
     """

@@ -150,7 +150,7 @@ def cells_around(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -
         reach: cells to each side of the nucleus's cell, so that K = (2 reach + 1) ** 2.
 
     Returns:
-        (B, M, K) index of each cell in the map, row by row; (B, M, K) bool, False for cells outside the map.
+        (B, M, K) flat index of each cell in the map; (B, M, K) bool, False for cells outside the map.
     """
     rows, columns = cells
     steps = torch.arange(-reach, reach + 1, device=xy.device)
@@ -176,7 +176,7 @@ class Criterion(nn.Module):
         self.register_buffer("class_weights", class_weights)
 
     def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:
-        """Compute ``"loss"`` and its terms by name; unlabelled areas (``batch.region``) do not contribute."""
+        """Compute ``"loss"`` and its terms, keyed by name; unlabelled areas (``batch.region``) do not contribute."""
         raise NotImplementedError
 
 
@@ -190,10 +190,7 @@ def known_cells(maps: NucleusMaps, batch: LabelledBatch) -> tuple[Tensor, Tensor
 
 
 def unannotated_cells(batch: LabelledBatch) -> tuple[Tensor, Tensor]:
-    """Two (B, 1, h, w) bool maps: cells without any labels, and cells without labelled positions.
-
-    The latter include class areas.
-    """
+    """Two (B, 1, h, w) bool maps: cells without any labels, and cells without positions, including class areas."""
     region = batch.region[:, None]
     return region == 0, (region == 0) | (region == CLASSES_ONLY)
 
@@ -232,7 +229,7 @@ GAUSSIAN_UM = 1.25
 
 @CRITERIA.register("dense")
 class DenseCriterion(Criterion):
-    """Centres are learnt as Gaussians; offsets, classes and rays, only in cells at most one cell from a centre."""
+    """Learns centres as Gaussians, and offsets, classes and rays only in cells at most one cell from a centre."""
 
     def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:
         """Compute the four terms and their sum, in which rays have the weight 2 and all other terms 1."""

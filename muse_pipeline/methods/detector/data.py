@@ -128,7 +128,7 @@ def _read(sources: tuple[LabelSource, ...], config: DetectorConfig) -> list[Labe
 
 
 def keep_pictures(images: Sequence[LabelledImage], run: RunFolder) -> None:
-    """Save crops of some images that start at the annotated region, because there may be no tissue outside it."""
+    """Save some images, cropped to start at the annotated region, because there may be no tissue outside it."""
     crops = {}
     for number, index in enumerate(spread_evenly(len(images))):
         left, top, *_ = images[index].annotated_box

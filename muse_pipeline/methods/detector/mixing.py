@@ -66,7 +66,7 @@ def split_images(
 
     Args:
         images: labelled images.
-        n_folds: largest number of parts.
+        n_folds: maximum number of parts.
     """
     keys = [image.patient for image in images]
     if len(set(keys)) < 2:
@@ -128,7 +128,7 @@ def choose_share(counts: np.ndarray) -> dict[str, Any]:
         counts: (1 + S, B, C + 1, 3) counts in B blocks, with the initial weights and then with each of S ``SHARES``.
 
     Returns:
-        "share": 0 if the initial weights are kept; "scores": results of ``compare_scores`` by name; "n_blocks": B.
+        "share": 0 if the initial weights are kept; "scores": named results of ``compare_scores``; "n_blocks": B.
     """
     is_labelled = counts[0][..., [0, 2]].sum((0, 2)) > 0  # true positives or false negatives
     rows_of = {"detection": is_labelled[:1].nonzero()[0], "mean class": is_labelled[1:].nonzero()[0] + 1}

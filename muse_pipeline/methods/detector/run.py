@@ -1,4 +1,4 @@
-"""A detector's training as a run, for ``method: detector`` of ``muse train``."""
+"""The run that trains a detector: ``method: detector`` of ``muse train``."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return dataclasses.replace(self.config, schedule=schedule)
 
     def read(self, log: Log) -> DetectorData:
-        """The labelled images."""
+        """Read the labelled images, unless they have been read already."""
         return self._data or read_detector_data(self.config, self.start)
 
     def build(self, data: DetectorData) -> DetectorTraining:
@@ -285,7 +285,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
 class HeldOutStage(DetectorStage):
     """Trains without a part of the labels; the whole run then scores the result on this part."""
 
-    # For the class shift of the whole run; because ``mixing`` is None, this stage does not hold out labels itself.
+    # True, so that a class shift is used as in the whole run; ``mixing`` is None, so no more labels are held out.
     is_mixed = True
 
     def describe(self, data: DetectorData, log: Log) -> None:

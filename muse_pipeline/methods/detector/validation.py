@@ -55,7 +55,7 @@ class Scorer:
         Args:
             found: result of ``find``.
             true: labelled nuclei of the same image.
-            where: (h, w) bool, pixels in which an unmatched detection is a false positive; None for all pixels.
+            where: (h, w) bool, pixels in which an unmatched detection counts as a false positive; None for all pixels.
         """
         column, row = found.xy.astype(int).T
         judged = None if where is None else where[row, column]
@@ -88,7 +88,7 @@ class Scorer:
         return np.array([self.count_found(found, part).values for part in parts], float)
 
     def scores(self, total: DetectionCounts) -> dict[str, float]:
-        """F1 in percent by name: detection, each class, and the mean over the labelled classes."""
+        """F1 in percent, keyed by name: detection, each class, and the mean over the labelled classes."""
         is_labelled = total.values[1:, [0, 2]].sum(1) > 0  # true positives or false negatives
         mean = np.nan_to_num(total.f1[1:][is_labelled]).mean() if is_labelled.any() else 0.0
         scores = {**total.scores(self.classes), MEAN: mean}
@@ -155,7 +155,7 @@ class NetworkPredictor:
 
     @torch.no_grad()
     def __call__(self, pixels: np.ndarray, colour: np.ndarray) -> list[Nuclei]:
-        """(1, H, W, 3) uint8 and (3, 4) -> nuclei (frame: window), by descending score."""
+        """(1, H, W, 3) uint8 and (3, 4) -> nuclei (frame: window), sorted by descending score."""
         device = next(self.network.parameters()).device
         windows = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)
         outputs = self.graph(windows, torch.as_tensor(colour, dtype=torch.float32, device=device))
@@ -215,7 +215,7 @@ AROUND_UM = 128.0  # width of the tissue that is kept around an annotated region
 
 
 def compare_with_start(data: DetectorData, start: Start, network: NucleusDetector) -> Iterator[str]:
-    """Yield sentences that compare scores and numbers of nuclei on labels, and nuclei in the tissue around them.
+    """Yield sentences that compare scores and numbers of nuclei on labels, and the nuclei found around them.
 
     Args:
         data: data of the run.

@@ -28,7 +28,7 @@ from muse_pipeline.training.stages import MADE_FROM, PreparedStage, Stage, Train
 
 
 class BagOutput(NamedTuple):
-    """Output of a model for a slide with N tiles and for K classes, which are all but the first.
+    """Output of a model for a slide with N tiles; the K classes are all but the first.
 
     Attributes:
         logit: (K,) logits of the slide.
@@ -155,7 +155,7 @@ class AttentionStage(TrainingStage[AttentionConfig, list[Bag]]):
         return Inputs(checksums={"bags": sha256_of(self.config.bags / MADE_FROM)})
 
     def read(self, log: Log) -> list[Bag]:
-        """The bags to train on."""
+        """Open the bags of all other folds."""
         return [bag for bag in open_bags(self.config.bags, self.config.folds) if bag.fold != self.config.fold]
 
     def build(self, data: list[Bag]) -> SlideAttention:
@@ -321,7 +321,7 @@ def describe_slide_scores(scores: dict[str, Any]) -> str:
 
 
 def slide_metrics(folder: Path | None) -> dict[str, float]:
-    """AUC of slides by class, for the card, from the folder of a tiles stage; empty if there is no such stage."""
+    """AUC of slides for the card, keyed by class, read from the folder of a tiles stage; empty without a folder."""
     if folder is None:
         return {}
     scores = read_json(folder / SCORES_OF_SLIDES)["classes"]

@@ -38,7 +38,7 @@ class RegionExport:
         batch: windows per call.
         precision: "fp32", "fp16" or "int8".
         colour_share: strength of the stain normalisation at run time, 0 to 1.
-        min_area_mm2: areas and holes smaller than this get the class around them.
+        min_area_mm2: minimum size of areas and holes; smaller ones get the class around them.
     """
 
     input_px: Count = 1280
@@ -91,7 +91,7 @@ class StudentSettings:
         rounds: number of rounds, between which roles can be swapped; 0 skips the stage.
         swap: "exchange": after each round, the student becomes the teacher, and the old teacher is trained further;
             "none": one long round.
-        tolerance: a swap requires that the student's validation score is at most this much below its teacher's.
+        tolerance: largest amount by which the student's validation score may be below its teacher's before a swap.
         distillation: weight of the Dice losses between the student's maps and the teacher's fused map.
         cross_entropy: weight of the cross-entropy with the teacher's map, thresholded at 0.5.
         weighted: whether pixels with a low loss have more weight in the cross-entropy.
@@ -130,7 +130,7 @@ class SlideLabelSettings:
         schedule: length and learning rate of each fold's model; a step reads ``bags`` slides.
         bags: slides per step.
         hidden: width of the attention's hidden layer.
-        tiles_per_slide: largest number of tiles per slide: those with the highest attention or, for the first class,
+        tiles_per_slide: maximum number of tiles per slide: those with the highest attention or, for the first class,
             evenly spread ones.
         least_probability: minimum class probability of a chosen tile, except on slides of the first class.
     """

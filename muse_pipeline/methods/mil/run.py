@@ -1,4 +1,4 @@
-"""IKD-MIL as a run that trains a region model on labels of images or slides."""
+"""The IKD-MIL run, which trains a region model on labels of images or slides."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         return ("name", "licence", "training_data", "limits", "metrics", "export")
 
     def read(self, log: Log) -> RegionData:
-        """The labelled images."""
+        """Read the labelled images."""
         return read_region_data(self.config)
 
     def new_network(self) -> RegionNetwork:

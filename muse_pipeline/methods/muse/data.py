@@ -139,7 +139,7 @@ def require_fine(name: str, mpp: float, finest_mpp: float) -> None:
     """Reject an image that is too coarse for the views.
 
     Raises:
-        MppError: ``finest_mpp``, that of the finest views, is finer than the image's ``mpp``.
+        MppError: ``finest_mpp``, the um per pixel of the finest views, is finer than the image's ``mpp``.
     """
     if finest_mpp * MPP_TOLERANCE < mpp:
         raise MppError(
@@ -192,7 +192,7 @@ def _index(source: NucleusSource, store: Store, folder: Path, regions: RegionWei
 
 @dataclass(frozen=True)
 class RegionWeights:
-    """Weights of nuclei by the class of their tissue region.
+    """Weights of nuclei that depend on the class of their tissue region.
 
     Attributes:
         weights: class -> weight; all other nuclei have the weight 1.

@@ -158,7 +158,7 @@ class Level(nn.Module):
         self.use.lerp_(chosen / n_rows, (1 - USE_MOMENTUM) * any_row)
 
     def prototype_usage(self) -> Tensor:
-        """Fraction of prototypes that were recently the likeliest more than 5 % as often as the average prototype."""
+        """Fraction of prototypes in use, which were recently the likeliest at over 5 % of the average rate."""
         return (self.use > 0.05 * self.use.mean()).float().mean()
 
 
@@ -182,10 +182,10 @@ class MusePretraining(Method):
     def losses(self, batch: ViewBatch, turn: str, progress: float) -> dict[str, Tensor]:
         """Compute the cross-entropies over shared nuclei and over views, their weighted sum, and diagnostics.
 
-        The diagnostics (at logged steps) are ``shared_nuclei`` per pair of views; ``entropy_*``, the entropy of the
-        teacher's output as a share of the largest possible; ``spread`` of the teacher's normalised nucleus vectors, 1
-        if they point in all directions; ``prototypes_*``, the share in use; and ``scale_gap``, the mean loss of nuclei
-        seen at two different scales minus that of nuclei seen at similar scales.
+        The diagnostics (at logged steps) are ``shared_nuclei``, their number per pair of views; ``entropy_*``, the
+        entropy of the teacher's output as a share of the largest possible; ``spread`` of the teacher's normalised
+        nucleus vectors, 1 if they point in all directions; ``prototypes_*``, the share in use; and ``scale_gap``, the
+        mean loss of nuclei seen at two different scales minus that of nuclei seen at similar scales.
         """
         with torch.no_grad():
             teachers = _encode_views(self.teacher, batch.global_views, 2)

@@ -1,4 +1,4 @@
-"""MUSE as a run that trains a backbone on tissue without labels."""
+"""The MUSE run, which trains a backbone on tissue without labels."""
 
 from __future__ import annotations
 

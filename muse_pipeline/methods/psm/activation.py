@@ -72,7 +72,7 @@ class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):
         require_window(self.config.window_px, network.backbone, self.config.backbone)
 
     def inputs(self) -> Inputs:
-        """The tissue."""
+        """The sources of tissue."""
         return Inputs(self.config.sources)
 
     def free_settings(self) -> tuple[str, ...]:

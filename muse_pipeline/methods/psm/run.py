@@ -1,8 +1,8 @@
-"""PSM as a run that trains a detector on unlabelled tissue, and its stages that make masks and labels.
+"""The PSM run, which trains a detector on unlabelled tissue, and its stages that make masks and labels.
 
 The labels are instances and points in files that ``muse finetune`` can read.
 
-"Exploring Unsupervised Cell Recognition with Prior Self-activation Maps", arXiv 2308.11144;
+The method is from "Exploring Unsupervised Cell Recognition with Prior Self-activation Maps", arXiv 2308.11144;
 ``docs/guide/label-free.md`` lists the differences from the paper.
 """
 
@@ -188,7 +188,7 @@ def find_all(predictor: NetworkPredictor, reference: ColourReference, pixels: np
 
 
 class LabelsStage(PreparedStage):
-    """Writes pictures, their instances (16-bit PNG, 0 background), and points (x, y, class) at instances' centroids.
+    """Writes pictures, instances (16-bit PNG, 0 background), and points (x, y, class) at the centroids of instances.
 
     Args:
         config: settings of the run.

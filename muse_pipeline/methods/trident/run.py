@@ -1,4 +1,4 @@
-"""TriDeNT and More From Less as a run that trains an H&E backbone on tissue with partners."""
+"""The run for TriDeNT and More From Less, which trains an H&E backbone on tissue with partners."""
 
 from __future__ import annotations
 

@@ -98,11 +98,11 @@ def turn_xy(xy: np.ndarray, turn: int, size_px: int) -> np.ndarray:
 
 
 def _ray_permutations(n_rays: int) -> np.ndarray:
-    """(8, R) at [turn, k], the index of the ray that becomes ray k by this turn."""
+    """(8, R) array with, at [turn, k], the index of the ray that the turn makes ray k."""
     rays = []
     for turn in range(8):
         k = np.arange(n_rays)
-        # Starting at a ray of the turned picture, the steps of ``turn_picture`` are undone in reverse order.
+        # k is a ray of the turned picture; the steps of ``turn_picture`` are undone in reverse order.
         k = n_rays // 4 - k if turn & 4 else k
         k = -k if turn & 2 else k
         k = n_rays // 2 - k if turn & 1 else k
@@ -297,7 +297,7 @@ class UnitData:
     palette: np.ndarray
 
     def make_batches(self, config: UnitConfig, device: torch.device) -> Callable[[int], UnitBatch]:
-        """Return a function from a step to its batch, which is always the same."""
+        """Return a function that makes the batch of a step; the batch of a step is always the same."""
         masks = MaskDomain(
             self.masks, mpp=config.mpp, window_px=config.window_px, n_rays=config.reader.n_rays, seed=config.seed
         )

@@ -201,8 +201,8 @@ class UnitTraining(Method):
         """Diagnostics of collapse.
 
         ``diversity_of_noise`` is the mean difference in grey levels between two renderings of a mask; ``agreement``,
-        the correlation between the nuclear pixels read from tissue in two colours, 0 if all pixels or none are nuclear;
-        ``contrast``, the standard deviation of rendered pixels relative to real ones.
+        the correlation between nuclear pixels found in the same tissue in two colours, 0 if all or no pixels are
+        nuclear; ``contrast``, the standard deviation of rendered pixels relative to real ones.
         """
         # The first rendering's grain is reused, so that only the noise differs.
         noise, _ = self.draw_noise(GAUGED, batch.masks.shape[-1], batch.masks.device)

@@ -121,7 +121,7 @@ RAYS = 8  # number of rays; few, because only the positions of these nuclei are 
 
 
 def detection_f1(found: Sequence[np.ndarray], truth: Sequence[np.ndarray], mpp: float) -> float:
-    """F1 (0 to 1) over all pictures of positions (N, 2) px, sorted by descending score and matched within 3 um."""
+    """F1 (0 to 1), over all pictures, of positions (N, 2) px sorted by descending score and matched within 3 um."""
     matched = sum(
         int((match_points(one, -np.arange(len(one), dtype=float), true, RADIUS_UM / mpp) >= 0).sum())
         for one, true in zip(found, truth, strict=True)
@@ -180,7 +180,7 @@ class SnapshotScorer:
 
     @torch.no_grad()
     def score(self) -> dict[str, float]:
-        """Compute the scores, 0 to 1, and the best score threshold, by name."""
+        """Compute the scores, 0 to 1, and the best score threshold, keyed by name."""
         torch.manual_seed(0)
         self.method.eval()
         parts = [self._find(batch) for batch in self._batches]

@@ -1,4 +1,4 @@
-"""UNITPathSSL as a run: masks, translation between masks and tissue, and a second stage with a new reader."""
+"""The UNITPathSSL run: masks, translation between masks and tissue, and a second stage with a new reader."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class UnitRecipe(Recipe):
     Config = UnitConfig
 
     def describe(self, config: UnitConfig) -> dict[str, Any]:
-        """Describe the run for the workflow, which trains it on its own slides if there are no ``sources``."""
+        """Describe the run for the workflow, which uses its own slides if there are no ``sources``."""
         require_sound(config)
         checkpoints = Inputs(checkpoint=config.checkpoint and find_checkpoint(config.checkpoint))
         checkpoints.require_checkpoints()

@@ -98,7 +98,7 @@ def measure(masks: Sequence[InstanceMask], mpp: float) -> tuple[dict[str, np.nda
 
 
 def border_instances(instances: np.ndarray) -> np.ndarray:
-    """The values, from 1, of the instances that touch the border."""
+    """Values in ``instances``, from 1, of the instances that touch the border."""
     rim = np.concatenate([instances[0], instances[-1], instances[:, 0], instances[:, -1]])
     return np.unique(rim[rim > 0])
 
@@ -149,7 +149,7 @@ def write_masks(
 
     Raises:
         ArgumentError: nuclei cannot be drawn at this mpp and size.
-        OutputError: the folder contains anything other than such masks, or cannot be written to.
+        OutputError: the folder contains files other than such masks, or cannot be written to.
     """
     require_drawable(size_px, mpp, tissue)
     require_own_folder(folder, is_ours=(folder / SETTINGS).is_file())

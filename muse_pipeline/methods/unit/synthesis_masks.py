@@ -129,7 +129,7 @@ def _line_rim(gland: Gland, tissue: TissueSettings, rng: np.random.Generator) ->
 def _scatter(size_um: float, glands: list[Gland], tissue: TissueSettings, rng: np.random.Generator) -> Plan:
     """Place stroma nuclei by a Matern process of type II (1960).
 
-    It keeps the points of a Poisson process that have no earlier point within a given distance. This reduces the
+    Of a Poisson process, only points without an earlier point within a given distance are kept. This reduces the
     density ``p`` of the Poisson process to ``(1 - exp(-p a)) / a``, where ``a`` is the area of a disc with this
     distance as its radius. ``p`` is computed from the wanted density.
     """
@@ -154,7 +154,7 @@ LEAST_DIAMETER_PX = 6  # smaller nuclei lose their shape
 LEAST_AREA_PX = 9
 MOST_PX = 4096  # largest side, because instances have 16 bits
 _BITS = 4  # bits of subpixel positions in cv2's drawing
-_EXCESS_PX = 1.2  # length and width by which polygons filled by cv2 are too large
+_EXCESS_PX = 1.2  # polygons filled by cv2 are too long and too wide by this
 _ANGLES = np.linspace(0, 2 * np.pi, N_VERTICES, endpoint=False)
 _CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)])  # (2, V)
 _WAVES = np.concatenate([wave(_ANGLES * HARMONICS[:, None]) / HARMONICS[:, None] ** 2 for wave in (np.cos, np.sin)])

@@ -44,7 +44,7 @@ class Population:
 
     @property
     def mean_diameter_um(self) -> float:
-        """Diameter of the circle with the area of a nucleus with the median long axis and the mean ratio of axes."""
+        """Diameter of a circle as large as a nucleus of the median long axis and the mean ratio of axes."""
         alpha, beta = self.ratio
         return self.major_um * math.sqrt(alpha / (alpha + beta))
 
@@ -70,9 +70,9 @@ class TissueSettings:
         stroma_per_mm2: nuclei outside glands per mm2.
         sparsest: minimum factor of ``stroma_per_mm2``; each mask gets a factor chosen uniformly between this and 1.
         roughness: range of the amplitude of an outline's Fourier series, relative to its radius, chosen uniformly.
-        max_overlap: a nucleus that would lose more than this fraction of its area to earlier nuclei is left out.
+        max_overlap: largest fraction of its area that a nucleus may lose to earlier nuclei; others are left out.
         min_area_um2: minimum area of an instance, or of its part inside the mask; smaller ones are left out.
-        magnification: all lengths in a mask are multiplied by a factor chosen log-uniformly between 1 / m and m.
+        magnification: m; the scale of each mask is chosen log-uniformly between 1 / m and m.
         placement: "structured", or "uniform" for the same nuclei at random positions and angles.
     """
 
