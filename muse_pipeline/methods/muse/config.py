@@ -35,7 +35,7 @@ class MuseConfig:
         distillation: losses between student and teacher.
         augmentation: colour and sharpness of each view; the geometric settings are ignored.
         grey: fraction of views converted to grey.
-        balance: how much an image's area with nuclei affects how often it is drawn: 0, not at all; 1, in proportion.
+        balance: influence of an image's area with nuclei on how often it is drawn, from 0 (none) to 1 (proportional).
         region_weights: class of a tissue region -> how often its nuclei are drawn, relative to nuclei in other classes;
             needs region maps.
         min_nuclei: minimum number of nuclei in an image; images with fewer are not used.
