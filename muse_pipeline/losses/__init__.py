@@ -1,1 +1,1 @@
-"""Losses, each named for its paper; they import torch and no other module of this package."""
+"""Losses, each documented with its paper; these modules import torch and nothing else of this package."""

@@ -18,14 +18,14 @@ EPSILON = 1e-5  # added to variances
 
 
 def infonce(branches: Sequence[Tensor], known: Sequence[Tensor], temperature: float = 0.5) -> Tensor:
-    """Sum over pairs of branches of the symmetric cross-entropy of finding each sample of one branch in the other.
+    """Symmetric cross-entropy of finding each sample of one branch in another, summed over pairs of branches.
 
     Args:
         branches: n tensors (N, D), not normalised; row k is the same sample in every branch.
         known: n tensors (N,) bool, True for rows present in a branch; a pair is compared on the rows present in both.
         temperature: softmax temperature; cosines are divided by it.
     """
-    # A zero with a graph, because the loss is differentiated even if no two branches share a row.
+    # A zero that depends on the input, so that it has a gradient even if no two branches share a row.
     total = branches[0].sum() * 0
     for one, other in combinations(range(len(branches)), 2):
         both = known[one] & known[other]
@@ -37,7 +37,7 @@ def infonce(branches: Sequence[Tensor], known: Sequence[Tensor], temperature: fl
 
 
 def invariance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
-    """Sum over ordered pairs of branches of their mean squared difference.
+    """Mean squared difference between two branches, summed over ordered pairs of branches.
 
     Args:
         branches: n tensors (N, D); row k is the same sample in every branch.
@@ -52,7 +52,7 @@ def invariance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
 
 
 def variance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
-    """Sum over branches of the mean amount by which the dimensions' standard deviations fall short of 1.
+    """Amount by which a dimension's standard deviation falls short of 1: mean over dimensions, sum over branches.
 
     Args:
         branches: n tensors (N, D).
@@ -63,7 +63,7 @@ def variance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
 
 
 def covariance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
-    """Sum over branches and over pairs of different dimensions of the squared covariance, divided by D.
+    """Squared covariance of two different dimensions, summed over pairs of dimensions and branches, divided by D.
 
     Args:
         branches: n tensors (N, D).

@@ -1,14 +1,14 @@
 """Losses for generative adversarial networks (least squares; logistic with a gradient penalty), and augmentation.
 
 Least squares: Mao et al., ICCV 2017, arXiv 1611.04076, equation 9 with targets 0 and 1. Logistic, non-saturating, as
-StyleGAN2 uses it: Goodfellow et al., NIPS 2014, arXiv 1406.2661; R1: Mescheder et al., ICML 2018, arXiv 1801.04406,
+in StyleGAN2: Goodfellow et al., NIPS 2014, arXiv 1406.2661; R1: Mescheder et al., ICML 2018, arXiv 1801.04406,
 equation 9.
 
 Adaptive discriminator augmentation (ADA; Karras et al., NeurIPS 2020, arXiv 2006.06676) is implemented from the paper.
-Real and generated pictures are augmented before the discriminator by differentiable operations, each kind of change
-with probability p. p follows ``r = E sign(D(y))``: it grows while the discriminator overfits to real pictures. From
-each of the paper's groups "bgc" these are implemented: mirroring, quarter turns and shifts (blit); scaling and rotation
-(geometric); brightness, contrast and saturation (colour).
+Before the discriminator, real and generated pictures are augmented by differentiable operations; each kind of change is
+applied with probability p. p is adapted to ``r = E sign(D(y))``: it rises while the discriminator overfits to real
+pictures. Of the paper's groups "bgc", these changes are implemented: mirroring, quarter turns and shifts (blit);
+scaling and rotation (geometric); brightness, contrast and saturation (colour).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LOG2_SCALE, BRIGHTNESS, LOG2_CONTRAST, SATURATION = 0.2, 0.2, 0.5, 1.0  # standa
 
 
 class LeastSquares:
-    """Squared distances of scores of any shape to their targets (1 for real pictures, 0 for generated ones)."""
+    """Squared distances between scores of any shape and their targets (1 for real pictures, 0 for generated ones)."""
 
     @staticmethod
     def of_discriminator(real: Tensor, fake: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class Logistic:
 
 
 def r1_penalty(real: Tensor, score: Tensor, gamma: float) -> Tensor:
-    """``gamma / 2 E |grad_y D(y)|^2``, the squared norm summed over each picture.
+    """``gamma / 2 E |grad_y D(y)|^2``; the squared norm is summed over the values of each picture.
 
     Args:
         real: (B, C, H, W) pictures that require gradients, -1 to 1.
@@ -69,8 +69,8 @@ class AdaptiveAugmentation(nn.Module):
 
     Args:
         target: value of r above which p rises and below which it falls.
-        pictures: number of real pictures in which p rises from 0 to 1 if r stays above the target.
-        midpoint: score halfway between real and generated: 0 for logistic losses, 0.5 for least squares.
+        pictures: number of real pictures over which p rises from 0 to 1 if r stays above the target.
+        midpoint: score halfway between real and generated pictures (logistic losses: 0; least squares: 0.5).
     """
 
     def __init__(self, target: float, pictures: int, midpoint: float):
@@ -94,7 +94,7 @@ class AdaptiveAugmentation(nn.Module):
         return torch.rand(n, generator=generator) < self.p.cpu()
 
     def _move(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
-        """Apply blit and geometric changes as one affine map per picture; it is mirrored beyond its border."""
+        """Apply blit and geometric changes in one affine map per picture; pictures are mirrored beyond their border."""
         n, size = len(pictures), pictures.shape[-1]
         quarter = torch.randint(4, (n,), generator=generator) * self._chosen(n, generator)
         turn = (2 * torch.rand(n, generator=generator) - 1) * math.pi * self._chosen(n, generator)

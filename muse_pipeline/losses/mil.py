@@ -3,7 +3,7 @@
 Generalised means are computed as in SA-MIL (2023) and DWS-MIL (Jia et al., TMI 2017). IKD-MIL is iterative
 fusion-knowledge distillation (https://github.com/wollf2008/IKD-MIL, 2023).
 
-Maps are probabilities (B, K, H, W) of K classes that do not exclude each other. ``known``, of the same shape, is 1
+Maps are probabilities (B, K, H, W) of K classes that are not mutually exclusive. ``known``, of the same shape, is 1
 where the target is known and 0 elsewhere. The cross-entropy is computed from probabilities and from labels thresholded
 at 0.5; the released code of IKD-MIL mistakes probabilities for logits and truncates labels to 0.
 """
@@ -32,8 +32,8 @@ def image_cross_entropy(maps: Sequence[Tensor], label: Tensor, judged: Tensor) -
 
     Args:
         maps: probabilities, each (B, K, H, W).
-        label: (B, K), 1 if the image contains the class, else 0.
-        judged: (B, K), 1 if the label is given, else 0.
+        label: (B, K), 1 if the image contains the class, otherwise 0.
+        judged: (B, K), 1 if the label is given, otherwise 0.
     """
     total = 0.0
     for each in maps:
@@ -44,7 +44,7 @@ def image_cross_entropy(maps: Sequence[Tensor], label: Tensor, judged: Tensor) -
 
 
 def dice_loss(prediction: Tensor, target: Tensor, known: Tensor) -> Tensor:
-    """One minus the Dice coefficient of every image and class; for an empty target, that of the complements.
+    """One minus the Dice coefficient of every image and class, or that of the complements if the target is empty.
 
     Args:
         prediction: (B, K, H, W).
@@ -52,7 +52,7 @@ def dice_loss(prediction: Tensor, target: Tensor, known: Tensor) -> Tensor:
         known: (B, K, H, W).
 
     Returns:
-        (B, K).
+        (B, K) losses.
     """
     # The plain loss saturates for an empty target: its gradient falls with the square of the predicted area.
     is_empty = ((target * known).amax((2, 3), keepdim=True) == 0).to(target)
@@ -62,13 +62,13 @@ def dice_loss(prediction: Tensor, target: Tensor, known: Tensor) -> Tensor:
 
 
 def fusion_dice(maps: Sequence[Tensor], target: Tensor, known: Tensor) -> Tensor:
-    """Dice losses of all side maps and the fused map against one target, summed, and averaged over images and classes.
+    """Dice loss, summed over all side maps and the fused map, and averaged over images and classes.
 
     A teacher's target is the image label at every pixel; a student's target is its teacher's fused map.
 
     Args:
         maps: side maps and fused map, each (B, K, H, W).
-        target: (B, K, H, W), 0 to 1.
+        target: (B, K, H, W), 0 to 1, the same for all maps.
         known: (B, K, H, W).
     """
     return sum(dice_loss(each, target, known) for each in maps).mean()
@@ -77,7 +77,7 @@ def fusion_dice(maps: Sequence[Tensor], target: Tensor, known: Tensor) -> Tensor
 def confidence_weights(loss: Tensor, target: Tensor, known: Tensor) -> Tensor:
     """Weights that favour pixels with a low loss (online easy example mining): N softmax(-loss) over N known pixels.
 
-    Their mean over the known pixels is 1. If a target is 0, or 1, at all known pixels, all their weights are 1.
+    Their mean over the known pixels is 1. If all known pixels of a map have the same target, their weights are 1.
 
     Args:
         loss: (B, K, H, W) cross-entropy.

@@ -15,7 +15,7 @@ def penalty_reduced_focal(logit: Tensor, target: Tensor, weight: Tensor) -> Tens
     Args:
         logit: (B, 1, h, w).
         target: (B, 1, h, w) Gaussians in [0, 1], 1 exactly at the centre cells.
-        weight: (B, 1, h, w), 0 in cells that do not count.
+        weight: (B, 1, h, w), 0 in cells that are ignored.
 
     Returns:
         Scalar: the sum over cells, divided by the number of centres (at least 1).

@@ -35,7 +35,7 @@ def sinkhorn_targets(logits: Tensor, temperature: float, n_iterations: int = 3) 
     """
     scores = (logits.float() / temperature).T  # (K, N); kept as logarithms, so that low temperatures do not overflow
     n_rows = all_sum(torch.tensor(float(scores.shape[1]), device=logits.device)).clamp(min=1)
-    # Each prototype gets 1 / K of the mass, then each row 1 / N; rows come last, so that each sums to 1 in the end.
+    # Each prototype gets 1 / K of the mass, then each row 1 / N; rows are scaled last, so that each sums to 1.
     for _ in range(n_iterations):
         scores = scores - _log_sum(scores) - math.log(len(scores))
         scores = scores - scores.logsumexp(0, keepdim=True) - n_rows.log()
@@ -52,7 +52,7 @@ def all_sum(values: Tensor) -> Tensor:
 
 
 def n_processes() -> int:
-    """Number of processes (int) that train together."""
+    """Number of processes that train together."""
     return distributed.get_world_size() if _is_shared() else 1
 
 

@@ -1,8 +1,8 @@
 """Losses of UNITPathSSL: its objective (equation 7), cycle consistency, and a colour prior that is not in the paper.
 
 Cycle consistency is that of Zhu et al. (ICCV 2017, arXiv 1703.10593), in both directions. It does not fix the polarity:
-rendering nuclei pale and reading pale areas as nuclei satisfies both cycles as well. The prior, the distance of a
-rendered picture from nuclei of one colour on a background of one colour, excludes this solution.
+rendering nuclei pale and reading pale areas as nuclei satisfies both cycles as well. The prior, which is the distance
+between a rendered picture and its mask painted in two flat colours, excludes this solution.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ BLACK = -0.9  # a pixel of a mask belongs to a nucleus if a fill channel exceeds
 def translation_objective(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
     """``L = L_GAN(G) + l1 L_GAN(S) + l2 L_cyc(G, S) + l3 L_seg(S o G) + l4 L_painted(G)``; the last is our addition.
 
-    ``L_seg`` is the instance loss of the reader S on rendered pictures, with the instances of the masks that they were
-    rendered from. These pictures are not detached, so the loss trains both networks: G must render separable nuclei.
+    ``L_seg`` is the instance loss of the reader S on rendered pictures; its targets are the instances of the masks
+    that the pictures were rendered from. These pictures are not detached, so the loss trains both networks: G must
+    render nuclei that S can separate.
 
     Args:
         terms: loss terms under the names of ``weights``; terms with a weight of 0 may be missing.
@@ -52,12 +53,12 @@ def paint(mask: Tensor, nucleus: Tensor, background: Tensor) -> Tensor:
         background: (3,) colour outside nuclei.
 
     Returns:
-        (B, 3, H, W) in the unit of the colours.
+        (B, 3, H, W), on the scale of the colours.
     """
     inside = mask[:, 1:].amax(1, keepdim=True) > BLACK
     return torch.where(inside, nucleus.view(1, 3, 1, 1), background.view(1, 3, 1, 1))
 
 
 def painted_loss(picture: Tensor, mask: Tensor, nucleus: Tensor, background: Tensor) -> Tensor:
-    """``|G(x, z) - paint(x)|_1``, the mean over all values, with pictures and colours in the same unit."""
+    """``|G(x, z) - paint(x)|_1``, the mean over all values; pictures and colours must have the same scale."""
     return (picture - paint(mask, nucleus, background)).abs().mean()

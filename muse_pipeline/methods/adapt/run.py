@@ -1,4 +1,4 @@
-"""Adaptation as a run: MUSE on a trained detector, kept stable by distillation from a frozen copy of that detector."""
+"""A run that adapts a trained detector by MUSE, kept stable by distillation from a frozen copy of that detector."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class HoldSettings:
     Attributes:
         weight: weight of the distillation loss, relative to MUSE's loss.
         window_px: side of a window, px.
-        batch: pairs of windows per batch and device; both windows of a pair contain the same nucleus.
+        batch: number of pairs of windows per batch and device; both windows of a pair contain the same nucleus.
     """
 
     weight: NotNegative = 4.0
@@ -74,11 +74,11 @@ class AdaptConfig(MuseConfig):
         checkpoint: detector to adapt: a checkpoint of this package, or the name of a built-in model. Its classes,
             colour reference, export settings and licence are kept.
         hold: distillation from that detector.
-        network_rate: factor of the schedule's learning rate for the detector; the projectors, which start from random
+        network_rate: learning rate of the detector, relative to the schedule's; the projectors, which start from random
             weights, are trained at the full rate.
         distillation: losses between MUSE's student and teacher; batch norms keep the initial detector's statistics.
         augmentation: colour and sharpness of views and windows; the geometric settings are ignored.
-        grey: fraction of views and windows converted to grey.
+        grey: fraction of views and windows that are converted to grey.
         seed: seed of projectors, views and windows.
         method: name of the method, "adapt".
     """
@@ -99,8 +99,7 @@ class AdaptBatch(NamedTuple):
 
     Attributes:
         views: sets of views.
-        windows: windows without labels, each also in an unvaried version for the teacher.
-
+        windows: unlabelled windows, each with an unaugmented version for the teacher.
     """
 
     views: ViewBatch
@@ -110,10 +109,10 @@ class AdaptBatch(NamedTuple):
 class Adaptation(MusePretraining):
     """MUSE on a detector's backbone, and distillation of the whole detector from a frozen copy of its initial state.
 
-    Batch norms keep their statistics, so that the detector computes the same in training and after the export.
+    Batch norms keep their statistics, so that the detector computes the same outputs in training and after export.
 
     Args:
-        network: the detector; the average of its weights is the result.
+        network: the detector to adapt; the result is the moving average of its weights.
         teacher: the detector that the run starts from.
         config: settings of the run.
     """
@@ -126,12 +125,12 @@ class Adaptation(MusePretraining):
 
     def optimiser(self, turn: str, schedule: Schedule) -> torch.optim.Optimizer:
         """AdamW with a separate learning rate for the whole detector."""
-        # The head's parameters are renamed "backbone.", so that they get the backbone's learning rate.
+        # "network.head.*" is renamed to "backbone.head.*", so that the head gets the backbone's learning rate.
         named = ((name.replace("network.", "backbone."), value) for name, value in self.turn_parameters(turn))
         return build_adamw(named, schedule, self.network_rate)
 
     def losses(self, batch: AdaptBatch, turn: str, progress: float) -> dict[str, Tensor]:
-        """Compute MUSE's terms and diagnostics, the distance from the teacher's maps, and the weighted sum."""
+        """Compute MUSE's terms and diagnostics, the distance from the teacher's maps, and their weighted sum."""
         found = super().losses(batch.views, turn, progress)
         distance = self.distillation(self.network(batch.windows.pixels, batch.windows.colour), batch.windows)
         return {**found, "distillation": distance, "loss": found["loss"] + self.distillation.share * distance}
@@ -163,7 +162,7 @@ class AdaptRecipe(Recipe):
     def complete(self, values: dict[str, Any], folder: Path) -> dict[str, Any]:
         """Fill in the backbone's name from the checkpoint."""
         path = find_checkpoint(checkpoint_from(folder, Path(str(values.get("checkpoint", AdaptConfig.checkpoint)))))
-        if not path.is_file():  # reported when the run begins
+        if not path.is_file():  # a missing file is reported when the run begins
             return values
         return {"backbone": load_trained(path)[1].backbone, **values}
 
@@ -206,7 +205,7 @@ class AdaptStage(MuseStage):
         none = Augmentation(stain_gain=0, stain_mix=0, shift=0, partial_colour=1, blur=0, blur_um=0, noise=0)
         as_run = _normalise(data, dataclasses.replace(data.reference, share=begun.export.colour_share))
         views, windows = make_batches(config, data), make_batches(varied, data)
-        # The teacher gets the student's windows, because the seed is the same and geometry is drawn before appearance.
+        # The windows are the same as the student's: the seed is equal, and geometry is drawn before appearance.
         weak = make_batches(dataclasses.replace(varied, augmentation=none, grey=0.0), as_run)
 
         def draw(number: int) -> AdaptBatch:
@@ -223,7 +222,7 @@ class AdaptStage(MuseStage):
         return method.trained().backbone
 
     def describe(self, data: PretrainData, log: Log) -> None:
-        """Print a summary of the training data, draw some views, and save pictures for the check of the export."""
+        """Print a summary of the training data, draw some views, and save pictures for checking the export."""
         super().describe(data, log)
         keep_pictures(self._fields(data), self.run_folder)
 
@@ -270,7 +269,7 @@ class AdaptStage(MuseStage):
         )
 
     def _fields(self, data: PretrainData) -> list[LabelledImage]:
-        """``N_IMAGES`` random fields of tissue at the detector's um per pixel, from images spread evenly over all."""
+        """``N_IMAGES`` random fields of tissue at the detector's um per pixel, from evenly chosen images."""
         settings, generator = _views_of_one_scale(FIELD_PX, self.begun[1].mpp), np.random.default_rng(self.config.seed)
         images = [data.images[number * len(data.images) // N_IMAGES] for number in range(N_IMAGES)]
         fields = [ViewSampler([image], settings)(generator).views[0].cut(image) for image in images]

@@ -30,18 +30,18 @@ class ExportSettings:
     """Settings of the exported model (``inference.card.ModelCard``).
 
     Attributes:
-        input_px: side of a window; by default 1,024 px, or the training window's if the network accepts no other.
+        input_px: side of a window; by default 1,024 px, or that of training windows if no other is accepted.
         halo_px: width of a window's border; nuclei in it are taken from neighbouring windows.
         batch: windows per call.
         capacity: largest number of nuclei per window.
-        threshold: lowest score of the nuclei that are kept.
+        threshold: minimum score of the nuclei that are kept.
         precision: "fp32", "fp16" or "int8".
-        embedding: whether to return the feature vector of every nucleus too.
-        any_window: whether a network that is tied to its training window may be exported for a different size.
+        embedding: whether to return the feature vector of every nucleus as well.
+        any_window: whether a network that is tied to its training window may be exported for another window size.
         colour_share: strength of the stain normalisation at run time, 0 to 1.
         snap_um: largest distance, um, by which outlines are moved to the nearest edge of the stained nucleus. Replaces
             an inherited ``refine``.
-        refine: whether the built-in network refines outlines; excludes ``snap_um``.
+        refine: whether the built-in network refines outlines; cannot be combined with ``snap_um``.
     """
 
     input_px: Count | None = None
@@ -80,7 +80,7 @@ class DetectorConfig(ModelSettings):
         sources: labelled images.
         schedule: length and learning rate.
         checkpoint: initial weights: a checkpoint of this package, a released MUSE file, or the name of a built-in
-            model; random if not given. The head is loaded too if its kind, classes, rays and um per pixel agree.
+            model; random if not given. Its head is loaded too if its kind, classes, rays and um per pixel match.
         trust_pickle: whether a checkpoint that contains more than plain tensors may run code while it is read.
         validation: labelled images of other patients; the run keeps the weights that score best on them.
         head: registered name of the head.
@@ -88,10 +88,10 @@ class DetectorConfig(ModelSettings):
         colour: "macenko": normalise the stains of a slide; "identity": leave them.
         window_px: side of a training window.
         distillation: trained networks as teachers; none by default.
-        mixing: averaging of the trained weights with those of ``checkpoint``, if its head is loaded too, in a
-            proportion chosen on held-out labels. Steps and learning rate depend on the number of labelled nuclei.
+        mixing: average of the trained weights and those of ``checkpoint``, in a proportion chosen on held-out labels;
+            used only if the head is loaded too. Steps and learning rate then depend on the number of labelled nuclei.
         batch: windows per batch and device.
-        backbone_rate: factor of the schedule's learning rate for the backbone.
+        backbone_rate: learning rate of the backbone, relative to the schedule's.
         seed: seed of weights and windows.
         precision: "32-true" or "bf16-mixed".
         augmentation: strength of the augmentation.
@@ -144,7 +144,7 @@ def inherit_export(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     if not isinstance(name, str) or not isinstance(given, dict):  # parsing reports the error
         return values
     path = find_checkpoint(checkpoint_from(folder, Path(name)))
-    if not path.is_file():  # reported when the run begins, because the workflow may write it until then
+    if not path.is_file():  # reported when the run begins, because the workflow may still write the file
         return values
     inherited = read_weights(path, bool(values.get("trust_pickle"))).meta.get("config", {}).get("export", {})
     return {**values, "export": {**inherited, **replace_outlines(given)}}

@@ -28,11 +28,11 @@ CRITERIA: Registry = Registry("criterion", "muse_pipeline.methods.detector")
 
 
 class DenseTargets(NamedTuple):
-    """Targets of each of the (h, w) cells of B windows.
+    """Targets for each of the (h, w) cells of B windows.
 
     Attributes:
         centre: (B, 1, h, w) Gaussians, exactly 1 in the cell that contains a centre.
-        weight: (B, 1, h, w) weight of all targets but ``centre``: the Gaussian close to a centre, 0 elsewhere.
+        weight: (B, 1, h, w) weight of all targets except ``centre``: the Gaussian close to a centre, 0 elsewhere.
         offset: (B, 2, h, w) vector to the nearest centre, in cells; arbitrary beyond the Gaussians.
         nucleus: (B, h, w) index of the nearest of the M nuclei, -1 beyond the Gaussians.
     """
@@ -68,9 +68,9 @@ def dense_targets(xy: Tensor, cells: tuple[int, int], cell_px: int, sigma_px: fl
 
 
 def _nearest(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -> Tensor:
-    """(B, h * w) index of the nearest nucleus within ``reach`` cells: the lowest if several are nearest, -1 if none.
+    """(B, h * w) index of the nearest nucleus within ``reach`` cells; the lowest of equally near ones, -1 if none.
 
-    Only cells around a nucleus are compared with it, because comparing all pairs took a fifth of a training step.
+    Only cells around a nucleus are compared with it, because comparing all pairs would take a fifth of a training step.
     """
     n_cells, columns = cells[0] * cells[1], cells[1]
     index, exists = cells_around(xy, cells, cell_px, reach)  # (B, M, K)
@@ -85,7 +85,7 @@ def _nearest(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -> Te
     return first.where(first < xy.shape[1], -1)
 
 
-UNMATCHED = 1e6  # cost of leaving a nucleus without a proposal; so high that this happens only if there are too few
+UNMATCHED = 1e6  # cost of leaving a nucleus without a proposal; so high that this happens only if proposals are too few
 
 
 class Assignment(NamedTuple):
@@ -150,7 +150,7 @@ def cells_around(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -
         reach: cells to each side of the nucleus's cell, so that K = (2 reach + 1) ** 2.
 
     Returns:
-        (B, M, K) index of each cell in the map, row by row; (B, M, K) bool, False for cells outside the map.
+        (B, M, K) flat index of each cell in the map; (B, M, K) bool, False for cells outside the map.
     """
     rows, columns = cells
     steps = torch.arange(-reach, reach + 1, device=xy.device)
@@ -176,12 +176,12 @@ class Criterion(nn.Module):
         self.register_buffer("class_weights", class_weights)
 
     def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:
-        """Compute ``"loss"`` and its terms by name; unlabelled areas (``batch.region``) do not contribute."""
+        """Compute ``"loss"`` and its terms, keyed by name; unlabelled areas (``batch.region``) do not contribute."""
         raise NotImplementedError
 
 
 def known_cells(maps: NucleusMaps, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
-    """Two (B, 1, h, w) maps of 0 and 1: cells in which nuclei are labelled, and cells that may be background."""
+    """Two (B, 1, h, w) maps of 0 and 1: cells where nuclei are labelled, and cells that may be background."""
     if batch.region is None:
         everywhere = torch.ones_like(maps.centre)
         return everywhere, everywhere
@@ -190,7 +190,7 @@ def known_cells(maps: NucleusMaps, batch: LabelledBatch) -> tuple[Tensor, Tensor
 
 
 def unannotated_cells(batch: LabelledBatch) -> tuple[Tensor, Tensor]:
-    """Two (B, 1, h, w) bool maps: cells without any labels, and these plus class areas, which have no positions."""
+    """Two (B, 1, h, w) bool maps: cells without any labels, and cells without positions, including class areas."""
     region = batch.region[:, None]
     return region == 0, (region == 0) | (region == CLASSES_ONLY)
 
@@ -206,7 +206,7 @@ def class_error(logits: Tensor, label: Tensor, shares: Tensor | None, class_weig
         logits: (N, C) logits of the classes.
         label: (N,) class index, -1 if unknown.
         shares: (N, C) as in ``LabelledBatch``, or None.
-        class_weights: (C,) factors of the loss.
+        class_weights: (C,) weights of the classes.
     """
     error = functional.cross_entropy(logits, label.clamp(min=0), class_weights, reduction="none")
     known = label >= 0
@@ -229,7 +229,7 @@ GAUSSIAN_UM = 1.25
 
 @CRITERIA.register("dense")
 class DenseCriterion(Criterion):
-    """Centres are learnt as Gaussians; offset, class and rays only in cells up to one cell away from a centre."""
+    """Learns centres as Gaussians, and offsets, classes and rays only in cells at most one cell from a centre."""
 
     def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:
         """Compute the four terms and their sum, in which rays have the weight 2 and all other terms 1."""
@@ -270,7 +270,7 @@ class PointCriterion(Criterion):
     The terms are the squared error of matched points, the cross-entropy over types and background, and the L1 error of
     rays. Distances and weights are those of DPA-P2PNet, which the MUSE paper cites, converted from pixels at 0.25 um/px
     to um. In contrast to DPA-P2PNet, the summed cross-entropy is divided by the total weight of the nuclei, not of all
-    proposals. As 98 % of the proposals are background, types are learnt much sooner this way.
+    proposals. As 98 % of the proposals are background, types are learnt much faster this way.
     """
 
     def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:

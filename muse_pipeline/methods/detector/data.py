@@ -59,7 +59,7 @@ class DetectorData:
         )
 
     def describe(self, run: RunFolder, log: Log) -> None:
-        """Print the labels by patient, write them by picture, and warn of pictures whose stains could not be fitted."""
+        """Print label counts by patient, write them by picture, and warn of pictures without fitted stains."""
         for split, images in (("training", self.images), ("validation", self.held)):
             if images:
                 summary = LabelSummary(images, self.config.class_names)
@@ -83,11 +83,11 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
 
     Args:
         config: settings of the run.
-        start: start of the run. A run that continues a whole detector needs neither outlines nor labels of every
+        start: initial checkpoint. A run that continues a detector needs neither outlines nor labels of every
             class, and keeps the detector's colour reference if `colour` is the same.
 
     Raises:
-        ConfigError: a class has no labelled nucleus, no outlines can be learnt, or the head does not support areas.
+        ConfigError: a class has no labelled nucleus, no outlines can be learnt, or the head cannot learn class areas.
         LabelError: a label file is missing or damaged, a patient is in both training and validation, or a run that
             continues a detector has no nucleus with a class.
     """
@@ -117,7 +117,7 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
     keeps_colour = detector is not None and detector.colour.method == config.colour
     if keeps_colour:
         return DetectorData(config, images, held, detector.colour)
-    weights = [image.weight for image in images]  # in the mean, images count as often as they are drawn
+    weights = [image.weight for image in images]  # images count in the mean as often as they are drawn
     reference = mean_stains([image.stain for image in images], config.colour, weights)
     return DetectorData(config, images, held, reference)
 
@@ -128,7 +128,7 @@ def _read(sources: tuple[LabelSource, ...], config: DetectorConfig) -> list[Labe
 
 
 def keep_pictures(images: Sequence[LabelledImage], run: RunFolder) -> None:
-    """Save crops of some images, starting at their annotated regions, because there may be no tissue outside them."""
+    """Save some images, cropped to start at the annotated region, because there may be no tissue outside it."""
     crops = {}
     for number, index in enumerate(spread_evenly(len(images))):
         left, top, *_ = images[index].annotated_box

@@ -1,4 +1,4 @@
-"""Training of a nucleus detector from points and outlines, and from the maps of trained networks.
+"""Training of a nucleus detector on points and outlines, and on the maps of trained networks.
 
 Distillation (Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531) is applied
 to maps of nuclei. The teachers get the unchanged window; the student gets it with varied colour and sharpness. For
@@ -46,7 +46,7 @@ class DistillationSettings:
     where: Annotated[str, OneOf(AREAS)] = "everywhere"
 
     def on(self, images: Sequence[LabelledImage]) -> DistillationSettings:
-        """The settings for these images, with a lower ``share`` if necessary."""
+        """The settings, with ``share`` and ``where`` adapted to the annotated regions of the images."""
         in_parts = [image for image in images if image.unannotated.any()]
         if self.where == "everywhere" or not all(image.areas for image in in_parts):
             return self
@@ -83,7 +83,7 @@ class DistillationTerm(nn.Module):
         """Excess cross-entropy of centres and classes, plus distances of offsets and rays; 0 if the maps agree.
 
         Args:
-            student: maps of the varied windows.
+            student: the student's maps of the augmented windows.
             batch: windows with their ``weak`` view and, for ``where: outside``, regions.
         """
         with torch.no_grad():
@@ -101,7 +101,7 @@ class DistillationTerm(nn.Module):
         offset = (student.offset - teacher_pred.offset).abs().mean(1, keepdim=True)
         rays = (student.rays - teacher_pred.rays).abs().mean(1, keepdim=True) / MEAN_RADIUS_UM
         at_nuclei = mean_over(classes * taught + offset + RAY_WEIGHT * rays, heat * known)
-        # Divided by the teachers' number of centres, as the focal loss is divided by the number of true centres.
+        # Divided by the sum of heat (how many centres the teachers see), as the focal loss is by the true number.
         return (centre * known).sum() / (heat * known).sum().clamp(min=1) + at_nuclei
 
 
@@ -119,11 +119,11 @@ class DetectorTraining(Method):
 
     Args:
         network: the detector.
-        criterion: registered name of the criterion, the same as the head's.
+        criterion: registered name of the criterion, which is that of the head.
         mpp: um per pixel of the windows.
         class_weights: (C,) weights of the classes in the cross-entropy.
-        distillation: loss against teachers, in addition to that on labels; None for training on labels only.
-        backbone_rate: factor of the schedule's learning rate for the backbone.
+        distillation: loss against teachers, in addition to the loss on labels; None for training on labels only.
+        backbone_rate: learning rate of the backbone, relative to the schedule's.
         class_shift: (C,) terms added to the class logits in the criterion (``validation.class_shift``), or None.
     """
 
@@ -143,7 +143,6 @@ class DetectorTraining(Method):
         self.criterion = CRITERIA[criterion](mpp, class_weights)
         self.distillation, self.backbone_rate = distillation, backbone_rate
         # Not saved with the state of the run, because ``build`` measures it again.
-
         self.register_buffer("class_shift", class_shift, persistent=False)
 
     def optimiser(self, turn: str, schedule: Schedule) -> torch.optim.Optimizer:
@@ -153,7 +152,7 @@ class DetectorTraining(Method):
     def losses(self, batch: LabelledBatch, turn: str, progress: float) -> dict[str, Tensor]:
         """Compute the criterion's terms in annotated regions and, if there are teachers, the distillation loss."""
         maps = self.network(batch.pixels, batch.colour)
-        # The shift compensates for the class shares of the labels, so the comparison with teachers goes without it.
+        # The shift compensates for the class shares of the labels, so it is left out of the comparison with teachers.
         shifted = maps
         if self.class_shift is not None:
             shifted = maps._replace(label=maps.label + self.class_shift[:, None, None])

@@ -26,7 +26,7 @@ from muse_pipeline.training.method import Schedule
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 NUCLEI_PER_STEP, LEAST_STEPS = 4, 200
-FULL_RATE, FULL_RATE_NUCLEI = 2.5e-4, 2000  # highest learning rate, and the least number of labelled nuclei for it
+FULL_RATE, FULL_RATE_NUCLEI = 2.5e-4, 2000  # highest learning rate, and the minimum number of labelled nuclei for it
 BLOCK_UM = 64.0  # side of the blocks of a picture that the bootstrap resamples
 TOLERANCE = 0.5  # largest accepted decrease of either score on held-out labels, in points
 
@@ -60,13 +60,13 @@ def follow_labels(schedule: Schedule, n_nuclei: int) -> Schedule:
 def split_images(
     images: Sequence[LabelledImage], n_folds: int
 ) -> list[tuple[list[LabelledImage], list[LabelledImage]]]:
-    """Split images into parts, and return, for each part, the images to train on and the part, which is held out.
+    """Split images into parts; return, for each part, the images to train on (all others) and those to hold out.
 
     Pictures of a patient stay together, unless there is only one patient; a single picture is halved.
 
     Args:
         images: labelled images.
-        n_folds: largest number of parts.
+        n_folds: maximum number of parts.
     """
     keys = [image.patient for image in images]
     if len(set(keys)) < 2:
@@ -87,7 +87,7 @@ def split_images(
 
 
 def _halve(image: LabelledImage) -> list[LabelledImage]:
-    """Two copies of an image, restricted to the halves of the annotated area, which is cut across its longer side."""
+    """Return two copies of an image, one for each half of its annotated area, which is cut across the longer side."""
     left, top, right, bottom = image.annotated_box
     row, column = np.indices(image.pixels.shape[:2])
     is_first = column < (left + right) / 2 if right - left >= bottom - top else row < (top + bottom) / 2
@@ -104,7 +104,7 @@ def restrict(image: LabelledImage, mask: np.ndarray) -> LabelledImage:
 
 
 def mix_weights(start: Checkpoint, trained: Checkpoint, share: float) -> Checkpoint:
-    """Average two checkpoints of the same network; ``trained`` has the weight ``share``, and its meta is kept."""
+    """Average two checkpoints of the same network, with the weight ``share`` and the meta of ``trained``."""
     if not share:
         return replace(start, meta=trained.meta)
 
@@ -125,10 +125,10 @@ def choose_share(counts: np.ndarray) -> dict[str, Any]:
     Neither score may fall by more than ``TOLERANCE``.
 
     Args:
-        counts: (1 + S, B, C + 1, 3) counts in B blocks with the initial weights and with each of ``SHARES``.
+        counts: (1 + S, B, C + 1, 3) counts in B blocks, with the initial weights and then with each of S ``SHARES``.
 
     Returns:
-        "share": 0 if the initial weights are kept; "scores": results of ``compare_scores`` by name; "n_blocks": B.
+        "share": 0 if the initial weights are kept; "scores": named results of ``compare_scores``; "n_blocks": B.
     """
     is_labelled = counts[0][..., [0, 2]].sum((0, 2)) > 0  # true positives or false negatives
     rows_of = {"detection": is_labelled[:1].nonzero()[0], "mean class": is_labelled[1:].nonzero()[0] + 1}
@@ -144,7 +144,7 @@ def choose_share(counts: np.ndarray) -> dict[str, Any]:
             for name, rows in rows_of.items()
         }
         together = compare_scores(counts[0], after, blocks, partial(_sum_of_scores, rows=[*rows_of.values()]))
-        best["scores"] = best["scores"] or scores  # if no share is chosen, the scores of the smallest are reported
+        best["scores"] = best["scores"] or scores  # if no share is chosen, those of the smallest are reported
         # A 95 % interval is 2 x 1.96 standard errors wide. Without an interval (a single block) no share is chosen.
         low, high = together["interval"] or (-np.inf, np.inf)
         gain = together["difference"] - (high - low) / (2 * 1.96)
@@ -154,7 +154,7 @@ def choose_share(counts: np.ndarray) -> dict[str, Any]:
 
 
 def _sum_of_scores(values: np.ndarray, rows: list[np.ndarray]) -> np.ndarray:
-    """(...) sum over groups of ``rows`` of the group's mean F1, from counts (..., C + 1, 3)."""
+    """Mean F1 over each group of ``rows`` of counts (..., C + 1, 3), summed over groups: (...)."""
     f1 = np.nan_to_num(DetectionCounts(values).f1)
     return sum(f1[..., group].mean(-1) for group in rows)
 

@@ -1,4 +1,4 @@
-"""A detector's training as a run, for ``method: detector`` of ``muse train``."""
+"""The run that trains a detector: ``method: detector`` of ``muse train``."""
 
 from __future__ import annotations
 
@@ -144,13 +144,13 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return read_inputs(self.config)
 
     def free_settings(self) -> tuple[str, ...]:
-        """Settings of the card; with validation, those that affect its scores are free only after the last step."""
+        """Settings of the card; with validation, those that affect its scores may change only after the last step."""
         if not self.config.validation or steps_done(self.run_folder.resume) == self.config.schedule.steps:
             return CARD_ONLY
         return (*(name for name in CARD_ONLY if name != "export"), *UNSCORED)
 
     def run(self, options: Options) -> Path:
-        """Train, or resume. ``mixing`` without `validation` sources first trains without each part of the labels."""
+        """Train, or resume; ``mixing`` without `validation` sources first trains without each part of the labels."""
         if self.config.mixing is None:
             return super().run(options)
         self.check()
@@ -179,7 +179,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return dataclasses.replace(self.config, schedule=schedule)
 
     def read(self, log: Log) -> DetectorData:
-        """The labelled images."""
+        """Read the labelled images, unless they have been read already."""
         return self._data or read_detector_data(self.config, self.start)
 
     def build(self, data: DetectorData) -> DetectorTraining:
@@ -207,7 +207,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return data.make_windows(device)
 
     def describe(self, data: DetectorData, log: Log) -> None:
-        """Print and write a summary of the labels, and save pictures for the check of the export."""
+        """Print and write a summary of the labels, and save pictures for checking the export."""
         keep_pictures(data.images, self.run_folder)
         if not self._held_out:
             data.describe(self.run_folder, log)
@@ -237,7 +237,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         trained = _networks(method, {**meta, "step": self.config.schedule.steps})
         if data.held:
             best = load_checkpoint(self.run_folder.best)
-            trained = dataclasses.replace(best, meta={**best.meta, **meta})  # the card's settings may be newer
+            trained = dataclasses.replace(best, meta={**best.meta, **meta})  # the card may have changed since
         tried = [(load_checkpoint(path), held) for path, held in self._held_out]
         if self.is_mixed and data.held:
             tried = [(trained, data.held)]
@@ -249,7 +249,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return dataclasses.replace(mixed, meta={**trained.meta, "mixing": choice})
 
     def finish(self, data: DetectorData, method: DetectorTraining, log: Log) -> None:
-        """Print the score of the kept weights and, if the run continues a detector, the changes from it."""
+        """Print the score of the kept weights and, if the run continues a detector, what has changed."""
         kept = load_checkpoint(self.result)
         if data.held:
             step, score = kept.meta["step"], kept.meta["scores"][SCORE]
@@ -283,9 +283,9 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
 
 
 class HeldOutStage(DetectorStage):
-    """A training without a part of the labels; the result is then scored on this part."""
+    """Trains without a part of the labels; the whole run then scores the result on this part."""
 
-    # Trained with a class shift, as the whole run is; but as ``mixing`` is None, it holds out nothing itself.
+    # True, so that a class shift is used as in the whole run; ``mixing`` is None, so no more labels are held out.
     is_mixed = True
 
     def describe(self, data: DetectorData, log: Log) -> None:

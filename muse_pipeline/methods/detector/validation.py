@@ -55,7 +55,7 @@ class Scorer:
         Args:
             found: result of ``find``.
             true: labelled nuclei of the same image.
-            where: (h, w) bool, pixels in which an unmatched detection is a false positive; None for all pixels.
+            where: (h, w) bool, pixels in which an unmatched detection counts as a false positive; None for all pixels.
         """
         column, row = found.xy.astype(int).T
         judged = None if where is None else where[row, column]
@@ -78,7 +78,7 @@ class Scorer:
         return self.count(found, image.nuclei, image.region)
 
     def count_blocks(self, image: LabelledImage) -> np.ndarray:
-        """(B, C + 1, 3) counts in each annotated block of an image; blocks are ``mixing.BLOCK_UM`` wide and high."""
+        """(B, C + 1, 3) counts in the B annotated blocks of an image; blocks are ``mixing.BLOCK_UM`` wide and high."""
         found, side_px = self.find(image), round(BLOCK_UM / self.predictor.card.mpp)
         height, width = image.pixels.shape[:2]
         row, column = np.indices((height, width)) // side_px
@@ -88,14 +88,14 @@ class Scorer:
         return np.array([self.count_found(found, part).values for part in parts], float)
 
     def scores(self, total: DetectionCounts) -> dict[str, float]:
-        """F1 in percent by name: detection, each class, and the mean over the labelled classes."""
+        """F1 in percent, keyed by name: detection, each class, and the mean over the labelled classes."""
         is_labelled = total.values[1:, [0, 2]].sum(1) > 0  # true positives or false negatives
         mean = np.nan_to_num(total.f1[1:][is_labelled]).mean() if is_labelled.any() else 0.0
         scores = {**total.scores(self.classes), MEAN: mean}
         return {name: round(float(np.nan_to_num(value)), 3) for name, value in scores.items()}
 
     def validate(self, images: Sequence[LabelledImage]) -> dict[str, float]:
-        """The ``scores`` over all images, by their names in the log."""
+        """The ``scores`` over all images, keyed by their names in the log."""
         return {f"validation {name} F1": value for name, value in self.scores(self.total(images)).items()}
 
 
@@ -108,7 +108,7 @@ def count_area_classes(found: Nuclei, true: Nuclei, mpp: float) -> DetectionCoun
 
     Args:
         found: result of ``Scorer.find``.
-        true: nuclei in areas, whose ``prob`` are the area's shares of the C classes.
+        true: nuclei in areas; their ``prob`` contains the area's shares of the C classes.
         mpp: um per pixel.
     """
     values = np.zeros((true.prob.shape[1] + 1, 3))
@@ -155,7 +155,7 @@ class NetworkPredictor:
 
     @torch.no_grad()
     def __call__(self, pixels: np.ndarray, colour: np.ndarray) -> list[Nuclei]:
-        """(1, H, W, 3) uint8 and (3, 4) -> nuclei (frame: window), by descending score."""
+        """(1, H, W, 3) uint8 and (3, 4) -> nuclei (frame: window), sorted by descending score."""
         device = next(self.network.parameters()).device
         windows = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)
         outputs = self.graph(windows, torch.as_tensor(colour, dtype=torch.float32, device=device))
@@ -164,7 +164,7 @@ class NetworkPredictor:
 
 
 def count_held(data: DetectorData, start: Start, trained: Checkpoint, images: Sequence[LabelledImage]) -> np.ndarray:
-    """(1 + S, B, C + 1, 3) counts in B blocks of images, with the initial weights and each of ``mixing.SHARES``.
+    """(1 + S, B, C + 1, 3) counts in B blocks, with the initial weights and then with each of S ``mixing.SHARES``.
 
     Args:
         data: data of the run.
@@ -184,9 +184,9 @@ def class_shift(images: Sequence[LabelledImage], scorer: Scorer) -> torch.Tensor
     """(C,) terms added to the class logits in training, so that the class shares of the labels are not learnt.
 
     Class shares in the labels of a few pictures differ from those in the tissue. The terms are half the logarithm of
-    the ratio of labelled to expected shares (half, because class weights are inverse square roots), from -1 to 1. The
-    expected shares are a mean of those found by the initial detector in the same regions and those of the labels; the
-    more labels there are, the closer they are to the latter.
+    the ratio of labelled to expected shares (half, because class weights are inverse square roots of frequencies),
+    clamped to -1 to 1. The expected shares are a weighted mean of those found by the initial detector in the same
+    regions and those of the labels; the more labels there are, the closer they are to the latter.
 
     Args:
         images: images to train on; those with class areas are ignored.
@@ -215,7 +215,7 @@ AROUND_UM = 128.0  # width of the tissue that is kept around an annotated region
 
 
 def compare_with_start(data: DetectorData, start: Start, network: NucleusDetector) -> Iterator[str]:
-    """Yield sentences on changes in scores and numbers of nuclei on labelled pictures, and in the tissue around them.
+    """Yield sentences that compare scores and numbers of nuclei on labels, and the nuclei found around them.
 
     Args:
         data: data of the run.
@@ -255,7 +255,7 @@ def _cut(image: LabelledImage, margin_px: int) -> LabelledImage:
 
 
 def _agreement(before: Scorer, now: Scorer, images: Sequence[LabelledImage]) -> float | None:
-    """F1 in percent between both detectors' nuclei, with classes, outside annotated regions; None if there are none."""
+    """F1 in percent between the classified nuclei of both detectors outside annotated regions; None without nuclei."""
     hits = misses = 0
     for image in images:
         outside = image.unannotated

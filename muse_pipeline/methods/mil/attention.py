@@ -1,4 +1,4 @@
-"""Labelled tiles from slide labels: attention MIL on bags of tiles, cross-validated over patients."""
+"""Labelled tiles from slide labels: attention MIL on bags of tiles, cross-validated with folds of patients."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from muse_pipeline.training.stages import MADE_FROM, PreparedStage, Stage, Train
 
 
 class BagOutput(NamedTuple):
-    """Output of a model for a slide with N tiles; K classes, all but the first.
+    """Output of a model for a slide with N tiles; the K classes are all but the first.
 
     Attributes:
         logit: (K,) logits of the slide.
@@ -42,7 +42,7 @@ class BagOutput(NamedTuple):
 
 
 class GatedAttention(nn.Module):
-    """Classifies a slide by the features of its tiles, with a separate attention for each class.
+    """Classifies a slide by the features of its tiles, with separate attention weights for each class.
 
     Args:
         n_features: length of a tile's features, D.
@@ -75,7 +75,7 @@ CHANCE = 0.5  # AUC of a constant score
 
 
 def slide_stages(config: MilConfig, folder: Path) -> list[Stage]:
-    """Stages for bags, the model of each fold, and the choice of tiles; no stages if there are no slide labels."""
+    """Stages for bags, the model of each fold, and the choice of tiles; an empty list without slide labels."""
     if config.slide_labels is None:
         return []
     bags = BagsStage(config, stage_folder(folder, 1, "bags"))
@@ -110,7 +110,7 @@ class SlideAttention(Method):
         self.network = network
 
     def losses(self, batch: list[tuple[Tensor, Tensor]], turn: str, progress: float) -> dict[str, Tensor]:
-        """Compute the loss on slides, each with features (N, D) and labels (K,)."""
+        """Compute the loss on a batch of slides, each with features (N, D) and labels (K,)."""
         logits = torch.stack([self.network(features).logit for features, _ in batch])
         labels = torch.stack([label for _, label in batch])
         return {"loss": functional.binary_cross_entropy_with_logits(logits, labels)}
@@ -122,11 +122,11 @@ class SlideAttention(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
-    """The settings of the model of one fold, described in ``config.SlideLabelSettings``.
+    """Settings of the model of one fold, most of them from ``config.SlideLabelSettings``.
 
     Attributes:
         bags: folder of the bags stage.
-        fold: number of the held-out fold.
+        fold: index of the held-out fold.
         folds: number of folds of patients.
         classes: names of the classes.
         schedule: length and learning rate.
@@ -155,7 +155,7 @@ class AttentionStage(TrainingStage[AttentionConfig, list[Bag]]):
         return Inputs(checksums={"bags": sha256_of(self.config.bags / MADE_FROM)})
 
     def read(self, log: Log) -> list[Bag]:
-        """The bags to train on."""
+        """Open the bags of all other folds."""
         return [bag for bag in open_bags(self.config.bags, self.config.folds) if bag.fold != self.config.fold]
 
     def build(self, data: list[Bag]) -> SlideAttention:
@@ -171,7 +171,7 @@ class AttentionStage(TrainingStage[AttentionConfig, list[Bag]]):
         return SlideAttention(network)
 
     def batches(self, data: list[Bag], device: torch.device) -> Callable[[int], list[tuple[Tensor, Tensor]]]:
-        """Batches of slides chosen at random, so that all classes are equally frequent."""
+        """Batches of random slides, in which all classes are equally probable."""
         labels = torch.tensor([bag.slide.label for bag in data])
         weights = 1.0 / torch.bincount(labels)[labels]
 
@@ -278,8 +278,8 @@ def choose_tiles(output: BagOutput, label: int, most: int, least_probability: fl
     Args:
         output: output for the slide.
         label: class index of the slide.
-        most: largest number of tiles.
-        least_probability: lowest class probability of tiles; ignored for slides of the first class.
+        most: maximum number of tiles.
+        least_probability: minimum class probability of a chosen tile; ignored for slides of the first class.
     """
     n = len(output.attention)
     if label == 0:
@@ -321,7 +321,7 @@ def describe_slide_scores(scores: dict[str, Any]) -> str:
 
 
 def slide_metrics(folder: Path | None) -> dict[str, float]:
-    """AUC of slides by class, for the card, from the folder of a tiles stage; empty if there is no such stage."""
+    """AUC of slides for the card, keyed by class, read from the folder of a tiles stage; empty without a folder."""
     if folder is None:
         return {}
     scores = read_json(folder / SCORES_OF_SLIDES)["classes"]

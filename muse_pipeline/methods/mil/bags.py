@@ -31,7 +31,7 @@ from muse_pipeline.training.checkpoint import load_backbone
 from muse_pipeline.training.run import Log, plain_settings
 from muse_pipeline.training.stages import PreparedStage
 
-MIN_TISSUE = 0.5  # least share of tissue in a tile
+MIN_TISSUE = 0.5  # minimum share of tissue in a tile
 BATCH = 16
 INDEX = "slides.tsv"
 
@@ -85,7 +85,7 @@ def list_labelled_slides(settings: SlideLabelSettings, classes: tuple[str, ...])
 
 
 def deal_folds(slides: Sequence[LabelledSlide], folds: int) -> np.ndarray:
-    """(N,) fold of every slide: a patient's slides are all in one fold, and classes are spread evenly over folds."""
+    """(N,) index of each slide's fold; a patient's slides share a fold, and classes are spread evenly over folds."""
     labels: dict[str, int] = {}
     for slide in slides:
         labels[slide.patient] = max(slide.label, labels.get(slide.patient, 0))
@@ -95,10 +95,10 @@ def deal_folds(slides: Sequence[LabelledSlide], folds: int) -> np.ndarray:
 
 
 def open_slide_store(settings: SlideLabelSettings, slide_id: str, mpp: float) -> Store:
-    """Open the coarsest store of a slide that is fine enough for ``mpp``, at ``mpp``.
+    """Open the coarsest of a slide's stores that are fine enough for ``mpp``, and return it at ``mpp``.
 
     Raises:
-        StoreError: there is no such store, or ``mpp`` is not a whole multiple of its mpp.
+        StoreError: there is no such store, or ``mpp`` is not a whole multiple of the store's mpp.
     """
     folder = settings.stores / slide_id
     stores = [open_store(path) for path in sorted(folder.glob("image-*nm.zarr"))]
@@ -111,7 +111,7 @@ def open_slide_store(settings: SlideLabelSettings, slide_id: str, mpp: float) ->
 
 
 def list_tiles(store: Store, tile_px: int) -> np.ndarray:
-    """(N, 2) corners, work px, of those tiles of a grid that are at least half tissue."""
+    """(N, 2) upper left corners, work px, of the tiles in a grid that are at least half tissue."""
     mask, pixel_px = store.tissue
     columns, rows = (-(-side // tile_px) for side in store.size_px)
     size = [max(1, round(number * tile_px / pixel_px)) for number in (rows, columns)]
@@ -124,7 +124,7 @@ def list_tiles(store: Store, tile_px: int) -> np.ndarray:
 
 
 class BagsStage(PreparedStage):
-    """Writes the features ``<slide_id>.npy``, the corners ``<slide_id>-xy.npy``, and the list of slides.
+    """Writes a list of slides and, for each, features ``<slide_id>.npy`` and corners ``<slide_id>-xy.npy`` of tiles.
 
     Args:
         config: settings of the run.
@@ -211,7 +211,7 @@ class Bag:
 
     Attributes:
         slide: the slide with its label.
-        fold: number of the slide's fold; the fold's model is not trained on the slide.
+        fold: index of the slide's fold; the fold's model is not trained on the slide.
         path: file with the features.
     """
 
@@ -229,7 +229,7 @@ class Bag:
 
 
 def open_bags(folder: Path, folds: int) -> list[Bag]:
-    """Open the bags that a ``BagsStage`` wrote, with the fold of each."""
+    """Open the bags that a ``BagsStage`` wrote, and assign each to a fold."""
     with (folder / INDEX).open(encoding="utf-8", newline="") as file:
         slides = [LabelledSlide(row[0], int(row[1]), row[2]) for row in csv.reader(file, delimiter="\t")]
     dealt = deal_folds(slides, folds)

@@ -33,12 +33,12 @@ class RegionExport:
 
     Attributes:
         input_px: side of a window.
-        halo_px: width of a window's border, which neighbouring windows map; three stages of a compact network see 128
-            px around a cell.
+        halo_px: width of a window's border, whose map is taken from neighbouring windows; three stages of a compact
+            network see 128 px around a cell.
         batch: windows per call.
         precision: "fp32", "fp16" or "int8".
         colour_share: strength of the stain normalisation at run time, 0 to 1.
-        min_area_mm2: smaller areas and holes get the class around them.
+        min_area_mm2: minimum size of areas and holes; smaller ones get the class around them.
     """
 
     input_px: Count = 1280
@@ -56,7 +56,7 @@ class RegionModel(ModelSettings):
     Attributes:
         mpp: um per pixel of the network's input.
         backbone: registered name of the backbone.
-        classes: classes, in order; the first is all tissue that belongs to no other class.
+        classes: classes, in order; the first is for all tissue that belongs to no other class.
         fusion: weights of the side maps.
         export: settings of the exported model.
     """
@@ -88,10 +88,10 @@ class StudentSettings:
     """Settings of the second stage, in which a student with the teacher's architecture learns the teacher's maps.
 
     Attributes:
-        rounds: number of rounds, with a swap of roles before each but the first; 0 skips the stage.
-        swap: "exchange": between rounds, the student becomes the teacher, and the old teacher is trained further;
+        rounds: number of rounds, between which roles can be swapped; 0 skips the stage.
+        swap: "exchange": after each round, the student becomes the teacher, and the old teacher is trained further;
             "none": one long round.
-        tolerance: largest amount by which the student's validation score may be below its teacher's for a swap.
+        tolerance: largest amount by which the student's validation score may be below its teacher's before a swap.
         distillation: weight of the Dice losses between the student's maps and the teacher's fused map.
         cross_entropy: weight of the cross-entropy with the teacher's map, thresholded at 0.5.
         weighted: whether pixels with a low loss have more weight in the cross-entropy.
@@ -113,7 +113,7 @@ class StudentSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SlideLabelSettings:
-    """Slides with one label each; attention MIL finds the tiles that show it, on which the teacher is trained.
+    """Slides with one label each; attention MIL finds the tiles that show this label, on which the teacher is trained.
 
     Patients are divided into folds. The slides of each fold are scored with a model trained on all other folds, and the
     tiles of the first fold's slides are validation images in the later stages.
@@ -130,9 +130,9 @@ class SlideLabelSettings:
         schedule: length and learning rate of each fold's model; a step reads ``bags`` slides.
         bags: slides per step.
         hidden: width of the attention's hidden layer.
-        tiles_per_slide: largest number of tiles per slide: those with the highest attention or, for the first class,
+        tiles_per_slide: maximum number of tiles per slide: those with the highest attention or, for the first class,
             evenly spread ones.
-        least_probability: lowest class probability of the chosen tiles, except on slides of the first class.
+        least_probability: minimum class probability of a chosen tile, except on slides of the first class.
     """
 
     slides: Path
@@ -191,7 +191,7 @@ class MilConfig(NetworkSettings):
     Attributes:
         backbone: registered name of the backbone, of which the first three stages are used.
         mpp: um per pixel of the model's input, 1 or 2.
-        classes: classes, in order; the first is all tissue of no other class.
+        classes: classes, in order; the first is for all tissue that belongs to no other class.
         sources: labelled images.
         slide_labels: slides with one label each, from which attention MIL selects labelled tiles.
         schedule: length and learning rate of the teacher's training.

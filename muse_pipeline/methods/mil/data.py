@@ -82,8 +82,8 @@ def read_region_data(config: StageConfig) -> RegionData:
     """Read all images of the config.
 
     Raises:
-        LabelError: a file is missing or damaged, labels contradict each other, a class or the masks for the selection
-            of weights are missing, or a patient is in both training and validation.
+        LabelError: a file is missing or damaged, labels contradict each other, a class has no image, ``selection`` is
+            "masks" but no image with a mask can be scored, or a patient is in both training and validation.
         ConfigError: no stains could be fitted.
     """
     sources, validation = all_sources(config)
@@ -146,7 +146,7 @@ class RegionScorer:
         return whole[:, :height, :width].cpu().numpy()
 
     def score(self) -> dict[str, float]:
-        """Scores by their names in ``SCORES``; the score by masks is missing if there are no masks."""
+        """Scores keyed by their names in ``SCORES``; the score by masks is left out if there are no masks."""
         maps = self.maps()
         scores = {SCORES["labels"]: image_auc(maps, self.images)}
         if any(image.mask is not None for image in self.images):

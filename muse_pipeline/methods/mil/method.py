@@ -71,7 +71,7 @@ class TeacherTraining(RegionTraining):
         self.teacher_loss = TEACHER_LOSSES[kind]
 
     def losses(self, batch: RegionBatch, turn: str, progress: float) -> dict[str, Tensor]:
-        """The teacher's loss."""
+        """Compute the teacher's loss."""
         return {"loss": self.teacher_loss(_in_float(self.network(batch.pixels, batch.colour)), batch)}
 
 

@@ -1,4 +1,4 @@
-"""IKD-MIL as a run that trains a region model on labels of images or slides."""
+"""The IKD-MIL run, which trains a region model on labels of images or slides."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
 
 @RECIPES.register("mil")
 class MilRecipe(Recipe):
-    """Stages: attention on slides, if slides are labelled; a teacher; rounds of a student."""
+    """Stages: attention MIL if slides are labelled, then a teacher, then rounds of a student."""
 
     Config = MilConfig
 
@@ -84,7 +84,7 @@ class MilRecipe(Recipe):
             stages.append(kind(config, stage_folder(folder, len(stages) + 1, name), name))
             return stages[-1].result
 
-        # The teacher does not depend on the settings of students.
+        # Default settings of students, because the teacher does not depend on them.
         previous = add(TeacherStage, "teacher", dataclasses.replace(settings, student=StudentSettings()))
         schedule, rounds = config.student.schedule or config.schedule, config.student.rounds
         if config.student.swap == "none" and rounds:
@@ -128,7 +128,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         return ("name", "licence", "training_data", "limits", "metrics", "export")
 
     def read(self, log: Log) -> RegionData:
-        """The labelled images."""
+        """Read the labelled images."""
         return read_region_data(self.config)
 
     def new_network(self) -> RegionNetwork:
@@ -144,7 +144,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         return data.make_windows(device)
 
     def describe(self, data: RegionData, log: Log) -> None:
-        """Print a summary of the training data, and save pictures for the check of the export."""
+        """Print a summary of the training data, and save pictures for checking the export."""
         chosen = spread_evenly(len(data.images))
         self.run_folder.keep_pictures({str(number): data.images[index].pixels for number, index in enumerate(chosen)})
         log(f"{self.name}: {self.config.backbone}\n{data.describe()}")
@@ -167,7 +167,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
             return self._describe(data, method, self.config.schedule.steps, {})
         best = load_checkpoint(self.run_folder.best)
         now = self._describe(data, method, best.meta["step"], best.meta["scores"])
-        return dataclasses.replace(best, meta=now.meta)  # the card's settings may be newer
+        return dataclasses.replace(best, meta=now.meta)  # the card may have changed since
 
     def finish(self, data: RegionData, method: Method, log: Log) -> None:
         """Print the scores of the weights in the checkpoint."""

@@ -1,4 +1,4 @@
-"""Plan of a run without labels on the slides of a cohort, some of which are held out."""
+"""Planning of a run without labels on the slides of a cohort, some of which are held out."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Cohort:
 
     Attributes:
         rows: rows of the sheet.
-        results: folder with a folder per slide, where stores and proposals are or will be.
+        results: folder with one folder per slide for stores and proposals, which may not exist yet.
         exclude: strings; slides whose id contains one of them are neither trained on nor held out.
         held_splits: values of the sheet's column `split` whose slides are held out for the evaluation of the backbone.
             No patient may have both held-out and training slides. None stands for the splits in ``HELD_SPLITS``, in
@@ -164,7 +164,7 @@ def files_of_pretraining(config: MuseConfig | UnitConfig) -> list[Path]:
 
 
 def settings_of(config: MuseConfig | UnitConfig) -> dict[str, Any]:
-    """The settings of a run for a YAML file; sources without their defaults, because there may be thousands."""
+    """The settings of a run for a YAML file; sources omit default values, because there may be thousands."""
     names = [name for name in ("sources", "held") if hasattr(config, name)]
     named = {name: [_stated(source) for source in getattr(config, name)] for name in names}
     few = {name: getattr(config, name)[:1] for name in names}

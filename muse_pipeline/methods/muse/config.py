@@ -35,11 +35,10 @@ class MuseConfig:
         distillation: losses between student and teacher.
         augmentation: colour and sharpness of each view; the geometric settings are ignored.
         grey: fraction of views converted to grey.
-        balance: 0: all images are drawn equally often; 1: in proportion to their area with nuclei.
-
-        region_weights: class of a tissue region -> how often its nuclei are drawn relative to those elsewhere; needs
-            region maps.
-        min_nuclei: images with fewer nuclei are not used.
+        balance: influence of an image's area with nuclei on how often it is drawn, from 0 (none) to 1 (proportional).
+        region_weights: class of a tissue region -> how often its nuclei are drawn, relative to nuclei in other classes;
+            needs region maps.
+        min_nuclei: minimum number of nuclei in an image; images with fewer are not used.
         batch: sets of views per batch and device.
         seed: seed of weights and views.
         precision: "32-true" or "bf16-mixed".
@@ -70,7 +69,7 @@ class MuseConfig:
             raise ConfigError("sources: the list is empty; name tissue with nucleus positions")
 
     def pair(self, source: NucleusSource, partner: Path | None) -> NucleusSource:
-        """A slide of a cohort as a source; ``partner``, the store of its partner, is ignored."""
+        """Return a slide of a cohort as a source; ``partner``, the store of its partner, is ignored."""
         return source
 
     @property

@@ -34,7 +34,7 @@ from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.run import Log
 
-MPP_TOLERANCE = 1.005  # views may be finer than an image by this factor, because mpps of scanners are not round
+MPP_TOLERANCE = 1.005  # views may be finer than an image by this factor, because mpps of scanners are not round numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ def read_pretrain_data(
 
     Raises:
         ConfigError: no image is left, a folder or picture is missing, or ``region_weights`` do not fit the slides.
-        LabelError: a picture or its labels cannot be read, or a word of ``exclude`` is in no name.
+        LabelError: a picture or its labels cannot be read, or a word of ``exclude`` is not part of any name.
         ModelError: the detector is missing.
         MppError: the finest views are finer than an image.
         NucleiError: proposals cannot be read, or belong to a different slide.
@@ -139,7 +139,7 @@ def require_fine(name: str, mpp: float, finest_mpp: float) -> None:
     """Reject an image that is too coarse for the views.
 
     Raises:
-        MppError: ``finest_mpp``, that of the finest views, is finer than the image's ``mpp``.
+        MppError: ``finest_mpp``, the um per pixel of the finest views, is finer than the image's ``mpp``.
     """
     if finest_mpp * MPP_TOLERANCE < mpp:
         raise MppError(
@@ -192,7 +192,7 @@ def _index(source: NucleusSource, store: Store, folder: Path, regions: RegionWei
 
 @dataclass(frozen=True)
 class RegionWeights:
-    """Weights of nuclei by the class of their tissue region.
+    """Weights of nuclei that depend on the class of their tissue region.
 
     Attributes:
         weights: class -> weight; all other nuclei have the weight 1.
@@ -203,7 +203,7 @@ class RegionWeights:
     log: Log
 
     def describe(self, source: NucleusSource) -> str:
-        """String that identifies the weights of a slide's nuclei; empty if there are none."""
+        """String that identifies the weights of a slide's nuclei; empty if no weights are set."""
         if not self.weights:
             return ""
         return f" {sorted(self.weights.items())} {cache_name(_file_of_regions(source), '')}"
@@ -213,7 +213,6 @@ class RegionWeights:
 
         Raises:
             ConfigError: one of the classes is missing from the slide's region map.
-
             StoreError: the slide has no region map.
         """
         files = SlideFiles(source.store.parent)
@@ -262,7 +261,7 @@ def _file_of_regions(source: NucleusSource) -> Path:
 
 
 def checksums_of_regions(sources: Sequence[NucleusSource]) -> dict[str, str]:
-    """Checksums, by name of the input, of the region maps next to the stores of ``sources``.
+    """Checksums of the region maps next to the stores of ``sources``, keyed by the name of the input.
 
     Raises:
         StoreError: a region map is missing.

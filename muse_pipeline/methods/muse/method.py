@@ -33,7 +33,7 @@ from muse_pipeline.training.method import Method
 class Projector(nn.Module):
     """Three layers with GELU, a normalised bottleneck, and the cosine to each of K prototypes; no batch norm.
 
-    As in DINO, it is dropped after pretraining.
+    As in DINO, the projector is dropped after pretraining.
 
     Args:
         channels: channels of the features.
@@ -133,7 +133,7 @@ class Level(nn.Module):
             targets = centred_targets(logits, self.centre, temperature)
         likeliest = targets.argmax(-1)
         chosen = torch.zeros_like(self.use).index_add_(0, likeliest, torch.ones_like(likeliest).float())
-        # Sums of logits, counts of likeliest prototypes and number of rows in one tensor, exchanged once per step.
+        # Sums of logits, counts of likeliest prototypes and the number of rows, in one tensor, exchanged once.
         self._sums.append(torch.cat([logits.float().sum(0), chosen, chosen.new_full((1,), len(logits))]))
         return targets
 
@@ -147,18 +147,18 @@ class Level(nn.Module):
 
     @torch.no_grad()
     def update(self, momentum: float) -> None:
-        """Update the teacher's projector, and its centre and prototype use from the step's sums over all processes."""
+        """Update the teacher's projector, and its centre and prototype use from this step's sums over all processes."""
         for average, current in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
             average.lerp_(current, 1 - momentum)
         sums, self._sums, n = self._sums, [], len(self.centre)
         logits, chosen, n_rows = all_sum(sum(sums, self.centre.new_zeros(2 * n + 1))).split((n, n, 1))
         any_row, n_rows = (n_rows > 0).to(logits), n_rows.clamp(min=1)
-        # The centre follows DINO's equation 4; a step without rows, as without shared nuclei, does not change it.
+        # The centre follows DINO's equation 4; a step without rows (no shared nuclei) does not change it.
         self.centre.lerp_(logits / n_rows, (1 - CENTRE_MOMENTUM) * any_row)
         self.use.lerp_(chosen / n_rows, (1 - USE_MOMENTUM) * any_row)
 
     def prototype_usage(self) -> Tensor:
-        """Fraction of the prototypes in use: recently the likeliest for a row, over 5 % as often as the average one."""
+        """Fraction of prototypes in use, which were recently the likeliest at over 5 % of the average rate."""
         return (self.use > 0.05 * self.use.mean()).float().mean()
 
 
@@ -182,10 +182,10 @@ class MusePretraining(Method):
     def losses(self, batch: ViewBatch, turn: str, progress: float) -> dict[str, Tensor]:
         """Compute the cross-entropies over shared nuclei and over views, their weighted sum, and diagnostics.
 
-        The diagnostics, at logged steps, are ``shared_nuclei`` per pair of views; ``entropy_*``, the entropy of the
-        teacher's output as a share of the largest possible; ``spread`` of the teacher's normalised nucleus vectors, 1
-        if they point in all directions; ``prototypes_*``, the share in use; and ``scale_gap``, the mean loss of nuclei
-        seen at two different scales minus that of nuclei seen at similar scales.
+        The diagnostics (at logged steps) are ``shared_nuclei``, their number per pair of views; ``entropy_*``, the
+        entropy of the teacher's output as a share of the largest possible; ``spread`` of the teacher's normalised
+        nucleus vectors, 1 if they point in all directions; ``prototypes_*``, the share in use; and ``scale_gap``, the
+        mean loss of nuclei seen at two different scales minus that of nuclei seen at similar scales.
         """
         with torch.no_grad():
             teachers = _encode_views(self.teacher, batch.global_views, 2)
@@ -216,7 +216,7 @@ class MusePretraining(Method):
                 losses.append(level.loss(target, ours))
             vectors += read
             targets += pred
-        # A pair's nuclei are averaged over all processes, which have different numbers; the factor ``n_processes``
+        # A pair's nuclei are averaged over all processes, whose counts differ; the factor ``n_processes``
         # compensates for the later averaging of gradients.
         n_rows = all_sum(batch.shared.sum((1, 2)).float())
         totals = [one.sum() * n_processes() / n for one, n in zip(losses, n_rows.clamp(min=1), strict=True)]

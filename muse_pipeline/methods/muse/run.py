@@ -1,4 +1,4 @@
-"""MUSE as a run that trains a backbone on tissue without labels."""
+"""The MUSE run, which trains a backbone on tissue without labels."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         return Checkpoint(method.trained().state_dict(), {}, meta)
 
 
-LIMITS = {  # name -> (least, most) in a run that still learns; healthy runs stay far within these limits
+LIMITS = {  # name -> (minimum, maximum) in a run that still learns; healthy runs stay far within these limits
     "entropy_nucleus": (0.01, 0.995),
     "entropy_image": (0.01, 0.999),
     "spread": (0.05, float("inf")),

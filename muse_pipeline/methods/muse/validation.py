@@ -54,7 +54,7 @@ def _cut(index: int, image: LabelledImage, window_px: int) -> list[PointWindow]:
     origins = start + cells * cell_px + (cell_px - window_px) // 2
     origins = np.clip(origins, 0, np.maximum(size_px - window_px, 0))
     origins = np.where(size_px < window_px, (size_px - window_px) // 2, origins)
-    unique, member = np.unique(origins, axis=0, return_inverse=True)  # clipping may give cells the same window
+    unique, member = np.unique(origins, axis=0, return_inverse=True)  # clipping can make windows coincide
     member = member.ravel()
     return [
         PointWindow(
@@ -102,7 +102,7 @@ class PointSet:
     def read(self, windows: Sequence[PointWindow]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Read windows: pixels (B, S, S, 3) uint8, colour maps (B, 3, 4), positions (B, M, 2) and (B, M) bool.
 
-        Positions are padded to the window with most points; the last array is False for padding.
+        Positions are padded to the number in the fullest window; the last array is False for padding.
         """
         most = max(len(window.label) for window in windows)
         xy, exists = np.zeros((len(windows), most, 2), np.float32), np.zeros((len(windows), most), bool)

@@ -1,4 +1,4 @@
-"""PSM's first stage: a network learns to give a window and its half turn the same output (arXiv 2210.07862)."""
+"""PSM's first stage: a network learns the same output for a window and its half turn (arXiv 2210.07862)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from muse_pipeline.training.stages import TrainingStage
 
 
 class PriorSelfActivation(Method):
-    """Training of a network to give a window and its half turn the same output (arXiv 2210.07862).
+    """Trains a network to give the same output for a window and for the window turned by 180 degrees.
 
     The loss is the mean of ``|f(x) - f(rot180 x)|``; nothing prevents the trivial solution of a constant f.
 
@@ -32,7 +32,7 @@ class PriorSelfActivation(Method):
         self.network = network
 
     def losses(self, batch: Tensor, turn: str, progress: float) -> dict[str, Tensor]:
-        """Compute the loss on windows (B, 3, S, S); both orientations are in one pass and share batch statistics."""
+        """Compute the loss on windows (B, 3, S, S); both orientations share one pass and its batch statistics."""
         output, turned = self.network(torch.cat((batch, batch.flip(2, 3)))).chunk(2)
         return {"loss": (output - turned).abs().mean()}
 
@@ -72,7 +72,7 @@ class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):
         require_window(self.config.window_px, network.backbone, self.config.backbone)
 
     def inputs(self) -> Inputs:
-        """The tissue."""
+        """The sources of tissue."""
         return Inputs(self.config.sources)
 
     def free_settings(self) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ class LabelSettings:
     """Conversion of masks to instances; masks are cut at necks and pale lines.
 
     Attributes:
-        min_area_um2: area of the smallest instances that are kept.
+        min_area_um2: minimum area of an instance; smaller ones are dropped.
     """
 
     min_area_um2: NotNegative = 12.0
@@ -81,8 +81,8 @@ class SelfTrainingSettings:
 
     Attributes:
         rounds: number of rounds; 0 skips the stage.
-        threshold: lowest score of detections used as labels; by default below that of ``detector.export``, so that each
-            round finds more nuclei.
+        threshold: minimum score of detections used as labels; by default below that of ``detector.export``, so that
+            each round finds more nuclei.
     """
 
     rounds: Annotated[int, Between(0, 10)] = 1
@@ -124,7 +124,7 @@ class PsmConfig(ModelSettings):
     method: str = "psm"
 
     def __post_init__(self) -> None:
-        unread = {**vars(self.mask_settings), "max_share": MaskSettings().max_share}  # max_share is for all masks
+        unread = {**vars(self.mask_settings), "max_share": MaskSettings().max_share}  # max_share applies to all masks
         if self.masks != "activation" and (changed := dict(unread.items() - vars(MaskSettings()).items())):
             raise ConfigError(
                 f"mask_settings.{min(changed)} is a setting of `masks: activation`, but `masks` is '{self.masks}'"

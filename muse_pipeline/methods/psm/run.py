@@ -1,8 +1,8 @@
-"""PSM as a run that trains a detector on unlabelled tissue, and its stages that make masks and labels.
+"""The PSM run, which trains a detector on unlabelled tissue, and its stages that make masks and labels.
 
 The labels are instances and points in files that ``muse finetune`` can read.
 
-"Exploring Unsupervised Cell Recognition with Prior Self-activation Maps", arXiv 2308.11144;
+The method is from "Exploring Unsupervised Cell Recognition with Prior Self-activation Maps", arXiv 2308.11144;
 ``docs/guide/label-free.md`` lists the differences from the paper.
 """
 
@@ -136,19 +136,19 @@ def read_pictures_and_masks(folder: Path) -> Iterator[tuple[str, np.ndarray, np.
 
 
 CLASS = "Nucleus"
-BLUR_UM = 0.25  # sigma of the blur of the density at which masks are cut; half that in ``proposals.otsu_mask``
+BLUR_UM = 0.25  # sigma of the blur of the density along which masks are cut; half of that in ``proposals.otsu_mask``
 MOST = 65535  # largest number of instances in a 16-bit picture
 
 
 def label_source(folder: Path, mpp: float) -> LabelSource:
-    """The label source of the files that ``write_found`` wrote to ``folder``."""
+    """A label source for the files that ``write_found`` wrote to ``folder``."""
     return LabelSource(
         folder / INSTANCES, "instances", images=folder / IMAGES, mpp=mpp, points=folder / POINTS, allow_empty=True
     )
 
 
 def write_found(folder: Path, name: str, pixels: np.ndarray, instances: np.ndarray) -> int:
-    """Write a picture (h, w, 3) and its instances (h, w), 1..N, unless there are none, and return their number.
+    """Write a picture (h, w, 3) and its instances (h, w), 1..N, if it has any, and return the number of instances.
 
     Raises:
         LabelError: there are more instances than a label image can contain.
@@ -170,12 +170,12 @@ def split_instances(mask: np.ndarray, pixels: np.ndarray, config: PsmConfig) -> 
     return drop_small_labels(instances, config.labels.min_area_um2 / config.mpp**2)
 
 
-FRAGMENT_UM2 = 2.0  # least area of an instance; smaller ones are remainders of nuclei overlapped by other nuclei
+FRAGMENT_UM2 = 2.0  # minimum area of an instance; smaller ones are remainders of nuclei overlapped by others
 SURROUND_UM = 32.0  # width by which a picture is mirrored beyond its border, so that nuclei at the border are found
 
 
 def find_all(predictor: NetworkPredictor, reference: ColourReference, pixels: np.ndarray) -> Nuclei:
-    """Find the nuclei in a picture (h, w, 3) at the detector's mpp and just beyond its border, by ascending score.
+    """Find nuclei in and just beyond a picture (h, w, 3) at the detector's mpp, sorted by ascending score.
 
     The picture's stains are normalised to ``reference``.
     """
@@ -188,7 +188,7 @@ def find_all(predictor: NetworkPredictor, reference: ColourReference, pixels: np
 
 
 class LabelsStage(PreparedStage):
-    """Writes pictures, their instances (16-bit PNG, 0 background), and points (x, y, class) at instances' centroids.
+    """Writes pictures, instances (16-bit PNG, 0 background), and points (x, y, class) at the centroids of instances.
 
     Args:
         config: settings of the run.
@@ -218,10 +218,10 @@ class LabelsStage(PreparedStage):
 
 
 class FoundLabelsStage(PreparedStage):
-    """Writes the pictures of ``labels`` with the nuclei that a detector finds, outlined as by the exported model.
+    """Writes the pictures of ``labels`` with the nuclei that a detector finds, outlined as in the exported model.
 
     Args:
-        config: settings of the detector's training; ``export.threshold`` is the lowest score of a label.
+        config: settings of the detector's training; ``export.threshold`` is the minimum score of a label.
         detector: checkpoint of the detector.
         labels: folder with the pictures.
         folder: folder of the stage.
@@ -270,7 +270,7 @@ class FoundLabelsStage(PreparedStage):
 
 @RECIPES.register("psm")
 class PsmRecipe(Recipe):
-    """Masks, labels, a detector, and further detectors, each trained on the detections of the previous one."""
+    """Stages: masks, labels, a detector, and further detectors, each trained on the detections of the previous one."""
 
     Config = PsmConfig
     ends_in_model = True

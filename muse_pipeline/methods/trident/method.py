@@ -33,8 +33,8 @@ class AlignmentSettings:
     """Losses between branches.
 
     Attributes:
-        branches: 3 aligns two H&E views and the partner (TriDeNT); 2, one H&E view and the partner (More From Less); 1,
-            only two H&E views (a Siamese network, as a control).
+        branches: 3: two H&E views and the partner (TriDeNT); 2: one H&E view and the partner (More From Less); 1: only
+            two H&E views (a Siamese network, as a control).
         loss: "vicreg" or "infonce".
         image_weight: weight of the loss on image vectors; 0 turns it off.
         nucleus_weight: weight of the loss on features at nuclei that both H&E views share; 0 turns it off.
@@ -44,14 +44,14 @@ class AlignmentSettings:
         temperature: softmax temperature of InfoNCE.
         hidden: width of the projectors' two inner layers.
         width: length of the vectors that are compared.
-        max_nuclei: largest number of nuclei compared per batch, chosen at random.
+        max_nuclei: maximum number of nuclei compared per batch, chosen at random.
     """
 
     branches: Annotated[int, Between(1, 3)] = 3
     loss: Annotated[str, OneOf(LOSSES)] = "vicreg"
     image_weight: NotNegative = 1.0
     nucleus_weight: NotNegative = 0.0
-    # The weights in the VICReg paper, which TriDeNT uses too.
+    # The weights in the VICReg paper, which TriDeNT also uses.
     invariance: NotNegative = 25.0
     variance: NotNegative = 25.0
     covariance: NotNegative = 1.0
@@ -86,7 +86,7 @@ class TridentConfig(MuseConfig):
     alignment: AlignmentSettings = field(default_factory=AlignmentSettings)
     partner_backbone: str | None = None
     distillation: SelfDistillationSettings | None = None
-    # A tenth of MUSE's weight of 1, divided by 25, the weight of VICReg's own terms.
+    # 0.1 / 25, so that VICReg's terms, whose own weight is 25, count a tenth as much as MUSE's losses.
     weight: NotNegative = 0.004
     views: ViewSettings = field(default_factory=lambda: ViewSettings(n_local=0))
     batch: Annotated[int, Between(2)] = 16

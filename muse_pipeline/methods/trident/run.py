@@ -1,4 +1,4 @@
-"""TriDeNT and More From Less as a run that trains an H&E backbone on tissue with partners."""
+"""The run for TriDeNT and More From Less, which trains an H&E backbone on tissue with partners."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read_paired_data(config: TridentConfig, folder: Path, log: Log) -> PairedDat
     """Open every source and the partners of its images (``muse.data.read_pretrain_data`` and ``open_partner``).
 
     Raises:
-        ConfigError: a folder of partners has none of the source's pictures, or no slide's partner was registered.
+        ConfigError: a folder of partners contains none for the source's pictures, or no slide's partner could be used.
         MuseError: a source or a partner cannot be read or does not fit.
     """
     data = read_pretrain_data(
@@ -63,7 +63,7 @@ def read_paired_data(config: TridentConfig, folder: Path, log: Log) -> PairedDat
 
 
 def _require_partners(sources: list, partners: list[PicturePartner | None], failures: list[str]) -> None:
-    """Reject a source of partners without a file for any picture, and slides of which no partner was registered."""
+    """Reject a folder of partners without a file for any picture, and slides whose partners all failed to register."""
     for source in dict.fromkeys(source for source in sources if source and source.store is None):
         of_source = [partner for wanted, partner in zip(sources, partners, strict=True) if wanted == source]
         if all(partner is None for partner in of_source):
@@ -129,7 +129,7 @@ class TridentStage(MuseStage):
         return WeightedSum({"muse": muse, "trident": trident}, {"muse": 1.0, "trident": config.weight})
 
     def batches(self, data: PairedData, device: torch.device) -> Callable[[int], PairBatch | dict[str, Any]]:
-        """Batches of views with their partners; if MUSE's losses are used, the batches of both methods by name."""
+        """Batches of views with their partners; with MUSE's losses, the batches of both methods, keyed by name."""
         views = make_batches(self.config, data)
         pairs = PairBatches(views, data.images, data.partners)
         if self.config.distillation is None:
@@ -156,7 +156,7 @@ class TridentStage(MuseStage):
         return (SpreadAlarm(self.config.schedule, self.folder), *self.validation(data, method))
 
 
-LEAST_SPREAD = 0.05  # least spread (``method.measure_spread``) in a run that still learns
+LEAST_SPREAD = 0.05  # minimum spread (``method.measure_spread``) in a run that still learns
 
 
 class SpreadAlarm(Alarm):
@@ -166,7 +166,7 @@ class SpreadAlarm(Alarm):
         """Compare the spread of each level with ``LEAST_SPREAD``.
 
         Raises:
-            CollapsedError: the spread of a level was lower at ``IN_A_ROW`` logged steps in a row.
+            CollapsedError: the spread of a level was below this limit at ``IN_A_ROW`` logged steps in a row.
         """
         for name, value in losses.items():
             if name.endswith("_spread") and self.persists(name, value < LEAST_SPREAD):

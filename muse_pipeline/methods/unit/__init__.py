@@ -1,1 +1,1 @@
-"""UNITPathSSL: translation between masks and tissue, unpaired, as pretraining and as a label-free detector."""
+"""UNITPathSSL: unpaired translation between masks and tissue, for pretraining and for label-free detectors."""

@@ -42,7 +42,7 @@ class GeneratorSettings:
     Attributes:
         base: channels at stride 1.
         most: largest number of channels.
-        levels: number of halvings of the mask in the encoder.
+        levels: number of times that the encoder halves the resolution.
         noise_dim: length of the noise z.
         style_dim: length of the style w.
         code_dim: length of the mask's code.
@@ -99,8 +99,8 @@ class AdaSettings:
     """Settings of the adaptive augmentation before the discriminator of pictures (``losses.gan``).
 
     Attributes:
-        target: value of the mean sign of real pictures' scores above which the probability rises.
-        pictures: number of real pictures over which it can rise from 0 to 1.
+        target: mean sign of real pictures' scores above which the probability of augmentation rises.
+        pictures: number of real pictures over which that probability can rise from 0 to 1.
     """
 
     target: Annotated[float, Between(-1, 1)] = 0.6  # ADA paper
@@ -116,8 +116,8 @@ class LossWeights:
         mask_gan: adversarial loss of masks that the reader predicts on real tissue.
         cycle: cycle consistency, in both directions.
         instances: instance loss of the reader on rendered tissue.
-        painted: colour prior (``losses.unit``): weights at the first step, and from a quarter of the first stage on;
-            linear in between.
+        painted: colour prior (``losses.unit``): its weight at the first step, and its weight from a quarter of the
+            first stage on; linear in between.
     """
 
     picture_gan: NotNegative = 1.0  # code
@@ -147,8 +147,8 @@ class UnitConfig(ModelSettings):
     Settings that are not described here are those of ``ModelSettings``.
 
     Attributes:
-        schedule: schedule of both stages, except for ``second``; its learning rate is used for generator and reader,
-            and its weight decay is ignored.
+        schedule: schedule of both stages, except for what ``second`` sets; the learning rate is that of generator and
+            reader, and the weight decay is ignored.
         sources: unlabelled H&E tissue; without sources the workflow trains on its own slides.
         second: length and learning rate of the second stage.
         mpp: um per pixel of all networks.
@@ -174,7 +174,7 @@ class UnitConfig(ModelSettings):
         ada: adaptive augmentation before the discriminator of tissue; none by default.
         seed: seed of weights, masks and windows.
         precision: "32-true" or "bf16-mixed".
-        calibrate: whether to choose the score threshold of the export without labels (``monitors.SnapshotScorer``);
+        calibrate: whether the score threshold of the export is chosen, without labels (``monitors.SnapshotScorer``);
             otherwise ``export.threshold`` is used.
         export: settings of the exported detector.
         method: name of the method, "unit".
@@ -211,7 +211,7 @@ class UnitConfig(ModelSettings):
 
 @dataclass(frozen=True)
 class UnitStageConfig(UnitConfig):
-    """Settings of one stage; ``previous`` is None in the first stage, and that stage's checkpoint in the second."""
+    """Settings of one stage; ``previous`` is None in the first, and the first stage's checkpoint in the second."""
 
     previous: Path | None = None
 

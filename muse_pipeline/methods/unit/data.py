@@ -65,7 +65,7 @@ class MaskDomain:
         return np.stack(pictures), padded_xy, padded_rays, label
 
     def nuclei(self, index: int) -> Nuclei:
-        """The nuclei of a mask, without their contours; measured at first use (10 ms for 320 px)."""
+        """The nuclei of a mask, without their contours; measured at first use (10 ms for a mask of 320 px)."""
         if index not in self._nuclei:
             instances = fills(self.masks[index].instances)
             self._nuclei[index] = label_image_to_nuclei(instances, (self.mpp, self.mpp), self.n_rays)
@@ -98,11 +98,11 @@ def turn_xy(xy: np.ndarray, turn: int, size_px: int) -> np.ndarray:
 
 
 def _ray_permutations(n_rays: int) -> np.ndarray:
-    """(8, R) index, for every turn, of the ray that becomes ray k."""
+    """(8, R) array with, at [turn, k], the index of the ray that the turn makes ray k."""
     rays = []
     for turn in range(8):
         k = np.arange(n_rays)
-        # From rays of the turned picture, the steps of ``turn_picture`` are undone in reverse order.
+        # k is a ray of the turned picture; the steps of ``turn_picture`` are undone in reverse order.
         k = n_rays // 4 - k if turn & 4 else k
         k = -k if turn & 2 else k
         k = n_rays // 2 - k if turn & 1 else k
@@ -111,7 +111,7 @@ def _ray_permutations(n_rays: int) -> np.ndarray:
 
 
 MASKS = "masks"
-MIN_TISSUE, GLASS = 0.5, 200  # in a window with tissue, this share of pixels has a channel darker than ``GLASS``
+MIN_TISSUE, GLASS = 0.5, 200  # in a window with tissue, at least this share of pixels has a channel below ``GLASS``
 TRIES = 8  # attempts to draw a window with enough tissue
 SAMPLE = 64  # number of windows on which colours are measured
 STAIN_WINDOWS, STAIN_PX = 8, 128  # number and side of the windows to which an image's stains are fitted
@@ -264,7 +264,7 @@ class UnitBatch(NamedTuple):
     Attributes:
         masks: (B, 3, S, S) float masks, -1 to 1, in the colours of ``synthesis_masks``.
         xy: (B, M, 2) centres of the masks' nuclei, window px; padding lies at -1e6.
-        rays: (B, M, R) um, to the inner edge of the contour, NaN for padding.
+        rays: (B, M, R) um from the centre to the inner edge of the contour; NaN for padding.
         label: (B, M) int64, 0 for nuclei and -1 for padding.
         pictures: (B, 3, S, S) float tissue, 0 to 255.
     """
@@ -297,7 +297,7 @@ class UnitData:
     palette: np.ndarray
 
     def make_batches(self, config: UnitConfig, device: torch.device) -> Callable[[int], UnitBatch]:
-        """Return a function that makes the batch of a step, always the same one."""
+        """Return a function that makes the batch of a step; the batch of a step is always the same."""
         masks = MaskDomain(
             self.masks, mpp=config.mpp, window_px=config.window_px, n_rays=config.reader.n_rays, seed=config.seed
         )
@@ -347,7 +347,7 @@ def require_stained(windows: np.ndarray, mpp: float) -> None:
     """Require that windows (N, S, S, 3) uint8 show tissue stained with haematoxylin and eosin.
 
     Raises:
-        ConfigError: the tissue is brown, or less than half of the windows have tissue.
+        ConfigError: the tissue is brown, or fewer than half of the windows have tissue.
     """
     sample = AppearanceSample(mpp)
     for window in windows:
@@ -365,7 +365,7 @@ def require_stained(windows: np.ndarray, mpp: float) -> None:
 
 
 def measure_palette(windows: np.ndarray) -> np.ndarray:
-    """(2, 3) float32 mean colours of the dark and the pale pixels in those windows (N, S, S, 3) uint8 with tissue."""
+    """(2, 3) float32 mean colours of dark and of pale pixels in the windows (N, S, S, 3) uint8 that show tissue."""
     tissue = [window for window in windows if has_tissue(window)] or windows
     pixels = np.concatenate([window.reshape(-1, 3) for window in tissue]).astype(np.float32)
     brightness = pixels.mean(1)

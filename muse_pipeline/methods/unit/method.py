@@ -53,7 +53,7 @@ def to_unit(pixels: Tensor) -> Tensor:
 
 
 class UnitTraining(Method):
-    """Training that alternates between the generator with the reader, and the two discriminators.
+    """Training in two alternating turns: generator and reader, then both discriminators.
 
     Args:
         config: settings of the stage.
@@ -94,7 +94,7 @@ class UnitTraining(Method):
         return torch.optim.Adam([group], schedule.learning_rate, self.config.betas, self.config.eps)
 
     def losses(self, batch: UnitBatch, turn: str, progress: float) -> dict[str, Tensor]:
-        """Losses as in ``Method``; the discriminators score what the generator's turn of the same step made."""
+        """Compute losses as in ``Method``; the discriminators score outputs of the same step's generator turn."""
         if turn == "discriminator":
             return self._judge(batch, *self._made.pop(0))
         made = self.translate(batch)
@@ -136,7 +136,7 @@ class UnitTraining(Method):
         self.step += 1
 
     def _vary(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """The reader's augmented input and colour maps; its noise keeps the generator from hiding codes in pictures."""
+        """Augmented input and colour maps of the reader; noise keeps the generator from hiding codes in pictures."""
         same = torch.eye(3, 4, device=pictures.device).expand(len(pictures), 3, 4)
         config = self.config
         with torch.autocast(pictures.device.type, enabled=False):  # bfloat16 is too coarse for grey levels
@@ -201,8 +201,8 @@ class UnitTraining(Method):
         """Diagnostics of collapse.
 
         ``diversity_of_noise`` is the mean difference in grey levels between two renderings of a mask; ``agreement``,
-        the correlation between the nuclear pixels read from tissue in two colours, 0 if all pixels or none are nuclear;
-        ``contrast``, the standard deviation of rendered pixels relative to real ones.
+        the correlation between nuclear pixels found in the same tissue in two colours, 0 if all or no pixels are
+        nuclear; ``contrast``, the standard deviation of rendered pixels relative to real ones.
         """
         # The first rendering's grain is reused, so that only the noise differs.
         noise, _ = self.draw_noise(GAUGED, batch.masks.shape[-1], batch.masks.device)

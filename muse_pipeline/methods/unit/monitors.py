@@ -28,10 +28,10 @@ from muse_pipeline.training.loop import IN_A_ROW, Alarm, Monitor
 from muse_pipeline.training.method import Schedule
 
 FOLDER = "translation"
-PREVIEW, SHOWN = 10**9, 6  # step of the drawn windows, which no run reaches; number of windows of each domain
+PREVIEW, SHOWN = 10**9, 6  # step whose windows are drawn, which no run reaches; number of windows of each domain
 
 
-LIMITS = {  # diagnostic -> (least value, meaning of lower values, what to change)
+LIMITS = {  # diagnostic -> (minimum, meaning of lower values, what to change)
     "diversity_of_noise": (
         0.02,
         "the generator ignores its noise",
@@ -121,7 +121,7 @@ RAYS = 8  # number of rays; few, because only the positions of these nuclei are 
 
 
 def detection_f1(found: Sequence[np.ndarray], truth: Sequence[np.ndarray], mpp: float) -> float:
-    """F1 (0 to 1) of positions (N, 2) px, by descending score, matched within 3 um and counted over all pictures."""
+    """F1 (0 to 1), over all pictures, of positions (N, 2) px sorted by descending score and matched within 3 um."""
     matched = sum(
         int((match_points(one, -np.arange(len(one), dtype=float), true, RADIUS_UM / mpp) >= 0).sum())
         for one, true in zip(found, truth, strict=True)
@@ -130,7 +130,7 @@ def detection_f1(found: Sequence[np.ndarray], truth: Sequence[np.ndarray], mpp: 
 
 
 class Found(NamedTuple):
-    """Nuclei found in a window, by descending score.
+    """Nuclei found in a window, sorted by descending score.
 
     Attributes:
         xy: (N, 2) centres, px.
@@ -180,7 +180,7 @@ class SnapshotScorer:
 
     @torch.no_grad()
     def score(self) -> dict[str, float]:
-        """Compute the scores, 0 to 1, and the best score threshold, by name."""
+        """Compute the scores, 0 to 1, and the best score threshold, keyed by name."""
         torch.manual_seed(0)
         self.method.eval()
         parts = [self._find(batch) for batch in self._batches]

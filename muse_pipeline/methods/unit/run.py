@@ -1,4 +1,4 @@
-"""UNITPathSSL as a run: masks, translation between masks and tissue, and a second stage with a new reader."""
+"""The UNITPathSSL run: masks, translation between masks and tissue, and a second stage with a new reader."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ TRANSLATION, READER = "translation", "reader"
 
 @RECIPES.register("unit")
 class UnitRecipe(Recipe):
-    """Synthesises masks, unless a folder is given, and trains in two stages, the second with a new reader."""
+    """Synthesises masks, unless a folder of masks is given, and trains in two stages, the second with a new reader."""
 
     Config = UnitConfig
 
     def describe(self, config: UnitConfig) -> dict[str, Any]:
-        """Describe the run for the workflow, which trains it on its own slides if there are no ``sources``."""
+        """Describe the run for the workflow, which uses its own slides if there are no ``sources``."""
         require_sound(config)
         checkpoints = Inputs(checkpoint=config.checkpoint and find_checkpoint(config.checkpoint))
         checkpoints.require_checkpoints()
@@ -108,7 +108,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         return Inputs(config.sources, backbone, previous=config.previous, checksums=checksums)
 
     def free_settings(self) -> tuple[str, ...]:
-        """Settings of the card; those that affect the choice of the snapshot are free only after the last step."""
+        """Settings of the card; those that affect the choice of the snapshot may change only after the last step."""
         card = ("name", "licence", "training_data", "limits", "metrics")
         return (*card, "export") if steps_done(self.run_folder.resume) == self.config.schedule.steps else card
 
@@ -134,7 +134,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         return data.make_batches(self.config, device)
 
     def describe(self, data: UnitData, log: Log) -> None:
-        """Print a summary of the training data, and save pictures of tissue for the check of the export."""
+        """Print a summary of the training data, and save pictures of tissue for checking the export."""
         data.keep_pictures(self.run_folder)
         masks, images = count_noun(len(data.masks), "mask"), count_noun(len(data.images), "image")
         log(f"{self.name}: {self.config.reader.backbone} on {masks} and {images} of tissue")
@@ -158,7 +158,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         """The checkpoint of the snapshot with the best measure (``monitors.MEASURE``)."""
         best = load_checkpoint(self.run_folder.best)
         now = self._describe(data, method, best.meta["step"], best.meta["scores"])
-        return dataclasses.replace(best, meta=now.meta)  # the card's settings may be newer
+        return dataclasses.replace(best, meta=now.meta)  # the card may have changed since
 
     def finish(self, data: UnitData, method: UnitTraining, log: Log) -> None:
         """Print the step of the chosen snapshot."""

@@ -53,7 +53,7 @@ def measure_instances(instances: np.ndarray, n: int, mpp: float) -> np.ndarray:
     count = np.maximum(area, 1)
     mean_x, mean_y = total(column) / count, total(row) / count
     x, y = column - mean_x[number], row - mean_y[number]
-    # A pixel is a square with a second moment of 1/12; an ellipse with a full axis of a has (a / 4) ** 2 along it.
+    # A pixel is a square with a second moment of 1/12; an ellipse has (a / 4) ** 2 along a full axis of length a.
     xx, yy, xy = (total(values) / count + own for values, own in ((x * x, 1 / 12), (y * y, 1 / 12), (x * y, 0)))
     middle, spread = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
     major, minor = 4 * np.sqrt(middle + spread), 4 * np.sqrt(np.maximum(middle - spread, 0))
@@ -79,7 +79,11 @@ def summarise(masks: Sequence[InstanceMask], mpp: float) -> dict[str, Any]:
 
 
 def measure(masks: Sequence[InstanceMask], mpp: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """(n, 4) ``MEASURES`` by kind, of nuclei that do not touch the border, without contours; (masks, 3) ``TOTALS``."""
+    """Measure nuclei that do not touch the border, without their contours.
+
+    Returns:
+        (n, 4) ``MEASURES`` of nuclei, keyed by kind; (masks, 3) ``TOTALS``.
+    """
     tables, kinds, totals = [], [], []
     for mask in masks:
         inner = np.where(contours(mask.instances), 0, mask.instances)
@@ -94,7 +98,7 @@ def measure(masks: Sequence[InstanceMask], mpp: float) -> tuple[dict[str, np.nda
 
 
 def border_instances(instances: np.ndarray) -> np.ndarray:
-    """The numbers of the instances that touch the border."""
+    """Values in ``instances``, from 1, of the instances that touch the border."""
     rim = np.concatenate([instances[0], instances[-1], instances[:, 0], instances[:, -1]])
     return np.unique(rim[rim > 0])
 
@@ -106,7 +110,7 @@ def _quantiles(table: np.ndarray, names: Sequence[str]) -> dict[str, list[float]
 
 
 SETTINGS, PAGE = "masks.json", "page.png"
-PAGE_COLUMNS, PAGE_PX = 6, 1600  # the page has 4 rows, or fewer if masks are large
+PAGE_COLUMNS, PAGE_PX = 6, 1600  # the page has 4 rows of at most 6 masks and about 1,600 px
 SUMMARISED = 500  # largest number of masks that statistics are computed from
 COLUMNS = ("x", "y", "major_axis_um", "minor_axis_um")
 LEAST_NUCLEI = 100
@@ -145,7 +149,7 @@ def write_masks(
 
     Raises:
         ArgumentError: nuclei cannot be drawn at this mpp and size.
-        OutputError: the folder contains anything other than such masks, or cannot be written to.
+        OutputError: the folder contains files other than such masks, or cannot be written to.
     """
     require_drawable(size_px, mpp, tissue)
     require_own_folder(folder, is_ours=(folder / SETTINGS).is_file())

@@ -20,7 +20,7 @@ from muse_pipeline.methods.unit.synthesis_settings import EPITHELIAL, STROMA, Ti
 MARGIN_UM = 8.0  # nuclei are planned up to this far outside the field, because they may reach into it
 RIM_POINTS = 128
 RIM_HARMONICS = np.arange(2, 5)
-APART = 0.8  # least distance between scattered nuclei, in mean diameters
+APART = 0.8  # minimum distance between scattered nuclei, in mean diameters
 PACKED = 0.95  # largest density of scattered nuclei, as a share of that of the densest Matern process
 
 
@@ -129,9 +129,9 @@ def _line_rim(gland: Gland, tissue: TissueSettings, rng: np.random.Generator) ->
 def _scatter(size_um: float, glands: list[Gland], tissue: TissueSettings, rng: np.random.Generator) -> Plan:
     """Place stroma nuclei by a Matern process of type II (1960).
 
-    It keeps the points of a Poisson process that have no earlier point within a distance. The density ``p`` of that
-    process becomes ``(1 - exp(-p a)) / a``, with the area ``a`` of the disc around a point; here, ``p`` is computed
-    from the wanted density.
+    Of a Poisson process, only points without an earlier point within a given distance are kept. This reduces the
+    density ``p`` of the Poisson process to ``(1 - exp(-p a)) / a``, where ``a`` is the area of a disc with this
+    distance as its radius. ``p`` is computed from the wanted density.
     """
     apart = APART * tissue.stroma.mean_diameter_um
     disc = math.pi * apart**2
@@ -154,7 +154,7 @@ LEAST_DIAMETER_PX = 6  # smaller nuclei lose their shape
 LEAST_AREA_PX = 9
 MOST_PX = 4096  # largest side, because instances have 16 bits
 _BITS = 4  # bits of subpixel positions in cv2's drawing
-_EXCESS_PX = 1.2  # by how much polygons filled by cv2 are too long and wide
+_EXCESS_PX = 1.2  # polygons filled by cv2 are too long and too wide by this
 _ANGLES = np.linspace(0, 2 * np.pi, N_VERTICES, endpoint=False)
 _CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)])  # (2, V)
 _WAVES = np.concatenate([wave(_ANGLES * HARMONICS[:, None]) / HARMONICS[:, None] ** 2 for wave in (np.cos, np.sin)])
@@ -174,7 +174,7 @@ class InstanceMask:
 
     Attributes:
         instances: (h, w) uint16; 0 is background, 1..N are nuclei, each of them connected.
-        kinds: (N,) uint8, at i the index into ``synthesis_settings.KINDS`` of instance i + 1.
+        kinds: (N,) uint8; entry i is the index into ``synthesis_settings.KINDS`` of instance i + 1.
     """
 
     instances: np.ndarray
@@ -182,10 +182,10 @@ class InstanceMask:
 
 
 def synthesise_mask(index: int, seed: int, size_px: int, mpp: float, tissue: TissueSettings) -> InstanceMask:
-    """Synthesise mask number ``index`` of a set; the same arguments always give the same mask.
+    """Synthesise one mask of a set; the same arguments always give the same mask.
 
     Args:
-        index: number of the mask.
+        index: index of the mask in the set.
         seed: seed of the set.
         size_px: side of the mask.
         mpp: um per pixel.

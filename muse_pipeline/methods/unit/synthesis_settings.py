@@ -44,7 +44,7 @@ class Population:
 
     @property
     def mean_diameter_um(self) -> float:
-        """Diameter of the circle with the area of a nucleus with the median long axis and the mean ratio of axes."""
+        """Diameter of a circle as large as a nucleus of the median long axis and the mean ratio of axes."""
         alpha, beta = self.ratio
         return self.major_um * math.sqrt(alpha / (alpha + beta))
 
@@ -59,7 +59,7 @@ class TissueSettings:
     Attributes:
         epithelial: nuclei side by side on the rims of glands, with long axes across the rim.
         stroma: nuclei between glands, at least 0.8 mean diameters apart, with random angles.
-        glands_per_mm2: closed curves tried per mm2; curves that would cross an earlier one are left out.
+        glands_per_mm2: number of closed curves tried per mm2; curves that would cross an earlier one are left out.
         gland_radius_um: range of a gland's mean radius, chosen uniformly.
         gland_wobble: standard deviation of the rim's k-th amplitude (k = 2 to 4), in units of mean radius / k.
         rim_spacing: range of the distance between neighbours on a rim, in short axes, chosen uniformly.
@@ -68,11 +68,11 @@ class TissueSettings:
         clear_band: probability that a band around a gland is free of nuclei.
         clear_band_um: range of the width of that band, chosen uniformly.
         stroma_per_mm2: nuclei outside glands per mm2.
-        sparsest: lowest factor of ``stroma_per_mm2``; that of each mask is chosen uniformly between this and 1.
+        sparsest: minimum factor of ``stroma_per_mm2``; each mask gets a factor chosen uniformly between this and 1.
         roughness: range of the amplitude of an outline's Fourier series, relative to its radius, chosen uniformly.
-        max_overlap: a nucleus that would lose more than this fraction of its area to earlier nuclei is left out.
-        min_area_um2: least area of an instance, or of its part inside the mask; smaller ones are left out.
-        magnification: all lengths in a mask are multiplied by a factor chosen log-uniformly between 1 / m and m.
+        max_overlap: largest fraction of its area that a nucleus may lose to earlier nuclei; others are left out.
+        min_area_um2: minimum area of an instance, or of its part inside the mask; smaller ones are left out.
+        magnification: m; the scale of each mask is chosen log-uniformly between 1 / m and m.
         placement: "structured", or "uniform" for the same nuclei at random positions and angles.
     """
 
