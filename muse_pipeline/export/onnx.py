@@ -260,7 +260,7 @@ def export_embedder(checkpoint: Path, output: Path, mpp: float) -> EmbedderCard:
     Args:
         checkpoint: a checkpoint of any method of this package, a released MUSE file, or the name of a built-in model.
         output: the file.
-        mpp: um per pixel, if the checkpoint does not state it.
+        mpp: um per pixel that is assumed if the checkpoint does not state it.
 
     Raises:
         CheckpointError: the checkpoint contains no backbone with a dense map, or cannot be read.

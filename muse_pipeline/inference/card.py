@@ -54,12 +54,12 @@ class AppearanceReference:
 
 @dataclass(frozen=True)
 class ClassReference:
-    """Nuclei of one class on the slides that a model was trained on (see ``inference.doubts``).
+    """Measures of the nuclei of one class on the slides that a model was trained on (see ``inference.doubts``).
 
     Attributes:
         n_slides: number of slides with enough nuclei of the class.
-        median_area_um2: least, median and largest value, over these slides, of the median area.
-        mean_class_probability: least, median and largest value, over these slides, of the mean probability.
+        median_area_um2: minimum, median and maximum, over these slides, of the median area.
+        mean_class_probability: minimum, median and maximum, over these slides, of the mean probability.
     """
 
     n_slides: int
@@ -223,7 +223,7 @@ class RegionCard(Card):
         classes: name and colour of each channel of the map; the first class is tissue that is in none of the others.
         metrics: measured figures by name; each name contains the split.
         limits: limits of the model's use, in words.
-        min_area_mm2: least area of regions and holes; smaller ones are merged into the class around them.
+        min_area_mm2: minimum area of regions and holes; smaller ones are merged into the class around them.
         kind: always "regions"; the card of a detector has no kind.
     """
 

@@ -132,7 +132,7 @@ def read_weights(path: Path, trust_pickle: bool = False) -> Checkpoint:
 
 
 def parse_checkpoint(state: dict[str, Any], path: Path) -> Checkpoint:
-    """Convert a dictionary from ``read_pickle`` to a checkpoint; ``path`` is for messages.
+    """Convert a dictionary from ``read_pickle`` to a checkpoint; ``path`` is named in errors.
 
     Raises:
         CheckpointError: the checkpoint is foreign, of a different version, or incomplete.
@@ -161,7 +161,7 @@ def parse_checkpoint(state: dict[str, Any], path: Path) -> Checkpoint:
 
 
 def load_detector_weights(network: NucleusDetector, checkpoint: Checkpoint, path: Path) -> None:
-    """Load backbone and head; ``path`` is for messages.
+    """Load backbone and head; ``path`` is named in errors.
 
     Raises:
         CheckpointError: names or shapes differ from the network's.
@@ -171,7 +171,7 @@ def load_detector_weights(network: NucleusDetector, checkpoint: Checkpoint, path
 
 
 def load_backbone_weights(backbone: Backbone, checkpoint: Checkpoint, path: Path) -> None:
-    """Load the backbone; ``path`` is for messages.
+    """Load the backbone; ``path`` is named in errors.
 
     Raises:
         CheckpointError: names or shapes differ from the network's.
@@ -180,7 +180,7 @@ def load_backbone_weights(backbone: Backbone, checkpoint: Checkpoint, path: Path
 
 
 def load_head_weights(head: NucleusHead, checkpoint: Checkpoint, path: Path) -> None:
-    """Load the head; ``path`` is for messages.
+    """Load the head; ``path`` is named in errors.
 
     Raises:
         CheckpointError: names or shapes differ from the head's.
@@ -208,7 +208,7 @@ def save_resume_point(
 
 
 def _save(state: dict[str, Any], path: Path) -> None:
-    """Save through an open file, because torch would store the temporary name of a path, which differs by process."""
+    """Save through an open file: given a path, torch would store its temporary name, which differs by process."""
     with complete_file(path) as partial, partial.open("wb") as file:
         torch.save(state, file)
 
@@ -225,7 +225,7 @@ def load_resume_point(
         optimisers: optimisers by turn.
 
     Raises:
-        CheckpointError: the file is damaged, or its run has different settings or numbers of batches per step.
+        CheckpointError: the file is damaged, or its run has other settings or a different number of batches per step.
     """
     if not path.is_file():
         return 0

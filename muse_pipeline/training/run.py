@@ -93,7 +93,7 @@ class RunFolder:
         Args:
             config: dataclass of the settings.
             provenance: description of the present run, from ``describe_run``.
-            free: settings that may change, including nested ones; ``a.b`` is setting b of a.
+            free: settings that may change, including nested ones; ``a.b`` is the setting ``b`` of ``a``.
             start_over: True to discard a run with a different configuration.
 
         Returns:
@@ -222,11 +222,11 @@ class Inputs:
 
     @property
     def checkpoints(self) -> list[Path]:
-        """Checkpoints whose weights the run uses."""
+        """The initial checkpoint and the checkpoints of the teachers."""
         return [*([self.checkpoint] if self.checkpoint is not None else []), *self.teachers]
 
     def require_checkpoints(self) -> None:
-        """Require that all files exist, before anything is computed.
+        """Require that all ``checkpoints`` exist, before anything is computed.
 
         Raises:
             CheckpointError: a file is missing.

@@ -105,14 +105,14 @@ class TrainingStage(Stage, Generic[C, D]):
 
     @abstractmethod
     def batches(self, data: D, device: torch.device) -> Callable[[int], Any]:
-        """A function that returns the batch of a number on ``device``; it depends only on the number."""
+        """A function that returns the batch with a given number on ``device``; the batch depends only on the number."""
 
     @abstractmethod
     def checkpoint(self, data: D, method: Method) -> Checkpoint:
         """The checkpoint of the finished training."""
 
     def free_settings(self) -> tuple[str, ...]:
-        """Settings that may change when a run is continued; ``a.b`` is setting b of a."""
+        """Settings that may change when a run is continued; ``a.b`` is the setting ``b`` of ``a``."""
         return ("name",)
 
     def monitors(self, data: D, method: Method) -> Sequence[Monitor]:
@@ -220,7 +220,7 @@ class PreparedStage(Stage):
 
 
 def is_made(folder: Path, made_from: dict[str, Any], start_over: bool) -> bool:
-    """True if ``folder`` was made from the values ``made_from``.
+    """True if ``folder`` exists and was made from the values ``made_from``.
 
     Args:
         folder: folder of a prepared stage.
