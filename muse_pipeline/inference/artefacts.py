@@ -44,7 +44,7 @@ CONNECTED_PROBABILITY = 0.05  # minimum probability of cells connected to a fold
 MIN_AREAS_MM2 = (0.004, 0.002, 0.004, 0.0)  # minimum area of each of ``KINDS``; smaller areas are dropped
 SHARE_OF_MEDIAN = 0.62  # limit of the ratio of energies, relative to its median: docs/results/artefacts.md
 RATIO_LIMITS = (0.24, 0.36)  # bounds of that limit, for slides that are mostly blurred or rich in fine collagen
-MIN_ENERGY = 0.5  # grey levels squared; cells with less detail are not judged
+MIN_ENERGY = 0.5  # minimum of coarse detail in grey levels squared; cells with less are not judged
 _NOISE = (0.0334, 0.0139)  # energy of white noise in fine and in coarse detail, relative to that in the finest detail
 MIN_TISSUE = 0.6  # minimum fraction of tissue in a cell, since the edge of tissue would count as detail
 MAX_GREEN = 220  # brighter pixels are glass
@@ -59,7 +59,7 @@ class ArtefactMap:
 
     Attributes:
         kind: (rows, columns) int8 index into ``kinds``, or ``CLEAN``; the grid starts at the corner of level 0.
-        area_mm2: area of tissue of each kind; empty if artefacts were not searched for.
+        area_mm2: area of the tissue with each kind of artefact; empty if artefacts were not searched for.
         slide_mpp: (x, y) um per level-0 pixel.
         model_sha256: checksum of the model that mapped all kinds but the first.
         kinds: names of the kinds.
@@ -148,7 +148,7 @@ def find_masks(store: Store, fit: MacenkoFit | None, threads: int = 1) -> list[n
     fold, *others = average_over_tissue(found.prob[1:], found.tissue, fine, n_cells) / 255  # class 0 is clean tissue
     masks = blurred, apply_hysteresis(fold), *(prob > MIN_PROBABILITY for prob in others)
     settled = [settle_areas(mask, least) & is_tissue for mask, least in zip(masks, MIN_AREAS_MM2, strict=True)]
-    settled[FOLD] = masks[FOLD] & drop_most(settled[FOLD], is_tissue)  # undo the growth of the areas
+    settled[FOLD] = masks[FOLD] & drop_most(settled[FOLD], is_tissue)  # removes the cells by which areas were grown
     return settled
 
 
@@ -159,12 +159,12 @@ def seek_no_artefacts(store: Store, subtract: Sequence[str]) -> ArtefactMap:
 
 
 def _measure_areas(kind: np.ndarray, tissue: TissueMask) -> dict[str, float]:
-    """Area of tissue of each kind, in mm2."""
+    """Area of the tissue with each kind of artefact, in mm2."""
     row, column = (
         ((np.arange(n) + 0.5) * um / CELL_UM).astype(int).clip(0, n_cells - 1)
         for n, um, n_cells in zip(tissue.mask.shape, tissue.mask_mpp[::-1], kind.shape, strict=True)
     )
-    found = kind[np.ix_(row, column)][tissue.mask]  # one byte per pixel, since large slides have 20 million
+    found = kind[np.ix_(row, column)][tissue.mask]  # one byte per pixel; masks of large slides have 20 million
     n = np.array([np.count_nonzero(found == number) for number in range(len(KINDS))])
     return dict(zip(KINDS, np.round(n * np.prod(tissue.mask_mpp) / 1e6, 6).tolist(), strict=True))
 

@@ -60,7 +60,7 @@ class Detector(Protocol):
             origin_xy: (n, 2) top-left corners of the n windows in work pixels; n is at most ``card.batch``.
 
         Returns:
-            The nuclei in each of the n windows (frame: window), by descending score; lists for empty slots may follow.
+            The nuclei in each of the n windows (frame: window), by descending score; tables for empty slots may follow.
         """
 
     def facts(self) -> dict[str, Any]:

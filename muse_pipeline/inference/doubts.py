@@ -60,7 +60,7 @@ class Measure(NamedTuple):
     above: str
 
 
-# The margins are how far pictures of one site lie outside the range of two other sites (docs/guide/confidence.md).
+# Each margin is how far pictures of one site lie outside the range of two other sites (docs/guide/confidence.md).
 STAINS = {
     "brown": Measure(0.01, "", BROWN),
     "foreign": Measure(0.1, "", "colours other than those of haematoxylin and eosin"),
@@ -82,7 +82,7 @@ TISSUE = {"contrast": Measure(0.5, "less structure", "more structure")}
 
 
 def describe_training(measured: Sequence[dict[str, float]]) -> AppearanceReference | None:
-    """The reference made from the measures (``tissue.colour``) of all training pictures; None if there are none."""
+    """The reference made from the ``tissue.colour`` measures of all training pictures; None if nothing was measured."""
     names = sorted({name for one in measured for name in one})
     values = {name: [one[name] for one in measured if name in one] for name in names}
     ranges = {
@@ -190,7 +190,7 @@ def describe_left_out(reasons: Iterable[str], of: str = "") -> str:
 
     Args:
         reasons: reason for each slide, from ``reason_left_out``.
-        of: numbers from which slides are left out, as in " of the counts of classes"; "" for all numbers.
+        of: name of the numbers from which slides are left out, such as " of the counts of classes"; "" for all.
     """
     counts = Counter(filter(None, reasons))
     if not counts:

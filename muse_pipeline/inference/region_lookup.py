@@ -202,7 +202,7 @@ class ProbabilityMap:
 
 
 def load_regions(source: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions | FailedRegions:
-    """The regions of a slide, or the reason why there are none.
+    """The regions of a slide, or the reason why the model failed on it.
 
     Args:
         source: folder written by ``muse regions``, or a GeoJSON file of drawn areas with classes.

@@ -274,7 +274,7 @@ def _find_arcs(label: np.ndarray) -> list[np.ndarray]:
 
 
 def _find_sides(label: np.ndarray) -> tuple[np.ndarray, int]:
-    """Ends (E, 2) of all sides between different values, as numbers of lattice corners, and the corners per row."""
+    """Ends (E, 2) of all sides between different values, as indices of lattice corners, and corners per row."""
     framed, width = np.pad(label, 1), label.shape[1] + 1
     row, column = np.nonzero(framed[1:, 1:-1] != framed[:-1, 1:-1])
     flat = np.stack([row * width + column, row * width + column + 1], 1)
@@ -284,7 +284,7 @@ def _find_sides(label: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _next_sides(corners: np.ndarray, is_node: np.ndarray) -> np.ndarray:
-    """The side that continues every directed side at its end; -1 at nodes.
+    """The directed side that continues each directed side at its end; -1 at nodes.
 
     Side e has the number 2 e in the direction from its first end to its second and 2 e + 1 in the opposite direction,
     so a directed side starts at ``corners[number]``.

@@ -143,7 +143,7 @@ def _iterate_groups(path: Path, read: Callable[[pq.ParquetFile, int], T]) -> Ite
 
 @contextmanager
 def _as_damage(path: Path) -> Iterator[None]:
-    """Replace Arrow's errors about damaged files with a StoreError."""
+    """Replace every error in the block with the StoreError for a damaged file."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Colours of a slide for a model: their normalisation, and the brown (DAB) of immunohistochemistry."""
+"""Prepare the colours of a slide for a model: normalise stains, and measure or replace brown (DAB)."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def density_to_pixels(density: np.ndarray) -> np.ndarray:
 def recolour_brown(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
     """Replace brown with haematoxylin of the same density, up to ``DARKEST``; other pixels are unchanged.
 
-    A model trained on H&E misses many brown nuclei and outlines others in part (docs/guide/ihc.md has figures).
+    A model trained on H&E misses many brown nuclei and outlines others only in part (figures: docs/guide/ihc.md).
 
     Args:
         pixels: (h, w, 3) uint8.

@@ -1,4 +1,4 @@
-"""Stitching of a slide's shards into its table of nuclei: seams, tissue, outlines, measurements, in bounded memory."""
+"""Stitch a slide's shards into its table of nuclei: resolve seams, drop nuclei outside tissue, measure outlines."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def stitch_shards(
         info: the slide.
         kept: area in which nuclei are kept.
         output: path of the table.
-        threads: number of threads that draw and measure outlines; it does not change the bytes.
+        threads: number of threads that draw and measure outlines; the file does not depend on it.
         sources: sources of optional columns.
 
     Returns:

@@ -106,8 +106,8 @@ class Program:
             half = session.half and node.op_type == "Conv" and node.input[1] in fixed
             arguments: list[Tensor | str | None] = []
             for position, name in enumerate(node.input):
-                # Inputs of a program have one size, so shapes are constants, although their argument is a computed
-                # value.
+                # The inputs of a program have fixed sizes, so the result of "Shape" is a constant, although its
+                # argument is a computed value.
                 if name in values and node.op_type != "Shape":
                     arguments.append(name)
                 elif name in values or not name:

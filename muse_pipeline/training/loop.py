@@ -178,7 +178,7 @@ class Turn:
         self.optimiser = method.optimiser(name, schedule)
 
     def update(self, step: int, batches: Iterable[Any], fabric: Fabric) -> dict[str, Tensor]:
-        """Compute and clip the mean gradient of ``batches`` and processes; return the mean losses and its original norm."""
+        """Compute and clip the mean gradient of ``batches`` and processes; return the mean losses and its norm."""
         set_step(self.optimiser, self.schedule, step)
         progress, total = step / self.schedule.steps, {}
         for batch in batches:
