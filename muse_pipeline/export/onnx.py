@@ -205,7 +205,7 @@ def recard(model: Path, output: Path, facts: dict[str, Any]) -> ModelCard:
     """Write ``model`` with ``facts`` in its card to ``output``, which may be the same file; the graph is unchanged.
 
     Raises:
-        ConfigError: ``facts`` do not apply to a region model.
+        ConfigError: ``facts`` do not apply to a model of this kind.
         ModelError: the file is not ONNX or has no card.
     """
     card = read_card(model)

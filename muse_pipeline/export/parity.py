@@ -70,7 +70,7 @@ class Parity:
         n_nuclei: number of nuclei that torch found.
         n_unmatched: number of nuclei that only one runtime found, above the threshold by more than the tolerance of
             scores.
-        n_other_class: number of nuclei with different classes, by a margin of more than the tolerance of probabilities.
+        n_other_class: number of nuclei with different classes, except for those with nearly equal probabilities.
         xy_px: largest distance between the two positions of a nucleus.
         score: largest difference of scores.
         prob: largest difference of class probabilities.

@@ -28,7 +28,7 @@ KEPT = ("Resize", "Transpose", "Reshape")  # operations that gain nothing from i
 
 
 def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name: str) -> onnx.ModelProto:
-    """Insert static QDQ pairs (U8S8) around convolutions; weights have a scale per channel, ranges include all values.
+    """Insert static QDQ pairs (U8S8) around convolutions: weights are scaled per channel, activations by their range.
 
     Layers from the first convolution with weights up to, but not including, the last layers are int8. The others are
     not, because rounded scores would tie, and colour, positions and selection need more than 256 values. The result is
@@ -40,7 +40,7 @@ def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name:
         name: name of the network, for errors.
 
     Raises:
-        ConfigError: the network does not consist only of convolutions.
+        ConfigError: the layers contain operations other than convolutions, or fewer than two convolutions.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 

@@ -144,7 +144,7 @@ class ModelCard(Card):
             (``outlines.snap_to_edges``); 0 leaves them unchanged.
         refine: True if the built-in network refines outlines (``inference.outlines``), in place of ``snap_um``.
         embedding_dim: length D of the vectors in the graph's output ``embedding``; 0 if it has no such output.
-        metrics: measured figures by name; each name contains the split.
+        metrics: measured figures by name; each name states the data split.
         limits: limits of the model's use, in words.
         organs: organs in which the classes were validated.
         nuclei: measures of the training nuclei of each class; empty if they were not measured.
@@ -220,8 +220,8 @@ class RegionCard(Card):
 
     Attributes:
         cell_px: input pixels per cell of the map.
-        classes: name and colour of each channel of the map; the first class is tissue that belongs to none of the others.
-        metrics: measured figures by name; each name contains the split.
+        classes: name and colour of each channel of the map; the first is tissue that belongs to none of the others.
+        metrics: measured figures by name; each name states the data split.
         limits: limits of the model's use, in words.
         min_area_mm2: minimum area of regions and holes; smaller ones are merged into the class around them.
         kind: always "regions"; the card of a detector has no kind.

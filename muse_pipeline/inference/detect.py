@@ -33,7 +33,7 @@ from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.colour import SlideColour
 from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit
 
-CACHED_CHUNKS = 8  # per thread, 6 MB: the chunks that a window shares with the next window in its row
+CACHED_CHUNKS = 8  # number per thread (6 MB): the chunks that a window shares with the next one in its row
 
 
 class Detector(Protocol):

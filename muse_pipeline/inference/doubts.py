@@ -11,7 +11,7 @@ the nuclei of a class are larger than in training, for example tumour mistaken f
 not validated in the organ. The limits come from the breast tissue that `compact` was trained on, and from other tissue.
 
 If the pixel size is wrong, which is the commonest mistake, nuclei have a different size and lower class probabilities.
-Each of these also occurs at the right pixel size: nuclei of lymph nodes are small, and classes in an unfamiliar organ
+Both also occur at the right pixel size: nuclei of lymph nodes are small, and classes in an unfamiliar organ
 are uncertain. Hence the plausible range of the median area narrows as the mean class probability falls.
 """
 

@@ -1,7 +1,7 @@
 """Features that a network computes for given nuclei of a slide, whichever program found them.
 
-Windows are placed as in detection: every nucleus is read at its exact position in the window whose core contains it,
-far from the window's edges.
+Windows are placed as in detection: the features of a nucleus are read at its exact position in the window whose core
+contains it, far from the window's edges.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class SlideRegions:
         classes: classes of the regions.
         areas: polygons of the classes; where drawn areas overlap, the smallest counts.
         border: lines of the border, in level-0 pixels.
-        outside: all tissue that is not inside, in level-0 pixels.
+        outside: all tissue outside the border, in level-0 pixels.
         info: the slide.
         origin: model or file that the regions come from, for the provenance.
         prob: map of the probabilities of the classes; None for drawn areas.

@@ -27,8 +27,8 @@ class Lattice:
 
     Two rules exist. Our own networks resize with half-pixel centres: pixel x is at column ``x / 4 - 0.5`` in any
     window. The released MUSE networks resize with aligned corners, and their authors read pixel x at column
-    ``x / S * (S / 4 - 1)`` of a window of S px: the column depends on the size of the window, so such a network keeps
-    its training window.
+    ``x / S * (S / 4 - 1)`` of a window of S px: the column depends on the size of the window, so these networks keep
+    their training window.
 
     Attributes:
         name: name in the model card.

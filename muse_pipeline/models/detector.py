@@ -12,7 +12,7 @@ from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.models import BACKBONES, HEADS
 from muse_pipeline.models.base import Backbone, conv_norm, read_at
 
-PRIOR = 0.05  # initial score: the share of cells that contain a centre in dense tissue
+PRIOR = 0.05  # initial score: the share of cells in dense tissue that contain a centre
 MEAN_RADIUS_UM = 4.0  # initial length of rays
 STEEPNESS = 3.0  # scale of the raw output; a larger value lets an optimiser step change rays more
 MEAN_RAY = math.log(math.e - 1) / STEEPNESS  # raw output that ``to_rays`` maps to ``MEAN_RADIUS_UM``

@@ -68,12 +68,12 @@ class Checkpoint:
 
     @property
     def patients(self) -> frozenset[str]:
-        """Patients of training and validation images; older files do not list them, so names of images are used."""
+        """Patients of training and validation images; derived from the names of images if an older file lists none."""
         return frozenset(map(str, self.meta.get("patients", map(patient_in_name, self.images))))
 
     @property
     def learnt_patients(self) -> frozenset[str]:
-        """Patients of training images only; older files do not distinguish them from validation patients."""
+        """Patients of training images only; older files do not list them separately, so validation is included."""
         return frozenset(map(str, self.meta.get("learnt_patients", self.patients)))
 
     def weights_sha256(self) -> str:
@@ -120,7 +120,7 @@ def read_weights(path: Path, trust_pickle: bool = False) -> Checkpoint:
 
     Args:
         path: the file.
-        trust_pickle: True to unpickle objects other than tensors and plain values too, which can run any code.
+        trust_pickle: True to unpickle all objects, not only tensors and plain values; this can run any code.
 
     Raises:
         CheckpointError: the file cannot be read or has other contents.
@@ -247,7 +247,7 @@ def load_resume_point(
 
 
 def steps_done(path: Path) -> int:
-    """The next step of a run, read without loading its weights; 0 if there is no resume point."""
+    """Number of completed steps of a run, read without loading its weights; 0 if there is no resume point."""
     if not path.is_file():
         return 0
     try:
@@ -276,13 +276,13 @@ def import_checkpoint(path: Path, output: Path, name: str | None = None, trust_p
         path: the released file.
         output: path of the new checkpoint.
         name: name of the backbone; by default recognised from names, shapes, the positional table and the file's name.
-        trust_pickle: True to unpickle objects other than tensors and plain values too, which can run any code.
+        trust_pickle: True to unpickle all objects, not only tensors and plain values; this can run any code.
 
     Returns:
         The backbone's name.
 
     Raises:
-        CheckpointError: the file cannot be read, is imported already, or matches no registered backbone, or several.
+        CheckpointError: the file cannot be read, is imported already, or matches no or several registered backbones.
     """
     state = read_pickle(path, trust_pickle)
     if is_ours(state):
@@ -338,7 +338,7 @@ def load_backbone(backbone: Backbone, path: Path, trust_pickle: bool = False) ->
     Args:
         backbone: backbone of any registered kind.
         path: a checkpoint of this package or a released MUSE file.
-        trust_pickle: True to unpickle objects other than tensors and plain values too, which can run any code.
+        trust_pickle: True to unpickle all objects, not only tensors and plain values; this can run any code.
 
     Returns:
         The contents of the file.
@@ -367,7 +367,7 @@ class Seen:
 
 
 def seen_before(paths: Sequence[Path], trust_pickle: bool = False) -> Seen:
-    """Union of the training data that checkpoints list.
+    """Training data of all checkpoints together, as they list it.
 
     Raises:
         CheckpointError: a checkpoint cannot be read.

@@ -99,7 +99,7 @@ def wait_for_processes() -> None:
 
 
 def share_batch_norms(network: nn.Module, processes: int, device: torch.device) -> nn.Module:
-    """Convert batch norms to normalise by the batches of all processes.
+    """Make batch norms normalise by the statistics of all processes' batches.
 
     This is done only on GPUs: PyTorch's ``SyncBatchNorm`` does not run on a CPU, where each process normalises by its
     own batch.

@@ -19,7 +19,7 @@ DECAY = 0.998  # reached gradually, so that the average of a short run forgets t
 
 @dataclass(frozen=True)
 class Schedule:
-    """Length, learning rate and intervals of a run, the length and intervals in optimiser steps.
+    """Length, learning rate and intervals of a run; the length and the intervals are in optimiser steps.
 
     Attributes:
         steps: length of the run.
@@ -75,7 +75,7 @@ class Schedule:
         return step % self.log_every == 0 or step + 1 == self.steps
 
     def is_due(self, done: int, every: int) -> bool:
-        """True after every ``every`` steps and at the end of the run."""
+        """True if ``done`` steps are a multiple of ``every``, or the whole run."""
         return done % every == 0 or done == self.steps
 
 

@@ -115,7 +115,7 @@ def load_run(
         only: the only accepted dataclass of settings; any if None.
 
     Raises:
-        ConfigError: the file cannot be read, names a method that is not accepted, or a setting is wrong.
+        ConfigError: the file cannot be read, names no method or one that is not accepted, or has a wrong setting.
     """
     values, folder = read_settings(path, changes), Path(path).parent.resolve()
     name = values.get("method", default) if isinstance(values, dict) else default

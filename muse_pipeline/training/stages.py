@@ -32,7 +32,7 @@ DIVISION = ("schedule.accumulate",)  # can change with the number of devices, se
 
 
 def stage_folder(folder: Path, number: int, name: str) -> Path:
-    """Folder of a run's stage, counted from 1."""
+    """Folder of stage ``number`` of a run, counted from 1."""
     return folder / STAGES / f"{number}-{name}"
 
 
@@ -184,7 +184,7 @@ class TrainingStage(Stage, Generic[C, D]):
 
 
 class PreparedStage(Stage):
-    """Files that are made once: masks, labels, an index. The folder is complete or absent."""
+    """A stage that writes files once, such as masks, labels or an index; its folder is complete or absent."""
 
     @property
     def result(self) -> Path:
