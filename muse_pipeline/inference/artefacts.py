@@ -44,7 +44,7 @@ CONNECTED_PROBABILITY = 0.05  # minimum probability of cells connected to a fold
 MIN_AREAS_MM2 = (0.004, 0.002, 0.004, 0.0)  # minimum area of each of ``KINDS``; smaller areas are dropped
 SHARE_OF_MEDIAN = 0.62  # limit of the ratio of energies, relative to its median: docs/results/artefacts.md
 RATIO_LIMITS = (0.24, 0.36)  # bounds of that limit, for slides that are mostly blurred or rich in fine collagen
-MIN_ENERGY = 0.5  # minimum of coarse detail in grey levels squared; cells with less are not judged
+MIN_ENERGY = 0.5  # minimum energy of coarse detail in grey levels squared; cells with less are not judged
 _NOISE = (0.0334, 0.0139)  # energy of white noise in fine and in coarse detail, relative to that in the finest detail
 MIN_TISSUE = 0.6  # minimum fraction of tissue in a cell, since the edge of tissue would count as detail
 MAX_GREEN = 220  # brighter pixels are glass
@@ -164,7 +164,7 @@ def _measure_areas(kind: np.ndarray, tissue: TissueMask) -> dict[str, float]:
         ((np.arange(n) + 0.5) * um / CELL_UM).astype(int).clip(0, n_cells - 1)
         for n, um, n_cells in zip(tissue.mask.shape, tissue.mask_mpp[::-1], kind.shape, strict=True)
     )
-    found = kind[np.ix_(row, column)][tissue.mask]  # one byte per pixel; masks of large slides have 20 million
+    found = kind[np.ix_(row, column)][tissue.mask]  # one byte per pixel, of which large slides have 20 million
     n = np.array([np.count_nonzero(found == number) for number in range(len(KINDS))])
     return dict(zip(KINDS, np.round(n * np.prod(tissue.mask_mpp) / 1e6, 6).tolist(), strict=True))
 

@@ -35,8 +35,8 @@ BROWN = "brown, as immunohistochemistry is"
 OF_NUCLEI = {"stain": "other stain", "scale": "doubtful scale"}
 OF_CLASSES = {"classes": "doubtful classes", "organ": "classes not validated"}
 MIN_NUCLEI = 100  # minimum number of nuclei of a class or slide; fewer may not be representative
-SMALLEST = (0.86, 0.955), (20.0, 12.0)  # mean class probabilities, minimum median areas in um2 at these
-LARGEST = (0.85, 0.92), (48.0, 75.0)  # mean class probabilities, maximum median areas in um2 at these
+SMALLEST = (0.86, 0.955), (20.0, 12.0)  # mean class probabilities, and the minimum median areas in um2 for them
+LARGEST = (0.85, 0.92), (48.0, 75.0)  # mean class probabilities, and the maximum median areas in um2 for them
 # At half the true pixel size nuclei are both small and four times as dense; in frozen sections they are only small.
 SMALLEST_SPARSE, DENSE_PER_MM2 = 12.0, 8000.0  # minimum median area in um2 of a slide with fewer nuclei per mm2
 SMALLEST_ALONE = 14.0  # minimum for models of one class; twice the true pixel size hardly enlarges their nuclei

@@ -65,7 +65,7 @@ def cut_before_head(model: bytes, output: str, path: Path) -> bytes:
 def cut_after_single_values(model: bytes) -> tuple[bytes, bytes] | None:
     """Split a graph into two models: the elementwise operations on pixels, and all later operations.
 
-    ONNX Runtime passes over all pixels once for each operation; to look up the results in a table takes a single pass.
+    ONNX Runtime passes over all pixels once for each operation; looking up the results in a table takes a single pass.
 
     Args:
         model: content of a model in ONNX, with ``pixels`` in uint8.

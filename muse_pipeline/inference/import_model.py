@@ -109,7 +109,7 @@ def _read_input(network: Path, session: InferenceSession, input_px: int | None) 
     """Entries of the card that describe the graph's input.
 
     Raises:
-        ModelError: the graph does not take square windows of pixels, or none with sides of ``input_px``.
+        ModelError: the graph does not take square windows of pixels with sides of ``input_px``.
     """
     ports = session.get_inputs()
     batch, *shape = ports[0].shape

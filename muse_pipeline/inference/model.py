@@ -74,7 +74,7 @@ def _find_file(model: str, provider: str) -> Path | None:
 
 
 def name_model(path: Path) -> str:
-    """A name by which ``find_model`` finds exactly this file: a built-in model's with its precision, or the path."""
+    """The name by which ``find_model`` finds this file: that of a built-in model with its precision, or the path."""
     return path.stem if path.parent == BUILT_IN else str(path)
 
 

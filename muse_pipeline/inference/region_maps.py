@@ -250,7 +250,7 @@ def trace_regions(label: np.ndarray) -> Outlines:
 
 
 def _find_arcs(label: np.ndarray) -> list[np.ndarray]:
-    """Lines (n, 2) along the cell sides that separate different values; they are closed or end where three or four meet.
+    """Lines (n, 2) along cell sides that separate different values; they are closed or end where three or four meet.
 
     Sides are followed one by one, which takes a tenth of the time of ``shapely.line_merge``.
     """

@@ -1,4 +1,4 @@
-"""Stitch a slide's shards into its table of nuclei: resolve seams, drop nuclei outside tissue, measure outlines."""
+"""Stitch a slide's shards into a table in bounded memory: resolve seams, filter by tissue, measure outlines."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def cut_touching(parts: Iterator[Nuclei], info: SlideInfo, row_um: float) -> Ite
 def surrounded(
     parts: Iterator[Nuclei], meter: FeatureMeter | None, row_um: float
 ) -> Iterator[tuple[Nuclei, Nuclei | None]]:
-    """Yield each part (frame: level0) with the nuclei around it, for its features, or with None without features."""
+    """Yield each part (frame: level0) with the nuclei around it that its features need; with None without ``meter``."""
     if meter is None:
         return ((part, None) for part in parts)
     return with_surroundings(parts, meter.reach_um / np.asarray(meter.info.mpp), row_um / meter.info.mpp[1])

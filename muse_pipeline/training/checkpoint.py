@@ -367,7 +367,7 @@ class Seen:
 
 
 def seen_before(paths: Sequence[Path], trust_pickle: bool = False) -> Seen:
-    """Training data of all checkpoints together, as they list it.
+    """Training data that is listed in any of the checkpoints.
 
     Raises:
         CheckpointError: a checkpoint cannot be read.

@@ -88,7 +88,7 @@ class Monitor:
     """Base class of a run's monitors. An error in a monitor ends the run, and nothing more is saved."""
 
     def on_log(self, done: int, losses: dict[str, float]) -> None:
-        """Called by every process at every logged step, with the number of steps done and the same losses."""
+        """Called by every process at every logged step, with the steps done and the losses, averaged over processes."""
 
     def on_validate(self, done: int, log: MetricsLog) -> None:
         """Called by the first process when validation is due."""
@@ -178,7 +178,7 @@ class Turn:
         self.optimiser = method.optimiser(name, schedule)
 
     def update(self, step: int, batches: Iterable[Any], fabric: Fabric) -> dict[str, Tensor]:
-        """Compute and clip the mean gradient over ``batches`` and processes; return mean losses and the norm before."""
+        """Clip the mean gradient over ``batches`` and processes; return the mean losses and the unclipped norm."""
         set_step(self.optimiser, self.schedule, step)
         progress, total = step / self.schedule.steps, {}
         for batch in batches:

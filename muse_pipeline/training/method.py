@@ -19,15 +19,15 @@ DECAY = 0.998  # reached gradually, so that the average of a short run forgets t
 
 @dataclass(frozen=True)
 class Schedule:
-    """Length, learning rate and intervals of a run; the length and the intervals are in optimiser steps.
+    """Length and intervals of a run in optimiser steps, and its learning rate.
 
     Attributes:
         steps: length of the run.
-        learning_rate: peak of the learning rate after the warm-up, from which it falls to a hundredth along a cosine.
-        warmup: initial share of the steps, in which the learning rate rises.
+        learning_rate: rate after the warm-up; it falls to a hundredth along a cosine.
+        warmup: share of the steps in which the learning rate rises.
         weight_decay: weight decay of AdamW, on matrices and kernels only.
         last_weight_decay: final weight decay, reached along a cosine; by default the weight decay is constant.
-        clip: largest norm of the gradient; larger gradients are scaled down to it.
+        clip: largest norm of the gradient.
         accumulate: number of batches per process whose gradients a step averages.
         reference_batches: batches per step (processes x ``accumulate``) to which ``learning_rate`` refers; for other
             numbers the rate is multiplied by the square root of the ratio. By default it is not scaled.
