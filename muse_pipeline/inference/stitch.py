@@ -254,7 +254,7 @@ def write_nuclei(
 
 
 def clip_to_slide(nuclei: Nuclei, info: SlideInfo) -> Nuclei:
-    """Nuclei (frame: level0) with rays that end within the slide, and within the scanner's bounds if it has any."""
+    """Nuclei (frame: level0) with rays that end within the slide, and within the scanner's bounds if there are any."""
     rays = nuclei.rays
     for box in ((0, 0, *info.size_px), info.scanned_box):
         rays = clip_rays(nuclei.xy, rays, info.mpp, box)

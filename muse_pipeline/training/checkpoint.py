@@ -73,7 +73,7 @@ class Checkpoint:
 
     @property
     def learnt_patients(self) -> frozenset[str]:
-        """Patients of training images only; older files do not list them separately, so validation is included."""
+        """Patients of training images; all ``patients`` for older files, which do not list them separately."""
         return frozenset(map(str, self.meta.get("learnt_patients", self.patients)))
 
     def weights_sha256(self) -> str:
@@ -197,7 +197,7 @@ def load_head_weights(head: NucleusHead, checkpoint: Checkpoint, path: Path) -> 
 def save_resume_point(
     path: Path, step: int, n_batches: int, method: nn.Module, optimisers: Mapping[str, torch.optim.Optimizer]
 ) -> None:
-    """Write the state of a run before ``step`` atomically; the run has ``n_batches`` batches per step."""
+    """Atomically write the state of a run before ``step``; the run has ``n_batches`` batches per step."""
     state = {
         "step": step,
         "batches": n_batches,

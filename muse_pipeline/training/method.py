@@ -19,7 +19,7 @@ DECAY = 0.998  # reached gradually, so that the average of a short run forgets t
 
 @dataclass(frozen=True)
 class Schedule:
-    """Length and intervals of a run in optimiser steps, and its learning rate.
+    """Length and intervals of a run (optimiser steps), and its learning rate.
 
     Attributes:
         steps: length of the run.
