@@ -205,7 +205,7 @@ def recard(model: Path, output: Path, facts: dict[str, Any]) -> ModelCard:
     """Write ``model`` with ``facts`` in its card to ``output``, which may be the same file; the graph is unchanged.
 
     Raises:
-        ConfigError: ``facts`` do not apply to a region model.
+        ConfigError: ``facts`` do not apply to a model of this kind.
         ModelError: the file is not ONNX or has no card.
     """
     card = read_card(model)
@@ -260,7 +260,7 @@ def export_embedder(checkpoint: Path, output: Path, mpp: float) -> EmbedderCard:
     Args:
         checkpoint: a checkpoint of any method of this package, a released MUSE file, or the name of a built-in model.
         output: the file.
-        mpp: um per pixel, if the checkpoint does not state it.
+        mpp: um per pixel that is assumed if the checkpoint does not state it.
 
     Raises:
         CheckpointError: the checkpoint contains no backbone with a dense map, or cannot be read.

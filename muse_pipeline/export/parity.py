@@ -19,7 +19,7 @@ from muse_pipeline.inference.predictor import Predictor, nuclei_of_windows
 from muse_pipeline.nuclei.table import Nuclei
 
 MAX_PICTURES = 6
-TIED_PX = 2.0 * CELL_PX  # distance between two equally good cells if rounding decides which of them is the peak
+TIED_PX = 2.0 * CELL_PX  # maximum distance between two equally good cells, one of which becomes the peak by rounding
 MAX_TIED = 0.02  # accepted share of nuclei with such a tie
 # Neither symmetric nor the identity, so that a graph that ignores or transposes its map finds different nuclei.
 COLOUR = np.array([[1.05, -0.03, 0.02, 0.01], [0.04, 0.95, -0.02, 0.02], [-0.01, 0.03, 1.02, -0.01]], np.float32)
@@ -70,7 +70,7 @@ class Parity:
         n_nuclei: number of nuclei that torch found.
         n_unmatched: number of nuclei that only one runtime found, above the threshold by more than the tolerance of
             scores.
-        n_other_class: number of nuclei with different classes, by a margin of more than the tolerance of probabilities.
+        n_other_class: number of nuclei with different classes, except for those with nearly equal probabilities.
         xy_px: largest distance between the two positions of a nucleus.
         score: largest difference of scores.
         prob: largest difference of class probabilities.
@@ -223,7 +223,7 @@ def _without_ties(expected: Nuclei, found: Nuclei, score: float) -> tuple[Nuclei
 
 
 def _matches(first: np.ndarray, second: np.ndarray, within_px: float) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of mutually nearest positions in the two sets."""
+    """Indices of the mutually nearest positions in the two sets that are less than ``within_px`` apart."""
     if not len(first) or not len(second):
         return np.zeros(0, int), np.zeros(0, int)
     distance, nearest = cKDTree(second).query(first)

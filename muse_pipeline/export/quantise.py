@@ -28,7 +28,7 @@ KEPT = ("Resize", "Transpose", "Reshape")  # operations that gain nothing from i
 
 
 def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name: str) -> onnx.ModelProto:
-    """Insert static QDQ pairs around convolutions: U8S8, weights per channel, ranges by minimum and maximum.
+    """Insert static QDQ pairs (U8S8) around convolutions: weights are scaled per channel, activations by their range.
 
     Layers from the first convolution with weights up to, but not including, the last layers are int8. The others are
     not, because rounded scores would tie, and colour, positions and selection need more than 256 values. The result is
@@ -40,7 +40,7 @@ def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name:
         name: name of the network, for errors.
 
     Raises:
-        ConfigError: the network does not consist only of convolutions.
+        ConfigError: the layers contain operations other than convolutions, or fewer than two convolutions.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -147,7 +147,7 @@ def _leading_to(model: onnx.ModelProto, layers: set[str]) -> set[str]:
 
 @contextmanager
 def errors_only(name: str | None = None) -> Iterator[None]:
-    """Drop messages below errors of the logger ``name``, by default the root logger."""
+    """Drop messages of the logger ``name``, by default the root logger, that are less severe than errors."""
 
     def is_error(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.ERROR
@@ -218,9 +218,10 @@ class CalibrationWindow:
 
 
 def calibration_windows(folder: Path, card: ModelCard | RegionCard) -> list[CalibrationWindow]:
-    """The upper left windows of the pictures in a folder; of more than ``MAX_WINDOWS`` pictures, a selection.
+    """The upper left window of each picture in a folder, or of ``MAX_WINDOWS`` selected ones if there are more.
 
-    The selection is spread evenly over the names. Small pictures are padded with white, like the border of a slide.
+    The selection is spread evenly over the sorted names. Small pictures are padded with white, like windows at the edge
+    of a slide.
 
     Args:
         folder: folder of pictures at the model's mpp.

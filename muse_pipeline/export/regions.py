@@ -26,7 +26,7 @@ from muse_pipeline.models.region import RegionGraph, RegionNetwork
 from muse_pipeline.models.weights import load_weights
 from muse_pipeline.training.checkpoint import load_checkpoint
 
-# Largest and mean difference of probabilities between the network and its graph.
+# Limits of the largest and of the mean difference of probabilities between a network and its graph.
 TOLERANCES = {"fp32": (1e-3, 1e-4), "fp16": (0.05, 0.005), "int8": (0.5, 0.03)}
 MAX_PICTURES = 6
 

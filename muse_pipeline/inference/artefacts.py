@@ -2,10 +2,10 @@
 
 Focus is measured in the green channel, which both stains absorb. The channel is blurred repeatedly, each blur about
 twice as wide as the last, from 0.5 to 1.7 um; the difference between two successive blurs is the detail of that size.
-In focus, the detail of 0.5 to 0.9 um has 0.3 to 1 times the energy of the detail of 0.9 to 1.7 um, for any stain and
-contrast; a defocus of 1 um reduces this ratio to two fifths. The ratio also depends on tissue and scanner, so a cell
-is out of focus if its ratio is below a fraction of the slide's median, within limits. Camera noise is measured in the
-finest detail and subtracted. Folds, bubbles and ink are mapped by the built-in region model ``artefacts``.
+In focus, the energy of the detail of 0.5 to 0.9 um is 0.3 to 1 times that of the detail of 0.9 to 1.7 um, whatever the
+stain and contrast; a defocus of 1 um reduces this ratio to two fifths. The ratio also depends on tissue and scanner, so
+a cell is out of focus if its ratio is below a fraction of the slide's median, within limits. Camera noise is measured
+in the finest detail and subtracted. Folds, bubbles and ink are mapped by the built-in region model ``artefacts``.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit
 
 MODEL = BUILT_IN / "regions/artefacts.onnx"
-KINDS = ARTEFACTS  # "blurred" is measured; the model maps the others, in the order of its classes after the first
+KINDS = ARTEFACTS  # "blurred" is measured; the others are the model's classes after the first, in its order
 FOLD = KINDS.index("fold")  # index among the kinds, and among the classes of the model
 COLORS = ((255, 170, 0), (128, 0, 128), (0, 160, 200), (60, 60, 60))
 CLEAN = -1
 MPP = 0.5  # um per pixel at which focus is measured
 CELL_UM = 16.0  # side of a cell
 _CELL_PX = 32
-MIN_PROBABILITY = 0.5  # least probability of a kind that the model maps
-CONNECTED_PROBABILITY = 0.05  # least probability of the cells connected to a fold: docs/results/artefacts.md
-MIN_AREAS_MM2 = (0.004, 0.002, 0.004, 0.0)  # least area of each of ``KINDS``; smaller areas are dropped
+MIN_PROBABILITY = 0.5  # minimum probability of a kind that the model maps
+CONNECTED_PROBABILITY = 0.05  # minimum probability of cells connected to a fold: docs/results/artefacts.md
+MIN_AREAS_MM2 = (0.004, 0.002, 0.004, 0.0)  # minimum area of each of ``KINDS``; smaller areas are dropped
 SHARE_OF_MEDIAN = 0.62  # limit of the ratio of energies, relative to its median: docs/results/artefacts.md
 RATIO_LIMITS = (0.24, 0.36)  # bounds of that limit, for slides that are mostly blurred or rich in fine collagen
-MIN_ENERGY = 0.5  # grey levels squared; cells with less detail are not judged
+MIN_ENERGY = 0.5  # minimum energy of coarse detail in grey levels squared; cells with less are not judged
 _NOISE = (0.0334, 0.0139)  # energy of white noise in fine and in coarse detail, relative to that in the finest detail
-MIN_TISSUE = 0.6  # least fraction of tissue in a cell, since the edge of tissue would count as detail
+MIN_TISSUE = 0.6  # minimum fraction of tissue in a cell, since the edge of tissue would count as detail
 MAX_GREEN = 220  # brighter pixels are glass
-MOST = 0.5  # fraction of the tissue; above it a slide is blurred as a whole, or dark rather than folded
+MOST = 0.5  # fraction of the tissue above which a slide is blurred as a whole, or dark rather than folded
 _BLOCK_CELLS = 16  # side of a block in cells: one chunk at 0.5 um/px, blurred separately with mirrored edges
 _STEPS = 64  # integer steps per grey level; blurring 16-bit integers gives the same result on every machine
 
@@ -59,7 +59,7 @@ class ArtefactMap:
 
     Attributes:
         kind: (rows, columns) int8 index into ``kinds``, or ``CLEAN``; the grid starts at the corner of level 0.
-        area_mm2: area of tissue of each kind; empty if artefacts were not searched for.
+        area_mm2: area of the tissue with each kind of artefact; empty if artefacts were not searched for.
         slide_mpp: (x, y) um per level-0 pixel.
         model_sha256: checksum of the model that mapped all kinds but the first.
         kinds: names of the kinds.
@@ -79,7 +79,7 @@ class ArtefactMap:
     def soft(self) -> str:
         """A warning if most of the tissue is out of focus and therefore not subtracted; "" otherwise.
 
-        Focus is measured relative to the rest of the slide, which is then no reference.
+        Focus is measured relative to the rest of the slide, which is not a reference if most of it is out of focus.
         """
         share = self.area_mm2.get(KINDS[0], 0.0) / max(self.tissue_mm2, 1e-6)
         if share <= MOST or KINDS[0] not in self.subtract:
@@ -122,7 +122,7 @@ def find_artefacts(
         store: the image, at ``MPP`` or a finer mpp that divides it.
         tissue: tissue of the slide; areas outside it are not counted.
         fit: fit of the slide's stains; None if it failed.
-        threads: number of threads; it changes no result.
+        threads: number of threads; results do not depend on it.
         subtract: the kinds whose nuclei and areas are left out of totals; they take precedence where kinds overlap.
 
     Raises:
@@ -138,17 +138,17 @@ def find_artefacts(
 
 
 def find_masks(store: Store, fit: MacenkoFit | None, threads: int = 1) -> list[np.ndarray]:
-    """A mask of the cells of each kind, (rows, columns) bool; masks may overlap. Arguments: see ``find_artefacts``."""
+    """A mask (rows, columns) bool of the cells of each kind; masks may overlap. Arguments as in ``find_artefacts``."""
     image = store.at(MPP)
     n_cells = tuple(-(-side // _CELL_PX) for side in image.size_px[::-1])
     blurred, is_tissue = find_blurred(*measure_focus(image, n_cells, threads)), tissue_on_cells(image, _CELL_PX)
     model = ArtefactPredictor(MODEL)
     found = map_slide(image, model, colour_of_fit(model.card.colour, fit), threads=threads)
-    fine = round(CELL_UM / found.cell_um)  # the model's cells along the side of a cell
+    fine = round(CELL_UM / found.cell_um)  # number of the model's cells along the side of a cell
     fold, *others = average_over_tissue(found.prob[1:], found.tissue, fine, n_cells) / 255  # class 0 is clean tissue
     masks = blurred, apply_hysteresis(fold), *(prob > MIN_PROBABILITY for prob in others)
     settled = [settle_areas(mask, least) & is_tissue for mask, least in zip(masks, MIN_AREAS_MM2, strict=True)]
-    settled[FOLD] = masks[FOLD] & drop_most(settled[FOLD], is_tissue)  # undo the growth of the areas
+    settled[FOLD] = masks[FOLD] & drop_most(settled[FOLD], is_tissue)  # removes the cells by which areas were grown
     return settled
 
 
@@ -159,12 +159,12 @@ def seek_no_artefacts(store: Store, subtract: Sequence[str]) -> ArtefactMap:
 
 
 def _measure_areas(kind: np.ndarray, tissue: TissueMask) -> dict[str, float]:
-    """Area of tissue of each kind, in mm2."""
+    """Area of the tissue with each kind of artefact, in mm2."""
     row, column = (
         ((np.arange(n) + 0.5) * um / CELL_UM).astype(int).clip(0, n_cells - 1)
         for n, um, n_cells in zip(tissue.mask.shape, tissue.mask_mpp[::-1], kind.shape, strict=True)
     )
-    found = kind[np.ix_(row, column)][tissue.mask]  # one byte per pixel, since large slides have 20 million
+    found = kind[np.ix_(row, column)][tissue.mask]  # one byte per pixel, of which large slides have 20 million
     n = np.array([np.count_nonzero(found == number) for number in range(len(KINDS))])
     return dict(zip(KINDS, np.round(n * np.prod(tissue.mask_mpp) / 1e6, 6).tolist(), strict=True))
 
@@ -215,7 +215,7 @@ def average_over_tissue(values: np.ndarray, tissue: np.ndarray, fine: int, n_cel
 
 
 def drop_most(folds: np.ndarray, is_tissue: np.ndarray) -> np.ndarray:
-    """The folds; none if they are more than ``MOST`` of the tissue, since folds are darker than the rest of a slide."""
+    """The folds, or none if they cover more than ``MOST`` of the tissue: then the whole slide is dark, not folded."""
     return folds & (folds.sum() <= MOST * is_tissue.sum())
 
 
@@ -225,7 +225,7 @@ def measure_focus(image: Store, n_cells: tuple[int, int], threads: int = 1) -> t
     Args:
         image: image at ``MPP``.
         n_cells: numbers of rows and columns of cells of the image.
-        threads: number of threads; it changes no result.
+        threads: number of threads; results do not depend on it.
 
     Returns:
         Energies of the detail of 0.5 to 0.9 um and of the detail of 0.9 to 1.7 um, each (rows, columns) float32 in
@@ -261,7 +261,7 @@ def find_blurred(
         fine: energy of the finer detail, from ``measure_focus``.
         coarse: energy of the coarser detail, from ``measure_focus``.
         share_of_median: fraction of the slide's median ratio of fine to coarse, below which a cell is out of focus.
-        limits: least and largest value of the resulting limit of the ratio.
+        limits: minimum and maximum of the resulting limit of the ratio.
 
     Returns:
         (rows, columns) bool; False for cells with too little coarse detail, unless they are between blurred cells.

@@ -54,12 +54,12 @@ class AppearanceReference:
 
 @dataclass(frozen=True)
 class ClassReference:
-    """Nuclei of one class on the slides that a model was trained on (see ``inference.doubts``).
+    """Measures of the nuclei of one class on the slides that a model was trained on (see ``inference.doubts``).
 
     Attributes:
         n_slides: number of slides with enough nuclei of the class.
-        median_area_um2: least, median and largest value, over these slides, of the median area.
-        mean_class_probability: least, median and largest value, over these slides, of the mean probability.
+        median_area_um2: minimum, median and maximum, over these slides, of the median area.
+        mean_class_probability: minimum, median and maximum, over these slides, of the mean probability.
     """
 
     n_slides: int
@@ -75,7 +75,7 @@ class Card:
         name: name of the model.
         mpp: um per pixel of its input.
         input_px: side of the square window.
-        halo_px: width of the border in which a window's neighbours find the nuclei or regions.
+        halo_px: width of a window's border, whose nuclei or regions are left to neighbouring windows.
         stride_px: total stride of the network; windows start at multiples of it.
         batch: number of windows per call of the graph.
         licence: SPDX name of the weights' licence.
@@ -83,7 +83,7 @@ class Card:
         colour: reference for the graph's input ``colour``.
         precision: type of weights and activations inside the graph, "fp32", "fp16" or "int8".
         source: checkpoint's checksum, command and package versions; for int8 also the calibration windows.
-        does: predicate of a sentence about models of this kind, "finds nuclei" for instance.
+        does: predicate of a sentence about models of this kind, such as "finds nuclei".
         verb: command that runs a model of this kind.
         otherwise: end of the error if a model of a different kind is given; ``{verb}`` is that model's command.
     """
@@ -144,7 +144,7 @@ class ModelCard(Card):
             (``outlines.snap_to_edges``); 0 leaves them unchanged.
         refine: True if the built-in network refines outlines (``inference.outlines``), in place of ``snap_um``.
         embedding_dim: length D of the vectors in the graph's output ``embedding``; 0 if it has no such output.
-        metrics: measured figures by name; each name contains the split.
+        metrics: measured figures by name; each name states the data split.
         limits: limits of the model's use, in words.
         organs: organs in which the classes were validated.
         nuclei: measures of the training nuclei of each class; empty if they were not measured.
@@ -220,10 +220,10 @@ class RegionCard(Card):
 
     Attributes:
         cell_px: input pixels per cell of the map.
-        classes: name and colour of each channel of the map; the first class is tissue that is in none of the others.
-        metrics: measured figures by name; each name contains the split.
+        classes: name and colour of each channel of the map; the first is tissue that belongs to none of the others.
+        metrics: measured figures by name; each name states the data split.
         limits: limits of the model's use, in words.
-        min_area_mm2: least area of regions and holes; smaller ones are merged into the class around them.
+        min_area_mm2: minimum area of regions and holes; smaller ones are merged into the class around them.
         kind: always "regions"; the card of a detector has no kind.
     """
 

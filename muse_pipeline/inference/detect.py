@@ -33,7 +33,7 @@ from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.colour import SlideColour
 from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit
 
-CACHED_CHUNKS = 8  # per thread, 6 MB: the chunks that a window shares with the next window in its row
+CACHED_CHUNKS = 8  # number per thread (6 MB): the chunks that a window shares with the next one in its row
 
 
 class Detector(Protocol):
@@ -60,7 +60,7 @@ class Detector(Protocol):
             origin_xy: (n, 2) top-left corners of the n windows in work pixels; n is at most ``card.batch``.
 
         Returns:
-            The nuclei in each of the n windows (frame: window), by descending score; lists for empty slots may follow.
+            The nuclei in each of the n windows (frame: window), by descending score; tables for empty slots may follow.
         """
 
     def facts(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class WindowChoice:
         guard: check that excludes windows; None to search all of them.
         within: two opposite corners (x, y) of a rectangle in work pixels; only batches with a window whose core touches
             it are run. None to run all batches.
-        offset_px: shift of the window grid; 0 except in tests that results do not depend on it.
+        offset_px: shift of the window grid; 0 except in tests, which check that results do not depend on it.
     """
 
     guard: Guard | None = None
@@ -116,7 +116,7 @@ def detect_shard(
         finder: detector of the nuclei.
         shard: shard whose batches are run.
         output: path of the shard's file.
-        threads: number of batches that are read and run at the same time; it never changes a result.
+        threads: number of batches that are read and run at the same time; results do not depend on it.
         progress: function called with (batches done, batches in all).
         choice: windows that are searched.
 
@@ -134,7 +134,7 @@ def detect_shard(
     batches = _find_batches(store, grid, card.batch, shard, choice.within)
     store.keep_chunks(CACHED_CHUNKS * (threads + 1))
     run_batch = partial(_run_batch, store=store, finder=finder, grid=grid, guard=guard)
-    full, guarded = [], defaultdict(list)  # numbers of windows
+    full, guarded = [], defaultdict(list)  # indices of windows
     columns = len(card.classes), card.n_rays, card.embedding_dim, finder.measures_dab
     with complete_file(output) as unfinished, ShardWriter(unfinished, *columns) as writer:
         for done, batch in enumerate(map_in_order(run_batch, batches, threads), 1):
@@ -161,7 +161,7 @@ def detect_shard(
 def _find_batches(
     store: Store, grid: WindowGrid, batch: int, shard: Shard, within: tuple[np.ndarray, np.ndarray] | None
 ) -> list[np.ndarray]:
-    """Window numbers of each batch of a shard; with ``within``, only of batches that touch it."""
+    """Indices of the windows in each batch of a shard; with ``within``, only batches with a core that touches it."""
     batches = shard.batches(grid.windows_with_tissue(*store.tissue), batch)
     return batches if within is None else [windows for windows in batches if grid.touches(windows, *within).any()]
 
@@ -169,11 +169,11 @@ def _find_batches(
 def _run_batch(
     windows: np.ndarray, store: Store, finder: Detector, grid: WindowGrid, guard: Guard | None
 ) -> list[tuple[int, Nuclei, bool, str]]:
-    """For each window of a batch, its number, its nuclei, whether it is full, and the reason to exclude it or ""."""
+    """For each window of a batch, its index, its nuclei, whether it is full, and the reason to exclude it or ""."""
     card = finder.card
     part = grid.part(windows, *store.tissue, card.stride_px) if finder.trim else grid.whole
     found, reasons = _find_nuclei(store, finder, grid.part_xy(windows, part), (part.width, part.height), guard)
-    are_full = [len(nuclei) >= card.capacity for nuclei in found]  # counted before suppression
+    are_full = [len(nuclei) >= card.capacity for nuclei in found]  # counted before duplicates are suppressed
     if finder.suppress_overlaps:
         found = [suppress_overlaps(nuclei, card.mpp) for nuclei in found]
     reports = [report_window(*both, grid, part, card.mpp) for both in zip(found, windows.tolist(), strict=True)]

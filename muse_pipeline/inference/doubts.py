@@ -11,7 +11,7 @@ the nuclei of a class are larger than in training, for example tumour mistaken f
 not validated in the organ. The limits come from the breast tissue that `compact` was trained on, and from other tissue.
 
 If the pixel size is wrong, which is the commonest mistake, nuclei have a different size and lower class probabilities.
-Each of these also occurs at the right pixel size: nuclei of lymph nodes are small, and classes in an unfamiliar organ
+Both also occur at the right pixel size: nuclei of lymph nodes are small, and classes in an unfamiliar organ
 are uncertain. Hence the plausible range of the median area narrows as the mean class probability falls.
 """
 
@@ -34,16 +34,16 @@ PERCENTILES = (1, 50, 99)
 BROWN = "brown, as immunohistochemistry is"
 OF_NUCLEI = {"stain": "other stain", "scale": "doubtful scale"}
 OF_CLASSES = {"classes": "doubtful classes", "organ": "classes not validated"}
-MIN_NUCLEI = 100  # least number of nuclei of a class or slide; fewer may not be representative
-SMALLEST = (0.86, 0.955), (20.0, 12.0)  # mean class probabilities, least median areas in um2
-LARGEST = (0.85, 0.92), (48.0, 75.0)  # mean class probabilities, largest median areas in um2
+MIN_NUCLEI = 100  # minimum number of nuclei of a class or slide; fewer may not be representative
+SMALLEST = (0.86, 0.955), (20.0, 12.0)  # mean class probabilities, and the minimum median areas in um2 for them
+LARGEST = (0.85, 0.92), (48.0, 75.0)  # mean class probabilities, and the maximum median areas in um2 for them
 # At half the true pixel size nuclei are both small and four times as dense; in frozen sections they are only small.
-SMALLEST_SPARSE, DENSE_PER_MM2 = 12.0, 8000.0  # least median area in um2 of a slide with a lower density of nuclei
-SMALLEST_ALONE = 14.0  # least area for models of one class; twice the true pixel size hardly enlarges their nuclei
+SMALLEST_SPARSE, DENSE_PER_MM2 = 12.0, 8000.0  # minimum median area in um2 of a slide with fewer nuclei per mm2
+SMALLEST_ALONE = 14.0  # minimum for models of one class; twice the true pixel size hardly enlarges their nuclei
 CHECK = "check the pixel size"  # beginning of the warning
 _BIN_UM2, _LARGEST_UM2 = 0.1, 1000.0
 _STEPS = 1_000_000  # integer steps per unit of probability
-MARGIN = 1.2  # factor on the largest median area of training, for class probabilities as in training
+MARGIN = 1.2  # factor on the largest median area in training, for class probabilities as in training
 
 
 class Measure(NamedTuple):
@@ -60,7 +60,7 @@ class Measure(NamedTuple):
     above: str
 
 
-# The margins are how far pictures of one site lie outside the range of two other sites (docs/guide/confidence.md).
+# Each margin is how far pictures of one site lie outside the range of two other sites (docs/guide/confidence.md).
 STAINS = {
     "brown": Measure(0.01, "", BROWN),
     "foreign": Measure(0.1, "", "colours other than those of haematoxylin and eosin"),
@@ -82,7 +82,7 @@ TISSUE = {"contrast": Measure(0.5, "less structure", "more structure")}
 
 
 def describe_training(measured: Sequence[dict[str, float]]) -> AppearanceReference | None:
-    """The reference, from each training picture's measures of ``tissue.colour``; None if nothing was measured."""
+    """The reference made from the ``tissue.colour`` measures of all training pictures; None if nothing was measured."""
     names = sorted({name for one in measured for name in one})
     values = {name: [one[name] for one in measured if name in one] for name in names}
     ranges = {
@@ -94,8 +94,8 @@ def describe_training(measured: Sequence[dict[str, float]]) -> AppearanceReferen
 def merge_references(*references: AppearanceReference | None) -> AppearanceReference | None:
     """The reference of a model that was trained on the pictures of all references.
 
-    It has the widest range of each measure. Medians are averaged, weighted by the numbers of pictures, which are added
-    up, so a picture in two references counts twice. References that are None are left out.
+    The range of each measure contains those of all references. Medians are averaged, weighted by the numbers of
+    pictures, which are added up, so a picture in two references counts twice. References that are None are left out.
     """
     known = [reference for reference in references if reference is not None]
     ranges = {}
@@ -153,11 +153,11 @@ def _deviations(
 
 
 def find_doubts(provenance: Provenance, organ: str = "") -> dict[str, str]:
-    """The doubts about a slide: keys of ``OF_NUCLEI`` and ``OF_CLASSES``, each with the reason in words.
+    """The doubts about a slide, keyed as in ``OF_NUCLEI`` and ``OF_CLASSES``, each with the reason in words.
 
     Args:
         provenance: provenance of the slide's nuclei.
-        organ: organ in the sheet; "" if none.
+        organ: organ in the sheet of slides; "" if there is none.
     """
     verdict = provenance.verdict
     of_mpp = describe_implausible(provenance.slide_mpp, provenance.mpp_source)
@@ -190,7 +190,7 @@ def describe_left_out(reasons: Iterable[str], of: str = "") -> str:
 
     Args:
         reasons: reason for each slide, from ``reason_left_out``.
-        of: numbers from which slides are left out, as in " of the counts of classes"; "" for all numbers.
+        of: name of the numbers from which slides are left out, such as " of the counts of classes"; "" for all.
     """
     counts = Counter(filter(None, reasons))
     if not counts:
@@ -203,8 +203,8 @@ def judge_classes(references: Mapping[str, ClassReference], found: Mapping[str, 
     """The reason why counts of classes are doubtful; "" if they are not.
 
     A class is doubtful if the median area of its nuclei is more than 1.2 times the largest on any training slide. If
-    its mean probability is below the median of the training slides, the limit is lower; from their least probability
-    down, it is the geometric mean of their median and largest areas. A class with a higher mean probability than on
+    its mean probability is below the median over the training slides, the limit is lower; at their minimum or below, it
+    is the geometric mean of the median and the largest of their areas. A class with a higher mean probability than on
     every training slide is not doubtful.
 
     Args:

@@ -1,7 +1,7 @@
 """Features that a network computes for given nuclei of a slide, whichever program found them.
 
-Windows are placed as in detection: every nucleus is read at its exact position in the window whose core contains it,
-far from the window's edges.
+Windows are placed as in detection: the features of a nucleus are read at its exact position in the window whose core
+contains it, far from the window's edges.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Embedder(GraphRunner):
 
 
 def describe_backbone(detector: ModelCard, channels: int) -> EmbedderCard:
-    """The card of a detector's backbone, which is read at the centres of cells, as the head reads it."""
+    """The card of a detector's backbone, whose map is read at the centres of cells, as by the head."""
     shared = ("name", "mpp", "input_px", "stride_px", "licence", "training_data", "colour", "precision", "source")
     return EmbedderCard(
         **{name: getattr(detector, name) for name in shared},
@@ -80,7 +80,7 @@ def describe_backbone(detector: ModelCard, channels: int) -> EmbedderCard:
 
 
 def embedding_halo(input_px: int, stride_px: int, any_size: bool) -> int:
-    """Width of the border of a window, in which nuclei are left to its neighbours; a multiple of the stride."""
+    """Width in px of a window's border, whose nuclei are left to neighbouring windows; a multiple of the stride."""
     quarter = input_px // HALO_SHARE // stride_px * stride_px
     return min(quarter, WINDOW_HALO_PX) if any_size else quarter
 
@@ -114,9 +114,9 @@ def embed_nuclei(
         embedder: the model.
         colour: (3, 4) map of the slide's colours, see ``inference.stains``.
         xy: (N, 2) positions of the nuclei on the slide, in work pixels.
-        threads: number of windows that are read and run at the same time; it never changes a result.
+        threads: number of windows that are read and run at the same time; results do not depend on it.
         progress: function called with (windows done, windows in all).
-        offset_px: shift of the window grid; 0 except in tests that results do not depend on it.
+        offset_px: shift of the window grid; 0 except in tests, which check that results do not depend on it.
 
     Raises:
         ModelError: the store's mpp is not the card's, or the graph cannot be run.

@@ -13,9 +13,9 @@ from muse_pipeline.core.errors import ModelError
 
 HEAD = "detector.head."  # prefix of the head's weights, see ``models.detector.DetectionGraph``
 PIXELS = b"pixels"  # name of the input
-OF_SINGLE_VALUES = {b"Cast", b"Add", b"Sub", b"Mul", b"Div", b"Log", b"Neg"}  # elementwise operators, with scalars
-ONLY_THE_SIZE = b"Shape"  # operator that reads no values
-# Field numbers of the messages in onnx.proto, with the message that has the fields.
+OF_SINGLE_VALUES = {b"Cast", b"Add", b"Sub", b"Mul", b"Div", b"Log", b"Neg"}  # elementwise, with scalars
+ONLY_THE_SIZE = b"Shape"  # operator that reads only the size of its input
+# Field numbers in onnx.proto; a comment names the message that contains the fields.
 GRAPH, METADATA = 7, 14  # model
 NODE, GRAPH_NAME, INITIALIZER, INPUT, OUTPUT = 1, 2, 5, 11, 12  # graph
 INPUTS, OUTPUTS, OPERATOR = 1, 2, 4  # node
@@ -36,7 +36,7 @@ def add_metadata(model: bytes, key: str, value: str) -> bytes:
 
 
 def cut_before_head(model: bytes, output: str, path: Path) -> bytes:
-    """The model with a single output: the map that its head reads at the centres of cells.
+    """The model with a single output: the dense map, which its head reads at the centres of cells.
 
     Args:
         model: content of a detector in ONNX.
@@ -65,7 +65,7 @@ def cut_before_head(model: bytes, output: str, path: Path) -> bytes:
 def cut_after_single_values(model: bytes) -> tuple[bytes, bytes] | None:
     """Split a graph into two models: the elementwise operations on pixels, and all later operations.
 
-    ONNX Runtime passes over all pixels once for each operation; a table of their results needs a single pass.
+    ONNX Runtime passes over all pixels once for each operation; looking up the results in a table takes a single pass.
 
     Args:
         model: content of a model in ONNX, with ``pixels`` in uint8.
@@ -105,7 +105,7 @@ def _map_for_head(node: bytes) -> bytes:
 
 
 def _only_reader(nodes: list[bytes], value: bytes, scalars: set[bytes]) -> bytes:
-    """The only node that reads ``value``, if it combines it elementwise with ``scalars``; else b""."""
+    """The only node that reads ``value``, if it combines it elementwise with ``scalars``; otherwise b""."""
     readers = [node for node in nodes if value in _contents(node, INPUTS)]
     if value == PIXELS:  # the rest of the graph keeps this input and may read its size
         readers = [node for node in readers if _operator(node) != ONLY_THE_SIZE]

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
-N_RAYS = 32  # rays of an outline made by a watershed
+N_RAYS = 32  # number of rays of an outline that a watershed finds
 RADIUS_UM, PERIOD_UM = 4.0, 16.0  # radius and spacing of the synthetic nuclei
-NUCLEI, TISSUE = (96, 72, 140), (232, 196, 214)  # their colour, and that of the background
-PLAUSIBLE_UM = 1.0, 30.0  # range of the median ray
+NUCLEI, TISSUE = (96, 72, 140), (232, 196, 214)  # colours of the synthetic nuclei and of the background
+PLAUSIBLE_UM = 1.0, 30.0  # plausible range of the median ray
 
 
 def import_model(
@@ -45,8 +45,8 @@ def import_model(
         facts: entries of the card that the network does not contain.
 
     Raises:
-        ModelError: the file is not ONNX, has a card, or does not suit the given facts; or its outputs are not finite or
-            implausible.
+        ModelError: the file is not ONNX, has a card or does not suit the given facts, or its outputs are implausible or
+            not finite.
     """
     import onnxruntime
 
@@ -109,7 +109,7 @@ def _read_input(network: Path, session: InferenceSession, input_px: int | None) 
     """Entries of the card that describe the graph's input.
 
     Raises:
-        ModelError: the graph does not take square windows of pixels, or not those of ``input_px``.
+        ModelError: the graph does not take square windows of pixels with sides of ``input_px``.
     """
     ports = session.get_inputs()
     batch, *shape = ports[0].shape
@@ -134,10 +134,10 @@ def _read_input(network: Path, session: InferenceSession, input_px: int | None) 
 
 
 def _fit(network: Path, card: ImportedCard, values: list[np.ndarray], halo_um: float) -> ImportedCard:
-    """The card with the sizes of the maps that the network returned.
+    """The card, completed with the sizes of the maps that the network returned.
 
     Raises:
-        ModelError: the maps are not those of the card's kind, or cover nothing but the border of a window.
+        ModelError: the maps are not those of the card's kind, or nothing of a window is left inside its border.
     """
     n_rays = _count_rays(card, values)
     if not n_rays:

@@ -25,7 +25,7 @@ from muse_pipeline.tissue.find import drop_small
 MEAN, DEVIATION = (np.array(rgb, np.float32) for rgb in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))  # ImageNet's
 PERCENTILES = (1.0, 99.8)  # StarDist's
 PEAK_UM = 1.0  # half the side of the square around a peak in which no point has a higher probability
-FALL_PER_UM = 0.1  # least fall of "position" at a border; it rises from -1 to 1 within a nucleus and falls between two
+FALL_PER_UM = 0.1  # minimum fall of "position" at a border; it rises from -1 to 1 in a nucleus and falls between two
 
 
 def _stretch(pixels: np.ndarray) -> np.ndarray:
@@ -33,7 +33,7 @@ def _stretch(pixels: np.ndarray) -> np.ndarray:
     return (pixels - low) / np.maximum(high - low, 1)
 
 
-# From pixels (B, H, W, 3) float32 from 0 to 255 to the network's input; the names are ``core.types.SCALINGS``.
+# Functions from pixels (B, H, W, 3) float32, 0 to 255, to the network's input, keyed as in ``core.types.SCALINGS``.
 SCALINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "none": lambda pixels: pixels,
     "unit": lambda pixels: pixels / 255,
@@ -66,7 +66,7 @@ def list_maps(kind: str, n_classes: int) -> list[tuple[str, str, tuple[int, ...]
 
 
 def channels_first(values: np.ndarray) -> np.ndarray:
-    """Convert the map of square windows, (B, C, h, w), (B, h, w, C) or (B, h, w), to (B, C, h, w) float32."""
+    """Convert a map of square windows from (B, C, h, w), (B, h, w, C) or (B, h, w) to (B, C, h, w) float32."""
     if values.ndim == 3:
         values = values[:, None]
     return (values if values.shape[2] == values.shape[3] else values.transpose(0, 3, 1, 2)).astype(np.float32)
@@ -87,13 +87,13 @@ def _decode_rays(maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
     around = np.ones((2 * max(round(PEAK_UM / card.mpp / card.stride_px), 1) + 1,) * 2, np.uint8)
     row, column = np.nonzero((score >= card.threshold) & (score == cv2.dilate(score, around)))
     rays = maps[1][:, row, column].T.clip(0) * np.float32(card.mpp)
-    xy = np.stack([column, row], 1) * card.stride_px + 0.5  # centre of a pixel, not of the cell
+    xy = np.stack([column, row], 1) * card.stride_px + 0.5  # centre of the first pixel of a cell, not of the cell
     classes = _probability(maps[2], card)[:, row, column] if len(card.classes) > 1 else None
     return _table(xy, rays, score[row, column], classes, card)
 
 
 def _decode_areas(maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
-    """Nuclei in a mask that a watershed cuts apart."""
+    """Nuclei that a watershed separates in the thresholded map of nuclei."""
     mpp = card.mpp * card.stride_px
     nucleus = _probability(maps[0], card)
     nucleus = nucleus[0] if len(nucleus) == 1 else 1 - nucleus[0]
@@ -111,7 +111,7 @@ def _decode_areas(maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
 
 
 def _relief(maps: list[np.ndarray], mask: np.ndarray, mpp: float, card: ImportedCard) -> np.ndarray:
-    """(h, w) float32, high in the middle of nuclei: a distance, or the depth in the mask without its boundaries."""
+    """(h, w) float32, highest in the middle of nuclei: a distance map, or the depth in the mask without boundaries."""
     if card.kind == "boundary":
         prob = _probability(maps[0], card)
         return depth_um(mask & (prob[-1] < prob[1:-1].sum(0)), mpp)
@@ -132,7 +132,7 @@ def _probability(values: np.ndarray, card: ImportedCard) -> np.ndarray:
 def _table(
     xy: np.ndarray, rays: np.ndarray, score: np.ndarray, classes: Sequence[np.ndarray] | None, card: ImportedCard
 ) -> Nuclei:
-    """At most ``card.capacity`` nuclei, the best first; the first of ``classes`` is the background."""
+    """Table of at most ``card.capacity`` nuclei, by descending score; the first of ``classes`` is the background."""
     prob = np.ones((len(xy), 1))
     if len(card.classes) > 1:
         # Never 0, so that the probabilities of a nucleus that is all background can be divided by their sum.

@@ -74,12 +74,12 @@ def _find_file(model: str, provider: str) -> Path | None:
 
 
 def name_model(path: Path) -> str:
-    """The name by which ``find_model`` finds exactly this file: a built-in model's with its precision, or the path."""
+    """The name by which ``find_model`` finds this file: that of a built-in model with its precision, or the path."""
     return path.stem if path.parent == BUILT_IN else str(path)
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint of a built-in model, or the path itself."""
+    """The checkpoint of the built-in model that ``path`` names, or ``path`` itself if it names none."""
     return BUILT_IN / f"{path}.pt" if str(path) in list_checkpoints() else path
 
 
@@ -89,20 +89,20 @@ def list_checkpoints() -> list[str]:
 
 
 def checkpoint_from(folder: Path, path: Path) -> Path:
-    """``path`` if it names a built-in model, else the path relative to ``folder``; ``find_checkpoint`` accepts both."""
+    """``path`` if it names a built-in model, or else ``folder / path``; ``find_checkpoint`` accepts both."""
     return path if find_checkpoint(path) != path else folder / path
 
 
 def precisions_for(provider: str) -> tuple[str, ...]:
-    """The precisions that suit a provider, best first: "int8" only on a processor with VNNI.
+    """The precisions that suit a provider, best first: "int8" on a processor with VNNI, otherwise "fp32" and "fp16".
 
-    Without VNNI, products of bytes are added up in 16 bits, which may overflow. On GPUs int8 is no faster.
+    Without VNNI, products of bytes are summed in 16 bits, which may overflow. On GPUs, int8 is not faster.
     """
     return ("int8",) if provider == "cpu" and has_vnni() else ("fp32", "fp16")
 
 
 def precision_warnings(card: ModelCard | RegionCard, provider: str) -> list[str]:
-    """A warning if this processor does not compute the model's integers reliably."""
+    """A warning if the model is in int8, which this processor does not compute reliably; otherwise an empty list."""
     if card.precision != "int8" or provider != "cpu" or has_vnni():
         return []
     floats = (f"{card.name}-{precision}" for precision in precisions_for(provider))
@@ -131,9 +131,9 @@ def read_card(path: Path, kind: type[AnyCard] = Card) -> AnyCard:
 def open_session(
     path: Path, options: onnxruntime.SessionOptions, provider: str, graph: bytes | None = None
 ) -> onnxruntime.InferenceSession | TorchSession:
-    """Open an ONNX Runtime session for a file, or for a ``graph`` made from it, without the runtime's own log.
+    """Open an ONNX Runtime session for a file, or for a ``graph`` made from it, and silence the runtime's own warnings.
 
-    For the providers in ``TORCH``, a session in PyTorch is opened, which has the same methods.
+    For the providers in ``TORCH``, open a ``TorchSession``, which has the same methods.
 
     Raises:
         ModelError: the file is not ONNX, or the runtime does not support its graph.
@@ -165,10 +165,10 @@ def _open_in_torch(path: Path, provider: str, graph: bytes | None) -> TorchSessi
 
 
 def card_text(session: onnxruntime.InferenceSession, path: Path) -> str:
-    """The card in a session's metadata as JSON; ``path`` is for messages.
+    """The card in a session's metadata as JSON; ``path`` is the model's file.
 
-    Later measurements of a built-in model are in a separate file, because ids of nuclei depend on the checksum of the
-    model's file.
+    Entries that were measured later for a built-in model are in a separate JSON file, because ids of nuclei depend on
+    the checksum of the model's file.
 
     Raises:
         ModelError: there is no card.
@@ -188,10 +188,10 @@ def card_text(session: onnxruntime.InferenceSession, path: Path) -> str:
 def run_session(
     session: onnxruntime.InferenceSession, path: Path, outputs: list[str] | None, inputs: dict[str, np.ndarray]
 ) -> list[np.ndarray]:
-    """The named outputs of a graph, or all of them; ``path`` is for messages.
+    """Run a graph and return the named outputs, or all of them; ``path`` is named in errors.
 
     Raises:
-        ModelError: the graph was opened, but cannot be run.
+        ModelError: the graph cannot be run.
     """
     try:
         return session.run(outputs, inputs)
@@ -203,7 +203,7 @@ def run_session(
 
 
 def _reason(error: Exception) -> str:
-    """The reason in a message of ONNX Runtime, without the line of its source; at most 200 characters."""
+    """The reason that an error of ONNX Runtime states, without the line of its source; at most 200 characters."""
     stated = str(error).rpartition("Status Message: ")[2].strip() or type(error).__name__
     return stated.splitlines()[0][:200]
 
@@ -224,10 +224,10 @@ OPTIONS = {
     # As with the CPU provider, nothing is rounded to 16 bits, even if the processor could, and a call uses one thread.
     "openvino": {"device_type": "CPU", "precision": "FP32", "num_of_threads": "1"},
 }
-# "auto" considers only providers that use the same kernels in every run and, where they start, are always faster.
+# "auto" considers only providers that use the same kernels in every run; "cuda" is always faster where it starts.
 AUTO, PREFERRED = "auto", ("cuda", "cpu")
 
-# y = relu(x) of one number (opset 14), to test whether a provider starts.
+# The graph y = relu(x) for one number (opset 14), which tests whether a provider starts.
 _SMALLEST_MODEL = (
     b'\x08\x08:3\n\x0c\n\x01x\x12\x01y"\x04Relu\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
     b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x0e"
@@ -331,7 +331,7 @@ def does_not_start(provider: str) -> ProviderError:
 
 
 def examine_providers() -> list[Finding]:
-    """A finding about every provider, and the choice of "auto"; empty without ONNX Runtime."""
+    """Findings about every provider and about the choice of "auto"; empty if ONNX Runtime is not installed."""
     try:
         found = [Finding(f"provider {name}", *_examine(name)) for name in (*RUNTIMES, *TORCH)]
     except ImportError:

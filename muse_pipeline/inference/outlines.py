@@ -24,14 +24,14 @@ LOYALTY = 1.0  # cost per squared relative change of a ray, in units of the nucl
 FAINTEST = 5.0  # difference in grey level across an edge; fainter edges have less weight
 SMOOTHING = np.array([1, 8, 28, 56, 70, 56, 28, 8, 1], np.float32) / 256  # over neighbouring rays, as edges are noisy
 STAYING = 0.05  # weight of leaving a ray unchanged, relative to that of a mean edge
-LEAST_EDGE_UM = 1.0  # shortest ray
+LEAST_EDGE_UM = 1.0  # minimum length of a ray that is moved to an edge
 EDGE_BLOCK = 128  # number of nuclei at a time, so that their samples fit into a core's cache
 MODEL = BUILT_IN / "outlines/refine.onnx"
 TRAINING_DATA = "outlines of TNBC (CC-BY-4.0), NuCLS and DSB-2018 (CC0-1.0)"
 N_REFINED = 16  # number of rays of the network
 STEP_UM = 0.375  # step of the samples along a ray
 N_STEPS = 8  # samples on either side of the end, and largest change of a ray in steps
-LEAST_UM = 0.5  # shortest ray
+LEAST_UM = 0.5  # minimum length of a ray that the network refines
 BLOCK = 64  # number of nuclei at a time; fixed, since sums in a matrix product may depend on the number of rows
 
 
@@ -68,14 +68,14 @@ def _snap(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, n: in
     weight = np.maximum(np.take_along_axis(edge, best[None], 0)[0], 0) ** 2
     pull, total = (_smooth(part) for part in (weight * change[best], weight))
     moved = rays + pull / (total + np.float32(STAYING))
-    # A ray that is shorter than the least length already must not become even shorter.
+    # A ray that is already shorter than the minimum must not become even shorter.
     return np.maximum(moved, np.minimum(rays, np.float32(LEAST_EDGE_UM)))
 
 
 def _edges(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, n: int) -> np.ndarray:
     """(2 n + 1, N, R) increase in grey level at radii from ``n`` steps before the end of a ray to ``n`` steps after it.
 
-    It is the difference of the mean grey levels over 0.5 um outside and 0.5 um inside each radius.
+    The increase is the difference of the mean grey levels over 0.5 um outside and 0.5 um inside each radius.
     """
     offsets = (np.arange(-n - 2, n + 2, dtype=np.float32) + np.float32(0.5)) * np.float32(EDGE_STEP_UM)
     along = np.maximum(rays + offsets[:, None, None], 0)  # (samples, N, R) um

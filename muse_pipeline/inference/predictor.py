@@ -1,4 +1,4 @@
-"""Running a model's graph: windows of pixels in, nuclei or maps of regions out."""
+"""Run the graph of a model, which takes windows of pixels and returns nuclei or maps of regions."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class GraphRunner:
     Args:
         path: path of an ONNX file with a card.
         provider: provider, or "auto" (``inference.model.choose_provider``).
-        graph: graph made from the file's, to run in place of it; None to run the file's.
+        graph: graph derived from the file's, to run in its place; None to run the file's.
 
     Attributes:
         any_size: True if windows of any size are accepted and run at full speed; a GPU has to prepare for each size.
@@ -100,7 +100,7 @@ class GraphRunner:
         self.session, self._table = open_session(self.path, options, self.provider, graph), None
         is_ours = "colour" in [port.name for port in self.session.get_inputs()]
         if self.provider == "cpu" and is_ours:
-            with suppress(ModelError):  # ONNX Runtime rejects the parts of some graphs, which then run whole
+            with suppress(ModelError):  # ONNX Runtime rejects the parts of some graphs; these then run whole
                 self._tabulate_values(graph or self.path.read_bytes(), options)
         self.device = self.session.device_name if self.provider in TORCH else ""
         # ONNX Runtime falls back to the CPU if the libraries of a provider are missing.

@@ -25,13 +25,13 @@ from muse_pipeline.tissue.mask import KeptArea
 
 BANDS_UM = (50, 100)  # widths of bands on either side of the border
 NO_REGION = -1
-EPITHELIUM, SIDES = "Epithelium", {"Epithelial": 1, "Stroma": -1}  # side of its border for nuclei; 1 is inside
+EPITHELIUM, SIDES = "Epithelium", {"Epithelial": 1, "Stroma": -1}  # side where nuclei are expected: 1 is inside
 MARGIN_UM = 16.0  # four cells of the map; closer to the border, the region is uncertain
 
 
 @dataclass(frozen=True)
 class RegionColumns:
-    """Columns about the regions of N nuclei.
+    """Columns of the table that describe the regions of N nuclei.
 
     Attributes:
         region: (N,) int32 index of the class; ``NO_REGION`` outside all regions.
@@ -60,16 +60,16 @@ class RegionClass(NucleusClass):
 class SlideRegions:
     """The regions of one slide.
 
-    All classes of a model but the first, and all drawn areas, are inside. The border consists of the lines at which a
-    model's regions meet, or of the outlines of drawn areas; the edge of the tissue is not a border.
+    All classes of a model except the first, and all drawn areas, lie inside the border. The border consists of the
+    lines at which a model's regions meet, or of the outlines of drawn areas; the edge of the tissue is not a border.
 
     Args:
         classes: classes of the regions.
         areas: polygons of the classes; where drawn areas overlap, the smallest counts.
         border: lines of the border, in level-0 pixels.
-        outside: all tissue that is not inside, in level-0 pixels.
+        outside: all tissue outside the border, in level-0 pixels.
         info: the slide.
-        origin: model or file of the regions, for the provenance.
+        origin: model or file that the regions come from, for the provenance.
         prob: map of the probabilities of the classes; None for drawn areas.
     """
 
@@ -91,7 +91,7 @@ class SlideRegions:
         self._inside = np.array([*(one.is_inside for one in classes), False])  # index -1 is ``NO_REGION``
         self._bounds = shapely.bounds(self._shapes)
         shapely.prepare(self._shapes)
-        for shape in self._shapes:  # builds its index, which threads then share
+        for shape in self._shapes:  # builds the index of the shape, which threads then share
             shapely.contains_xy(shape, 0.0, 0.0)
         self._border, self._outside = _scale(border, self.mpp), outside
         self._tree = shapely.STRtree(_segments(self._border))
@@ -125,7 +125,7 @@ class SlideRegions:
     def sides(self, classes: Sequence[str]) -> np.ndarray | None:
         """(C,) side of the border where nuclei of each class are expected: 1 inside, -1 outside, 0 for either.
 
-        None if the regions are not epithelium and other tissue, or if ``classes`` lacks a class of ``SIDES``.
+        None unless the regions are epithelium and other tissue, and ``classes`` contains every class of ``SIDES``.
         """
         inside = [one.name for one in self.classes if one.is_inside]
         if inside != [EPITHELIUM] or len(self.classes) == 1 or not SIDES.keys() <= set(classes):
@@ -133,7 +133,7 @@ class SlideRegions:
         return np.array([SIDES.get(name, 0) for name in classes])
 
     def are_unlike(self, found: RegionColumns, sides: np.ndarray) -> np.ndarray:
-        """(N,) bool: True for nuclei in regions on the side opposite to ``sides`` (N,), but not near the border."""
+        """(N,) bool: True for nuclei in a region opposite to their expected side (N,), but not near the border."""
         is_near = np.abs(found.border_um) <= MARGIN_UM  # False if there is no border
         is_other = np.where(self._inside[found.region], 1, -1) == -sides
         return is_other & ~is_near & (found.region != NO_REGION)
@@ -156,7 +156,7 @@ class SlideRegions:
 
 @dataclass(frozen=True)
 class FailedRegions:
-    """Stands in for the regions of a slide on which the model failed; its columns have no values.
+    """Stands in for the regions of a slide on which the model failed; all columns are then without values.
 
     Attributes:
         reason: reason for the failure.
@@ -172,7 +172,7 @@ class FailedRegions:
         return RegionColumns(np.full(len(xy), NO_REGION, np.int32), nan, nan)
 
     def sides(self, classes: Sequence[str]) -> None:
-        """None, since no class has a side."""
+        """None, because no class is expected on either side."""
 
     def describe(self) -> Regions:
         """The failure and its reason, for the provenance."""
@@ -202,7 +202,7 @@ class ProbabilityMap:
 
 
 def load_regions(source: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions | FailedRegions:
-    """The regions of a slide, or the reason why there are none.
+    """The regions of a slide, or the reason why the model failed on it.
 
     Args:
         source: folder written by ``muse regions``, or a GeoJSON file of drawn areas with classes.
@@ -224,7 +224,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     try:
         record = read_json(SlideFiles(folder).regions)
-        # Both are looked up, so that a record without them counts as damaged.
+        # Both keys are looked up, so that a record without one of them counts as damaged.
         return {"status": record["status"], "reason": record["reason"], **record}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{folder}: has no readable regions.json; run `muse regions` for this slide") from error
@@ -289,7 +289,7 @@ def shared_lines(polygons: np.ndarray) -> shapely.Geometry:
     if not len(polygons):
         return shapely.MultiLineString()
     sides = np.concatenate([_sides(ring) for ring in shapely.get_rings(polygons)])
-    # Neighbours traverse a common side in opposite directions, so sides are turned to make the two equal.
+    # Neighbours traverse a common side in opposite directions, so all sides are turned to the same direction.
     backward = (sides[:, 0] > sides[:, 2]) | ((sides[:, 0] == sides[:, 2]) & (sides[:, 1] > sides[:, 3]))
     sides[backward] = sides[backward][:, [2, 3, 0, 1]]
     unique, n = np.unique(sides, axis=0, return_counts=True)

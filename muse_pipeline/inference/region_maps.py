@@ -1,4 +1,4 @@
-"""Probability maps of tissue regions over a slide, in fixed windows and batches as for nuclei, and their polygons.
+"""Map the probabilities of tissue regions on a slide, in windows and batches as for nuclei, and trace their polygons.
 
 A window is a core and its halo. Every cell of the slide is in the core of exactly one window, so cores are placed side
 by side. Results depend only on the slide and the card, never on the number of threads. Polygons tile the tissue without
@@ -153,7 +153,7 @@ class Outlines:
     """Polygons of regions, in cells of the map; a border between two of them has the same vertices in both.
 
     Attributes:
-        polygons: (N,) valid polygons, perhaps with holes, from top to bottom.
+        polygons: (N,) valid polygons, which may have holes, sorted from top to bottom.
         label: (N,) index of the class.
     """
 
@@ -162,7 +162,7 @@ class Outlines:
 
 
 def classify(found: SlideMap) -> np.ndarray:
-    """(H, W) uint8: 0 without tissue, else 1 + the likeliest class, without small islands and holes."""
+    """(H, W) uint8: 0 without tissue, otherwise 1 + index of the likeliest class, without small islands and holes."""
     label = np.where(found.tissue, found.prob.argmax(0).astype(np.uint8) + 1, 0).astype(np.uint8)
     continue_to_edge(label, RIM_UM / found.cell_um)
     absorb_islands(label, round(found.card.min_area_mm2 * 1e6 / found.cell_um**2))
@@ -178,7 +178,7 @@ def continue_to_edge(label: np.ndarray, rim_cells: float) -> None:
         label: (H, W) uint8, 0 for no tissue.
         rim_cells: width of the rim.
     """
-    # With a frame around the map, tissue ends at its edges too.
+    # Because of the frame, tissue also ends at the edges of the map.
     framed = np.pad(label > 0, 1).view(np.uint8)
     inner = (cv2.distanceTransform(framed, cv2.DIST_L2, 5) > rim_cells).astype(np.uint8)[1:-1, 1:-1]
     if not inner.any():
@@ -191,7 +191,7 @@ def continue_to_edge(label: np.ndarray, rim_cells: float) -> None:
 
 
 def absorb_islands(label: np.ndarray, min_cells: int) -> None:
-    """Assign islands of fewer than ``min_cells`` to the class that touches most of their border, in place.
+    """Assign islands of fewer than ``min_cells`` cells to the class that touches most of their border, in place.
 
     The smallest islands are absorbed first. An island that touches no other class, such as a small piece of tissue, is
     kept.
@@ -241,7 +241,7 @@ def trace_regions(label: np.ndarray) -> Outlines:
         faces = _faces(simple)
     column, row = np.floor(shapely.get_coordinates(shapely.point_on_surface(faces))).astype(int).T
     value = label[row.clip(0, len(label) - 1), column.clip(0, label.shape[1] - 1)].astype(int)
-    # Holes without tissue are polygons too.
+    # Holes without tissue are faces too, but not regions.
     kept = value > 0
     faces, value = faces[kept], value[kept]
     left, top, *_ = shapely.bounds(faces).T
@@ -250,7 +250,7 @@ def trace_regions(label: np.ndarray) -> Outlines:
 
 
 def _find_arcs(label: np.ndarray) -> list[np.ndarray]:
-    """Lines (n, 2) along the sides of cells between different values; they end where three lines meet, or are closed.
+    """Lines (n, 2) along cell sides that separate different values; they are closed or end where three or four meet.
 
     Sides are followed one by one, which takes a tenth of the time of ``shapely.line_merge``.
     """
@@ -274,7 +274,7 @@ def _find_arcs(label: np.ndarray) -> list[np.ndarray]:
 
 
 def _find_sides(label: np.ndarray) -> tuple[np.ndarray, int]:
-    """Ends (E, 2) of all sides between different values, as numbers of lattice corners, and the corners per row."""
+    """Ends (E, 2) of all sides between different values, as indices of lattice corners, and corners per row."""
     framed, width = np.pad(label, 1), label.shape[1] + 1
     row, column = np.nonzero(framed[1:, 1:-1] != framed[:-1, 1:-1])
     flat = np.stack([row * width + column, row * width + column + 1], 1)
@@ -284,14 +284,15 @@ def _find_sides(label: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _next_sides(corners: np.ndarray, is_node: np.ndarray) -> np.ndarray:
-    """The side that continues every directed side at its end; -1 at nodes.
+    """The directed side that continues each directed side at its end; -1 at nodes.
 
     Side e has the number 2 e in the direction from its first end to its second and 2 e + 1 in the opposite direction,
     so a directed side starts at ``corners[number]``.
     """
     following = np.full(len(corners), -1)
     inner = np.flatnonzero(~is_node)
-    # Two steps start at an inner corner; the reverse of either ends there and continues as the other.
+    # Exactly two directed sides start at a corner that is not a node. The reverse of each (number ^ 1) ends there, so
+    # the other one continues it.
     one, other = inner[np.argsort(corners[inner], kind="stable")].reshape(-1, 2).T
     following[one ^ 1], following[other ^ 1] = other, one
     return following

@@ -109,7 +109,7 @@ def _require_facts(facts: dict[str, Any]) -> None:
         raise ValueError("a fact has the wrong type")
     if len(common["size_px"]) != 2 or not isinstance(common["versions"], dict) or min(common["size_px"]) < 1:
         raise ValueError("a fact has the wrong type")
-    colour = common["colour"] or []  # not every proposer looks at colours
+    colour = common["colour"] or []  # some proposers do not use colours
     # Evaluated only because it raises an error unless these are lists and a number.
     [*colour, *common["slide_mpp"], float(common["corrupt_fraction"])]
 
@@ -124,7 +124,7 @@ def iterate_reports(path: Path) -> Iterator[Nuclei]:
 
 
 def iterate_positions(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield positions (N, 2) in work pixels and window numbers (N,) of the same groups, a tenth of their size.
+    """Yield positions (N, 2) in work pixels and window indices (N,) of the same groups, reading a tenth of the data.
 
     Raises:
         StoreError: a group cannot be read.
@@ -143,7 +143,7 @@ def _iterate_groups(path: Path, read: Callable[[pq.ParquetFile, int], T]) -> Ite
 
 @contextmanager
 def _as_damage(path: Path) -> Iterator[None]:
-    """Replace Arrow's errors about damaged files with a StoreError."""
+    """Replace every error in the block with the StoreError for a damaged file."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Colours of a slide for a model: their normalisation, and the brown (DAB) of immunohistochemistry."""
+"""Prepare the colours of a slide for a model: normalise stains, and measure or replace brown (DAB)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ MAX_GAIN_RATIO = 18.0  # pictures of H&E have ratios of 1 to 14, violet pictures
 CLASSES = NucleusClass("Negative", (90, 90, 180)), NucleusClass("Positive", (200, 50, 50))  # as in QuPath
 LN_10 = float(np.log(10))  # densities use the natural logarithm in the code, base 10 in results
 POSITIVE_OD = INTENSITIES_OD[0]  # threshold of the mean DAB of a nucleus, base 10
-ABSOLUTE = round(POSITIVE_OD * LN_10, 6)  # the same as a natural logarithm
-FAINT = ABSOLUTE / 2  # DAB density above which pixels are partly recoloured; from ABSOLUTE, fully
+ABSOLUTE = round(POSITIVE_OD * LN_10, 6)  # the same threshold as a natural logarithm
+FAINT = ABSOLUTE / 2  # DAB density above which pixels are recoloured in part; from ``ABSOLUTE`` on, in full
 DARKEST = 1.3  # largest density of recoloured pixels; brown nuclei may be ten times as dense
-N_RINGS = 4  # points on each ray for the mean of a nucleus; each stands for the same area
+N_RINGS = 4  # points on each ray from which the mean over a nucleus is computed; each represents the same area
 
 STAINS = np.array([stain / np.linalg.norm(stain) for stain in (TEXTBOOK[0], DAB, np.cross(TEXTBOOK[0], DAB))])
 _SHARES = np.linalg.inv(STAINS).T[:2].astype(np.float32)  # the third row is the residual
@@ -74,7 +74,7 @@ def _is_fit(fit: dict[str, Any]) -> bool:
 def colour_of_fit(reference: ColourReference, fit: MacenkoFit | None) -> np.ndarray:
     """(3, 4) float32 map of optical densities that normalises colours; the identity if the stains could not be fitted.
 
-    The normalisation strength interpolates between the identity and the map from the stains to those of the reference.
+    The reference's ``share`` interpolates between the identity and the map that turns the stains into the reference's.
     Colours are left unchanged if both stains are violet and the map amplifies one mixture of them more than
     ``MAX_GAIN_RATIO`` times as much as another: then the second stain is not eosin, and nuclei would disappear.
 
@@ -107,12 +107,12 @@ def reference_stains(reference: ColourReference) -> np.ndarray:
 
 
 def stains_with(third: Sequence[float] | None) -> np.ndarray:
-    """(3, 3) unit vectors of haematoxylin, DAB and the third stain; ``STAINS`` if that is None."""
+    """(3, 3) unit vectors of haematoxylin, DAB and the third stain; ``STAINS`` if ``third`` is None."""
     return STAINS if third is None else np.vstack([STAINS[:2], third])
 
 
 def split_stains(pixels: np.ndarray, third: Sequence[float] | None = None) -> np.ndarray:
-    """Optical density (natural logarithm, at least 0), (h, w, 2) float32, of haematoxylin and of DAB.
+    """(h, w, 2) float32 optical densities of haematoxylin and DAB, as natural logarithms and never negative.
 
     Args:
         pixels: (h, w, 3) uint8.
@@ -133,9 +133,9 @@ def density_to_pixels(density: np.ndarray) -> np.ndarray:
 
 
 def recolour_brown(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
-    """Replace brown by the same density of haematoxylin, up to ``DARKEST``; other pixels are unchanged.
+    """Replace brown with haematoxylin of the same density, up to ``DARKEST``; other pixels are unchanged.
 
-    A model trained on H&E misses many brown nuclei and outlines others in part (docs/guide/ihc.md has figures).
+    A model trained on H&E misses many brown nuclei and outlines others only in part (figures: docs/guide/ihc.md).
 
     Args:
         pixels: (h, w, 3) uint8.
@@ -148,7 +148,7 @@ def recolour_brown(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
 
 
 def mean_within(values: np.ndarray, nuclei: Nuclei, mpp: float) -> np.ndarray:
-    """(N,) float64 means of ``values`` (h, w) float32, at ``mpp`` um per pixel, over ``nuclei`` (frame: window)."""
+    """(N,) float64 means, over each nucleus (frame: window), of ``values`` (h, w) float32 at ``mpp`` um per pixel."""
     n, n_rays = nuclei.rays.shape
     if not n:
         return np.zeros(0)

@@ -1,4 +1,4 @@
-"""Stitching of a slide's shards into its table of nuclei: seams, tissue, outlines, measurements, in bounded memory."""
+"""Stitch a slide's shards into a table in bounded memory: resolve seams, filter by tissue, measure outlines."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ READERS = ("openslide-python", "openslide-bin", "tiffslide", "tifffile", "imagec
 PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "pyarrow", "scipy", "shapely", "zarr", *READERS)
 OF_EVERY_PIXEL = "h_mean"  # a feature that every nucleus has unless it contains no pixel centre
 AT_ONCE = 2048  # number of nuclei whose outlines a thread holds at once
-AHEAD = ROW_GROUP // AT_ONCE  # parts made in advance, so that threads do not wait while a row group is written
+AHEAD = ROW_GROUP // AT_ONCE  # number of parts made ahead, so that threads do not wait while a row group is written
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def stitch_shards(
         info: the slide.
         kept: area in which nuclei are kept.
         output: path of the table.
-        threads: number of threads that draw and measure outlines; it does not change the bytes.
+        threads: number of threads that draw and measure outlines; the file does not depend on it.
         sources: sources of optional columns.
 
     Returns:
@@ -111,7 +111,7 @@ def stitch_shards(
     def nuclei_in_tissue() -> Iterator[Nuclei]:
         for nuclei in in_batches(resolve_stream(shards.paths, grid, card.mpp)):
             level0 = replace(nuclei, xy=work_to_level0(nuclei.xy, info.mpp, card.mpp), frame=Frame.LEVEL0)
-            on_slide = (level0.xy < info.size_px).all(1)  # the last pixel of the work lattice may reach beyond it
+            on_slide = (level0.xy < info.size_px).all(1)  # the last pixel of the work lattice may extend beyond it
             yield clip_to_slide(level0[on_slide & kept.contains(level0.xy, info.mpp)], info)
 
     def nuclei_apart() -> Iterator[Nuclei]:
@@ -208,7 +208,7 @@ def cut_touching(parts: Iterator[Nuclei], info: SlideInfo, row_um: float) -> Ite
 def surrounded(
     parts: Iterator[Nuclei], meter: FeatureMeter | None, row_um: float
 ) -> Iterator[tuple[Nuclei, Nuclei | None]]:
-    """Yield each part (frame: level0) with the nuclei around it on which its features depend; None without features."""
+    """Yield each part (frame: level0) with the nuclei around it that its features need; with None without ``meter``."""
     if meter is None:
         return ((part, None) for part in parts)
     return with_surroundings(parts, meter.reach_um / np.asarray(meter.info.mpp), row_um / meter.info.mpp[1])
@@ -254,7 +254,7 @@ def write_nuclei(
 
 
 def clip_to_slide(nuclei: Nuclei, info: SlideInfo) -> Nuclei:
-    """Nuclei (frame: level0) with rays that end within the slide, and within the scanner's bounds if it has any."""
+    """Nuclei (frame: level0) with rays that end within the slide, and within the scanner's bounds if there are any."""
     rays = nuclei.rays
     for box in ((0, 0, *info.size_px), info.scanned_box):
         rays = clip_rays(nuclei.xy, rays, info.mpp, box)
@@ -342,8 +342,8 @@ def in_batches(parts: Iterator[Nuclei]) -> Iterator[Nuclei]:
 def resolve_stream(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[Nuclei]:
     """Yield the final nuclei (frame: work) of shards in order, window by window, without empty parts.
 
-    Only the positions in a row of windows, which is as wide as the slide, are in memory. They are read ahead; the
-    nuclei themselves are read once it is known which of them are kept.
+    Only the positions in a row of windows, which is as wide as the slide, are in memory. Positions are read
+    ahead; the nuclei themselves are read once it is known which of them are kept.
     """
     groups = (nuclei for path in paths for nuclei in iterate_reports(path))
     for nuclei, kept in zip(groups, choose_reports(paths, grid, mpp), strict=True):
@@ -352,21 +352,21 @@ def resolve_stream(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[
 
 
 def choose_reports(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[np.ndarray]:
-    """Yield the indices (n,) of the nuclei that are kept in each group of the shards, in the order of the table."""
+    """Yield, for each group of the shards, the indices (n,) of the nuclei that are kept, in the order of the table."""
     seams = SeamResolver(grid, mpp)
-    chosen, stops = np.zeros(0, np.int64), deque([0])  # nuclei to be returned, and the ends of their groups
+    chosen, stops = np.zeros(0, np.int64), deque([0])  # indices of the nuclei to be returned, and ends of the groups
     for part in chain(chain.from_iterable(map(iterate_positions, paths)), [None]):
         if part is not None:
             stops.append(stops[-1] + len(part[1]))
         chosen = np.concatenate([chosen, seams.finish() if part is None else seams.add(*part)])
-        # A group is read only once, when it is known which of its nuclei are kept.
+        # A group is yielded once it is known which of its nuclei are kept.
         while len(stops) > 1 and stops[1] <= seams.n_decided:
             here = chosen < stops[1]
             yield chosen[here] - stops.popleft()
             chosen = chosen[~here]
 
 
-KEPT_FACTS = ("refiner_sha256", "appearance", "positive_od", "third_stain", "proposer", "warnings")  # optional facts
+KEPT_FACTS = ("refiner_sha256", "appearance", "positive_od", "third_stain", "proposer", "warnings")  # optional, copied
 
 
 def describe(shards: ShardSet, card: ModelCard, info: SlideInfo, kept: KeptArea) -> Provenance:

@@ -1,7 +1,7 @@
 """PyTorch as a runtime for model files: it runs the graph of an ONNX file operator by operator, on a GPU or the CPU.
 
 ``TorchSession`` stands in for ``onnxruntime.InferenceSession``. Operators follow the ONNX specification
-(https://onnx.ai/onnx/operators), as far as graphs of this package need.
+(https://onnx.ai/onnx/operators), as far as the graphs of this package need them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Metadata:
-    """Metadata of a file, under the name that ONNX Runtime gives them."""
+    """Metadata of a file, in an attribute that is named as in ONNX Runtime."""
 
     custom_metadata_map: dict[str, str]
 
@@ -88,7 +88,7 @@ class Step:
 
 
 class Program:
-    """A graph for inputs of fixed sizes: what depends only on sizes and weights is computed once, the rest in steps.
+    """A graph for inputs of fixed sizes: what depends only on sizes and weights is computed once, the rest in each run.
 
     Args:
         session: session of the graph.
@@ -106,8 +106,8 @@ class Program:
             half = session.half and node.op_type == "Conv" and node.input[1] in fixed
             arguments: list[Tensor | str | None] = []
             for position, name in enumerate(node.input):
-                # Inputs of a program have one size, so shapes are constants, although their argument is a computed
-                # value.
+                # The inputs of a program have fixed sizes, so the result of "Shape" is a constant, although its
+                # argument is a computed value.
                 if name in values and node.op_type != "Shape":
                     arguments.append(name)
                 elif name in values or not name:
@@ -177,7 +177,7 @@ class TorchSession:
     Args:
         path: path of the ONNX file.
         device: device that runs it.
-        graph: graph made from the file's, to run in place of it; None to run the file's.
+        graph: graph derived from the file's, to run in its place; None to run the file's.
 
     Raises:
         UnsupportedOperatorError: the graph has an operator that this runtime lacks.

@@ -27,8 +27,8 @@ class Lattice:
 
     Two rules exist. Our own networks resize with half-pixel centres: pixel x is at column ``x / 4 - 0.5`` in any
     window. The released MUSE networks resize with aligned corners, and their authors read pixel x at column
-    ``x / S * (S / 4 - 1)`` of a window of S px: the column depends on the size of the window, so such a network keeps
-    its training window.
+    ``x / S * (S / 4 - 1)`` of a window of S px: the column depends on the size of the window, so these networks keep
+    their training window.
 
     Attributes:
         name: name in the model card.
@@ -80,7 +80,7 @@ def read_at(dense: Tensor, xy: Tensor, lattice: Lattice) -> Tensor:
 
 
 def _interpolation(n: int) -> Tensor:
-    """(n, n) matrix that interpolates samples on aligned corners at cell centres, (cell + 0.5) / n."""
+    """(n, n) matrix that interpolates samples with aligned corners at the centres of cells, (cell + 0.5) / n."""
     position = (torch.arange(n, dtype=torch.float64) + 0.5) / n * (n - 1)
     return (1 - (position[:, None] - torch.arange(n)).abs()).clamp(min=0).float()
 
@@ -253,13 +253,13 @@ def optical_density(pixels: Tensor, colour: Tensor) -> Tensor:
 
 
 def recoloured(pixels: Tensor, colour: Tensor) -> Tensor:
-    """Apply the same map and return RGB (B, 3, H, W), 0 to 255; the identity map changes nothing."""
+    """Apply the map of ``optical_density`` and return RGB (B, 3, H, W), 0 to 255; the identity map changes nothing."""
     return (256.0 * torch.exp(-_mapped_density(pixels, colour)) - 1.0).clamp(0.0, 255.0)
 
 
 def _mapped_density(pixels: Tensor, colour: Tensor) -> Tensor:
-    # The sign of the density is moved into the matrix, which saves a pass over all pixels. The division by 256 is not,
-    # because half precision is finest near 0, where it puts pale tissue.
+    # The sign of the density is moved into the matrix, which saves a pass over all pixels. The division by 256 is
+    # kept, because it moves pale tissue close to 0, where half precision is finest.
     negative = torch.log((pixels.to(colour.dtype) + 1.0) * (1.0 / 256.0))
     linear, constant = -colour[..., :3], colour[..., 3]
     if colour.ndim == 2:

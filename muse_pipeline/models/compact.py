@@ -1,4 +1,4 @@
-"""Compact residual encoder-decoders with a dense map at stride 4, for a CPU.
+"""Compact residual encoder-decoders with a dense map at stride 4, designed for CPUs.
 
 On a CPU most of the time goes into operations at stride 4. To keep these few, the stem is one convolution of 4 x 4
 patches, the decoder is thin, and skips are added instead of concatenated.

@@ -12,11 +12,11 @@ from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.models import BACKBONES, HEADS
 from muse_pipeline.models.base import Backbone, conv_norm, read_at
 
-PRIOR = 0.05  # initial score: the share of cells that contain a centre in dense tissue
+PRIOR = 0.05  # initial score: the share of cells in dense tissue that contain a centre
 MEAN_RADIUS_UM = 4.0  # initial length of rays
 STEEPNESS = 3.0  # scale of the raw output; a larger value lets an optimiser step change rays more
 MEAN_RAY = math.log(math.e - 1) / STEEPNESS  # raw output that ``to_rays`` maps to ``MEAN_RADIUS_UM``
-LEAST_INVERSE_SQUARE = 0.01  # in units of 1 / mean radius squared: no ray is longer than 40 um
+LEAST_INVERSE_SQUARE = 0.01  # in units of 1 / ``MEAN_RADIUS_UM`` squared, so that no ray is longer than 40 um
 
 
 def to_rays(raw: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ class PointHead(NucleusHead):
         """
         rows, columns = maps.centre.shape[-2:]
         known = torch.cat((maps.centre, maps.offset), 1)
-        around = nn.functional.pad(known, (RIVAL_CELLS,) * 4, value=-1e4)  # no competitors beyond the border
+        around = nn.functional.pad(known, (RIVAL_CELLS,) * 4, value=-1e4)  # no rivals beyond the border
         beaten = torch.zeros_like(maps.centre, dtype=torch.bool)
         offsets = range(-RIVAL_CELLS, RIVAL_CELLS + 1)
         for down, right in ((down, right) for down in offsets for right in offsets if (down, right) != (0, 0)):
@@ -287,7 +287,7 @@ class DetectionGraph(nn.Module):
         detector: the trained network.
         threshold: score below which a slot stays empty.
         capacity: number of slots per window.
-        embed: True to return the vector of every nucleus from the dense map, too.
+        embed: True to also return the vector of every nucleus, read from the dense map.
     """
 
     def __init__(self, detector: NucleusDetector, threshold: float, capacity: int, embed: bool = False):

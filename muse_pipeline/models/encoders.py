@@ -24,8 +24,8 @@ class ShallowNetwork(ResidualEncoder):
 
     Args:
         widths: number of channels of each stage.
-        depths: number of residual blocks in each stage; PSM averages its map over the blocks of the first stage, of
-            which its release has three.
+        depths: number of residual blocks in each stage. PSM averages its map over the blocks of the first stage; there
+            are three in its release.
     """
 
     def __init__(self, widths: tuple[int, ...], depths: tuple[int, ...]):

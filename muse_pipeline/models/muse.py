@@ -1,8 +1,8 @@
 """MUSE's networks: an encoder of four levels, ResNet-50 or a vision transformer, and the decoder.
 
-MUSE: arXiv 2511.05170; authors' code: alibaba-damo-academy/MUSE (Apache-2.0). Written from the paper's description; the
-modules are named as in the released checkpoints (``encoder.encoder.*``, ``decoder.*``), so that weights can be
-exchanged in both directions.
+MUSE: arXiv 2511.05170; authors' code: alibaba-damo-academy/MUSE (Apache-2.0). This module is written from the paper's
+description. Its layers are named as in the released checkpoints (``encoder.encoder.*``, ``decoder.*``), so that weights
+can be exchanged in both directions.
 
 ResNet-50: He et al., "Deep residual learning for image recognition" (CVPR 2016), in the form and with the parameter
 names of timm 0.6.13 (stride on the 3x3 convolution of a bottleneck). The released weights for 224 and 512 px fit the

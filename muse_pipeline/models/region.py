@@ -35,7 +35,7 @@ class RegionMaps(NamedTuple):
 
 
 class RegionNetwork(nn.Module):
-    """Computes a map of each class from pixels and a colour map, except for the first class, which is other tissue.
+    """Computes, from pixels and a colour map, a map of each class but the first, which is other tissue.
 
     Args:
         backbone: registered name of the backbone.

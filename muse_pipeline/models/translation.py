@@ -1,8 +1,8 @@
-"""Networks of UNITPathSSL: a generator of pictures from masks, discriminators, and a reader of masks in pictures.
+"""Networks of UNITPathSSL: a generator of pictures from masks, discriminators, and a reader of masks from pictures.
 
 The generator accepts masks of any size. Its modulated convolutions are those of StyleGAN2 (Karras et al., CVPR 2020,
 arXiv 1912.04958, equations 1 and 3). Their styles are affine both in noise and in a code of the input, as in
-co-modulation (Zhao et al., ICLR 2021, arXiv 2103.10428). Written from the equations.
+co-modulation (Zhao et al., ICLR 2021, arXiv 2103.10428). The code is written from the equations.
 """
 
 from __future__ import annotations
@@ -76,9 +76,10 @@ class StyledBlock(nn.Module):
 class CoModulatedGenerator(nn.Module):
     """Renders a picture from a mask and noise.
 
-    An encoder halves the mask ``levels`` times. The mean of its deepest map is projected to a code e; a perceptron maps
-    noise z to w; every convolution of the decoder gets the style [w; e]. The decoder starts at the deepest map itself,
-    so the sides of a mask may be any multiples of the stride; the published network starts at 4 x 4 px.
+    An encoder halves the sides of the mask ``levels`` times. The mean of its deepest map is projected to a code e; a
+    perceptron maps noise z to w; every convolution of the decoder gets the style [w; e]. The decoder starts at the
+    deepest map itself, so the sides of a mask may be any multiples of the stride, whereas the published network starts
+    at 4 x 4 px.
 
     Args:
         base: number of channels at stride 1, doubled at every level.
@@ -88,7 +89,7 @@ class CoModulatedGenerator(nn.Module):
         style_dim: length of w.
         code_dim: length of e.
         mapping_layers: number of layers of the perceptron.
-        skip_stride: least stride at which the decoder adds the encoder's map; 1 for all strides.
+        skip_stride: minimum stride at which the decoder adds the encoder's map; 1 for all strides.
         dropout: dropout probability of the code.
     """
 
@@ -141,7 +142,7 @@ class CoModulatedGenerator(nn.Module):
         for block in self.down:
             skips.append(block(skips[-1]))
         code = self.code(skips[-1].mean((2, 3)))
-        # As in StyleGAN2, only the direction of z counts.
+        # As in StyleGAN2, only the direction of z matters.
         unit = noise * (noise.square().mean(1, keepdim=True) + EPS).rsqrt()
         style = torch.cat((self.mapping(unit), code), 1)
         grains = [grain]

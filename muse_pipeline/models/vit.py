@@ -1,8 +1,8 @@
 """The vision transformer of DINO, with outputs after four of its blocks, for inputs of any size.
 
 Caron et al., "Emerging properties in self-supervised vision transformers" (ICCV 2021), as the MUSE authors use it:
-pre-norm blocks, LayerNorm eps 1e-6, exact GELU, a learned table of positions, no dropout. Names of parameters are
-DINO's.
+pre-norm blocks, LayerNorm eps 1e-6, exact GELU, a learned table of positions, no dropout. Parameters are named
+as in DINO.
 """
 
 from __future__ import annotations

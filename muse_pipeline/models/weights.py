@@ -1,4 +1,4 @@
-"""Weights from checkpoint files in the layout of the MUSE authors, which this package uses too.
+"""Read weights from checkpoint files in the layout of the MUSE authors, which this package uses too.
 
 A file's entry ``teacher`` is a flat dictionary. Names that begin with ``module.backbone.`` belong to the network; other
 names (projectors, heads) belong to its training and are ignored. Names and shapes must match the network's exactly,

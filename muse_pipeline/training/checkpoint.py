@@ -68,12 +68,12 @@ class Checkpoint:
 
     @property
     def patients(self) -> frozenset[str]:
-        """Patients of training and validation images; older files do not list them, so names of images are used."""
+        """Patients of training and validation images; derived from the names of images if an older file lists none."""
         return frozenset(map(str, self.meta.get("patients", map(patient_in_name, self.images))))
 
     @property
     def learnt_patients(self) -> frozenset[str]:
-        """Patients of training images only; older files do not distinguish them from validation patients."""
+        """Patients of training images; all ``patients`` for older files, which do not list them separately."""
         return frozenset(map(str, self.meta.get("learnt_patients", self.patients)))
 
     def weights_sha256(self) -> str:
@@ -120,7 +120,7 @@ def read_weights(path: Path, trust_pickle: bool = False) -> Checkpoint:
 
     Args:
         path: the file.
-        trust_pickle: True to unpickle objects other than tensors and plain values too, which can run any code.
+        trust_pickle: True to unpickle all objects, not only tensors and plain values; this can run any code.
 
     Raises:
         CheckpointError: the file cannot be read or has other contents.
@@ -132,7 +132,7 @@ def read_weights(path: Path, trust_pickle: bool = False) -> Checkpoint:
 
 
 def parse_checkpoint(state: dict[str, Any], path: Path) -> Checkpoint:
-    """Convert a dictionary from ``read_pickle`` to a checkpoint; ``path`` is for messages.
+    """Convert a dictionary from ``read_pickle`` to a checkpoint; ``path`` is named in errors.
 
     Raises:
         CheckpointError: the checkpoint is foreign, of a different version, or incomplete.
@@ -161,7 +161,7 @@ def parse_checkpoint(state: dict[str, Any], path: Path) -> Checkpoint:
 
 
 def load_detector_weights(network: NucleusDetector, checkpoint: Checkpoint, path: Path) -> None:
-    """Load backbone and head; ``path`` is for messages.
+    """Load backbone and head; ``path`` is named in errors.
 
     Raises:
         CheckpointError: names or shapes differ from the network's.
@@ -171,7 +171,7 @@ def load_detector_weights(network: NucleusDetector, checkpoint: Checkpoint, path
 
 
 def load_backbone_weights(backbone: Backbone, checkpoint: Checkpoint, path: Path) -> None:
-    """Load the backbone; ``path`` is for messages.
+    """Load the backbone; ``path`` is named in errors.
 
     Raises:
         CheckpointError: names or shapes differ from the network's.
@@ -180,7 +180,7 @@ def load_backbone_weights(backbone: Backbone, checkpoint: Checkpoint, path: Path
 
 
 def load_head_weights(head: NucleusHead, checkpoint: Checkpoint, path: Path) -> None:
-    """Load the head; ``path`` is for messages.
+    """Load the head; ``path`` is named in errors.
 
     Raises:
         CheckpointError: names or shapes differ from the head's.
@@ -197,7 +197,7 @@ def load_head_weights(head: NucleusHead, checkpoint: Checkpoint, path: Path) -> 
 def save_resume_point(
     path: Path, step: int, n_batches: int, method: nn.Module, optimisers: Mapping[str, torch.optim.Optimizer]
 ) -> None:
-    """Write the state of a run before ``step`` atomically; the run has ``n_batches`` batches per step."""
+    """Atomically write the state of a run before ``step``; the run has ``n_batches`` batches per step."""
     state = {
         "step": step,
         "batches": n_batches,
@@ -208,7 +208,7 @@ def save_resume_point(
 
 
 def _save(state: dict[str, Any], path: Path) -> None:
-    """Save through an open file, because torch would store the temporary name of a path, which differs by process."""
+    """Save through an open file: given a path, torch would store its temporary name, which differs by process."""
     with complete_file(path) as partial, partial.open("wb") as file:
         torch.save(state, file)
 
@@ -225,7 +225,7 @@ def load_resume_point(
         optimisers: optimisers by turn.
 
     Raises:
-        CheckpointError: the file is damaged, or its run has different settings or numbers of batches per step.
+        CheckpointError: the file is damaged, or its run has other settings or a different number of batches per step.
     """
     if not path.is_file():
         return 0
@@ -247,7 +247,7 @@ def load_resume_point(
 
 
 def steps_done(path: Path) -> int:
-    """The next step of a run, read without loading its weights; 0 if there is no resume point."""
+    """Number of completed steps of a run, read without loading its weights; 0 if there is no resume point."""
     if not path.is_file():
         return 0
     try:
@@ -276,13 +276,13 @@ def import_checkpoint(path: Path, output: Path, name: str | None = None, trust_p
         path: the released file.
         output: path of the new checkpoint.
         name: name of the backbone; by default recognised from names, shapes, the positional table and the file's name.
-        trust_pickle: True to unpickle objects other than tensors and plain values too, which can run any code.
+        trust_pickle: True to unpickle all objects, not only tensors and plain values; this can run any code.
 
     Returns:
         The backbone's name.
 
     Raises:
-        CheckpointError: the file cannot be read, is imported already, or matches no registered backbone, or several.
+        CheckpointError: the file cannot be read, is imported already, or matches no or several registered backbones.
     """
     state = read_pickle(path, trust_pickle)
     if is_ours(state):
@@ -338,7 +338,7 @@ def load_backbone(backbone: Backbone, path: Path, trust_pickle: bool = False) ->
     Args:
         backbone: backbone of any registered kind.
         path: a checkpoint of this package or a released MUSE file.
-        trust_pickle: True to unpickle objects other than tensors and plain values too, which can run any code.
+        trust_pickle: True to unpickle all objects, not only tensors and plain values; this can run any code.
 
     Returns:
         The contents of the file.
@@ -367,7 +367,7 @@ class Seen:
 
 
 def seen_before(paths: Sequence[Path], trust_pickle: bool = False) -> Seen:
-    """Union of the training data that checkpoints list.
+    """Training data that is listed in any of the checkpoints.
 
     Raises:
         CheckpointError: a checkpoint cannot be read.

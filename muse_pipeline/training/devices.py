@@ -26,7 +26,7 @@ def open_fabric(accelerator: str, devices: int, precision: str, nodes: int = 1) 
     """Launch a Fabric of ``nodes`` x ``devices`` processes.
 
     Unless ``srun`` or ``torchrun`` has started all processes, the command starts itself again for each further device,
-    also in a Slurm job with a single task.
+    even in a Slurm job with a single task.
 
     Args:
         accelerator: one of ``core.types.ACCELERATORS``.
@@ -99,7 +99,7 @@ def wait_for_processes() -> None:
 
 
 def share_batch_norms(network: nn.Module, processes: int, device: torch.device) -> nn.Module:
-    """Convert batch norms to normalise by the batches of all processes.
+    """Make batch norms normalise by the statistics of all processes' batches.
 
     This is done only on GPUs: PyTorch's ``SyncBatchNorm`` does not run on a CPU, where each process normalises by its
     own batch.
@@ -132,9 +132,9 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Concatenate the rows (N, ...) of all processes, which may have different numbers of rows, in their order.
+    """Concatenate the rows (N, ...) of all processes, in the order of the processes; N may differ between them.
 
-    Every process computes the loss of all rows. Gradients are multiplied by the number of processes, so that
+    Every process then computes the loss of all rows. Gradients are multiplied by the number of processes, so that
     ``average_gradients`` gives the same result as a single process with all rows.
     """
     return rows if n_processes() == 1 else _Gathered.apply(rows)

@@ -88,7 +88,7 @@ class Monitor:
     """Base class of a run's monitors. An error in a monitor ends the run, and nothing more is saved."""
 
     def on_log(self, done: int, losses: dict[str, float]) -> None:
-        """Called by every process, with the same numbers, at every logged step: the steps done and the losses."""
+        """Called by every process at every logged step, with the steps done and the losses, averaged over processes."""
 
     def on_validate(self, done: int, log: MetricsLog) -> None:
         """Called by the first process when validation is due."""
@@ -128,7 +128,7 @@ class BestWeights(Monitor):
 
 
 IN_A_ROW = 5  # consecutive logged steps outside the limits that end a run
-GRACE = 0.1  # share of a run, from its start, that is not checked, since vectors may still be alike
+GRACE = 0.1  # initial share of a run that is not checked, because feature vectors may still be alike
 
 
 class Alarm(Monitor):
@@ -137,7 +137,7 @@ class Alarm(Monitor):
     Args:
         schedule: schedule of the run.
         folder: folder of the run, for the message.
-        grace: share of the run, from its start, in which nothing is checked.
+        grace: initial share of the run in which nothing is checked.
     """
 
     def __init__(self, schedule: Schedule, folder: Path, grace: float = GRACE):
@@ -158,7 +158,7 @@ class Alarm(Monitor):
         raise NotImplementedError
 
     def persists(self, name: str, is_outside: bool) -> bool:
-        """Count a logged step; return True if ``name`` was outside its limits at the last ``IN_A_ROW`` of them."""
+        """Record if ``name`` is outside its limits at a logged step; return True if it was at the last ``IN_A_ROW``."""
         self._outside[name] = self._outside.get(name, 0) + 1 if is_outside else 0
         return self._outside[name] >= IN_A_ROW
 
@@ -178,7 +178,7 @@ class Turn:
         self.optimiser = method.optimiser(name, schedule)
 
     def update(self, step: int, batches: Iterable[Any], fabric: Fabric) -> dict[str, Tensor]:
-        """Compute the mean gradient over ``batches`` and processes; return the mean losses and the gradient's norm."""
+        """Clip the mean gradient over ``batches`` and processes; return the mean losses and the unclipped norm."""
         set_step(self.optimiser, self.schedule, step)
         progress, total = step / self.schedule.steps, {}
         for batch in batches:
@@ -214,7 +214,7 @@ def train(
 
     Args:
         method: the method to train.
-        batches: function from a number to a batch on the device; the batch depends only on the number.
+        batches: function that returns the batch with a given number on the device; it depends only on the number.
         schedule: length and learning rate of the run.
         folder: folder of the run.
         fabric: launched Fabric, with device, precision and processes.
@@ -280,7 +280,7 @@ class Reports:
         self.log = MetricsLog(folder.metrics)
 
     def after_step(self, step: int, losses: dict[str, Tensor]) -> None:
-        """Log and validate at their intervals."""
+        """Log the losses and call the monitors, each at the interval of the schedule."""
         done, schedule = step + 1, self.schedule
         if schedule.is_logged(step):
             # The norm of the gradient is needed only by ``_require_finite``.
@@ -296,7 +296,7 @@ class Reports:
                 monitor.on_validate(done, self.log)
 
     def after_save(self, done: int) -> None:
-        """Draw the curves; called by the first process after a resume point was saved."""
+        """Draw the curves and call the monitors; called by the first process after a resume point was saved."""
         draw_curves(self.log.read(), self.folder.curves)
         for monitor in self.monitors:
             monitor.on_save(done)
@@ -316,7 +316,7 @@ def only_trainable(turn: Turn, turns: Sequence[Turn]) -> Iterator[None]:
 
 
 def _require_finite(values: dict[str, Tensor], step: int, folder: RunFolder) -> None:
-    """Require finite values. All processes have the same values, so they stop at the same step."""
+    """Raise ``DivergedError`` unless all values, which are equal in all processes, are finite."""
     numbers = {name: value.detach().double().sum() for name, value in values.items() if value.is_floating_point()}
     if torch.stack(list(numbers.values())).sum().isfinite():  # one synchronisation with the device
         return

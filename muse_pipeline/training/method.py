@@ -19,11 +19,11 @@ DECAY = 0.998  # reached gradually, so that the average of a short run forgets t
 
 @dataclass(frozen=True)
 class Schedule:
-    """Length, learning rate and intervals of a run. Counts are optimiser steps.
+    """Length and intervals of a run (optimiser steps), and its learning rate.
 
     Attributes:
         steps: length of the run.
-        learning_rate: peak, reached after the warm-up; falls to a hundredth along a cosine.
+        learning_rate: rate after the warm-up; it falls to a hundredth along a cosine.
         warmup: share of the steps in which the learning rate rises.
         weight_decay: weight decay of AdamW, on matrices and kernels only.
         last_weight_decay: final weight decay, reached along a cosine; by default the weight decay is constant.
@@ -75,7 +75,7 @@ class Schedule:
         return step % self.log_every == 0 or step + 1 == self.steps
 
     def is_due(self, done: int, every: int) -> bool:
-        """True after every ``every`` steps and at the end of the run."""
+        """True if ``done`` steps are a multiple of ``every``, or the whole run."""
         return done % every == 0 or done == self.steps
 
 

@@ -1,4 +1,4 @@
-"""The registry of training methods, and runs, each of which consists of the stages of its method."""
+"""The registry of training methods, and the runs, each of which consists of the stages of its method."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class ModelSettings:
     metrics: dict[str, float] = field(default_factory=dict)
 
     def of_model(self) -> dict[str, Any]:
-        """Only the settings of ``ModelSettings``, by name, for the config of a stage."""
+        """The settings of ``ModelSettings`` alone, by name, for the config of a stage."""
         return {each.name: getattr(self, each.name) for each in fields(ModelSettings)}
 
 
@@ -111,11 +111,11 @@ def load_run(
         data: folder to which paths of sources are relative; None for the file's folder, to which paths of checkpoints
             are always relative.
         changes: ``key=value`` changes of settings, as in ``core.config.read_settings``.
-        default: method if the file names none.
+        default: method that is assumed if the file names none.
         only: the only accepted dataclass of settings; any if None.
 
     Raises:
-        ConfigError: the file cannot be read, names a method that is not accepted, or a setting is wrong.
+        ConfigError: the file cannot be read, names no method or one that is not accepted, or has a wrong setting.
     """
     values, folder = read_settings(path, changes), Path(path).parent.resolve()
     name = values.get("method", default) if isinstance(values, dict) else default

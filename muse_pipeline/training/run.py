@@ -47,8 +47,8 @@ class Options:
             ``threads`` with a GPU and 0 without one.
         start_over: True to train from the start, instead of raising an error, if the folder contains a run with
             different settings, data or weights.
-        log: callback with a line for the user.
-        progress: callback with (steps done, steps of the training, losses) in the first process at every logged step.
+        log: callback that receives each line for the user.
+        progress: callback that receives (steps done, all steps, losses), in the first process at every logged step.
     """
 
     accelerator: str = "auto"
@@ -67,7 +67,7 @@ class RunFolder:
     Attributes:
         path: the folder.
         config: path of the resolved settings, which the same command can read again.
-        provenance: path of versions, command and checksums (``describe_run``).
+        provenance: path of the record of versions, command and checksums (``describe_run``).
         metrics: path of the log of metrics (``loop.MetricsLog``).
         curves: path of the plot of the metrics.
         pictures: folder of crops of the training pictures, on which an export is checked.
@@ -93,7 +93,7 @@ class RunFolder:
         Args:
             config: dataclass of the settings.
             provenance: description of the present run, from ``describe_run``.
-            free: settings that may change, including nested ones; ``a.b`` is setting b of a.
+            free: settings that may change, including nested ones; ``a.b`` is the setting ``b`` of ``a``.
             start_over: True to discard a run with a different configuration.
 
         Returns:
@@ -222,11 +222,11 @@ class Inputs:
 
     @property
     def checkpoints(self) -> list[Path]:
-        """Checkpoints whose weights the run uses."""
+        """The initial checkpoint and the checkpoints of the teachers."""
         return [*([self.checkpoint] if self.checkpoint is not None else []), *self.teachers]
 
     def require_checkpoints(self) -> None:
-        """Require that all files exist, before anything is computed.
+        """Require that all ``checkpoints`` exist, before anything is computed.
 
         Raises:
             CheckpointError: a file is missing.
@@ -250,7 +250,7 @@ class Inputs:
 
 
 def describe_run(settings: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
-    """Provenance that does not depend on the machine: no host, no user, no folder outside the run.
+    """Provenance of a run, without names of hosts, users or folders outside the run.
 
     Args:
         settings: portable settings from ``run.plain_settings``.

@@ -32,7 +32,7 @@ DIVISION = ("schedule.accumulate",)  # can change with the number of devices, se
 
 
 def stage_folder(folder: Path, number: int, name: str) -> Path:
-    """Folder of a run's stage, counted from 1."""
+    """Folder of stage ``number`` of a run, counted from 1."""
     return folder / STAGES / f"{number}-{name}"
 
 
@@ -105,14 +105,14 @@ class TrainingStage(Stage, Generic[C, D]):
 
     @abstractmethod
     def batches(self, data: D, device: torch.device) -> Callable[[int], Any]:
-        """A function that returns the batch of a number on ``device``; it depends only on the number."""
+        """A function that returns the batch with a given number on ``device``; the batch depends only on the number."""
 
     @abstractmethod
     def checkpoint(self, data: D, method: Method) -> Checkpoint:
         """The checkpoint of the finished training."""
 
     def free_settings(self) -> tuple[str, ...]:
-        """Settings that may change when a run is continued; ``a.b`` is setting b of a."""
+        """Settings that may change when a run is continued; ``a.b`` is the setting ``b`` of ``a``."""
         return ("name",)
 
     def monitors(self, data: D, method: Method) -> Sequence[Monitor]:
@@ -184,7 +184,7 @@ class TrainingStage(Stage, Generic[C, D]):
 
 
 class PreparedStage(Stage):
-    """Files that are made once: masks, labels, an index. The folder is complete or absent."""
+    """A stage that writes files once, such as masks, labels or an index; its folder is complete or absent."""
 
     @property
     def result(self) -> Path:
@@ -220,7 +220,7 @@ class PreparedStage(Stage):
 
 
 def is_made(folder: Path, made_from: dict[str, Any], start_over: bool) -> bool:
-    """True if ``folder`` was made from the values ``made_from``.
+    """True if ``folder`` exists and was made from the values ``made_from``.
 
     Args:
         folder: folder of a prepared stage.
