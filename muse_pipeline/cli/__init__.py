@@ -1,1 +1,1 @@
-"""The command line: one verb = one file = one rule of the workflow."""
+"""The command line: a module for each verb, most of which are also called by rules of the workflow."""

@@ -47,7 +47,7 @@ class StepRecord:
 
 
 def read_progress(folder: Path, n_shards: int | None = None, no_model: str = "") -> list[StepRecord]:
-    """The records of a slide's steps and outputs, in the order of ``order_steps``.
+    """Read the records of a slide's steps and outputs, in the order of ``order_steps``.
 
     A step that has no ledger and is not in ``OPTIONAL`` has the status "missing".
 
@@ -73,7 +73,7 @@ def order_steps(steps: Collection[str]) -> list[str]:
 
 
 def first_problem(records: Iterable[StepRecord]) -> StepRecord | None:
-    """The step that explains why a slide is not finished: a recorded failure before a missing step.
+    """The step that explains why a slide is not finished; a recorded failure takes precedence over a missing step.
 
     ``overlay`` never counts, since the report draws missing pictures; nor does ``regions``, which nuclei do not need.
     """
@@ -129,10 +129,10 @@ def record_step(path: Path | None, step: str, folders: Sequence[Path] = ()) -> I
     """Write the outcome of a step, its time and its peak memory to ``path`` when the block ends or fails.
 
     The block receives a list; texts that it appends are written as ``warnings``, and so is every ``LeftOutWarning``,
-    which is also printed. The entry is empty while the block runs, and stays empty if the process is killed.
+    which is also printed. The file is empty while the block runs, and stays empty if the process is killed.
 
     Args:
-        path: path of the entry; None to write none.
+        path: path of the ledger; None to write none.
         step: name of the step.
         folders: folders that the block writes to; if it fails, their disks are tested for free space.
 
@@ -170,7 +170,7 @@ def record_step(path: Path | None, step: str, folders: Sequence[Path] = ()) -> I
 
 
 def _begin_entry(path: Path) -> None:
-    """Create an empty entry, in place of an older one if there is one."""
+    """Replace an older entry, if there is one, by an empty entry."""
     with suppress(OSError):  # a disk that is full or read-only is reported by the step itself
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)

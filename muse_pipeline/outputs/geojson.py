@@ -38,7 +38,7 @@ def require_measurements(names: Sequence[str], features: str, classes: Sequence[
 
 @OUTPUTS.register("geojson")
 class GeoJson(Output):
-    """``nuclei.geojson.gz``, and its provenance in a file next to it."""
+    """The nuclei for QuPath, ``nuclei.geojson.gz``, and their provenance in a file next to it."""
 
     files = ("nuclei.geojson.gz", "nuclei.provenance.json")
     patterns = ("nuclei.part-[0-9][0-9][0-9].geojson.gz",)
@@ -87,7 +87,7 @@ class GeoJson(Output):
 
 @OUTPUTS.register("tma")
 class Tma(Output):
-    """``tma.geojson``."""
+    """The cores of a tissue microarray for QuPath, ``tma.geojson``."""
 
     files = ("tma.geojson",)
     switch = Setting(
