@@ -179,7 +179,7 @@ def _search_tissue(slide: SlideImage, roi: BaseGeometry | Path | str | None = No
 def _run_steps(
     slide: SlideImage, tissue: Tissue, predictor: Predictor, box: Box | None, threads: int, folder: Path
 ) -> Path:
-    """Run `tile`, `detect` and `stitch`, and return the path of a table, which also has nuclei outside ``box``."""
+    """Run `tile`, `detect` and `stitch`, and return the path of the table, which also has nuclei outside ``box``."""
     card, info = predictor.card, slide.info
     files, shard = SlideFiles(folder), folder / "1-of-1.parquet"
     near, seen = None, None

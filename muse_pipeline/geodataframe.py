@@ -1,7 +1,7 @@
 """Nuclei as a GeoDataFrame: read from ``nuclei.parquet``, and written as GeoJSON for QuPath.
 
 Each row is a nucleus; ``geometry`` is its outline in absolute level-0 px, without a CRS. The other columns are those of
-the file, except ``label``, which becomes the categorical ``class``, and the rays, which are left out.
+the file, except ``label``, which becomes the categorical ``class``, and ``rays`` and ``cell_rays``, which are left out.
 ``attrs`` has ``slide_id``, ``mpp`` (x, y) in um per level-0 px, ``model`` and the file's whole ``provenance``.
 """
 

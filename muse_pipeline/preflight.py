@@ -32,7 +32,7 @@ from muse_pipeline.tissue.colour import SlideColour, measure_colour
 from muse_pipeline.tissue.find import find_tissue, is_fluorescence
 
 N_TILES, N_TILES_AFTER_A_BAD_ONE = 12, 64
-MANY_CORRUPT = 2  # minimum number of undecodable samples for a rejection; a single one may be the slide's only one
+MANY_CORRUPT = 2  # minimum number of undecodable samples whose fraction counts; one may be the only bad tile
 MAX_ROWS = 40  # a longer table of slides is not printed; the JSON file always contains it
 
 
@@ -45,7 +45,7 @@ class SlideCheck:
         path: file of the slide.
         problem: sentence that explains why the slide cannot run; "" if it can.
         warnings: sentences about peculiarities that do not stop a run.
-        vendor: maker of the scanner, as in ``SlideInfo``; None, like all values below, if the check ended before.
+        vendor: maker of the scanner, as in ``SlideInfo``; None, like the values below, if the check ended earlier.
         mpp: (x, y) um per level-0 pixel.
         mpp_source: description of where ``mpp`` comes from.
         fingerprint: checksum of the content.
@@ -151,7 +151,7 @@ def _compare(colour: SlideColour, card: ModelCard) -> list[str]:
 
 
 def _try_chunks(reader: AreaReader, chunks: np.ndarray, max_corrupt: float) -> list[str]:
-    """Decode a random sample of the chunks that are True in (rows, columns) bool; return a warning if some are corrupt.
+    """Decode a random sample of the chunks that are True in ``chunks``, and return a warning if some are corrupt.
 
     The sample is the same in every call.
 

@@ -194,7 +194,7 @@ class RunSettings(Mapping[str, Any]):
     """Settings of a run, read by name or as attributes; settings that are not given have their defaults.
 
     Args:
-        values: settings by name.
+        values: settings, keyed by name.
         threads: number of threads for steps that use several; it does not change results.
 
     Raises:

@@ -222,7 +222,7 @@ class Pixels:
         store: image in which the nuclei were found.
         colour: path of the slide's stains.
         features: set of features to measure.
-        artefacts: path to write artefacts to, as GeoJSON; nuclei in them are flagged. None not to search for any.
+        artefacts: path of the GeoJSON to write artefacts to; nuclei in them are flagged. None to skip the search.
         subtract: kinds of artefacts whose nuclei and areas are left out of totals.
         expand_um: distance by which nuclei are expanded to cells; None to measure no cells.
     """

@@ -1,1 +1,1 @@
-"""The command line: a module for each verb, most of which are also called by rules of the workflow."""
+"""The command line, with a module for each verb. The rules of the workflow call these verbs too."""

@@ -135,7 +135,7 @@ def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def share_of_cores(threads: int | None, processes: int = 1) -> int:
-    """Threads of each process: their number in --threads or OMP_NUM_THREADS, or else an equal share of the cores."""
+    """Number of threads for each process: --threads, OMP_NUM_THREADS or else an equal share of the cores."""
     of_openmp = os.environ.get("OMP_NUM_THREADS", "")
     return threads or (int(of_openmp) if of_openmp.isdecimal() else 0) or max(1, count_cores() // processes)
 

@@ -31,7 +31,7 @@ MORE = {  # only in `muse help all`
     "more about models": "pretrain-config import-checkpoint import-model psm synthesize card proposer",
     "tools": "qupath-script demo-slide",
 }
-MODULES = dict.fromkeys(("finetune", "pretrain", "psm"), "train")  # module of each verb that shares one
+MODULES = dict.fromkeys(("finetune", "pretrain", "psm"), "train")  # module of each verb without its own
 OF_THE_WORKFLOW = ("nuclei", "partner", "model")
 VERBS = (*" ".join([*GROUPS.values(), *MORE.values()]).split(), *OF_THE_WORKFLOW)
 # Names of the arguments that are output files, for verbs that do not define WRITES.
@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
 
     def parse_known_args(self, args=None, namespace=None):
-        """Report unknown options before missing options, because an unknown one may be a misspelt missing one."""
+        """Report unknown options before missing options, because an unknown one may be a misspelling."""
         if self._subparsers is not None:  # the sub-parsers report unknown options
             return super().parse_known_args(args, namespace)
         for word in takewhile(lambda word: word != "--", args or ()):
@@ -75,7 +75,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb, and return the exit status: 0, 2 for a mistake that the user can fix, more if interrupted."""
+    """Run one verb; return the exit status: 0, 2 for a mistake that the user can fix, or above 128 if interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     write_any_text()
     try:
@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"muse {arguments[0]}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes the rest to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # at exit, Python flushes the rest to it
         return BROKEN_PIPE
     except KeyboardInterrupt:
         print(f"muse {arguments[0]}: interrupted; run it again to finish", file=sys.stderr)

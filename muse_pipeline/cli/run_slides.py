@@ -52,7 +52,7 @@ class SlidesPlan:
     jobs: Plan
 
     def slide(self, row: SheetRow) -> FinishedSlide:
-        """The slide in the form that outputs take."""
+        """The finished slide that is passed to outputs."""
         files = SlideFiles(self.output / row.slide_id)
         return FinishedSlide(files, self.settings, row.patient, self.models.embedder, self.settings.threads)
 
@@ -81,7 +81,7 @@ def run_slides(rows: list[SheetRow], plan: SlidesPlan) -> tuple[list[str], list[
 
     Returns:
         The slide_ids of slides that failed, the slide_ids of slides that have nuclei but whose region model failed, and
-        the rows of the slides whose nuclei were found anew.
+        the rows of the slides that were run in full.
 
     Raises:
         OutputError: the output folder cannot be written to, or has a different slide's results under the same name.
@@ -162,7 +162,7 @@ def find_changes(row: SheetRow, plan: SlidesPlan) -> dict[str, str] | None:
 
 
 def _settings_of_table() -> set[str]:
-    """Names of the settings of outputs that affect columns of the nuclei."""
+    """Names of settings of outputs on which columns of the table of nuclei depend."""
     return {name for output in list_outputs() for name in output.of_table}
 
 
@@ -301,7 +301,7 @@ def add_logged(row: SheetRow, plan: SlidesPlan, bar, outdated: list[Output]) -> 
         return ""
 
     def run(begin: Begin) -> None:
-        for output in outdated:  # if the run stops, each result has the recorded settings or is missing
+        for output in outdated:  # so that even if the run stops, every result has the recorded settings or is missing
             if output.is_written(slide):
                 remove_output(slide.files, output, plan.jobs.model["name"])
             if output.job != "nuclei":

@@ -41,7 +41,7 @@ def describe_changes(changes: Mapping[str, Sequence[str]], replaced: str = "the 
 
 
 def read_changes(record: Path, now: Mapping[str, Any]) -> dict[str, str] | None:
-    """Find the settings of a job that its results were not made with; None if those of the results are unknown.
+    """Compare the settings of a job with those that its results were made with; None if the latter are unknown.
 
     Args:
         record: path of the JSON file with the settings that the job was run with.

@@ -135,7 +135,7 @@ class CohortFiles:
         return SlideFiles(self.folder / slide_id)
 
     def tables(self) -> dict[str, Path]:
-        """Paths of the existing tables of nuclei, by slide_id."""
+        """Paths of the existing tables of nuclei, keyed by slide_id."""
         return {path.parent.name: path for path in sorted(self.folder.glob("*/nuclei.parquet"))}
 
 

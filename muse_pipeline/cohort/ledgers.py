@@ -17,7 +17,7 @@ from muse_pipeline.core.errors import LeftOutWarning, MuseError, OutputError
 from muse_pipeline.core.files import find_full_disk, find_json, write_json
 from muse_pipeline.core.text import one_line
 
-# Steps that are not reported as missing: they are optional, or the report does their work.
+# Steps that are not reported as missing, because they are optional or the report makes up for them.
 OPTIONAL = ("fetch", "regions", "propose", "overlay")
 KILLED = "killed (out of memory or time?); see its log and run again"
 STEPS = ("fetch", "inspect", "tissue", "tile", "regions", "propose", "detect", "stitch", "geojson", "overlay")
@@ -128,7 +128,7 @@ def _explain_absence(step: str, stopped_at: StepRecord | None, no_model: str) ->
 def record_step(path: Path | None, step: str, folders: Sequence[Path] = ()) -> Iterator[list[str]]:
     """Write the outcome of a step, its time and its peak memory to ``path`` when the block ends or fails.
 
-    The block receives a list; texts that it appends are written as ``warnings``, and so is every ``LeftOutWarning``,
+    The block receives a list; texts appended to it are written as ``warnings``, and so is every ``LeftOutWarning``,
     which is also printed. The file is empty while the block runs, and stays empty if the process is killed.
 
     Args:

@@ -67,7 +67,7 @@ def remove_failed(folder: Path, store: str, outputs: Iterable[str]) -> None:
 def remove_unrequested_steps(
     folder: Path, stores: Collection[Path], steps: Iterable[str] = (), has_proposals: bool = False
 ) -> None:
-    """Remove the ledgers of steps that are no longer requested, or the report would still show their failures.
+    """Remove the ledgers of steps that are no longer requested, since the report would show their failures.
 
     Ledgers of proposals are kept if the steps succeeded.
 

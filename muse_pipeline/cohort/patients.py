@@ -33,7 +33,7 @@ def patient_in_name(name: str, rule: str | int | None = None, folder: Path | Non
 
 
 def find_in_name(name: str, pattern: str) -> str | None:
-    """First group of the match of ``pattern`` in a name (the whole match without groups); None if there is no match."""
+    """First group (or, without groups, all) of the match of ``pattern`` in a name; None if it does not match."""
     found = re.search(pattern, name)
     return None if found is None else found[1 if found.re.groups else 0]
 
@@ -62,7 +62,7 @@ def find_patients(names: list[str], rows: dict[str, dict[str, str]], pattern: st
     """Return the patients, keyed by slide, and a description of their source.
 
     Patients are matched in the names if ``pattern`` is given, and otherwise read from the sheet, where a slide without
-    a patient counts as its own.
+    a patient counts as a patient of its own.
 
     Raises:
         ConfigError: ``pattern`` is not a valid regular expression, or does not match a name.
@@ -80,7 +80,7 @@ def find_patients(names: list[str], rows: dict[str, dict[str, str]], pattern: st
 
 
 def match_patient(name: str, pattern: str, option: str = "--patient") -> str:
-    """First group of the match of ``pattern`` (the value of ``option``) in a name; the whole match without groups.
+    """First group (or, without groups, all) of the match of ``pattern``, the value of ``option``, in a name.
 
     Raises:
         ConfigError: the expression is invalid or does not match.

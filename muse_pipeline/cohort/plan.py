@@ -77,7 +77,7 @@ class Plan:
         return slide in self.rows and "://" in self.rows[slide]["path"]
 
     def argument(self, slide: str) -> str:
-        """The path that a step opens: the slide's own, or the folder of its copy if it is at a URL."""
+        """The path that a step opens: the slide's own, or the folder of its copy if the slide is at a URL."""
         path = self.row(slide)["path"]
         return f"{self.folder(slide)}/fetched" if self.is_remote(slide) else path
 
@@ -180,8 +180,8 @@ class Plan:
     def nuclei_settings(self, slide: str) -> dict[str, Any]:
         """All settings that a slide's nuclei and its pictures depend on, including those of earlier jobs.
 
-        Those are included because a killed run with changed settings leaves old nuclei but no shards, and Snakemake
-        does not recreate missing inputs of a file that it considers up to date.
+        Earlier jobs are included because a killed run with changed settings leaves old nuclei but no shards, and
+        Snakemake does not recreate missing inputs of a file that it considers up to date.
         """
         drawn = self.row(slide).get("regions")
         return {

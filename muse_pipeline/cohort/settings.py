@@ -19,7 +19,7 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.text import slug
 
 PATTERNS = set('{}<>*?"')  # characters in paths that Snakemake expands as patterns
-NOT_TEXT = {"true", "false", "yes", "no", "on", "off", "null", "~"}  # never text in YAML, in upper or lower case
+NOT_TEXT = {"true", "false", "yes", "no", "on", "off", "null", "~"}  # read by YAML as true, false or null, in any case
 
 
 def require_plain_output(settings: Mapping[str, Any]) -> None:

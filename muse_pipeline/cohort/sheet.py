@@ -172,7 +172,10 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Read the header, and the row numbers and stripped cells of all rows that are not blank.
 
     A word for a missing value (``is_missing``) becomes an empty cell, with a warning. A warning also names patients
-    that differ only in case. If semicolons separate the cells, as in German, ``mpp`` may have a decimal comma.
+    that differ only in case. In tables with semicolons, ``mpp`` may have a decimal comma.
+
+    Raises:
+        SheetError: the file cannot be read, is empty, or is not a table in UTF-8.
     """
     require_utf8(path)
     separator = find_separator(path)
@@ -239,7 +242,7 @@ def _warn_of_patients(path: Path, header: list[str], records: list[tuple[int, li
 
 
 def read_cells(path: Path, *columns: str, key: str = "slide_id") -> dict[str, dict[str, str]]:
-    """Read the cells of every row, keyed by its cell in the column ``key`` and then by column; others are allowed.
+    """Read the cells of all rows, keyed by the row's cell in the column ``key`` and then by column.
 
     Raises:
         SheetError: the sheet cannot be read, lacks ``key`` or one of the ``columns``, or repeats a column or a key.

@@ -150,7 +150,11 @@ def _read_hints(kind: type) -> dict[str, Any]:
 
 
 def parse_config(values: Any, kind: type[C], where: str) -> C:
-    """Convert a nested dictionary to the dataclass ``kind``; ``where`` is the prefix of error messages."""
+    """Convert a nested dictionary to the dataclass ``kind``; ``where`` is the prefix of error messages.
+
+    Raises:
+        ConfigError: a setting is unknown, missing, of the wrong type or outside its limits.
+    """
     if not isinstance(values, dict):
         raise ConfigError(
             f"{where}: expected a mapping of settings, found {type(values).__name__}; write `name: value`"

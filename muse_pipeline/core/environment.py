@@ -222,7 +222,7 @@ def link_folder(link: Path, target: str, folder: Path) -> None:
     Args:
         link: path of the link.
         target: path that the link contains, which may be relative to the link's later location.
-        folder: the same folder, at a path that can be read now; linked or copied from if symbolic links fail.
+        folder: the same folder, at a path that can be read now, to link or copy its files if a link is not allowed.
     """
     try:
         link.symlink_to(target, target_is_directory=True)

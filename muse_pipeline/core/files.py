@@ -24,7 +24,7 @@ _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.E
 
 @contextmanager
 def complete_file(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path to write to; rename it to ``path`` if the block succeeds, else remove it.
+    """Yield a temporary path to write to; rename it to ``path`` if the block succeeds, or else remove it.
 
     Both files and folders can be written; an existing folder is replaced by a folder, but never by a file. Temporary
     files that killed processes left for the same path are removed after a day.
@@ -152,14 +152,14 @@ def find_json(path: Path | str) -> Any:
 
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
-PLENTY_BYTES = 1 << 30  # with more free space a disk was not full, even if an unfinished output was removed
+PLENTY_BYTES = 1 << 30  # a disk with more free space was not full, even before an unfinished output was removed
 
 
 def find_full_disk(error: OSError | RuntimeError, folders: Sequence[Path]) -> str | None:
     """The end of a message about the full disk that caused ``error``; None if the cause was not a full disk.
 
     The error of a failed write does not name the disk, and errors of torch and tifffile do not even state the reason.
-    Therefore this tests the disks, and must be called before the unfinished output is removed.
+    Therefore this function tests the disks, and must be called before the unfinished output is removed.
 
     Args:
         error: the exception.

@@ -206,7 +206,7 @@ class Provenance:
         roi: region of interest.
         regions: tissue regions.
         quality: artefacts in the tissue.
-        morphology: description of each cluster of shapes.
+        morphology: description of each cluster of nuclei with similar shapes.
         features: features of the nuclei, and the image and stains with which they were measured.
         n_repaired_outlines: number of outlines that were repaired.
         nuclear_size: size of the nuclei.

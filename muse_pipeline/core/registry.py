@@ -51,7 +51,7 @@ class Registry(Generic[T]):
         """The plug-in called ``name``.
 
         Raises:
-            ConfigError: there is no such plug-in; the message suggests the nearest names.
+            ConfigError: there is no such plug-in; the message suggests the nearest name or lists all.
             ModuleNotFoundError: the plug-in needs a package that is not installed.
         """
         if name not in self._entries and name.isidentifier():

@@ -66,7 +66,7 @@ def memory_text(mib: int | None) -> str:
 
 
 def slug(name: str) -> str:
-    """``name`` with every character replaced that is unsuitable in the name of a file or folder."""
+    """``name`` for use in the name of a file or folder: unsuitable characters become hyphens."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
 
 

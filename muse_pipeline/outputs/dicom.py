@@ -33,7 +33,7 @@ MAY_BE_EMPTY = [
 
 @OUTPUTS.register("dicom")
 class Dicom(Output):
-    """The file ``nuclei.dcm``: a group per class, with outlines in level-0 pixels, and areas as measurements.
+    """The file ``nuclei.dcm``: a group per class, with outlines in level-0 pixels and areas as measurements.
 
     The annotations refer to the slide by its DICOM identifiers, so that a viewer shows them on the slide.
     """

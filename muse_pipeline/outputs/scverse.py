@@ -36,7 +36,7 @@ class AnnData(Output):
 
 @OUTPUTS.register("spatialdata")
 class SpatialData(Output):
-    """The nuclei, with a link to the image, as SpatialData, ``slide.spatialdata.zarr``."""
+    """The nuclei and a link to the image, as SpatialData: ``slide.spatialdata.zarr``."""
 
     job = "spatialdata"
     files = ("slide.spatialdata.zarr/",)
