@@ -81,7 +81,7 @@ def find_tissue(
 ) -> Tissue:
     """Find the tissue of a slide and measure its stains, as `muse tissue` does.
 
-    The mask is empty if there is no tissue.
+    A slide without tissue gives an empty mask.
 
     Args:
         image: an open slide, or an array (h, w, 3) uint8 RGB.
@@ -116,7 +116,7 @@ def find_nuclei(
 ) -> geopandas.GeoDataFrame:
     """Find the nuclei in a slide, in a box of it, or in an array, as `muse run` does.
 
-    The rows for a box are those that the whole slide has there, because its windows, tissue and stains are used. Only
+    A box gives the same rows as the whole slide has there, because its windows, tissue and stains are used. Only
     ``cluster``, which exists for models of one class, depends on the searched area. The right and lower edges of the
     box are excluded. Temporary files in ``$TMPDIR`` take about 12 MB per mm2 of tissue.
 

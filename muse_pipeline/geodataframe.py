@@ -131,7 +131,7 @@ def _require_provenance(nuclei: geopandas.GeoDataFrame) -> Provenance:
 
 
 def _all_classes(nuclei: geopandas.GeoDataFrame, of_model: Sequence[NucleusClass]) -> list[NucleusClass]:
-    """The model's classes, then those that the user has added."""
+    """The model's classes, followed by classes that the user has added."""
     known = {one.name for one in of_model}
     added = sorted(set(nuclei["class"].astype("string").dropna()) - known)
     return [*of_model, *(NucleusClass(name, NEW_CLASS_RGB) for name in added)]

@@ -335,7 +335,7 @@ def _require_image(files: SlideFiles, info: SlideInfo, card: EmbedderCard) -> No
     """Check that a slide has the image that a network reads.
 
     Raises:
-        StoreError: there is no such image; the message contains the command that writes it.
+        StoreError: the image does not exist; the message contains the command that writes it.
     """
     from shlex import join
 

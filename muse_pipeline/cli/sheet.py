@@ -85,7 +85,7 @@ def find_core_rows(slide: SheetRow, sheet: Path, known: Mapping[str, Mapping[str
 
     Raises:
         SlideError: the slide cannot be read, or its tissue is not a grid of cores.
-        SheetError: a core map is given, but has none of the slide's cores.
+        SheetError: a core map is given, but contains none of the slide's cores.
     """
     from dataclasses import replace
 

@@ -12,7 +12,7 @@ from muse_pipeline.core.files import find_json, sha256_of
 from muse_pipeline.core.text import count_noun, some_of
 from muse_pipeline.slides.remote import is_url
 
-# Phrases for settings whose values mean little to a reader.
+# Phrases that replace the values of settings where a reader could not interpret the values.
 PHRASES = {
     "slide": "slide files at another location",
     "slide files": "changed slide files",

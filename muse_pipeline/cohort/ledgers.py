@@ -54,7 +54,7 @@ def read_progress(folder: Path, n_shards: int | None = None, no_model: str = "")
     Args:
         folder: folder of the slide's results.
         n_shards: number of shards of the run; ledgers of runs with a different number are ignored.
-        no_model: reason why ``detect`` is missing if there is no model.
+        no_model: reason why ``detect`` is missing in a run without a model; "" otherwise.
     """
     entries = list(_read_entries(folder / "ledger", n_shards))
     records: list[StepRecord] = []
@@ -68,7 +68,7 @@ def read_progress(folder: Path, n_shards: int | None = None, no_model: str = "")
 
 
 def order_steps(steps: Collection[str]) -> list[str]:
-    """The steps in the order in which they run: those in ``STEPS``, then all others by name."""
+    """The steps in the order in which they run: those in ``STEPS``, and then all others sorted by name."""
     return [*(step for step in STEPS if step in steps), *sorted(set(steps) - set(STEPS))]
 
 
@@ -170,7 +170,7 @@ def record_step(path: Path | None, step: str, folders: Sequence[Path] = ()) -> I
 
 
 def _begin_entry(path: Path) -> None:
-    """Replace an older entry, if there is one, by an empty entry."""
+    """Write an empty entry, in place of any older one."""
     with suppress(OSError):  # a disk that is full or read-only is reported by the step itself
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)

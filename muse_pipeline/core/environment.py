@@ -119,7 +119,7 @@ def limit_memory(n_bytes: int) -> None:
 
 
 def choose_start_method() -> str:
-    """The start method for child processes: "fork" if this process is known to have a single thread, else "spawn".
+    """The start method for child processes: "fork" if this process certainly has a single thread, otherwise "spawn".
 
     A fork of a process with several threads, for example OpenCV's, could wait forever for a thread that does not exist
     in the fork. The environment variable MUSE_START_METHOD=spawn prevents forks.

@@ -103,11 +103,11 @@ class Quality:
         mpp: um per pixel at which focus was judged.
         cell_um: side of the cells in the map of artefacts.
         model_sha256: checksum of the model that finds all kinds except blurred tissue.
-        area_mm2: area of tissue by kind of artefact; empty if no artefacts were searched for.
+        area_mm2: area of tissue, keyed by kind of artefact; empty if no artefacts were searched for.
         asked: kinds that the user asked to leave out of totals.
         subtract: kinds that totals leave out.
         n_nuclei: number of nuclei that totals leave out.
-        n_by_class: number of these nuclei by class.
+        n_by_class: number of these nuclei, keyed by class.
     """
 
     mpp: Number
@@ -193,7 +193,7 @@ class Provenance:
         n_windows: number of windows.
         full_windows: indices of windows with more nuclei than the model can return.
         corrupt_fraction: fraction of the tissue that cannot be decoded.
-        versions: versions of packages by name.
+        versions: versions of packages, keyed by name.
         tissue_sha256: checksum of the tissue to which nuclei were restricted.
         refiner_sha256: checksum of the network that refined the outlines.
         appearance: comparison of the slide with the model's training pictures.
@@ -212,7 +212,7 @@ class Provenance:
         nuclear_size: size of the nuclei.
         class_sizes: size of the nuclei by class.
         n_nuclei: number of nuclei in totals; None until the table is complete.
-        n_by_class: number of these nuclei by class.
+        n_by_class: number of these nuclei, keyed by class.
         n_positive: number of positive nuclei in immunohistochemistry.
     """
 

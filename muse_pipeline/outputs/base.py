@@ -1,4 +1,4 @@
-"""The interface of an output, and the outputs by name.
+"""The interface of an output, and the registry of all outputs.
 
 A new output is one module next to the others, or belongs to a separate package with an entry point in the group
 ``muse_pipeline.outputs``. Its settings become settings of a run: in a config, in ``config/README.md`` and on the
@@ -29,7 +29,7 @@ class FinishedSlide:
 
     Attributes:
         files: results of the slide.
-        settings: settings of the run, by name.
+        settings: settings of the run, keyed by name.
         patient: patient of the slide; None to derive it from the slide's name.
         embedder: network that computes a vector of features for every nucleus; None if no output needs it.
         threads: number of threads; it does not change results.

@@ -22,7 +22,7 @@ def require_measurements(names: Sequence[str], features: str, classes: Sequence[
         cells: the setting ``cells``; None if nuclei are not expanded to cells.
 
     Raises:
-        GeoJSONError: one of ``names`` is not a column of numbers in any table of nuclei that such a run writes.
+        GeoJSONError: one of ``names`` is not a column of numbers in a table of nuclei that this run may write.
     """
     if not names:
         return
