@@ -80,8 +80,8 @@ def run_slides(rows: list[SheetRow], plan: SlidesPlan) -> tuple[list[str], list[
         plan: plan of the run.
 
     Returns:
-        The slide_ids of slides that failed; the slide_ids of slides with nuclei on which the region model failed; and the
-        rows of the slides that were run in full.
+        The slide_ids of slides that failed; the slide_ids of slides with nuclei on which the region model failed; and
+        the rows of the slides that were run in full.
 
     Raises:
         OutputError: the output folder cannot be written to, or has a different slide's results under the same name.
@@ -328,7 +328,7 @@ def _settings_of_run(row: SheetRow, plan: SlidesPlan) -> dict[str, dict[str, Any
 
 
 def _record_settings(files: SlideFiles, settings: dict[str, dict[str, Any]]) -> None:
-    """Record the settings of each job; later runs, including those of the workflow, compare their settings with these."""
+    """Record the settings of each job; later runs, including the workflow's, compare their settings with these."""
     for job, values in settings.items():
         write_if_changed(files.record(job), json.dumps(values, sort_keys=True, ensure_ascii=False))
 
