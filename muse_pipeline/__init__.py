@@ -1,4 +1,4 @@
-"""From a cohort of H&E whole-slide images to nucleus polygons and classes for QuPath.
+"""Find, outline and classify the nuclei in H&E whole-slide images, for QuPath.
 
 The public names below are imported on first use, so that importing the package is fast and never imports torch.
 """

@@ -49,7 +49,7 @@ SEAM_REACH_UM = 4 * SLACK_UM + REACH_UM  # windows further from a box than this 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Tissue(TissueMask):
-    """The tissue of a slide and its stains, in addition to the attributes of ``TissueMask``, such as ``area_mm2``.
+    """The tissue of a slide and its stains, with all attributes of ``TissueMask``, such as ``area_mm2``.
 
     Attributes:
         info: header of the slide.
@@ -68,7 +68,7 @@ class Tissue(TissueMask):
         return f"<Tissue of '{self.info.slide_id}', {self.area_mm2:.4g} mm2>"
 
     def to_geodataframe(self) -> geopandas.GeoDataFrame:
-        """The tissue's outline, one row per polygon: ``area_mm2``, and ``geometry`` in absolute level-0 px (no CRS)."""
+        """Return the outline, a row per polygon: ``area_mm2``, and ``geometry`` in absolute level-0 px (no CRS)."""
         parts = shapely.get_parts(trace_outline(self, self.info))
         area_mm2 = shapely.area(parts) * np.prod(self.info.mpp) / 1e6
         outline = geopandas.GeoDataFrame({"area_mm2": area_mm2}, geometry=parts)
@@ -81,13 +81,13 @@ def find_tissue(
 ) -> Tissue:
     """Find the tissue of a slide and measure its stains, as `muse tissue` does.
 
-    The mask is empty if there is no tissue.
+    A slide without tissue gives an empty mask.
 
     Args:
         image: an open slide, or an array (h, w, 3) uint8 RGB.
         roi: area to which the tissue is limited: a polygon or multipolygon in absolute level-0 px, or a GeoJSON file of
             annotations from QuPath.
-        mpp: um per pixel of an array.
+        mpp: um per pixel; only for an array.
 
     Raises:
         ArgumentError: ``image`` or ``roi`` cannot be used.
@@ -116,17 +116,17 @@ def find_nuclei(
 ) -> geopandas.GeoDataFrame:
     """Find the nuclei in a slide, in a box of it, or in an array, as `muse run` does.
 
-    A box gives the same rows as the whole slide would have there, since the slide's windows, tissue and stains are
-    used; only ``cluster``, a column of models of one class, depends on the searched area. The right and lower edge of
-    the box are excluded. Temporary files in ``$TMPDIR`` take about 12 MB per mm2 of tissue.
+    A box gives the same rows as the whole slide has there, because its windows, tissue and stains are used. Only
+    ``cluster``, which exists for models of one class, depends on the searched area. The right and lower edges of the
+    box are excluded. Temporary files in ``$TMPDIR`` take about 12 MB per mm2 of tissue.
 
     Args:
         image: an open slide, or an array (h, w, 3) uint8 RGB.
         box: (x, y, width, height) in absolute level-0 px.
-        mpp: um per pixel of an array.
-        tissue: tissue of the slide from ``find_tissue``, which is called if this is None.
+        mpp: um per pixel; only for an array.
+        tissue: result of ``find_tissue`` for this slide; None to call it.
         model: name of a built-in model, or path of an ONNX file with a card.
-        provider: cpu, cuda, tensorrt, openvino, torch, torch-cpu, or "auto": cuda if it starts here, else cpu.
+        provider: cpu, cuda, tensorrt, openvino, torch, torch-cpu, or "auto": cuda if it starts here, otherwise cpu.
         threads: number of cores to use, which does not change the result; None for all that this process may use.
 
     Returns:
@@ -166,7 +166,7 @@ def find_nuclei(
 
 
 def _search_tissue(slide: SlideImage, roi: BaseGeometry | Path | str | None = None) -> Tissue:
-    """Find the tissue, as `muse tissue` does."""
+    """Find the tissue and measure its stains, as `muse tissue` does."""
     area, roi_file = (None, None) if roi is None else _read_roi(roi, slide.info)
     with _opencv_threads_restored():
         found = search.find_tissue(slide, slide.info, area)
@@ -179,7 +179,7 @@ def _search_tissue(slide: SlideImage, roi: BaseGeometry | Path | str | None = No
 def _run_steps(
     slide: SlideImage, tissue: Tissue, predictor: Predictor, box: Box | None, threads: int, folder: Path
 ) -> Path:
-    """Run `muse tile`, `detect` and `stitch`, and return ``nuclei.parquet``, which also has nuclei outside the box."""
+    """Run `tile`, `detect` and `stitch`, and return the path of the table, which also has nuclei outside ``box``."""
     card, info = predictor.card, slide.info
     files, shard = SlideFiles(folder), folder / "1-of-1.parquet"
     near, seen = None, None
@@ -201,7 +201,7 @@ def _run_steps(
 
 
 def _read_roi(roi: BaseGeometry | Path | str, info: SlideInfo) -> tuple[BaseGeometry, dict | None]:
-    """The area in absolute level-0 px, and a description of the file if it comes from one."""
+    """Return the area in absolute level-0 px, and a description of the file if ``roi`` is a file."""
     if isinstance(roi, str | Path):
         area = read_roi(roi, info)
         return area, describe_roi(Path(roi), area, info)
@@ -232,7 +232,7 @@ def _require_tissue_of(tissue: Tissue, info: SlideInfo) -> None:
 
 
 def _list_problems(nuclei: geopandas.GeoDataFrame, of_slide: Sequence[str]) -> Iterator[str]:
-    """Warnings that follow from the nuclei's provenance, except those that are in ``of_slide`` already."""
+    """Yield warnings that follow from the nuclei's provenance, except doubts that ``of_slide`` already contains."""
     provenance = Provenance.from_dict(nuclei.attrs["provenance"])
     yield from provenance.verdict.sentences()
     yield from (doubt for kind, doubt in find_doubts(provenance).items() if kind != "stain" and doubt not in of_slide)
@@ -244,7 +244,7 @@ def _list_problems(nuclei: geopandas.GeoDataFrame, of_slide: Sequence[str]) -> I
 
 @contextmanager
 def _opencv_threads_restored() -> Iterator[None]:
-    """Restore OpenCV's number of threads, which the steps set to 1 for the whole process."""
+    """Restore OpenCV's number of threads after the block; the steps set it to 1 for the whole process."""
     n_threads = cv2.getNumThreads()
     try:
         yield

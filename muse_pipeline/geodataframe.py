@@ -1,7 +1,7 @@
 """Nuclei as a GeoDataFrame: read from ``nuclei.parquet``, and written as GeoJSON for QuPath.
 
 Each row is a nucleus; ``geometry`` is its outline in absolute level-0 px, without a CRS. The other columns are those of
-the file, except ``label``, which becomes the categorical ``class``, and ``rays``, from which outlines are computed.
+the file, except ``label``, which becomes the categorical ``class``, and ``rays`` and ``cell_rays``, which are left out.
 ``attrs`` has ``slide_id``, ``mpp`` (x, y) in um per level-0 px, ``model`` and the file's whole ``provenance``.
 """
 
@@ -44,7 +44,7 @@ def read_nuclei(path: Path | str, box: Box | None = None) -> geopandas.GeoDataFr
 
     Args:
         path: path of the file.
-        box: (x, y, width, height) in absolute level-0 px, to read only the nuclei whose x and y lie in it.
+        box: (x, y, width, height) in absolute level-0 px, to read only the nuclei whose centres (x, y) lie in it.
 
     Returns:
         A row per nucleus, with the columns that the docstring of this module describes.
@@ -100,7 +100,7 @@ def write_geojson(nuclei: geopandas.GeoDataFrame, output: Path | str, frame: str
 
     Args:
         nuclei: nuclei of one slide, from ``find_nuclei`` or ``read_nuclei``; rows may be removed, and classes and
-            outlines changed. Classes that the model does not have are grey.
+            outlines changed. Classes that the model lacks are grey.
         output: path that ends in ``.geojson.gz``, or in ``.geojson`` for an uncompressed file.
         frame: "qupath" to count from the corner of the scanner's bounds, "openslide" from the corner of level 0.
 
@@ -131,14 +131,14 @@ def _require_provenance(nuclei: geopandas.GeoDataFrame) -> Provenance:
 
 
 def _all_classes(nuclei: geopandas.GeoDataFrame, of_model: Sequence[NucleusClass]) -> list[NucleusClass]:
-    """The model's classes, then those that the user has added."""
+    """The model's classes, followed by classes that the user has added."""
     known = {one.name for one in of_model}
     added = sorted(set(nuclei["class"].astype("string").dropna()) - known)
     return [*of_model, *(NucleusClass(name, NEW_CLASS_RGB) for name in added)]
 
 
 def _flag_artefacts(nuclei: geopandas.GeoDataFrame, provenance: Provenance) -> geopandas.GeoDataFrame:
-    """The nuclei with ``quality`` replaced by 1 for those that totals leave out, else 0, as in a run's GeoJSON."""
+    """Replace ``quality`` by 1 for nuclei that totals leave out and 0 for all others, as in the GeoJSON of a run."""
     if QUALITY not in nuclei:
         return nuclei
     if provenance.quality is None:  # the user has added the column
@@ -148,7 +148,7 @@ def _flag_artefacts(nuclei: geopandas.GeoDataFrame, provenance: Provenance) -> g
 
 
 def _to_table(nuclei: geopandas.GeoDataFrame, class_names: list[str]) -> pa.Table:
-    """The columns that ``FeatureRenderer`` renders."""
+    """Convert nuclei to the columns that ``FeatureRenderer`` renders; reject outlines that are not simple polygons."""
     polygons = nuclei.geometry.to_numpy()
     simple = shapely.get_type_id(polygons) == shapely.GeometryType.POLYGON
     simple &= (shapely.get_num_interior_rings(polygons) == 0) & ~shapely.is_empty(polygons) & ~shapely.has_z(polygons)

@@ -1,7 +1,7 @@
-"""The path of a slide, from its file to nuclei, GeoJSON for QuPath and pictures.
+"""Run the steps of a slide, from its file to nuclei, GeoJSON for QuPath and pictures.
 
-``run_slide`` is the whole path. Its three parts, ``make_image``, ``detect`` and ``make_nuclei``, are also the jobs of
-the workflow. Each part calls functions of ``steps.py``.
+``run_slide`` runs all of them. Its three main parts, ``make_image``, ``detect`` and ``make_nuclei``, are also jobs of
+the workflow. The steps themselves are functions of ``steps.py``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from muse_pipeline.inference.predictor import Predictor, RegionPredictor
     from muse_pipeline.settings import RunSettings
 
-Begin = Callable[[str], None]  # a function called with the name of every step before the step starts
+Begin = Callable[[str], None]  # a function called with the name of each step just before the step starts
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Models:
 
     Attributes:
         predictor: the detection model.
-        regions: region model for slides whose row has no file of drawn regions; or None.
+        regions: region model, for slides whose row does not name a file of drawn regions; or None.
         embedder: network that computes a vector of features for every nucleus; or None.
     """
 
@@ -45,7 +45,7 @@ class Models:
 
 
 def run_slide(row: SheetRow, files: SlideFiles, models: Models, settings: RunSettings, begin: Begin = str) -> None:
-    """Run all steps of a slide, each with its ledger.
+    """Run all steps of a slide, and write a ledger for each.
 
     If the region model fails, the slide gets its nuclei but no regions, and ``regions.json`` states the reason.
 
@@ -57,7 +57,7 @@ def run_slide(row: SheetRow, files: SlideFiles, models: Models, settings: RunSet
         begin: function called with the name of every step before it starts.
 
     Raises:
-        MuseError: a step fails; later steps do not run.
+        MuseError: a step failed; later steps were not run.
     """
     from muse_pipeline.slides.remote import is_url
 
@@ -70,7 +70,7 @@ def run_slide(row: SheetRow, files: SlideFiles, models: Models, settings: RunSet
     areas = row.regions and Path(row.regions)
     if models.regions is not None and not areas:
         areas = files.folder
-        # ``_step`` exits first, so the failure is in its ledger before ``suppress`` discards it.
+        # ``_step`` exits first, so the error is in its ledger before ``suppress`` discards it.
         with suppress(Exception), _step(files, "regions", begin) as warnings:
             regions(files.store(mpp), lambda: models.regions, files.info, files.colour, areas, threads, warnings)
     names = shard_names(row.shards or settings.shards)
@@ -84,7 +84,7 @@ def run_slide(row: SheetRow, files: SlideFiles, models: Models, settings: RunSet
 
 
 def write_outputs(slide: FinishedSlide, outputs: Sequence[Output], begin: Begin = str) -> None:
-    """Write outputs of a finished slide in order; those that share a step and its ledger with the last of them."""
+    """Write outputs of a finished slide in order; all outputs of a step are written together, when the last is due."""
     return_large_arrays()
     last = {output.step: position for position, output in enumerate(outputs)}
     for step in sorted(last, key=last.__getitem__):
@@ -100,7 +100,7 @@ def make_image(
     """Run the steps from a slide's file to its image at ``mpp``.
 
     Args:
-        slide: path of the slide, or folder of its copy.
+        slide: path of the slide, or of the folder with its copy.
         row: the slide's row in the sheet.
         files: result files of the slide.
         mpp: um per pixel of the image.
@@ -112,7 +112,7 @@ def make_image(
     source, roi = row.path if is_url(row.path) else None, row.roi and Path(row.roi)
     _forget_steps(files, "inspect", "tissue", f"tile-{store_name(mpp)}")
     with _step(files, "inspect", begin):
-        import muse_pipeline.store.write  # noqa: F401 - so that a process forked by `inspect` has its libraries too
+        import muse_pipeline.store.write  # noqa: F401 - processes that `inspect` forks inherit its libraries
 
         inspect(slide, row.slide_id, row.mpp, source, files.info)
     with _step(files, "tissue", begin):
@@ -130,7 +130,7 @@ def make_nuclei(
 
     Args:
         shards: files of all shards of the slide.
-        slide: the slide.
+        slide: the slide to which they belong.
         regions: folder written by ``muse regions``, or a GeoJSON of areas with classes, to add the region of every
             nucleus; or None.
         begin: function called with the name of every step before it starts.
@@ -148,7 +148,7 @@ def make_nuclei(
 
 
 def _choose_pixels(shards: Sequence[Path], slide: FinishedSlide) -> Pixels | None:
-    """The image in which the nuclei in ``shards`` were found, and what to measure in it; None if there is nothing."""
+    """The image in which the nuclei were found, and what to measure in it; None if nothing is to be measured."""
     from muse_pipeline.inference.card import ModelCard
     from muse_pipeline.inference.shards import read_shard_facts
 
@@ -169,7 +169,7 @@ def _step(files: SlideFiles, step: str, begin: Begin, ledger: str | None = None)
 
 
 def _forget_steps(files: SlideFiles, *steps: str) -> None:
-    """Remove the ledgers that an earlier run wrote, so that steps that this run does not reach have none."""
+    """Remove ledgers of an earlier run, so that a step that this run does not reach has no ledger."""
     for step in steps:
-        with suppress(OSError):  # the first step reports a disk that cannot be written
+        with suppress(OSError):  # the first step reports a disk that cannot be written to
             files.ledger(step).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Check slides before a run, and summarise a cohort's problems, duplicates, scanners and bytes to fetch."""
+"""Check slides before a run, and summarise a cohort's problems, duplicates, scanners and download size."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from muse_pipeline.tissue.colour import SlideColour, measure_colour
 from muse_pipeline.tissue.find import find_tissue, is_fluorescence
 
 N_TILES, N_TILES_AFTER_A_BAD_ONE = 12, 64
-MANY_CORRUPT = 2  # number of sampled tiles that cannot be decoded; a single one may be the slide's only such tile
-MAX_ROWS = 40  # number of rows up to which the table of slides is printed; the JSON file always has it
+MANY_CORRUPT = 2  # minimum number of undecodable samples whose fraction counts; one may be the only bad tile
+MAX_ROWS = 40  # a longer table of slides is not printed; the JSON file always contains it
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class SlideCheck:
         path: file of the slide.
         problem: sentence that explains why the slide cannot run; "" if it can.
         warnings: sentences about peculiarities that do not stop a run.
-        vendor: maker of the scanner, as in ``SlideInfo``; None, like those below, if the check stopped earlier.
+        vendor: maker of the scanner, as in ``SlideInfo``; None, like the values below, if the check ended earlier.
         mpp: (x, y) um per level-0 pixel.
         mpp_source: description of where ``mpp`` comes from.
         fingerprint: checksum of the content.
         file_bytes: size of the slide's file.
-        fetch_bytes: size of a slide at a URL, which is not fetched for the check.
+        fetch_bytes: size of a slide at a URL, which the check does not fetch.
         tissue_mm2: area of tissue, within the ROI if there is one.
         roi: file of the ROI; None if there is none.
     """
@@ -76,12 +76,12 @@ def check_slides(
     threads: int = 1,
     limits: Limits = LIMITS,
 ) -> Iterator[tuple[int, SlideCheck]]:
-    """Check slides, each in a separate process, and yield the index in ``rows`` and the result of each as it finishes.
+    """Check each slide in a separate process; yield its index in ``rows`` and the result as soon as the check ends.
 
     Args:
         rows: the slides.
         card: card of the model that will run on them.
-        max_corrupt: fraction of the tissue that may be unreadable.
+        max_corrupt: maximum fraction of the tissue that may be unreadable.
         threads: number of slides checked at the same time.
         limits: limits on the time and memory of a check.
     """
@@ -97,7 +97,7 @@ def check_slides(
 
 
 def read_check(path: Path) -> SlideCheck:
-    """Read a check that was written as JSON.
+    """Read the result of a check from JSON.
 
     Raises:
         SlideError: the file is missing, or a different version of the package wrote it.
@@ -139,7 +139,7 @@ def _check(path: str, row: SheetRow, card: ModelCard, max_corrupt: float) -> Sli
 
 
 def _compare(colour: SlideColour, card: ModelCard) -> list[str]:
-    """Differences between a slide and the training pictures of a model, in sentences."""
+    """Describe in sentences how a slide differs from the training pictures of a model."""
     verdict = judge_appearance(card.appearance, colour)
     unlike = [
         f"unlike the training pictures of {card.name}, check the result before use: {reason}"
@@ -151,7 +151,7 @@ def _compare(colour: SlideColour, card: ModelCard) -> list[str]:
 
 
 def _try_chunks(reader: AreaReader, chunks: np.ndarray, max_corrupt: float) -> list[str]:
-    """Decode a random sample of ``chunks`` (rows, columns) bool, and return a warning if some are corrupt.
+    """Decode a random sample of the chunks that are True in ``chunks``, and return a warning if some are corrupt.
 
     The sample is the same in every call.
 
@@ -179,7 +179,7 @@ def _try_chunks(reader: AreaReader, chunks: np.ndarray, max_corrupt: float) -> l
 
 
 def sum_up(checks: Sequence[SlideCheck]) -> dict[str, Any]:
-    """The checks of a cohort and a summary of them, as a JSON-ready dictionary."""
+    """Summarise the checks of a cohort in a JSON-ready dictionary, which also contains the checks."""
     runnable = [check for check in checks if not check.problem]
     elsewhere = [check for check in runnable if check.fetch_bytes is not None]
     return {
@@ -194,7 +194,7 @@ def sum_up(checks: Sequence[SlideCheck]) -> dict[str, Any]:
 
 
 def find_duplicates(checks: Sequence[SlideCheck]) -> list[list[str]]:
-    """Groups of slide_ids with the same content and ROI; slides at URLs are compared by file name and size."""
+    """Group the slide_ids of slides with equal content and ROI; slides at URLs are compared by file name and size."""
     here = {(Path(check.path).name, check.file_bytes): check.fingerprint for check in checks if check.fingerprint}
     same = defaultdict(list)
     for check in checks:
@@ -207,13 +207,13 @@ def find_duplicates(checks: Sequence[SlideCheck]) -> list[list[str]]:
 
 
 def count_scanners(checks: Sequence[SlideCheck]) -> list[dict[str, Any]]:
-    """Number of slides per vendor and mpp (to 0.001 um), the most common first."""
+    """Count the slides per vendor and mpp (rounded to 0.001 um), the most frequent first."""
     kinds = Counter((check.vendor, *(round(side, 3) for side in check.mpp)) for check in checks if check.mpp)
     return [{"vendor": vendor, "mpp": [x, y], "slides": n} for (vendor, x, y), n in kinds.most_common()]
 
 
 def render_preflight(cohort: dict[str, Any]) -> str:
-    """The result of ``sum_up`` as text, with the problems first."""
+    """Render the result of ``sum_up`` as text, with the problems first."""
     slides, elsewhere = cohort["slides"], cohort["elsewhere"]
     problems = [f"cannot run  {slide['slide_id']}: {slide['problem']}" for slide in slides if slide["problem"]]
     remarks = [f"the same slide  {', '.join(names)}" for names in cohort["duplicates"]]

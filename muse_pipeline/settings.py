@@ -1,8 +1,8 @@
 """The settings of a run, each described once.
 
 The schema of the config, ``config/config.yaml``, the table in ``config/README.md`` and the options of the verbs are
-generated from them (``docs/make_settings.py``). The settings of an output are described in its module. No numerical
-package is imported here, because Snakemake and the command-line parser import this module.
+generated from the descriptions (``docs/make_settings.py``). The settings of an output are described in its module. No
+numerical package is imported here, because Snakemake and the command-line parser import this module.
 """
 
 from __future__ import annotations
@@ -186,15 +186,15 @@ def list_groups() -> list[tuple[Setting, ...]]:
 
 
 def list_settings(*jobs: str) -> dict[str, Setting]:
-    """All settings by name, or only those that one of ``jobs`` of the workflow reads."""
+    """All settings, keyed by name; if ``jobs`` of the workflow are given, only those that one of them reads."""
     return {each.name: each for group in list_groups() for each in group if not jobs or each.job in jobs}
 
 
 class RunSettings(Mapping[str, Any]):
-    """Settings of a run, by name or as attributes; settings that are not given have their defaults.
+    """Settings of a run, read by name or as attributes; settings that are not given have their defaults.
 
     Args:
-        values: settings by name.
+        values: settings, keyed by name.
         threads: number of threads for steps that use several; it does not change results.
 
     Raises:
@@ -231,7 +231,7 @@ class RunSettings(Mapping[str, Any]):
 
 
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config, completed with everything that follows from other settings.
+    """Complete a config with everything that follows from its settings.
 
     Args:
         config: settings that satisfy the schema, with its defaults filled in.
@@ -280,7 +280,7 @@ def require_available(settings: Mapping[str, Any]) -> None:
 
 
 def _at_home(value: Any) -> Any:
-    """Expand ~ to the user's home, as a shell does, in a setting and in all settings and lists inside it."""
+    """Expand ~ to the user's home folder, as a shell does, in a text or in all texts of a dictionary or list."""
     if isinstance(value, dict):
         return {name: _at_home(each) for name, each in value.items()}
     if isinstance(value, list):

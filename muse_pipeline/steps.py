@@ -1,7 +1,7 @@
-"""The steps of a slide: one function each, from files to files, called by the verb of the same name.
+"""The steps of a slide: each is a function that reads and writes files, called by the verb of the same name.
 
-A step imports its libraries when it is called, because importing the libraries of all steps takes longer than a step on
-a small slide.
+A step imports its libraries when it is called, because importing those of all steps takes longer than running one step
+on a small slide.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def inspect(
     source: str | None = None,
     output: Path | None = None,
 ) -> None:
-    """Print the properties of a slide, and write them to ``output``.
+    """Print the properties of a slide, and write them to ``output`` if given.
 
     The slide is opened in a separate process, so that a file that crashes or hangs its reader is rejected here.
 
@@ -53,8 +53,8 @@ def inspect(
         slide: a slide, an image or a folder written by ``fetch``.
         slide_id: name of the slide in the cohort.
         mpp: um per level-0 pixel, instead of the value in the file.
-        source: expected URL of a fetched slide.
-        output: path of slide.json.
+        source: URL from which the slide must have been fetched.
+        output: path of slide.json; None to write no file.
     """
     from muse_pipeline.core.files import write_json
     from muse_pipeline.slides.inspect import info_text, inspect_slide
@@ -66,7 +66,7 @@ def inspect(
     print(info_text(info))
 
 
-# Tissue in the whole file of the last slide that had a ROI; the next slide is often a different core of that file.
+# Tissue found in the whole file of the last slide with a ROI; the next slide is often another core in that file.
 _last_with_roi: dict[tuple[str, tuple[float, float], str], FoundTissue] = {}
 
 
@@ -82,7 +82,7 @@ def tissue(
 ) -> None:
     """Find the tissue of a slide, within the annotations in ``roi`` if given, and measure its stains.
 
-    Writes the mask, a picture of the outline, the outline for QuPath, and the stains: a third one if ``third_stain``.
+    Writes the mask, a picture of the outline, the outline for QuPath, and the stains, a third one too if requested.
     """
     from dataclasses import replace
 
@@ -132,7 +132,7 @@ def tile(
 ) -> list[str]:
     """Write the tissue of a slide to an image store at ``mpp``, and return warnings.
 
-    The fraction of the tissue that cannot be decoded may be at most ``max_corrupt``.
+    A slide is rejected if more than the fraction ``max_corrupt`` of its tissue cannot be decoded.
     """
     from muse_pipeline.core.process import return_large_arrays
     from muse_pipeline.slides.base import open_slide
@@ -168,10 +168,10 @@ def regions(
     threads: int,
     warnings: list[str],
 ) -> None:
-    """Map the tissue regions of a slide into the folder ``output``, and print their areas.
+    """Map the tissue regions of a slide, write them to the folder ``output``, and print their areas.
 
-    If this fails, ``regions.json`` states the reason, and the folder has no other file of regions. Warnings about the
-    model are appended to ``warnings``, even if mapping fails later.
+    If this fails, ``regions.json`` states the reason, and the folder contains no other file of regions. Warnings about
+    the model are appended to ``warnings``, even if mapping fails later.
     """
     from muse_pipeline.core.process import print_load, show_progress
     from muse_pipeline.inference.model import precision_warnings
@@ -222,7 +222,7 @@ class Pixels:
         store: image in which the nuclei were found.
         colour: path of the slide's stains.
         features: set of features to measure.
-        artefacts: path of the GeoJSON for artefacts, whose nuclei are flagged; None to search for no artefacts.
+        artefacts: path of the GeoJSON to write artefacts to; nuclei in them are flagged. None to skip the search.
         subtract: kinds of artefacts whose nuclei and areas are left out of totals.
         expand_um: distance by which nuclei are expanded to cells; None to measure no cells.
     """
@@ -256,7 +256,7 @@ def stitch(
         regions: folder written by ``muse regions``, or a GeoJSON of areas with classes, to add the region of every
             nucleus; or None.
         pixels: image of the slide and what to measure in it; None to use only the outlines.
-        intensities: lowest optical densities of DAB for nuclei that are 1+, 2+ and 3+.
+        intensities: minimum optical densities of DAB for nuclei that are 1+, 2+ and 3+.
     """
     import pyarrow as pa
 
@@ -275,7 +275,7 @@ def stitch(
     if flagged:
         flagged.write_outlines(pixels.artefacts, known)
     kept = found.kept
-    del found  # it takes eight times as much memory as ``kept``
+    del found  # it takes eight times the memory of ``kept``
     areas = load_regions(regions, known, kept) if regions else None
     settings = _feature_settings(pixels, image) if pixels and pixels.features != "none" else None
     sources = ColumnSources(areas, settings, flagged, intensities)
@@ -335,7 +335,7 @@ def _require_image(files: SlideFiles, info: SlideInfo, card: EmbedderCard) -> No
     """Check that a slide has the image that a network reads.
 
     Raises:
-        StoreError: there is no such image; the message contains the command that writes it.
+        StoreError: the image does not exist; the message contains the command that writes it.
     """
     from shlex import join
 
@@ -371,7 +371,7 @@ def embed(
     threads: int = 1,
     foreign: tuple[Path, Nuclei] | None = None,
 ) -> Path:
-    """Write a network's features for the nuclei of a finished slide, and return the path of the file.
+    """Compute a network's features for the nuclei of a finished slide, write them to a file, and return its path.
 
     Args:
         folder: results of the slide, including its image.
@@ -417,7 +417,7 @@ def embed(
 def _known_nuclei(
     files: SlideFiles, slide_id: str, foreign: tuple[Path, Nuclei] | None
 ) -> tuple[Nuclei, list[str], str, NamedFile]:
-    """Nuclei of a slide (frame: level0), their class names, and the slide_id and model from which ids are made."""
+    """Nuclei (frame: level0), their class names, and the slide_id and model (or file) that their ids are made from."""
     from muse_pipeline.core.files import sha256_of
     from muse_pipeline.core.provenance import NamedFile
     from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance

@@ -1,1 +1,1 @@
-"""The command line: one verb = one file = one rule of the workflow."""
+"""The command line, with a module for each verb. The rules of the workflow call these verbs too."""

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Find the nuclei of the slides and write a config, unless a config is given, and train."""
+    """Unless a config is given, find the nuclei of the slides and write one; then train."""
     import os
 
     from muse_pipeline.core.errors import ConfigError
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
             f"without it, or give the config that `muse adapt` writes ({args.output / 'slides.yaml'})"
         )
     args.config = args.output / "slides.yaml"
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # processes for other devices are started when the files exist
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # the processes of other devices start once the files exist
         changes = [_from_here(change) for change in args.set]
         _write_config(args.slides, args.config, changes, threads)
     # The written config already contains the changes.
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _from_here(change: str) -> str:
-    """A change as for ``--set``; if it sets ``checkpoint``, the path is made absolute.
+    """Return a change for ``--set``, with an absolute path if it sets ``checkpoint``.
 
     Raises:
         CheckpointError: there is no such checkpoint.
@@ -68,7 +68,7 @@ def _from_here(change: str) -> str:
 
 
 def _write_config(slides: list[Path | str], config: Path, changes: list[str], threads: Sequence[str] = ()) -> None:
-    """Find the nuclei of slides, and write the config of the run."""
+    """Find the nuclei of slides, unless ``slides`` is the result of a run, and write the training config."""
     import sys
     from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Arguments that several verbs share, types of numbers that are checked by the parser, and printed output."""
+"""Arguments that several verbs share, types of numbers that the parser checks, and functions that print results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEAST_COLUMNS = 60  # narrower text is unreadable
 
 
 def text_columns() -> int:
-    """Width of printed text in columns: the terminal's, or 100 if there is no terminal."""
+    """Width of printed text in columns: that of the terminal, but at least 60; 100 if there is no terminal."""
     return max(get_terminal_size((100, 24)).columns, LEAST_COLUMNS)
 
 
@@ -46,7 +46,7 @@ fraction = _number_type(Between(0, 1))
 
 
 def path_or_url(text: str) -> Path | str:
-    """A path on this machine, or the URL of a slide."""
+    """Parse a path on this machine, or the URL of a slide."""
     from muse_pipeline.slides.remote import SlideUrl, is_url
 
     return SlideUrl(text) if is_url(text) else Path(text)
@@ -106,7 +106,7 @@ def _add_option(parser: argparse.ArgumentParser, setting: Setting) -> None:
 
 
 def read_settings(args: argparse.Namespace, settings: Iterable[Setting]) -> dict[str, Any]:
-    """Values, by name, of the settings for which ``add_setting_arguments`` added options."""
+    """Return the values, keyed by name, of the settings for which ``add_setting_arguments`` added options."""
     values = {}
     for setting in settings:
         parts = {name: value for name in setting.parts if (value := getattr(args, name)) is not None}
@@ -115,14 +115,14 @@ def read_settings(args: argparse.Namespace, settings: Iterable[Setting]) -> dict
 
 
 def add_shard_argument(parser: argparse.ArgumentParser) -> None:
-    """Add ``--shard`` to a verb whose shards `muse stitch` joins."""
+    """Add ``--shard`` to a verb that writes shards for `muse stitch`."""
     parser.add_argument(
         "--shard", default="1-of-1", metavar="I-OF-N", help="part of the slide, such as 1-of-4 (default: %(default)s)"
     )
 
 
 def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--threads``, for ``share_of_cores``, and ``--accelerator`` to a verb that runs a network in torch."""
+    """Add ``--threads`` (see ``share_of_cores``) and ``--accelerator`` to a verb that trains a network."""
     parser.add_argument(
         "--threads",
         type=at_least_one,
@@ -135,7 +135,7 @@ def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def share_of_cores(threads: int | None, processes: int = 1) -> int:
-    """Number of threads for each process: as set by --threads or OMP_NUM_THREADS, else an equal share of the cores."""
+    """Number of threads for each process: --threads, OMP_NUM_THREADS or else an equal share of the cores."""
     of_openmp = os.environ.get("OMP_NUM_THREADS", "")
     return threads or (int(of_openmp) if of_openmp.isdecimal() else 0) or max(1, count_cores() // processes)
 
@@ -164,18 +164,18 @@ def add_config_arguments(parser: argparse.ArgumentParser, example: str) -> None:
 
 
 def _any_number(text: str) -> float:
-    """Parse a number, whose range is checked later, with the settings."""
+    """Parse a number; its range is checked later, together with the other settings."""
     try:
         return float(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number") from error
 
 
-_NUMBERS = {"integer": at_least_one, "number": fraction}  # types of arguments by the JSON type of the setting
+_NUMBERS = {"integer": at_least_one, "number": fraction}  # keyed by the JSON type of the setting
 
 
 class TrainingOutput:
-    """Prints the messages of a training run, with a progress bar below them on a terminal."""
+    """Prints the messages of a training run and, in a terminal, a progress bar below them."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -219,7 +219,7 @@ def add_json_argument(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def json_file(text: str) -> Path:
-    """The path of a JSON file; other names are rejected, so that a slide given after ``--json`` is not overwritten."""
+    """Parse the path of a JSON file; reject other names, so that a slide given after ``--json`` is not overwritten."""
     if not text.lower().endswith(".json") and text != str(STANDARD_OUTPUT):
         raise argparse.ArgumentTypeError(f"'{text}' does not end in .json; give a JSON file, or put --json last")
     return Path(text)

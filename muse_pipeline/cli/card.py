@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the card, or change it and print what may have changed."""
+    """Print the card, or change it and print the settings that can be changed."""
     from dataclasses import asdict
 
     from muse_pipeline.core.errors import ConfigError
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _changeable(card: ModelCard | RegionCard) -> Iterator[str]:
-    """Text about each setting that can be changed in a detector's card; nothing for a region model."""
+    """Yield text about each setting of a detector's card that can be changed; nothing for a region model."""
     from muse_pipeline.inference.card import ModelCard
 
     if isinstance(card, ModelCard):
@@ -113,7 +113,7 @@ def _changeable(card: ModelCard | RegionCard) -> Iterator[str]:
 
 
 def _text(card: ModelCard) -> str:
-    """The card as a table of terms and values, wrapped to the width of the terminal."""
+    """Format the card as a table of terms and values, wrapped to the width of the terminal."""
     from dataclasses import asdict
     from textwrap import TextWrapper
 

@@ -31,11 +31,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def find_url(text: str, slide_id: str | None):
-    """The URL in ``text``, or, if ``text`` is a sheet, the URL in the row of ``slide_id``.
+    """Return ``text`` as a URL or, if it is a sheet, the URL in the row of ``slide_id``.
 
     Raises:
         SheetError: the sheet has no such row, or the row is invalid.
-        SlideError: ``text`` is a path without a ``slide_id``, or the row's slide is a local file.
+        SlideError: ``text`` is a path and ``slide_id`` is None, or the slide of the row is a local file.
     """
     from muse_pipeline.cohort.sheet import read_row
     from muse_pipeline.core.errors import SlideError

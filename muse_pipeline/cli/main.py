@@ -19,7 +19,7 @@ from muse_pipeline.cohort.ledgers import record_step
 from muse_pipeline.core.environment import write_any_text
 from muse_pipeline.core.errors import MissingPackageError, MuseError, OutputError
 
-# Verbs as in `muse --help`, in the order of their use; each has its own module in this folder, except those in MODULES.
+# Verbs as in `muse --help`, in the order of use; each has its own module in this folder, except those in MODULES.
 GROUPS = {
     "before a run": "doctor inspect sheet workflow preflight",
     "a run and its results": "run view statistics",
@@ -31,13 +31,13 @@ MORE = {  # only in `muse help all`
     "more about models": "pretrain-config import-checkpoint import-model psm synthesize card proposer",
     "tools": "qupath-script demo-slide",
 }
-MODULES = dict.fromkeys(("finetune", "pretrain", "psm"), "train")  # verb: module that it shares with other verbs
+MODULES = dict.fromkeys(("finetune", "pretrain", "psm"), "train")  # module of each verb without its own
 OF_THE_WORKFLOW = ("nuclei", "partner", "model")
 VERBS = (*" ".join([*GROUPS.values(), *MORE.values()]).split(), *OF_THE_WORKFLOW)
-# Arguments that are files to write, for verbs without WRITES of their own.
+# Names of the arguments that are output files, for verbs that do not define WRITES.
 WRITES = frozenset({"output", "ledger", "csv", "table", "reliability", "resolved", "json"})
 BROKEN_PIPE = 128 + 13  # SIGPIPE, which Windows does not have
-TRAINING_PACKAGES = ("torch", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "skimage")  # extra `train`
+TRAINING_PACKAGES = ("torch", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "skimage")  # of the extra `train`
 
 
 class Parser(argparse.ArgumentParser):
@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
 
     def parse_known_args(self, args=None, namespace=None):
-        """Report unknown options before missing options, because an unknown one may be a misspelt missing one."""
+        """Report unknown options before missing options, because an unknown one may be a misspelling."""
         if self._subparsers is not None:  # the sub-parsers report unknown options
             return super().parse_known_args(args, namespace)
         for word in takewhile(lambda word: word != "--", args or ()):
@@ -75,7 +75,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb, and return the exit status: 0, or 2 for a mistake that the user can fix."""
+    """Run one verb; return the exit status: 0, 2 for a mistake that the user can fix, or above 128 if interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     write_any_text()
     try:
@@ -86,12 +86,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"muse {arguments[0]}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes the rest here
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # at exit, Python flushes the rest to it
         return BROKEN_PIPE
     except KeyboardInterrupt:
         print(f"muse {arguments[0]}: interrupted; run it again to finish", file=sys.stderr)
         return 130
-    except OSError as error:  # the first use of any path may raise these
+    except OSError as error:  # any first use of a path may raise these
         if error.errno == errno.ENAMETOOLONG:
             what = f"{Path(error.filename).name}: a name in this path is too long; shorten it"
         elif isinstance(error, PermissionError) and error.filename:
@@ -103,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_verb(arguments: list[str]) -> int:
-    """Parse and run one verb, write its ledger, and return the exit status; errors are raised.
+    """Parse and run one verb, write its ledger, and return the exit status; errors are passed on.
 
     A verb appends warnings for its ledger to ``args.warnings``.
     """
@@ -173,13 +173,13 @@ def _require_inputs_kept(args: argparse.Namespace) -> None:
 
 
 def _folders(args: argparse.Namespace) -> list[Path]:
-    """The folders of the files in the command, outputs first: in reverse order, because outputs come after inputs."""
+    """The folders of all paths in the command, in reverse order so that those of outputs come first."""
     files = [value for value in vars(args).values() if isinstance(value, Path)]
     return [*(path.parent for path in reversed(files)), Path()]
 
 
 def build_parser(arguments: list[str], groups: Mapping[str, str] = GROUPS) -> argparse.ArgumentParser:
-    """The parser; if ``arguments`` begin with a verb, only its module is imported, otherwise those of ``groups``."""
+    """Build the parser; import only the module of the verb in ``arguments`` or, without one, those of ``groups``."""
     from muse_pipeline import __version__
 
     parser = Parser(prog="muse", usage="muse VERB ...", formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -206,14 +206,14 @@ def import_verb(verb: str) -> ModuleType:
 
 
 def _read_docstring(file: str) -> str:
-    """The docstring of a module, read from its file because ``PYTHONOPTIMIZE=2`` removes it from the module."""
+    """Read the docstring of a module from its file, because ``PYTHONOPTIMIZE=2`` removes it from the module."""
     import ast
 
     return ast.get_docstring(ast.parse(Path(file).read_text(encoding="utf-8")))
 
 
 def _list_verbs(summaries: Mapping[str, str], groups: Mapping[str, str]) -> str:
-    """Description of ``muse`` and its verbs by group; argparse itself can only print a single list."""
+    """Describe ``muse`` and its verbs, grouped by purpose; argparse itself can only print a single list."""
     wrapper = TextWrapper(text_columns() - 2, subsequent_indent=" " * 23)
     lines = ["From H&E whole-slide images to nuclei in QuPath."]
     for group, verbs in groups.items():

@@ -128,7 +128,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _require_areas(option: str, path: Path, read: Callable[[Path, SlideInfo], Any], rows: list[SheetRow]) -> None:
-    """Raise an error if the file has no areas on any of the slides, before results of an earlier run are removed."""
+    """Check that a file has areas on at least one of the slides, before results of an earlier run are removed."""
     import warnings
 
     from muse_pipeline.core.errors import GeoJSONError, LeftOutWarning, MuseError
@@ -137,7 +137,7 @@ def _require_areas(option: str, path: Path, read: Callable[[Path, SlideInfo], An
     from muse_pipeline.slides.isolation import call_isolated
     from muse_pipeline.slides.remote import is_url
 
-    with warnings.catch_warnings(action="ignore", category=LeftOutWarning):  # `muse tissue` repeats them per slide
+    with warnings.catch_warnings(action="ignore", category=LeftOutWarning):  # `muse tissue` repeats them for each slide
         try:
             read_areas(path)
         except GeoJSONError as error:

@@ -37,7 +37,7 @@ from muse_pipeline.slides.signature import fingerprint_file
 
 @dataclass(frozen=True)
 class SlidesPlan:
-    """A run of slides.
+    """Plan of a run of several slides.
 
     Attributes:
         output: folder of the results, with the same layout as the workflow's.
@@ -52,7 +52,7 @@ class SlidesPlan:
     jobs: Plan
 
     def slide(self, row: SheetRow) -> FinishedSlide:
-        """The slide as outputs need it."""
+        """The finished slide that is passed to outputs."""
         files = SlideFiles(self.output / row.slide_id)
         return FinishedSlide(files, self.settings, row.patient, self.models.embedder, self.settings.threads)
 
@@ -62,7 +62,7 @@ class SlidesPlan:
 
 
 def plan_run(rows: list[SheetRow], models: Models, settings: RunSettings) -> SlidesPlan:
-    """The plan for running these slides."""
+    """Plan the run of these slides."""
     predictor = models.predictor
     model = {"name": predictor.card.name, "sha256": predictor.sha256, "provider": predictor.provider}
     cells = {row.slide_id: {**row.cells(), "shards": row.shards or settings.shards} for row in rows}
@@ -71,17 +71,17 @@ def plan_run(rows: list[SheetRow], models: Models, settings: RunSettings) -> Sli
 
 
 def run_slides(rows: list[SheetRow], plan: SlidesPlan) -> tuple[list[str], list[str], list[SheetRow]]:
-    """Run every slide that is not finished with the same settings, and print a line for each; failures do not stop it.
+    """Run every slide that is not finished with the same settings, and print a line for each, even if some fail.
 
     The report covers every slide that has results in the folder, including those of earlier runs.
 
     Args:
         rows: the slides.
-        plan: settings of the run.
+        plan: plan of the run.
 
     Returns:
-        The slide_ids of slides that failed, the slide_ids of slides that have nuclei but whose region model failed, and
-        the rows of the slides that were not skipped.
+        The slide_ids of slides that failed; the slide_ids of slides with nuclei on which the region model failed; and
+        the rows of the slides that were run in full.
 
     Raises:
         OutputError: the output folder cannot be written to, or has a different slide's results under the same name.
@@ -136,9 +136,9 @@ def _filled(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def find_changes(row: SheetRow, plan: SlidesPlan) -> dict[str, str] | None:
-    """A phrase for every changed setting, by its name; None if the slide has no readable nuclei from an earlier run.
+    """A phrase for every changed setting, keyed by name; None if the slide has no readable nuclei from an earlier run.
 
-    Outputs that this run requests in addition do not count, since they are added.
+    Settings that only request outputs are left out, since outputs are added without finding the nuclei again.
     """
     files = SlideFiles(plan.output / row.slide_id)
     if not files.nuclei.is_file():
@@ -162,7 +162,7 @@ def find_changes(row: SheetRow, plan: SlidesPlan) -> dict[str, str] | None:
 
 
 def _settings_of_table() -> set[str]:
-    """Names of those settings of outputs that affect columns of the nuclei."""
+    """Names of settings of outputs on which columns of the table of nuclei depend."""
     return {name for output in list_outputs() for name in output.of_table}
 
 
@@ -198,14 +198,14 @@ def _outdated_outputs(row: SheetRow, plan: SlidesPlan) -> list[Output]:
 
 
 def _has_all_steps(row: SheetRow, plan: SlidesPlan) -> bool:
-    """True if all steps up to a slide's nuclei succeeded, whatever the number of shards and the outputs."""
+    """True if all steps up to a slide's nuclei succeeded, with any number of shards; outputs may have failed."""
     result = judge_slide(plan.output, {**row.cells(), "shards": None})
     of_outputs = {output.step for output in list_outputs() if not output.by_stitch}
     return result.status != "failed" or result.step in of_outputs
 
 
 def _run_each(rows: list[SheetRow], plan: SlidesPlan, kept: set[str]) -> set[str]:
-    """Run slides that are not ``kept``, complete the others, and print a line for each; return the failed slide_ids."""
+    """Run slides not in ``kept``, update outputs of the others, and print a line for each; return failed slide_ids."""
     from tqdm import tqdm
 
     stopped: set[str] = set()
@@ -242,7 +242,7 @@ def _count_nuclei(row: SheetRow, plan: SlidesPlan) -> str:
 
 
 def _describe_end(row: SheetRow, plan: SlidesPlan, seconds: float) -> str:
-    """Text about a slide's result: its nuclei and the time, or the step that failed and the reason."""
+    """Describe a slide's result: the number of nuclei and the time, or the step that failed and the reason."""
     result = _judge(row, plan)
     if result.status == "failed":
         return f"{result.step}: {result.reason}"
@@ -263,7 +263,7 @@ def _require_no_other_slide(folder: Path, before: str, now: str | SlideUrl) -> N
 
 
 def read_earlier_rows(sheet: Path) -> dict[str, dict[str, Any]]:
-    """The rows of the resolved ``sheet``, by slide_id, whose folders still exist; empty if there is no ``sheet``.
+    """Rows of the resolved ``sheet`` whose folders still exist, keyed by slide_id; empty if there is no ``sheet``.
 
     Raises:
         SheetError: ``sheet`` is not a resolved sheet.
@@ -273,7 +273,7 @@ def read_earlier_rows(sheet: Path) -> dict[str, dict[str, Any]]:
 
 
 def run_logged(row: SheetRow, plan: SlidesPlan, bar) -> str:
-    """Run one slide, with the output of its steps in its log, and return the reason if it failed, else ""."""
+    """Run one slide, write what its steps print to its log, and return the reason if it failed, otherwise ""."""
     files = plan.slide(row).files
 
     def run(begin: Begin) -> None:
@@ -291,17 +291,17 @@ def run_logged(row: SheetRow, plan: SlidesPlan, bar) -> str:
 
 
 def add_logged(row: SheetRow, plan: SlidesPlan, bar, outdated: list[Output]) -> str:
-    """Write the ``outdated`` outputs of a finished slide, with a log, and return the reason if that failed, else ""."""
+    """Write the ``outdated`` outputs of a finished slide, and a log; return the reason if that failed, otherwise ""."""
     slide, settings = plan.slide(row), plan.jobs.job_settings(row.slide_id)
     settings["nuclei"]["shards"] = read_json(slide.files.record("nuclei"))["shards"]
     requested = {"stitch", *(output.step for output in list_outputs(plan.settings))}
     for step in {output.step for output in list_outputs()} - requested:
-        remove(slide.files.ledger(step))  # otherwise failed outputs would stay in the report
+        remove(slide.files.ledger(step))  # or the report would still show their failures
     if not outdated:
         return ""
 
     def run(begin: Begin) -> None:
-        for output in outdated:  # so that every result has the recorded settings or is missing, even if the run stops
+        for output in outdated:  # so that even if the run stops, every result has the recorded settings or is missing
             if output.is_written(slide):
                 remove_output(slide.files, output, plan.jobs.model["name"])
             if output.job != "nuclei":
@@ -316,7 +316,7 @@ def add_logged(row: SheetRow, plan: SlidesPlan, bar, outdated: list[Output]) -> 
 
 
 def _settings_of_run(row: SheetRow, plan: SlidesPlan) -> dict[str, dict[str, Any]]:
-    """The settings to record for a slide, by the equivalent job of the workflow, except jobs that wrote no results."""
+    """Settings to record for a slide, keyed by the equivalent job of the workflow; only jobs that wrote results."""
     settings = plan.jobs.job_settings(row.slide_id)
     slide, models = plan.slide(row), plan.models
     files, written = slide.files, [output for output in list_outputs(plan.settings) if output.is_written(slide)]
@@ -328,7 +328,7 @@ def _settings_of_run(row: SheetRow, plan: SlidesPlan) -> dict[str, dict[str, Any
 
 
 def _record_settings(files: SlideFiles, settings: dict[str, dict[str, Any]]) -> None:
-    """Record the settings of jobs, which later runs, including the workflow's, compare with theirs."""
+    """Record the settings of each job; later runs, including the workflow's, compare their settings with these."""
     for job, values in settings.items():
         write_if_changed(files.record(job), json.dumps(values, sort_keys=True, ensure_ascii=False))
 

@@ -78,16 +78,16 @@ def make_sheet(args: argparse.Namespace) -> None:
 
 
 def find_core_rows(slide: SheetRow, sheet: Path, known: Mapping[str, Mapping[str, str]]) -> list[SheetRow]:
-    """A row for every core of a slide; the core's region of interest is written to a folder next to the sheet.
+    """Make a row for every core of a slide, and write the core's region of interest to a folder next to the sheet.
 
     Args:
         slide: row of the slide.
         sheet: path of the sheet to which the rows will be written.
-        known: further cells of a row by column, by the core's name; empty if there is no core map.
+        known: further cells of a row, keyed by the core's name and then by column; empty without a core map.
 
     Raises:
         SlideError: the slide cannot be read, or its tissue is not a grid of cores.
-        SheetError: a core map is given, but has none of the slide's cores.
+        SheetError: a core map is given, but contains none of the slide's cores.
     """
     from dataclasses import replace
 
@@ -133,7 +133,7 @@ def _read_core_map(path: Path) -> dict[str, dict[str, str]]:
 
 
 def _compare_with_map(slide: SheetRow, names: list[str], known: Mapping[str, object]) -> None:
-    """Warn of cores that only the slide or only the map has; raise an error if they have no core in common."""
+    """Warn of cores that only the slide or only the map has; raise an error if the two have no core in common."""
     from warnings import warn
 
     from muse_pipeline.core.errors import LeftOutWarning, SheetError

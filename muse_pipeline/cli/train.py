@@ -17,7 +17,7 @@ from muse_pipeline.cli.arguments import (
     zero_or_more,
 )
 
-# Descriptions of the verbs that are for a single method, by verb. METHODS has the method that each verb uses for a
+# Descriptions, keyed by verb, of the verbs for a single method. METHODS contains the method that each verb uses for a
 # config without a method.
 DESCRIPTIONS = {
     "finetune": """Train a nucleus detector on labelled images, as a config describes.
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of every verb that trains, except its config."""
+    """Arguments of every verb that trains, apart from its config."""
     add_output_argument(parser, "FOLDER", "folder of the run")
     parser.add_argument("--until", metavar="STAGE", help="last stage to finish (default: all)")
     add_compute_arguments(parser)

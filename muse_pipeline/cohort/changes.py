@@ -12,7 +12,7 @@ from muse_pipeline.core.files import find_json, sha256_of
 from muse_pipeline.core.text import count_noun, some_of
 from muse_pipeline.slides.remote import is_url
 
-# Phrases for settings whose values mean little to a reader.
+# Phrases that replace the values of settings where a reader could not interpret the values.
 PHRASES = {
     "slide": "slide files at another location",
     "slide files": "changed slide files",
@@ -21,10 +21,10 @@ PHRASES = {
 
 
 def describe_changes(changes: Mapping[str, Sequence[str]], replaced: str = "the finished results") -> list[str]:
-    """Lines of text about the results that a run replaces: every change with its slides; empty if nothing is replaced.
+    """Describe in lines of text which results a run replaces: every change with its slides; empty if there is none.
 
     Args:
-        changes: changes for every slide whose results are replaced, by slide_id.
+        changes: changed settings, in words, of every slide whose results are replaced, keyed by slide_id.
         replaced: phrase for the results that are replaced.
     """
     slides_of: dict[str, list[str]] = {}
@@ -41,16 +41,16 @@ def describe_changes(changes: Mapping[str, Sequence[str]], replaced: str = "the 
 
 
 def read_changes(record: Path, now: Mapping[str, Any]) -> dict[str, str] | None:
-    """The settings of one job that differ from those with which its results were made; None if those are unknown.
+    """Compare the settings of a job with those that its results were made with; None if the latter are unknown.
 
     Args:
         record: path of the JSON file with the settings that the job was run with.
         now: settings of the job in this run.
 
     Returns:
-        A phrase for every setting whose value differs, by the setting's name, such as "csv false -> true".
+        A phrase for every setting whose value differs, keyed by the setting's name, such as "csv false -> true".
     """
-    if not isinstance(before := find_json(record), dict):  # no job has finished, or another program wrote the results
+    if not isinstance(before := find_json(record), dict):  # the job has not finished, or another program wrote the file
         return None
     return {
         name: PHRASES.get(name) or f"{name} {_word(before.get(name))} -> {_word(value)}"

@@ -39,13 +39,13 @@ NOT_SLIDES = frozenset(  # text, tables, results, and files that accompany slide
     {".txt", ".md", ".csv", ".tsv", ".xlsx", ".json", ".geojson", ".xml", ".html", ".pdf", ".log", ".yaml", ".yml"}
     | {".h5ad", ".parquet", ".opt", ".ini", ".dat"}
 )
-_SERIES_UID = re.compile(rb"\x20\x00\x0e\x00UI(..)", re.DOTALL)  # DICOM (0020,000E) with its explicit type and length
+_SERIES_UID = re.compile(rb"\x20\x00\x0e\x00UI(..)", re.DOTALL)  # DICOM tag (0020,000E), its type and its length
 
 
 def find_rows(
     paths: Sequence[Path | str], mpp: float | None = None, roi: Path | None = None, regions: Path | None = None
 ) -> list[SheetRow]:
-    """The rows of slides, URLs, folders of slides and sheets, in the given order; a slide given twice has one row.
+    """Collect the rows of slides, URLs, folders and sheets, in the given order; a slide given twice has one row.
 
     Args:
         paths: paths or URLs.
@@ -55,7 +55,7 @@ def find_rows(
 
     Raises:
         ConfigError: ``mpp`` is given for a sheet, or ``roi`` or ``regions`` for a sheet or a folder.
-        SheetError: two slides have the same slide_id, or as in ``collect_slides``, ``read_sheet`` and ``name_slides``.
+        SheetError: slides share a slide_id, or ``collect_slides``, ``read_sheet`` or ``name_slides`` raises it.
     """
     paths = list(dict.fromkeys(paths))
     is_folder = {location: not is_url(str(location)) and Path(location).is_dir() for location in paths}
@@ -95,7 +95,7 @@ def _unique_rows(rows: Iterable[SheetRow]) -> list[SheetRow]:
 
 
 def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRow]:
-    """A row for every slide under ``folder``, sorted by path.
+    """Make a row for every slide under ``folder``, sorted by path.
 
     Hidden files and folders, and result folders (those with a slide.json), are skipped. A DICOM series has one row.
     PNG, JPEG and JPEG 2000 files, which state no mpp, are included only if ``mpp`` is given.
@@ -104,7 +104,7 @@ def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRo
         SheetError: the folder is missing or contains no slide, or a path is not UTF-8.
 
     Warns:
-        LeftOutWarning: some files are neither slides nor of a kind in ``NOT_SLIDES``.
+        LeftOutWarning: some files have a suffix that is neither that of a slide nor in ``NOT_SLIDES``.
     """
     folder = Path(folder).resolve()  # links inside it are not resolved: a MIRAX slide needs the folder next to its link
     if not folder.is_dir():
@@ -135,10 +135,10 @@ def _list_left_out(folder: Path, files: list[Path]) -> str:
 def name_slides(
     files: Sequence[Path | str], mpp: float | None = None, roi: Path | None = None, regions: Path | None = None
 ) -> list[SheetRow]:
-    """A row for each of ``files``, paths or URLs, all with the same ``mpp``, ``roi`` and ``regions``.
+    """Make a row for each path or URL in ``files``, all with the same ``mpp``, ``roi`` and ``regions``.
 
     Raises:
-        SheetError: a URL is not a slide's, or a path is not UTF-8.
+        SheetError: a URL is not that of a slide, or a path is not UTF-8.
     """
     locations = [_parse_location(file) for file in files]
     _require_unicode(location for location in locations if isinstance(location, Path))
@@ -214,7 +214,7 @@ def _text_of(lines: Iterable[Sequence[Any]], path: Path, end: str = "\n") -> byt
 
 
 def _identity(path: Path) -> Path | tuple[Path, bytes | Path]:
-    """A value that is equal for all paths of a slide: a link and its target, or the files of a DICOM series."""
+    """A key that is equal for all paths of a slide, such as a link and its target or the files of a DICOM series."""
     if path.suffix.lower() == ".dcm" and path.is_file():
         return path.parent.resolve(), _series_uid(path)
     return path.resolve()
@@ -244,7 +244,7 @@ def _path_within(home: str, location: Path | SlideUrl) -> Path:
 
 
 def _walk(folder: Path) -> list[Path]:
-    """Files below ``folder``, including those behind links; a folder with several links to it is entered once."""
+    """List the files under ``folder``, following links; skip hidden files, results, and folders listed before."""
     found: list[Path] = []
     entered: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
@@ -258,9 +258,9 @@ def _walk(folder: Path) -> list[Path]:
 
 
 def _one_per_series(files: Sequence[Path]) -> list[Path]:
-    """All files, but only the largest of each DICOM series, which contains level 0.
+    """Leave out all files of a DICOM series except the largest, which contains level 0.
 
-    OpenSlide opens a series by any of its files. A link without a target is kept; the check of the sheet reports it.
+    OpenSlide opens a series from any of its files. A link without a target is kept; the check of the sheet reports it.
     """
     series, alone = defaultdict(list), []
     for path in files:
@@ -279,7 +279,7 @@ def _series_uid(path: Path) -> bytes | Path:
 
 
 def _unique_names(paths: Sequence[Path]) -> list[str]:
-    """Unique slide_ids: the names of the files, with their folders, suffixes or numbers added where names are equal."""
+    """Make unique slide_ids from the names of files; where names are equal, add folders, suffixes or numbers."""
     ways: tuple[Callable[[Path], str], ...] = (
         _stem,
         lambda path: "_".join([*path.parts[:-1], _stem(path)]),
@@ -300,7 +300,7 @@ def _stem(path: Path) -> str:
 
 
 def _safe_name(text: str) -> str:
-    """``text`` as a valid slide_id: forbidden characters become underscores."""
+    """Make a valid slide_id from ``text``: forbidden characters become underscores."""
     text = unicodedata.normalize("NFC", text)
     text = "".join("_" if char in ID_FORBIDDEN or not char.isprintable() else char for char in text)
     while len(text.encode()) > ID_MAX_BYTES - 5:  # leaves room for a number

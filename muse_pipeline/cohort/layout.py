@@ -8,7 +8,7 @@ from pathlib import Path
 
 from muse_pipeline.core.text import slug
 
-# Endings of the files of a table of nuclei or proposals; other files, such as a QuPath project, are the user's.
+# Suffixes of the files of a table of nuclei or proposals; other files, such as a QuPath project, belong to the user.
 TABLE_FILES = ("parquet", "csv.gz", "geojson.gz", "part-[0-9][0-9][0-9].geojson.gz", "provenance.json")
 # Names of files and folders next to the folders of the slides.
 BESIDE_SLIDES = frozenset(
@@ -47,7 +47,7 @@ def shard_names(n_shards: int) -> list[str]:
 
 
 class _Path:
-    """Attribute that returns the path of a file or folder in ``folder``."""
+    """Descriptor whose value is the path of a file or folder inside the ``folder`` of its owner."""
 
     def __init__(self, name: str):
         self._name = name
@@ -135,17 +135,17 @@ class CohortFiles:
         return SlideFiles(self.folder / slide_id)
 
     def tables(self) -> dict[str, Path]:
-        """Paths of the existing tables of nuclei, by slide_id."""
+        """Paths of the existing tables of nuclei, keyed by slide_id."""
         return {path.parent.name: path for path in sorted(self.folder.glob("*/nuclei.parquet"))}
 
 
 def remove_cohort_files(results: Path, slides: Collection[str], unrequested: Collection[str] = ()) -> None:
-    """Remove the files in ``OF_COHORT`` that are older than one of their sources, or that lack one.
+    """Remove each file in ``OF_COHORT`` that is older than one of its sources, or of which a source is missing.
 
     Args:
         results: output folder of the run.
-        slides: slides whose tables of nuclei are the sources.
-        unrequested: names of files that the run does not write; for these the resolved sheet is a source too.
+        slides: slide_ids of the slides whose tables of nuclei are the sources.
+        unrequested: names of files that the run does not write; the resolved sheet is a source of these too.
     """
     tables = [SlideFiles(results / slide).nuclei for slide in slides]
     for path in (results / name for name in OF_COHORT):

@@ -17,7 +17,7 @@ from muse_pipeline.core.errors import LeftOutWarning, MuseError, OutputError
 from muse_pipeline.core.files import find_full_disk, find_json, write_json
 from muse_pipeline.core.text import one_line
 
-# Steps that are not reported as missing: they are optional, or the report does their work.
+# Steps that are not reported as missing, because they are optional or the report makes up for them.
 OPTIONAL = ("fetch", "regions", "propose", "overlay")
 KILLED = "killed (out of memory or time?); see its log and run again"
 STEPS = ("fetch", "inspect", "tissue", "tile", "regions", "propose", "detect", "stitch", "geojson", "overlay")
@@ -47,14 +47,14 @@ class StepRecord:
 
 
 def read_progress(folder: Path, n_shards: int | None = None, no_model: str = "") -> list[StepRecord]:
-    """The records of a slide's steps and outputs, in the order of ``order_steps``.
+    """Read the records of a slide's steps and outputs, in the order of ``order_steps``.
 
     A step that has no ledger and is not in ``OPTIONAL`` has the status "missing".
 
     Args:
         folder: folder of the slide's results.
         n_shards: number of shards of the run; ledgers of runs with a different number are ignored.
-        no_model: reason why ``detect`` is missing if there is no model.
+        no_model: reason why ``detect`` is missing in a run without a model; "" otherwise.
     """
     entries = list(_read_entries(folder / "ledger", n_shards))
     records: list[StepRecord] = []
@@ -68,12 +68,12 @@ def read_progress(folder: Path, n_shards: int | None = None, no_model: str = "")
 
 
 def order_steps(steps: Collection[str]) -> list[str]:
-    """The steps in the order in which they run: those in ``STEPS``, then all others by name."""
+    """The steps in the order in which they run: those in ``STEPS``, and then all others sorted by name."""
     return [*(step for step in STEPS if step in steps), *sorted(set(steps) - set(STEPS))]
 
 
 def first_problem(records: Iterable[StepRecord]) -> StepRecord | None:
-    """The step that explains why a slide is not finished: a recorded failure before a missing step.
+    """The step that explains why a slide is not finished; a recorded failure takes precedence over a missing step.
 
     ``overlay`` never counts, since the report draws missing pictures; nor does ``regions``, which nuclei do not need.
     """
@@ -128,11 +128,11 @@ def _explain_absence(step: str, stopped_at: StepRecord | None, no_model: str) ->
 def record_step(path: Path | None, step: str, folders: Sequence[Path] = ()) -> Iterator[list[str]]:
     """Write the outcome of a step, its time and its peak memory to ``path`` when the block ends or fails.
 
-    The block receives a list; texts that it appends are written as ``warnings``, and so is every ``LeftOutWarning``,
-    which is also printed. The entry is empty while the block runs, and stays empty if the process is killed.
+    The block receives a list; texts appended to it are written as ``warnings``, and so is every ``LeftOutWarning``,
+    which is also printed. The file is empty while the block runs, and stays empty if the process is killed.
 
     Args:
-        path: path of the entry; None to write none.
+        path: path of the ledger; None to write none.
         step: name of the step.
         folders: folders that the block writes to; if it fails, their disks are tested for free space.
 
@@ -170,7 +170,7 @@ def record_step(path: Path | None, step: str, folders: Sequence[Path] = ()) -> I
 
 
 def _begin_entry(path: Path) -> None:
-    """Create an empty entry, in place of an older one if there is one."""
+    """Write an empty entry, in place of any older one."""
     with suppress(OSError):  # a disk that is full or read-only is reported by the step itself
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)

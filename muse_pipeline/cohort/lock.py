@@ -1,4 +1,4 @@
-"""A lock on a folder of results, so that only one run writes to it, be it of the workflow or of ``muse run``."""
+"""A lock on a folder of results: only one run, of the workflow or of ``muse run``, writes to it at a time."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def lock_results(folder: Path, program: str) -> Iterator[None]:
 
 
 def find_other_run(folder: Path) -> str | None:
-    """A sentence about the run that has locked a folder of results; None if there is none."""
+    """Describe in a sentence the run that has locked a folder of results; None if it is not locked."""
     with suppress(FileNotFoundError), (folder / NAME).open("rb") as file:
         try:
             lock_file(file, shared=True)

@@ -16,7 +16,7 @@ NO_REASON = "was killed or could not write (out of memory, time or disk space?)"
 
 
 def describe_nuclei(summary: dict[str, Any]) -> str:
-    """Text with the number of nuclei in a slide's summary, and the number left out because they are in artefacts."""
+    """Text with the number of nuclei in a slide's summary, and the number left out because they lie in artefacts."""
     n = Provenance.from_dict(summary["provenance"]).n_left_out
     flagged = f", {n:,} more in artefacts" if n else ""
     return f"{count_noun(summary['n_nuclei'], 'nucleus', 'nuclei')}{flagged}"
@@ -33,24 +33,24 @@ def read_entries(ledgers: Iterable[Path]) -> list[dict[str, Any]]:
 
 
 def find_failure(entries: Iterable[dict[str, Any]]) -> tuple[str, str] | None:
-    """The step and the reason of the first entry that is not ok; None if all are."""
+    """The step and the reason of the first entry that is not ok; None if there is none."""
     return next(((entry["step"], entry["reason"]) for entry in entries if entry["status"] != "ok"), None)
 
 
 def failed_steps(folder: Path) -> set[str]:
-    """Names of the ledgers, in a slide's ``folder``, of steps that failed or were killed."""
+    """Names, without suffix, of the ledgers in a slide's ``folder`` of steps that failed or were killed."""
     return {path.stem for path in folder.glob("ledger/*.json") if _status(path) not in {"ok", "interrupted"}}
 
 
 def remove_failed(folder: Path, store: str, outputs: Iterable[str]) -> None:
     """Remove the old nuclei or proposals that the failed steps of a slide should have replaced.
 
-    They could be mistaken for results, and Snakemake would consider the slide done. The downloaded copy of a slide is
-    removed too, so that the next run fetches a corrected original.
+    Otherwise they could be mistaken for new results, and Snakemake would consider the slide finished. The downloaded
+    copy of a slide is removed too, so that the next run fetches a corrected original.
 
     Args:
         folder: folder of the slide.
-        store: name of the store that nuclei are found in.
+        store: name of the store in which nuclei are found.
         outputs: glob patterns of the files that are made from nuclei.
     """
     shutil.rmtree(folder / "fetched", ignore_errors=True)
@@ -67,13 +67,13 @@ def remove_failed(folder: Path, store: str, outputs: Iterable[str]) -> None:
 def remove_unrequested_steps(
     folder: Path, stores: Collection[Path], steps: Iterable[str] = (), has_proposals: bool = False
 ) -> None:
-    """Remove the ledgers of steps that are no longer requested, whose failures would stay in the report.
+    """Remove the ledgers of steps that are no longer requested, since the report would show their failures.
 
     Ledgers of proposals are kept if the steps succeeded.
 
     Args:
         folder: folder of the slide.
-        stores: stores that are requested.
+        stores: paths of the requested stores.
         steps: steps that are not requested.
         has_proposals: True if proposals are requested.
     """

@@ -15,9 +15,9 @@ def patient_in_name(name: str, rule: str | int | None = None, folder: Path | Non
 
     Args:
         name: name of the picture or slide.
-        rule: a number of leading characters, or a regular expression; by default the first 12 characters of TCGA names,
-            else the whole name.
-        folder: folder of the file, for the message.
+        rule: number of leading characters, or a regular expression for ``find_in_name``; by default the first 12
+            characters of TCGA names, and otherwise the whole name.
+        folder: folder of the file, for the error message.
 
     Raises:
         LabelError: the name does not match the regular expression.
@@ -33,13 +33,13 @@ def patient_in_name(name: str, rule: str | int | None = None, folder: Path | Non
 
 
 def find_in_name(name: str, pattern: str) -> str | None:
-    """First group of a regular expression's match in a name (the whole match if it has no group); None if no match."""
+    """First group (or, without groups, all) of the match of ``pattern`` in a name; None if it does not match."""
     found = re.search(pattern, name)
     return None if found is None else found[1 if found.re.groups else 0]
 
 
 def require_patient_rule(rule: str | int | None, folder: Path) -> None:
-    """Check a rule for ``patient_in_name``; ``folder`` is named in the message.
+    """Check a rule for ``patient_in_name``; the error message contains ``folder``.
 
     Raises:
         LabelError: the rule is a number below 1 or not a valid regular expression.
@@ -59,9 +59,10 @@ def _is_pattern(text: str) -> bool:
 
 
 def find_patients(names: list[str], rows: dict[str, dict[str, str]], pattern: str | None) -> tuple[dict[str, str], str]:
-    """The patient of each slide, and a description of where patients come from.
+    """Return the patients, keyed by slide, and a description of their source.
 
-    They come from ``pattern`` if it is given, else from the sheet; a slide that has none there is its own patient.
+    Patients are matched in the names if ``pattern`` is given, and otherwise read from the sheet, where a slide without
+    a patient counts as a patient of its own.
 
     Raises:
         ConfigError: ``pattern`` is not a valid regular expression, or does not match a name.
@@ -79,7 +80,7 @@ def find_patients(names: list[str], rows: dict[str, dict[str, str]], pattern: st
 
 
 def match_patient(name: str, pattern: str, option: str = "--patient") -> str:
-    """First group of the match of ``pattern``, the value of ``option``, in a name; the whole match if it has no group.
+    """First group (or, without groups, all) of the match of ``pattern``, the value of ``option``, in a name.
 
     Raises:
         ConfigError: the expression is invalid or does not match.

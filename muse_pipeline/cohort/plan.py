@@ -1,4 +1,4 @@
-"""Inputs and parameters of a slide's jobs, which the rules of the workflow get from the sheet and the config.
+"""Inputs and parameters of a slide's jobs, derived from the sheet and the config for the rules of the workflow.
 
 Each cell of a row is a parameter of the rules that need it, but the sheet is not an input of any rule, so editing one
 row reruns only its slide.
@@ -30,11 +30,11 @@ class Plan:
 
     Attributes:
         config: the completed config.
-        rows: rows of the resolved sheet by slide_id, each with its number of ``shards``.
-        model: description of the model by `muse model`.
+        rows: rows of the resolved sheet, keyed by slide_id, each with its number of ``shards``.
+        model: description of the model from `muse model`.
         pretraining: settings of the pretraining run that the model starts from, or {}.
         is_trained: True if the model is trained by this run.
-        settings: definitions of the workflow's settings, by name.
+        settings: definitions of the workflow's settings, keyed by name.
     """
 
     config: Mapping[str, Any]
@@ -51,7 +51,7 @@ class Plan:
 
     @property
     def store(self) -> str:
-        """Name of the store that nuclei are found in."""
+        """Name of the store in which nuclei are found."""
         return store_name(self.config["mpp"])
 
     def folder(self, slide: str) -> str:
@@ -77,7 +77,7 @@ class Plan:
         return slide in self.rows and "://" in self.rows[slide]["path"]
 
     def argument(self, slide: str) -> str:
-        """The path that a step opens: the slide's own, or the folder of its copy if it is at a URL."""
+        """The path that a step opens: the slide's own, or the folder of its copy if the slide is at a URL."""
         path = self.row(slide)["path"]
         return f"{self.folder(slide)}/fetched" if self.is_remote(slide) else path
 
@@ -91,7 +91,7 @@ class Plan:
         return [self.argument(slide)] if self.is_remote(slide) else self.file(slide, "path")
 
     def file(self, slide: str, column: str) -> list[str]:
-        """The file in the slide's cell in ``column`` as an input of a rule, if there is one.
+        """The file that the slide's row names in ``column``, as an input of a rule; empty if there is none.
 
         Paths that Snakemake would read as patterns are left out, as are files dated in the future, since no result
         could be newer.
@@ -100,13 +100,13 @@ class Plan:
         return [path] if path and not re.search("[{}<>]", path) and not _is_dated_ahead(path) else []
 
     def state(self, slide: str, column: str) -> str:
-        """``state_of_files`` of the file in the slide's cell in ``column`` and, for MIRAX, of its pixel files."""
+        """``state_of_files`` of the file named in ``column`` of the slide's row and, for MIRAX, of its pixel files."""
         path = Path(self.row(slide).get(column) or "")
         pixels = sorted(path.with_suffix("").glob("*")) if path.suffix.lower() == ".mrxs" else []
         return state_of_files([path, *pixels])
 
     def regions(self, slide: str) -> list[str]:
-        """The slide's tissue regions as an input of a rule: from the sheet, else from the config's region model."""
+        """The slide's tissue regions as an input of a rule: from the sheet, or else from the config's region model."""
         if self.row(slide).get("regions") or not self.config.get("regions"):
             return self.file(slide, "regions")
         return [f"{self.folder(slide)}/regions.json"]
@@ -126,7 +126,7 @@ class Plan:
         return str(SlideFiles(Path(self.folder(slide))).embeddings(self.model["name"]))
 
     def embeddings(self, slide: str) -> list[str]:
-        """``embeddings_file`` as an input of a rule, if the config asks for it."""
+        """``embeddings_file`` as an input of a rule; empty unless the config requests it."""
         return [self.embeddings_file(slide)] if self.config.get("embedding") else []
 
     def embeddings_option(self, slide: str) -> list[Any]:
@@ -140,7 +140,7 @@ class Plan:
         return 1 if is_small else THREADS
 
     def shards(self, slide: str, folder: str = "shards") -> list[str]:
-        """Paths of the slide's shards in ``folder``, that of nuclei or of proposals."""
+        """Paths of the slide's shards in ``folder``, which contains those of nuclei or of proposals."""
         return [f"{self.folder(slide)}/{folder}/{name}.parquet" for name in shard_names(self.row(slide)["shards"])]
 
     def every_shard(self, slides: Iterable[str], folder: str = "shards") -> list[str]:
@@ -178,10 +178,10 @@ class Plan:
         return {"regions": version_of_file(self.config["regions"]), "provider": self.model["provider"]}
 
     def nuclei_settings(self, slide: str) -> dict[str, Any]:
-        """All settings that a slide's nuclei and its pictures depend on, those of earlier jobs included.
+        """All settings that a slide's nuclei and its pictures depend on, including those of earlier jobs.
 
-        A killed run with changed settings leaves old nuclei but no shards, and Snakemake does not recreate the inputs
-        of a file that is up to date.
+        Earlier jobs are included because a killed run with changed settings leaves old nuclei but no shards, and
+        Snakemake does not recreate missing inputs of a file that it considers up to date.
         """
         drawn = self.row(slide).get("regions")
         return {
@@ -194,7 +194,7 @@ class Plan:
         }
 
     def job_settings(self, slide: str) -> dict[str, dict[str, Any]]:
-        """The settings that every job of a slide depends on, by the name of the job's record."""
+        """The settings that every job of a slide depends on, keyed by the name of the job's record."""
         shards = shard_names(self.row(slide)["shards"])
         return {
             "image": self.image_settings(slide),
@@ -213,7 +213,7 @@ class Plan:
         }
 
     def proposals_settings(self, slide: str) -> dict[str, Any]:
-        """All settings that the proposals of a slide depend on, those of earlier jobs included."""
+        """All settings that the proposals of a slide depend on, including those of earlier jobs."""
         return {
             **self.image_settings(slide),
             "shards": self.row(slide)["shards"],
@@ -227,15 +227,15 @@ def option(flag: str, value: Any) -> list[Any]:
 
 
 def without_patterns(paths: Iterable[str]) -> list[str]:
-    """The paths without characters that Snakemake expands as patterns; the others cannot be inputs of a rule."""
+    """Those paths that Snakemake would not expand as patterns; the others cannot be inputs of a rule."""
     return [path for path in paths if not re.search("[{}<>*?]", path)]
 
 
 def state_of_files(paths: Iterable[str | Path]) -> str:
-    """A checksum of the sizes and times of those files that exist.
+    """A checksum of the sizes and modification times of those files that exist.
 
-    An input replaced by a file with an older date, as by `cp -p` or `rsync -a`, has changed too, but Snakemake only
-    looks for newer inputs.
+    It also changes if an input is replaced by an older file, as by `cp -p` or `rsync -a`; Snakemake itself looks only
+    for newer inputs.
     """
     found = [path.stat() for path in map(Path, paths) if path.is_file()]
     return hashlib.sha256(repr([(one.st_size, int(one.st_mtime)) for one in found]).encode()).hexdigest()

@@ -18,15 +18,15 @@ from muse_pipeline.core.errors import ConfigError, LeftOutWarning, SheetError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.text import slug
 
-PATTERNS = set('{}<>*?"')  # Snakemake expands paths with these as patterns
-NOT_TEXT = {"true", "false", "yes", "no", "on", "off", "null", "~"}  # YAML converts these words, in any case
+PATTERNS = set('{}<>*?"')  # characters in paths that Snakemake expands as patterns
+NOT_TEXT = {"true", "false", "yes", "no", "on", "off", "null", "~"}  # read by YAML as true, false or null, in any case
 
 
 def require_plain_output(settings: Mapping[str, Any]) -> None:
-    """Check the name of the output folder.
+    """Check that Snakemake does not read the name of the output folder as a pattern.
 
     Raises:
-        ConfigError: Snakemake reads it as a pattern.
+        ConfigError: the name contains one of ``PATTERNS``.
     """
     if patterns := sorted(PATTERNS.intersection(settings["output"])):
         raise ConfigError(
@@ -48,11 +48,11 @@ def require_columns(settings: Mapping[str, Any]) -> None:
 
 
 def require_as_typed(settings: Mapping[str, Any], typed: Mapping[str, str]) -> None:
-    """Reject texts typed after ``--config`` that Snakemake, which parses them as YAML, cuts or does not read as text.
+    """Reject texts after ``--config`` that Snakemake, which parses them as YAML, cuts off or converts to other types.
 
     Args:
         settings: the config.
-        typed: values after ``--config`` as they were typed, by setting.
+        typed: values after ``--config`` as they were typed, keyed by setting.
 
     Raises:
         ConfigError: a text was cut, for example at a #, or would be true, false or null in a config file.
@@ -67,11 +67,11 @@ def require_as_typed(settings: Mapping[str, Any], typed: Mapping[str, str]) -> N
 
 
 def explain_schema_error(wrong: Any, typed: Mapping[str, str]) -> str:
-    """Message for a ``jsonschema.ValidationError``, which for an unknown setting suggests the nearest known name.
+    """Return the message for a ``jsonschema.ValidationError``; for an unknown setting it suggests a known one.
 
     Args:
         wrong: the error.
-        typed: values after ``--config`` as they were typed, by setting.
+        typed: values after ``--config`` as they were typed, keyed by setting.
     """
     setting = ".".join(map(str, wrong.absolute_path))
     if wrong.validator == "type" and "string" in wrong.validator_value:
@@ -117,7 +117,7 @@ def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any])
 
     Args:
         settings: the config.
-        model: description of the model by `muse model`.
+        model: description of the model from `muse model`.
 
     Raises:
         ConfigError: the model maps regions, works at a different mpp, or has several classes in mode label-free.
@@ -140,7 +140,7 @@ def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any])
 
 
 def name_codecs(settings: Mapping[str, Any], pretrain_mpp: float) -> dict[str, str]:
-    """The codec in ``pretrain_store``, by the name of the store that pretraining reads.
+    """The codec in ``pretrain_store``, keyed by the name of the store that pretraining reads.
 
     Args:
         settings: the config.
@@ -159,7 +159,7 @@ def name_codecs(settings: Mapping[str, Any], pretrain_mpp: float) -> dict[str, s
 
 
 def name_stores(mpps: Iterable[float]) -> dict[str, float]:
-    """The mpp of each store, by the store's name.
+    """The mpp of each store, keyed by the store's name.
 
     Raises:
         ConfigError: two of the mpps would have the same store name.
@@ -175,7 +175,7 @@ def name_stores(mpps: Iterable[float]) -> dict[str, float]:
 
 
 def training_file(settings: Mapping[str, Any]) -> str | None:
-    """The file of the training run that the config gives as its model; None if it gives no training run."""
+    """The file of the training run that makes the config's model; None if the model is not trained."""
     model = settings["model"]
     if isinstance(model, str) and not model.endswith((".yaml", ".yml")):
         return None
@@ -189,7 +189,7 @@ def training_data(settings: Mapping[str, Any]) -> list[str]:
 
 
 def region_run(settings: Mapping[str, Any]) -> str | None:
-    """The file of the training run that the config gives as its region model; None if it gives no training run."""
+    """The file of the training run that makes the config's region model; None if that is not trained."""
     regions = settings["regions"]
     return regions if regions and regions.endswith((".yaml", ".yml")) else None
 
@@ -219,7 +219,7 @@ def require_region_model(model: Mapping[str, Any]) -> None:
 
 
 def run_file(run: str | Mapping[str, Any], folder: Path) -> str:
-    """The file of a run; a run that is given as settings is first written to ``folder``.
+    """Return the file of a run; a run that is given as settings is first written to ``folder``.
 
     Paths in the settings are relative to the working directory.
 
@@ -250,7 +250,7 @@ def _from_here(checkpoint: Any) -> Any:
 
 
 def as_changes(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Settings in the form of ``--set``, in which a.b=1 is setting b of a."""
+    """Yield settings in the form of ``--set``, in which a.b=1 sets b of a to 1."""
     for name, value in settings.items():
         if isinstance(value, dict) and value:
             yield from as_changes(value, f"{prefix}{name}.")
@@ -259,7 +259,7 @@ def as_changes(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _as_number(value: Any) -> Any:
-    """Convert texts to numbers and booleans; Snakemake reads all values in braces, `--config a='{b: 1}'`, as text."""
+    """Convert texts to numbers and booleans; Snakemake reads values in braces, as in `--config a='{b: 1}'`, as text."""
     if isinstance(value, list):
         return [_as_number(one) for one in value]
     if not isinstance(value, str):
@@ -277,7 +277,7 @@ def read_text(path: Path) -> str | None:
 
 
 def write_if_changed(path: Path, text: str) -> None:
-    """Write a file unless it has this content already, so that its time does not change and cause a rerun.
+    """Write a file unless it has this content already, so that a new modification time does not cause a rerun.
 
     Raises:
         OutputError: the file cannot be written.

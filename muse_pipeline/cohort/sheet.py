@@ -27,7 +27,7 @@ REQUIRED = ("slide_id", "path")
 MISSING = frozenset(
     {"NA", "N/A", "n/a", "#N/A", "#NA", "#NV", "<NA>", "NaN", "nan", "NULL", "null"}
 )  # R, pandas, Excel
-NO_PATIENT = {"none", "unknown", "missing", *(word.casefold() for word in MISSING)}  # in any case
+NO_PATIENT = {"none", "unknown", "missing", *(word.casefold() for word in MISSING)}  # compared without regard to case
 _UTF16 = ("utf-16-le", "utf-16-be")
 
 # A slide_id is the name of a folder, the value of a Snakemake wildcard and part of shell commands.
@@ -54,7 +54,7 @@ class SheetRow:
             None.
         label: class of the slide, for training region models; or None.
         organ: organ of the tissue, which decides whether a model's classes are validated for the slide; or None.
-        own: cells of columns that the user has added, by the column's name; an empty cell is None.
+        own: cells of columns that the user has added, keyed by the column's name; an empty cell is None.
     """
 
     slide_id: str
@@ -72,7 +72,7 @@ class SheetRow:
     own: dict[str, str | None] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dictionary of all columns, including the user's own, except ``label`` and empty ``NEWER``."""
+        """A JSON-ready dictionary of all columns, the user's own too, but not ``label`` and empty ones in ``NEWER``."""
         left_out = {"label", *(name for name in NEWER if getattr(self, name) is None)}
         return {name: value for name, value in self.cells().items() if name not in left_out}
 
@@ -169,10 +169,13 @@ def id_problem(slide_id: str) -> str | None:
 
 
 def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header, and the row numbers and cells of all rows that are not blank; cells are stripped.
+    """Read the header, and the row numbers and stripped cells of all rows that are not blank.
 
     A word for a missing value (``is_missing``) becomes an empty cell, with a warning. A warning also names patients
-    that differ only in case. In tables with semicolons, as in German, ``mpp`` may have a decimal comma.
+    that differ only in case. In tables with semicolons, ``mpp`` may have a decimal comma.
+
+    Raises:
+        SheetError: the file cannot be read, is empty, or is not a table in UTF-8.
     """
     require_utf8(path)
     separator = find_separator(path)
@@ -239,7 +242,7 @@ def _warn_of_patients(path: Path, header: list[str], records: list[tuple[int, li
 
 
 def read_cells(path: Path, *columns: str, key: str = "slide_id") -> dict[str, dict[str, str]]:
-    """The cells of every row by column, by the row's cell in the column ``key``; the sheet may have any other columns.
+    """Read the cells of all rows, keyed by the row's cell in the column ``key`` and then by column.
 
     Raises:
         SheetError: the sheet cannot be read, lacks ``key`` or one of the ``columns``, or repeats a column or a key.
@@ -259,7 +262,7 @@ def read_cells(path: Path, *columns: str, key: str = "slide_id") -> dict[str, di
 def _values_by_row(
     header: list[str], records: list[tuple[int, list[str]]], column: str = "slide_id"
 ) -> Iterator[tuple[int, dict[str, str], list[str]]]:
-    """Yield each row's number, its cells by column, and its problems: more cells than the header, or a repeated key."""
+    """Yield each row's number, its cells keyed by column, and its problems: too many cells, or a repeated key."""
     seen: dict[str, int] = {}
     for number, cells in records:
         values = dict(zip(header, cells, strict=False))
@@ -347,7 +350,7 @@ def _parse_row(values: dict[str, str], folder: Path) -> SheetRow:
 
 
 def absolute_path(cell: str, folder: Path) -> Path:
-    """The absolute path for a cell of a sheet in ``folder``; it may be a path of Windows.
+    """Return the absolute path for a cell of a sheet in ``folder``; the cell may be a Windows path.
 
     Links are not resolved, since a MIRAX slide needs the folder next to its link.
     """

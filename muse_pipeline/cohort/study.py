@@ -31,7 +31,7 @@ def find_workflow() -> Path:
 
 
 def write_study(folder: Path) -> list[Path]:
-    """Write a Snakefile that includes the installed one, a config and profiles into ``folder``.
+    """Write a config, profiles and a Snakefile, which includes the installed one, into ``folder``.
 
     Returns:
         The files that were written.

@@ -26,8 +26,8 @@ class Between:
     """Limits of a number, as metadata of a setting's type: ``Annotated[float, Between(0, 1)]``.
 
     Attributes:
-        least: smallest value.
-        most: largest value; an infinite limit allows any finite number.
+        least: minimum value.
+        most: maximum value; infinity allows any finite number.
         is_open: True if values must be above ``least``.
     """
 
@@ -102,7 +102,7 @@ def read_settings(path: Path | str, changes: Iterable[str] = ()) -> Any:
         values = parse_yaml(Path(path).read_bytes(), str(path))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML config") from error
-    for change in changes if isinstance(values, dict) else ():  # `parse_config` rejects all but mappings
+    for change in changes if isinstance(values, dict) else ():  # `parse_config` rejects anything else
         _apply(change, values)
     return values
 
@@ -150,7 +150,11 @@ def _read_hints(kind: type) -> dict[str, Any]:
 
 
 def parse_config(values: Any, kind: type[C], where: str) -> C:
-    """Turn a nested dictionary into ``kind``; ``where`` is the prefix of error messages."""
+    """Convert a nested dictionary to the dataclass ``kind``; ``where`` is the prefix of error messages.
+
+    Raises:
+        ConfigError: a setting is unknown, missing, of the wrong type or outside its limits.
+    """
     if not isinstance(values, dict):
         raise ConfigError(
             f"{where}: expected a mapping of settings, found {type(values).__name__}; write `name: value`"

@@ -25,7 +25,7 @@ class Finding:
     Attributes:
         topic: name of the package or device.
         usable: True if it can be used here.
-        found: versions or amounts; if it cannot be used, what is wrong and what to do.
+        found: versions or amounts; if it cannot be used, the reason and the remedy.
     """
 
     topic: str
@@ -34,7 +34,7 @@ class Finding:
 
 
 def examine_environment() -> list[Finding]:
-    """Findings about all packages and devices, in a fixed order."""
+    """Examine all packages and devices, and return the findings in a fixed order."""
     return [
         Finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         _find_openslide(),
@@ -62,7 +62,7 @@ def examine_environment() -> list[Finding]:
 
 
 def find_versions(names: Iterable[str]) -> dict[str, str]:
-    """Versions by name of those distributions that are installed."""
+    """Versions of those distributions that are installed, keyed by name."""
     return {name: version for name in names if (version := _version(name))}
 
 
@@ -119,7 +119,7 @@ def limit_memory(n_bytes: int) -> None:
 
 
 def choose_start_method() -> str:
-    """The start method for child processes: "fork" if this process is known to have a single thread, else "spawn".
+    """The start method for child processes: "fork" if this process certainly has a single thread, otherwise "spawn".
 
     A fork of a process with several threads, for example OpenCV's, could wait forever for a thread that does not exist
     in the fork. The environment variable MUSE_START_METHOD=spawn prevents forks.
@@ -163,7 +163,7 @@ def reserve_gpu() -> None:
     """Restrict this process, before it uses a GPU, to one NVIDIA GPU that no other process of this user has reserved.
 
     The reservation ends with the process. If all GPUs are reserved, one of them is shared. A GPU that the driver has
-    lost is not listed, so that the next process runs on a different one.
+    lost is not in the driver's list, so the next process uses a different one.
     """
     import subprocess
     import tempfile
@@ -222,11 +222,11 @@ def link_folder(link: Path, target: str, folder: Path) -> None:
     Args:
         link: path of the link.
         target: path that the link contains, which may be relative to the link's later location.
-        folder: path of the folder now.
+        folder: the same folder, at a path that can be read now, to link or copy its files if a link is not allowed.
     """
     try:
         link.symlink_to(target, target_is_directory=True)
-    except (OSError, NotImplementedError):  # the user may not make links on Windows
+    except (OSError, NotImplementedError):  # Windows may not allow the user to make links
         try:
             shutil.copytree(folder, link, copy_function=os.link)
         except (OSError, shutil.Error):  # the folder is on a different disk
@@ -286,7 +286,7 @@ def _find_gpus() -> Finding:
 
 
 def _ask_nvidia_smi(fields: str, check: bool) -> list[str]:
-    """Lines of these fields, one per GPU; with ``check``, an error is raised if nvidia-smi fails."""
+    """Query these fields, and return a line per GPU; with ``check``, raise an error if nvidia-smi fails."""
     import subprocess
 
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]

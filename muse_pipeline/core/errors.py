@@ -14,7 +14,7 @@ class SlideError(MuseError, OSError):
 
 
 class HangingReadError(MuseError, TimeoutError):
-    """Reading a slide hangs. It is not a ``SlideError``, which may concern only one damaged region of a slide."""
+    """Reading a slide hangs. This is not a ``SlideError``, because one may concern only a damaged region of a slide."""
 
 
 class MppError(MuseError, ValueError):
@@ -30,7 +30,7 @@ class ConfigError(MuseError, ValueError):
 
 
 class StoreError(MuseError, OSError):
-    """An image store is missing, incomplete or not from this package."""
+    """An image store is missing, incomplete or not written by this package."""
 
 
 class ModelError(MuseError, ValueError):
@@ -46,7 +46,7 @@ class MissingPackageError(MuseError, ImportError):
 
 
 class FrameError(MuseError, ValueError):
-    """Positions are in a different frame than the one expected."""
+    """Positions are in a frame other than the expected one."""
 
 
 class RegistrationError(MuseError, ValueError):
@@ -70,7 +70,7 @@ class CheckpointError(MuseError, ValueError):
 
 
 class NucleiError(MuseError, ValueError):
-    """A table of nuclei is missing, incomplete or not from this package."""
+    """A table of nuclei is missing, incomplete or not written by this package."""
 
 
 class ArgumentError(MuseError, ValueError):

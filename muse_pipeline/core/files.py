@@ -24,7 +24,7 @@ _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.E
 
 @contextmanager
 def complete_file(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path to write to; rename it to ``path`` if the block succeeds, else remove it.
+    """Yield a temporary path to write to; rename it to ``path`` if the block succeeds, or else remove it.
 
     Both files and folders can be written; an existing folder is replaced by a folder, but never by a file. Temporary
     files that killed processes left for the same path are removed after a day.
@@ -107,7 +107,7 @@ def sha256_of(path: Path | str) -> str:
 
 
 def cache_name(path: Path, how: str) -> str:
-    """Name of the cache file for ``path`` as processed by ``how``; it changes when ``path`` is rewritten."""
+    """Name of the cache file for ``path`` when processed as ``how`` describes; changes when ``path`` is rewritten."""
     import hashlib
 
     found = path.stat()
@@ -115,7 +115,7 @@ def cache_name(path: Path, how: str) -> str:
 
 
 def write_json(path: Path | str, values: Any) -> None:
-    """Write readable JSON with sorted keys, complete or not at all.
+    """Write indented JSON with sorted keys; ``path`` is replaced only if writing succeeds.
 
     Raises:
         ValueError: a number is not finite, so that JSON cannot represent it.
@@ -126,7 +126,7 @@ def write_json(path: Path | str, values: Any) -> None:
 
 
 def json_text(values: Any) -> str:
-    """JSON text as ``write_json`` writes it."""
+    """The text that ``write_json`` writes."""
     return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -134,7 +134,8 @@ def read_json(path: Path | str) -> Any:
     """Read a JSON file.
 
     Raises:
-        OSError, ValueError: the file cannot be read or is not valid JSON.
+        OSError: the file cannot be read.
+        ValueError: the file is not valid JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -151,14 +152,14 @@ def find_json(path: Path | str) -> Any:
 
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
-PLENTY_BYTES = 1 << 30  # a disk with more free space was not full, even if an unfinished output has been removed
+PLENTY_BYTES = 1 << 30  # a disk with more free space was not full, even before an unfinished output was removed
 
 
 def find_full_disk(error: OSError | RuntimeError, folders: Sequence[Path]) -> str | None:
-    """The end of a message about the full disk that caused ``error``; None if the cause is different.
+    """The end of a message about the full disk that caused ``error``; None if the cause was not a full disk.
 
     The error of a failed write does not name the disk, and errors of torch and tifffile do not even state the reason.
-    Therefore this tests the disks, and must be called before the unfinished output is removed.
+    Therefore this function tests the disks, and must be called before the unfinished output is removed.
 
     Args:
         error: the exception.
@@ -186,7 +187,7 @@ def _free_bytes(folder: Path) -> int:
 
 
 def _write_error(folder: Path) -> int | None:
-    """Error number of writing a few bytes to the disk of ``folder`` if the disk is full; else None."""
+    """Try to write 64 KiB to ``folder``, and return the error number if its disk is full; otherwise None."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(1 << 16))

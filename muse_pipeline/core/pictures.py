@@ -40,7 +40,7 @@ def read_grey(path: Path) -> np.ndarray | None:
 
 
 def _decode(path: Path, kind: int) -> np.ndarray | None:
-    """The pixels as stored; ``cv2.imread`` would rotate them by EXIF, and fail for many file names on Windows."""
+    """Read pixels as stored; ``cv2.imread`` would apply the EXIF rotation, and fail for many file names on Windows."""
     try:
         return cv2.imdecode(np.fromfile(path, np.uint8), kind | cv2.IMREAD_IGNORE_ORIENTATION)
     except (OSError, cv2.error):
@@ -48,7 +48,7 @@ def _decode(path: Path, kind: int) -> np.ndarray | None:
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
-    """Write (h, w, 3) uint8 RGB, or (h, w) uint8 or uint16.
+    """Write pixels as PNG: (h, w, 3) uint8 RGB, or (h, w) uint8 or uint16.
 
     Raises:
         OSError: the file cannot be written (``cv2.imwrite`` would not raise an error).

@@ -23,7 +23,7 @@ def map_in_order(
     ahead: int = 1,
     make_pool: Callable[[int], Any] = ThreadPoolExecutor,
 ) -> Iterator[R]:
-    """``map`` on ``threads`` threads, with results in order and at most ``threads`` + ``ahead`` items in progress.
+    """Map items on ``threads`` threads; yield results in order, with at most ``threads`` + ``ahead`` in progress.
 
     A larger ``ahead`` keeps the threads busy while the caller spends a long time on one result. ``make_pool`` returns a
     context manager with a method ``submit`` like an executor's.
@@ -56,7 +56,7 @@ def return_large_arrays() -> None:
 
 @contextmanager
 def show_progress(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function of (done, total) that shows progress."""
+    """Show a progress bar during the block, and yield a function of (done, total) that updates it."""
     from tqdm import tqdm
 
     with tqdm(unit=f" {unit}", disable=not sys.stderr.isatty(), leave=False) as bar:

@@ -49,7 +49,7 @@ class Verdict:
         return self.verdict == OTHER_STAIN and DARK not in self.reasons
 
     def sentences(self) -> list[str]:
-        """Warnings for the ledger: the reasons if the verdict is "flagged" or "other stain"; else empty."""
+        """Warnings for the ledger: the reasons if the verdict is "flagged" or "other stain", otherwise none."""
         return list(self.reasons) if self.verdict in DOUBTFUL else []
 
 
@@ -59,7 +59,7 @@ class SizeRecord:
 
     Attributes:
         median_area_um2: median area; None if there are no nuclei.
-        mean_class_probability: mean probability of their classes; None if there are no nuclei or only one class.
+        mean_class_probability: mean probability of the nuclei's classes; None if there are no nuclei or only one class.
         doubt: warning; "" if the size is plausible.
     """
 
@@ -103,11 +103,11 @@ class Quality:
         mpp: um per pixel at which focus was judged.
         cell_um: side of the cells in the map of artefacts.
         model_sha256: checksum of the model that finds all kinds except blurred tissue.
-        area_mm2: area of tissue by kind of artefact; empty if no artefacts were searched for.
+        area_mm2: area of tissue, keyed by kind of artefact; empty if no artefacts were searched for.
         asked: kinds that the user asked to leave out of totals.
         subtract: kinds that totals leave out.
         n_nuclei: number of nuclei that totals leave out.
-        n_by_class: number of these nuclei by class.
+        n_by_class: number of these nuclei, keyed by class.
     """
 
     mpp: Number
@@ -150,7 +150,7 @@ class Regions:
     Attributes:
         source: "model" or "drawn".
         status: "ok" or "failed".
-        reason: reason for a failure, else "".
+        reason: reason for a failure; "" if there was none.
         model: model that mapped the regions; None if they were drawn or after a failure.
         file: file with drawn regions; None if a model mapped them.
         classes: area of each class; None after a failure.
@@ -177,7 +177,7 @@ class Regions:
 class Provenance:
     """Origin of the nuclei or proposals of a slide: slide, model, settings, versions and doubts.
 
-    A file omits fields with the default None if they are None.
+    Fields whose default is None are omitted from a file if they are None.
 
     Attributes:
         slide_id: name of the slide in the sheet.
@@ -189,30 +189,30 @@ class Provenance:
         model: model that found the nuclei.
         card: content of the model's card.
         provider: provider that ran the model.
-        colour: (3, 4) map that normalises colours for the model; None if a proposer uses none.
+        colour: (3, 4) map that normalises colours for the model; None if the proposer uses none.
         n_windows: number of windows.
         full_windows: indices of windows with more nuclei than the model can return.
         corrupt_fraction: fraction of the tissue that cannot be decoded.
-        versions: versions of packages by name.
+        versions: versions of packages, keyed by name.
         tissue_sha256: checksum of the tissue to which nuclei were restricted.
         refiner_sha256: checksum of the network that refined the outlines.
         appearance: comparison of the slide with the model's training pictures.
-        positive_od: lowest optical density of a positive nucleus in immunohistochemistry.
-        intensities_od: lowest optical densities of nuclei that are 1+, 2+ and 3+ in immunohistochemistry.
-        third_stain: unit vector of the stain in addition to haematoxylin and DAB in immunohistochemistry.
+        positive_od: minimum optical density of a positive nucleus in immunohistochemistry.
+        intensities_od: minimum optical densities of nuclei that are 1+, 2+ and 3+ in immunohistochemistry.
+        third_stain: unit vector of a stain other than haematoxylin and DAB in immunohistochemistry.
         proposer: settings of the proposer that found the proposals.
-        warnings: warnings of the proposer's guard.
-        guarded_windows: number of windows that were excluded from detection, by reason.
+        warnings: warnings of the guard that skips unsuitable windows for a proposer.
+        guarded_windows: number of windows that the guard skipped, keyed by reason.
         roi: region of interest.
         regions: tissue regions.
         quality: artefacts in the tissue.
-        morphology: description of each cluster of shapes.
+        morphology: description of each cluster of nuclei with similar shapes.
         features: features of the nuclei, and the image and stains with which they were measured.
         n_repaired_outlines: number of outlines that were repaired.
         nuclear_size: size of the nuclei.
         class_sizes: size of the nuclei by class.
         n_nuclei: number of nuclei in totals; None until the table is complete.
-        n_by_class: number of these nuclei by class.
+        n_by_class: number of these nuclei, keyed by class.
         n_positive: number of positive nuclei in immunohistochemistry.
     """
 
@@ -272,12 +272,12 @@ class Provenance:
 
     @cached_property
     def classes(self) -> tuple[NucleusClass, ...]:
-        """Classes of the model, by label."""
+        """Classes of the model, in the order of their labels."""
         return tuple(NucleusClass(one["name"], tuple(one["color"])) for one in self.card["classes"])
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the classes of the model, by label."""
+        """Names of the classes of the model, in the order of their labels."""
         return [one.name for one in self.classes]
 
     @property
@@ -292,7 +292,7 @@ class Provenance:
 
     @property
     def threshold(self) -> float | None:
-        """Lowest score of the nuclei; None if the card does not state it."""
+        """Minimum score of a nucleus; None if the card does not state it."""
         return self.card.get("threshold")
 
     @property

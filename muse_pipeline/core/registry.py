@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Plug-ins of one kind, by name.
+    """Plug-ins of one kind, keyed by name.
 
     Modules of ``package`` are imported when a plug-in is first looked up. If a module has the name of the plug-in, only
     that module is imported, so that a plug-in does not need the packages that others need. A plug-in whose packages are
@@ -23,7 +23,7 @@ class Registry(Generic[T]):
     Args:
         kind: noun for a plug-in, used in messages.
         package: package that contains the modules.
-        entry: name of the module that registers the plug-in, if each plug-in is a package; else "".
+        entry: name of the module that registers the plug-in, if each plug-in is a package; otherwise "".
         group: group of entry points through which other packages add plug-ins; "" if they cannot.
     """
 
@@ -51,7 +51,7 @@ class Registry(Generic[T]):
         """The plug-in called ``name``.
 
         Raises:
-            ConfigError: there is no such plug-in; the message suggests the nearest names.
+            ConfigError: there is no such plug-in; the message suggests the nearest name or lists all.
             ModuleNotFoundError: the plug-in needs a package that is not installed.
         """
         if name not in self._entries and name.isidentifier():

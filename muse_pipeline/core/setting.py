@@ -53,7 +53,7 @@ class Setting:
 
     @property
     def parts(self) -> Mapping[str, Any]:
-        """Schemas of the parts of a setting that may be true, false or an object; each part has its own option."""
+        """Schemas of the parts of a setting that may be a boolean or an object; each part has its own option."""
         return self.schema.get("properties", {}) if "boolean" in self.types else {}
 
     def arguments(self, value: Any) -> list[str]:

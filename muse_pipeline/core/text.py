@@ -33,14 +33,14 @@ def count_text(n: int | None) -> str:
 
 
 def area_text(mm2: float | None) -> str:
-    """An area in mm2: 12.3, 1.23 or, below 0.01 mm2, one significant digit; a dash for None."""
+    """An area in mm2, as 12.3 or 1.23, or with one significant digit below 0.01; a dash for None."""
     if mm2 is None:
         return "–"
     return f"{mm2:,.1f}" if mm2 >= 10 else f"{mm2:.2f}" if mm2 >= 0.01 or not mm2 else f"{mm2:.1g}"
 
 
 def percent_text(n: int, total: int) -> str:
-    """The percentage of ``n`` in ``total``, with a decimal below 10 %."""
+    """``n`` as a percentage of ``total``, with one decimal below 10 %."""
     percent = 100 * n / total
     return f"{percent:.1f} %" if 0 < percent < 9.95 else f"{percent:.0f} %"
 
@@ -66,7 +66,7 @@ def memory_text(mib: int | None) -> str:
 
 
 def slug(name: str) -> str:
-    """``name`` with characters replaced so that it is valid in the name of a file or folder."""
+    """``name`` for use in the name of a file or folder: unsuitable characters become hyphens."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
 
 

@@ -25,9 +25,9 @@ FEATURE_SETS = ("none", "basic", "all")  # see ``features.catalogue``
 DOUBTS = ("stain", "scale", "classes", "organ")  # doubts about a slide's numbers (see ``inference.doubts``)
 ARTEFACTS = ("blurred", "fold", "bubble", "ink")  # values of the column ``quality`` (see ``inference.artefacts``)
 SUBTRACTED = ("blurred",)  # artefacts that totals leave out by default
-INTENSITIES_OD = (0.2, 0.4, 0.6)  # lowest optical densities (base 10) of DAB for 1+, 2+ and 3+: QuPath's defaults
+INTENSITIES_OD = (0.2, 0.4, 0.6)  # minimum optical densities (base 10) of DAB for 1+, 2+ and 3+: QuPath's defaults
 MODEL_OF_MODE = {"supervised": "compact", "label-free": "label_free"}  # built-in models by `mode`
-REGION_MODELS = ("epithelium",)  # for users; the output ``artefacts`` has its own model
+REGION_MODELS = ("epithelium",)  # available to users; the output ``artefacts`` has its own model
 
 
 class Frame(StrEnum):
@@ -73,12 +73,12 @@ class SlideInfo:
         slide_id: name of the slide in the sheet, unique in its cohort.
         path: slide file.
         reader: name of the reader that opens it.
-        vendor: maker of the scanner as reported by the reader, else "unknown".
+        vendor: maker of the scanner as reported by the reader, or "unknown".
         size_px: (width, height) of level 0.
         mpp: (x, y) size of a level-0 pixel in um.
         mpp_source: description of where ``mpp`` comes from.
         level_sizes_px: (width, height) of every level, level 0 first.
-        level_downsamples: (x, y) of level-0 pixels per pixel for every level.
+        level_downsamples: (x, y) number of level-0 pixels per pixel, for every level.
         bounds: non-empty rectangle declared by the scanner, or None.
         fingerprint: a cheap checksum of the file's content.
         warnings: sentences for the report.
@@ -115,7 +115,7 @@ class SlideInfo:
 
     @property
     def scanned_box(self) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom, in level-0 pixels, of what QuPath shows: the scanner's bounds, else level 0."""
+        """Left, top, right and bottom, in level-0 pixels, of what QuPath shows: the scanner's bounds or level 0."""
         if self.bounds is None:
             return (0, 0, *self.size_px)
         right, bottom = self.bounds.x + self.bounds.width, self.bounds.y + self.bounds.height
@@ -123,13 +123,13 @@ class SlideInfo:
 
     @property
     def area_mm2(self) -> float:
-        """Area of level 0."""
+        """Area of level 0 in mm2."""
         return self.size_px[0] * self.mpp[0] * self.size_px[1] * self.mpp[1] / 1e6
 
 
 @runtime_checkable
 class Slide(Protocol):
-    """An open slide, which several threads may read; each reader is a plug-in, one file in ``slides/``."""
+    """An open slide, which several threads may read at once; each reader is a plug-in, one file in ``slides/``."""
 
     path: Path
 

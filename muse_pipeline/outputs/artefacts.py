@@ -15,7 +15,7 @@ from muse_pipeline.outputs.base import OUTPUTS, Output
 
 @OUTPUTS.register("artefacts")
 class Artefacts(Output):
-    """``artefacts.geojson``, and the column ``quality`` of the nuclei, with which it is written."""
+    """The file ``artefacts.geojson`` and the column ``quality`` of the nuclei, both written by `stitch`."""
 
     files = ("artefacts.geojson",)
     switch = Setting(
@@ -61,7 +61,7 @@ def subtracted(settings: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def choose_subtracted(kinds: Iterable[str]) -> tuple[str, ...]:
-    """Check the kinds of artefacts that totals shall leave out, and return them; "blur" is short for "blurred".
+    """Check the kinds of artefacts to leave out of totals, and return them; "blur" is short for "blurred".
 
     Raises:
         ConfigError: a kind does not exist, or cannot be left out because it would remove nuclei of clean tissue.

@@ -1,6 +1,6 @@
-"""The interface of an output, and the outputs by name.
+"""The interface of an output, and the registry of all outputs.
 
-A new output is one module next to the others, or is in a separate package with an entry point in the group
+A new output is one module next to the others, or belongs to a separate package with an entry point in the group
 ``muse_pipeline.outputs``. Its settings become settings of a run: in a config, in ``config/README.md`` and on the
 command line.
 """
@@ -29,7 +29,7 @@ class FinishedSlide:
 
     Attributes:
         files: results of the slide.
-        settings: settings of the run, by name.
+        settings: settings of the run, keyed by name.
         patient: patient of the slide; None to derive it from the slide's name.
         embedder: network that computes a vector of features for every nucleus; None if no output needs it.
         threads: number of threads; it does not change results.
@@ -58,7 +58,7 @@ class Output:
     """Files that a run writes for every slide from its nuclei.
 
     Attributes:
-        name: name by which the output is registered.
+        name: name under which the output is registered.
         files: names of files in the slide's folder that exist once the output is written; folders end with "/".
         patterns: glob patterns of further files, which may be missing.
         switch: setting that requests the output; None if every run writes it.
@@ -132,7 +132,7 @@ class Output:
 
 
 def list_outputs(settings: Mapping[str, Any] | None = None, job: str | None = None) -> list[Output]:
-    """Outputs, in the order in which they are written, that ``settings`` request and ``job`` writes; all by default."""
+    """Outputs that ``settings`` request and ``job`` writes (all by default), in the order in which they are written."""
     outputs = sorted(map(_create, OUTPUTS.names()), key=lambda output: (output.rank, output.name))
     return [
         output
@@ -147,5 +147,5 @@ def _create(name: str) -> Output:
 
 
 def file_patterns(outputs: Iterable[Output] | None = None) -> list[str]:
-    """Glob patterns of the files of ``outputs``, or of all outputs, that are removed when the nuclei change."""
+    """Glob patterns of the files of ``outputs`` (by default all) that are removed when the nuclei change."""
     return [pattern for output in outputs or list_outputs() for pattern in output.removed_patterns()]

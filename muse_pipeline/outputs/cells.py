@@ -16,7 +16,7 @@ EXPAND_UM, MOST_UM = 5, 20
 
 @OUTPUTS.register("cells")
 class Cells(Output):
-    """``cells.geojson.gz``."""
+    """The cells for QuPath, ``cells.geojson.gz``."""
 
     files = ("cells.geojson.gz",)
     switch = Setting(

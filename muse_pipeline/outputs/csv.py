@@ -10,7 +10,7 @@ from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
 
 @OUTPUTS.register("csv")
 class Csv(Output):
-    """``nuclei.csv.gz``."""
+    """The table of nuclei as CSV, ``nuclei.csv.gz``."""
 
     files = ("nuclei.csv.gz",)
     switch = Setting("csv", False, {"type": "boolean"}, "also write `nuclei.csv.gz`, the nuclei as a table")

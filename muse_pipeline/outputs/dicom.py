@@ -33,7 +33,7 @@ MAY_BE_EMPTY = [
 
 @OUTPUTS.register("dicom")
 class Dicom(Output):
-    """``nuclei.dcm``: a group per class, outlines in pixels of the slide's finest level, areas as measurements.
+    """The file ``nuclei.dcm``: a group per class, with outlines in level-0 pixels and areas as measurements.
 
     The annotations refer to the slide by its DICOM identifiers, so that a viewer shows them on the slide.
     """
@@ -64,7 +64,7 @@ class Dicom(Output):
 
 
 def find_source(path: Path, width_px: int) -> Dataset:
-    """The header of the DICOM file that contains a slide's level 0.
+    """Read the header of the DICOM file that contains a slide's level 0.
 
     Args:
         path: any file of the slide; all its files must be in the same folder.
@@ -92,7 +92,7 @@ def find_source(path: Path, width_px: int) -> Dataset:
 
 
 def annotate(nuclei: geopandas.GeoDataFrame, source: Dataset, checksum: str) -> Dataset:
-    """Annotations of a slide's nuclei; the same nuclei always give the same bytes.
+    """Make annotations of a slide's nuclei; the same nuclei always give the same bytes.
 
     Args:
         nuclei: nuclei as ``read_nuclei`` returns them, in absolute level-0 px.
@@ -143,7 +143,7 @@ def annotate(nuclei: geopandas.GeoDataFrame, source: Dataset, checksum: str) -> 
 def _make_group(
     number: int, name: str, nuclei: geopandas.GeoDataFrame, algorithm: AlgorithmIdentificationSequence, uid: str
 ) -> AnnotationGroup:
-    """The annotations of the nuclei of one class."""
+    """Make the group of annotations for the nuclei of one class."""
     import numpy as np
     from highdicom.ann import AnnotationGroup, Measurements
     from pydicom.sr.codedict import codes

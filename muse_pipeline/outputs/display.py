@@ -16,7 +16,7 @@ from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
 
 @OUTPUTS.register("summary")
 class Summary(Output):
-    """``summary.json``, the density of the nuclei and fields with their outlines."""
+    """``summary.json``, and pictures of the density of the nuclei and of their outlines in several fields."""
 
     files = ("summary.json", "density.png", "overlays/")
     settings = (
@@ -68,7 +68,7 @@ class Summary(Output):
 
 @OUTPUTS.register("viewer")
 class Viewer(Output):
-    """The folder ``viewer``."""
+    """The folder ``viewer``, with the page that shows the slide and its nuclei."""
 
     files = ("viewer/",)
     switch = Setting(

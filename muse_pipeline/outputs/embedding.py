@@ -13,7 +13,7 @@ from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
 
 @OUTPUTS.register("embedding")
 class Embedding(Output):
-    """``embeddings-<model>.parquet``."""
+    """The vectors of features, ``embeddings-<model>.parquet``."""
 
     patterns = ("embeddings-*.parquet",)
     switch = Setting(

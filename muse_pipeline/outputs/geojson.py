@@ -22,7 +22,7 @@ def require_measurements(names: Sequence[str], features: str, classes: Sequence[
         cells: the setting ``cells``; None if nuclei are not expanded to cells.
 
     Raises:
-        GeoJSONError: one of ``names`` is not a column of numbers in any table of nuclei that such a run writes.
+        GeoJSONError: one of ``names`` is not a column of numbers in a table of nuclei that this run may write.
     """
     if not names:
         return
@@ -38,7 +38,7 @@ def require_measurements(names: Sequence[str], features: str, classes: Sequence[
 
 @OUTPUTS.register("geojson")
 class GeoJson(Output):
-    """``nuclei.geojson.gz``, and its provenance in a file next to it."""
+    """The nuclei for QuPath, ``nuclei.geojson.gz``, and their provenance in a file next to it."""
 
     files = ("nuclei.geojson.gz", "nuclei.provenance.json")
     patterns = ("nuclei.part-[0-9][0-9][0-9].geojson.gz",)
@@ -87,7 +87,7 @@ class GeoJson(Output):
 
 @OUTPUTS.register("tma")
 class Tma(Output):
-    """``tma.geojson``."""
+    """The cores of a tissue microarray for QuPath, ``tma.geojson``."""
 
     files = ("tma.geojson",)
     switch = Setting(

@@ -16,8 +16,8 @@ from muse_pipeline.outputs.base import Output, file_patterns, list_outputs
 if TYPE_CHECKING:
     from muse_pipeline.cohort.plan import Plan
 
-# Stores and shards are not listed, since each records the slide from which it was made. Records of the settings with
-# which the files were made are removed too.
+# Patterns of the files to remove, including records of the settings that they were made with. Stores and shards are
+# not listed, since each records the slide from which it was made.
 OF_SLIDE = (
     *("slide.json", "tissue.npz", "tissue.png", "tissue.geojson", "colour.json"),
     *(f"{table}.{kind}" for table in ("nuclei", "proposals") for kind in TABLE_FILES),
@@ -29,7 +29,7 @@ OF_SLIDE = (
 
 
 def replaced_results(folder: Path) -> Iterator[Path]:
-    """Paths of the files of an earlier run in a slide's folder that a new run removes before it starts."""
+    """Paths of the files in a slide's folder that an earlier run wrote and a new run removes before it starts."""
     outputs = list_outputs()
     ledgers = {f"ledger/{output.step}.json" for output in outputs}
     records = {f"logs/settings/{output.job}.json" for output in outputs}
@@ -37,7 +37,7 @@ def replaced_results(folder: Path) -> Iterator[Path]:
 
 
 def remove_outputs(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Remove the outputs made from a slide's earlier nuclei, once `stitch` has replaced these in a new run."""
+    """Remove the outputs that were made from a slide's earlier nuclei, after `stitch` has replaced the nuclei."""
     written = [output for output in list_outputs(settings) if output.by_stitch]
     outdated = file_patterns(output for output in list_outputs() if output not in written)
     for path in [path for pattern in outdated for path in folder.glob(pattern)]:
@@ -45,7 +45,7 @@ def remove_outputs(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def remove_unrequested(plan: Plan, slide: str) -> None:
-    """Remove outputs that a run does not write if they contain outdated cells of the sheet, such as an old patient."""
+    """Remove outputs that a run does not write and that contain old cells of the sheet, such as a former patient."""
     files = SlideFiles(Path(plan.folder(slide)))
     for output in list_outputs():
         record = files.record(output.job)

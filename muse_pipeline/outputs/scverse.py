@@ -10,7 +10,7 @@ from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
 
 @OUTPUTS.register("anndata")
 class AnnData(Output):
-    """``nuclei.h5ad``."""
+    """The nuclei as AnnData, ``nuclei.h5ad``."""
 
     job = "anndata"
     files = ("nuclei.h5ad",)
@@ -36,7 +36,7 @@ class AnnData(Output):
 
 @OUTPUTS.register("spatialdata")
 class SpatialData(Output):
-    """``slide.spatialdata.zarr``."""
+    """The nuclei and a link to the image, as SpatialData: ``slide.spatialdata.zarr``."""
 
     job = "spatialdata"
     files = ("slide.spatialdata.zarr/",)
