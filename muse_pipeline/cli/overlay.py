@@ -1,7 +1,7 @@
 """Draw a finished slide: its density, three fields with outlines, its viewer, and a summary for the report.
 
-`muse report` draws missing pictures too, but as a separate step this can run for many slides at the same time, and
-before their image stores are removed.
+`muse report` also draws missing pictures, but this separate step can run for many slides at the same time, and before
+their image stores are removed.
 """
 
 from __future__ import annotations

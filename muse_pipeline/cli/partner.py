@@ -1,6 +1,7 @@
 """Register a slide's partner as `muse register` does, and write it as a store in the slide's frame.
 
-This is the job `partner` of the workflow. A partner that cannot be used is recorded in partner.json; it is no error.
+This is the job `partner` of the workflow. A partner that cannot be used is recorded in partner.json and does not
+fail the job.
 """
 
 from __future__ import annotations
