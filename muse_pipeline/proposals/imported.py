@@ -65,7 +65,7 @@ class ImportSettings:
 @PROPOSERS.register("imported")
 @dataclass(frozen=True, eq=False)
 class ImportedNuclei(Detector):
-    """Returns the nuclei that a file has in each window.
+    """Returns the nuclei that a file contains in each window.
 
     Attributes:
         mpp: um per pixel of the windows.
@@ -131,7 +131,7 @@ class ImportedNuclei(Detector):
 
 
 def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nuclei:
-    """All nuclei of a file (frame: level0), without annotated tissue; nuclei without an outline have rays of 0.
+    """All nuclei in a file (frame: level0), but no annotated areas; nuclei without an outline have rays of 0.
 
     A label image must show the whole slide, at any resolution.
 
@@ -198,7 +198,7 @@ SCORE = "score"
 
 
 def read_csv_points(path: Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (N, 2) from columns ``x`` and ``y``, and scores (N,) from column ``score`` (1 if there is none).
+    """Positions (N, 2) from columns ``x`` and ``y``, and scores (N,) from column ``score``, or 1 without it.
 
     Raises:
         LabelError: the file cannot be read or lacks a column, or a position is not a number.

@@ -186,7 +186,7 @@ class Marks:
 
     Attributes:
         column: column of the table.
-        classes: classes by the values of ``column``.
+        classes: classes, indexed by the values of ``column``.
         grid: nuclei counted by class.
     """
 

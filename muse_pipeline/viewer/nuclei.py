@@ -29,11 +29,11 @@ from muse_pipeline.nuclei.parquet import (
 
 CHUNK_UM = 1024.0
 GRID_UM = 64.0
-SCORE_LEVELS = 200  # levels of stored scores
-SCORE_BINS = 20  # bins of the overview and steps of the slider
+SCORE_LEVELS = 200  # number of levels of stored scores
+SCORE_BINS = 20  # number of bins of the overview and of steps of the slider
 NO_CLASS = 255
 N_SAMPLE = 60_000  # about this many nuclei are shown as dots in views of the whole slide
-N_GALLERY = 12  # nuclei of each kind and class
+N_GALLERY = 12  # number of nuclei of each kind and class
 _RAY_UM = 0.01  # step of rays in the temporary files
 _KNUTH = np.uint64(2654435761)  # multiplicative hashing: a random but fixed order of rows
 
@@ -43,7 +43,7 @@ class Batch:
     """Some nuclei of the table.
 
     Attributes:
-        row: (n,) row number in the table.
+        row: (n,) index of the row in the table.
         xy: (n, 2) positions, absolute level-0 px.
         label: (n,) uint8 label; ``NO_CLASS`` if there is none.
         score: (n,) float score.

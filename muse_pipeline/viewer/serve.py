@@ -50,7 +50,7 @@ def start_server(folder: Path, port: int = 0) -> ThreadingHTTPServer:
 
 
 def find_pages(results: Path) -> list[str]:
-    """The pages of a folder, relative to it: report and viewers; for the folder of a slide its viewer, made if missing.
+    """The report and viewers of a folder, relative to it; for the folder of a slide its viewer, written if missing.
 
     Raises:
         NucleiError: there are no pages.
