@@ -283,7 +283,7 @@ class MaskSettings:
 
     Attributes:
         clusters: settings of the clustering; docs/guide/label-free.md lists those of the two releases.
-        min_area_um2: minimum area of an object that is kept; 200 px at 40x in the release.
+        min_area_um2: minimum area of an object; 200 px at 40x in the release.
         max_hole_um2: size below which holes are filled; 64 px at 40x in the release.
         min_density: minimum mean optical density of haematoxylin in the mask; a paler mask is emptied.
         max_share: largest share of a picture that nuclei can cover; a larger mask is emptied.

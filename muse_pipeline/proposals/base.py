@@ -205,7 +205,7 @@ def brown_share(sample: SlideSample) -> float:
 
 
 def name_guarded(guarded: Mapping[str, list[int]], n_windows: int) -> list[str]:
-    """One warning for each reason for which the guard skipped windows, except glass."""
+    """A warning for each reason for which the guard skipped windows, except for glass."""
     counts = {reason: len(windows) for reason, windows in sorted(guarded.items()) if reason != GLASS}
     return [f"{n} of {n_windows} windows skipped ({reason}): nothing is proposed there" for reason, n in counts.items()]
 

@@ -1,7 +1,7 @@
 """Find nuclei as dark blobs of haematoxylin by a filter of their radius, and outline them where the density falls off.
 
 The outline around a centre is star-convex. The value of a ray is the sum of (density - threshold) along it. Dynamic
-programming finds the closed outline of greatest total value whose neighbouring rays differ by at most one step. Such an
+programming finds the closed outline of greatest total value whose neighbouring rays differ by at most one step. This
 outline follows blurred edges, may surround a pale centre and does not leak through gaps. Neighbouring nuclei are
 separated by the power diagram of their centres and radii.
 """

@@ -39,7 +39,7 @@ def render_coordinates(rings: np.ndarray) -> np.ndarray:
     tenths = np.rint(rings * 10).astype(np.int32)
     size = np.abs(tenths)
     high, half = size // _HALF, np.int32(_HALF)
-    end = np.zeros(rings.shape[1:], np.int32)  # "x,y],[" for each position, and "x,y]]]" for the last
+    end = np.zeros(rings.shape[1:], np.int32)  # selects the text after each number: "x,y],[", at last "x,y]]]"
     end[:, 1], end[-1, 1] = 2 * _HALF, 4 * _HALF
     words = np.empty(rings.shape, [("high", _HIGH.dtype), ("low", _LOW.dtype)])
     words["high"] = _HIGH.take(high + half * (tenths < 0))

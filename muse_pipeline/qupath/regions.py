@@ -275,7 +275,7 @@ _NAMESPACE = uuid.UUID("5d1b9c1e-6f3c-5b0a-9a53-0f6d1c3f2b7a")
 
 
 def write_outline(path: Path | str, outline: BaseGeometry, info: SlideInfo) -> None:
-    """Write ``tissue.geojson``: one locked annotation, with the origin at the scanner's bounds as in QuPath.
+    """Write ``tissue.geojson``: one locked annotation, with positions from the scanner's bounds as in QuPath.
 
     Args:
         path: path of the file.
@@ -291,7 +291,7 @@ def write_outline(path: Path | str, outline: BaseGeometry, info: SlideInfo) -> N
 
 
 def write_cores(path: Path | str, cores: Iterable[Core], radius_um: float, info: SlideInfo) -> None:
-    """Write cores of a tissue microarray as QuPath's TMA cores, with the origin at the scanner's bounds.
+    """Write cores of a tissue microarray as QuPath's TMA cores, with positions from the scanner's bounds.
 
     Args:
         path: path of the file.
@@ -353,7 +353,7 @@ class ClassArea:
 
 
 def write_class_areas(path: Path | str, areas: Sequence[ClassArea], info: SlideInfo, made_by: str) -> None:
-    """Write areas as locked annotations, one feature per line, with the origin at the scanner's bounds as in QuPath.
+    """Write areas as locked annotations, one per line, with positions from the scanner's bounds as in QuPath.
 
     Args:
         path: path that ends in ``.geojson`` or ``.geojson.gz``.

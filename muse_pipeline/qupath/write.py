@@ -280,7 +280,7 @@ OPTIONAL = {  # for tables with these columns
     CLUSTER: ("Morphology cluster", CLUSTER, 1),
     REGION_PROB: ("Region probability", REGION_PROB, 3),
     BORDER: ("Border distance um", BORDER, 1),
-    UNLIKE_REGION: ("Unlike region", UNLIKE_REGION, 1),  # 1 for a class that does not occur in the region
+    UNLIKE_REGION: ("Unlike region", UNLIKE_REGION, 1),  # 1 if the class does not occur in the region
     QUALITY: ("In artefact", QUALITY, 1),  # 1 where totals leave a nucleus out
 }
 CHOSEN_DIGITS = 4  # digits after the point, for columns that the user chose

@@ -114,7 +114,7 @@ class SlideResult:
 
     @property
     def class_counts(self) -> dict[str, int]:
-        """Number of nuclei by class; empty if left out, or for immunohistochemistry, where classes are meaningless."""
+        """Number of nuclei by class; empty if left out, or in immunohistochemistry, where classes are meaningless."""
         if not self.summary or self.positive is not None or self.classes_left_out:
             return {}
         return {each["name"]: each["n_nuclei"] for each in self.summary["classes"]}

@@ -297,7 +297,7 @@ def draw_outlines(
 
 
 def _read_pixels(store: Store, field: Field) -> tuple[np.ndarray, int]:
-    """The enlarged pixels of a field on the slide, (h, w, 3) uint8, and the factor by which they are enlarged."""
+    """The enlarged pixels of a field, (h, w, 3) uint8, as far as it is on the slide, and the factor of enlargement."""
     width, height = field_size_px(store, field)
     pixels = store.read(_corner_px(store, field), (width, height))
     enlargement = max(ENLARGEMENT, -(-LEAST_PX // width))

@@ -35,7 +35,7 @@ _DEVIATION = 0.6745  # median absolute deviation of a normal distribution of var
 
 
 def describe_plots(entries: Sequence[ShownSlide]) -> dict[str, Any] | None:
-    """The content of ``templates/plots.html`` by model; None if no model has ``LEAST_SLIDES`` slides."""
+    """The content of ``templates/plots.html``, grouped by model; None if no model has ``LEAST_SLIDES`` slides."""
     added = {id(slide) for slide in counted(entry.slide for entry in entries)}
     entries = [entry for entry in entries if id(entry.slide) in added]
     models = by_model(entry.slide for entry in entries)
@@ -210,7 +210,7 @@ def _class_mix(entries: Sequence[ShownSlide], counts: np.ndarray, groups: Sequen
 
     Args:
         entries: slides of a model.
-        counts: (S, C) nuclei by class; NaN if missing.
+        counts: (S, C) number of nuclei by class; NaN if missing.
         groups: names of the groups.
     """
     slides = [entry.slide for entry in entries]

@@ -30,7 +30,7 @@ from muse_pipeline.tissue.mask import TissueMask
 XENIUM_UM_PER_PX = 0.2125  # of the morphology picture, if experiment.xenium does not state it
 GENE = "feature_name"
 CONTROLS = "NegControl", "BLANK", "UnassignedCodeword", "DeprecatedCodeword", "Intergenic"  # prefixes of names
-LEAST_QUALITY = 20.0  # Phred-scaled; 10x Genomics' own limit
+LEAST_QUALITY = 20.0  # minimum quality of a transcript, Phred-scaled; 10x Genomics' own limit
 BATCH = 1 << 20
 LEAST_ON_TISSUE = 0.5  # minimum fraction of positions in the tissue
 MOST_SCALE = 1.1  # largest ratio between lengths of the same tissue on the slide and in the assay
@@ -59,7 +59,7 @@ class Assay:
 
 
 def read_visium_hd(path: Path) -> Assay:
-    """Open the finest bins of Space Ranger's ``binned_outputs``, or the bins in the folder of one size.
+    """Open the finest bins of Space Ranger's ``binned_outputs``, or those in the folder of a single bin size.
 
     Raises:
         LabelError: a file is missing or cannot be read.
@@ -199,7 +199,7 @@ def _find_map(info: SlideInfo, assay: Assay, transform: Path | None) -> Callable
 def _require_on_tissue(
     info: SlideInfo, tissue: TissueMask, assay: Assay, to_px: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[int, float]:
-    """Require that most positions, or some with a ROI, lie in tissue; return their number and the sum of counts."""
+    """Require that most positions, or with a ROI any, lie in tissue; return the totals of positions and counts."""
     n_all = n_inside = n_counts = 0
     for xy_um, counts in assay.batches():
         n_all += len(xy_um)

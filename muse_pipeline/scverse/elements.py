@@ -103,7 +103,7 @@ class Hdf5Elements:
                 attrs[name] = value
 
     def array(self, path: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Make an array for numbers."""
+        """Make an array of numbers, and return it for writing."""
         return _encoded(self._file.create_dataset(path, shape, dtype), "array")
 
     def ids(self, path: str, n: int) -> Array:

@@ -24,7 +24,7 @@ SEED = 0
 class Difference:
     """Comparison of two groups by M measures.
 
-    The results of tests are (M,) each, and NaN for a measure for which a group has fewer than two values.
+    The results of tests are (M,) each, and NaN where a group has fewer than two values of the measure.
 
     Attributes:
         n: (2, M) number of patients with a value.

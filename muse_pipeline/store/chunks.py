@@ -45,7 +45,7 @@ class Chunk:
 def count_cells(
     mask: np.ndarray, mask_mpp: np.ndarray, cell_um: float, shape: tuple[int, int]
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Count the true mask pixels that each cell touches, in a grid from the mask's corner with cells of ``cell_um``.
+    """Count the true mask pixels that each cell of a grid touches; cells of ``cell_um`` start at the mask's corner.
 
     Yields:
         The rows of each strip of the grid, whose ``shape`` is (rows, columns), and its counts (n, columns) int32.

@@ -186,7 +186,7 @@ def chunk_codecs(codec: str) -> list[dict[str, Any]]:
 _ABSENT = np.uint64(2**64 - 1)
 _CHECKSUM_BYTES = 4
 N_OPEN = 64  # number of files that a process keeps open, because pretraining reads a cohort's stores at random
-N_RECENT = 32  # number of decoded chunks (0.8 MB each) that a process caches, because the views of a set share a few
+N_RECENT = 32  # number of decoded chunks (0.8 MB each) that a process caches, because the views of a set overlap
 
 
 def z_order(n: int) -> list[tuple[int, int]]:

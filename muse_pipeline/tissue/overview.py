@@ -91,7 +91,7 @@ def _cut(pixels: range, step: int) -> list[range]:
 
 
 def _halve(pixels: range, least: int) -> list[range]:
-    """Divide a range into two halves, unless they would be shorter than ``least``."""
+    """Divide a range into halves, or return it alone if they would be shorter than ``least``."""
     middle = (pixels.start + pixels.stop) // 2
     if len(pixels) < 2 * max(least, 1):
         return [pixels]
