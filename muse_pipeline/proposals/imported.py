@@ -88,7 +88,7 @@ class ImportedNuclei(Detector):
 
         Raises:
             ConfigError: the file has an unknown suffix, or the sample has no ``info``.
-            LabelError: the file is missing or broken.
+            GeoJSONError, LabelError: the file is missing or broken.
         """
         if sample.info is None:
             raise ConfigError("imported: positions on a slide cannot be located without the slide's `slide.json`")
@@ -137,7 +137,7 @@ def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nucle
 
     Raises:
         ConfigError: the file has an unknown suffix.
-        LabelError: the file is broken.
+        GeoJSONError, LabelError: the file is broken.
     """
     name = path.name.lower()
     if name.endswith(GEOJSON_SUFFIXES):
@@ -162,7 +162,7 @@ def read_nuclei_of_others(path: Path, info: SlideInfo) -> Nuclei:
 
     Raises:
         ConfigError: the file has an unknown suffix.
-        LabelError: the file is broken, or has nuclei outside the slide.
+        GeoJSONError, LabelError: the file is broken, or has nuclei outside the slide.
     """
     settings = ImportSettings(str(path))
     nuclei = read_foreign(path, settings, info)

@@ -16,7 +16,7 @@ DAB = np.array([0.268, 0.570, 0.776])  # OD of r, g, b by Ruifrok; also QuPath's
 CERTAIN_DENSITY = 0.5  # |OD|; the directions of paler pixels are noise
 MIN_RESIDUAL_DEGREES = 6.0  # angle to the best-fitting plane that 1 % of the pixels exceed; 3 to 5 with two stains
 MIN_ANGLE_DEGREES = 12.0  # angle to the plane of haematoxylin and DAB; at half of it, noise in DAB grows tenfold
-MIN_FROM_BLUE_DEGREES = 20.0  # angle to Ruifrok's haematoxylin: up to 14 for that of slides, 26 for other stains
+MIN_FROM_BLUE_DEGREES = 20.0  # angle to Ruifrok's haematoxylin: up to 14 for that of slides, from 26 for other stains
 PURE = 0.8  # fraction of the extreme angle; pixels beyond it are pure
 
 
