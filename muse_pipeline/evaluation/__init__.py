@@ -1,1 +1,1 @@
-"""Scores of nuclei against labels: F1 of detection and classes, quality of outlines, and intervals over patients."""
+"""Scores of nuclei against labels: F1 of detection and classes, quality of outlines, and bootstrap intervals."""

@@ -1,4 +1,4 @@
-"""Bootstrap intervals over whole patients, because nuclei of one patient are correlated; area under the ROC curve."""
+"""Area under the ROC curve, and intervals bootstrapped over patients, since nuclei of one patient are correlated."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def area_under_curve(scores: np.ndarray, is_positive: np.ndarray) -> float:
     n_positive, n_negative = int(is_positive.sum()), int((~is_positive).sum())
     if not n_positive or not n_negative:
         return float("nan")
-    # The area is Mann and Whitney's U over the number of pairs.
+    # The area is Mann and Whitney's U divided by the number of pairs.
     ranks = rankdata(scores)[is_positive].sum()
     return float((ranks - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
 
 
 def area_interval(scores: np.ndarray, is_positive: np.ndarray, patients: Sequence[str]) -> tuple[float, float] | None:
-    """95 % bootstrap interval of ``area_under_curve`` over patients; None for a single patient.
+    """95 % interval of ``area_under_curve``, bootstrapped over patients; None for a single patient.
 
     Args:
         scores: (N,) scores.
@@ -41,9 +41,9 @@ def area_interval(scores: np.ndarray, is_positive: np.ndarray, patients: Sequenc
 
 
 def resample_sums(values: np.ndarray, groups: Sequence[str], repeats: int = REPEATS) -> np.ndarray:
-    """Sums over bootstrap samples of groups, each with as many groups as there are and all members of each group.
+    """Sums over bootstrap samples, each of as many groups as there are, drawn with replacement, with all their members.
 
-    Scores computed from sums (F1, PQ, accuracy) then need to be computed only once per draw.
+    Scores of sums (F1, PQ, accuracy) then need to be computed only once per draw.
 
     Args:
         values: (N, ...) counts of N slides or pictures.
@@ -69,7 +69,7 @@ def percentile_interval(draws: np.ndarray, groups: Sequence[str]) -> tuple[float
     return float(low), float(high)
 
 
-MIN_PATIENTS = 6  # five patients differ in one direction by chance once in 16 times; the interval then excludes 0
+MIN_PATIENTS = 6  # of five, all differ in the same direction by chance in 1 of 16 cases; the interval then excludes 0
 
 
 def compare_scores(
@@ -79,7 +79,7 @@ def compare_scores(
     score: Callable[[np.ndarray], np.ndarray],
     repeats: int = REPEATS,
 ) -> dict[str, Any]:
-    """Scores of two networks, and their difference (after minus before) with a 95 % interval over patients.
+    """Scores of two networks, and their difference (after minus before) with an interval bootstrapped over patients.
 
     The same patients are sampled for both networks, so that differences between patients do not widen the interval.
 

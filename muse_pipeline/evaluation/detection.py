@@ -1,4 +1,4 @@
-"""F1 of detection and classes by the protocol of the point-detection papers: one-to-one within 3 um, counts summed."""
+"""F1 of detection and classes, as in the point-detection papers: matched one to one within 3 um, with summed counts."""
 
 from __future__ import annotations
 
@@ -96,13 +96,13 @@ class DetectionCounts:
 
     @property
     def mean_class_f1(self) -> np.ndarray:
-        """(...) unweighted mean over the classes that are present or predicted; NaN if there are none."""
+        """(...) unweighted mean F1 of the classes that are present or predicted; NaN if there are none."""
         by_class = self.f1[..., 1:]
         known = np.isfinite(by_class)
         return _percent(np.where(known, by_class, 0).sum(-1), known.sum(-1)) / 100
 
     def scores(self, classes: Sequence[str]) -> dict[str, float]:
-        """F1 by name: "detection", each class, and "mean class" over the classes."""
+        """F1 by name: "detection", each class, and "mean class" for the mean of the classes."""
         f1 = self.f1
         return {"detection": f1[0], "mean class": float(self.mean_class_f1), **dict(zip(classes, f1[1:], strict=True))}
 
@@ -131,7 +131,7 @@ class Matches:
 
     @property
     def counts(self) -> DetectionCounts:
-        """Detection counts; a prediction that matches a nucleus of unknown class is no false positive of its class."""
+        """Detection counts; a prediction matched to a nucleus of unknown class is not a false positive of its class."""
         rows = []
         of_unknown_class = (
             # The index -1 of an unmatched prediction selects the last nucleus, which the first condition discards.
@@ -185,7 +185,7 @@ def match_nuclei(
         n_classes: number of classes; labels run from 0 to n_classes - 1, -1 is unknown.
         mpp: um per pixel of the frame, or (x, y).
         radius_um: largest distance of a match.
-        judged: (P,) bool, as in ``Matches``; everywhere by default.
+        judged: (P,) bool, as in ``Matches``; True for all predictions by default.
 
     Raises:
         FrameError: the frames differ.

@@ -116,7 +116,7 @@ class PanopticCounts:
 
     @property
     def mean_class_quality(self) -> np.ndarray:
-        """(...) mPQ: unweighted mean over the classes that are present or found."""
+        """(...) mPQ: unweighted mean PQ of the classes that are present or found."""
         by_class = self.quality[..., 1:]
         known = np.isfinite(by_class)
         return ratio(np.where(known, by_class, 0).sum(-1), known.sum(-1))

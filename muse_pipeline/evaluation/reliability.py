@@ -52,7 +52,7 @@ class CalibrationCounts:
         return ratio(self.values[..., 2].sum(-1), self.n)
 
     def describe(self, by_slide: np.ndarray, patients: Sequence[str], repeats: int = REPEATS) -> dict[str, Any]:
-        """JSON-ready description, with the interval of the error over patients.
+        """JSON-ready description, with an interval of the error, bootstrapped over patients.
 
         Args:
             by_slide: (S, N_BINS, 3) counts of each slide, whose sum is ``values``.

@@ -26,12 +26,12 @@ FAR_UM = 100.0  # in tissue, nearly every nucleus has a neighbour within this di
 
 @dataclass(frozen=True)
 class Rules:
-    """Rules of scoring.
+    """Rules for scoring.
 
     Attributes:
         radius_um: largest distance of a match.
-        min_score: lowest score of detected nuclei that are used; None to use all in the table.
-        frame: "qupath" if positions in GeoJSON start at the corner of the scanner's bounds, else "openslide".
+        min_score: minimum score of the detected nuclei that are used; None to use all in the table.
+        frame: "qupath" if positions in GeoJSON start at the corner of the scanner's bounds, otherwise "openslide".
         class_map: map of the classes of the truth, as in ``truth.read_truth``.
     """
 
@@ -56,7 +56,7 @@ class SlideScore:
         n_true: number of true nuclei that count: on the slide and in the region.
         n_unknown: number of these true nuclei without a class.
         matches: matched nuclei.
-        calibration: counts, by class probability, of found nuclei of known true class; None for a model of one class.
+        calibration: counts, by class probability, of found nuclei whose true class is known; None without classes.
         panoptic: sums of PQ, or None if the truth has no outlines.
         jaccard: (2,) areas of AJI, or None if the truth has no outlines.
         region_mm2: area of the annotated region, or None if the whole slide counts.
@@ -158,11 +158,11 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     )
 
 
-LEAST_TRUE, MOST = 5, 0.5  # number and fraction of true nuclei; by chance up to a quarter lie near a found one
+LEAST_TRUE, MOST = 5, 0.5  # minimum number and fraction; up to a quarter of true nuclei lie near a found one by chance
 
 
 def _require_order(path: Path, true_xy: np.ndarray, found_xy: np.ndarray, mpp: tuple, radius_um: float) -> None:
-    """Reject truth if exchanging x and y makes half of it, and twice as many nuclei as before, match detected nuclei.
+    """Reject truth if, with x and y exchanged, half of it and over twice as much as before lies near detected nuclei.
 
     Raises:
         LabelError: x and y seem to be exchanged.
@@ -183,7 +183,7 @@ def _require_order(path: Path, true_xy: np.ndarray, found_xy: np.ndarray, mpp: t
 
 
 def _choose_accepted(truth: Truth, matches: Matches) -> None:
-    """Label true nuclei with several accepted classes in place, by the class of the match if it is accepted."""
+    """Give true nuclei with several accepted classes the class of their match, if they accept it, in place."""
     taken = matches.taken[0]
     found = np.flatnonzero((taken >= 0) & (matches.predicted_label >= 0))
     right = found[truth.accepted[taken[found], matches.predicted_label[found]]]

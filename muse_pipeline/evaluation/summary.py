@@ -177,7 +177,7 @@ def _slide(score: SlideScore) -> dict[str, Any]:
 
 
 def _without_nan(value: Any) -> Any:
-    """Replace NaN, the value of undefined scores, by None, because JSON has no NaN."""
+    """Replace NaN, the value of undefined scores, with None, because JSON has no NaN."""
     if isinstance(value, dict):
         return {key: _without_nan(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -362,7 +362,8 @@ def _remarks(summary: dict[str, Any]) -> Iterator[str]:
             yield f"not scored, {why}: {', '.join(missing[key])}"
 
 
-# Fractions of nuclei: fewer than FEW are found; fewer than HALF lie in tissue, or more lie far from true nuclei.
+# Fractions that raise a doubt: fewer than FEW true nuclei are found, fewer than HALF of them lie in tissue, or more
+# than HALF of the found nuclei lie far from true ones.
 FEW, HALF = 0.2, 0.5
 
 

@@ -75,7 +75,7 @@ def read_truth(
     size_px: tuple[int, int] | None = None,
     class_map: ClassMap | None = None,
 ) -> Truth:
-    """Read the truth by suffix: a table of points, GeoJSON, or a label image of the slide at level 0.
+    """Read the truth in the format of its suffix: a table of points, GeoJSON, or a label image of level 0.
 
     For a model of one class, all classes of the truth are mapped to this class unless ``class_map`` is given.
 
@@ -138,7 +138,7 @@ def _classify(
 
 
 def _read_cells(path: Path) -> pd.DataFrame:
-    """Read the cells of a table, stripped, by column; the index is the line on which a row ends.
+    """Read a table of stripped cells; its index is the line on which each row ends.
 
     Semicolons may separate the cells, as in German tables.
     """
@@ -222,7 +222,7 @@ def read_region(path: Path, size_px: tuple[int, int] | None, offset_px: tuple[in
     Areas of the class "Ignore" are subtracted.
 
     Args:
-        path: path of GeoJSON, or of a picture, whose annotated pixels are not 0.
+        path: path of GeoJSON, or of a picture in which the annotated pixels are not 0.
         size_px: (width, height) of level 0, which the picture covers at any resolution; None if unknown.
         offset_px: level-0 position of the origin of a GeoJSON file.
 

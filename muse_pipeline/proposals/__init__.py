@@ -1,4 +1,4 @@
-"""Proposers, which find nuclei without labels, one per file."""
+"""Proposers: methods that find nuclei without labels, one per file."""
 
 from muse_pipeline.core.registry import Registry
 

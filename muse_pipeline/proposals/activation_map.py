@@ -33,7 +33,7 @@ _RECORDED: ContextVar[list[Tensor] | None] = ContextVar("recorded", default=None
 
 
 class ActivationNetwork(nn.Module):
-    """A self-supervised network; gradients of its output with respect to a stage define PSM's map.
+    """A self-supervised network; gradients of its output with respect to a stage's activations define PSM's map.
 
     Args:
         backbone: registered name of a backbone that has a stage at stride 4.
@@ -171,7 +171,7 @@ class ClusterSettings:
             clustered.
         n_clusters: number of clusters; with "stain", 3 clusters leave only the darkest nuclei in the foreground.
         foreground: "haematoxylin": the cluster with the most haematoxylin; "green": the greenest cluster in the map's
-            colours (release of 2022); "dark": the smallest sum of the first two features (release of 2023).
+            colours (release of 2022); "dark": that with the smallest sum of the first two features (release of 2023).
         seed: seed of the sample and of the starting centres.
     """
 
@@ -218,7 +218,7 @@ class Clusters:
 
 
 def features(settings: ClusterSettings, activation: np.ndarray, pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
-    """(..., D) float32 features of pixels that are described as for ``Clusters``."""
+    """(..., D) float32 features of pixels; arguments as in ``Clusters``."""
     if settings.features == "stain":
         return np.concatenate([settings.map_weight * activation[..., None], stains], -1).astype(np.float32)
     if settings.features == "colour":
@@ -283,9 +283,9 @@ class MaskSettings:
 
     Attributes:
         clusters: settings of the clustering; docs/guide/label-free.md lists those of the two releases.
-        min_area_um2: smallest object that is kept; 200 px at 40x in the release.
+        min_area_um2: minimum area of an object; 200 px at 40x in the release.
         max_hole_um2: size below which holes are filled; 64 px at 40x in the release.
-        min_density: least mean optical density of haematoxylin in the mask; the mask of a paler picture is emptied.
+        min_density: minimum mean optical density of haematoxylin in the mask; a paler mask is emptied.
         max_share: largest share of a picture that nuclei can cover; a larger mask is emptied.
     """
 

@@ -2,7 +2,7 @@
 
 A proposer is registered by name in ``PROPOSERS``. It is a class with ``Settings``, a frozen dataclass with defaults,
 and ``fit(sample, settings)``, a class method that returns the ``inference.detect.Detector`` of a slide. The sample is
-taken with a fixed seed, so that the estimates are the same for every shard; ``facts`` records them.
+taken with a fixed seed, so that the estimates are the same for every shard; the detector's ``facts`` contain them.
 
 The guard skips windows in which nothing should be proposed: glass, ink, brown stain and windows out of focus. It judges
 whole windows; ``tissue.background`` excludes single pen strokes and brown nuclei within a good window. The guard also
@@ -39,7 +39,7 @@ from muse_pipeline.tissue.stain import DENSITY, is_brown
 NUCLEUS = NucleusClass("Nucleus", (0, 158, 115))
 WORK_MPP = 0.5  # finer stores are averaged to about this pixel size, at which a nucleus is ten pixels wide
 INPUT_PX = 1024
-HALO_UM = 20.0  # the windows' slack plus more than the radius of a nucleus
+HALO_UM = 20.0  # more than the windows' slack plus the radius of a nucleus
 SAMPLE_PX = 512
 MAX_SAMPLES = 16  # 1 mm2 at 0.5 um/px
 SEED = 0
@@ -54,8 +54,8 @@ class SlideSample:
     Attributes:
         mpp: um per pixel of ``pictures`` and of the windows.
         pictures: (h, w, 3) uint8 crops of tissue.
-        stains: (2, 3) stain vectors of the slide in ``colour.json``; None if it has none.
-        info: the slide, for proposers that read other files about it; None if the image is no slide of a cohort.
+        stains: (2, 3) stain vectors of the slide from ``colour.json``; None if they could not be estimated.
+        info: the slide, for proposers that read other files about it; None if the image is not a slide of a cohort.
     """
 
     mpp: float
@@ -102,7 +102,7 @@ def to_work_mpp(pixels: np.ndarray, mpp: float) -> np.ndarray:
 
 
 def proposer_facts(proposer: dict[str, Any], colour: list | None, packages: Sequence[str]) -> dict[str, Any]:
-    """The ``facts`` of a proposer; ``proposer`` has all values that affect nuclei, and is hashed like a model."""
+    """The ``facts`` of a proposer; ``proposer`` contains all values that affect nuclei, and is hashed like a model."""
     return {
         "model_sha256": hashlib.sha256(json.dumps(proposer, sort_keys=True).encode()).hexdigest(),
         "provider": "cpu",
@@ -139,7 +139,7 @@ def proposal_card(name: str, mpp: float, n_rays: int = N_RAYS) -> ModelCard:
 
 GLASS, INK, BROWN, BLURRED = "glass", "ink", "brown stain", "out of focus"
 STAINED_DENSITY = 0.15  # optical density of the darkest channel at about 2 um/px; clean glass is below 0.1
-MIN_STAINED = 0.01  # least stained share of a window
+MIN_STAINED = 0.01  # minimum stained share of a window
 MAX_FOREIGN = 0.6  # largest share of ink or brown in the stained area
 MIN_SHARPNESS = 0.15  # sharp windows are above 0.2, windows blurred by 2 um (sigma) below 0.15
 FILL_PX = 24  # distance up to which an edge to white affects detail of 4 um
@@ -205,14 +205,14 @@ def brown_share(sample: SlideSample) -> float:
 
 
 def name_guarded(guarded: Mapping[str, list[int]], n_windows: int) -> list[str]:
-    """One warning for each reason for which the guard skipped windows, except glass."""
+    """A warning for each reason for which the guard skipped windows, except for glass."""
     counts = {reason: len(windows) for reason, windows in sorted(guarded.items()) if reason != GLASS}
     return [f"{n} of {n_windows} windows skipped ({reason}): nothing is proposed there" for reason, n in counts.items()]
 
 
 @dataclass(frozen=True)
 class FittedProposer:
-    """A proposer fitted to a slide, and the guard that decides which windows it skips (None: no windows)."""
+    """A proposer fitted to a slide, and the guard that decides which windows it skips; None to skip no window."""
 
     finder: Detector
     guard: Guard | None
@@ -226,7 +226,7 @@ def fit_proposer(
     Args:
         store: the slide's image.
         method: registered name of the proposer.
-        settings: settings of the proposer; missing ones have their defaults.
+        settings: settings of the proposer; missing ones take their defaults.
         colour: colour statistics of the slide.
         info: the slide, for proposers that read other files about it.
 

@@ -1,7 +1,7 @@
-"""Nuclei as dark blobs of haematoxylin, found by a filter of nuclear radius and outlined where the density falls off.
+"""Find nuclei as dark blobs of haematoxylin by a filter of their radius, and outline them where the density falls off.
 
 The outline around a centre is star-convex. The value of a ray is the sum of (density - threshold) along it. Dynamic
-programming finds the closed outline of greatest total value whose neighbouring rays differ by at most one step. Such an
+programming finds the closed outline of greatest total value whose neighbouring rays differ by at most one step. This
 outline follows blurred edges, may surround a pale centre and does not leak through gaps. Neighbouring nuclei are
 separated by the power diagram of their centres and radii.
 """
@@ -102,8 +102,8 @@ def _profiles(density: np.ndarray, mpp: float, xy: np.ndarray, steps_um: np.ndar
 def _halfway(profiles: np.ndarray, steps_um: np.ndarray) -> np.ndarray:
     """Density (N,) halfway between each nucleus and its background.
 
-    They are represented by the upper quartile of the nucleus, which may be vesicular, and the lower quartile of the
-    background, which may contain other nuclei.
+    The nucleus, which may be vesicular, is represented by its upper quartile, and the background, which may contain
+    other nuclei, by its lower quartile.
     """
     n = len(profiles)
     core = np.percentile(profiles[:, :, steps_um <= INSIDE_UM].reshape(n, -1), 75, axis=1)
@@ -142,8 +142,8 @@ PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "scipy")
 CORE_UM = 1.5  # sigma of the smoothing for the density at a peak
 EDGE_UM = 0.4  # sigma of the smoothing for outlines, less than the blur of a 0.5 um pixel
 CAP = 2.0  # upper limit of the density, in units of ``edge_density``; darker pixels are grain, folds or dirt
-MIN_DENSITY = 0.12  # least density at the edge of a nucleus; eosin, red cells and glass are below
-MIN_VALUES = 20  # fewest peaks or pixels from which a threshold is estimated
+MIN_DENSITY = 0.12  # minimum density at the edge of a nucleus; eosin, red cells and glass are below it
+MIN_VALUES = 20  # minimum number of peaks or pixels from which a threshold is estimated
 NOISE = 0.01  # filter response to a camera's noise on glass; lower maxima are not peaks
 MIN_ANSWER = 0.09  # filter response to a disc of 4 um radius that is denser than its surroundings by 0.12
 
@@ -154,7 +154,7 @@ class HaematoxylinSettings:
 
     Attributes:
         radii_um: radii of the nuclei to find.
-        min_distance_um: least distance between two peaks; of a closer pair, only the stronger peak is kept.
+        min_distance_um: minimum distance between two peaks; of a closer pair, only the stronger peak is kept.
         strictness: factor of the slide's threshold for peaks; higher values give fewer, more certain nuclei.
         max_radius_um: longest ray of an outline; the background of a nucleus is measured within this radius.
     """
@@ -179,7 +179,7 @@ class HaematoxylinFinder(Detector):
         settings: settings of the proposer.
         stains: (2, 3) unit stain vectors, haematoxylin first.
         edge_density: density that separates nuclei from their background in the slide's sample.
-        min_answer: least filter response of a peak.
+        min_answer: minimum filter response of a peak.
     """
 
     Settings = HaematoxylinSettings
@@ -269,7 +269,7 @@ def _threshold(values: np.ndarray, floor: float, share: float = 1.0) -> float:
     return round(max(share * cut, floor) if np.isfinite(cut) else floor, 6)
 
 
-GRAIN = 0.7  # least distance between maxima of the same filter, as a share of its radius
+GRAIN = 0.7  # minimum distance between maxima of the same filter, as a fraction of its radius
 REFERENCE_UM = 4.0  # radius at which the filter response has weight 1
 
 
@@ -295,8 +295,8 @@ def find_blobs(
 
 def _maxima_of_radius(density: np.ndarray, mpp: float, radius_um: float, least: float) -> tuple[np.ndarray, np.ndarray]:
     """Maxima (N, 2) in px of the response to the filter of ``radius_um``, and their weighted responses (N,)."""
-    # The Laplacian of a Gaussian responds most to discs of sigma * sqrt(2) radius. The factor sigma ** 2 makes the
-    # responses at all radii equal, and the last factor favours large discs.
+    # The Laplacian of a Gaussian responds most to discs with a radius of sigma * sqrt(2). The factor sigma ** 2 makes
+    # the responses at all radii equal, and the last factor favours large discs.
     sigma = radius_um / mpp / np.sqrt(2)
     smooth = cv2.GaussianBlur(density, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
     answer = cv2.Laplacian(smooth, cv2.CV_32F, ksize=1, scale=-sigma * sigma * radius_um / REFERENCE_UM)

@@ -65,7 +65,7 @@ class ImportSettings:
 @PROPOSERS.register("imported")
 @dataclass(frozen=True, eq=False)
 class ImportedNuclei(Detector):
-    """Returns the nuclei that a file has in each window.
+    """Returns the nuclei that a file contains in each window.
 
     Attributes:
         mpp: um per pixel of the windows.
@@ -88,7 +88,7 @@ class ImportedNuclei(Detector):
 
         Raises:
             ConfigError: the file has an unknown suffix, or the sample has no ``info``.
-            LabelError: the file is missing or broken.
+            GeoJSONError, LabelError: the file is missing or broken.
         """
         if sample.info is None:
             raise ConfigError("imported: positions on a slide cannot be located without the slide's `slide.json`")
@@ -131,13 +131,13 @@ class ImportedNuclei(Detector):
 
 
 def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nuclei:
-    """All nuclei of a file (frame: level0), without annotated tissue; nuclei without an outline have rays of 0.
+    """All nuclei in a file (frame: level0), but no annotated areas; nuclei without an outline have rays of 0.
 
     A label image must show the whole slide, at any resolution.
 
     Raises:
         ConfigError: the file has an unknown suffix.
-        LabelError: the file is broken.
+        GeoJSONError, LabelError: the file is broken.
     """
     name = path.name.lower()
     if name.endswith(GEOJSON_SUFFIXES):
@@ -162,7 +162,7 @@ def read_nuclei_of_others(path: Path, info: SlideInfo) -> Nuclei:
 
     Raises:
         ConfigError: the file has an unknown suffix.
-        LabelError: the file is broken, or has nuclei outside the slide.
+        GeoJSONError, LabelError: the file is broken, or has nuclei outside the slide.
     """
     settings = ImportSettings(str(path))
     nuclei = read_foreign(path, settings, info)
@@ -198,7 +198,7 @@ SCORE = "score"
 
 
 def read_csv_points(path: Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (N, 2) from columns ``x`` and ``y``, and scores (N,) from column ``score`` (1 if there is none).
+    """Positions (N, 2) from columns ``x`` and ``y``, and scores (N,) from column ``score``, or 1 without it.
 
     Raises:
         LabelError: the file cannot be read or lacks a column, or a position is not a number.

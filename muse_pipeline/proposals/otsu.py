@@ -22,7 +22,7 @@ from muse_pipeline.tissue.background import clear_foreign_colours
 
 PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "scipy")
 MIN_DENSITY = 0.15  # lower limit of the threshold; without nuclei, Otsu's would separate two shades of pink
-MIN_CONTRAST = 0.2  # least density above the surrounding tissue; at most 0.15 in plain stroma, 0.35 or more in nuclei
+MIN_CONTRAST = 0.2  # minimum density above that of the tissue around; up to 0.15 in stroma, 0.35 or more in nuclei
 AROUND_UM = 5.0  # sigma of the Gaussian that averages the surrounding tissue
 
 
@@ -32,7 +32,7 @@ class OtsuSettings:
 
     Attributes:
         strictness: factor of the slide's threshold; higher values give fewer, more certain nuclei.
-        max_nucleus_um2: largest nucleus that is kept; larger objects are folds, dirt or smears.
+        max_nucleus_um2: maximum area of a nucleus; larger objects are folds, dirt or smears.
     """
 
     strictness: Annotated[float, Between(0.05, 5)] = 1.0

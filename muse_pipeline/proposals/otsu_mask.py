@@ -109,7 +109,7 @@ def otsu_threshold(values: np.ndarray) -> float:
 # Both constants, and ``BLUR_UM``, were chosen on the points of BRCA-M2C's training pictures
 # (docs/guide/label-free.md).
 RADIUS_UM = 3.0  # radius of the blob filter, that of a small nucleus
-STAIN_SHARE = 0.5  # weight of the blob filter in units of its spread; depth in units of ``RADIUS_UM`` has weight 1
+STAIN_SHARE = 0.5  # weight of the filter's response divided by its spread; depth divided by RADIUS_UM has weight 1
 
 
 def cut_mask(mask: np.ndarray, density: np.ndarray, mpp: float, spread: float | None = None) -> np.ndarray:
@@ -123,7 +123,7 @@ def cut_mask(mask: np.ndarray, density: np.ndarray, mpp: float, spread: float | 
         density: (h, w) float32, optical density of the nuclear stain.
         mpp: um per pixel.
         spread: standard deviation of ``blob_answer`` over the slide, so that all its windows are cut alike; if None,
-            the deviation over ``density``.
+            that over this picture.
 
     Returns:
         (h, w) int32, 1..N in raster order of the peaks, 0 elsewhere; parts of the mask below 9 um2 are dropped.

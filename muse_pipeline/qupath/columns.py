@@ -7,11 +7,11 @@ import uuid
 
 import numpy as np
 
-BLANK = 0  # byte that pads texts to equal length, and is removed from the file
+BLANK = 0  # byte that pads texts to equal length, and is removed before they are written
 
 
 def render_decimals(values: np.ndarray, decimals: int) -> np.ndarray:
-    """Finite values (N,) with ``decimals`` >= 1 digits after the point, as (N, W) uint8."""
+    """Render finite values (N,) with ``decimals`` >= 1 digits after the point, as (N, W) uint8."""
     scaled = np.rint(np.abs(values) * 10.0**decimals).astype(np.int64)
     digits = render_integers(scaled, max(decimals + 1, len(str(scaled.max(initial=0)))))
     shown = np.logical_or.accumulate(digits != ord("0"), axis=1)
@@ -23,7 +23,7 @@ def render_decimals(values: np.ndarray, decimals: int) -> np.ndarray:
 
 
 def render_integers(values: np.ndarray, width: int) -> np.ndarray:
-    """Values (N,) from 0 to 10^width - 1 with leading zeros, as (N, width) uint8."""
+    """Render values (N,) from 0 to 10^width - 1 with leading zeros, as (N, width) uint8."""
     digits = np.empty((len(values), width), np.uint8)
     for column in range(width - 1, -1, -1):
         tens = values // 10  # vectorised, unlike divmod
@@ -32,14 +32,14 @@ def render_integers(values: np.ndarray, width: int) -> np.ndarray:
 
 
 def render_coordinates(rings: np.ndarray) -> np.ndarray:
-    """Coordinates of GeoJSON polygons from rings (N, V, 2), to one decimal, as (N, 24 V) uint8.
+    """Render rings (N, V, 2) as coordinates of GeoJSON polygons, to one decimal, as (N, 24 V) uint8.
 
-    Values are limited to -999,999.9 to 9,999,999.9, which exceeds any slide.
+    Values must lie between -999,999.9 and 9,999,999.9, a range larger than any slide.
     """
     tenths = np.rint(rings * 10).astype(np.int32)
     size = np.abs(tenths)
     high, half = size // _HALF, np.int32(_HALF)
-    end = np.zeros(rings.shape[1:], np.int32)  # "x,y],[" for each position, and "x,y]]]" for the last
+    end = np.zeros(rings.shape[1:], np.int32)  # selects the text after each number: "x,y],[", at last "x,y]]]"
     end[:, 1], end[-1, 1] = 2 * _HALF, 4 * _HALF
     words = np.empty(rings.shape, [("high", _HIGH.dtype), ("low", _LOW.dtype)])
     words["high"] = _HIGH.take(high + half * (tenths < 0))
@@ -52,7 +52,7 @@ _HALF = 10_000
 
 
 def _high_words() -> np.ndarray:
-    """(2 * _HALF,) words for the upper digits: first four digits, then a minus sign and three digits."""
+    """(2 * _HALF,) words for the upper digits: four digits, and in the second half a minus sign and three digits."""
     text = np.full((2, _HALF, 4), ord("-"), np.uint8)
     text[0] = _without_zeros(render_integers(np.arange(_HALF), 4))
     text[1, :, 1:] = text[0, :, 1:]
@@ -60,7 +60,7 @@ def _high_words() -> np.ndarray:
 
 
 def _low_words() -> np.ndarray:
-    """(6 * _HALF,) words for the lower digits and three ends, after upper digits and without them."""
+    """(6 * _HALF,) words for the lower digits with each of three ends, first to follow upper digits, then alone."""
     text = np.zeros((3, 2, _HALF, 8), np.uint8)
     digits = render_integers(np.arange(_HALF), 4)
     text[:, 0, :, :3] = digits[:, :3]
@@ -73,7 +73,7 @@ def _low_words() -> np.ndarray:
 
 
 def _without_zeros(digits: np.ndarray) -> np.ndarray:
-    """Digits (N, W), with blanks for leading zeros."""
+    """Replace the leading zeros of digits (N, W) with blanks."""
     return np.where(np.logical_or.accumulate(digits != ord("0"), axis=1), digits, BLANK)
 
 

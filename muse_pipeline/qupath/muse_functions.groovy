@@ -42,7 +42,7 @@ void runMuse(List command, String title, String name, Closure fraction) {
         throw new IOException("muse ended with status " + process.exitValue() + ": " + (lines.isEmpty() ? "" : lines.last()))
 }
 
-/** The path of the `muse` that wrote this script, else of one chosen before, else on the PATH; else the user chooses it once. */
+/** The path of the `muse` that wrote this script, was chosen before, or is on the PATH; if none exists, the user chooses one. */
 String findMuse() {
     def saved = Preferences.userRoot().node("muse")
     def onPath = (System.getenv("PATH") ?: "").split(File.pathSeparator).collectMany { folder ->
@@ -95,7 +95,7 @@ double pixelSize(server) {
     return mpp
 }
 
-/** The folder of results: in the project's folder, else in the slide's, or in the user's home if that is not writable. */
+/** The folder of results: in the project's folder or, without a project, in the slide's; in the user's home if not writable. */
 File folderOfResults(project, Collection uris) {
     def home = new File(System.getProperty("user.home"))
     def beside = project != null ? project.getPath().toFile() : new File(slideOf(uris))

@@ -33,7 +33,7 @@ _PLURALS = {
 
 REGION = "Region"  # QuPath's own class is "Region*"
 IGNORED = ("Tissue", "Ignore")
-_WITH_DERIVED = {REGION, *IGNORED}  # classes that include derived ones, such as "Ignore*: Positive"
+_WITH_DERIVED = {REGION, *IGNORED}  # classes that include their derived classes, such as "Ignore*: Positive"
 
 
 def properties_of(feature: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def properties_of(feature: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def children_of(feature: Any) -> list[Any]:
-    """The features within a feature: QuPath writes a hierarchy as one object with children in its properties."""
+    """The children of a feature: QuPath writes a hierarchy as one object, with the children in its properties."""
     properties = properties_of(feature) if isinstance(feature, dict) else {}
     children = properties.get("childObjects", properties.get("children"))
     return children if isinstance(children, list) else []
@@ -57,12 +57,12 @@ def with_children(feature: Any) -> Iterator[Any]:
 
 
 def type_of_word(word: Any) -> str | None:
-    """The object type that a word in a file means; None if QuPath does not define the word."""
+    """The object type that a word in a file stands for; None if QuPath does not define the word."""
     return _TYPE_OF_WORD.get(word) if isinstance(word, str) else None
 
 
 def read_object_type(feature: Mapping[str, Any]) -> str:
-    """Type of the feature in QuPath: one of ``OBJECT_TYPES``, by default an annotation."""
+    """The type of a feature in QuPath, one of ``OBJECT_TYPES``; "annotation" if it does not give a known one."""
     properties = properties_of(feature)
     word = next((properties[key] for key in TYPE_KEYS if properties.get(key) is not None), None)
     if word is None:
@@ -71,7 +71,7 @@ def read_object_type(feature: Mapping[str, Any]) -> str:
 
 
 def read_class_name(classification: Any) -> str | None:
-    """The name in a classification, which is a string or an object with ``name`` or ``names``; None if it has none."""
+    """The name in a classification, a string or an object with ``name`` or ``names``; None if there is none."""
     if isinstance(classification, dict):
         names = classification.get("names")
         several = ": ".join(map(str, names)) if isinstance(names, list) else names
@@ -93,11 +93,11 @@ def is_called(words: Collection[str], class_name: str | None, name: str | None =
 def why_left_out(
     shapes: np.ndarray, geometries: Sequence[Any], types: Sequence[str], unwanted: Collection[str]
 ) -> np.ndarray:
-    """Reasons why objects cannot be used, as nouns for ``list_counts``; "" for usable objects.
+    """The reason why each object cannot be used, as a noun for ``list_counts``; "" for usable objects.
 
     Args:
         shapes: (N,) shapely geometries; None for an object without one.
-        geometries: N geometries as in the file, with the plane of a z-stack or a time series.
+        geometries: N geometries as in the file, including their plane in a z-stack or time series.
         types: N types from ``OBJECT_TYPES``.
         unwanted: types that are not used.
     """
@@ -121,13 +121,13 @@ def _is_on_first_plane(geometry: Any) -> bool:
 
 
 def list_counts(counts: Mapping[str, int]) -> str:
-    """Counts by singular noun as text, such as "1 line, 3 detections and 2 points"; "no objects" if all are 0."""
+    """Counts, keyed by singular nouns, as text: "1 line, 3 detections and 2 points"; "no objects" if all are 0."""
     named = [f"{n:,} {noun if n == 1 else _PLURALS.get(noun, f'{noun}s')}" for noun, n in counts.items() if n]
     return " and ".join(filter(None, [", ".join(named[:-1]), *named[-1:]])) or "no objects"
 
 
 def shape_to_geojson(shape: BaseGeometry) -> dict[str, Any]:
-    """A shape as a GeoJSON geometry; a multipolygon of one part as a polygon.
+    """Convert a shape to a GeoJSON geometry; a multipolygon of one part becomes a polygon.
 
     QuPath 0.4 and 0.5 reject a file that contains a multipolygon of one part.
     """

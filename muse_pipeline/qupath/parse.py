@@ -1,4 +1,4 @@
-"""Features of a GeoJSON file, one at a time and in bounded memory."""
+"""Read the features of a GeoJSON file one at a time; memory is bounded if each has its own line."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _HEAD = re.compile(rb'(\xef\xbb\xbf)?\s*(\[|\{.*"type"\s*:\s*"FeatureCollection"
 
 
 def is_geometry(item: Any) -> bool:
-    """True if ``item`` is an object whose type is that of a geometry."""
+    """True if ``item`` is a JSON object with the type of a geometry."""
     return isinstance(item, dict) and isinstance(kind := item.get("type"), str) and kind in GEOMETRIES
 
 
 @contextmanager
 def open_geojson(path: Path | str) -> Iterator[BinaryIO]:
-    """Open the text of a GeoJSON file of any name: plain, gzip, or a zip that contains one of these.
+    """Open a GeoJSON file, whatever its name: plain, gzip, or a zip that contains one of these.
 
     Raises:
-        GeoJSONError: the file is missing, its compression is damaged, or a zip has no or several GeoJSON files.
+        GeoJSONError: the file cannot be read, its compression is damaged, or a zip does not contain exactly one file.
     """
     try:
         with ExitStack() as stack:
@@ -84,16 +84,16 @@ def _only_geojson(archive: zipfile.ZipFile, path: Path | str) -> str:
 
 
 def iterate_features(path: Path | str) -> Iterator[Any]:
-    """Yield the members of a FeatureCollection or bare array, a single Feature, or a bare geometry, all unchecked.
+    """Yield the members of a FeatureCollection or array, or the Feature or geometry that is the whole document.
 
-    Each object is followed by its children.
+    Each object is followed by its children; none of them is checked.
 
     Args:
         path: path of a GeoJSON file: plain, gzip, or a zip that contains only one such file.
 
     Raises:
         GeoJSONError: the file is missing, its compression is damaged, or it is not GeoJSON; with one feature per line,
-            the message gives the number, from 1, of the broken feature.
+            the message says which feature is broken, counted from 1.
     """
     with open_geojson(path) as file:
         for item, container in iterate_items(file, path):
@@ -122,14 +122,14 @@ def loads(text: bytes) -> Any:
 
 
 def iterate_items(file: BinaryIO, path: Path | str, parse: Callable[[bytes], Any] = loads) -> Iterator[tuple[Any, str]]:
-    """Yield the members of a FeatureCollection or of a bare array, else the whole document.
+    """Yield the members of a FeatureCollection or array, or otherwise the whole document.
 
     Args:
         file: file of UTF-8 text.
         path: path of the file, for messages.
         parse: function that parses a document, or raises ValueError.
 
-    Returns:
+    Yields:
         Each item, with where it was found: ``COLLECTION``, ``LIST`` or ``ALONE``.
 
     Raises:
@@ -143,9 +143,9 @@ def iterate_items(file: BinaryIO, path: Path | str, parse: Callable[[bytes], Any
 
 
 def _read_head(file: BinaryIO) -> tuple[bytes, bool]:
-    """Read the text up to the ``[`` before the first feature; True if features seem to have a line each.
+    """Read up to the ``[`` before the first feature, and tell whether each feature seems to have its own line.
 
-    For other files, returns the first lines and False.
+    If no line ends in ``[``, returns the first lines and False.
     """
     head = b""
     while len(head) < _LONGEST_HEAD and (line := file.readline()):
@@ -189,7 +189,7 @@ def _iterate_lines(
         try:
             feature = parse(text.removesuffix(b","))
         except ValueError as error:
-            try:  # features may not have a line each from here on: parse the rest as one document
+            try:  # from here on, features may not have their own lines: parse the rest as one document
                 rest = parse(head + text + b"\n" + file.read())
             except ValueError:
                 raise GeoJSONError(f"{path}: feature {number}: not JSON ({error})") from error

@@ -1,4 +1,4 @@
-"""Read GeoJSON of QuPath and other tools: features in bounded memory, outlines and points with a class."""
+"""Read outlines and points, with their classes, from GeoJSON of QuPath and other tools."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class NucleusParts:
         path: path of the file.
         geometry: (P,) points, and valid polygons with an area.
         owner: (P,) int index of the object to which each part belongs.
-        number: (P,) int number of that object in the file, from 1.
+        number: (P,) int position of that object in the file, counted from 1.
     """
 
     path: Path | str
@@ -61,23 +61,23 @@ class NucleusParts:
         """Raise an error with the text ``what`` about the first part that is ``wrong`` (P,).
 
         Raises:
-            LabelError: a part is wrong; the message gives the number of its object.
+            LabelError: a part is wrong; the message says which object it belongs to.
         """
         reject_objects(wrong, self.number, self.path, what)
 
 
 def split_parts(geometry: np.ndarray, number: np.ndarray, path: Path | str) -> NucleusParts:
-    """The points and polygons in geometries (N,), including multi-geometries; lines in collections are left out.
+    """Split geometries (N,), including multi-geometries, into their points and polygons; lines are left out.
 
-    If lines of a polygon cross, the largest area that they bound is the nucleus.
+    If the outline of a polygon crosses itself, the nucleus is the largest area that it bounds.
 
     Args:
         geometry: geometries of the objects.
-        number: (N,) numbers of the objects in the file.
+        number: (N,) positions of the objects in the file, counted from 1.
         path: path of the file.
 
     Raises:
-        LabelError: a polygon has no area; the message gives the number of its object.
+        LabelError: a polygon has no area; the message says which object it belongs to.
     """
     parts, owner = flatten(geometry)
     is_nucleus = np.isin(shapely.get_type_id(parts), (_POINT, _POLYGON))
@@ -92,7 +92,7 @@ def split_parts(geometry: np.ndarray, number: np.ndarray, path: Path | str) -> N
 
 
 def flatten(geometry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points, lines and polygons (P,) in geometries (N,) and nested collections, and the index (P,) of the geometry."""
+    """Split geometries (N,) into points, lines and polygons (P,), and return the index (P,) of the geometry of each."""
     parts, owner = shapely.get_parts(geometry, return_index=True)
     while np.isin(shapely.get_type_id(parts), _COLLECTIONS).any():
         parts, within = shapely.get_parts(parts, return_index=True)
@@ -104,7 +104,7 @@ def reject_objects(wrong: np.ndarray, number: np.ndarray, path: Path | str, what
     """Raise an error with the text ``what`` about the first object that is ``wrong`` (N,).
 
     Raises:
-        LabelError: an object is wrong; the message gives its number.
+        LabelError: an object is wrong; the message says which.
     """
     if wrong.any():
         raise LabelError(f"{path}, feature {number[wrong.argmax()]}: {what}")
@@ -123,7 +123,7 @@ class GeoJSONObjects:
         class_name: (N,) str, or None for an object without classification.
         object_type: (N,) str type in QuPath: "detection", "annotation" ...
         name: (N,) str, or None for an object without a name.
-        number: (N,) int number of the feature in the file, from 1.
+        number: (N,) int position of the feature in the file, counted from 1.
     """
 
     path: Path | str
@@ -183,9 +183,9 @@ def read_geojson(path: Path | str, offset_px: tuple[int, int] = (0, 0), tiles: b
     Lines, TMA cores, empty objects and objects on planes above 0 of a stack are left out with a warning.
 
     Args:
-        path: path ending in ``.geojson``, ``.json``, either with ``.gz``, or a ``.zip`` of one such file.
+        path: path of a GeoJSON file: plain, gzip, or a zip that contains only one such file.
         offset_px: offset added to every position: ``coords.qupath_offset_px(info.bounds)`` for files in QuPath's frame.
-        tiles: True to read tiles, as which some programs write nuclei; QuPath's own tiles are superpixels.
+        tiles: True to read tiles as well: some programs write nuclei as tiles, while QuPath's own are superpixels.
 
     Raises:
         GeoJSONError: the file is not GeoJSON, an outline cannot be built, or all objects were left out.
@@ -218,7 +218,7 @@ def _report_left_out(path: Path | str, counts: Counter[str], has_others: bool) -
 
 
 def to_feature(item: Any) -> dict[str, Any]:
-    """Convert an item of ``iterate_features`` to a feature, which is empty if the item is not one."""
+    """Convert an item of ``iterate_features`` to a feature, which is empty if the item is not a JSON object."""
     if not isinstance(item, dict):
         return {}
     if is_geometry(item):

@@ -1,4 +1,4 @@
-"""Areas as annotations: areas of complete labels, regions of interest, and tissue regions with a class."""
+"""Areas drawn as annotations: completely labelled areas, regions of interest, and tissue areas with a class."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ def require_nucleus_size(
         parts: nuclei in pixels of ``mpp``.
         mpp: (x, y) um per pixel.
         region_class: class of areas that were annotated completely.
-        otherwise: remedy for any other outline, for the message.
+        otherwise: remedy that the message gives for an outline that was not meant as such an area.
 
     Raises:
-        LabelError: there is such an outline.
+        LabelError: an outline is larger than any nucleus.
     """
     parts.reject(
         shapely.area(parts.geometry) * np.prod(mpp) > LARGEST_NUCLEUS_UM2,
@@ -89,7 +89,7 @@ def union_of_areas(geometry: np.ndarray) -> BaseGeometry | None:
 
 
 def remove_spikes(shape: BaseGeometry) -> BaseGeometry:
-    """Remove lines that lead out of an area and back; unchanged if its outline crosses itself and bounds several."""
+    """Remove lines that lead out of an area and back; the shape is unchanged if it would fall apart into more areas."""
     repaired = None if shape.is_valid else union_of_areas(np.array([shape]))
     falls_apart = shapely.get_num_geometries(repaired) > shapely.get_num_geometries(shape)
     return shape if repaired is None or falls_apart else repaired
@@ -124,7 +124,7 @@ def read_roi(path: Path | str, info: SlideInfo) -> BaseGeometry:
 
 
 def describe_roi(path: Path, roi: BaseGeometry, info: SlideInfo) -> dict[str, Any]:
-    """Describe the region of interest for results: its file's name and SHA-256, and its mm2 on the slide."""
+    """Describe the region of interest for results: name and SHA-256 of its file, and its area on the slide in mm2."""
     on_slide = roi.intersection(shapely.box(0, 0, *info.size_px))
     area_mm2 = round(on_slide.area * info.mpp[0] * info.mpp[1] / 1e6, 6)
     return {"name": path.name, "sha256": sha256_of(path), "area_mm2": area_mm2}
@@ -133,8 +133,8 @@ def describe_roi(path: Path, roi: BaseGeometry, info: SlideInfo) -> dict[str, An
 def read_annotations(path: Path | str, roi: BaseGeometry, info: SlideInfo) -> list[RoiArea]:
     """The areas of the region of interest, including TMA cores, clipped to the slide, in absolute level-0 px.
 
-    Areas outside the slide are left out. Areas without a name are named by their class or, as in "ROI 2", by their
-    number among the areas in the file, of which those of the class "Ignore" do not count.
+    Areas outside the slide are left out. An area without a name is named after its class. If it has no class either,
+    it is numbered, as in "ROI 2", among the areas of the file that do not have the class "Ignore".
 
     Args:
         path: path of the file.
@@ -162,7 +162,7 @@ def read_areas(path: Path | str, info: SlideInfo | None = None) -> BaseGeometry:
     annotations on planes above 0 of a stack are left out, the last four with a warning.
 
     Args:
-        path: path of the file, plain, in gzip or zip.
+        path: path of the file: plain, gzip or zip.
         info: the slide, to warn of areas outside it if some are inside; None to skip this check.
 
     Raises:
@@ -200,11 +200,11 @@ def _columns(areas: Sequence[RoiArea]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_shapes(path: Path | str, kinds: Collection[str]) -> tuple[list[RoiArea], Counter[str]]:
-    """The areas of a file, in the file's pixels, and the numbers of other objects by kind.
+    """The areas of a file, in the file's pixels, and the counts of other objects by the reason to leave them out.
 
     Args:
         path: path of the file.
-        kinds: types of object that are areas.
+        kinds: object types that count as areas.
     """
     features = [to_feature(each) for item in iterate_features(path) for each in _members(item)]
     try:
@@ -275,7 +275,7 @@ _NAMESPACE = uuid.UUID("5d1b9c1e-6f3c-5b0a-9a53-0f6d1c3f2b7a")
 
 
 def write_outline(path: Path | str, outline: BaseGeometry, info: SlideInfo) -> None:
-    """Write ``tissue.geojson``: one locked annotation, with the origin at the scanner's bounds as in QuPath.
+    """Write ``tissue.geojson``: one locked annotation, with positions from the scanner's bounds as in QuPath.
 
     Args:
         path: path of the file.
@@ -291,7 +291,7 @@ def write_outline(path: Path | str, outline: BaseGeometry, info: SlideInfo) -> N
 
 
 def write_cores(path: Path | str, cores: Iterable[Core], radius_um: float, info: SlideInfo) -> None:
-    """Write cores of a tissue microarray as QuPath's TMA cores, with the origin at the scanner's bounds.
+    """Write cores of a tissue microarray as QuPath's TMA cores, with positions from the scanner's bounds.
 
     Args:
         path: path of the file.
@@ -353,7 +353,7 @@ class ClassArea:
 
 
 def write_class_areas(path: Path | str, areas: Sequence[ClassArea], info: SlideInfo, made_by: str) -> None:
-    """Write areas as locked annotations, one feature per line, with the origin at the scanner's bounds as in QuPath.
+    """Write areas as locked annotations, one per line, with positions from the scanner's bounds as in QuPath.
 
     Args:
         path: path that ends in ``.geojson`` or ``.geojson.gz``.
@@ -380,7 +380,7 @@ def read_class_areas(path: Path | str, info: SlideInfo) -> list[ClassArea]:
     class or outside the slide are left out with a warning, as are the objects that ``read_areas`` warns of.
 
     Raises:
-        GeoJSONError: the file is not GeoJSON, or has no such area on the slide.
+        GeoJSONError: the file is not GeoJSON, or contains no area with a class on the slide.
     """
     areas, others = _read_shapes(path, (ANNOTATION,))
     areas = [replace(area, shape=shape) for area in areas if (shape := union_of_areas(np.array([area.shape])))]

@@ -1,4 +1,4 @@
-"""Scripts for QuPath's menu, composed of shared parts."""
+"""Write the scripts for QuPath's menu, which are assembled from shared parts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def find_script_folders(home: Path) -> list[Path]:
     """The script folders of all QuPath versions of a user.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no folder of QuPath 0.4 or later.
     """
     found = sorted(each / "scripts/muse" for each in (home / "QuPath").glob("v*") if each.is_dir())
     if not found:

@@ -53,7 +53,7 @@ class FeatureFile:
     """Writes batches of features, one per line; the file appears when the ``with`` block ends without an error.
 
     Raises:
-        GeoJSONError: QuPath would not open a file of that name.
+        GeoJSONError: QuPath would not open a file with that name.
     """
 
     def __init__(self, path: Path):
@@ -165,7 +165,7 @@ def write_cells(
     threads: int = 1,
     measurements: Sequence[str] = (),
 ) -> None:
-    """Write the cells of a slide for QuPath, each with its nucleus and the nucleus' id.
+    """Write the cells of a slide for QuPath, each with its nucleus and with the id of the nucleus.
 
     Args:
         nuclei_path: path of a ``nuclei.parquet`` with cells.
@@ -226,7 +226,7 @@ def _read_provenance(nuclei_path: Path | str, info: SlideInfo) -> Provenance:
 def _read_tables(
     nuclei_path: Path | str, columns: list[str], provenance: Provenance, batch_size: int
 ) -> Iterator[pa.Table]:
-    """Read the columns of all nuclei; ``quality`` becomes 1 for nuclei that totals leave out, else 0."""
+    """Read the columns of all nuclei; ``quality`` becomes 1 for nuclei that totals leave out, and 0 for others."""
     for table in iterate_rows(nuclei_path, batch_size, columns):
         if QUALITY in columns:
             flags = to_arrow(left_out(table, provenance).astype(float))
@@ -263,7 +263,7 @@ def _write_files(
                 for batch in islice(batches, n_batches):
                     whole.write(batch)
                     part.write(batch)
-        for batch in batches:  # if there are no parts, all batches
+        for batch in batches:  # all of them if there are no parts
             whole.write(batch)
     return parts
 
@@ -280,7 +280,7 @@ OPTIONAL = {  # for tables with these columns
     CLUSTER: ("Morphology cluster", CLUSTER, 1),
     REGION_PROB: ("Region probability", REGION_PROB, 3),
     BORDER: ("Border distance um", BORDER, 1),
-    UNLIKE_REGION: ("Unlike region", UNLIKE_REGION, 1),  # 1 for a class that does not occur in the region
+    UNLIKE_REGION: ("Unlike region", UNLIKE_REGION, 1),  # 1 if the class does not occur in the region
     QUALITY: ("In artefact", QUALITY, 1),  # 1 where totals leave a nucleus out
 }
 CHOSEN_DIGITS = 4  # digits after the point, for columns that the user chose
@@ -295,7 +295,7 @@ class FeatureRenderer:
     If the table has ``POSITIVE``, classes are derived from those of the model, such as "Epithelial: Positive".
 
     Args:
-        classes: classes by label; other labels are written without classification.
+        classes: classes in the order of their labels; other labels are written without classification.
         run: string that identifies slide and model; the same run and centroid give the same id.
         offset_px: (x, y) offset subtracted from every position.
     """
@@ -307,7 +307,7 @@ class FeatureRenderer:
         self._derived = np.array([text for one in classes for text in _derive(one)] + [b""])
 
     def render(self, table: pa.Table) -> bytes:
-        """The features of a batch of at least one nucleus, in its order."""
+        """Render a batch of at least one nucleus as features, in the order of its rows."""
         ids = uuid5(self._namespace, _centroid_names(to_numpy(table["x"]), to_numpy(table["y"])))
         batches = [slice(first, first + _AT_ONCE) for first in range(0, len(table), _AT_ONCE)]
         first, *others = (self._render_batch(table[batch], ids[batch]) for batch in batches)
@@ -331,7 +331,7 @@ class FeatureRenderer:
         return text.translate(None, b"\0")
 
     def _render_outlines(self, table: pa.Table) -> list[np.ndarray]:
-        """The outlines of nuclei, up to the type of the objects."""
+        """Render the outlines and the text that follows them, up to and including the type of the objects."""
         outlines = self._render_rings(wkb_to_rings(table["geometry"]), len(table))
         return [outlines, _constant(b'},"properties":{"objectType":"detection"', len(table))]
 
@@ -355,7 +355,7 @@ class FeatureRenderer:
 
 
 class CellRenderer(FeatureRenderer):
-    """Renders nuclei with ``CELL_RAYS`` as cells with nuclei; arguments as in ``write_cells``."""
+    """Renders tables with ``CELL_RAYS`` as cells that contain nuclei; arguments as in ``write_cells``."""
 
     def __init__(self, info: SlideInfo, provenance: Provenance, frame: str):
         super().__init__(provenance.classes, provenance.run_name, qupath_offset_px(info.bounds, frame))
@@ -383,12 +383,12 @@ class CellRenderer(FeatureRenderer):
 
 
 def nucleus_ids(run: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The ids in QuPath, (N,) S36, of a run's nuclei (``Provenance.run_name``) at these positions in level-0 px."""
+    """The ids in QuPath, (N,) S36, of nuclei at these positions in level-0 px; ``run`` is a ``Provenance.run_name``."""
     return uuid5(uuid.uuid5(NAMESPACE, run), _centroid_names(x, y)).view("S36").ravel()
 
 
 def _derive(one: NucleusClass) -> Iterator[bytes]:
-    """The classes of negative and of positive nuclei of a class, named and coloured as QuPath does."""
+    """The derived classes for negative and for positive nuclei of a class, named and coloured as QuPath does."""
     names = [part.strip() for part in one.name.split(":")]
     for intensity, scale in INTENSITIES:
         yield _classification("names", [*names, intensity], [min(int(part * scale), 255) for part in one.color])
@@ -400,7 +400,7 @@ def _classification(key: str, name: str | list[str], color: Sequence[int]) -> by
 
 
 def _centroid_names(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Names (N, L) of absolute positions, to 0.01 px, with a running number for equal positions in a batch."""
+    """Names (N, L) of absolute positions, to 0.01 px; a running number distinguishes equal positions in a batch."""
     hundredths = np.rint(np.stack([x, y]) * 100).astype(np.int64)
     key = hundredths[0] << 32 | hundredths[1]
     order = np.argsort(key, kind="stable")
@@ -413,7 +413,7 @@ def _centroid_names(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def measurements_of(columns: Sequence[str]) -> tuple[tuple[str, str, int], ...]:
-    """Name in QuPath, column and digits after the point of each measurement for a table with these columns."""
+    """The measurements for a table with these columns: name in QuPath, column, and digits after the point."""
     own = {*COLUMNS, *OPTIONAL, POSITIVE, CELL_RAYS}
     chosen = ((name, name, CHOSEN_DIGITS) for name in columns if name not in own)
     return (*MEASUREMENTS, *(entry for name, entry in OPTIONAL.items() if name in columns), *chosen)

@@ -1,1 +1,1 @@
-"""The report of a cohort: pictures per slide, one table, one page."""
+"""The report of a cohort: pictures of each slide, tables and one page."""

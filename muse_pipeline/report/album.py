@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
-EMBEDDED_SLIDES = 30  # most slides whose pictures are embedded, about 1 MB each; a larger page would be slow to open
+EMBEDDED_SLIDES = 30  # maximum number of slides with embedded pictures, 1 MB each; a larger page is slow to open
 THUMBNAIL_PX = 112  # shown at half this size, to be sharp on screens with two pixels per CSS pixel
 _QUALITY = 78
 

@@ -1,4 +1,4 @@
-"""Outcomes of the slides in a sheet."""
+"""Judge the outcome of every slide in a sheet."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from muse_pipeline.tissue.find import DOUBT as TISSUE_DOUBT
 from muse_pipeline.tissue.mask import TissueMask
 
 STATUSES = ("failed", "partial", "empty", "ok")  # in the order in which the page lists them
-MUCH = 0.01  # least fraction of nuclei left out because of artefacts of which the report warns
-BARE_MM2 = 0.05  # least area of tissue without any nucleus of which the report warns
+MUCH = 0.01  # the report warns if at least this fraction of nuclei is left out because of artefacts
+BARE_MM2 = 0.05  # the report warns of a slide without any nucleus in at least this area of tissue
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 T = TypeVar("T")
 
@@ -42,18 +42,18 @@ class SlideResult:
         folder: folder of its results.
         status: "ok"; "empty" (finished, but there is no tissue or no nucleus); "partial" (finished, with the gaps
             that ``reason`` describes); "failed" (with ``step`` and ``reason``).
-        step: the step that failed, else "".
+        step: the step that failed; "" if none did.
         reason: reason for any status except "ok"; "" if the status is "ok".
         progress: records of the steps, one per step.
         patient: patient of the slide in the sheet; "" if none.
         split: part of the cohort in the sheet, such as "train"; "" if none.
         group: group in which the report shows the slide; "" if none.
-        own: cells of the columns that the user added to the sheet, by column.
+        own: cells of the columns that the user added to the sheet, keyed by column.
         info: content of ``slide.json``; None if ``inspect`` did not finish or the file cannot be read.
-        tissue_mm2: area of tissue, less the artefacts that are left out; None if there is no readable mask.
+        tissue_mm2: area of tissue, without artefacts that are left out; None if there is no readable mask.
         summary: content of ``summary.json``; None for a failed slide, so that older results are not used.
         warnings: warnings of the steps.
-        partner: outcome of the registration of its partner (partner.json); None if there is none.
+        partner: outcome of the registration of the slide's partner (partner.json); None if it has no partner.
         organ: organ in the sheet; "" if none.
         included: kinds of doubt (``inference.doubts``) that do not exclude numbers from the totals.
     """
@@ -114,7 +114,7 @@ class SlideResult:
 
     @property
     def class_counts(self) -> dict[str, int]:
-        """Number of nuclei by class; empty if left out, or for immunohistochemistry, where classes are meaningless."""
+        """Number of nuclei by class; empty if left out, or in immunohistochemistry, where classes are meaningless."""
         if not self.summary or self.positive is not None or self.classes_left_out:
             return {}
         return {each["name"]: each["n_nuclei"] for each in self.summary["classes"]}
@@ -151,13 +151,13 @@ class SlideResult:
 
     @property
     def artefacts_mm2(self) -> dict[str, float] | None:
-        """mm2 of tissue by kind of artefact; None if artefacts were not searched for, or for a failed slide."""
+        """Area in mm2 of each kind of artefact; None if artefacts were not searched for, or for a failed slide."""
         quality = self.provenance.quality if self.provenance else None
         return quality.area_mm2 or None if quality else None
 
     @property
     def left_out_mm2(self) -> float:
-        """mm2 of tissue that totals leave out; 0 for a failed slide."""
+        """Area of tissue in mm2 that totals leave out; 0 for a failed slide."""
         return self.provenance.left_out_mm2 if self.provenance else 0.0
 
     @property
@@ -167,7 +167,7 @@ class SlideResult:
 
     @property
     def processed_mm2(self) -> float:
-        """mm2 of tissue, including areas that totals leave out."""
+        """Area of tissue in mm2, including what totals leave out."""
         return (self.tissue_mm2 or 0.0) + self.left_out_mm2
 
     @property
@@ -223,7 +223,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def read_groups(sheet: Path, column: str) -> dict[str, str]:
-    """The cells that are not empty in a column of the user's sheet, by slide.
+    """The cells that are not empty in a column of the user's sheet, keyed by slide.
 
     Raises:
         SheetError: the sheet cannot be read, or lacks ``slide_id`` or the column.
@@ -374,7 +374,7 @@ def _gather_warnings(files: SlideFiles, info: SlideInfo | None, tissue_done: boo
 
 
 def _join_reasons(warnings: list[str], provenance: Provenance, organ: str) -> list[str]:
-    """The warnings, and flags and doubts from the provenance, since ledgers of an interrupted run may lack these."""
+    """The warnings, with flags and doubts from the provenance, which ledgers of an interrupted run may lack."""
     verdict = provenance.verdict
     doubts = {} if verdict.verdict == OTHER_STAIN else find_doubts(provenance, organ)
     return list(dict.fromkeys([*warnings, *verdict.sentences(), *doubts.values()]))

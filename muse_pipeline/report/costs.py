@@ -19,7 +19,7 @@ class Cost:
 
     Attributes:
         step: name of the step, or of a sum.
-        seconds: wall-clock time; shards that ran at the same time are added up.
+        seconds: wall-clock time; those of shards that ran at the same time are added up.
         processor_seconds: processor time of all threads.
         tissue_mm2: area of tissue of the slides on which the step ran.
         peak_memory_mib: highest peak memory on any slide; None for the row ``OTHER``.

@@ -1,4 +1,4 @@
-"""Numbers for a slide and parts of it: nuclei in annotations and regions, and scores of immunohistochemistry.
+"""Numbers of a slide and its parts: nuclei in annotations and regions, and scores of immunohistochemistry.
 
 Nuclei are counted in each annotation, in each tissue region and along its border, for ``summary.json`` and tables.
 
@@ -48,7 +48,7 @@ def count_intensities(nuclei: Path, provenance: Provenance, annotations: Sequenc
 
     Args:
         nuclei: path of the table.
-        provenance: provenance of the table; the stain is immunohistochemistry.
+        provenance: provenance of the table, whose slide is stained by immunohistochemistry.
         annotations: annotations of the region of interest.
     """
     with open_nuclei(nuclei) as file:
@@ -195,7 +195,7 @@ def per_mm2(n: int | None, mm2: float | None) -> float | None:
 def count_in_annotations(
     nuclei: Path, annotations: Sequence[RoiAnnotation], classes: Sequence[NucleusClass], with_positive: bool
 ) -> list[dict[str, Any]]:
-    """Name, areas and nuclei of each annotation, for ``summary.json``; a nucleus counts in each that contains it.
+    """Name, areas and nuclei of each annotation, for ``summary.json``; a nucleus may count in several of them.
 
     Args:
         nuclei: path of the table.

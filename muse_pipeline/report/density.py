@@ -31,7 +31,7 @@ def stream_positions(path: Path, *columns: str, counted_only: bool = False) -> I
     Args:
         path: path of the table.
         columns: names of numeric columns.
-        counted_only: True for only the nuclei that are in totals.
+        counted_only: True to yield only the nuclei that are in totals.
     """
     names = ["x", "y", *columns]
     for table in iterate_counted(path, names) if counted_only else iterate_rows(path, ROW_GROUP, names):
@@ -60,7 +60,7 @@ def median_features(path: Path, classes: Sequence[str]) -> dict[str, float]:
 def read_outlines(
     path: Path, low_xy: np.ndarray, high_xy: np.ndarray, column: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Read the nuclei whose centres lie in a rectangle in level-0 px, from only the row groups that touch it.
+    """Read the nuclei whose centres lie in a rectangle in level-0 px; only row groups that touch it are read.
 
     Returns:
         geometry (n,) of shapely polygons in level-0 px, xy (n, 2), ``column`` (n,) int, and (n,) bool, True for nuclei
@@ -134,7 +134,7 @@ def count_nuclei(
 
 
 def choose_fields(grid: DensityGrid) -> list[Field]:
-    """Up to three fields that do not overlap: of highest density, of most mixed classes and of typical density.
+    """Choose up to three fields that do not overlap: the densest, the most mixed, and one of typical density.
 
     The choice depends only on the counts; among equal fields the topmost, then the leftmost, is chosen.
     """

@@ -14,7 +14,7 @@ def card_facts(card: Mapping[str, Any]) -> dict[str, str | list[str]]:
     """The facts in a card by name, each as a text or a list of lines; missing ones are left out.
 
     Args:
-        card: content of the card as in JSON.
+        card: content of the card, as in its JSON file.
     """
     facts = {
         "Classes": [each["name"] for each in card.get("classes", [])],

@@ -165,7 +165,7 @@ def summarise_failures(slides: Sequence[SlideResult], n_shown: int = 10) -> list
 
 
 def _doubled(slides: Sequence[SlideResult]) -> list[str]:
-    """A line for each slide with the same content and ROI as an earlier slide, which it names."""
+    """A line for each slide with the same content and ROI as an earlier slide, which the line names."""
     first: dict[tuple[str, Roi | None], str] = {}
     contents = [(slide.slide_id, (slide.info.fingerprint, slide.roi)) for slide in slides if slide.info]
     return [

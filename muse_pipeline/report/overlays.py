@@ -140,7 +140,8 @@ def _heat_colours(strength: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(strength, stops, channel) for channel in _RAMP.T], axis=-1)
 
 
-# Lookup tables: colour and opacity by density, in 255ths of the highest; a pale grey for each grey, white for glass.
+# Lookup tables: colour and opacity for each density, in 255ths of the highest; a pale grey for each grey, and white
+# for glass.
 _HEAT = _heat_colours(np.linspace(0, 1, 256)).astype(np.float32)
 _OPACITY = np.clip(np.linspace(0, 8, 256), 0, 0.8).astype(np.float32)
 _PALE_GREY = np.rint(255 - 0.65 * np.clip(_GLASS_GREY - np.arange(256), 0, None)).astype(np.uint8)
@@ -214,7 +215,7 @@ def _resample_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _add_colour_bar(canvas: Image.Image, pen: ImageDraw.ImageDraw, left: int, top: float, beside_px: int = 0) -> int:
-    """Draw the colour bar from ``left``, with ``beside_px`` left for the legend, and return the x of its end."""
+    """Draw the colour bar from ``left``, keep ``beside_px`` free for the legend, and return the x of its end."""
     width = min(160, canvas.width - left - 190 - beside_px)
     if width < 40:  # on a narrow slide the strip only has room for the scale bar
         return left
@@ -231,7 +232,7 @@ def _round_up(value: float) -> float:
     return float(np.ceil(value / step) * step)
 
 
-ENLARGEMENT = 2  # least enlargement of fields, so that outlines between pixels of the store are crisp
+ENLARGEMENT = 2  # minimum enlargement of fields, so that outlines between pixels of the store are crisp
 LEAST_PX = 640  # a narrower field is enlarged more, so that caption and legend fit
 _MARGIN_UM = 20.0  # nuclei with centres up to this far outside a field are also drawn
 _SUBPIXEL_BITS = 4
@@ -247,13 +248,13 @@ def draw_field(
     column: str = "label",
     caption: str | None = None,
 ) -> dict[str, int]:
-    """Write a PNG of a field with its nuclei, scale bar, legend and caption, as far as the field is on the slide.
+    """Write a PNG of the part of a field on the slide, with its nuclei, a scale bar, a legend and a caption.
 
     Args:
         store: store of the slide.
         nuclei: path of the table.
         field: the field to draw.
-        classes: classes by the values of ``column``.
+        classes: classes, indexed by the values of ``column``.
         path: path of the PNG.
         column: column of the table with the classes.
         caption: description of the field, by default the reason for its choice.
@@ -296,7 +297,7 @@ def draw_outlines(
 
 
 def _read_pixels(store: Store, field: Field) -> tuple[np.ndarray, int]:
-    """The enlarged pixels of a field on the slide, (h, w, 3) uint8, and the factor by which they are enlarged."""
+    """The enlarged pixels of a field, (h, w, 3) uint8, as far as it is on the slide, and the factor of enlargement."""
     width, height = field_size_px(store, field)
     pixels = store.read(_corner_px(store, field), (width, height))
     enlargement = max(ENLARGEMENT, -(-LEAST_PX // width))

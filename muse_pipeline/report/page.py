@@ -149,7 +149,7 @@ def _left_out(slide: SlideResult) -> str:
 
 
 def _artefact_values(slide: SlideResult) -> dict[str, float]:
-    """mm2 by kind of artefact, and the nuclei that totals leave out; empty if not searched for."""
+    """Area in mm2 of each kind of artefact, and number of nuclei that totals leave out; empty without a search."""
     if slide.artefacts_mm2 is None:
         return {}
     areas = {f"{kind}_mm2": round(mm2, 4) for kind, mm2 in slide.artefacts_mm2.items()}
@@ -278,7 +278,7 @@ def write_page(
 
 
 def _sum_models(slides: Sequence[SlideResult]) -> list[dict[str, Any]]:
-    """Nuclei, mm2 of tissue and classes per model, since numbers of different models may not be comparable.
+    """Nuclei, area of tissue and classes per model, since numbers of different models may not be comparable.
 
     If there is only one model, its name is "".
     """
@@ -294,9 +294,9 @@ def _sum_models(slides: Sequence[SlideResult]) -> list[dict[str, Any]]:
     ]
 
 
-SHOWN = 15  # most measures shown for a pair of groups; the rest are collapsed
-MOST_DOTS = 100  # most dots of a group; larger groups are drawn as this many percentiles
-FOUND = 0.05  # false discovery rate below which a measure differs
+SHOWN = 15  # maximum number of measures shown for a pair of groups; the rest are collapsed
+MOST_DOTS = 100  # maximum number of dots of a group; larger groups are drawn as this many percentiles
+FOUND = 0.05  # false discovery rate below which groups are said to differ in a measure
 MOST_EFFECT = 4  # upper limit of the axis of effects
 _UNITS = {"1": "", "1/mm2": "/mm²", "um": "µm", "um2": "µm²", "OD/um": "OD/µm"}
 
@@ -348,7 +348,7 @@ def _measure(row: dict[str, str], names: Sequence[str], patients: Sequence[dict[
 
 
 def _pair(names: tuple[str, str], measures: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Two groups: the number of measures that differ, and all measures by ascending q, then p."""
+    """Two groups: the number of measures in which they differ, and all measures, sorted by q, then p."""
     n_patients = [max(each["n_patients"][side] for each in measures) for side in (0, 1)]
     n_tested = sum(each["p"] is not None for each in measures)
     least = _least_p(*n_patients)

@@ -20,22 +20,22 @@ from muse_pipeline.report.slide_card import add_up
 
 # Okabe & Ito, "Color Universal Design", 2008
 COLOR_BLIND_SAFE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#000000")
-LEAST_SLIDES = 3  # least number of slides in a plot
+LEAST_SLIDES = 3  # minimum number of slides in a plot
 LEAST_OF_GROUP = 6  # no outliers are named in smaller groups
 FAR = 3.5  # modified z-score (Iglewicz & Hoaglin 1993) above which a slide is an outlier
 ORIENTATION = "shape_orientation"  # an angle, whose median is meaningless
-MOST_NAMED = 6  # most outliers named below a plot
+MOST_NAMED = 6  # maximum number of outliers named below a plot
 MOST_LINKED = 200  # with more slides, only the dots of outliers are links
 
 _LEFT, _RIGHT, _ROW, _AXIS = 10, 370, 34, 24
 _MIX_WIDTH, _MIX_HEIGHT = 1150, 130
-MOST_COLUMNS = 50  # most columns of the class mix that are named
-_NAME_LETTERS, _LETTER = 18, 7  # most letters of a name, and the width of a letter
+MOST_COLUMNS = 50  # the columns of a class mix with more than this number are not named
+_NAME_LETTERS, _LETTER = 18, 7  # maximum number of letters of a name, and the width of a letter
 _DEVIATION = 0.6745  # median absolute deviation of a normal distribution of variance 1
 
 
 def describe_plots(entries: Sequence[ShownSlide]) -> dict[str, Any] | None:
-    """The content of ``templates/plots.html`` by model; None if no model has ``LEAST_SLIDES`` slides."""
+    """The content of ``templates/plots.html``, grouped by model; None if no model has ``LEAST_SLIDES`` slides."""
     added = {id(slide) for slide in counted(entry.slide for entry in entries)}
     entries = [entry for entry in entries if id(entry.slide) in added]
     models = by_model(entry.slide for entry in entries)
@@ -210,7 +210,7 @@ def _class_mix(entries: Sequence[ShownSlide], counts: np.ndarray, groups: Sequen
 
     Args:
         entries: slides of a model.
-        counts: (S, C) nuclei by class; NaN if missing.
+        counts: (S, C) number of nuclei by class; NaN if missing.
         groups: names of the groups.
     """
     slides = [entry.slide for entry in entries]

@@ -90,7 +90,7 @@ def _scores(compartments: dict[str, Any]) -> str:
 
 
 def _artefacts(slide: SlideResult) -> tuple[str, str]:
-    """Area and percentage of the tissue by kind of artefact, and the parts that are not in totals."""
+    """Area and percentage of the tissue for each kind of artefact, and what totals leave out."""
     found, whole = {kind: mm2 for kind, mm2 in (slide.artefacts_mm2 or {}).items() if mm2}, slide.processed_mm2
     areas = [f"{area_text(mm2)} mm² {kind} ({100 * mm2 / whole:.1f} %)" for kind, mm2 in found.items()]
     n, share = slide.n_left_out, 100 * slide.left_out_mm2 / whole if whole else 0.0

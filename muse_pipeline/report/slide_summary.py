@@ -57,8 +57,8 @@ def summarise_slide(folder: Path, threads: int = 1) -> dict[str, Any]:
 
     With several ``threads`` the density is drawn at the same time as the overlays.
 
-    Pixels come from the image store. If it was removed already, pictures of an earlier summary of the same nuclei are
-    kept; otherwise the density is drawn on the tissue mask and there are no overlays.
+    Pixels come from the image store. If it was removed, pictures of an earlier summary of the same nuclei are kept; if
+    there is no such summary, the density is drawn on the tissue mask and there are no overlays.
 
     Raises:
         StoreError: the image store cannot be read.
@@ -186,7 +186,7 @@ class Marks:
 
     Attributes:
         column: column of the table.
-        classes: classes by the values of ``column``.
+        classes: classes, indexed by the values of ``column``.
         grid: nuclei counted by class.
     """
 

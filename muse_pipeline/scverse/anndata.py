@@ -48,7 +48,7 @@ def write_anndata(nuclei: Path, output: Path, patient: str | None, embeddings: P
     Args:
         nuclei: path of ``nuclei.parquet``.
         output: path of ``nuclei.h5ad``.
-        patient: patient of the slide; None derives it from the slide's name.
+        patient: patient of the slide; None to derive it from the slide's name.
         embeddings: file of the nuclei's embeddings, written by ``muse embed``.
 
     Raises:
@@ -167,7 +167,7 @@ def write_spatialdata(
         nuclei: path of ``nuclei.parquet``.
         store: store of the slide's image; its position relative to ``output`` must not change.
         output: path of ``slide.spatialdata.zarr``.
-        patient: patient of the slide; None derives it from the slide's name.
+        patient: patient of the slide; None to derive it from the slide's name.
         embeddings: file of the nuclei's embeddings, written by ``muse embed``.
 
     Raises:

@@ -1,7 +1,7 @@
 """Counts of genes per nucleus, from Visium HD bins or Xenium transcripts, as AnnData.
 
-A position belongs to the nucleus whose outline contains it, else to the nearest outline within a distance. Formats: 10x
-Genomics' Space Ranger ``binned_outputs`` and Xenium Onboard Analysis' ``transcripts.parquet``.
+A position belongs to the nucleus whose outline contains it, or else to the nearest outline within a given distance. The
+formats are ``binned_outputs`` of 10x Genomics' Space Ranger and ``transcripts.parquet`` of Xenium Onboard Analysis.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from muse_pipeline.tissue.mask import TissueMask
 
 XENIUM_UM_PER_PX = 0.2125  # of the morphology picture, if experiment.xenium does not state it
 GENE = "feature_name"
-CONTROLS = "NegControl", "BLANK", "UnassignedCodeword", "DeprecatedCodeword", "Intergenic"  # prefixes of their names
-LEAST_QUALITY = 20.0  # Phred-scaled; 10x Genomics' own limit
+CONTROLS = "NegControl", "BLANK", "UnassignedCodeword", "DeprecatedCodeword", "Intergenic"  # prefixes of names
+LEAST_QUALITY = 20.0  # minimum quality of a transcript, Phred-scaled; 10x Genomics' own limit
 BATCH = 1 << 20
-LEAST_ON_TISSUE = 0.5  # least fraction of positions in the tissue
+LEAST_ON_TISSUE = 0.5  # minimum fraction of positions in the tissue
 MOST_SCALE = 1.1  # largest ratio between lengths of the same tissue on the slide and in the assay
 
 
@@ -59,7 +59,7 @@ class Assay:
 
 
 def read_visium_hd(path: Path) -> Assay:
-    """Open the finest bins of Space Ranger's ``binned_outputs``, or the bins in the folder of one size.
+    """Open the finest bins of Space Ranger's ``binned_outputs``, or those in the folder of a single bin size.
 
     Raises:
         LabelError: a file is missing or cannot be read.
@@ -199,7 +199,7 @@ def _find_map(info: SlideInfo, assay: Assay, transform: Path | None) -> Callable
 def _require_on_tissue(
     info: SlideInfo, tissue: TissueMask, assay: Assay, to_px: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[int, float]:
-    """Require that most positions, or some with a ROI, lie in tissue; return the numbers of positions and counts."""
+    """Require that most positions, or with a ROI any, lie in tissue; return the totals of positions and counts."""
     n_all = n_inside = n_counts = 0
     for xy_um, counts in assay.batches():
         n_all += len(xy_um)
@@ -230,7 +230,7 @@ def _assign(tree: shapely.STRtree, xy: np.ndarray, reach_px: float) -> tuple[np.
 
 
 def write_bins(nuclei: Path, assay: Assay, counts: sparse.csr_matrix, output: Path) -> None:
-    """Write counts as AnnData: ``X`` has the counts, ``obs`` the nuclei, ``var`` the genes; features are in ``obsm``.
+    """Write counts as AnnData: the counts as ``X``, the nuclei as ``obs``, the genes as ``var``; features in ``obsm``.
 
     Args:
         nuclei: path of ``nuclei.parquet``.

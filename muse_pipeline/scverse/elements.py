@@ -72,7 +72,7 @@ def require_h5py() -> ModuleType:
 
 
 def keys_of(names: Sequence[str]) -> dict[str, str]:
-    """A key for each name in a file: letters, digits and "_.-", as SpatialData requires, unique regardless of case."""
+    """A key in a file for each name: letters, digits and "_.-", as SpatialData requires, unique regardless of case."""
     keys: dict[str, str] = {}
     for name in names:
         key, taken = re.sub(r"[^\w.-]+", "_", name), {known.lower() for known in keys.values()}
@@ -103,7 +103,7 @@ class Hdf5Elements:
                 attrs[name] = value
 
     def array(self, path: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Make an array for numbers."""
+        """Make an array of numbers, and return it for writing."""
         return _encoded(self._file.create_dataset(path, shape, dtype), "array")
 
     def ids(self, path: str, n: int) -> Array:
@@ -192,7 +192,7 @@ class NucleiTable:
         patient: patient of the slide.
         provenance: provenance of the table.
         features: columns of ``X``.
-        categories: names, by code, for each categorical column of ``obs``.
+        categories: names, in the order of their codes, for each categorical column of ``obs``.
         numbers: names of the numeric columns of ``obs``.
         embedding_dim: number of columns of ``obsm["X_embedding"]``.
         n_nuclei: number of rows.
@@ -282,7 +282,7 @@ def _other_nuclei(path: Path) -> NucleiError:
 
 @dataclass(frozen=True)
 class Batch:
-    """Some rows of a table."""
+    """A batch of rows of a table."""
 
     table: NucleiTable
     rows: pa.Table

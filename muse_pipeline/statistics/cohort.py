@@ -129,7 +129,7 @@ def _read_area(path: Path) -> float:
 def _read_columns(
     path: Path, names: Sequence[str], iterate: Callable[..., Iterator[pa.Table]]
 ) -> dict[str, np.ndarray]:
-    """Those columns of ``names`` that a table has, (N,) each, for the nuclei from ``iterate``; regions by name."""
+    """The columns among ``names`` that a table has, (N,) each, for the nuclei from ``iterate``; regions as strings."""
     with open_nuclei(path) as file:
         known = sorted(set(names) & set(file.schema_arrow.names))
     parts = {name: [np.zeros(0)] for name in known}
@@ -176,8 +176,8 @@ def _infiltration(columns: Mapping[str, np.ndarray], regions: Regions, classes: 
     return found
 
 
-LEFT_OUT = {"slide_id", "mpp", "shards"}  # columns of the sheet: the index, a number, and one that changes no result
-OF_TABLE = ("status", "appearance", "left_out")  # columns of cohort.tsv
+LEFT_OUT = {"slide_id", "mpp", "shards"}  # not written as categories: the index, a number, and one without effect
+OF_TABLE = ("status", "appearance", "left_out")  # columns taken from cohort.tsv
 PROVENANCE = ("fingerprint", "model", "features", "versions")
 
 
@@ -185,8 +185,8 @@ def write_cohort(results: Path, rows: Iterable[Mapping[str, Any]], output: Path,
     """Write ``cohort.h5ad`` with the slides that have nuclei, and return their number.
 
     Args:
-        results: folder of the results; if it has a cohort.tsv, ``OF_TABLE`` are taken from it.
-        rows: rows of the sheet, by the names of its columns.
+        results: folder of the results; if it contains cohort.tsv, the columns ``OF_TABLE`` are taken from there.
+        rows: rows of the sheet, each keyed by the names of its columns.
         output: path of ``cohort.h5ad``.
         threads: number of slides that are read at the same time; it does not change the result.
 
@@ -221,7 +221,7 @@ def _read_table(path: Path) -> dict[str, dict[str, str]]:
 
 
 def _write_obs(elements: Elements, slides: Sequence[Mapping[str, Any]], table: Mapping[str, Mapping[str, str]]) -> None:
-    """Write the columns of the sheet with any value, the patient from the sheet or slide's name, and ``OF_TABLE``.
+    """Write the sheet's columns that contain a value, the patient from the sheet or slide's name, and ``OF_TABLE``.
 
     Columns that the user added to the sheet are named as in cohort.tsv.
     """
@@ -263,7 +263,7 @@ def patients_of(results: Path | str) -> dict[str, str]:
 
 
 def read_cohort(results: Path | str) -> pads.Dataset:
-    """The nuclei of all slides of a run as one Arrow dataset; only the schemas of the tables are read now.
+    """The nuclei of all slides of a run as one Arrow dataset; only the schemas of the tables are read here.
 
     Args:
         results: the folder of the results.
@@ -305,7 +305,7 @@ def compare_cohort(
         sheet: table with a row per slide.
         group: column of the groups; slides with an empty cell are left out.
         patient: column of the patients; if a cell is empty, or there is no column "patient", the patient is that in the
-            sheet of the run, else that in the slide's name.
+            sheet of the run, or otherwise that derived from the slide's name.
         output: path of ``statistics.tsv``.
         included: kinds of doubt (``inference.doubts``) that do not exclude a slide or its counts of classes.
         threads: number of slides that are read at the same time; it does not change the result.

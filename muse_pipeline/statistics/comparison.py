@@ -24,7 +24,7 @@ SEED = 0
 class Difference:
     """Comparison of two groups by M measures.
 
-    The results of tests are (M,) each, and NaN for a measure for which a group has fewer than two values.
+    The results of tests are (M,) each, and NaN where a group has fewer than two values of the measure.
 
     Attributes:
         n: (2, M) number of patients with a value.
@@ -32,8 +32,8 @@ class Difference:
         effect: Hedges' g: (second mean - first mean) / pooled standard deviation, corrected for small groups.
         low: lower end of the 95 % bootstrap interval of the effect.
         high: upper end of the interval.
-        p: two-sided p of the permutation test of the difference of means.
-        q: p adjusted over the measures by Benjamini and Hochberg's control of the false discovery rate.
+        p: two-sided p of a permutation test of the difference in means.
+        q: p adjusted for the number of measures: the false discovery rate of Benjamini and Hochberg.
     """
 
     n: np.ndarray
@@ -86,7 +86,7 @@ def require_groups(
 
 
 def compare_pairs(values: np.ndarray, groups: list[str]) -> Iterator[tuple[str, str, Difference]]:
-    """Yield every pair of groups with its comparison by the values (P, M) of patients, whose groups are ``groups``."""
+    """Yield each pair of groups and its comparison, from the values (P, M) of P patients and their ``groups``."""
     label = np.array(groups)
     for first, second in combinations(sorted(set(groups)), 2):
         chosen = (label == first) | (label == second)
@@ -104,7 +104,7 @@ def compare_groups(
     Args:
         values: (P, M) values of the patients, NaN if unknown.
         is_second: (P,) bool, True for patients of the second group.
-        n_permutations: number of random assignments to groups, shared by measures with values of the same patients.
+        n_permutations: number of random assignments to groups, shared by measures known for the same patients.
         n_bootstraps: number of random samples of patients within each group.
     """
     random = np.random.default_rng(SEED)
@@ -150,7 +150,7 @@ def _bootstrap(
     found = np.concatenate(effects)
     found[~np.isfinite(found)] = np.nan
     unknown = np.isnan(found).all(0)
-    # An arbitrary number, since ``nanpercentile`` warns about columns that are all NaN.
+    # ``nanpercentile`` warns about columns that are all NaN, so these get an arbitrary number.
     found[:, unknown] = 0
     low, high = np.nanpercentile(found, [2.5, 97.5], axis=0)
     return np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)

@@ -45,7 +45,7 @@ class Chunk:
 def count_cells(
     mask: np.ndarray, mask_mpp: np.ndarray, cell_um: float, shape: tuple[int, int]
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Count the true mask pixels that each cell touches, in a grid from the mask's corner with cells of ``cell_um``.
+    """Count the true mask pixels that each cell of a grid touches; cells of ``cell_um`` start at the mask's corner.
 
     Yields:
         The rows of each strip of the grid, whose ``shape`` is (rows, columns), and its counts (n, columns) int32.
@@ -57,7 +57,7 @@ def count_cells(
         first, last = np.floor(edges[:-1] + 1e-6), np.ceil(edges[1:] - 1e-6)
         spans.append([ends.astype(int).clip(0, length) for ends in (first, last)])
     (top, bottom), (left, right) = spans
-    for cells in strips(shape[0], max(1, ROWS * shape[0] // len(mask))):  # integrals need four times the mask's memory
+    for cells in strips(shape[0], max(1, ROWS * shape[0] // len(mask))):  # integral images need four times the memory
         first = top[cells.start]
         total = cv2.integral(mask[first : bottom[cells].max()].astype(np.uint8))
         rows = total[bottom[cells] - first] - total[top[cells] - first]
@@ -111,7 +111,7 @@ def chunks_by_shard(chunks: np.ndarray) -> list[Chunk]:
 
 
 def tissue_in_chunks(label: np.ndarray, label_px: int, shape: tuple[int, int]) -> np.ndarray:
-    """``shape`` = (rows, columns) int: number of tissue pixels of ``label``, of side ``label_px``, in each chunk."""
+    """(rows, columns) int: number of tissue pixels of ``label``, of side ``label_px``, that each chunk touches."""
     counts = [n for _, n in count_cells(label, np.ones(2), CHUNK_PX / label_px, shape)]
     return np.concatenate(counts)
 
@@ -128,7 +128,7 @@ class CorruptChunks:
 
         Args:
             n_pixels: (rows, columns) int, number of tissue pixels that each chunk touches.
-            n_pixels_in_all: number of tissue pixels.
+            n_pixels_in_all: number of tissue pixels of the slide.
             max_fraction: largest fraction of the tissue that may be corrupt.
             slide_id: id of the slide, for the error message.
         """

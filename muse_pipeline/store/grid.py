@@ -34,7 +34,7 @@ class WindowGrid:
         size_px: (width, height) of the lattice.
         input_px: side of a window.
         halo_px: width of the margin on each side of the core.
-        offset_px: shift of the whole grid to the top left; not 0 only to test that results do not depend on it.
+        offset_px: shift of the whole grid to the top left; 0, except in tests that results do not depend on it.
     """
 
     size_px: tuple[int, int]
@@ -126,7 +126,7 @@ class WindowGrid:
         return self.origin_xy(window) + np.array([part.x, part.y])
 
     def _tissue_box(self, window: int, tissue: np.ndarray, tissue_px: float) -> np.ndarray:
-        """Least and largest (x, y) of the tissue in the core of ``window``, in pixels from the window's corner."""
+        """Minimum and maximum (x, y) of the tissue in the core of ``window``, in pixels from the window's corner."""
         core, origin = self.core_xy(window), self.origin_xy(window)
         left, top = np.maximum(np.floor(core / tissue_px), 0).astype(int)
         right, bottom = np.ceil((core + self.core_px) / tissue_px).astype(int)

@@ -1,9 +1,9 @@
-"""Any rectangle of a slide at any mpp, by averaging over the area of each pixel, or by interpolation if enlarged.
+"""Read any rectangle of a slide at any mpp: averaged over the area of each pixel, or interpolated if enlarged.
 
 The image at ``mpp`` has an integer lattice whose corner is the corner of level 0 (frame *work*). Its pixels are
 area-weighted means of the pixels that they cover in the best level: the coarsest one that is at least as fine. A slide
 more than 5 % coarser than ``mpp`` is enlarged from level 0, by linear interpolation between the centres of its pixels.
-The weights depend only on absolute coordinates, so rectangles agree where they overlap, and no seams arise.
+The weights depend only on absolute coordinates, so rectangles are identical where they overlap, and no seams arise.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class AreaReader:
 
     Attributes:
         size_px: (width, height) of the work lattice.
-        level: number of the level that is read.
+        level: index of the level that is read.
     """
 
     def __init__(self, slide: Slide, info: SlideInfo, mpp: float, *, enlarge: bool = True):
@@ -70,7 +70,7 @@ class AreaReader:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of the lattice over one axis of a level.
+    """One axis of the lattice, laid over the same axis of a level.
 
     Attributes:
         ratio: level pixels per work pixel.
@@ -113,7 +113,7 @@ class Stretch:
 
     @property
     def whole_ratio(self) -> int:
-        """The ratio if it is an integer and the level does not end within this stretch, else 0."""
+        """The ratio if it is an integer and the level does not end within this stretch, otherwise 0."""
         ratio = round(self.axis.ratio)
         drift_px = abs(self.axis.ratio - ratio) * self.axis.work_px
         return ratio if drift_px < _ALIGNED and self.n_source == self.n * ratio else 0

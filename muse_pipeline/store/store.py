@@ -23,7 +23,7 @@ from muse_pipeline.store.zarr_files import CODECS, LOSSLESS, METADATA, Plane, Sh
 CHUNK_PX = 512
 SHARD_PX = 4096
 CHUNKS_PER_SHARD = SHARD_PX // CHUNK_PX
-PYRAMID = (1, 4, 16)  # a shard covers the same tissue at every level, so that levels are written together
+PYRAMID = (1, 4, 16)  # a shard covers the same tissue at every level, so that its levels can be written together
 BACKGROUND = 255
 TISSUE_UM = 8.0  # side of a pixel of the tissue label, before rounding to whole work pixels
 
@@ -157,7 +157,7 @@ class Store:
         self._read_chunk = lru_cache(n)(self._shards.read_chunk)
 
     def share_chunks(self) -> None:
-        """Use the process's shared cache of decoded chunks, for boxes that are read one after the other in an area."""
+        """Use the process's shared cache of decoded chunks, for boxes close together that are read in succession."""
         self._read_chunk = self._shards.read_recent_chunk
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:

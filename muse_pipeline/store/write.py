@@ -109,14 +109,14 @@ def write_store(
         threads: number of chunks read at the same time.
         max_corrupt: largest fraction of the tissue that may be undecodable.
         within: two corners (x, y) in work pixels; if given, only chunks that touch this rectangle are written.
-        open_image: returns the image of a slide at an mpp.
+        open_image: function that returns the image of a slide at an mpp.
         codec: one of ``zarr_files.CODECS``.
         facts: facts to add to the store's attributes.
 
     Raises:
         MppError: the slide is too coarse for ``mpp``.
         SlideError: more than ``max_corrupt`` of the tissue cannot be decoded.
-        OutputError: ``path`` is a folder that is no store, or cannot be written.
+        OutputError: ``path`` is a folder that is not a store, or cannot be written.
     """
     require_own_folder(Path(path), is_store(Path(path)))
     cv2.setNumThreads(1)
@@ -205,7 +205,7 @@ def write_smaller(path: Path, image: np.ndarray, side_px: int, codec: str) -> No
 
 
 def slices(row_column: tuple[int, int], side_px: int) -> tuple[slice, ...]:
-    """Slices of an image (3, h, w) for the square (row, column) of a grid of ``side_px``."""
+    """Slices of an image (3, h, w) for the square (row, column) of a grid with squares of ``side_px``."""
     return slice(None), *(slice(index * side_px, (index + 1) * side_px) for index in row_column)
 
 

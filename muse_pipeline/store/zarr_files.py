@@ -1,7 +1,7 @@
 """Write and read zarr 3 groups, arrays of uint8 and sharded chunks without zarr, in the caller's thread.
 
-Loading zarr takes longer than reading a small slide, and its thread pool is as large as the machine, not the job. It
-takes twice as long to read parts of a few chunks, keeps several copies of a shard in memory while writing it, and
+Loading zarr takes longer than reading a small slide, and its thread pool has the size of the machine, not of the job.
+It takes twice as long to read parts of a few chunks, keeps several copies of a shard in memory while writing it, and
 compares every pixel with white twice. The layout is that of its ``sharding_indexed`` codec: consecutive chunks, then a
 table of (offset, length) as little-endian uint64, row by row, and the table's CRC-32C. Files are identical to zarr's,
 byte for byte, except for JPEG chunks, for which zarr has no codec.
@@ -117,7 +117,7 @@ class Plane:
 
     Args:
         folder: folder of the array.
-        index: number of the plane in an array (c, y, x); omitted for an array (y, x).
+        index: index of the plane in an array (c, y, x); omitted for an array (y, x).
 
     Attributes:
         shape: (h, w) of the plane.
@@ -186,7 +186,7 @@ def chunk_codecs(codec: str) -> list[dict[str, Any]]:
 _ABSENT = np.uint64(2**64 - 1)
 _CHECKSUM_BYTES = 4
 N_OPEN = 64  # number of files that a process keeps open, because pretraining reads a cohort's stores at random
-N_RECENT = 32  # number of decoded chunks (0.8 MB each) that a process caches, because the views of a set share a few
+N_RECENT = 32  # number of decoded chunks (0.8 MB each) that a process caches, because the views of a set overlap
 
 
 def z_order(n: int) -> list[tuple[int, int]]:

@@ -9,11 +9,11 @@ from muse_pipeline.slides.base import WHITE
 from muse_pipeline.tissue.overview import map_strips, strips
 from muse_pipeline.tissue.stain import DENSITY, MAX_RED_TO_GREEN, is_brown
 
-DEFAULT_GLASS = 243.0  # level assumed for glass in a picture that is all tissue
-MIN_GLASS = 195  # least value of every channel in glass
-MAX_ROUGHNESS = 1.5  # deviation among neighbours at 8 um per pixel; glass has 0.3 to 1.2, the palest stroma 2 to 10
-# (largest difference between channels, least fraction of the picture): glass is nearly white, or it is tinted by the
-# scanner; tinted glass is only accepted if it covers much of the picture.
+DEFAULT_GLASS = 243.0  # level assumed for glass in a picture that shows only tissue
+MIN_GLASS = 195  # minimum level of every channel in glass
+MAX_ROUGHNESS = 1.5  # standard deviation among neighbours at 8 um/px: 0.3 to 1.2 in glass, 2 to 10 in the palest stroma
+# (maximum difference between channels, minimum fraction of the picture): glass is nearly white or tinted by the
+# scanner; tinted glass is accepted only if it covers much of the picture.
 KINDS = ((10, 0.02), (35, 0.2))
 FREQUENT = 0.1  # a level is frequent if this fraction of the candidates is within +-1 of it
 
@@ -42,8 +42,8 @@ def count_levels(
 ) -> np.ndarray:
     """(3, 256) counts of each level in each channel of (h, w, 3) uint8 pixels.
 
-    Counts only pixels that are ``candidates`` (h, w) bool, whose channels differ by at most ``max_tint``, and whose
-    green is in the inclusive range ``greens``.
+    Counts only ``candidates`` (h, w) bool whose channels differ by at most ``max_tint`` and whose green channel lies in
+    the inclusive range ``greens``.
     """
     counts = np.zeros((3, 256), int)
     for strip in strips(len(pixels)):
@@ -85,7 +85,7 @@ def highest(pixels: np.ndarray) -> np.ndarray:
 
 
 def spread(pixels: np.ndarray) -> np.ndarray:
-    """(...) range of the channels of (..., 3)."""
+    """(...) largest minus smallest channel of (..., 3)."""
     return highest(pixels) - lowest(pixels)
 
 

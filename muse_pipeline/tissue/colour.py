@@ -1,7 +1,7 @@
 """Appearance of a slide in a dozen numbers, for comparison with the pictures that a model was trained on.
 
-They are measured over fields of tissue at about 0.5 um per pixel, in the same way on slides (``colour.json``) and on
-training pictures (the model's card, ``inference.doubts``).
+The numbers are measured over fields of tissue at about 0.5 um per pixel, in the same way on slides (``colour.json``)
+and on training pictures (the model's card, ``inference.doubts``).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from muse_pipeline.tissue.third_stain import find_third_stain
 
 SAMPLE_UM = 0.5  # resolution of the models' input; coarser pixels mix nuclei with their surroundings
 FIELD_UM = 128.0
-NEAR_BLACK, NEAR_WHITE = 25, 250  # dirt is no brighter than this in any channel, a hole no darker in any
-MIN_TISSUE = 0.25  # least fraction of tissue in a field whose detail is measured
+NEAR_BLACK, NEAR_WHITE = 25, 250  # maximum level of all channels in dirt, and minimum level of all channels in holes
+MIN_TISSUE = 0.25  # minimum fraction of tissue in a field for its detail to be measured
 MIN_CONTRAST = 2.0  # grey levels; a field with less is empty, and its detail is noise
 FINE_UM, COARSE_UM = (0.25, 0.5), (1.0, 4.0)  # sigmas of two pairs of Gaussians; detail is the difference of a pair
 STAINED_DENSITY = 0.15  # a pixel is stained if the channel that absorbs most exceeds this density
@@ -32,7 +32,8 @@ CERTAIN_DENSITY = 0.3  # |OD|; the directions of paler colours are noise
 DARKEST = 90.0  # percentile; the tenth of pixels that absorbs most is taken for nuclei
 BLOCK_PX = 4  # side of averaged blocks, since the scanner may colour single pixels
 MIN_MEASURED_PIXELS = 500
-# The palest pixels (percentile) are glass if they are pale in blue, and pale compared with the median of the field.
+# The palest pixels (percentile) are glass if their density of blue is below MAX_TINT, and their summed density below
+# GLASS_SHARE of the median of the field.
 PALEST, MAX_TINT, GLASS_SHARE = 1.0, 0.6, 0.6
 
 
@@ -75,7 +76,7 @@ class AppearanceSample:
         """The measures by name; those that cannot be determined are left out.
 
         Args:
-            fit: Macenko's fit of the stains of these pixels.
+            fit: Macenko's fit of the stains of these pixels, or None if it failed.
         """
         found: dict[str, float] = {}
         if self._sharpness:
@@ -101,7 +102,7 @@ class AppearanceSample:
 
 
 def _without_tint(density: np.ndarray) -> np.ndarray:
-    """Densities (N, 3) of a field minus the density of its glass, if the camera or the lamp made the glass yellow."""
+    """Subtract the density of the glass from densities (N, 3) of a field if the camera or the lamp made it yellow."""
     total = density.sum(1)
     tint = np.median(density[total <= np.percentile(total, PALEST)], axis=0)
     is_yellow_glass = tint[1] < tint[2] < MAX_TINT and tint.sum() < GLASS_SHARE * np.median(total)
@@ -109,7 +110,7 @@ def _without_tint(density: np.ndarray) -> np.ndarray:
 
 
 def measure_picture(pixels: np.ndarray, mpp: float) -> dict[str, float]:
-    """The measures of a picture (h, w, 3) uint8 that is all tissue, made as for slides."""
+    """Measure a picture (h, w, 3) uint8 that shows only tissue, in the same way as slides."""
     factor = max(round(SAMPLE_UM / mpp), 1)
     if factor > 1:
         size = max(pixels.shape[1] // factor, 1), max(pixels.shape[0] // factor, 1)
@@ -121,7 +122,7 @@ def measure_picture(pixels: np.ndarray, mpp: float) -> dict[str, float]:
 
 
 def cut_fields(pixels: np.ndarray, mpp: float) -> Iterator[np.ndarray]:
-    """Cut a picture (h, w, 3) into fields of 128 um; less than half a field at the right or bottom is left out."""
+    """Cut a picture (h, w, 3) into fields of 128 um; a remainder of less than half a field is left out."""
     side = round(FIELD_UM / mpp)
     height, width = pixels.shape[:2]
     for top in range(0, max(height - side // 2, 1), side):
@@ -130,7 +131,7 @@ def cut_fields(pixels: np.ndarray, mpp: float) -> Iterator[np.ndarray]:
 
 
 def _colours(density: np.ndarray) -> dict[str, float]:
-    """Log ratios and sums of the channels' densities in stained pixels and their darkest tenth, and foreign colours."""
+    """Log ratios and sums of channel densities in stained pixels and their darkest tenth, and share of foreign hues."""
     stained = density[highest(density) > STAINED_DENSITY]
     if len(stained) < MIN_MEASURED_PIXELS:
         return {}
@@ -194,7 +195,7 @@ class SlideColour:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SlideColour:
-        """The inverse of ``to_dict``; values missing in an older file have their defaults."""
+        """The inverse of ``to_dict``; values missing in an older file take their defaults."""
         fit = values["macenko"]
         fit = fit and MacenkoFit(np.array(fit["stains"], float), np.array(fit["strong"], float))
         return cls(**{**values, "macenko": fit, "warnings": tuple(values.get("warnings", ()))})
@@ -236,7 +237,7 @@ def measure_colour(
 
 
 def sample_tissue(slide: Slide, info: SlideInfo, tissue: TissueMask) -> tuple[AppearanceSample, list[str]]:
-    """Read up to about 1 MP of tissue at about 0.5 um per pixel in random fields of the slide; collect warnings."""
+    """Read up to about 1 MP of tissue at about 0.5 um per pixel in random fields; return the sample and warnings."""
     level, factors = choose_overview_level(info, SAMPLE_UM)
     mpp = np.multiply(info.mpp, info.level_downsamples[level]) * factors
     fields = choose_fields(tissue, mpp)
@@ -284,7 +285,7 @@ def _read_field(
     x, y = (round(float(at)) for at in first * downsample)
     pixels = slide.read_region((x, y), level, (int(n[0] * factors[0]), int(n[1] * factors[1])))
     pixels = cv2.resize(pixels, (int(n[0]), int(n[1])), interpolation=cv2.INTER_AREA)
-    # The mask, from a coarser level, may end a few pixels before a finer level does.
+    # The mask comes from a coarser level, which may end a few pixels before a finer level does.
     column, row = (
         ((first[i] + (np.arange(n[i]) + 0.5) * factors[i]) * level_mpp[i] / tissue.mask_mpp[i])
         .astype(int)

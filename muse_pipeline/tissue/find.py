@@ -18,7 +18,7 @@ from muse_pipeline.tissue.overview import Overview, map_strips, read_overview, s
 
 DOUBT = "the tissue is doubtful: "  # beginning of a warning
 MOST, MUCH, LITTLE = 0.5, 0.05, 0.1  # fractions of the slide, or of the area darker than glass
-DARKER = 0.3  # density of a channel, beyond glass
+DARKER = 0.3  # density of a channel relative to glass
 ROI_ROWS = 16  # rows of mask pixels at a time; each pixel becomes a polygon of some 300 bytes
 
 
@@ -32,9 +32,9 @@ class FoundTissue:
 
 
 def find_tissue(slide: Slide, info: SlideInfo, roi: BaseGeometry | None = None) -> FoundTissue:
-    """Find the tissue of ``slide`` within ``roi`` (absolute level-0 px; None: everywhere).
+    """Find the tissue of ``slide`` within ``roi`` (absolute level-0 px), or on the whole slide.
 
-    A slide without tissue has an empty mask and a warning.
+    If there is no tissue, the mask is empty and a warning says so.
 
     Raises:
         SlideError: nothing of the slide can be decoded.
@@ -63,7 +63,7 @@ def limit_tissue(found: FoundTissue, info: SlideInfo, roi: BaseGeometry) -> Foun
 
 
 def _count_on_slide(mask: np.ndarray, size: np.ndarray) -> float:
-    """Number of true pixels of a (h, w) mask within ``size`` (w, h), in pixels; those at its edge may count in part."""
+    """Number of true pixels of a (h, w) mask within ``size`` (w, h) pixels; the last row and column count in part."""
     across, down = (min(max(side - (n - 1), 0), 1) for side, n in zip(size, mask.shape[::-1], strict=True))
     rows = mask[:, :-1].sum(1) + across * mask[:, -1]
     return float(rows[:-1].sum() + down * rows[-1])
@@ -112,7 +112,7 @@ def _describe_doubt(pixels: np.ndarray, glass: np.ndarray, mask: np.ndarray, pen
 
 
 def roi_coverage(roi: BaseGeometry, shape: tuple[int, int], mask_px: np.ndarray) -> np.ndarray:
-    """Fraction of each mask pixel, (h, w) float32, within ``roi``; ``mask_px`` (2,) is its size in level-0 px."""
+    """Fraction of each mask pixel, (h, w) float32, within ``roi``; a pixel measures ``mask_px`` (2,) level-0 px."""
     coverage = np.zeros(shape, np.float32)
     for strip, part in _cover_strips(roi, shape, mask_px):
         coverage[strip] = part
@@ -120,7 +120,7 @@ def roi_coverage(roi: BaseGeometry, shape: tuple[int, int], mask_px: np.ndarray)
 
 
 def measure_annotation(area: RoiArea, tissue: TissueMask, info: SlideInfo) -> RoiAnnotation:
-    """Measure an area of the ROI and the tissue in it; its shape, in absolute level-0 px, is within the slide."""
+    """Measure an area of the ROI and the tissue in it; the area, in absolute level-0 px, must lie within the slide."""
     mask_px = tissue.mask_mpp / np.array(info.mpp)
     strips_of_it = _cover_strips(area.shape, tissue.mask.shape, mask_px)
     covered = sum(float((part * tissue.mask[strip]).sum(dtype=float)) for strip, part in strips_of_it)
@@ -148,7 +148,7 @@ def _cover_strips(
 
 
 def _cover_cells(roi: BaseGeometry, columns: np.ndarray, rows: np.ndarray, mask_px: np.ndarray) -> np.ndarray:
-    """(rows, columns) float32 of ``roi_coverage``."""
+    """The ``roi_coverage`` of the mask pixels in these ``rows`` and ``columns``, float32."""
     x, y = columns * mask_px[0], rows * mask_px[1]
     cells = shapely.box(x[None], y[:, None], x[None] + mask_px[0], y[:, None] + mask_px[1])
     part = shapely.contains_properly(roi, cells).astype(np.float32)
@@ -178,7 +178,7 @@ def find_pen(pixels: np.ndarray, glass: np.ndarray, mpp: np.ndarray) -> np.ndarr
 
 FAINT = 0.03  # difference between the channels' densities; clean glass stays below 0.02 at 8 um per pixel
 CERTAIN = 0.09  # a region of faint colour counts if a part of it is this strong
-BLACK = 70  # darker pixels are no stain: they are outside the scan, or fluorescence
+BLACK = 70  # darker pixels are not stained: they lie outside the scan, or show fluorescence
 
 
 def find_stained(pixels: np.ndarray, glass: np.ndarray) -> np.ndarray:
@@ -219,8 +219,8 @@ def is_fluorescence(pixels: np.ndarray) -> bool:
 
 JOIN_UM = 16.0  # width of closed gaps: cracks and thin walls of fat
 MIN_COMPONENT_UM2 = 5_000.0  # 70 x 70 um, some 50 nuclei
-MIN_HOLE_UM2 = 30_000.0  # a large fat cell is 8,000, a small vessel 20,000
-MIN_COMPONENT_SHARE = 0.02  # in a small picture, tissue needs only this fraction of it
+MIN_HOLE_UM2 = 30_000.0  # a large fat cell covers 8,000, a small vessel 20,000
+MIN_COMPONENT_SHARE = 0.02  # in a small picture, tissue needs to cover only this fraction
 
 
 def tidy(mask: np.ndarray, mpp: np.ndarray) -> np.ndarray:
@@ -234,7 +234,7 @@ def tidy(mask: np.ndarray, mpp: np.ndarray) -> np.ndarray:
 
 
 def drop_small(mask: np.ndarray, min_pixels: float, connectivity: int = 8, keep_at_border: bool = False) -> np.ndarray:
-    """Drop components of fewer than ``min_pixels``, or an eighth of that at the border with ``keep_at_border``."""
+    """Drop components of fewer than ``min_pixels``; with ``keep_at_border``, an eighth suffices at the border."""
     components = Components(mask, connectivity)
     area, at_border = np.zeros(components.n, int), np.zeros(components.n, bool)
     for strip, number in components:

@@ -113,7 +113,7 @@ class TissueMask:
         area_mm2: area of the tissue within the ROI.
         roi_file: origin of the ROI, from ``qupath.regions.describe_roi``, or None.
         fingerprint: the slide's checksum; None in older files.
-        slide_mpp: um per level-0 pixel, x and y, used for the slide; None in older files.
+        slide_mpp: (x, y) um per level-0 pixel that was used for the slide; None in older files.
         annotations: the areas of the ROI with their measurements.
     """
 

@@ -41,7 +41,7 @@ def trace_outline(tissue: TissueMask, info: SlideInfo) -> MultiPolygon:
 
 
 def _union_of_strip(mask: np.ndarray, top: int) -> BaseGeometry:
-    """The union of a strip's true pixels as unit squares, from one box per run of a row."""
+    """The union of a strip's true pixels as unit squares, built from one box per run of true pixels in a row."""
     change = np.diff(mask.astype(np.int8), axis=1, prepend=0, append=0)
     rows, starts = np.nonzero(change == 1)
     _, stops = np.nonzero(change == -1)
@@ -49,7 +49,7 @@ def _union_of_strip(mask: np.ndarray, top: int) -> BaseGeometry:
 
 
 def read_thumbnail(slide: Slide, info: SlideInfo, overview: Overview) -> Overview:
-    """A picture of about 1,500 px: the ``overview``, or if a small slide has more detail, a finer overview."""
+    """A picture of about 1,500 px: the ``overview``, or a finer one if a small slide provides more detail."""
     target_um = float(np.multiply(info.size_px, info.mpp).max()) / PICTURE_PX
     level, _ = choose_overview_level(info, target_um)
     small = np.prod(info.level_sizes_px[level]) < MAX_REREAD_PX
@@ -57,7 +57,7 @@ def read_thumbnail(slide: Slide, info: SlideInfo, overview: Overview) -> Overvie
         return overview
     try:
         return read_overview(slide, info, target_um)
-    except SlideError:  # one corrupt tile fails the whole read; `tile` reports lost areas
+    except SlideError:  # one corrupt tile makes the whole read fail; `tile` reports lost areas
         return overview
 
 

@@ -13,8 +13,8 @@ from muse_pipeline.core.types import Slide, SlideInfo
 from muse_pipeline.slides.base import WHITE
 
 OVERVIEW_UM = 8.0
-BLOCK_PX = 2048  # side of blocks: 16 MB in the readers, and few JPEG tiles are decoded twice
-LEAST_PX = 256  # blocks are not divided into smaller ones than this
+BLOCK_PX = 2048  # side of a block: it takes 16 MB in the readers, and few JPEG tiles are decoded for two blocks
+LEAST_PX = 256  # minimum side of the parts into which blocks are divided
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Overview:
 def read_overview(slide: Slide, info: SlideInfo, target_um: float = OVERVIEW_UM) -> Overview:
     """Read the coarsest level that is fine enough for ``target_um``, and average whole blocks of its pixels.
 
-    Areas that cannot be decoded there are read from finer levels, which are stored separately; damage is mostly local.
+    Areas that cannot be decoded there are read from finer levels, which are stored separately and are mostly intact.
 
     Raises:
         SlideError: nothing of the slide can be decoded.
@@ -81,7 +81,7 @@ def _finer_level(info: SlideInfo, level: int) -> int | None:
 
 
 def _blocks(level: int, columns: range, rows: range, sides: np.ndarray) -> list[tuple[int, range, range]]:
-    """Divide ``columns`` and ``rows`` into blocks of up to ``BLOCK_PX`` pixels of ``level``, the last block first."""
+    """Divide ``columns`` and ``rows`` into blocks with sides of up to ``BLOCK_PX`` pixels of ``level``, in reverse."""
     steps = [max(int(BLOCK_PX // side), 1) for side in sides]
     return [(level, across, down) for down in _cut(rows, steps[1]) for across in _cut(columns, steps[0])][::-1]
 
@@ -91,7 +91,7 @@ def _cut(pixels: range, step: int) -> list[range]:
 
 
 def _halve(pixels: range, least: int) -> list[range]:
-    """Divide a range into two halves, unless they would be shorter than ``least``."""
+    """Divide a range into halves, or return it alone if they would be shorter than ``least``."""
     middle = (pixels.start + pixels.stop) // 2
     if len(pixels) < 2 * max(least, 1):
         return [pixels]
@@ -110,7 +110,7 @@ def choose_overview_level(info: SlideInfo, target_um: float) -> tuple[int, tuple
 
 
 def _read_block(slide: Slide, info: SlideInfo, level: int, sides: np.ndarray, block: tuple[range, range]) -> np.ndarray:
-    """The overview's pixels in ``block`` = (columns, rows); the last pixels average the rest of the level.
+    """The overview's pixels in ``block``; beyond the end of the level, its edge is repeated.
 
     Args:
         slide: open slide.
@@ -137,7 +137,7 @@ def strips(height: int, rows: int = ROWS) -> Iterator[slice]:
 
 
 def map_strips(function: Callable[[np.ndarray], np.ndarray], image: np.ndarray, halo: int = 0) -> np.ndarray:
-    """Apply ``function`` to an (h, w, ...) ``image`` in strips; its result in a row depends on ``halo`` rows around."""
+    """Apply ``function`` to an (h, w, ...) ``image`` in strips; the result may depend on ``halo`` rows on each side."""
     result = None
     for strip in strips(len(image)):
         first = max(strip.start - halo, 0)

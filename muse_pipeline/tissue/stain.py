@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 BROWN_DENSITY = 0.25  # density of blue; paler brown is haze
-MAX_BLUE_TO_GREEN = 1.2  # above: bile, haemosiderin or a fringe of colour; eosin has 0.5 to 0.85
+MAX_BLUE_TO_GREEN = 1.2  # exceeded by bile, haemosiderin and fringes of colour; eosin has 0.5 to 0.85
 
 # Ruifrok & Johnston, "Quantification of histochemical staining by color deconvolution", Anal Quant Cytol Histol 2001:
 # haematoxylin and eosin, optical density of r, g, b.
@@ -31,7 +31,7 @@ def weigh_density(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
     Args:
         pixels: (h, w, 3) uint8.
-        weights: (3,) factors, such as a column of the pseudo-inverse of two stains, for the amount of one.
+        weights: (3,) factors, such as a column of the pseudo-inverse of two stains, which give the amount of one.
     """
     shares = cv2.LUT(np.ascontiguousarray(pixels), (_DENSITY[:, None] * weights).astype(np.float32)[None])
     return cv2.transform(shares, np.ones((1, 3), np.float32))
@@ -43,11 +43,11 @@ def is_brown(density: np.ndarray) -> np.ndarray:
     return (blue > BROWN_DENSITY) & (blue > MAX_BLUE_TO_GREEN * green) & (blue > red)
 
 
-MIN_DENSITY = 0.3  # |OD|; paler pixels are glass, whose direction is noise of the camera
+MIN_DENSITY = 0.3  # |OD|; paler pixels are glass, whose direction is camera noise
 MAX_DENSITY = 6.0  # |OD| of pixels of about (7, 7, 7): folds, dirt and black pen
-MAX_RED_TO_GREEN = 1.3  # above: ink or a pigment; haematoxylin has 0.6 to 1.1, eosin far less
-MAX_GREYNESS = 0.85  # weakest over strongest channel; above: dust or black ink; both stains have less than 0.65
-MIN_PIXELS = 500  # number of stained pixels: 2,000 um2 at 2 um/px
+MAX_RED_TO_GREEN = 1.3  # exceeded by ink and pigments; haematoxylin has 0.6 to 1.1, eosin far less
+MAX_GREYNESS = 0.85  # weakest over strongest channel; exceeded by dust and black ink; both stains have less than 0.65
+MIN_PIXELS = 500  # minimum number of stained pixels: 2,000 um2 at 2 um/px
 ANGLE_PERCENTILE = 1.0  # Macenko's alpha
 STRONG_PERCENTILE = 99.0
 MIN_ANGLE_DEGREES = 12.0  # BRCA, CAMELYON and NuCLS pictures have 17 to 30; a single stain has less than 10
@@ -144,7 +144,7 @@ def stain_map(stains: np.ndarray, strong: np.ndarray, to_stains: np.ndarray, to_
 
 
 def gain_ratio(colour: np.ndarray, stains: np.ndarray) -> float:
-    """Largest ratio by which a map (3, 4) amplifies one mixture of its two ``stains`` (2, 3) more than another."""
+    """Ratio of the largest to the smallest factor by which a map (3, 4) amplifies mixtures of two ``stains`` (2, 3)."""
     plane, _ = np.linalg.qr(np.asarray(stains, float).T)
     largest, smallest = np.linalg.svd(colour[:, :3] @ plane, compute_uv=False)
     return float(largest / smallest) if smallest else np.inf

@@ -14,9 +14,9 @@ from muse_pipeline.tissue.stain import ANGLE_PERCENTILE, MAX_DENSITY, TEXTBOOK, 
 
 DAB = np.array([0.268, 0.570, 0.776])  # OD of r, g, b by Ruifrok; also QuPath's default for "Brightfield (H-DAB)"
 CERTAIN_DENSITY = 0.5  # |OD|; the directions of paler pixels are noise
-MIN_RESIDUAL_DEGREES = 6.0  # angle of 1 % of the pixels to the best plane; two stains have 3 to 5
-MIN_ANGLE_DEGREES = 12.0  # angle to the plane of haematoxylin and DAB; half of it amplifies noise in DAB tenfold
-MIN_FROM_BLUE_DEGREES = 20.0  # angle to Ruifrok's haematoxylin: that of slides has up to 14, red and green stains 26
+MIN_RESIDUAL_DEGREES = 6.0  # angle to the best-fitting plane that 1 % of the pixels exceed; 3 to 5 with two stains
+MIN_ANGLE_DEGREES = 12.0  # angle to the plane of haematoxylin and DAB; at half of it, noise in DAB grows tenfold
+MIN_FROM_BLUE_DEGREES = 20.0  # angle to Ruifrok's haematoxylin: up to 14 for that of slides, from 26 for other stains
 PURE = 0.8  # fraction of the extreme angle; pixels beyond it are pure
 
 

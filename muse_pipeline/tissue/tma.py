@@ -11,7 +11,7 @@ from muse_pipeline.core.errors import SlideError
 
 WORK_UM = 16.0  # um per pixel of the mask in which cores are sought
 MOST_UM = 2000.0  # largest radius of a core
-LEAST_COVER = 0.1  # least fraction of tissue in the disc of a core that is present
+LEAST_COVER = 0.1  # minimum fraction of tissue in the disc of a core that is present
 LEAST_CORES = 4
 COMPACT = 0.6  # a compact piece of tissue fills more than this fraction of the circle around it
 TURN = 0.45  # tangent of the largest angle between the axes of the grid and of the slide
@@ -82,8 +82,8 @@ def _no_grid(n: int) -> SlideError:
 def _find_radius(tissue: np.ndarray) -> float:
     """The radius of the cores, in pixels.
 
-    It is the median radius of the circles around compact pieces of tissue: tears and holes do not change the circle
-    around a core, and loose pieces are not compact. If the cores touch, it is that of the largest circle within tissue.
+    This is the median radius of the circles around compact pieces of tissue: tears and holes do not change the circle
+    around a core, and loose pieces are not compact. If cores touch, it is the radius of the largest circle in tissue.
     """
     solid = cv2.morphologyEx((tissue > 0.5).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
     outlines, _ = cv2.findContours(solid, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
@@ -107,7 +107,7 @@ def _disc(radius: float) -> np.ndarray:
 
 
 def _find_peaks(cover: np.ndarray, radius: float) -> np.ndarray:
-    """(N, 2) float64 pixels (x, y) where a disc covers more tissue than anywhere near, one per core."""
+    """(N, 2) float64 pixels (x, y) where a disc covers more tissue than anywhere nearby, one per core."""
     smooth = cv2.GaussianBlur(cover, (0, 0), radius / 4)
     window = (_disc(1.5 * radius) > 0).astype(np.uint8)
     peaks = (smooth == cv2.dilate(smooth, window)) & (cover > 2 * LEAST_COVER)

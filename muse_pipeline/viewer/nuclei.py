@@ -1,6 +1,6 @@
 """The nuclei of the viewer: chunks of the slide as script files, and an overview of all of them.
 
-A browser loads only scripts from ``file://``, so numbers are passed as base64 in a call of ``muse.receive``.
+From ``file://``, a browser loads nothing but scripts, so numbers are passed as base64 in a call of ``muse.receive``.
 Columns follow one another in a chunk; ``page/nuclei.js`` reads them.
 """
 
@@ -29,21 +29,21 @@ from muse_pipeline.nuclei.parquet import (
 
 CHUNK_UM = 1024.0
 GRID_UM = 64.0
-SCORE_LEVELS = 200  # levels of stored scores
-SCORE_BINS = 20  # bins of the overview and steps of the slider
+SCORE_LEVELS = 200  # number of levels of stored scores
+SCORE_BINS = 20  # number of bins of the overview and of steps of the slider
 NO_CLASS = 255
 N_SAMPLE = 60_000  # about this many nuclei are shown as dots in views of the whole slide
-N_GALLERY = 12  # nuclei of each kind and class
+N_GALLERY = 12  # number of nuclei of each kind and class
 _RAY_UM = 0.01  # step of rays in the temporary files
-_KNUTH = np.uint64(2654435761)  # multiplicative hashing: a random but fixed order of rows
+_KNUTH = np.uint64(2654435761)  # multiplicative hashing: a pseudo-random, fixed order of rows
 
 
 @dataclass
 class Batch:
-    """Some nuclei of the table.
+    """A batch of nuclei from a table.
 
     Attributes:
-        row: (n,) row number in the table.
+        row: (n,) index of the row in the table.
         xy: (n, 2) positions, absolute level-0 px.
         label: (n,) uint8 label; ``NO_CLASS`` if there is none.
         score: (n,) float score.
@@ -63,7 +63,7 @@ class Batch:
     @property
     def score_level(self) -> np.ndarray:
         """(n,) uint8: the score as one of ``SCORE_LEVELS`` levels."""
-        # In float32 the lowest score of a level may be slightly less, but must not fall into the level below.
+        # Rounded to float32, the lowest score of a level may be slightly lower, but must not fall into the level below.
         return (self.score * SCORE_LEVELS + 1e-4).astype(int).clip(0, SCORE_LEVELS - 1).astype(np.uint8)
 
     @property
@@ -101,7 +101,7 @@ def _sureness(table: pa.Table, probabilities: Sequence[str], label: np.ndarray) 
 
 
 class ChunkWriter:
-    """Sorts a stream of nuclei into squares of ``CHUNK_UM``, each a script file, with one batch or square in memory.
+    """Sorts a stream of nuclei into squares of ``CHUNK_UM``, each a script file; memory holds one batch or square.
 
     Args:
         folder: folder for the files ``COLUMN_ROW.js``; its name identifies the set of nuclei on the page.
@@ -230,7 +230,7 @@ class Gallery:
         self._labels = range(n_classes)
 
     def add(self, batch: Batch) -> None:
-        """Keep the nuclei of the batch that are among the first of their kind so far."""
+        """Keep those nuclei of the batch that rank among the first ``N_GALLERY`` of their kind so far."""
         orders = {"surest": -batch.sureness, "least sure": batch.sureness, "random": batch.rank.astype(float)}
         for label in self._labels:
             own = np.flatnonzero(batch.label == label)

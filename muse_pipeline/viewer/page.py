@@ -63,7 +63,7 @@ def write_tiles(store: Store, folder: Path, threads: int = 1) -> dict[str, Any]:
     """Write ``LEVEL/COLUMN_ROW.jpg`` for every tile with stored pixels; level k is reduced ``2**k`` times.
 
     Each thread holds a block of four tiles in memory. Levels that are reduced 64 times or more are read from the
-    store's smallest level, so there the memory may be that of the whole slide at this level.
+    store's smallest level, so their blocks may take the memory of the whole slide at that level.
 
     Returns:
         Size and um per pixel of level 0, side of a tile, colour of the glass, and for every level the names

@@ -1,4 +1,4 @@
-"""A web server for results, which only answers browsers on this machine."""
+"""A web server for results, which answers only browsers on this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ADDRESS = "127.0.0.1"
 
 
 class ResultsHandler(SimpleHTTPRequestHandler):
-    """Answers requests for files of one folder, if they were meant for this machine."""
+    """Answers requests for the files of one folder, if they are addressed to this machine."""
 
     def do_GET(self) -> None:
         """Send a file, but not to a page from elsewhere whose host name resolves to this machine (DNS rebinding)."""
@@ -50,7 +50,7 @@ def start_server(folder: Path, port: int = 0) -> ThreadingHTTPServer:
 
 
 def find_pages(results: Path) -> list[str]:
-    """The pages of a folder, relative to it: report and viewers; for the folder of a slide its viewer, made if missing.
+    """The report and viewers of a folder, relative to it; for the folder of a slide its viewer, written if missing.
 
     Raises:
         NucleiError: there are no pages.

@@ -10,7 +10,7 @@
   const GROUP = 60; // outlines drawn by one stroke of the pen
   const OUTLINES_FROM = 0.55; // screen px per um at which outlines are drawn: a nucleus of 8 um is 4 px wide
   const HEAT_FROM = 0.1;
-  const MOST_IN_VIEW = 60; // most chunks in view; farther out, a sample of the nuclei is drawn instead
+  const MOST_IN_VIEW = 60; // maximum number of chunks in view; with more, a sample of the nuclei is drawn instead
   const REACH_UM = 20; // largest distance from the centre of a nucleus to its outline
   const PROPOSALS = "Proposals"; // name of their layer
   const PROPOSED = "#000000";

@@ -4,7 +4,7 @@
 const muse = {};
 
 (() => {
-  const MOST_CHUNKS = 800; // most chunks in memory, about 150 kB each
+  const MOST_CHUNKS = 800; // maximum number of chunks in memory, about 150 kB each
   const MOST_LOADING = 6;
   const NO_CLASS = 255;
   const chunks = new Map(); // by name, least recently used first
@@ -163,7 +163,7 @@ const muse = {};
     return ring;
   };
 
-  /* The loaded nucleus with the nearest centre, if its outline contains a position or its centre is within 3 um; else null. */
+  /* The loaded nucleus with the nearest centre, if its outline contains a position or its centre is within 3 um; otherwise null. */
   muse.pick = (x, y) => {
     const reach = 20;
     let best = null;
