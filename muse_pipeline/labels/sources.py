@@ -121,12 +121,12 @@ class LabelSource:
 
     @property
     def can_have_classes(self) -> bool:
-        """False for masks of nuclei without points beside them, which state no classes."""
+        """False for masks of nuclei without ``points``, which state no classes."""
         return self.format not in MASK_FORMATS or self.points is not None
 
     @property
     def location(self) -> Path:
-        """Folder of the pictures, or folder or sheet of the slides."""
+        """Folder of the pictures, folder or sheet of the slides, or folder of the open dataset."""
         return self.images or self.slides or self.labels
 
     def is_used(self, name: str) -> bool:
@@ -155,7 +155,7 @@ def require_in_names(location_of: Mapping[str, Path], names: Collection[str]) ->
     """Require that every word of ``exclude`` occurs in a name, because a misspelt word would exclude nothing.
 
     Args:
-        location_of: location of the source that excludes each word.
+        location_of: for each excluded word, the location of the source that excludes it.
         names: names of all pictures and slides of a run.
 
     Raises:
@@ -177,10 +177,10 @@ SUFFIXES = {  # all other formats are text
 
 
 def image_paths(source: LabelSource) -> list[Path]:
-    """List the pictures that ``split`` and ``exclude`` of a source select, sorted by name.
+    """List the pictures of a source that are in its ``split`` but not in its ``exclude``, sorted by name.
 
     Raises:
-        LabelError: a folder or a picture of the split is missing.
+        LabelError: the folder, the split file or a picture that it names is missing.
     """
     paths = all_pictures(source)
     if source.split is not None:
@@ -254,7 +254,7 @@ def split_unit(name: str) -> tuple[str, str]:
 
 
 class LabelFiles:
-    """The label files in a folder, found by the stem of their picture or the id of their slide.
+    """The label files in a folder, looked up by the stem of their picture or the id of their slide.
 
     A file belongs to the longest stem that its name begins with, provided that the rest of the name begins with a dot
     or an underscore.
@@ -277,7 +277,7 @@ class LabelFiles:
                 self._files[stem].append(path)
 
     def of(self, stem: str) -> Path:
-        """The label file of ``stem``.
+        """The label file of the picture or slide ``stem``.
 
         Raises:
             LabelError: there is no such file, or more than one.

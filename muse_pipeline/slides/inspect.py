@@ -12,7 +12,7 @@ from muse_pipeline.slides.mpp import choose_mpp, is_square, require_possible
 from muse_pipeline.slides.pictures import MOSTLY, share_of_dark
 from muse_pipeline.slides.signature import fingerprint_file, slide_origin
 
-_PROBE_PX = 2048  # largest side of the part of the coarsest level that is checked
+_PROBE_PX = 2048  # maximum side of the part of the coarsest level that is checked
 
 
 def inspect_slide(path: Path | str, slide_id: str, mpp: float | None = None, source: str | None = None) -> SlideInfo:
