@@ -25,7 +25,7 @@ from muse_pipeline.core.process import map_in_order
 T, R = TypeVar("T"), TypeVar("R")
 
 LIMIT_S = 600.0  # a few megapixels take seconds, even from a slow network disk
-N_WAITS = 60  # waits that make up the limit, so that time for which the process is suspended counts as one of them at most
+N_WAITS = 60  # waits that make up the limit; however long the process is suspended, this counts as one of them at most
 
 
 class Call(Future):
