@@ -76,16 +76,16 @@ class Augmentation:
     """Strength of the random variation of windows.
 
     Attributes:
-        scale: magnification, log-uniform between 1 / scale and scale.
+        scale: maximum magnification; it is log-uniform between 1 / scale and scale.
         free_rotation: fraction of windows rotated by an arbitrary angle; the others are rotated by quarter turns.
         stain_gain: standard deviation of the log of the strength of each stain.
         stain_mix: standard deviation of noise added to every entry of the colour matrix.
         shift: standard deviation of noise added to every optical density.
-        partial_colour: lowest normalisation strength; each window has a random strength between this and 1, because
+        partial_colour: minimum normalisation strength; each window has a random strength between this and 1, because
             stain fits on crops are inexact.
         blur: fraction of windows blurred.
-        blur_um: largest sigma of the blur, um.
-        noise: largest standard deviation of pixel noise, in grey levels.
+        blur_um: maximum sigma of the blur, um.
+        noise: maximum standard deviation of pixel noise, in grey levels.
     """
 
     scale: Annotated[float, Between(1, 10)] = 1.25

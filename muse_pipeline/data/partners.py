@@ -42,7 +42,7 @@ class PartnerSource:
     """Partner of an H&E source: one of ``store``, ``images`` and ``nuclei``.
 
     Attributes:
-        store: partner of a slide: a store with the grid and mpp of the H&E store, as from ``muse register``. Its
+        store: partner of a slide: a store with the size and mpp of the H&E store, as ``muse register`` writes. Its
             tissue label marks where the partner may be used. A slide has no partner if partner.json records that its
             registration failed.
         images: partners of pictures: a folder of pictures with the same names and sizes. Pictures without a file
@@ -69,10 +69,10 @@ class PartnerSource:
 
 @dataclass(frozen=True)
 class PairedSource(NucleusSource):
-    """A source of H&E tissue, a slide's ``store`` or a folder of ``images``, that may have a partner.
+    """A ``NucleusSource`` of H&E tissue, a slide's ``store`` or a folder of ``images``, that may have a partner.
 
     Attributes:
-        partner: partner of the images; if none, training uses only H&E views. Other settings: ``NucleusSource``.
+        partner: partner of the images; if there is none, training uses only H&E views.
     """
 
     partner: PartnerSource | None = None

@@ -36,11 +36,11 @@ class ViewSettings:
     Attributes:
         global_px: side of a global view, px.
         local_px: side of a local view, px.
-        n_local: local views per set, in addition to two global ones.
+        n_local: number of local views per set, in addition to two global ones.
         mpp: (finest, coarsest) um per pixel of views, sampled uniformly for each view.
-        min_matches: nuclei that both global views should contain; otherwise both are sampled again.
-        max_matches: largest number of nuclei compared in a pair of views, sampled from those in both.
-        draws: largest number of tries for the two global views.
+        min_matches: minimum number of nuclei in both global views; if there are fewer, both are sampled again.
+        max_matches: maximum number of nuclei compared in a pair of views, sampled from those in both.
+        draws: maximum number of tries for the two global views.
     """
 
     global_px: Annotated[int, Between(1, MAX_SIDE_PX)] = 224

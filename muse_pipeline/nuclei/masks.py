@@ -300,18 +300,18 @@ IMAGES, INSTANCES, POINTS = "images", "instances", "points"  # subfolders that `
 def write_instances(
     folder: Path, name: str, pixels: np.ndarray | None, instances: np.ndarray, words: Sequence[str]
 ) -> None:
-    """Write instances (16-bit PNG), points with their classes and, if given, the picture, for a source of instances.
+    """Write an instance mask (16-bit PNG), points with classes and, if given, the picture, for an "instances" source.
 
     Args:
         folder: folder of the source, in which ``IMAGES``, ``INSTANCES`` and ``POINTS`` are created.
         name: name of the picture.
         pixels: (h, w, 3) uint8 picture, or None.
         instances: (h, w) instance mask, 0 is background.
-        words: class of each instance, by ascending number; written at its centre, where readers look it up.
+        words: class of each instance, in ascending order of their numbers; written at the centre of the instance.
     """
     for kind in (INSTANCES, POINTS) if pixels is None else (IMAGES, INSTANCES, POINTS):
         (folder / kind).mkdir(exist_ok=True)
-    centres = _centres(_ranks(instances)) - 0.5  # the file counts pixels from 0
+    centres = _centres(_ranks(instances)) - 0.5  # in the file, 0 is the centre of the first pixel
     lines = ["x\ty\tclass", *(f"{x:.3f}\t{y:.3f}\t{word}" for (x, y), word in zip(centres, words, strict=True))]
     (folder / POINTS / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     if pixels is not None:

@@ -8,7 +8,7 @@ import numpy as np
 from muse_pipeline.nuclei.masks import drop_small_labels
 
 SMOOTH_UM = 0.75  # sigma; without smoothing, ragged outlines would make peaks
-APART_UM = 2.5  # a peak this near a higher one in the same component belongs to it
+APART_UM = 2.5  # a peak this close to a higher one in the same component is joined to that one
 MIN_NUCLEUS_UM2 = 9.0  # a disc 3.4 um in diameter; small lymphocytes have 20 um2
 
 
@@ -17,7 +17,7 @@ def cut_relief(mask: np.ndarray, relief: np.ndarray, mpp: float) -> np.ndarray:
 
     Args:
         mask: (h, w) bool.
-        relief: (h, w) numbers without unit, high in the middle of nuclei.
+        relief: (h, w) numbers in any unit, high in the middle of nuclei.
         mpp: um per pixel.
 
     Returns:
