@@ -102,7 +102,7 @@ class ClassAreas:
 
 
 def expected_shares(classes: tuple[int, ...], n_classes: int, purity: float) -> np.ndarray:
-    """(C,) class shares expected in an area: ``purity`` split over ``classes``, the rest over all other classes."""
+    """(C,) expected class shares in an area: ``purity`` split equally among ``classes``, the rest among all others."""
     shares = np.full(n_classes, (1 - purity) / max(n_classes - len(classes), 1), np.float32)
     shares[list(classes)] = purity / len(classes)
     return shares

@@ -27,7 +27,7 @@ SAME_UM, FEW_COPIES = 0.5, 0.01  # side of the squares in which nuclei are dupli
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
-    """The nuclei of one label file.
+    """The nuclei and annotated regions of one label file.
 
     Attributes:
         path: path of the file.
@@ -360,7 +360,7 @@ def require_distinct(path: Path, xy: np.ndarray, mpp: tuple[float, float]) -> No
         mpp: (x, y) um per pixel.
 
     Raises:
-        LabelError: at least two nuclei, and more than 1 % of all, lie in the same 0.5 um square as an earlier one.
+        LabelError: at least two nuclei, and more than 1 % of all, each share a 0.5 um square with an earlier one.
     """
     _, first = np.unique(xy * mpp // SAME_UM, axis=0, return_index=True)
     copies = np.delete(np.arange(len(xy)), first)

@@ -178,7 +178,7 @@ def _best_path(edge: np.ndarray, radii: np.ndarray, outline: np.ndarray) -> np.n
 
 
 def _closed_paths(cost: np.ndarray, jump: int, bend: float) -> np.ndarray:
-    """A cheap closed path (N, R): the middle turn of the cheapest path over two turns, so that its ends meet.
+    """Cheap closed paths (N, R): the middle turn of each cheapest path over two turns, so that its ends meet.
 
     Args:
         cost: (N, R, S) cost of each radius on each ray.

@@ -31,8 +31,8 @@ class LabelSource:
             open dataset, the folder of the whole dataset.
         format: "row column class" or "x y class" (text, one nucleus per line), "geojson" (points or polygons with
             classes as in QuPath), "instances" (PNG, TIFF or NPY with a number per nucleus; pictures only), "masks"
-            (like "instances", but black and white) or "areas" (GeoJSON, or masks of classes, around nuclei that ``detector``
-            finds); or an open dataset: "lizard", "nuinsseg", "ocelot", "pannuke" or "puma"
+            (like "instances", but black and white) or "areas" (GeoJSON, or masks of classes, around nuclei that
+            ``detector`` finds); or an open dataset: "lizard", "nuinsseg", "ocelot", "pannuke" or "puma"
             (``docs/guide/open-data.md``).
         images: folder of pictures.
         slides: sheet of slides (TSV or CSV) or folder of slides, instead of ``images``.

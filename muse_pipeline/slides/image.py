@@ -39,7 +39,7 @@ class ArrayReader(SlideReader):
 
     Args:
         pixels: (h, w, 3) uint8 RGB.
-        path: source file, or a name.
+        path: path of the source file, or a name for messages.
         candidates: sizes of a pixel, as in ``SlideProperties``.
         warnings: warnings, as in ``SlideProperties``.
     """

@@ -26,7 +26,7 @@ def inspect_slide(path: Path | str, slide_id: str, mpp: float | None = None, sou
 
     Raises:
         SlideError: the file cannot be opened, or was not fetched from ``source``.
-        MppError: the pixel size is unknown or implausible.
+        MppError: the pixel size is unknown or impossible.
     """
     origin = slide_origin(Path(path))
     if source is not None and source != origin:
@@ -46,7 +46,7 @@ def describe_slide(slide: SlideReader, slide_id: str, mpp: float | None, origin:
         fingerprint: checksum of the slide's content.
 
     Raises:
-        MppError: the pixel size is unknown or implausible.
+        MppError: the pixel size is unknown or impossible.
     """
     known = slide.properties
     try:

@@ -87,7 +87,7 @@ class OpenSlideReader(SlideReader):
     def _read_alone(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
         """Try again on a new handle, because a handle that failed once fails forever, on all threads that share it.
 
-        So a corrupt tile does not affect other tiles. The old handle is closed when its last user releases it.
+        Thus, a corrupt tile does not affect other tiles. The old handle is closed when its last user releases it.
         """
         self._handle = self._open()
         try:

@@ -27,7 +27,7 @@ TILED = 4  # factor on the area of tiled pictures, to prefer them; labels and th
 SEVERAL = "pictures of similar size"  # part of a warning
 SIMILAR = 3  # a picture smaller by at most this factor may be a slide too
 MAX_PADDING = 0.05  # as a fraction of the side of a level
-DARK, MOSTLY = 40, 0.5  # grey level below which pixels are dark; a larger share of them is not bright field
+DARK, MOSTLY = 40, 0.5  # upper grey level of dark pixels; share of them above which a picture is not bright field
 BLOCK_PX, COLOURED = 8, 20  # side of averaged blocks; minimum difference between channels in the most coloured 1 %
 
 

@@ -107,7 +107,7 @@ BLOCK_BYTES = 1 << 20
 
 
 def fingerprint_file(path: Path | str) -> str:
-    """SHA-256 (hex) of a file's size and of 1 MiB each at its start, middle and end; up to 3 MiB, of all its bytes.
+    """SHA-256 (hex) of a file's size and of its first, middle and last MiB, or of all bytes if it has up to 3 MiB.
 
     The name is not hashed. For a MIRAX slide, the files in the folder next to it are, because they contain its pixels.
     """

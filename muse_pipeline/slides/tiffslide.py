@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from tiffslide import TiffSlide
 
 
-MAX_CHUNK_BYTES = 64 << 20  # larger chunks are left to ``ImageReader``, because each read would decode one whole
+MAX_CHUNK_BYTES = 64 << 20  # larger chunks are left to ``ImageReader``: each read here would decode a whole one
 PROBE_PX = 1024
 
 

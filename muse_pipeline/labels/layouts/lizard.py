@@ -81,7 +81,7 @@ def _read_labels(path: Path) -> tuple[np.ndarray, dict[int, int]]:
     """
     try:
         content = loadmat(path, variable_names=KEYS)
-    except Exception as error:  # SciPy raises many classes on damaged files
+    except Exception as error:  # SciPy may raise many kinds of exceptions on damaged files
         raise LabelError(f"{path}: not readable as a MATLAB file ({one_line(error)}); download it again") from error
     if missing := [key for key in KEYS if key not in content]:
         raise LabelError(f"{path}: has no `{missing[0]}`; use the file as published")
