@@ -76,7 +76,7 @@ class Augmentation:
     """Strength of the random variation of windows.
 
     Attributes:
-        scale: maximum magnification; it is log-uniform between 1 / scale and scale.
+        scale: maximum magnification; sampled log-uniformly, from 1 / scale.
         free_rotation: fraction of windows rotated by an arbitrary angle; the others are rotated by quarter turns.
         stain_gain: standard deviation of the log of the strength of each stain.
         stain_mix: standard deviation of noise added to every entry of the colour matrix.
@@ -126,7 +126,7 @@ class LabelledBatch(NamedTuple):
         region: (B, H / 4, W / 4) distance, um, of each cell's centre from the border of the annotated region; 0 outside
             annotations, ``OTHERS`` in regions whose nuclei are in other images, ``CLASSES_ONLY`` in class areas; None
             if all windows are annotated completely.
-        shares: (B, M, C) expected class shares of nuclei in class areas; 0 for other nuclei. None without areas.
+        shares: (B, M, C) expected class shares of nuclei in class areas; 0 for other nuclei; None without areas.
         weak: windows for a teacher, if the method has one.
     """
 
@@ -186,7 +186,7 @@ def move_nuclei(xy: Tensor, rays: Tensor, centre: Tensor, linear: Tensor, size_p
 
 
 def part_way(colour: Tensor, share: Tensor) -> Tensor:
-    """Interpolate, by ``share`` (B,), between the identity (0) and the maps ``colour`` (B, 3, 4) (1)."""
+    """Interpolate between the identity, at a ``share`` (B,) of 0, and the maps ``colour`` (B, 3, 4), at 1."""
     share = share.to(colour)[:, None, None]
     return torch.lerp(torch.eye(3, 4).to(colour), colour, share)
 
@@ -295,7 +295,7 @@ def _blur(pixels: Tensor, sigma: Tensor, radius: int) -> Tensor:
 def _weighted_shifts(pixels: Tensor, kernel: Tensor, axis: int) -> Tensor:
     """Convolve each window (B, 3, H, W) with its own ``kernel`` (B, 2 radius + 1) along ``axis``; borders are mirrored.
 
-    On a CPU a grouped convolution takes six times as long.
+    On a CPU, a grouped convolution would take six times as long.
     """
     size, radius = pixels.shape[axis], kernel.shape[1] // 2
     border = (0, 0, radius, radius) if axis == 2 else (radius, radius, 0, 0)

@@ -42,7 +42,7 @@ class PartnerSource:
     """Partner of an H&E source: one of ``store``, ``images`` and ``nuclei``.
 
     Attributes:
-        store: partner of a slide: a store with the size and mpp of the H&E store, as ``muse register`` writes. Its
+        store: partner of a slide: a store with the size and mpp of the H&E store, from ``muse register``. Its
             tissue label marks where the partner may be used. A slide has no partner if partner.json records that its
             registration failed.
         images: partners of pictures: a folder of pictures with the same names and sizes. Pictures without a file

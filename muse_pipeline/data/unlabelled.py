@@ -82,7 +82,7 @@ MASK_PX = 16  # side of a pixel of a picture's tissue mask, in px of the picture
 
 
 class Image(Protocol):
-    """An image from which windows are cut, such as a ``store.store.Store``."""
+    """An image to cut windows from, such as a ``Store``; ``tissue`` is a mask, and the side of its pixels in px."""
 
     size_px: tuple[int, int]
     tissue: tuple[np.ndarray, float]
@@ -180,7 +180,7 @@ MIN_TISSUE = 0.5  # minimum share of tissue in a window of a slide
 
 
 def cut_crops(image: Image, number: int, side_px: int, most: int) -> dict[str, np.ndarray]:
-    """Cut an image into crops (h, w, 3) uint8, keyed by a name: windows of a store, or a whole picture.
+    """Cut an image into crops (h, w, 3) uint8, keyed by name: windows of a store, or a whole picture.
 
     Args:
         image: a picture or a store.

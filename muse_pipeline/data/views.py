@@ -36,9 +36,9 @@ class ViewSettings:
     Attributes:
         global_px: side of a global view, px.
         local_px: side of a local view, px.
-        n_local: number of local views per set, in addition to two global ones.
+        n_local: number of local views per set, besides the two global ones.
         mpp: (finest, coarsest) um per pixel of views, sampled uniformly for each view.
-        min_matches: minimum number of nuclei in both global views; if there are fewer, both are sampled again.
+        min_matches: minimum number of nuclei in both global views; otherwise both are sampled again.
         max_matches: maximum number of nuclei compared in a pair of views, sampled from those in both.
         draws: maximum number of tries for the two global views.
     """
@@ -160,7 +160,7 @@ class ViewSampler:
         self._share = share / share.sum()
 
     def __call__(self, generator: np.random.Generator) -> ViewSet:
-        """Sample a set of views around a random nucleus; it has no nuclei if the global views share too few."""
+        """Sample a set of views around a random nucleus; the set has no nuclei if its global views share too few."""
         settings, image = self.settings, self.images[generator.choice(len(self.images), p=self._share)]
         nuclei = image.nuclei
         for _ in range(settings.draws):

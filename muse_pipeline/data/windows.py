@@ -134,9 +134,9 @@ def draw_centres(
 ) -> Tensor:
     """Sample the centres (B, 2) of windows, in picture px.
 
-    They are sampled uniformly, so that a window contains the whole annotated region at any place in it (MUSE's large
-    field of view) or, if the region is larger than a window, lies anywhere inside the region. Windows stay within the
-    picture as far as possible.
+    They are uniform, so that the whole annotated region may lie anywhere in a window (MUSE's large field of view) or,
+    if the region is larger than a window, the window may lie anywhere in the region. Windows stay within the picture as
+    far as possible.
 
     Args:
         size: (B, 2) width and height of the pictures.
@@ -273,7 +273,7 @@ class NucleiStack:
 
 
 def _number(n: Tensor) -> tuple[Tensor, Tensor]:
-    """The group (n.sum(),) of each member of groups with ``n`` (B,) members, and its index in the group."""
+    """For groups of ``n`` (B,) members, the group (n.sum(),) of each member, and the member's index in its group."""
     group = torch.arange(len(n), device=n.device).repeat_interleave(n)
     return group, torch.arange(len(group), device=n.device) - (n.cumsum(0) - n)[group]
 
@@ -340,7 +340,7 @@ class RegionBatch(NamedTuple):
 class RegionWindows:
     """Samples batches that, on a CPU, depend only on their ``step``.
 
-    All classes are sampled equally often, as are the images of a class; images with labelled pixels form a further one.
+    All classes are sampled equally often, as are all images of a class; images with labelled pixels are one more class.
 
     Args:
         images: images, all at the same mpp.

@@ -88,7 +88,7 @@ def _open_each(regions: np.ndarray, mpp: float) -> np.ndarray:
 STEP_UM = 0.25  # distance between samples along a ray
 REACH_UM = 12.0
 WIDTH_UM = 0.75  # width of the bands that are compared on either side of an edge
-LEAST_UM = 1.0  # shortest ray
+LEAST_UM = 1.0  # minimum length of a ray
 CIRCLES_UM = (4.5, 6.5)  # radii of circles that are tried in addition to the given outline; for pale, large nuclei
 LOYALTY = 0.7  # cost of a relative difference of 1 from the initial outline, in units of the nucleus' own edge
 OUTWARD_UM = 0.125  # how far people draw outside the steepest edge; with it, areas agree within 1 %

@@ -28,7 +28,7 @@ class LabelSource:
 
     Attributes:
         labels: folder of label files, whose names begin with the stem of their picture or the id of their slide; for an
-            open dataset, the folder of the whole dataset.
+            open dataset, its folder.
         format: "row column class" or "x y class" (text, one nucleus per line), "geojson" (points or polygons with
             classes as in QuPath), "instances" (PNG, TIFF or NPY with a number per nucleus; pictures only), "masks"
             (like "instances", but black and white) or "areas" (GeoJSON, or masks of classes, around nuclei that
@@ -39,9 +39,9 @@ class LabelSource:
         mpp: um per pixel; required if pictures or slides lack it, otherwise it must agree with theirs.
         diameter_um: median diameter of the nuclei in every picture, instead of ``mpp``, for "instances" of unknown
             pixel size.
-        class_map: for each word in the label files, a class name of the model, or null if such nuclei are not used; for
-            "areas" also a list of possible classes. A word that is missing here is an error. By default, the words
-            are the class names.
+        class_map: class name of the model for each word in the label files, or null to leave such nuclei out; for
+            "areas" also a list of possible classes. A missing word is an error. By default, the words are the class
+            names.
         region_class: class or name of the annotations around the annotated area ("Region" for QuPath's "Region*").
         regions: folder of GeoJSON files with these annotations, if the files in ``labels`` lack them.
         outside: "refuse": nuclei outside all regions are an error; "leave out": they are counted but not used.
@@ -60,7 +60,7 @@ class LabelSource:
         weight: relative frequency at which pictures are sampled.
         patient: rule that finds the patient in a picture's name: a number of leading characters, or a regular
             expression whose first group (if none, the whole match) is the patient. By default the first 12 characters
-            of TCGA names, the whole of other names; for an open dataset, the patient that the dataset states.
+            of TCGA names and the whole of other names; for an open dataset, the dataset's patient.
         licence: licence of the labels and pictures, for the model card.
     """
 
@@ -155,7 +155,7 @@ def require_in_names(location_of: Mapping[str, Path], names: Collection[str]) ->
     """Require that every word of ``exclude`` occurs in a name, because a misspelt word would exclude nothing.
 
     Args:
-        location_of: for each excluded word, the location of the source that excludes it.
+        location_of: location of the source that excludes a word, keyed by the word.
         names: names of all pictures and slides of a run.
 
     Raises:

@@ -43,7 +43,7 @@ def find_class(name: str, classes: Sequence[str], where: str, remedy: str) -> in
         remedy: end of the error message.
 
     Raises:
-        LabelError: the name refers to none of the classes; the message suggests the nearest one.
+        LabelError: the name refers to none of the classes; the message suggests the most similar one, if any.
     """
     in_lower_case = [one.lower() for one in classes]
     for word in (name, without_intensity(name)):
@@ -66,7 +66,7 @@ def map_class(
 
     Args:
         word: class name in the file.
-        class_map: for each word, a class of the model, several possible classes, or None.
+        class_map: one class of the model, several possible classes or None, keyed by word.
         classes: classes of the model.
         where: beginning of the error message.
 

@@ -33,7 +33,7 @@ def label_image_to_nuclei(label_image: np.ndarray, mpp: tuple[float, float], n_r
 
     Returns:
         Nuclei of unknown class in the window frame. A centre is the centroid of the pixels, or the innermost pixel if
-        the centroid lies outside the instance; a ray ends where the instance's share (``_share``) falls to one half.
+        the centroid lies outside; a ray ends where the instance, interpolated between pixel centres, falls to one half.
     """
     ranks = _ranks(label_image)
     xy = _centres(ranks)
@@ -126,7 +126,7 @@ def _centres(ranks: np.ndarray) -> np.ndarray:
 
 
 def march_rays(label_image: np.ndarray, xy: np.ndarray, mpp: tuple[float, float], n_rays: int) -> np.ndarray:
-    """Rays from given centres to the edge of the nucleus around each centre.
+    """Measure rays from given centres to the edge of the nucleus around each centre.
 
     Args:
         label_image: (h, w) int; 0 is background, and i + 1 marks the nucleus of centre i.

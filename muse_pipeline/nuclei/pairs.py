@@ -5,7 +5,7 @@ context and may locate one nucleus on different sides of the seam between them, 
 slightly outside its core, and seams are resolved here. Two reports near a seam belong to one nucleus if they come from
 different windows, are each other's nearest and are within ``SAME_UM``. The report deeper inside its core is kept; in a
 tie, the one from the window with the lower index. A report outside its own core is dropped unless a neighbour confirms
-it. No window reports a nucleus twice, so two merged reports that have a window in common are not merged further.
+it. No window reports a nucleus twice, so two reports to which the same window has contributed are not merged.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def close_pairs(xy: np.ndarray, radius: float) -> np.ndarray:
     order = np.argsort(cell, kind="stable")
     cell = cell[order]
     here = np.arange(len(cell))
-    # Each position is compared with the later ones in its cell and with all in the next cell and three below it.
+    # Each position is compared with the later ones in its cell and with all in the next cell and the three below.
     start = np.concatenate([here + 1, np.searchsorted(cell, cell + n_columns - 1)])
     stop = np.searchsorted(cell, np.concatenate([cell + 1, cell + n_columns + 1]), side="right")
     n_others = stop - start
@@ -163,7 +163,7 @@ def find_cuts(xy: np.ndarray, rays: np.ndarray, pairs: np.ndarray) -> Cuts:
     one, other = rings[index.reshape(pairs.shape)].T
     crossings, pair = shapely.get_coordinates(shapely.intersection(one, other), return_index=True)
     axis = xy[pairs[:, 1]] - xy[pairs[:, 0]]
-    # Crossings are sorted at right angles to the segment between the centres; the outermost two end the dividing line.
+    # Crossings are sorted across the segment between the centres; the outermost two are the ends of the dividing line.
     along = axis[pair, 0] * crossings[:, 1] - axis[pair, 1] * crossings[:, 0]
     order = np.lexsort((along, pair))
     pair, crossings = pair[order], crossings[order]
@@ -230,7 +230,7 @@ class Reports:
 
 
 def report_window(nuclei: Nuclei, window: int, grid: WindowGrid, part: WindowPart, mpp: float) -> Nuclei:
-    """The nuclei (frame: window) in ``part`` that ``window`` reports, in work px: those in or close to its core."""
+    """The ``nuclei`` of ``part`` that ``window`` reports, converted to work px: up to ``SLACK_UM`` outside its core."""
     xy = window_to_work(nuclei.require(Frame.WINDOW).xy, grid.part_xy(window, part))
     near = grid.depth_px(xy, window) >= -SLACK_UM / mpp
     return replace(nuclei, xy=xy, frame=Frame.WORK)[near]

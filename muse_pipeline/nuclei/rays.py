@@ -112,8 +112,8 @@ def are_clearly_simple(rings: np.ndarray) -> np.ndarray:
     """(N,) bool: True for rings (N, R, 2) that are simple with clearance, by a cheap and conservative test.
 
     A ring whose vertices turn once around their mean is simple. Each edge lies in the wedge between the rays from the
-    mean to its ends, so any other vertex is at least as far from it as from the ray to one of its own neighbours. If
-    all vertices are far from the rays to their neighbours, snapping to the grid joins nothing.
+    mean to its ends, so any other vertex is at least as far from the edge as from the ray to one of the vertices next
+    to that vertex. If all vertices are far from the rays to their neighbours, snapping to the grid joins nothing.
     """
     x, y = (each - each.mean(axis=1, keepdims=True) for each in np.moveaxis(rings, -1, 0))
     next_x, next_y, squared = np.roll(x, -1, axis=1), np.roll(y, -1, axis=1), x * x + y * y

@@ -105,7 +105,7 @@ class MorphologyClusters:
     share: np.ndarray
 
     def assign(self, shapes: Mapping[str, np.ndarray]) -> np.ndarray:
-        """(N,) int32: the cluster of each nucleus from ``shape.measure_shapes``, 1 for the smallest nuclei."""
+        """(N,) int32: the cluster of each nucleus, from its ``measure_shapes``; 1 for the smallest nuclei."""
         return _nearest((_table(shapes) - self.mean) / self.scale, self.centres).astype(np.int32) + 1
 
     def describe(self) -> list[dict[str, Any]]:
@@ -147,7 +147,7 @@ class ShapeSample:
         self._hashes, self._values = hashes[first], values[first]
 
     def fit(self) -> MorphologyClusters:
-        """Cluster the sample by k-means (Lloyd's algorithm), deterministically: it starts from equal groups by area."""
+        """Cluster the sample with Lloyd's k-means, starting from equal-sized groups by area, so it is deterministic."""
         values = self._values if len(self._values) else np.zeros((1, len(MEASURES)))
         mean, deviation = values.mean(0), values.std(0)
         scale = np.where(deviation > 1e-6, deviation, 1.0)

@@ -1,8 +1,8 @@
 """Readers from other packages, with OpenSlide's interface: entry points of the group ``muse.readers``.
 
-An entry point is named after the reader and refers to a class like ``openslide.OpenSlide``: it is called with a path
-and has ``level_dimensions``, ``level_downsamples``, ``properties``, ``close()``, and ``read_region(location, level,
-size)`` with a location in level-0 pixels.
+An entry point is named after the reader and refers to a class like OpenSlide's, which is called with a path and has
+``level_dimensions``, ``level_downsamples``, ``properties``, ``close()``, and ``read_region(location, level, size)``
+with a location in level-0 pixels.
 """
 
 from __future__ import annotations
