@@ -151,7 +151,7 @@ class ViewSampler:
     Args:
         images: images with at least one nucleus each.
         settings: settings of the views.
-        balance: exponent of the area with nuclei that multiplies an image's weight: 0 for no effect of the area.
+        balance: exponent of an image's area with nuclei, which then multiplies its weight; 0 ignores the area.
     """
 
     def __init__(self, images: Sequence[NucleusImage], settings: ViewSettings, balance: float = 0.5):

@@ -60,8 +60,8 @@ class LabelledImage:
     """One picture at the model's mpp with its nuclei (frame: window).
 
     Attributes:
-        name: name of the picture; on a slide, the slide's id and the corner of the region's cell (in level-0 px, or in
-            work px if it has areas).
+        name: name of the picture; on a slide, the slide's id and the corner of the region's cell, in level-0 px (with
+            ``areas``, in work px).
         pixels: (h, w, 3) uint8.
         nuclei: nuclei inside the region, with rays in um, NaN where an outline is unknown.
         stain: stains fitted to the picture or to the tissue of its slide; None if the fit failed.

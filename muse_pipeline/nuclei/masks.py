@@ -7,7 +7,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-import scipy  # its parts load at their first use, because loading takes longer than a small slide
+import scipy  # its parts are loaded when first used, because loading takes longer than a small slide
 import shapely
 from PIL import Image
 

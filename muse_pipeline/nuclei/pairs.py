@@ -3,7 +3,7 @@
 A nucleus belongs to the window whose half-open core contains its centre. Neighbouring windows see slightly different
 context and may locate one nucleus on different sides of the seam between them, so every window also reports nuclei
 slightly outside its core, and seams are resolved here. Two reports near a seam belong to one nucleus if they come from
-different windows, are each other's nearest and are within ``SAME_UM``. The report deeper inside its core is kept; in a
+different windows, are nearest to each other and lie within ``SAME_UM``. The report deeper inside its core is kept; in a
 tie, the one from the window with the lower index. A report outside its own core is dropped unless a neighbour confirms
 it. No window reports a nucleus twice, so two reports to which the same window has contributed are not merged.
 """
@@ -259,7 +259,7 @@ def merge_seams(reports: Reports, grid: WindowGrid, mpp: float) -> Reports:
 
 
 def _mutually_nearest(xy: np.ndarray, merged_windows: np.ndarray, radius_px: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (i, j), i < j, that have no window in common, are within ``radius_px`` and are each other's nearest."""
+    """Pairs (i, j), i < j, that have no window in common, lie within ``radius_px`` and are nearest to each other."""
     pairs = close_pairs(xy, radius_px)
     first, second = merged_windows[pairs[:, 0], :, None], merged_windows[pairs[:, 1], None, :]
     pairs = pairs[~((first == second) & (first >= 0)).any((1, 2))]

@@ -18,7 +18,7 @@ def measure_shapes(rings: np.ndarray, mpp: tuple[float, float]) -> dict[str, np.
     """Measure the size and shape of simple rings.
 
     Args:
-        rings: (N, V, 2) vertices in pixels, not closed, V >= 3, in either sense of rotation.
+        rings: (N, V, 2) vertices in pixels, not closed, V >= 3, clockwise or counter-clockwise.
         mpp: (x, y) um per pixel.
 
     Returns:

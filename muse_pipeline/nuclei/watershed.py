@@ -34,7 +34,7 @@ def cut_relief(mask: np.ndarray, relief: np.ndarray, mpp: float) -> np.ndarray:
     component = cv2.connectedComponents(framed.astype(np.uint8))[1]
     goal = _step_up(rank, pixels)
     goal = _join_peaks(goal, rank, pixels, component, reach)
-    while not np.array_equal(further := goal[goal], goal):  # doubles the number of steps each time
+    while not np.array_equal(further := goal[goal], goal):  # each pass doubles the number of steps
         goal = further
     labels = np.zeros(framed.size, np.int32)
     labels[pixels] = np.unique(pixels[goal], return_inverse=True)[1] + 1

@@ -55,7 +55,7 @@ class Call(Future):
             del _of_thread.call
 
     def result(self) -> Any:
-        """Wait for the result.
+        """Wait for the result, and return it.
 
         Raises:
             HangingReadError: the call timed out.
@@ -82,7 +82,7 @@ def current_call() -> Call | None:
 
 
 class TimedThreads:
-    """A pool of threads for calls that may hang: neither closing it nor the end of the program waits for them.
+    """A pool of threads for calls that may hang: closing it waits at most 10 s, the end of the program not at all.
 
     Args:
         n: number of threads.
@@ -160,7 +160,7 @@ class Limits:
 
     Attributes:
         seconds: wall-clock time.
-        memory_bytes: memory in addition to that of the process when the call starts (Linux).
+        memory_bytes: memory in addition to what the process uses when the call starts (Linux only).
     """
 
     seconds: float = 600.0

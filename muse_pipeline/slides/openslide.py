@@ -125,7 +125,7 @@ def _read_properties(handle: openslide.OpenSlide) -> SlideProperties:
 def _read_downsamples(
     reported: tuple[float, ...], sizes: tuple[tuple[int, int], ...]
 ) -> tuple[tuple[float, float], ...]:
-    """The stated downsample of a level padded to whole tiles, as in Philips slides; otherwise the ratio of sizes."""
+    """The stated downsamples of levels padded to whole tiles, as in Philips slides; of others, the ratios of sizes."""
     (width, height), exact = sizes[0], exact_downsamples(sizes)
     from_sizes = [(width / w + height / h) / 2 for w, h in sizes]
     return tuple(

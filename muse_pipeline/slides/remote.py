@@ -99,7 +99,7 @@ def _path(parts: SplitResult) -> str:
     return f"{parts.path}#{parts.fragment}" if has_more else parts.path
 
 
-N_TRIES = 5  # attempts of every call
+N_TRIES = 5  # attempts per call
 NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError"}  # exceptions of botocore
 DENIED, GONE, ASK_AGAIN = {401, 403}, {404, 410}, {408, 425, 429}
 
