@@ -1,4 +1,4 @@
-"""Random variation of windows on the training device, and the seeds and streams of batches of a run.
+"""Random variation of windows on the training device, and the seeds and prefetching of a run's batches.
 
 Pixels, centres and rays are moved by one affine map per window. Colour is varied in optical density along the
 reference stains, because sites differ mainly in stain.
@@ -26,13 +26,13 @@ MIN_BLUR_RADIUS_PX = 3
 
 
 class Prefetched:
-    """Batches that threads prepare in advance; a batch depends only on its number.
+    """Batches that threads prepare in advance; each depends only on its index.
 
     The end of a ``with`` block cancels batches that have not been started.
 
     Args:
-        batches: function of the number that returns the batch, called from several threads.
-        stride: difference between successive numbers in this process.
+        batches: function that takes the index of a batch and returns the batch; called from several threads.
+        stride: difference between successive indices in this process.
         threads: number of threads; if 0, every batch is made on request.
     """
 
@@ -42,7 +42,7 @@ class Prefetched:
         self._waiting: dict[int, Future] = {}
 
     def __call__(self, number: int) -> Any:
-        """The batch of ``number``."""
+        """The batch whose index is ``number``."""
         if self._pool is None:
             return self._batches(number)
         wanted = range(number, number + self._stride * (self._ahead + 1), self._stride)
@@ -67,7 +67,7 @@ SEED_STRIDE = 1_000_003  # the streams of two seeds share no batch in the first 
 
 
 def seed_of_step(seed: int, step: int) -> int:
-    """Seed of ``step`` in a run that has ``seed``."""
+    """Seed of ``step`` in a run with ``seed``."""
     return seed * SEED_STRIDE + step
 
 
@@ -76,16 +76,16 @@ class Augmentation:
     """Strength of the random variation of windows.
 
     Attributes:
-        scale: magnification, log-uniform between 1 / scale and scale.
+        scale: maximum magnification; sampled log-uniformly, from 1 / scale.
         free_rotation: fraction of windows rotated by an arbitrary angle; the others are rotated by quarter turns.
         stain_gain: standard deviation of the log of the strength of each stain.
         stain_mix: standard deviation of noise added to every entry of the colour matrix.
         shift: standard deviation of noise added to every optical density.
-        partial_colour: lowest normalisation strength; each window has a random strength between this and 1, because
+        partial_colour: minimum normalisation strength; each window has a random strength between this and 1, because
             stain fits on crops are inexact.
         blur: fraction of windows blurred.
-        blur_um: largest sigma of the blur, um.
-        noise: largest standard deviation of pixel noise, in grey levels.
+        blur_um: maximum sigma of the blur, um.
+        noise: maximum standard deviation of pixel noise, in grey levels.
     """
 
     scale: Annotated[float, Between(1, 10)] = 1.25
@@ -115,7 +115,7 @@ OTHERS, CLASSES_ONLY = -1.0, -2.0  # values in ``LabelledBatch.region``
 
 
 class LabelledBatch(NamedTuple):
-    """B windows and their nuclei, padded to the fullest window.
+    """B windows and their nuclei, padded to the number in the fullest window, M.
 
     Attributes:
         pixels: (B, 3, H, W) float, 0 to 255.
@@ -126,7 +126,7 @@ class LabelledBatch(NamedTuple):
         region: (B, H / 4, W / 4) distance, um, of each cell's centre from the border of the annotated region; 0 outside
             annotations, ``OTHERS`` in regions whose nuclei are in other images, ``CLASSES_ONLY`` in class areas; None
             if all windows are annotated completely.
-        shares: (B, M, C) expected class shares of nuclei in class areas; 0 for other nuclei. None without areas.
+        shares: (B, M, C) expected class shares of nuclei in class areas; 0 for other nuclei; None without areas.
         weak: windows for a teacher, if the method has one.
     """
 
@@ -186,7 +186,7 @@ def move_nuclei(xy: Tensor, rays: Tensor, centre: Tensor, linear: Tensor, size_p
 
 
 def part_way(colour: Tensor, share: Tensor) -> Tensor:
-    """Interpolate, by ``share`` (B,), between the identity (0) and the maps ``colour`` (B, 3, 4) (1)."""
+    """Interpolate between the identity, at a ``share`` (B,) of 0, and the maps ``colour`` (B, 3, 4), at 1."""
     share = share.to(colour)[:, None, None]
     return torch.lerp(torch.eye(3, 4).to(colour), colour, share)
 
@@ -194,7 +194,7 @@ def part_way(colour: Tensor, share: Tensor) -> Tensor:
 def vary_colour(colour: Tensor, stains: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
     """Compose each map (B, 3, 4) with a random variation along the reference ``stains`` (2, 3)."""
     n = len(colour)
-    basis = torch.cat([stains, torch.linalg.cross(stains[0], stains[1])[None]]).T  # columns: both stains and the normal
+    basis = torch.cat([stains, torch.linalg.cross(stains[0], stains[1])[None]]).T  # columns: stains, their normal
     gain = torch.exp(augmentation.stain_gain * torch.randn(n, 3, generator=generator))
     mix = augmentation.stain_mix * torch.randn(n, 3, 3, generator=generator)
     shift = augmentation.shift * torch.randn(n, 3, 1, generator=generator)
@@ -233,7 +233,7 @@ def vary_sharpness(pixels: Tensor, mpp: float, augmentation: Augmentation, gener
     """Blur some windows (B, 3, H, W) and add noise to all."""
     n = len(pixels)
     chosen = torch.rand(n, generator=generator) < augmentation.blur
-    # Avoids division by a sigma of 0.
+    # 1e-3 avoids division by a sigma of 0.
     sigma = torch.rand(n, generator=generator) * augmentation.blur_um / mpp + 1e-3
     if chosen.any():
         # The radius suits the largest possible sigma, so that the kernels of all windows form one tensor.
@@ -249,7 +249,7 @@ def vary_sharpness(pixels: Tensor, mpp: float, augmentation: Augmentation, gener
     return (pixels + level * noise).clamp(0, 255)
 
 
-NOISE_STD = 24.0  # standard deviation of the table of noise, in steps of int8
+NOISE_STD = 24.0  # standard deviation of the noise in the table, in units of int8
 N_OFFSETS = 1 << 22
 
 
@@ -258,7 +258,7 @@ def vary_view_sharpness(
 ) -> np.ndarray:
     """Randomly blur a view (R, R, 3) uint8 and add noise, with the distributions of ``vary_sharpness``.
 
-    The noise is read from a table at a random offset, because normal numbers take longer to make than pixels to read.
+    The noise is read from a table at a random offset, because generating it takes longer than reading the pixels.
     """
     if generator.random() < augmentation.blur:
         sigma = generator.random() * augmentation.blur_um / mpp + 1e-3
@@ -295,7 +295,7 @@ def _blur(pixels: Tensor, sigma: Tensor, radius: int) -> Tensor:
 def _weighted_shifts(pixels: Tensor, kernel: Tensor, axis: int) -> Tensor:
     """Convolve each window (B, 3, H, W) with its own ``kernel`` (B, 2 radius + 1) along ``axis``; borders are mirrored.
 
-    On a CPU a grouped convolution takes six times as long.
+    On a CPU, a grouped convolution would take six times as long.
     """
     size, radius = pixels.shape[axis], kernel.shape[1] // 2
     border = (0, 0, radius, radius) if axis == 2 else (radius, radius, 0, 0)

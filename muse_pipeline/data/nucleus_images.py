@@ -88,7 +88,7 @@ class NucleusSource:
 class NucleusImage:
     """An image with positions of nuclei; pixels and positions are read on demand.
 
-    Subclasses have ``nuclei``, a ``NucleusIndex``, and ``read``, which returns pixels as in ``data.unlabelled.Image``.
+    Subclasses add ``nuclei`` (a ``NucleusIndex``) and ``read``, which returns pixels as in ``data.unlabelled.Image``.
 
     Attributes:
         name: name of the picture, or id of the slide.
@@ -96,7 +96,7 @@ class NucleusImage:
         mpp: um per pixel.
         size_px: (width, height).
         stain: stains fitted to the picture or the slide's tissue; None if the fit failed.
-        weight: relative frequency at which it is sampled.
+        weight: relative frequency at which the image is sampled.
     """
 
     name: str
@@ -159,8 +159,8 @@ class NucleusIndex:
         cell_px: side of a cell.
         n_columns: number of cells per row.
         xy: (N, 2) float32 image px.
-        occupied: (C,) int64 ascending numbers of the cells that contain nuclei, counted row by row.
-        start: (C + 1,) int64, index in ``xy`` of the first nucleus of each occupied cell.
+        occupied: (C,) int64 indices, ascending, of the cells that contain nuclei, counted row by row.
+        start: (C + 1,) int64, index in ``xy`` of the first nucleus of each occupied cell; the last entry is N.
         cumulated: (C,) running sum of the weights of the occupied cells; None if all weights are 1.
     """
 
@@ -183,7 +183,7 @@ class NucleusIndex:
 
     @classmethod
     def build_ordered(cls, xy: np.ndarray, size_px: tuple[int, int], mpp: float) -> tuple[NucleusIndex, np.ndarray]:
-        """Return the index, as ``build`` does, and the number (M,) in ``xy`` of each position in the index."""
+        """Return the index, as ``build`` does, and for each of its M positions the row of ``xy`` it comes from."""
         xy = np.asarray(xy, np.float64).reshape(-1, 2)
         inside = np.flatnonzero(((xy >= 0) & (xy < size_px)).all(1))
         xy = xy[inside].astype(np.float32)
@@ -196,13 +196,13 @@ class NucleusIndex:
         return index, inside[order]
 
     def with_weights(self, weight: np.ndarray) -> NucleusIndex:
-        """The index with each cell weighted by the mean over its nuclei of ``weight`` (N,), in the order of ``xy``."""
+        """The index with each cell weighted by the mean ``weight`` of its nuclei, (N,) in the order of ``self.xy``."""
         mean = np.add.reduceat(weight, self.start[:-1]) / np.diff(self.start)
         return dataclasses.replace(self, cumulated=mean.cumsum())
 
     @classmethod
     def open(cls, folder: Path, size_px: tuple[int, int], mpp: float, mapped: bool = True) -> NucleusIndex:
-        """Open an index that ``save`` wrote, memory-mapped or, without ``mapped``, read into memory."""
+        """Open an index that ``save`` wrote: memory-mapped, or read into memory if ``mapped`` is False."""
         how = "r" if mapped else None
         arrays = [np.load(folder / f"{name}.npy", mmap_mode=how) for name in FILES]
         weights = folder / WEIGHTS
@@ -226,7 +226,7 @@ class NucleusIndex:
             np.save(folder / WEIGHTS, self.cumulated)
 
     def inside(self, left: float, top: float, right: float, bottom: float) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers (M,) in ``xy``, and positions (M, 2) float64, of the nuclei in a half-open box in image px."""
+        """Indices (M,) in ``xy``, and positions (M, 2) float64, of the nuclei in a half-open box in image px."""
         first, last = (max(0, int(side // self.cell_px)) for side in (left, right))
         last = min(last, self.n_columns - 1)
         rows = np.arange(max(0, int(top // self.cell_px)), int(bottom // self.cell_px) + 1) * self.n_columns

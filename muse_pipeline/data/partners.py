@@ -42,7 +42,7 @@ class PartnerSource:
     """Partner of an H&E source: one of ``store``, ``images`` and ``nuclei``.
 
     Attributes:
-        store: partner of a slide: a store with the grid and mpp of the H&E store, as from ``muse register``. Its
+        store: partner of a slide: a store with the size and mpp of the H&E store, from ``muse register``. Its
             tissue label marks where the partner may be used. A slide has no partner if partner.json records that its
             registration failed.
         images: partners of pictures: a folder of pictures with the same names and sizes. Pictures without a file
@@ -69,10 +69,10 @@ class PartnerSource:
 
 @dataclass(frozen=True)
 class PairedSource(NucleusSource):
-    """A source of H&E tissue, a slide's ``store`` or a folder of ``images``, that may have a partner.
+    """A ``NucleusSource`` of H&E tissue, a slide's ``store`` or a folder of ``images``, that may have a partner.
 
     Attributes:
-        partner: partner of the images; if none, training uses only H&E views. Other settings: ``NucleusSource``.
+        partner: partner of the images; if there is none, training uses only H&E views.
     """
 
     partner: PartnerSource | None = None
@@ -125,7 +125,7 @@ class PartnerPicture(Picture, PicturePartner):
     """The partner of an H&E picture; both are mirrored beyond their borders."""
 
 
-N_RAYS, POINT_UM, REACH_UM = 32, 3.0, 20.0  # rays of an outline; radius shown for a point; longest ray
+N_RAYS, POINT_UM, REACH_UM = 32, 3.0, 20.0  # rays per outline; radius drawn for a point; maximum ray length
 INSIDE, OUTLINE = (0, 160, 80), (0, 0, 0)  # colours on white; outlines separate touching nuclei
 SUBPIXEL_BITS = 4
 RAYS = "rays.npy"
@@ -171,16 +171,16 @@ class DrawnNuclei(PicturePartner):
 
 
 def open_partner(source: PartnerSource, image: NucleusImage, folder: Path) -> PicturePartner | None:
-    """Open the partner of an image; None if the folder has no file for it, or the registration failed.
+    """Open the partner of an image; None if ``source`` has no file for the image, or its registration failed.
 
     Args:
         source: settings of the partner.
         image: the H&E image.
-        folder: folder in which outlines are kept in a format that is fast to read.
+        folder: cache folder, in which outlines are stored in a format that is fast to read.
 
     Raises:
         GeoJSONError, LabelError, NucleiError, StoreError: a file is missing, damaged or belongs to a different image.
-        MppError: the mpp of a store is not that of the image.
+        MppError: the mpp of a store differs from that of the image.
     """
     if source.store is not None:
         return _open_store(source.store, image)
@@ -211,7 +211,7 @@ def _open_store(path: Path, image: NucleusSlide) -> PartnerStore | None:
 
 
 def failure_of(store: Path) -> str:
-    """Reason why the workflow could not write a partner's store; "" if it did."""
+    """The reason why the registration of a partner's store failed; "" if it did not fail."""
     outcome = read_outcome(store.parent)
     return outcome["reason"] if outcome and outcome["status"] == FAILED else ""
 
@@ -273,7 +273,7 @@ def _read_outlines(path: Path, image: NucleusImage) -> tuple[np.ndarray, np.ndar
 
 
 def _file_of(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path | None:
-    """The file of a picture's partner, which is ``stem`` with one of ``suffixes``; None if there is none."""
+    """The file of a picture's partner, named ``stem`` with one of ``suffixes``; None if there is none."""
     if not folder.is_dir():
         raise LabelError(f"{folder}: no such folder of partners; correct `partner` in the config")
     return next((path for suffix in suffixes if (path := folder / f"{stem}{suffix}").is_file()), None)
@@ -301,7 +301,7 @@ class PairBatch(NamedTuple):
     """A batch of B sets of views and the partners of the views.
 
     Attributes:
-        views: H&E views; ``teacher_xy[0]``, ``student_xy[0]`` and ``shared[0]`` are the nuclei of the two global views.
+        views: H&E views; entry 0 of ``teacher_xy``, ``student_xy`` and ``shared`` is for the pair of global views.
         partner: partners of the views.
     """
 
@@ -310,7 +310,7 @@ class PairBatch(NamedTuple):
 
 
 class PairBatches:
-    """Batches of views with their partners; a batch depends only on its number.
+    """Batches of views with their partners; each depends only on its index.
 
     A partner is cut, scaled, mirrored and rotated like the first global view; its colours are not varied.
 
@@ -330,7 +330,7 @@ class PairBatches:
         self._partner = {id(image): partner for image, partner in zip(images, partners, strict=True)}
 
     def __call__(self, number: int) -> PairBatch:
-        """The batch of ``number``."""
+        """The batch whose index is ``number``."""
         views, sets = self.views.draw(number)
         return PairBatch(views, self._read_partners(sets, views.teacher_xy[0].numpy(), views.shared[0].numpy()))
 

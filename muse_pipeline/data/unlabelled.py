@@ -45,7 +45,7 @@ def open_unlabelled(sources: Iterable[UnlabelledSource], mpp: float) -> list[Ima
     Raises:
         ConfigError: there is no source, or a folder is missing or empty.
         LabelError: a picture cannot be read, or its mpp is unknown.
-        MppError: the mpp of a store is not ``mpp``.
+        MppError: the mpp of a store differs from ``mpp``.
         StoreError: a store is missing or damaged.
     """
     images = [image for source in sources for image in _open(source, mpp)]
@@ -82,7 +82,7 @@ MASK_PX = 16  # side of a pixel of a picture's tissue mask, in px of the picture
 
 
 class Image(Protocol):
-    """An image from which windows are cut, such as a ``store.store.Store``."""
+    """An image to cut windows from, such as a ``Store``; ``tissue`` is a mask, and the side of its pixels in px."""
 
     size_px: tuple[int, int]
     tissue: tuple[np.ndarray, float]
@@ -176,17 +176,17 @@ class UnlabelledWindows:
         return torch.from_numpy(windows).to(self.device).permute(0, 3, 1, 2).float()
 
 
-MIN_TISSUE = 0.5  # least share of tissue in a window of a slide
+MIN_TISSUE = 0.5  # minimum share of tissue in a window of a slide
 
 
 def cut_crops(image: Image, number: int, side_px: int, most: int) -> dict[str, np.ndarray]:
-    """Cut an image into crops (h, w, 3) uint8 by names unique in a run: windows of a store, or a whole picture.
+    """Cut an image into crops (h, w, 3) uint8, keyed by name: windows of a store, or a whole picture.
 
     Args:
         image: a picture or a store.
-        number: number of the image in its run.
+        number: index of the image in its run, which makes the names unique.
         side_px: side of the windows of a store.
-        most: largest number of windows from a store; they are spread evenly over those with at least half tissue.
+        most: maximum number of windows from a store, spread evenly over those of which at least half is tissue.
     """
     if isinstance(image, Picture):
         return {f"picture-{number:05d}": image.pixels}

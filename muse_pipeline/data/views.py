@@ -2,7 +2,7 @@
 
 A view is cut from its image in whole pixels, resized to the view's side, mirrored and rotated by quarter turns.
 Positions are measured from pixel edges, x in [0, R], so that mirroring turns x into R - x. Two views share a nucleus if
-both contain the position with its number in the image's index; positions are not matched by distance.
+both contain it; nuclei are identified by their index in the image, and positions are not matched by distance.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from muse_pipeline.data.nucleus_images import NucleusImage
 PIVOT_MARGIN, LOCAL_JITTER = 0.1, 0.25  # in units of a view's side
 MAX_SIDE_PX = 4096
 QUARTER_TURNS = (cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)  # by 1, 2 and 3 turns
-BORDER_PX = 2  # nuclei closer than this to the border of a view are not in it
+BORDER_PX = 2  # nuclei closer than this to the border of a view count as outside it
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class ViewSettings:
     Attributes:
         global_px: side of a global view, px.
         local_px: side of a local view, px.
-        n_local: local views per set, in addition to two global ones.
+        n_local: number of local views per set, besides the two global ones.
         mpp: (finest, coarsest) um per pixel of views, sampled uniformly for each view.
-        min_matches: nuclei that both global views should contain; otherwise both are sampled again.
-        max_matches: largest number of nuclei compared in a pair of views, sampled from those in both.
-        draws: largest number of tries for the two global views.
+        min_matches: minimum number of nuclei in both global views; otherwise both are sampled again.
+        max_matches: maximum number of nuclei compared in a pair of views, sampled from those in both.
+        draws: maximum number of tries for the two global views.
     """
 
     global_px: Annotated[int, Between(1, MAX_SIDE_PX)] = 224
@@ -63,7 +63,7 @@ class View:
     """Position, size and orientation of a view in its image.
 
     Attributes:
-        corner: (x, y) whole px of the image.
+        corner: (x, y) of the top left corner, in whole image px.
         side_px: side of the square, in image px.
         size_px: R, side of the view.
         mirror: True if left and right are swapped.
@@ -141,7 +141,7 @@ class ViewSet:
         return cls(image, tuple(views), placed, seen)
 
     def shared(self, one: int, other: int) -> np.ndarray:
-        """Numbers of the nuclei that both views contain."""
+        """Indices of the nuclei that both views contain."""
         return np.flatnonzero(self.seen[one] & self.seen[other])
 
 
@@ -151,7 +151,7 @@ class ViewSampler:
     Args:
         images: images with at least one nucleus each.
         settings: settings of the views.
-        balance: 0 to sample images by their weights only, 1 to multiply the weights by the area with nuclei.
+        balance: exponent of an image's area with nuclei, which then multiplies its weight; 0 ignores the area.
     """
 
     def __init__(self, images: Sequence[NucleusImage], settings: ViewSettings, balance: float = 0.5):
@@ -160,7 +160,7 @@ class ViewSampler:
         self._share = share / share.sum()
 
     def __call__(self, generator: np.random.Generator) -> ViewSet:
-        """Sample a set of views around a random nucleus; it has no nuclei if the global views share too few."""
+        """Sample a set of views around a random nucleus; the set has no nuclei if its global views share too few."""
         settings, image = self.settings, self.images[generator.choice(len(self.images), p=self._share)]
         nuclei = image.nuclei
         for _ in range(settings.draws):
@@ -201,7 +201,7 @@ class ViewSampler:
         size_px: int,
         generator: np.random.Generator,
     ) -> View:
-        """A view with ``point`` at the fractions ``at`` of its sides, but moved into the image as far as possible."""
+        """A view with ``point`` at the fractions ``at`` of its sides, then moved into the image as far as possible."""
         side = max(1, round(size_px * mpp / image.mpp))
         last = np.maximum(np.array(image.size_px) - side, 0)
         x, y = np.floor(point - at * side).clip(0, last).astype(int).tolist()
@@ -233,8 +233,8 @@ class Views(NamedTuple):
 class ViewBatch(NamedTuple):
     """B sets of two global and L local views, with P ordered pairs (teacher's view, student's view) per set.
 
-    Teachers get the global views and students all views, so pairs are (0, 1), (0, 2), ..., (1, 0), (1, 2), ..., P = 2
-    (1 + L).
+    Teachers get the global views and students all views, so the P = 2 (1 + L) pairs are (0, 1), (0, 2), ..., (1, 0),
+    (1, 2), ...
 
     Attributes:
         global_views: 2 B global views.
@@ -254,12 +254,12 @@ class ViewBatch(NamedTuple):
 
 
 def ordered_pairs(n_local: int) -> list[tuple[int, int]]:
-    """Pairs (teacher's view, student's view) of a set, as numbers of views."""
+    """Pairs (teacher's view, student's view) of a set, as indices of views."""
     return [(one, other) for one in (0, 1) for other in range(2 + n_local) if other != one]
 
 
 class ViewBatches:
-    """Samples batches on the CPU that depend only on their number, so that a resumed run gets the same ones.
+    """Samples batches on the CPU that depend only on their index, so that a resumed run gets the same ones.
 
     Args:
         images: images with at least one nucleus each.
@@ -293,11 +293,11 @@ class ViewBatches:
         self.grey = grey
 
     def __call__(self, number: int) -> ViewBatch:
-        """The batch of ``number``."""
+        """The batch whose index is ``number``."""
         return self.draw(number)[0]
 
     def draw(self, number: int) -> tuple[ViewBatch, list[ViewSet]]:
-        """Return the batch of ``number`` and its sets of views."""
+        """Return the batch whose index is ``number``, and its sets of views."""
         generator = np.random.default_rng(seed_of_step(self.seed, number))
         varied = torch.Generator().manual_seed(seed_of_step(self.seed, number))
         sets, n_local = [self.sample(generator) for _ in range(self.batch)], self.settings.n_local

@@ -31,11 +31,11 @@ from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.tissue import UNKNOWN, TissueImage
 from muse_pipeline.nuclei.table import Nuclei
 
-DEEP = 255  # largest depth, px; greater ones are clipped
+DEEP = 255  # maximum depth, px; greater depths are clipped
 
 
 class WindowSettings(Protocol):
-    """The settings of a run that decide its windows.
+    """The settings of a run that determine its windows.
 
     Attributes:
         mpp: um per pixel.
@@ -134,16 +134,16 @@ def draw_centres(
 ) -> Tensor:
     """Sample the centres (B, 2) of windows, in picture px.
 
-    Centres are uniform over all windows that contain the whole annotated region, so that it may be anywhere in a window
-    (MUSE's large field of view), or, if the region is larger, over all windows inside it. Windows stay within the
-    picture as far as possible.
+    They are uniform, so that the whole annotated region may lie anywhere in a window (MUSE's large field of view) or,
+    if the region is larger than a window, the window may lie anywhere in the region. Windows stay within the picture as
+    far as possible.
 
     Args:
         size: (B, 2) width and height of the pictures.
         region: (B, 4) left, top, right, bottom of the bounding boxes of the annotated regions.
         reach: (B, 1) half the side of a window in picture px.
         generator: random generator of the run.
-        around: True to centre windows anywhere in the region too, so that they may reach over its border.
+        around: True to allow centres anywhere in the region too, so that windows may reach over its border.
     """
     middle, half = (region[:, :2] + region[:, 2:]) / 2, (region[:, 2:] - region[:, :2]) / 2
     # The centre may move by |reach - half|, so that either the region or the window contains the other.
@@ -244,7 +244,7 @@ class NucleiStack:
     def move(
         self, chosen: Tensor, centre: Tensor, linear: Tensor, size_px: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the nuclei in and close to each window, padded to the largest number.
+        """Return the nuclei in and close to each window, padded to the number in the fullest window, M'.
 
         Args:
             chosen: (B,) index of the picture of each window.
@@ -273,12 +273,12 @@ class NucleiStack:
 
 
 def _number(n: Tensor) -> tuple[Tensor, Tensor]:
-    """The group (n.sum(),) of each member of groups with ``n`` (B,) members, and its number in the group."""
+    """For groups of ``n`` (B,) members, the group (n.sum(),) of each member, and the member's index in its group."""
     group = torch.arange(len(n), device=n.device).repeat_interleave(n)
     return group, torch.arange(len(group), device=n.device) - (n.cumsum(0) - n)[group]
 
 
-SEAM_UM = 3.0  # labels this close to a seam are ignored, because cut nuclei are completed there by mirror images
+SEAM_UM = 3.0  # labels this close to a seam are ignored, because nuclei cut by it continue as mirror images
 
 
 def continue_mirrored(image: LabelledImage, window_px: int, mpp: float) -> LabelledImage:
@@ -326,8 +326,8 @@ class RegionBatch(NamedTuple):
         pixels: (B, 3, S, S) float, 0 to 255.
         colour: (B, 3, 4) map in optical density.
         label: (B, K) label of the image, 1 or 0; -1 if its pixels are labelled instead.
-        target: (B, K, S / 4, S / 4) 1 or 0: the labels of the pixels, or that of the image everywhere.
-        known: (B, K, S / 4, S / 4) 1 where the target is known, else 0.
+        target: (B, K, S / 4, S / 4) 1 or 0: the labels of the pixels or, everywhere, the label of the image.
+        known: (B, K, S / 4, S / 4) 1 where the target is known, 0 elsewhere.
     """
 
     pixels: Tensor
@@ -340,7 +340,7 @@ class RegionBatch(NamedTuple):
 class RegionWindows:
     """Samples batches that, on a CPU, depend only on their ``step``.
 
-    Classes are equally frequent, and so are the images of a class; images with labelled pixels count as one more class.
+    All classes are sampled equally often, as are all images of a class; images with labelled pixels are one more class.
 
     Args:
         images: images, all at the same mpp.
@@ -373,7 +373,7 @@ class RegionWindows:
         self.maps = [None if one.target is None else _shifted(one.target, margin, device) for one in images]
         self.colours = torch.as_tensor(colours, dtype=torch.float32, device=device)
         self.stains = torch.as_tensor(stains, dtype=torch.float32, device=device)
-        # Images with labelled pixels have the label -1, and ``bincount`` begins at 0.
+        # ``bincount`` counts from 0, but images with labelled pixels have the label -1.
         self.weights = 1.0 / torch.bincount(self.labels + 1)[self.labels + 1]
 
     def __call__(self, step: int) -> RegionBatch:
@@ -402,6 +402,6 @@ class RegionWindows:
 
 
 def _shifted(target: np.ndarray, margin: int, device: torch.device) -> Tensor:
-    """The target plus one, with a margin, so that unknown pixels are 0, as beyond a picture in ``read_cells``."""
+    """The target plus 1, padded by ``margin``; unknown pixels are 0, like those beyond a picture in ``read_cells``."""
     known = np.where(target == UNKNOWN, 0, target + 1).astype(np.uint8)
     return torch.from_numpy(np.pad(known, margin)).to(device)

@@ -35,8 +35,8 @@ from muse_pipeline.tissue.colour import measure_colour
 from muse_pipeline.tissue.find import find_tissue
 from muse_pipeline.tissue.stain import MacenkoFit, fit_macenko
 
-SURROUND_PX = 64  # context around the cell of a window, so that nuclei at its border are found whole
-DETECTIONS = ("detection", "cell")  # types of QuPath objects that are nuclei
+SURROUND_PX = 64  # context around the cell of a window, so that the detector sees nuclei at its border whole
+DETECTIONS = ("detection", "cell")  # types of QuPath objects that are nuclei, not areas
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class ClassAreas:
     Attributes:
         path: path of the file.
         unit: "feature" for GeoJSON, "value" for masks.
-        number: (A,) number of the GeoJSON feature, or value in the mask, of each area.
+        number: (A,) for each area, the number of its GeoJSON feature or its value in the mask.
         shape: (A,) valid polygons or multipolygons.
         classes: indices of the classes that the nuclei of each area may have.
     """
@@ -76,7 +76,7 @@ class ClassAreas:
         """Reject areas of different classes that overlap.
 
         Raises:
-            LabelError: two such areas overlap; the message names both.
+            LabelError: two areas of different classes overlap; the message names both.
         """
         pairs = shapely.STRtree(self.shape).query(self.shape, predicate="intersects").T.tolist()
         for first, second in pairs:
@@ -88,7 +88,7 @@ class ClassAreas:
                 )
 
     def require_nuclei(self, counts: np.ndarray, source: LabelSource) -> None:
-        """Reject an area without nuclei, unless ``source.allow_empty``; ``counts`` (A,) are the nuclei in each area.
+        """Reject an area without nuclei, unless ``source.allow_empty``; ``counts`` (A,) is the number in each area.
 
         Raises:
             LabelError: an area has no nucleus; the message names it.
@@ -102,7 +102,7 @@ class ClassAreas:
 
 
 def expected_shares(classes: tuple[int, ...], n_classes: int, purity: float) -> np.ndarray:
-    """(C,) class shares expected in an area: ``purity`` split equally over ``classes``, the rest over the others."""
+    """(C,) expected class shares in an area: ``purity`` split equally among ``classes``, the rest among all others."""
     shares = np.full(n_classes, (1 - purity) / max(n_classes - len(classes), 1), np.float32)
     shares[list(classes)] = purity / len(classes)
     return shares
@@ -112,10 +112,10 @@ class AreaLabeller:
     """Finds nuclei with a detector, and labels each with the classes of the area that contains it.
 
     Args:
-        source: source of the format "areas".
+        source: label source with the format "areas".
         classes: names of the model's classes.
         mpp: um per pixel of the model.
-        n_rays: number of rays per nucleus, all NaN.
+        n_rays: number of rays per nucleus; their lengths are NaN.
 
     Raises:
         ModelError: the detector does not exist.
@@ -190,11 +190,11 @@ class AreaLabeller:
         Args:
             path: GeoJSON file or mask.
             size_px: (width, height) of the picture or slide.
-            offset_px: (x, y) offset added to the coordinates in GeoJSON.
+            offset_px: (x, y) offset added to the coordinates in a GeoJSON file.
 
         Raises:
-            LabelError: the file is broken, a mask is not as large as its picture, an area has no class or an unknown
-                one, or no area has a class that is used.
+            LabelError: the file is broken, a mask differs in size from its picture, an area has no class or an unknown
+                class, or no area has a class that is used.
         """
         is_geojson = path.name.lower().endswith(tuple(GEOJSON_SUFFIXES))
         areas = self._read_geojson(path, offset_px) if is_geojson else self._read_mask(path, size_px)
@@ -242,10 +242,10 @@ class AreaLabeller:
         return classes
 
     def cut_margin(self, areas: ClassAreas) -> ClassAreas:
-        """Shrink areas, in px at the model's mpp, by ``margin_um``.
+        """Shrink areas, in px at the model's mpp, by the source's ``margin_um``.
 
         Raises:
-            LabelError: areas of different classes still overlap.
+            LabelError: areas of different classes overlap even after that.
         """
         areas = areas.change(lambda shape: shapely.buffer(shape, -self.source.margin_um / self.mpp))
         areas.require_apart()
@@ -265,7 +265,7 @@ class AreaLabeller:
         return replace(nuclei, xy=nuclei.xy + np.array([left, top]))
 
     def label(self, nuclei: Nuclei, areas: ClassAreas, owner: np.ndarray) -> tuple[Nuclei, np.ndarray]:
-        """Return the nuclei in areas, with their expected class shares, and the index (M,) of each nucleus' area.
+        """Return the M nuclei inside areas, with their expected class shares, and the index (M,) of their areas.
 
         Args:
             nuclei: N nuclei that the detector found.

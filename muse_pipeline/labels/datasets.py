@@ -1,7 +1,7 @@
 """Labelled pictures from open datasets, read by one layout per dataset.
 
-A layout is one file in ``labels.layouts``: a class registered under the label format that it reads. Layouts follow the
-public documentation of the datasets (``docs/guide/open-data.md``) and are tested on synthetic files.
+Each layout is a class in a file of its own in ``labels.layouts``, registered under the label format that it reads.
+Layouts follow the public documentation of the datasets (``docs/guide/open-data.md``) and are tested on synthetic files.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Sample:
     """One picture of a dataset, before its pixels are read.
 
     Attributes:
-        name: unique name, by which ``exclude`` and ``split`` select; in most layouts it begins with the fold, split or
+        name: unique name, to which ``exclude`` and ``split`` refer; in most layouts it begins with the fold, split or
             organ.
-        patient: patient of the picture; in a dataset without patients, the fold, organ or picture counts as one.
+        patient: patient of the picture; in a dataset that does not state patients, its fold, organ or own name.
         files: files that contain the picture and its labels.
-        index: index of the picture in files that contain many.
+        index: index of the picture in its files; 0 if they contain only this one.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Layout(ABC):
         return found
 
     def choose(self, candidates: Iterable[Path | None], missing: str) -> Path:
-        """Return the first candidate that is a file; ``missing`` describes it in the error if there is none.
+        """Return the first candidate that is a file; if none is, the error says that ``missing`` is not there.
 
         Raises:
             LabelError: no candidate is a file.
@@ -105,7 +105,7 @@ def name_nuclei(
     """Set the classes of the nuclei, in place, from one word per nucleus, and return the annotations.
 
     Raises:
-        LabelError: a word is not in the class map or not mapped to a class of the model.
+        LabelError: as in ``class_index``.
     """
     labels = [class_index(word, source, classes, annotations.where(index)) for index, word in enumerate(words)]
     annotations.nuclei.label = np.array(labels, np.int32)
@@ -125,7 +125,7 @@ def read_dataset(source: LabelSource, classes: tuple[str, ...], mpp: float, n_ra
 
 
 def patient_of(sample: Sample, source: LabelSource) -> str:
-    """The patient of a picture: found in its name by the source's rule, if there is one, else given by the dataset.
+    """The patient of a picture: taken from its name if the source has a rule for that, or else from the dataset.
 
     Raises:
         LabelError: the name does not match the rule.
@@ -134,7 +134,7 @@ def patient_of(sample: Sample, source: LabelSource) -> str:
 
 
 def choose_samples(source: LabelSource) -> list[Sample]:
-    """List the pictures that ``split`` and ``exclude`` of a source select.
+    """List the pictures of a dataset that are in the source's ``split`` but not in its ``exclude``.
 
     Raises:
         LabelError: the folder does not contain the dataset, or the split names a picture that is not in it.
@@ -164,7 +164,7 @@ def all_samples(source: LabelSource) -> list[Sample]:
     """List every picture of the dataset, used or not.
 
     Raises:
-        LabelError: the folder is missing, does not contain the dataset or contains a picture twice.
+        LabelError: the folder is missing, does not contain the dataset or contains two pictures of the same name.
     """
     source.require_labels()
     by_name: dict[str, Sample] = {}

@@ -1,4 +1,4 @@
-"""Reading of label files of all formats: nuclei, each with its line or number in the file, and annotated regions."""
+"""Readers for the formats of label files: nuclei, each with its line or number in the file, and annotated regions."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.read import GeoJSONObjects, read_geojson
 from muse_pipeline.qupath.regions import are_called, remove_spikes, require_nucleus_size
 
-SAME_UM, FEW_COPIES = 0.5, 0.01  # nuclei in one square of this side count as duplicates; accepted share
+SAME_UM, FEW_COPIES = 0.5, 0.01  # side of the squares in which nuclei are duplicates; accepted share of duplicates
 
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
-    """The nuclei of one label file.
+    """The nuclei and annotated regions of one label file.
 
     Attributes:
         path: path of the file.
         nuclei: nuclei with rays (N, R) in um, NaN for points.
-        numbers: (N,) int, number of the line, feature or instance of each nucleus.
+        numbers: (N,) int, the line, feature or instance number of each nucleus in the file.
         unit: meaning of ``numbers``: "line", "feature" or "instance".
         regions: (M,) shapely polygons around the annotated areas, in the frame of the nuclei; empty if there are none.
-        made_in_viewer: True if the file was made in the viewer; regions without nuclei are then accepted.
+        made_in_viewer: True if the file was made in the viewer; regions without nuclei or tissue are then accepted.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class Annotations:
         Nuclei less than a pixel outside are moved inside, in place, with a warning.
 
         Raises:
-            LabelError: a nucleus is at least a pixel outside; the message has its line, feature or instance.
+            LabelError: a nucleus is at least a pixel outside; the message names its line, feature or instance.
         """
         # Pixels are half-open, so the largest position inside is the largest float below the size.
         inside = self.nuclei.xy.clip(0, np.nextafter(size_px, 0))
@@ -105,7 +105,7 @@ class Annotations:
 
 
 def class_index(word: str, source: LabelSource, classes: tuple[str, ...], where: str) -> int:
-    """Index of the class for a word of a label file; -1 if nuclei of this class are not used.
+    """Index of the class that a word in a label file stands for; -1 if nuclei of this class are not used.
 
     If ``classes`` is empty, only positions are used, and the result is always -1.
 
@@ -123,13 +123,13 @@ def class_index(word: str, source: LabelSource, classes: tuple[str, ...], where:
 
 
 def class_set(word: str, source: LabelSource, classes: tuple[str, ...], where: str) -> tuple[int, ...]:
-    """Indices of the classes for a word of a label file; empty if nuclei of this class are not used.
+    """Indices of the classes that a word in a label file stands for; empty if such nuclei are not used.
 
     Without a class map, the word must be a class name or a synonym (``nuclei.class_names``).
 
     Raises:
-        LabelError: the word is not in the class map or, without a map, is no class name; or it is mapped to something
-            that is not a class of the model.
+        LabelError: the word is not in the class map, or is mapped to something that is not a class of the model; or
+            there is no map, and the word is not a class name or synonym.
     """
     if not source.class_map:
         return (find_class(word, classes, where, "correct it, or map it with `class_map`"),)
@@ -156,7 +156,7 @@ def read_annotated(
 
     Args:
         path: path of the file.
-        source: source with the class map, the class of regions and the classes to ignore.
+        source: source with the class map, the name of the region class and the classes to ignore.
         classes: names of the model's classes.
         frame: frame of the positions after the offset is added.
         mpp: (x, y) um per pixel of ``frame``.
@@ -164,8 +164,8 @@ def read_annotated(
         offset_px: (x, y) offset added to the coordinates in the file.
 
     Raises:
-        LabelError: the file is broken, a feature is neither a nucleus nor a region, or its class is unknown; the
-            message has its number.
+        LabelError: the file is broken, or a feature has an unknown class or is neither a nucleus nor a region; the
+            message has the number of the feature.
     """
     try:
         objects = read_geojson(path, offset_px, tiles=False)
@@ -188,7 +188,7 @@ def _label(objects: GeoJSONObjects, index: int, source: LabelSource, classes: tu
 
 
 def _regions(objects: GeoJSONObjects) -> np.ndarray:
-    """The polygons of the regions."""
+    """Split regions into polygons; reject a region that is not an area or whose lines cross."""
     path = objects.path
     geometries = [remove_spikes(geometry) for geometry in objects.geometry]
     for geometry, number in zip(geometries, objects.number, strict=True):
@@ -215,13 +215,13 @@ def read_text(
         path: path of the file.
         source: source with the format and the class map.
         classes: names of the model's classes.
-        frame: frame of the positions; pixels in the file count from 0.
-        n_rays: number of rays per nucleus, all NaN.
+        frame: frame of the positions; pixels in the file are counted from 0.
+        n_rays: number of rays per nucleus; their lengths are NaN.
         order: order of the columns; by default the source's format.
 
     Raises:
-        LabelError: the file is not text, a line is not two numbers and a known class, or a header lacks a column of the
-            format.
+        LabelError: the file is not text, a line does not consist of two numbers and a known class, or the header lacks
+            a column of the format.
     """
     order = order or source.format
     lines = [(number, line) for number, line in enumerate(read_lines(path), 1) if line.strip()]
@@ -252,7 +252,7 @@ def read_text(
 
 
 def _header_columns(cells: list[str], order: str, where: str) -> tuple[int, ...]:
-    """Indices of the columns of ``order`` in a header, which must contain each of them once."""
+    """Indices of the columns named in ``order`` in a header, which must contain each of them once."""
     names, needed = [split_unit(cell)[0] for cell in cells], order.split()
     if in_um := [cell for cell in cells if split_unit(cell)[1] == "um" and split_unit(cell)[0] in needed]:
         raise LabelError(f"{where}: positions are in um ({', '.join(in_um)}); give them in pixels")
@@ -276,7 +276,7 @@ def _is_number(text: str) -> bool:
 
 
 SPECK_UM2 = 1.25  # smaller areas of a mask are ignored as specks
-POINT_TO_INSTANCE_UM = 2.0  # largest distance from the centroid of an instance to the point that gives its class
+POINT_TO_INSTANCE_UM = 2.0  # maximum distance from the centroid of an instance to the point that gives its class
 
 
 def read_instances(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int) -> Annotations:
@@ -289,10 +289,11 @@ def read_instances(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int
         n_rays: number of rays per nucleus.
 
     Returns:
-        Annotations with classes unknown.
+        Annotations without classes.
 
     Raises:
-        LabelError: the file cannot be read, is not a mask or has a different size, or several nuclei share a number.
+        LabelError: the file cannot be read, is not a mask or differs in size from its picture, or several nuclei share
+            a number.
     """
     mask = read_label_image(path, "number them, or use `format: masks` if they do not touch")
     require_nuclei(path, mask, (mpp, mpp))
@@ -309,8 +310,8 @@ def read_masks(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int) ->
         n_rays: number of rays per nucleus.
 
     Raises:
-        LabelError: the file cannot be read, is not a mask, has a different size or several values besides 0, or an area
-            is larger than a nucleus.
+        LabelError: the file cannot be read, is not a mask, differs in size from its picture or has several values
+            besides 0, or an area is larger than a nucleus.
     """
     mask = read_mask(path)
     require_size(path, mask, size_px)
@@ -329,7 +330,7 @@ def measure_instances(path: Path, mask: np.ndarray, size_px: tuple[int, int], mp
     """Convert an integer mask (h, w), read from ``path``, into annotations, as in ``read_instances``.
 
     Raises:
-        LabelError: the mask is not as large as its picture.
+        LabelError: the mask differs in size from its picture.
     """
     require_size(path, mask, size_px)
     nuclei = label_image_to_nuclei(mask, (mpp, mpp), n_rays)
@@ -338,7 +339,7 @@ def measure_instances(path: Path, mask: np.ndarray, size_px: tuple[int, int], mp
 
 
 def require_size(path: Path, mask: np.ndarray, size_px: tuple[int, int]) -> None:
-    """Reject a mask (h, w) that is not as large as its picture (width, height).
+    """Reject a mask (h, w) whose size differs from that of its picture (width, height).
 
     Raises:
         LabelError: the sizes differ.
@@ -359,7 +360,7 @@ def require_distinct(path: Path, xy: np.ndarray, mpp: tuple[float, float]) -> No
         mpp: (x, y) um per pixel.
 
     Raises:
-        LabelError: at least two nuclei, and more than 1 % of all, lie in the same 0.5 um square as an earlier one.
+        LabelError: at least two nuclei, and more than 1 % of all, each share a 0.5 um square with an earlier one.
     """
     _, first = np.unique(xy * mpp // SAME_UM, axis=0, return_index=True)
     copies = np.delete(np.arange(len(xy)), first)
@@ -385,7 +386,7 @@ def median_diameter_px(path: Path) -> float:
 
 
 def name_instances(instances: Annotations, points: Annotations, mpp: float) -> None:
-    """Give instances, in place, the class of the nearest point within 2 um of their centroid.
+    """Set the class of each instance, in place, to that of the nearest point within 2 um of its centroid.
 
     Raises:
         LabelError: there are instances and points, but no point is within 2 um of a centroid.

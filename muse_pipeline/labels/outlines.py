@@ -14,7 +14,7 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.stain import DENSITY, ROUNDED_TEXTBOOK, MacenkoFit
 
 MAX_RADIUS_UM = 12.0
-BLUR_UM, OTSU_SHARE = 0.35, 0.8  # outlines grown from NuCLS centroids are then 2 % larger than the masks (median)
+BLUR_UM, OTSU_SHARE = 0.35, 0.8  # with these, outlines grown from NuCLS centroids are 2 % larger than its masks
 SMOOTHING = np.array([1, 2, 1]) / 4
 PLAUSIBLE_AREA_UM2 = (8.0, 250.0)
 
@@ -88,27 +88,27 @@ def _open_each(regions: np.ndarray, mpp: float) -> np.ndarray:
 STEP_UM = 0.25  # distance between samples along a ray
 REACH_UM = 12.0
 WIDTH_UM = 0.75  # width of the bands that are compared on either side of an edge
-LEAST_UM = 1.0  # shortest ray
+LEAST_UM = 1.0  # minimum length of a ray
 CIRCLES_UM = (4.5, 6.5)  # radii of circles that are tried in addition to the given outline; for pale, large nuclei
 LOYALTY = 0.7  # cost of a relative difference of 1 from the initial outline, in units of the nucleus' own edge
-OUTWARD_UM = 0.125  # distance by which people draw outlines outside the steepest edge; areas then agree within 1 %
-INWARD = 4.0  # factor on this cost if outlines shrink, because the rim of a pale nucleus has an inner edge too
-CLEAR = 0.75  # least mean edge along an outline, in units of the nucleus' own edge
+OUTWARD_UM = 0.125  # how far people draw outside the steepest edge; with it, areas agree within 1 %
+INWARD = 4.0  # factor on ``LOYALTY`` if an outline shrinks: the rim of a pale nucleus has an inner edge too
+CLEAR = 0.75  # minimum mean edge along an outline, in units of the nucleus' own edge
 TRUST = 0.2  # added to the mean edge of the path that starts from the given outline, to prefer it to circles
 CROWDED = 1.0  # cost of each um by which a ray exceeds ``PAST_HALF_WAY``
-PAST_HALF_WAY = 1.1  # largest length without this cost, in half distances to a neighbour; neighbours differ in size
+PAST_HALF_WAY = 1.1  # longest ray without this cost, in half distances to a neighbour; nuclei differ in size
 FAINTEST = 0.12  # lower limit of a nucleus' own edge; the darkest nuclei have a darkness of about 1
-JUMP, BEND = 4, 0.02  # largest difference between neighbouring rays, in samples, and the cost per sample
+JUMP, BEND = 4, 0.02  # maximum difference between neighbouring rays, in samples, and its cost per sample
 NEIGHBOURS = 8
 BLOCK = 512  # nuclei processed at a time, which takes 50 MB
 
 
 def follow_edges(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float) -> np.ndarray:
-    """Move outlines to edges from dark to light near the given outline or near a circle, whichever edge is clearer.
+    """Move each outline to the clearest edge from dark to light near the given outline or near a circle.
 
     Dynamic programming over rays finds the closed path around a centre that best combines steep edges, in units of the
     nucleus' own edge (the median over its rays' steepest edges), with a small squared relative distance from the
-    initial outline. In a pale nucleus, it follows the rim, which is an edge in all directions, unlike grains inside.
+    initial outline. In a pale nucleus, the path follows the rim, which is an edge all around, unlike grains inside.
 
     Args:
         amount: (h, w) darkness; about 1 in the darkest nuclei.
@@ -117,7 +117,7 @@ def follow_edges(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: floa
         mpp: um per pixel.
 
     Returns:
-        (N, R) float32 um, NaN for nuclei without a clear path, such as two at the same position.
+        (N, R) float32 um, NaN for nuclei without a clear path, such as two nuclei at the same position.
     """
     room = _room(xy * mpp, rays.shape[1])
     starts = range(0, len(xy), BLOCK)
@@ -178,12 +178,12 @@ def _best_path(edge: np.ndarray, radii: np.ndarray, outline: np.ndarray) -> np.n
 
 
 def _closed_paths(cost: np.ndarray, jump: int, bend: float) -> np.ndarray:
-    """A cheap closed path (N, R): the middle turn of the cheapest path over two turns, so that its ends meet.
+    """Cheap closed paths (N, R): the middle turn of each cheapest path over two turns, so that its ends meet.
 
     Args:
         cost: (N, R, S) cost of each radius on each ray.
-        jump: largest number of steps between neighbouring rays.
-        bend: cost of each step.
+        jump: maximum difference between the radius indices of neighbouring rays.
+        bend: cost of a difference of 1.
     """
     n_rays, n_steps = cost.shape[1:]
     bends = (bend * np.abs(np.arange(-jump, jump + 1)))[:, None, None].astype(cost.dtype)

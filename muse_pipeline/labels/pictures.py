@@ -42,7 +42,7 @@ from muse_pipeline.tissue.stain import MacenkoFit, fit_macenko
 
 
 class AreaCount(NamedTuple):
-    """The number of nuclei in a class area in one picture.
+    """The number of nuclei in one class area of a picture.
 
     Attributes:
         classes: names of the classes that the nuclei may have, joined by "or".
@@ -60,7 +60,8 @@ class LabelledImage:
     """One picture at the model's mpp with its nuclei (frame: window).
 
     Attributes:
-        name: name of the picture; for a region of a slide, the slide's id and the region's corner in level-0 px.
+        name: name of the picture; on a slide, the slide's id and the corner of the region's cell, in level-0 px (with
+            ``areas``, in work px).
         pixels: (h, w, 3) uint8.
         nuclei: nuclei inside the region, with rays in um, NaN where an outline is unknown.
         stain: stains fitted to the picture or to the tissue of its slide; None if the fit failed.
@@ -69,12 +70,12 @@ class LabelledImage:
         grow_outlines: True if nuclei labelled as points have grown outlines.
         region: (h, w) bool, the annotated pixels; None if all are.
         annotated: (h, w) bool, pixels in any region of the slide, including regions whose nuclei are in other images;
-            None if ``region`` has all of them.
+            None if ``region`` includes them all.
         patient: patient of the picture.
         source: folder or sheet of the source.
         stated_mpp: um per pixel in the config; None if it was not given there.
-        n_left_out: number of nuclei of the label file that were left out because they are outside all regions; 0 in all
-            but the first image of a slide.
+        n_left_out: number of nuclei in the label file that were left out because they are outside all regions; 0 in
+            every image of a slide but the first.
         areas: class areas whose nuclei a detector found; empty if people labelled the nuclei. With areas, only the
             expected class shares, in ``prob`` of ``nuclei``, are labels; positions are not.
     """
@@ -128,11 +129,11 @@ def complete_outlines(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | No
     return replace(grown, rays=np.where(drawn[:, None], nuclei.rays, grown.rays))
 
 
-MPP_TOLERANCE = 0.05  # largest accepted relative difference from the mpp in the file
+MPP_TOLERANCE = 0.05  # maximum relative difference from the mpp in the file
 
 
 def read_pictures(source: LabelSource, classes: tuple[str, ...], mpp: float, n_rays: int) -> Iterator[LabelledImage]:
-    """Read every picture of a source at ``mpp``; nuclei have their drawn outlines or, if none, grown ones.
+    """Read every picture of a source at ``mpp``; if ``source.grow_outlines``, grow the outlines that are not drawn.
 
     Raises:
         LabelError: as in ``labels.read.read_labelled_images``.
@@ -177,11 +178,11 @@ class AnnotatedPicture:
 def label_image(
     picture: AnnotatedPicture, name: str, patient: str, source: LabelSource, mpp: float, n_rays: int
 ) -> LabelledImage:
-    """Resample a picture to ``mpp``; nuclei have their drawn outlines or, if none, grown ones.
+    """Resample a picture to ``mpp``; if ``source.grow_outlines``, grow the outlines that are not drawn.
 
     Raises:
-        LabelError: the picture has no nucleus, or one outside the annotated regions, and the source does not allow it;
-            or points lie on nuclei only with x and y exchanged.
+        LabelError: the picture has no nucleus or has one outside the annotated regions, which the source does not
+            allow; or points lie on nuclei only with x and y exchanged.
     """
     annotations, stain = picture.annotations, fit_macenko(picture.pixels.reshape(-1, 3))
     inside = annotations.in_regions(source)
@@ -350,7 +351,7 @@ def _fill(annotations: Annotations, size_px: tuple[int, int]) -> np.ndarray | No
 def resample_picture(
     pixels: np.ndarray, nuclei: Nuclei, region: np.ndarray | None, factor: float
 ) -> tuple[np.ndarray, Nuclei, np.ndarray | None]:
-    """Pixels (h, w, 3), nuclei and region (h, w) of a picture, scaled by ``factor``."""
+    """Scale the pixels (h, w, 3), nuclei and region (h, w) of a picture by ``factor``."""
     resized = resize_picture(pixels, factor)
     size = resized.shape[1::-1]
     if region is not None:

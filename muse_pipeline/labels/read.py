@@ -1,4 +1,4 @@
-"""Reading of labelled pictures and slides at the model's mpp, from all sources of a training config."""
+"""Read labelled pictures and slides at the model's mpp, from all sources of a training config."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read_labelled_images(
         classes: names of the model's classes.
         mpp: um per pixel of the model.
         n_rays: number of rays per nucleus.
-        context_px: side of the largest training window, for which regions of slides are read with enough context;
+        context_px: side of the largest training window; regions of slides are read with enough context for it, and
             pictures are read whole.
 
     Raises:
@@ -52,7 +52,7 @@ def read_labelled_images(
 
 
 def require_words(sources: Sequence[LabelSource]) -> None:
-    """Require that every word of ``exclude`` occurs in the name of some picture or slide, of whichever source.
+    """Require that every word of ``exclude`` occurs in the name of a picture or slide of any of the sources.
 
     Args:
         sources: all sources of a run, including those for validation.
@@ -70,7 +70,7 @@ def require_readable(source: LabelSource) -> None:
     """Check that the folders, sheets and lists of a source exist, without reading pictures.
 
     Raises:
-        LabelError: a folder or file is missing, or the split names a slide, or a picture of a dataset, that is missing.
+        LabelError: a folder or file is missing, or the split names a slide or dataset picture that does not exist.
         SheetError: the sheet of slides is missing or invalid.
     """
     source.require_labels()
@@ -86,7 +86,7 @@ def require_readable(source: LabelSource) -> None:
 
 
 def patients_in(source: LabelSource) -> list[str]:
-    """The patients of the pictures or slides of a source, without reading pictures.
+    """The patient of each selected picture or slide of a source, found without reading pixels.
 
     Raises:
         LabelError: as in ``require_readable``, or a name does not match the rule for patients.

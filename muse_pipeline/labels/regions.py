@@ -10,7 +10,7 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-LEAST_CONTEXT_PX = 192  # half a window of `my_labels.yaml`, whose windows may be centred at the border of a region
+LEAST_CONTEXT_PX = 192  # half a window of `my_labels.yaml`; windows may be centred on the border of a region
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class RegionWindow:
     size: tuple[int, int]
 
     def contains(self, xy: np.ndarray) -> np.ndarray:
-        """(N,) bool: True for positions (N, 2) in work px in both the region and this cell (half-open)."""
+        """(N,) bool: True for positions (N, 2), in work px, inside both the region and this cell (half-open)."""
         left, top, right, bottom = self.cell
         x, y = np.asarray(xy, float).T
         within = (x >= left) & (x < right) & (y >= top) & (y < bottom)
@@ -93,13 +93,13 @@ def fill_polygon(polygon: BaseGeometry, origin: tuple[int, int], size: tuple[int
             if first == last:
                 continue
             crossing = x0 + (rows_of_centres[first:last] - y0) * ((x1 - x0) / (y1 - y0))
-            # Toggle at the first pixel centre at or right of the crossing; beyond the picture, in the extra column.
+            # Toggle at the first pixel centre at or right of the crossing, or in the extra column if there is none.
             turns[np.arange(first, last), np.ceil(crossing - 0.5).clip(0, size[0]).astype(int)] += 1
     return turns.cumsum(1)[:, :-1] % 2 == 1
 
 
 def _edges(low: float, high: float, longest: int) -> np.ndarray:
-    """Integers that divide [low, high] into half-open cells of about equal width; the last one is beyond ``high``."""
+    """Integers that divide [low, high] into half-open cells of about equal width; the last one is above ``high``."""
     first, last = int(np.floor(low)), int(np.floor(high)) + 1
     n_cells = -(-(last - first) // longest)
     return np.linspace(first, last, n_cells + 1).round().astype(int)

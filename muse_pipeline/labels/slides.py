@@ -39,7 +39,7 @@ def is_from_viewer(path: Path, info: SlideInfo, results: Path | None) -> bool:
     """True if the regions of a GeoJSON file were drawn in the viewer to correct nuclei.
 
     Raises:
-        LabelError: the file cannot be read or belongs to a different slide, or, if ``results`` is given, the nuclei in
+        LabelError: the file cannot be read or belongs to a different slide; or ``results`` is given, but the nuclei in
             it are missing or are not those that the file corrects.
     """
     try:
@@ -67,7 +67,7 @@ def is_from_viewer(path: Path, info: SlideInfo, results: Path | None) -> bool:
 
 
 OUTLINE_MARGIN_UM = 30.0  # context around the cell of a window, for outlines that grow over its border
-MIN_TISSUE = 0.2  # least share of tissue in a region with nuclei; a region with less is taken to lie on glass
+MIN_TISSUE = 0.2  # minimum share of tissue in a region with nuclei; a region with less is taken to lie on glass
 
 
 def read_slides(
@@ -100,7 +100,7 @@ def list_slides(source: LabelSource) -> list[SheetRow]:
 
 
 def choose_slides(rows: list[SheetRow], source: LabelSource) -> list[SheetRow]:
-    """Select the slides in ``split`` (a file of names, or a value of the sheet's split column) and not in ``exclude``.
+    """Select the slides in ``split`` (a file of names, or a value in the sheet's split column) but not in ``exclude``.
 
     Raises:
         LabelError: no slide has this split, or its file is missing or names a slide that does not exist.
@@ -224,10 +224,10 @@ def _region_area(annotations: Annotations, info: SlideInfo, mpp: float) -> BaseG
 def _require_nuclei(
     area: BaseGeometry, nuclei: Nuclei, annotations: Annotations, source: LabelSource, info: SlideInfo, mpp: float
 ) -> None:
-    """Reject a region without a nucleus, unless the source allows it.
+    """Reject a region without a nucleus, unless the source allows it or the file was made in the viewer.
 
     Raises:
-        LabelError: there is such a region; the message has its corner in QuPath's coordinates.
+        LabelError: a region has no nucleus; the message has its corner in QuPath's coordinates.
     """
     for region in shapely.get_parts(area):
         if source.allow_empty or annotations.made_in_viewer or shapely.intersects_xy(region, *nuclei.xy.T).any():
@@ -241,12 +241,12 @@ def _require_nuclei(
 def _require_tissue(
     area: BaseGeometry, nuclei: Nuclei, tissue: TissueMask, annotations: Annotations, info: SlideInfo, mpp: float
 ) -> None:
-    """Reject a region with nuclei if it or half of its nuclei lie on glass: its positions may be in the wrong frame.
+    """Reject a region that has nuclei but little tissue, or half of its nuclei on glass: the frame may be wrong.
 
     Slides in which no tissue was found, such as fluorescence images, are not checked.
 
     Raises:
-        LabelError: there is such a region; the message has its corner in QuPath's coordinates.
+        LabelError: a region lies on glass; the message has its corner in QuPath's coordinates.
     """
     is_doubtful = not (tissue.is_empty or annotations.made_in_viewer)  # the viewer allows nuclei outside tissue
     for region in shapely.get_parts(area) if is_doubtful else ():

@@ -28,21 +28,21 @@ class LabelSource:
 
     Attributes:
         labels: folder of label files, whose names begin with the stem of their picture or the id of their slide; for an
-            open dataset, its folder with the pictures.
+            open dataset, its folder.
         format: "row column class" or "x y class" (text, one nucleus per line), "geojson" (points or polygons with
             classes as in QuPath), "instances" (PNG, TIFF or NPY with a number per nucleus; pictures only), "masks"
-            (the same in black and white) or "areas" (GeoJSON, or masks of classes, around nuclei that ``detector``
-            finds); or an open dataset: "lizard", "nuinsseg", "ocelot", "pannuke" or "puma"
+            (like "instances", but black and white) or "areas" (GeoJSON, or masks of classes, around nuclei that
+            ``detector`` finds); or an open dataset: "lizard", "nuinsseg", "ocelot", "pannuke" or "puma"
             (``docs/guide/open-data.md``).
         images: folder of pictures.
         slides: sheet of slides (TSV or CSV) or folder of slides, instead of ``images``.
         mpp: um per pixel; required if pictures or slides lack it, otherwise it must agree with theirs.
         diameter_um: median diameter of the nuclei in every picture, instead of ``mpp``, for "instances" of unknown
             pixel size.
-        class_map: class name of the model for each word in the label files, or null for a class that is not used; for
-            "areas" also a list of possible classes. Missing words are errors. By default the words are the class
+        class_map: class name of the model for each word in the label files, or null to leave such nuclei out; for
+            "areas" also a list of possible classes. A missing word is an error. By default, the words are the class
             names.
-        region_class: class or name of the annotations around the annotated area (QuPath's "Region*" is "Region").
+        region_class: class or name of the annotations around the annotated area ("Region" for QuPath's "Region*").
         regions: folder of GeoJSON files with these annotations, if the files in ``labels`` lack them.
         outside: "refuse": nuclei outside all regions are an error; "leave out": they are counted but not used.
         ignore: classes or names of GeoJSON annotations that are not nuclei.
@@ -60,7 +60,7 @@ class LabelSource:
         weight: relative frequency at which pictures are sampled.
         patient: rule that finds the patient in a picture's name: a number of leading characters, or a regular
             expression whose first group (if none, the whole match) is the patient. By default the first 12 characters
-            of TCGA names, else the whole name; for an open dataset, the dataset's patient.
+            of TCGA names and the whole of other names; for an open dataset, the dataset's patient.
         licence: licence of the labels and pictures, for the model card.
     """
 
@@ -121,12 +121,12 @@ class LabelSource:
 
     @property
     def can_have_classes(self) -> bool:
-        """False for masks of nuclei without points beside them, which state no classes."""
+        """False for masks of nuclei without ``points``, which state no classes."""
         return self.format not in MASK_FORMATS or self.points is not None
 
     @property
     def location(self) -> Path:
-        """Folder of the pictures, or folder or sheet of the slides."""
+        """Folder of the pictures, folder or sheet of the slides, or folder of the open dataset."""
         return self.images or self.slides or self.labels
 
     def is_used(self, name: str) -> bool:
@@ -155,7 +155,7 @@ def require_in_names(location_of: Mapping[str, Path], names: Collection[str]) ->
     """Require that every word of ``exclude`` occurs in a name, because a misspelt word would exclude nothing.
 
     Args:
-        location_of: location of the source that excludes each word.
+        location_of: location of the source that excludes a word, keyed by the word.
         names: names of all pictures and slides of a run.
 
     Raises:
@@ -177,10 +177,10 @@ SUFFIXES = {  # all other formats are text
 
 
 def image_paths(source: LabelSource) -> list[Path]:
-    """List the pictures that ``split`` and ``exclude`` of a source select, sorted by name.
+    """List the pictures of a source that are in its ``split`` but not in its ``exclude``, sorted by name.
 
     Raises:
-        LabelError: a folder or a picture of the split is missing.
+        LabelError: the folder, the split file or a picture that it names is missing.
     """
     paths = all_pictures(source)
     if source.split is not None:
@@ -254,7 +254,7 @@ def split_unit(name: str) -> tuple[str, str]:
 
 
 class LabelFiles:
-    """The label files in a folder, found by the stem of their picture or the id of their slide.
+    """The label files in a folder, looked up by the stem of their picture or the id of their slide.
 
     A file belongs to the longest stem that its name begins with, provided that the rest of the name begins with a dot
     or an underscore.
@@ -277,7 +277,7 @@ class LabelFiles:
                 self._files[stem].append(path)
 
     def of(self, stem: str) -> Path:
-        """The label file of ``stem``.
+        """The label file of the picture or slide ``stem``.
 
         Raises:
             LabelError: there is no such file, or more than one.

@@ -20,7 +20,7 @@ from muse_pipeline.tissue.stain import MacenkoFit
 
 PLAUSIBLE_RADIUS_UM = (1.5, 8.0)
 MIN_SHARE_GROWN = 0.5
-LISTED = 24  # largest number of patients in the table; a longer table would push the warnings out of sight
+LISTED = 24  # patients with a row of their own in the table; a longer table would push the warnings out of sight
 
 
 class LabelSummary:
@@ -31,7 +31,7 @@ class LabelSummary:
         classes: names of the C classes.
 
     Attributes:
-        counts: (P, C + 1) number of nuclei of each class, those of unknown class in the last column.
+        counts: (P, C + 1) number of nuclei of each class; the last column is for nuclei of unknown class.
         areas: descriptions of the class areas, one per class or set of classes.
         warnings: descriptions of possible faults.
     """
@@ -45,7 +45,7 @@ class LabelSummary:
         self.warnings = (*_doubts_about_scale(images), *_what_was_left_out(images))
 
     def text(self) -> str:
-        """A table with a row per patient (those after ``LISTED`` share one) and a total, then areas and warnings."""
+        """A table with a row per patient (one for all after ``LISTED``) and a total, then areas and warnings."""
         of_patient = defaultdict(list)
         for index, image in enumerate(self.images):
             of_patient[image.patient].append(index)
@@ -76,7 +76,7 @@ def check_leaks(
     """Reject patients with pictures in both training and validation.
 
     Raises:
-        LabelError: patients are in both; the message names them.
+        LabelError: a patient has pictures in both; the message names all such patients.
     """
     if shared := sorted({image.patient for image in training} & {image.patient for image in validation}):
         raise LabelError(
@@ -139,7 +139,7 @@ def mean_stains(fits: list[MacenkoFit | None], method: str, weights: list[float]
     """The mean stain vectors of training images, and the medians of their strong concentrations (``MacenkoFit``).
 
     Args:
-        fits: stain fits of the images; None where the fit failed.
+        fits: stain fit of each image; None if it failed.
         method: "macenko" or "identity".
         weights: weights of the images; equal by default.
 
@@ -155,7 +155,7 @@ def mean_stains(fits: list[MacenkoFit | None], method: str, weights: list[float]
         raise ConfigError("no training image's stains could be fitted; choose colour method 'identity'")
     stains = np.average([fit.stains for fit in fits], 0, weights)
     stains /= np.linalg.norm(stains, axis=1, keepdims=True)
-    # The only method of ``np.quantile`` that supports weights.
+    # "inverted_cdf" is the only method of ``np.quantile`` that supports weights.
     strong = np.quantile([fit.strong for fit in fits], 0.5, axis=0, weights=weights, method="inverted_cdf")
     return ColourReference(method, tuple(map(tuple, stains.round(4).tolist())), tuple(strong.round(4).tolist()))
 
@@ -176,8 +176,8 @@ def _measure(image: LabelledImage, mpp: float) -> dict[str, float]:
 def class_weights(images: list[LabelledImage], n_classes: int) -> np.ndarray:
     """(C,) weights of the classes: inverse square roots of their frequencies, with mean 1 over all nuclei.
 
-    A class without nuclei has weight 0. Pictures count as often as they are sampled, and nuclei in class areas by their
-    expected class shares.
+    A class without nuclei has weight 0. A picture counts in proportion to its sampling weight, and a nucleus in a class
+    area by its expected class shares.
     """
     counts = np.zeros(n_classes)
     for image in images:
@@ -202,7 +202,7 @@ def require_every_class(images: list[LabelledImage], classes: tuple[str, ...], s
     """Require labelled nuclei of every class, because a class without any can be neither learnt nor scored.
 
     Raises:
-        ConfigError: a class has none; the message names the class and the ``split``.
+        ConfigError: a class has no labelled nucleus; the message names the class and the ``split``.
     """
     if missing := missing_classes(images, classes):
         raise ConfigError(

@@ -88,15 +88,15 @@ class TissueSource:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TissueImage:
-    """A picture at the model's mpp.
+    """A picture with tissue labels at the model's mpp.
 
     Attributes:
-        name: name of the picture, after that of its class folder if it has one; for part of a slide, the slide's id and
-            the position.
+        name: name of the picture, preceded by its class folder if it has one; for part of a slide, the slide's id and
+            the corner of the part in work px.
         pixels: (h, w, 3) uint8.
         label: class index of the image; -1 if its pixels are labelled instead.
         target: (h, w) uint8 class index or ``UNKNOWN``; None if the image has one label.
-        mask: (h, w) uint8 class index or ``UNKNOWN``, for scores.
+        mask: (h, w) uint8 class index or ``UNKNOWN``, used only for scores; None if the source has no masks.
         patient: patient of the image.
         stain: stains fitted to the picture or to the tissue of its slide; None if the fit failed.
     """
@@ -134,7 +134,7 @@ def read_tissue_images(
 
     Raises:
         LabelError: a file is missing or broken, a label names an unknown class or picture, two labels of a picture
-            contradict each other, a picture is too small, or a mask is not as large as its picture.
+            contradict each other, a picture is too small, or a mask differs in size from its picture.
         MuseError: a sheet or a slide cannot be read.
     """
     images: list[TissueImage] = []
@@ -172,7 +172,7 @@ def source_files(source: TissueSource) -> Iterator[tuple[str, str, Path]]:
 
 
 def source_checksums(source: TissueSource) -> dict[str, str]:
-    """Checksums of a source's files by their names in the source."""
+    """Checksums of a source's files, keyed by the names that ``source_files`` gives them."""
     return {
         name: fingerprint_file(path) if kind in ("folders", "images") else sha256_of(path)
         for kind, name, path in source_files(source)
@@ -217,7 +217,7 @@ def _in_table(source: TissueSource, classes: tuple[str, ...]) -> Iterator[Labell
 
 
 def read_label_table(path: Path, column: str) -> dict[str, tuple[str, str]]:
-    """Read a TSV or CSV table as (label, patient) by the name in ``column``; the patient is "" if not given.
+    """Read a TSV or CSV table as (label, patient), keyed by the name in ``column``; the patient is "" if not given.
 
     Raises:
         LabelError: the table cannot be read, has no row, lacks a column, or has two labels for a name.
@@ -276,7 +276,7 @@ def _read_mask(found: LabelledPath, folder: Path, size_px: tuple[int, int], n_cl
     """Read the mask (h, w) uint8 of a picture.
 
     Raises:
-        LabelError: the mask is missing, is not as large as the picture, or has a value that is not a class index.
+        LabelError: the mask is missing, differs in size from the picture, or has a value that is not a class index.
     """
     named = folder / f"{found.name}.png", folder / f"{found.path.stem}.png"
     path = next(filter(Path.is_file, named), named[0])
@@ -323,14 +323,14 @@ def _read_areas(source: TissueSource, classes: tuple[str, ...], mpp: float, wind
                 )
 
 
-MOST_OVERLAP = 0.05  # largest accepted share of the smaller area; hand-drawn neighbours overlap a little
+MOST_OVERLAP = 0.05  # maximum overlap, as a share of the smaller area; hand-drawn neighbours overlap a little
 
 
 def _require_disjoint(areas: dict[int, shapely.Geometry], classes: tuple[str, ...], path: Path) -> None:
     """Reject areas of different classes that overlap by more than ``MOST_OVERLAP``.
 
     Raises:
-        LabelError: two such areas overlap.
+        LabelError: the areas of two classes overlap by more.
     """
     for (index, shape), (other, against) in combinations(areas.items(), 2):
         if shape.intersection(against).area > MOST_OVERLAP * min(shape.area, against.area):

@@ -1,4 +1,4 @@
-"""Find the class of a model for a class name in a label file."""
+"""Find the class of a model that a class name in a label file refers to."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def without_intensity(name: str) -> str:
 
 
 def find_class(name: str, classes: Sequence[str], where: str, remedy: str) -> int:
-    """Index of the class that ``name`` refers to: the same name in any case, or a synonym.
+    """Index of the class that ``name`` refers to: the same name in upper or lower case, or a synonym.
 
     The classes that QuPath derives for positive or negative nuclei refer to their base class.
 
@@ -43,7 +43,7 @@ def find_class(name: str, classes: Sequence[str], where: str, remedy: str) -> in
         remedy: end of the error message.
 
     Raises:
-        LabelError: the name refers to none of the classes; the message suggests the nearest one.
+        LabelError: the name refers to none of the classes; the message suggests the most similar one, if any.
     """
     in_lower_case = [one.lower() for one in classes]
     for word in (name, without_intensity(name)):
@@ -62,11 +62,11 @@ def find_class(name: str, classes: Sequence[str], where: str, remedy: str) -> in
 def map_class(
     word: str, class_map: Mapping[str, str | Sequence[str] | None], classes: Sequence[str], where: str
 ) -> tuple[int, ...]:
-    """Indices of the classes for a class name in a file, or for its base class, according to a class map.
+    """Indices of the classes that a class map gives for a class name in a file, or else for its base class.
 
     Args:
         word: class name in the file.
-        class_map: class of the model, several possible classes, or None, for each word.
+        class_map: one class of the model, several possible classes or None, keyed by word.
         classes: classes of the model.
         where: beginning of the error message.
 

@@ -7,7 +7,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-import scipy  # its parts load at their first use, because loading takes longer than a small slide
+import scipy  # its parts are loaded when first used, because loading takes longer than a small slide
 import shapely
 from PIL import Image
 
@@ -24,7 +24,7 @@ _STRIP_PX = 1 << 24  # pixels processed at a time
 
 
 def label_image_to_nuclei(label_image: np.ndarray, mpp: tuple[float, float], n_rays: int) -> Nuclei:
-    """Convert the instances of a label image, in ascending order of their numbers.
+    """Convert the instances of a label image into nuclei, in ascending order of their numbers.
 
     Args:
         label_image: (h, w) int; 0 is background, and every other number marks one nucleus.
@@ -33,7 +33,7 @@ def label_image_to_nuclei(label_image: np.ndarray, mpp: tuple[float, float], n_r
 
     Returns:
         Nuclei of unknown class in the window frame. A centre is the centroid of the pixels, or the innermost pixel if
-        that lies outside; a ray ends where the instance, interpolated between pixel centres, falls to one half.
+        the centroid lies outside; a ray ends where the instance, interpolated between pixel centres, falls to one half.
     """
     ranks = _ranks(label_image)
     xy = _centres(ranks)
@@ -63,14 +63,14 @@ def rings_to_labels(rings: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def drop_small_labels(labels: np.ndarray, min_pixels: float) -> np.ndarray:
-    """(h, w) int32: labels of at least ``min_pixels``, numbered 1..N in order."""
+    """(h, w) int32: the labels that cover at least ``min_pixels``, renumbered 1..N in the same order."""
     kept = np.bincount(labels.ravel()) >= min_pixels
     kept[0] = False
     return np.where(kept, np.cumsum(kept), 0).astype(np.int32)[labels]
 
 
 def number_areas(mask: np.ndarray, min_pixels: float) -> np.ndarray:
-    """(h, w) int32: the connected areas that are not 0 and have at least ``min_pixels``, numbered 1..N."""
+    """(h, w) int32: the connected non-zero areas of at least ``min_pixels``, numbered 1..N."""
     labels, _ = scipy.ndimage.label(mask, np.ones((3, 3)))
     return drop_small_labels(labels, min_pixels)
 
@@ -79,7 +79,7 @@ def label_image_to_polygons(label_image: np.ndarray) -> np.ndarray:
     """The instances of a label image (h, w) with their exact pixel edges, in ascending order of their numbers.
 
     Returns:
-        (N,) polygons or multipolygons in its pixels.
+        (N,) polygons or multipolygons in px of the image.
     """
     row, left, right, number = _runs(label_image)
     boxes = shapely.box(left, row, right, row + 1)
@@ -126,7 +126,7 @@ def _centres(ranks: np.ndarray) -> np.ndarray:
 
 
 def march_rays(label_image: np.ndarray, xy: np.ndarray, mpp: tuple[float, float], n_rays: int) -> np.ndarray:
-    """Rays from given centres to the edge of the nucleus around each centre.
+    """Measure rays from given centres to the edge of the nucleus around each centre.
 
     Args:
         label_image: (h, w) int; 0 is background, and i + 1 marks the nucleus of centre i.
@@ -165,7 +165,7 @@ def _walk(
 
 
 def _share(padded: np.ndarray, xy: np.ndarray, rank: np.ndarray) -> np.ndarray:
-    """Fraction of instance ``rank`` (N,) at ``xy`` (N, 2): 0 to 1, linear between pixel centres."""
+    """Share (N,) of instance ``rank`` (N,) at ``xy`` (N, 2): 1 inside, 0 outside, linear between pixel centres."""
     from_centre = np.clip(xy + 0.5, 0, np.array(padded.shape[::-1]) - 1 - 1e-9)  # -0.5 to centres, +1 for padding
     corner = from_centre.astype(int)
     right, down = (from_centre - corner).T
@@ -222,7 +222,7 @@ def require_nuclei(path: Path, mask: np.ndarray, mpp: tuple[float, float]) -> No
         mpp: (x, y) um per pixel.
 
     Raises:
-        LabelError: a number covers more than any nucleus, or marks several areas with a larger total extent.
+        LabelError: a number covers more than any nucleus, or marks several areas that together span more than one.
     """
     row, left, right, number = _runs(mask)
     order = np.argsort(number, kind="stable")
@@ -300,18 +300,18 @@ IMAGES, INSTANCES, POINTS = "images", "instances", "points"  # subfolders that `
 def write_instances(
     folder: Path, name: str, pixels: np.ndarray | None, instances: np.ndarray, words: Sequence[str]
 ) -> None:
-    """Write instances (16-bit PNG), points with their classes and, if given, the picture, for a source of instances.
+    """Write an instance mask (16-bit PNG), points with classes and, if given, the picture, for an "instances" source.
 
     Args:
         folder: folder of the source, in which ``IMAGES``, ``INSTANCES`` and ``POINTS`` are created.
         name: name of the picture.
         pixels: (h, w, 3) uint8 picture, or None.
         instances: (h, w) instance mask, 0 is background.
-        words: class of each instance, by ascending number; written at its centre, where readers look it up.
+        words: class of each instance, in ascending order of their numbers; written at the centre of the instance.
     """
     for kind in (INSTANCES, POINTS) if pixels is None else (IMAGES, INSTANCES, POINTS):
         (folder / kind).mkdir(exist_ok=True)
-    centres = _centres(_ranks(instances)) - 0.5  # the file counts pixels from 0
+    centres = _centres(_ranks(instances)) - 0.5  # in the file, 0 is the centre of the first pixel
     lines = ["x\ty\tclass", *(f"{x:.3f}\t{y:.3f}\t{word}" for (x, y), word in zip(centres, words, strict=True))]
     (folder / POINTS / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     if pixels is not None:

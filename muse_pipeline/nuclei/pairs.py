@@ -3,9 +3,9 @@
 A nucleus belongs to the window whose half-open core contains its centre. Neighbouring windows see slightly different
 context and may locate one nucleus on different sides of the seam between them, so every window also reports nuclei
 slightly outside its core, and seams are resolved here. Two reports near a seam belong to one nucleus if they come from
-different windows, are each other's nearest and are within ``SAME_UM``. The report deeper inside its core is kept; in a
-tie, that of the window with the lower number. A report outside its own core is dropped unless a neighbour confirms it.
-No window reports a nucleus twice, so two reports that both include one of the same window are not merged.
+different windows, are nearest to each other and lie within ``SAME_UM``. The report deeper inside its core is kept; in a
+tie, the one from the window with the lower index. A report outside its own core is dropped unless a neighbour confirms
+it. No window reports a nucleus twice, so two reports to which the same window has contributed are not merged.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from muse_pipeline.store.grid import WindowGrid, WindowPart
 
 SLACK = 1 + 1e-9  # rounding must not put two positions a radius apart into cells that are not adjacent
 SLACK_UM = 4.0  # distance outside its core up to which a window reports nuclei
-SAME_UM = 2.0  # largest distance between two reports of the same nucleus
+SAME_UM = 2.0  # maximum distance between two reports of the same nucleus
 
 
 def close_pairs(xy: np.ndarray, radius: float) -> np.ndarray:
@@ -37,12 +37,12 @@ def close_pairs(xy: np.ndarray, radius: float) -> np.ndarray:
     if len(xy) < 2:
         return np.zeros((0, 2), int)
     column, row = np.floor((xy - xy.min(axis=0)) / (radius * SLACK)).astype(np.int64).T
-    n_columns = column.max() + 2  # including an empty column between the ends of rows
+    n_columns = column.max() + 2  # including an empty column between the end of a row and the next row
     cell = row * n_columns + column
     order = np.argsort(cell, kind="stable")
     cell = cell[order]
     here = np.arange(len(cell))
-    # Each position is compared with later ones in its cell and the next, and with all in three cells of the next row.
+    # Each position is compared with the later ones in its cell and with all in the next cell and the three below.
     start = np.concatenate([here + 1, np.searchsorted(cell, cell + n_columns - 1)])
     stop = np.searchsorted(cell, np.concatenate([cell + 1, cell + n_columns + 1]), side="right")
     n_others = stop - start
@@ -53,17 +53,17 @@ def close_pairs(xy: np.ndarray, radius: float) -> np.ndarray:
     return np.sort(order[np.stack([first[near], second[near]], axis=1)], axis=1)
 
 
-SAME_SHARE = 0.4  # fraction of the smaller outline; see docs/results.md
+SAME_SHARE = 0.4  # maximum overlap, as a fraction of the smaller outline; see docs/results.md
 SANE_UM = 0.01, 1000.0  # limits of rays; GEOS cannot make polygons of rays that are 0, negative or NaN
 
 
 def suppress_overlaps(nuclei: Nuclei, mpp: float) -> Nuclei:
-    """Keep the higher-scored of two outlines that share more than ``SAME_SHARE`` of the smaller one.
+    """Keep only the higher-scored of two outlines whose overlap is more than ``SAME_SHARE`` of the smaller one.
 
     Greedy by score, as in StarDist (Schmidt et al., MICCAI 2018): dropped nuclei do not suppress others.
 
     Args:
-        nuclei: N nuclei of one window, by descending score.
+        nuclei: N nuclei of one window, sorted by descending score.
         mpp: um per pixel of their frame.
     """
     if not nuclei.rays.size:
@@ -77,7 +77,7 @@ def suppress_overlaps(nuclei: Nuclei, mpp: float) -> Nuclei:
 
 
 def _overlapping_pairs(xy_um: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (P,), (P,) of overlapping nuclei: in each pair the lower one first, pairs in ascending order."""
+    """Indices (P,), (P,) of overlapping nuclei: the lower index of each pair first, pairs in ascending order."""
     pairs = close_pairs(xy_um, 2 * float(rays.max()))
     pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
     first, second = pairs.T
@@ -95,14 +95,14 @@ def _overlapping_pairs(xy_um: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray,
 
 
 REACH_UM = 32.0  # nuclei with centres farther apart do not cut each other
-MIDDLE = 0.25, 0.75  # range in which a line may cross the way between two centres, as fractions of their distance
+MIDDLE = 0.25, 0.75  # range in which a line may cross the segment between two centres, as fractions of its length
 
 
 class Cuts(NamedTuple):
     """Straight lines that divide pairs of nuclei.
 
     Attributes:
-        pair: (P, 2) indices of the two nuclei on either side of each line.
+        pair: (P, 2) indices of the nuclei on the two sides of each line.
         normal: (P, 2) normal of the line, of any length, from the first nucleus to the second.
         point: (P, 2) point on the line, in um.
     """
@@ -116,8 +116,8 @@ def cut_apart(xy_um: np.ndarray, rays: np.ndarray, others_um: np.ndarray, others
     """Shorten rays that end in another nucleus.
 
     Two nuclei whose outlines cross are divided by the line through the two outermost crossings or, if one of the
-    centres is beyond that line, by a line at right angles to the way between the centres. A line depends only on its
-    two nuclei, so the result does not depend on which others are in the call.
+    centres is beyond that line, by a line at right angles to the segment between the centres. A line depends only on
+    its two nuclei, so the result for a pair does not depend on which other nuclei are passed.
 
     Args:
         xy_um: (N, 2) centres.
@@ -149,7 +149,7 @@ def _overlapping(xy: np.ndarray, rays: np.ndarray, n_own: int) -> np.ndarray:
     pairs = pairs[pairs[:, 0] < n_own]
     pairs = pairs[_distance(xy, pairs) < radius[pairs].sum(1)]
     first, second = pairs.T
-    # The order of a pair is the same in every call, so that rounding is the same for both of its nuclei.
+    # A pair has the same order in every call, so that rounding is the same, whichever of its nuclei the call cuts.
     pairs = np.where(_precedes(xy[first], xy[second])[:, None], pairs, pairs[:, ::-1])
     apart = xy[pairs[:, 1]] - xy[pairs[:, 0]]
     reach = [_extent(rays[pairs[:, side]], way) for side, way in ((0, apart), (1, -apart))]
@@ -163,7 +163,7 @@ def find_cuts(xy: np.ndarray, rays: np.ndarray, pairs: np.ndarray) -> Cuts:
     one, other = rings[index.reshape(pairs.shape)].T
     crossings, pair = shapely.get_coordinates(shapely.intersection(one, other), return_index=True)
     axis = xy[pairs[:, 1]] - xy[pairs[:, 0]]
-    # Crossings are sorted across the line between the centres; the outermost two are the ends of the dividing line.
+    # Crossings are sorted across the segment between the centres; the outermost two are the ends of the dividing line.
     along = axis[pair, 0] * crossings[:, 1] - axis[pair, 1] * crossings[:, 0]
     order = np.lexsort((along, pair))
     pair, crossings = pair[order], crossings[order]
@@ -203,7 +203,7 @@ class Reports:
 
     Attributes:
         xy: (N, 2) positions.
-        window: (N,) window that each report comes from.
+        window: (N,) index of the window that each report comes from.
         number: (N,) the caller's number of each report.
         merged_windows: (N, 4) windows whose reports are merged into each report, including its own, in descending
             order; padded with -1.
@@ -230,18 +230,18 @@ class Reports:
 
 
 def report_window(nuclei: Nuclei, window: int, grid: WindowGrid, part: WindowPart, mpp: float) -> Nuclei:
-    """The nuclei (frame: window) in ``part`` that ``window`` reports, in work px: those in its core and the slack."""
+    """The ``nuclei`` of ``part`` that ``window`` reports, converted to work px: up to ``SLACK_UM`` outside its core."""
     xy = window_to_work(nuclei.require(Frame.WINDOW).xy, grid.part_xy(window, part))
     near = grid.depth_px(xy, window) >= -SLACK_UM / mpp
     return replace(nuclei, xy=xy, frame=Frame.WORK)[near]
 
 
 def merge_seams(reports: Reports, grid: WindowGrid, mpp: float) -> Reports:
-    """Merge two windows' reports of the same nucleus, repeatedly, because four cores meet in a corner."""
+    """Merge reports of the same nucleus pair by pair, repeatedly, because four cores meet at a corner."""
     alive = np.ones(len(reports.window), bool)
     merged_windows = reports.merged_windows.copy()
     depth = grid.depth_px(reports.xy, reports.window)
-    # The other report lies within ``SAME_UM`` of this one, and at most the slack outside its own core.
+    # The other report lies within ``SAME_UM`` of this one, and at most ``SLACK_UM`` outside its own core.
     near_seam = depth <= (SLACK_UM + SAME_UM) / mpp
     while True:
         candidates = np.flatnonzero(alive & near_seam)
@@ -259,7 +259,7 @@ def merge_seams(reports: Reports, grid: WindowGrid, mpp: float) -> Reports:
 
 
 def _mutually_nearest(xy: np.ndarray, merged_windows: np.ndarray, radius_px: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (i, j), i < j, that have no window in common, are within ``radius_px`` and are each other's nearest."""
+    """Pairs (i, j), i < j, that have no window in common, lie within ``radius_px`` and are nearest to each other."""
     pairs = close_pairs(xy, radius_px)
     first, second = merged_windows[pairs[:, 0], :, None], merged_windows[pairs[:, 1], None, :]
     pairs = pairs[~((first == second) & (first >= 0)).any((1, 2))]
@@ -276,7 +276,7 @@ def _mutually_nearest(xy: np.ndarray, merged_windows: np.ndarray, radius_px: flo
 class SeamResolver:
     """Resolves seams in a stream: receives reports, window by window, and returns the numbers of those that are kept.
 
-    Reports are numbered in their order, from 0. The positions of two rows of windows are held in memory.
+    Reports are numbered from 0, in the order of arrival. Only the reports of two rows of windows are held in memory.
 
     Args:
         grid: the window grid.
@@ -296,7 +296,7 @@ class SeamResolver:
         """Add reports at ``xy`` (N, 2) in work px from ``window`` (N,): any number of windows, in ascending order.
 
         Returns:
-            (n,) int64 numbers of reports that are now known to be kept: window by window, and there by y, then x.
+            (n,) int64 numbers of reports that are now known to be kept, sorted by window, then y, then x.
         """
         number = np.arange(self._n_added, self._n_added + len(window))
         self._n_added += len(window)
@@ -321,7 +321,7 @@ class SeamResolver:
         return np.concatenate([_NONE, *final])
 
     def _close_row(self) -> list[np.ndarray]:
-        """Resolve the seams of the complete row and return the final numbers of the row above it."""
+        """Resolve the seams of the complete row, and return the numbers of the reports kept in the row above it."""
         if not self._waiting:
             return []
         below, self._waiting = Reports.concatenate(self._waiting), []

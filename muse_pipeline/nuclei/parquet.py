@@ -29,11 +29,11 @@ from muse_pipeline.nuclei.table import Nuclei
 
 ROW_GROUP = 32_768
 PROVENANCE_KEY = b"muse"
-CLUSTER = "cluster"  # cluster of ``morphology``, in tables of one class
+CLUSTER = "cluster"  # cluster by shape (``MorphologyClusters``), in tables of one class
 DAB_OD, POSITIVE = "dab_od", "positive"  # for immunohistochemistry
 REGION, REGION_PROB, BORDER = "region", "region_prob", "border_distance_um"  # if tissue regions are known
 UNLIKE_REGION = "unlike_region"  # True for nuclei of a class that does not occur in their region
-CELL_RAYS = "cell_rays"  # if nuclei are grown to cells; as wide as "rays"
+CELL_RAYS = "cell_rays"  # if nuclei are grown into cells; with as many numbers per row as "rays"
 QUALITY = "quality"  # kind of artefact at the nucleus; null if there is none
 _NO_CLASS = -1
 _NAME = pa.dictionary(pa.int32(), pa.string())
@@ -45,7 +45,7 @@ class Rows:
 
     Attributes:
         table: table with one row per nucleus.
-        bounds: (4,) least x and y, largest x and y of the outlines; not finite if there are no rows.
+        bounds: (4,) minimum x and y, maximum x and y of the outlines; not finite if there are no rows.
     """
 
     table: pa.Table
@@ -59,11 +59,11 @@ class OptionalColumns:
     Attributes:
         embedding_dim: number of features in ``embedding``; 0 to leave the column out.
         clusters: True to add the column ``cluster``.
-        positive_od: least ``dab_od`` of a positive nucleus; None to leave out ``dab_od`` and ``positive``.
+        positive_od: minimum ``dab_od`` of a positive nucleus; None to leave out ``dab_od`` and ``positive``.
         regions: names of the classes of tissue regions; None to leave out ``region``, ``region_prob`` and
             ``border_distance_um``.
         unlike_region: True to add the column ``unlike_region``.
-        features: names of further columns of numbers; ``cell_rays`` has a number per ray in each row.
+        features: names of further numeric columns; each row of ``cell_rays`` is a list with a number per ray.
         artefacts: names of the kinds of artefacts; None to leave out ``quality``.
     """
 
@@ -82,19 +82,19 @@ NO_OPTIONAL = OptionalColumns()
 class NucleiWriter:
     """Writes ``nuclei.parquet``; the file appears when the ``with`` block ends without an error.
 
-    Rows keep their order, and row groups are full, so the bytes do not depend on the batches.
+    Rows keep their order, and row groups are full, so the bytes do not depend on how rows are batched.
 
     Args:
         path: file to write.
-        classes: names of the classes, by label.
+        classes: names of the classes, in the order of the labels.
         provenance: slide, model, settings and versions.
         n_rays: number of rays per nucleus.
         optional: columns in addition to those of every table.
 
     Attributes:
         provenance: metadata, which ``complete`` may fill in until the block ends. The writer then adds ``n_nuclei`` and
-            ``n_by_class`` of the nuclei included in totals, the same under "quality" for those left out, and, with
-            ``positive_od``, ``n_positive``.
+            ``n_by_class`` of the nuclei included in totals; under "quality", the same counts of the nuclei left out;
+            and, with ``positive_od``, ``n_positive``.
     """
 
     def __init__(
@@ -113,16 +113,16 @@ class NucleiWriter:
         self._waiting: list[pa.Table] = []
         self._n_by_label = np.zeros(len(self.classes), int)
         self._n_left_out = np.zeros(len(self.classes), int)
-        self._n_nuclei = self._n_positive = 0  # only nuclei in totals
+        self._n_nuclei = self._n_positive = 0  # only nuclei included in totals
         self._n_rows = 0
         self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
 
     def __enter__(self) -> NucleiWriter:
-        # If the writer cannot be opened, the stack removes the unfinished file; otherwise ``__exit__`` closes both.
+        # If opening the writer fails, the stack removes the unfinished file; otherwise ``__exit__`` completes it.
         with ExitStack() as stack:
             partial = stack.enter_context(complete_file(self.path))
             settings = {"compression": "zstd", "use_dictionary": ["class", "label"]}  # few distinct values
-            settings["write_page_checksum"] = True  # damaged bytes would pass for valid numbers
+            settings["write_page_checksum"] = True  # without it, damaged bytes would pass for valid numbers
             self._file = stack.enter_context(pq.ParquetWriter(partial, self.schema, **settings))
             self._stack = stack.pop_all()
         return self
@@ -132,11 +132,11 @@ class NucleiWriter:
         self.append(self.to_rows(nuclei, polygons, shapes))
 
     def to_rows(self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]) -> Rows:
-        """Convert nuclei (frame: level-0), their polygons (N,) and ``shape.measure_shapes`` to rows, on any thread.
+        """Convert nuclei (frame: level-0), their polygons (N,) and ``shapes`` to rows; may be called on any thread.
 
-        Under the names of the optional columns, ``shapes`` also contains their values: the cluster; the index of the
-        region's class (-1 for none), its probability and the distance to the border (NaN if unknown); the index of the
-        artefact (-1 for none); and the features.
+        ``shapes`` contains the result of ``shape.measure_shapes`` and, under their names, the optional columns: the
+        cluster; the index of the region's class (-1 for none), its probability and the distance to the border (NaN if
+        unknown); the index of the artefact (-1 for none); and the features.
         """
         nuclei.require(Frame.LEVEL0)
         bounds = shapely.total_bounds(polygons) if len(polygons) else np.full(4, np.nan)
@@ -185,7 +185,7 @@ class NucleiWriter:
             return
         waiting = pa.concat_tables(self._waiting)
         stop = len(waiting) // ROW_GROUP * ROW_GROUP if whole_only else len(waiting)
-        # Rows are combined into one chunk, because a page begins with each chunk, and bytes must not depend on batches.
+        # Rows are combined into one chunk, because each chunk begins a page, and bytes must not depend on batches.
         # The remaining rows are cut from the batches, because a slice of the chunk would keep all of it in memory.
         groups, self._waiting = waiting[:stop].combine_chunks(), [waiting[stop:]]
         del waiting
@@ -232,7 +232,7 @@ def _or_null(values: np.ndarray) -> pa.Array:
 
 
 def nuclei_schema(classes: Sequence[str], n_rays: int, optional: OptionalColumns = NO_OPTIONAL) -> pa.Schema:
-    """Columns of ``nuclei.parquet``."""
+    """The columns of ``nuclei.parquet`` and their types."""
     rays = pa.list_(pa.float32(), n_rays)
     dim, regions = optional.embedding_dim, [(REGION, _NAME), (REGION_PROB, pa.float32()), (BORDER, pa.float32())]
     return pa.schema(
@@ -258,7 +258,7 @@ def nuclei_schema(classes: Sequence[str], n_rays: int, optional: OptionalColumns
 
 
 def _geo_metadata(bounds: np.ndarray | None) -> dict[str, Any]:
-    """GeoParquet's own metadata: pixels of an image, so no coordinate reference system."""
+    """GeoParquet's own metadata; they name no coordinate reference system, because coordinates are image pixels."""
     column = {"encoding": "WKB", "geometry_types": ["Polygon"], "crs": None, "orientation": "counterclockwise"}
     if bounds is not None:
         column["bbox"] = bounds.tolist()
@@ -276,7 +276,7 @@ def open_nuclei(path: Path | str) -> pq.ParquetFile:
         NucleiError: the file is missing, is not a Parquet file, or is not from this package.
     """
     try:
-        # with a buffer, everything that is read would stay in memory until the end
+        # With a buffer, everything that is read would stay in memory until the file is closed.
         file = pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
     except FileNotFoundError as error:
         raise NucleiError(f"{path}: no such file; correct the path") from error
@@ -290,10 +290,10 @@ def open_nuclei(path: Path | str) -> pq.ParquetFile:
 
 
 def read_provenance(path: Path | str) -> Provenance:
-    """Provenance in a table: slide, model, card, settings, versions and counts.
+    """Read the provenance in a table: slide, model, card, settings, versions and counts.
 
     Raises:
-        NucleiError: the table is not from this package, or from a different version of it.
+        NucleiError: the table is not from this package or is from a different version of it.
     """
     with open_nuclei(path) as file:
         text = file.metadata.metadata[PROVENANCE_KEY]
@@ -307,7 +307,7 @@ def read_provenance(path: Path | str) -> Provenance:
 
 
 def footer_checksum(path: Path) -> str:
-    """A cheap checksum of a table, from its Parquet footer: the provenance and the ranges of all columns."""
+    """A cheap checksum of a table: that of its Parquet footer, with the provenance and the range of each column."""
     with path.open("rb") as file:
         # A Parquet file ends with its footer, the length of the footer in four bytes, and "PAR1".
         file.seek(-8, 2)
@@ -363,7 +363,7 @@ def left_out(table: pa.Table, provenance: Provenance) -> np.ndarray:
     """(N,) bool: True for nuclei that totals leave out, because they lie in an artefact that is subtracted.
 
     Args:
-        table: rows of a table of nuclei, with the column ``quality`` if it has one.
+        table: rows of a table of nuclei, including the column ``quality`` if the table has it.
         provenance: provenance of the table.
     """
     if provenance.quality is None:
@@ -385,7 +385,7 @@ def iterate_counted(path: Path | str, columns: Sequence[str]) -> Iterator[pa.Tab
 
 
 def _may_hold(group: pq.RowGroupMetaData, low_xy: np.ndarray, high_xy: np.ndarray) -> bool:
-    """True if positions of a row group may be in the rectangle, by its statistics."""
+    """True if a row group's statistics allow positions in the rectangle."""
     columns = {group.column(index).path_in_schema: group.column(index) for index in range(group.num_columns)}
     known = [columns[name].statistics for name in ("x", "y")]
     return all(
@@ -403,7 +403,7 @@ def _undamaged(path: Path | str, batches: Iterator[pa.RecordBatch]) -> Iterator[
 
 
 def parse_outlines(geometry: np.ndarray) -> np.ndarray:
-    """(N,) shapely polygons of the column ``geometry``, (N,) WKB.
+    """Convert the column ``geometry``, (N,) WKB, to (N,) shapely polygons.
 
     Raises:
         NucleiError: an outline is damaged.

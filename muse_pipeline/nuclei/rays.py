@@ -59,7 +59,7 @@ def clip_rays(
         box: left, top, right and bottom in the same pixels. Nuclei with a centre outside keep their rays.
 
     Returns:
-        (N, R) float32: ``rays_um`` itself if no ray crosses an edge, else a copy in which those that do are shortened.
+        (N, R) float32: ``rays_um`` itself if no ray crosses an edge, or else a copy in which such rays are shortened.
     """
     low, high = np.reshape(np.asarray(box, float), (2, 1, 2))
     reach = rays_um.max(axis=1, initial=0)[:, None] / np.asarray(mpp, float)
@@ -112,8 +112,8 @@ def are_clearly_simple(rings: np.ndarray) -> np.ndarray:
     """(N,) bool: True for rings (N, R, 2) that are simple with clearance, by a cheap and conservative test.
 
     A ring whose vertices turn once around their mean is simple. Each edge lies in the wedge between the rays from the
-    mean to its ends, so any other vertex is at least as far from it as from the ray to one of its own neighbours. If
-    all vertices are far from the rays to their neighbours, snapping to the grid joins nothing.
+    mean to its ends, so any other vertex is at least as far from the edge as from the ray to one of the vertices next
+    to that vertex. If all vertices are far from the rays to their neighbours, snapping to the grid joins nothing.
     """
     x, y = (each - each.mean(axis=1, keepdims=True) for each in np.moveaxis(rings, -1, 0))
     next_x, next_y, squared = np.roll(x, -1, axis=1), np.roll(y, -1, axis=1), x * x + y * y
@@ -158,7 +158,7 @@ def _circles(rings: np.ndarray, size_px: tuple[int, int] | None) -> np.ndarray:
 def polygons_to_rays(
     polygons: np.ndarray, n_rays: int, mpp: tuple[float, float], centres: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rays of polygons (N,) in pixels of ``mpp``: distances from a centre to the first crossing of the outline.
+    """Rays of polygons (N,) in pixels of ``mpp``: distances from a centre to the first crossing with the outline.
 
     Args:
         polygons: polygons or multipolygons; only the largest part of each counts, and holes are ignored.
@@ -186,7 +186,7 @@ def polygons_to_rays(
 
 
 def _shorten(rays: np.ndarray, starts: np.ndarray, ends: np.ndarray, owner: np.ndarray) -> None:
-    """Cut ``rays`` (N, R), in place, where they meet edges (E, 2) to (E, 2) of nuclei ``owner`` (E,), ascending."""
+    """Shorten ``rays`` (N, R), in place, at edges ``starts`` to ``ends`` (E, 2) of nuclei ``owner`` (E,), sorted."""
     directions = ray_directions(rays.shape[1])
     start_side = directions[:, 0] * starts[:, 1:] - directions[:, 1] * starts[:, :1]  # (E, R)
     end_side = directions[:, 0] * ends[:, 1:] - directions[:, 1] * ends[:, :1]

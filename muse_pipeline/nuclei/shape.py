@@ -15,10 +15,10 @@ SHAPE_COLUMNS = ("area_um2", "perimeter_um", "solidity", "eccentricity", "major_
 
 
 def measure_shapes(rings: np.ndarray, mpp: tuple[float, float]) -> dict[str, np.ndarray]:
-    """Measurements of simple rings.
+    """Measure the size and shape of simple rings.
 
     Args:
-        rings: (N, V, 2) vertices in pixels, not closed, V >= 3, in either sense of rotation.
+        rings: (N, V, 2) vertices in pixels, not closed, V >= 3, clockwise or counter-clockwise.
         mpp: (x, y) um per pixel.
 
     Returns:
@@ -42,7 +42,7 @@ def measure_shapes(rings: np.ndarray, mpp: tuple[float, float]) -> dict[str, np.
 
 
 def _hull_area(x: np.ndarray, y: np.ndarray, edges: tuple[np.ndarray, np.ndarray], area: np.ndarray) -> np.ndarray:
-    """Areas (N,) of the convex hulls of rings; few rings are not convex, and only these are passed to GEOS."""
+    """Areas (N,) of the convex hulls of rings; only the few rings that are not convex are passed to GEOS."""
     turn = edges[0] * _following(edges[1]) - _following(edges[0]) * edges[1]
     dented = np.flatnonzero((turn < 0).any(axis=1) & (turn > 0).any(axis=1))
     hull_area = area.copy()
@@ -53,7 +53,7 @@ def _hull_area(x: np.ndarray, y: np.ndarray, edges: tuple[np.ndarray, np.ndarray
 
 
 def area_and_moments(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Areas (N,), and central second moments (N, 3) xx, yy and xy, divided by area."""
+    """Areas (N,) of rings, and their central second moments (N, 3), xx, yy and xy, divided by the area."""
     next_x, next_y = _following(x), _following(y)
     cross = x * next_y - next_x * y
     signed_area = cross.sum(axis=1) / 2
@@ -84,7 +84,7 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 N_CLUSTERS = 4
 SAMPLE = 20_000
-ROUNDS = 100  # largest number of rounds of Lloyd's algorithm, which ends earlier if nothing changes
+ROUNDS = 100  # maximum number of rounds of Lloyd's algorithm, which ends earlier if nothing changes
 MEASURES = ("area_um2", "eccentricity", "solidity")
 
 
@@ -95,8 +95,8 @@ class MorphologyClusters:
     Attributes:
         mean: (3,) means of the sample.
         scale: (3,) standard deviations of the sample.
-        centres: (k, 3) standardised centres, by ascending area.
-        share: (k,) fractions of the sample.
+        centres: (k, 3) standardised centres, sorted by ascending area.
+        share: (k,) fraction of the sample in each cluster.
     """
 
     mean: np.ndarray
@@ -105,11 +105,11 @@ class MorphologyClusters:
     share: np.ndarray
 
     def assign(self, shapes: Mapping[str, np.ndarray]) -> np.ndarray:
-        """(N,) int32: the cluster of each nucleus from ``shape.measure_shapes``, 1 for the smallest nuclei."""
+        """(N,) int32: the cluster of each nucleus, from its ``measure_shapes``; 1 for the smallest nuclei."""
         return _nearest((_table(shapes) - self.mean) / self.scale, self.centres).astype(np.int32) + 1
 
     def describe(self) -> list[dict[str, Any]]:
-        """Description of the nuclei of each cluster, for the provenance."""
+        """Describe the nuclei of each cluster, for the provenance."""
         values = self.centres * self.scale + self.mean
         values[:, 0] = np.exp(values[:, 0])
         return [
@@ -126,7 +126,7 @@ class ShapeSample:
     """A sample of the shapes of up to 20,000 nuclei: those whose positions have the smallest hashes.
 
     Args:
-        measure: function that returns ``measure_shapes`` of nuclei; only called for candidates for the sample.
+        measure: function that returns ``measure_shapes`` of nuclei; called only for candidates for the sample.
     """
 
     def __init__(self, measure: Callable[[Nuclei], Mapping[str, np.ndarray]]):
@@ -147,7 +147,7 @@ class ShapeSample:
         self._hashes, self._values = hashes[first], values[first]
 
     def fit(self) -> MorphologyClusters:
-        """k-means by Lloyd's algorithm, starting from groups of equal size by area: the result is deterministic."""
+        """Cluster the sample with Lloyd's k-means, starting from equal-sized groups by area, so it is deterministic."""
         values = self._values if len(self._values) else np.zeros((1, len(MEASURES)))
         mean, deviation = values.mean(0), values.std(0)
         scale = np.where(deviation > 1e-6, deviation, 1.0)

@@ -1,4 +1,4 @@
-"""The type of nuclei: proposals, predictions and ground truth."""
+"""The type ``Nuclei``, for proposals, predictions and ground truth."""
 
 from __future__ import annotations
 

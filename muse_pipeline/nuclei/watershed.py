@@ -8,7 +8,7 @@ import numpy as np
 from muse_pipeline.nuclei.masks import drop_small_labels
 
 SMOOTH_UM = 0.75  # sigma; without smoothing, ragged outlines would make peaks
-APART_UM = 2.5  # a peak this near a higher one in the same component belongs to it
+APART_UM = 2.5  # a peak this close to a higher one in the same component is joined to that one
 MIN_NUCLEUS_UM2 = 9.0  # a disc 3.4 um in diameter; small lymphocytes have 20 um2
 
 
@@ -17,7 +17,7 @@ def cut_relief(mask: np.ndarray, relief: np.ndarray, mpp: float) -> np.ndarray:
 
     Args:
         mask: (h, w) bool.
-        relief: (h, w) numbers without unit, high in the middle of nuclei.
+        relief: (h, w) numbers in any unit, high in the middle of nuclei.
         mpp: um per pixel.
 
     Returns:
@@ -34,7 +34,7 @@ def cut_relief(mask: np.ndarray, relief: np.ndarray, mpp: float) -> np.ndarray:
     component = cv2.connectedComponents(framed.astype(np.uint8))[1]
     goal = _step_up(rank, pixels)
     goal = _join_peaks(goal, rank, pixels, component, reach)
-    while not np.array_equal(further := goal[goal], goal):  # doubles the number of steps each time
+    while not np.array_equal(further := goal[goal], goal):  # each pass doubles the number of steps
         goal = further
     labels = np.zeros(framed.size, np.int32)
     labels[pixels] = np.unique(pixels[goal], return_inverse=True)[1] + 1

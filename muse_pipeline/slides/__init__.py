@@ -1,1 +1,1 @@
-"""Slides: readers, one file each, and the header of a slide."""
+"""Slides: the readers, with one module each, and the header of a slide."""

@@ -1,6 +1,6 @@
 """Base of slide readers: registry, properties, and the choice of a reader for a slide.
 
-A reader is one module in this folder, with a registered class that derives from ``SlideReader``. ``open_slide`` tries
+Each reader is a module in this folder with a registered class that derives from ``SlideReader``. ``open_slide`` tries
 the readers in the order of their ``priority`` and uses the first one that accepts the file.
 """
 
@@ -47,7 +47,7 @@ class SlideProperties:
     Attributes:
         vendor: maker of the scanner or kind of file, as the reader names it.
         level_sizes_px: (width, height) of every level, level 0 first.
-        level_downsamples: level-0 pixels per pixel, (x, y) for every level.
+        level_downsamples: (x, y) level-0 pixels per pixel of every level.
         mpp_candidates: sizes of a level-0 pixel that the file states, the most trusted first.
         bounds: rectangle that the scanner marks as non-empty, in absolute level-0 pixels, or None.
         warnings: warnings about what is read, such as the choice of one picture among several.
@@ -69,10 +69,10 @@ class SlideReader(ABC):
 
     path: Path
     properties: SlideProperties
-    _reads: list[Call]  # calls in progress; after a timeout no more are started
+    _reads: list[Call]  # reads in progress; once one hangs, no more are started
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
-        """Create a reader; subclasses have their own initialisers."""
+        """Create a reader with no read in progress, whichever initialiser the subclass has."""
         reader = super().__new__(cls)
         reader._reads = []
         return reader
@@ -94,20 +94,20 @@ class SlideReader(ABC):
         return canvas
 
     def read_inside(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """Read pixels as ``read_level`` does, all of them inside the level; readers override one of the two methods."""
+        """Read a region that lies inside the level; a reader overrides either this method or ``read_level``."""
         raise NotImplementedError
 
     def read_region(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """Read ``size`` pixels of ``level`` from the pixel nearest to ``xy_level0`` (absolute level-0 px).
+        """Read ``size`` pixels of ``level``, starting at the pixel nearest to ``xy_level0`` (absolute level-0 px).
 
-        All readers round each axis in this way, so that ``round(k * downsample)`` reads from pixel k exactly.
+        All readers round to the nearest pixel on each axis, so ``round(k * downsample)`` reads from pixel k exactly.
 
         Returns:
             (h, w, 3) uint8 RGB; pixels outside the image, and transparent ones, are white.
 
         Raises:
             SlideError: the pixels cannot be decoded.
-            HangingReadError: the read timed out.
+            HangingReadError: this read timed out, or an earlier one still hangs.
         """
         if any(call.hangs for call in self._reads):
             raise HangingReadError(f"{self.path}: is no longer read, because an earlier read hangs")
@@ -165,7 +165,7 @@ def _open_slide(path: Path, reader: str | None) -> SlideReader:
 
 
 def exact_downsamples(level_sizes_px: Sequence[tuple[int, int]]) -> tuple[tuple[float, float], ...]:
-    """Level-0 pixels per pixel, (x, y) for every level.
+    """(x, y) level-0 pixels per pixel of every level.
 
     If level 0 is 1,001 pixels wide, a level of 250 pixels is 4 times smaller, with a pixel cut off; with a downsample
     of 4.004, positions would drift towards the far edge. So if the sizes agree with a whole factor up to rounding, this
@@ -176,9 +176,9 @@ def exact_downsamples(level_sizes_px: Sequence[tuple[int, int]]) -> tuple[tuple[
 
 def _exact_downsample(size0_px: tuple[int, int], size_px: tuple[int, int]) -> tuple[float, float]:
     ratio = size0_px[0] / size_px[0], size0_px[1] / size_px[1]
-    longer = ratio[int(size_px[1] > size_px[0])]  # the more exact ratio
+    longer = ratio[int(size_px[1] > size_px[0])]  # more exact than the ratio of the shorter sides
     x, y = (_whole_factors(s0, s) for s0, s in zip(size0_px, size_px, strict=True))
-    if both := x & y:  # small levels fit several factors; scanners use powers of two
+    if both := x & y:  # several factors fit a small level; scanners use powers of two
         whole = min(both, key=lambda factor: (factor.bit_count() > 1, abs(factor - longer)))
         return float(whole), float(whole)
     return tuple(float(_nearest(found, side)) for found, side in zip((x, y), ratio, strict=True))
@@ -189,7 +189,7 @@ def _nearest(numbers: set[int], to: float) -> float:
 
 
 def _whole_factors(size0_px: int, size_px: int) -> set[int]:
-    """Whole numbers by which ``size0_px`` is divided to give ``size_px``, rounded up or down."""
+    """Whole numbers f for which ``size0_px`` / f, rounded up or down, is ``size_px``."""
     least, most = size0_px // (size_px + 1), size0_px // max(size_px - 1, 1) + 1
     return {f for f in range(max(least, 1), most + 1) if size0_px // f <= size_px <= -(-size0_px // f)}
 
@@ -214,7 +214,7 @@ def overlap(
 
 
 def alpha_of(extra_samples: Iterable[Enum], pixels: np.ndarray | None = None) -> Alpha:
-    """Meaning of the last sample of ``pixels`` (h, w, n) of a TIFF page, from tifffile's enum of its extra samples.
+    """Meaning of the last sample in the ``pixels`` (h, w, n) of a TIFF page, from tifffile's enums of extra samples.
 
     A sample without a stated meaning is opacity, unless that would make every pixel transparent.
     """
@@ -237,7 +237,7 @@ def rgb_on_white(pixels: np.ndarray, alpha: Alpha = "opacity") -> np.ndarray:
     if pixels.shape[-1] in (2, 4) and alpha != "none":
         opacity = pixels[..., -1:].astype(np.uint16)
         weight = opacity if alpha == "opacity" else np.uint16(255)
-        # In faulty files, multiplied colours exceed their opacity: sums exceed 16 bits, and results are clipped.
+        # In faulty files, premultiplied colours exceed their opacity, so sums need 32 bits, and results are clipped.
         laid = (colour * weight + np.uint32(255) * (255 - opacity) + 127) // 255
         colour = laid.clip(max=255).astype(np.uint8)
     return np.ascontiguousarray(colour)

@@ -12,7 +12,7 @@ from muse_pipeline.slides.base import READERS, NearlyReadError, OtherFormatError
 from muse_pipeline.slides.mpp import MppCandidate, mpp_from_values
 from muse_pipeline.slides.signature import file_format
 
-LEAST_PX = 256  # side of the smallest level
+LEAST_PX = 256  # minimum side of a reduced level
 COLOURS = {"Bgr24", "Bgr48", "Bgra32"}
 
 
@@ -20,7 +20,7 @@ COLOURS = {"Bgr24", "Bgr48", "Bgra32"}
 class CziReader(SlideReader):
     """A slide open in pylibCZIrw: the mosaic of all its scenes, white between them.
 
-    The library reads at any scale, from the file's pyramid if there is one; each level is half as large as the last.
+    The library reads at any scale, from the file's pyramid if it has one; each level here halves the one before it.
     """
 
     name = "czi"
@@ -42,7 +42,7 @@ class CziReader(SlideReader):
             _require_one_colour_picture(path, self._document)
             self._corner, size = _mosaic(self._document)
             self.properties = _read_properties(self._document, size)
-        except RuntimeError as error:  # the only kind that the library raises
+        except RuntimeError as error:  # the only exception that the library raises
             raise NearlyReadError(f"pylibCZIrw: {one_line(error)}") from error
 
     def read_inside(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:

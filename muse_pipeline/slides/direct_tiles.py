@@ -2,8 +2,8 @@
 
 OpenSlide composites every tile with transparency, which takes several times as long as decoding a JPEG. Here, tifffile
 reads the index of the tiles once, and each tile then takes one read and one call of its codec. At the first read of a
-level, some of its tiles are compared with OpenSlide's pixels; a level that differs in one bit is left to OpenSlide, as
-are tiles that are missing, damaged or compressed in any other way.
+level, some of its tiles are compared with OpenSlide's pixels; a level that differs in a single bit is left to
+OpenSlide, as are tiles that are missing or damaged and levels with a compression that is not supported here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tifffile import TiffPage
 
 
-CACHE_BYTES = 32 << 20  # decoded tiles kept, as in OpenSlide; enough for a row of chunks of `muse tile`
+CACHE_BYTES = 32 << 20  # size of the cache of decoded tiles, as in OpenSlide; enough for a row of chunks of `muse tile`
 MAX_DIRECTORIES = 100  # a slide has a dozen; in a damaged file, their chain may have no end
 CONTIGUOUS = 1  # PlanarConfiguration of interleaved channels
 
@@ -69,7 +69,7 @@ class DirectTiles:
 
         Args:
             path: path of a slide in one file.
-            level_sizes_px: (width, height) of the levels to read directly, by the number of the level.
+            level_sizes_px: (width, height) of the levels to read directly, keyed by level.
         """
         self._path, self._sizes = path, level_sizes_px
         self._levels: dict[int, TileIndex] | None = None
@@ -81,9 +81,10 @@ class DirectTiles:
 
         Args:
             xy_px: (x, y) of the top left pixel, possibly outside the level.
-            level: number of the level.
+            level: index of the level.
             size: (width, height) in pixels.
-            referee: function that reads the same region with OpenSlide.
+            referee: function that reads any region of a level with OpenSlide; called at the first read of a level, to
+                compare some of its tiles.
 
         Returns:
             (h, w, 3) uint8 RGB, white outside the level; None if OpenSlide must read the region.
@@ -95,7 +96,7 @@ class DirectTiles:
         return self._read(xy_px, level, size) if self._agrees[level] else None
 
     def _compare(self, level: int, referee: Read) -> bool:
-        """True if the first, last and largest tile (in bytes, so the most detailed) have the referee's pixels."""
+        """True if the first, the last and the largest tile (in bytes, so the most detailed) equal the referee's."""
         if self._levels is None:
             self._open()
         if level not in self._levels:
@@ -176,7 +177,7 @@ def _decode_tile(file: int, levels: Mapping[int, TileIndex], level: int, row: in
 
 
 def _index_levels(path: Path, level_sizes_px: Mapping[int, tuple[int, int]]) -> dict[int, TileIndex]:
-    """Index of every level that matches exactly one directory of tiles, if there is a codec for it."""
+    """The index of each level whose size matches exactly one tiled directory, if there is a codec for its tiles."""
     try:
         import tifffile
 
@@ -217,7 +218,7 @@ def codec_of(page: TiffPage) -> Jpeg | Jpeg2000 | None:
 
 @dataclass(frozen=True)
 class Jpeg:
-    """Decoder of baseline JPEG by libjpeg-turbo; warnings are errors, as in OpenSlide.
+    """Decodes baseline JPEG with libjpeg-turbo; warnings are errors, as in OpenSlide.
 
     Attributes:
         header: bytes to put at the start of every tile's stream: Adobe's segment and shared tables.
@@ -258,7 +259,7 @@ class Jpeg:
 
 @dataclass(frozen=True)
 class Jpeg2000:
-    """Decoder of Aperio's JPEG 2000, a bare codestream, by OpenJPEG in imagecodecs.
+    """Decodes Aperio's JPEG 2000, a bare codestream, with OpenJPEG from imagecodecs.
 
     Components of unequal size (4:2:2) are left to OpenSlide, because imagecodecs rounds their conversion differently.
 
@@ -269,7 +270,7 @@ class Jpeg2000:
     is_ycbcr: bool
 
     YCBCR_OF_COMPRESSION: ClassVar[dict[int, bool]] = {33003: True, 33005: False}
-    # Markers SOC and SIZ, length, capabilities; size and origin of image and tiles; count of components, three of them.
+    # Markers SOC and SIZ, length, capabilities; size and origin of image and tiles; number of components; 3 bytes each.
     SIZE: ClassVar[struct.Struct] = struct.Struct(">4sHHIIIIIIIIH9s")
     BYTES_EACH: ClassVar[bytes] = b"\x07\x01\x01" * 3  # per component: 8 bits, unsigned, one sample per pixel
 

@@ -30,7 +30,7 @@ def fetch_slide(url: SlideUrl, folder: Path | str, threads: int = 1) -> int:
     Raises:
         SlideError: the file does not exist, access is denied, the server does not answer, or the file changes.
         MissingPackageError: the package for this protocol is not installed.
-        OutputError: the folder exists and is not an older copy, or cannot be written.
+        OutputError: the folder exists but is not an older copy, or it cannot be written.
     """
     folder = Path(folder)
     require_own_folder(folder, (folder / SOURCE).is_file())
@@ -61,7 +61,7 @@ def ask_size(url: SlideUrl) -> int:
 
 
 BLOCK_BYTES = 16 << 20
-MAX_AT_ONCE = 8  # most blocks requested at the same time; more are no faster and need more memory
+MAX_AT_ONCE = 8  # maximum number of blocks requested at the same time; more are no faster and need more memory
 
 
 def copy_file(slide: RemoteSlide, path: str, stated: Stated, target: Path, threads: int) -> None:

@@ -39,7 +39,7 @@ class ArrayReader(SlideReader):
 
     Args:
         pixels: (h, w, 3) uint8 RGB.
-        path: source file, or a name.
+        path: path of the source file, or a name for messages.
         candidates: sizes of a pixel, as in ``SlideProperties``.
         warnings: warnings, as in ``SlideProperties``.
     """
@@ -88,7 +88,7 @@ def _read_picture(path: Path, frame: int = 0) -> np.ndarray:
         with Image.open(path) as picture:
             picture.seek(frame)
             _require_size(path, *picture.size)
-            # Pillow converts these to RGB by clipping them at 255, which would make 16-bit pictures white.
+            # Pillow converts these modes to RGB by clipping at 255, which would make 16-bit pictures white.
             if picture.mode.startswith(("I", "F")):
                 return rgb_on_white(_to_uint8(np.asarray(picture), path))
             mode = "RGBA" if picture.has_transparency_data else "RGB"

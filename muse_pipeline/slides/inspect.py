@@ -12,7 +12,7 @@ from muse_pipeline.slides.mpp import choose_mpp, is_square, require_possible
 from muse_pipeline.slides.pictures import MOSTLY, share_of_dark
 from muse_pipeline.slides.signature import fingerprint_file, slide_origin
 
-_PROBE_PX = 2048  # largest side of the part of the coarsest level that is checked
+_PROBE_PX = 2048  # maximum side of the part of the coarsest level that is checked
 
 
 def inspect_slide(path: Path | str, slide_id: str, mpp: float | None = None, source: str | None = None) -> SlideInfo:
@@ -26,7 +26,7 @@ def inspect_slide(path: Path | str, slide_id: str, mpp: float | None = None, sou
 
     Raises:
         SlideError: the file cannot be opened, or was not fetched from ``source``.
-        MppError: the pixel size is unknown or implausible.
+        MppError: the pixel size is unknown or impossible.
     """
     origin = slide_origin(Path(path))
     if source is not None and source != origin:
@@ -46,7 +46,7 @@ def describe_slide(slide: SlideReader, slide_id: str, mpp: float | None, origin:
         fingerprint: checksum of the slide's content.
 
     Raises:
-        MppError: the pixel size is unknown or implausible.
+        MppError: the pixel size is unknown or impossible.
     """
     known = slide.properties
     try:

@@ -25,7 +25,7 @@ from muse_pipeline.core.process import map_in_order
 T, R = TypeVar("T"), TypeVar("R")
 
 LIMIT_S = 600.0  # a few megapixels take seconds, even from a slow network disk
-N_WAITS = 60  # waits that make up the limit; while the process is suspended, at most one of them is lost
+N_WAITS = 60  # waits that make up the limit; however long the process is suspended, this counts as one of them at most
 
 
 class Call(Future):
@@ -42,7 +42,7 @@ class Call(Future):
         self._function, self._arguments = function, arguments
 
     def make(self) -> None:
-        """Make the call, on the current thread."""
+        """Run the call on the current thread."""
         if not self.set_running_or_notify_cancel():
             return
         _of_thread.call = self
@@ -55,7 +55,7 @@ class Call(Future):
             del _of_thread.call
 
     def result(self) -> Any:
-        """Wait for the result.
+        """Wait for the result, and return it.
 
         Raises:
             HangingReadError: the call timed out.
@@ -82,7 +82,7 @@ def current_call() -> Call | None:
 
 
 class TimedThreads:
-    """A pool of threads for calls that may hang: neither closing it nor the end of the program waits for them.
+    """A pool of threads for calls that may hang: closing it waits at most 10 s, the end of the program not at all.
 
     Args:
         n: number of threads.
@@ -95,7 +95,7 @@ class TimedThreads:
             Thread(target=_make_calls, args=(self._calls,), daemon=True).start()
 
     def submit(self, function: Callable[..., Any], *arguments: Any, doing: str = "a read") -> Call:
-        """Make a call on the first free thread."""
+        """Queue a call for the first free thread."""
         call = Call(function, arguments, doing)
         self._open.add(call)
         self._calls.put(call)
@@ -114,13 +114,13 @@ class TimedThreads:
 def _make_calls(calls: SimpleQueue[Call | None]) -> None:
     while (call := calls.get()) is not None:
         call.make()
-        del call  # not kept alive until the next call
+        del call  # otherwise it would be kept alive until the next call
 
 
 def call_in_time(doing: str, function: Callable[..., T], *arguments: Any) -> T:
     """Call ``function(*arguments)`` on another thread, for at most ``LIMIT_S``; its exceptions are raised here.
 
-    A nested call, also within ``map_in_time``, is made on the current thread, which already has a time limit.
+    A nested call, including one within ``map_in_time``, is made on the current thread, which already has a time limit.
 
     Args:
         doing: slide and operation, for the message.
@@ -138,7 +138,7 @@ def call_in_time(doing: str, function: Callable[..., T], *arguments: Any) -> T:
 
 
 def map_in_time(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """``process.map_in_order`` with a limit of ``LIMIT_S`` for every result, including reads of the slide.
+    """``process.map_in_order`` with a limit of ``LIMIT_S`` for each result, its reads of the slide included.
 
     This is faster than ``map_in_order`` with ``call_in_time`` for every item, which passes each result between threads
     twice, with a core idle each time.
@@ -160,7 +160,7 @@ class Limits:
 
     Attributes:
         seconds: wall-clock time.
-        memory_bytes: memory in addition to that of the process when the call starts (Linux).
+        memory_bytes: memory in addition to what the process uses when the call starts (Linux only).
     """
 
     seconds: float = 600.0
@@ -174,7 +174,7 @@ def call_isolated(function: Callable[..., Any], path: Path, *arguments: Any, lim
     """Call ``function(path, *arguments)`` in another process; its exceptions are raised here.
 
     The process is reused, because importing the readers takes longer than opening a slide, but it is stopped after a
-    failed call. If a call crashes a reused process, it is repeated in a new one: an earlier file may be the cause.
+    failed call. If a call crashes a reused process, it is repeated in a new one, as an earlier file may be the cause.
 
     Raises:
         SlideError: the process crashed on ``path``, hung, or exceeded the memory limit.
@@ -196,7 +196,8 @@ def map_isolated(
         limits: limits of each call.
 
     Yields:
-        The number of the call, and its result or the exception that it raised or caused.
+        The index of the call in ``calls``, and its result or the exception that it ended in (``SlideError`` for a crash
+        or timeout).
     """
     with TimedThreads(n_processes) as threads:
         made = {threads.submit(_outcome, function, each, limits): number for number, each in enumerate(calls)}
@@ -268,11 +269,11 @@ if hasattr(os, "register_at_fork"):  # a fork cannot use the processes of its pa
 
 
 def _serve(connection: Connection, inherited: Connection | None) -> None:
-    """Main loop of the process: make calls until the other end is closed, for example by the end of the caller.
+    """Main loop of the process: make calls until the other end is closed, for example because the caller ends.
 
     Args:
         connection: connection that receives the calls.
-        inherited: the caller's end, which a fork must close, because its copy would keep the connection open.
+        inherited: a forked process's copy of the caller's end, closed here because it would keep the connection open.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C ends the caller, which ends this process
     if inherited:

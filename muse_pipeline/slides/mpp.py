@@ -24,7 +24,7 @@ PLAUSIBLE_RANGE_UM = (0.11, 2.0)  # the finest scanners have 0.115 um
 POSSIBLE_RANGE_UM = (0.01, 100.0)  # from finer than light can resolve to coarser than any image of cells or tissue
 LONGEST_SLIDE_MM = 300  # slides of whole organs are 200 mm long
 MAX_ANISOTROPY = 0.02
-IMPLAUSIBLE_ANISOTROPY = 0.2  # no scanner has such oblong pixels
+IMPLAUSIBLE_ANISOTROPY = 0.2  # no scanner has pixels as oblong as this
 MAX_DISAGREEMENT = 0.05
 GIVEN = "given by the user"  # the source of an mpp that overrides the file
 DOUBT = "the mpp, "  # prefix of warnings about a doubtful mpp
@@ -60,7 +60,7 @@ def mpp_from_values(x: object, y: object, source: str) -> MppCandidate | None:
 
 
 def mpp_from_ome_xml(xml: str | None, size_px: tuple[int, int]) -> MppCandidate | None:
-    """A candidate from PhysicalSizeX and Y of the OME image that has ``size_px``, with their units; None if unknown."""
+    """A candidate from PhysicalSizeX and PhysicalSizeY of the OME image of ``size_px``; None if they are unknown."""
     try:
         root = ElementTree.fromstring(xml) if xml else None
     except ElementTree.ParseError:
@@ -79,7 +79,7 @@ def _physical_size_um(pixels: ElementTree.Element, axis: str) -> float:
 
 
 def mpp_from_resolution_tags(x: object, y: object, unit: str | None, description: str = "") -> MppCandidate | None:
-    """A candidate from the resolution tags of TIFF; None without a unit, or if it is the dpi of a screen or paper.
+    """A candidate from the resolution tags of TIFF; None if they have no unit or are the dpi of a screen or paper.
 
     Args:
         x: pixels per unit along a row.
@@ -99,7 +99,7 @@ def mpp_from_resolution_tags(x: object, y: object, unit: str | None, description
 
 
 def mpp_from_page(page: TiffPage) -> MppCandidate | None:
-    """A candidate from the resolution tags of a page that tifffile has read; None as above."""
+    """A candidate from the resolution tags of a tifffile page; None as in ``mpp_from_resolution_tags``."""
     return mpp_from_resolution_tags(
         *page.get_resolution(), getattr(page.resolutionunit, "name", None), page.description
     )
@@ -140,7 +140,7 @@ def choose_mpp(
 
 
 def require_possible(mpp: tuple[float, float], source: str, size_px: tuple[int, int]) -> None:
-    """Reject an mpp in wrong units, which would otherwise be noticed after hours, or exhaust memory.
+    """Reject an mpp in wrong units, before it costs hours of computation or exhausts memory.
 
     Raises:
         MppError: the pixels, or the slide as a whole, would have an impossible size.

@@ -39,7 +39,7 @@ class OpenSlideReader(SlideReader):
     def __init__(self, path: Path):
         self.path = path
         self._handle: openslide.OpenSlide | None = self._open()
-        # The metadata never change and are read now, because any later error would disable the handle.
+        # The metadata never change; they are read now, because any later error would disable the handle.
         self.properties = _read_properties(self._handle)
         self._downsamples = self._handle.level_downsamples
         if self.properties.vendor == "generic-tiff" and len(self.properties.level_sizes_px) == 1:
@@ -68,7 +68,7 @@ class OpenSlideReader(SlideReader):
         return DirectTiles(self.path, sizes) if self.properties.vendor in TILED_VENDORS else None
 
     def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """Read pixels, at most half a level-0 pixel off if OpenSlide's own downsample is not an integer.
+        """Read pixels; if OpenSlide's own downsample is not an integer, they are off by up to half a level-0 pixel.
 
         JPEG and JPEG 2000 tiles are decoded without OpenSlide if this gives the same pixels.
         """
@@ -87,7 +87,7 @@ class OpenSlideReader(SlideReader):
     def _read_alone(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
         """Try again on a new handle, because a handle that failed once fails forever, on all threads that share it.
 
-        So a corrupt tile does not affect other tiles. The old handle is closed when its last user releases it.
+        Thus, a corrupt tile does not affect other tiles. The old handle is closed when its last user releases it.
         """
         self._handle = self._open()
         try:
@@ -125,7 +125,7 @@ def _read_properties(handle: openslide.OpenSlide) -> SlideProperties:
 def _read_downsamples(
     reported: tuple[float, ...], sizes: tuple[tuple[int, int], ...]
 ) -> tuple[tuple[float, float], ...]:
-    """The vendor's downsamples if levels are padded to whole tiles, as in Philips slides; else the ratios of sizes."""
+    """The stated downsamples of levels padded to whole tiles, as in Philips slides; of others, the ratios of sizes."""
     (width, height), exact = sizes[0], exact_downsamples(sizes)
     from_sizes = [(width / w + height / h) / 2 for w, h in sizes]
     return tuple(

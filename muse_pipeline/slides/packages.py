@@ -1,6 +1,6 @@
 """Readers from other packages, with OpenSlide's interface: entry points of the group ``muse.readers``.
 
-An entry point has the name of the reader and refers to a class like OpenSlide's, which opens a path and has
+An entry point is named after the reader and refers to a class like OpenSlide's, which is called with a path and has
 ``level_dimensions``, ``level_downsamples``, ``properties``, ``close()``, and ``read_region(location, level, size)``
 with a location in level-0 pixels.
 """
@@ -29,7 +29,7 @@ from muse_pipeline.slides.mpp import mpp_from_objective, mpp_from_values
 
 GROUP = "muse.readers"
 PROBE_PX = 64
-SAME_DOWNSAMPLE = 0.02  # largest relative difference between stated and measured downsamples
+SAME_DOWNSAMPLE = 0.02  # maximum relative difference between stated and measured downsamples
 
 
 class PackageReader(SlideReader):
@@ -68,7 +68,7 @@ class PackageReader(SlideReader):
         """Reject levels whose sizes, downsamples and pixels contradict each other.
 
         Raises:
-            NearlyReadError: they do; the message names the first contradiction.
+            NearlyReadError: there is a contradiction; the message describes the first one.
         """
         sizes, stated = self.properties.level_sizes_px, list(self._slide.level_downsamples)
         if not sizes or len(stated) != len(sizes):

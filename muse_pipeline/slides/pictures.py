@@ -26,9 +26,9 @@ NOT_WHOLE = 1 | 4  # bits of NewSubfileType: a reduced picture, a mask
 TILED = 4  # factor on the area of tiled pictures, to prefer them; labels and thumbnails are rarely tiled
 SEVERAL = "pictures of similar size"  # part of a warning
 SIMILAR = 3  # a picture smaller by at most this factor may be a slide too
-MAX_PADDING = 0.05  # fraction of the side of a level
-DARK, MOSTLY = 40, 0.5  # a picture with more than this share of its pixels below this grey level is not bright field
-BLOCK_PX, COLOURED = 8, 20  # side of averaged blocks; least difference between channels in the most coloured 1 %
+MAX_PADDING = 0.05  # as a fraction of the side of a level
+DARK, MOSTLY = 40, 0.5  # upper grey level of dark pixels; share of them above which a picture is not bright field
+BLOCK_PX, COLOURED = 8, 20  # side of averaged blocks; minimum difference between channels in the most coloured 1 %
 
 
 def find_picture(tiff: TiffFile) -> tuple[int, tuple[str, ...]]:
@@ -39,9 +39,9 @@ def find_picture(tiff: TiffFile) -> tuple[int, tuple[str, ...]]:
     """
     if any(getattr(tiff, f"is_{kind}") for kind in VENDORS):
         return 0, ()
-    if tiff.is_shaped and [each.axes for each in tiff.series] == ["YX"] * 3:  # pages written one by one: colours?
+    if tiff.is_shaped and [each.axes for each in tiff.series] == ["YX"] * 3:  # single pages, perhaps colours
         tiff.is_shaped = False
-        del tiff.series  # tifffile then finds a new series, with the pages as its planes
+        del tiff.series  # tifffile then builds one series, with the pages as its planes
     ranks = [_rank(series, tiff.ome_metadata) for series in tiff.series]
     best = max(range(len(ranks)), key=ranks.__getitem__)
     series = tiff.series[best]
@@ -63,13 +63,13 @@ def _rank(series: TiffPageSeries, ome_xml: str | None) -> tuple[bool, bool, bool
 
 
 def state_mpp(tiff: TiffFile, page: TiffPage) -> Iterator[MppCandidate | None]:
-    """Yield what the file states about the pixel size of ``page``, the most trusted first, or None."""
+    """Yield the pixel sizes of ``page`` that the file states, the most trusted first; None for each that it lacks."""
     yield mpp_from_ome_xml(tiff.ome_metadata, (page.imagewidth, page.imagelength))
     yield mpp_from_page(page)
 
 
 def count_planes(series: TiffPageSeries) -> int:
-    """Number of planes of a picture: channels, depths, times or pages; 1 for RGB."""
+    """Number of planes in a picture (channels, depths, times or pages); 1 for RGB."""
     if series.kind == "svs":
         pages = [page.keyframe for page in series.keyframe.parent.pages]
         return max(sum(page.is_tiled and page.shape == series.keyframe.shape for page in pages), 1)
@@ -96,7 +96,7 @@ def share_of_dark(pixels: np.ndarray) -> float:
 
 
 def are_colours(pixels: np.ndarray) -> bool:
-    """True if three planes (h, w, 3) uint8 look like red, green and blue in bright field: neither dark nor equal."""
+    """True if three planes (h, w, 3) uint8 look like the colours of bright field: neither dark nor all alike."""
     if share_of_dark(pixels) > MOSTLY:
         return False
     size = tuple(max(side // BLOCK_PX, 1) for side in pixels.shape[1::-1])
@@ -105,7 +105,7 @@ def are_colours(pixels: np.ndarray) -> bool:
 
 
 def why_unsuited(path: Path, level_sizes_px: Sequence[tuple[int, int]]) -> str:
-    """The mistake, such as "a label for a level", that OpenSlide makes in a TIFF with levels of these sizes; or ""."""
+    """The mistake, such as "a label for a level", that OpenSlide makes if it finds these levels in a TIFF; or ""."""
     import tifffile
 
     try:

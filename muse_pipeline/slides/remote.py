@@ -17,7 +17,7 @@ from muse_pipeline.core.text import one_line
 
 # Only parts of a query that identify the file are recorded; others may be a signature or a key.
 QUERY_SHOWN = frozenset({"versionid", "generation", "id", "uuid", "file", "name", "path"})
-CONTAINER_AT_ACCOUNT = frozenset({"abfs", "abfss", "wasb", "wasbs"})  # container@account; others have the user there
+CONTAINER_AT_ACCOUNT = frozenset({"abfs", "abfss", "wasb", "wasbs"})  # container@account; others have user@host
 WEB = frozenset({"http", "https"})
 MANY_FILES = {".mrxs": "a MIRAX slide", ".dcm": "a DICOM series"}
 
@@ -32,7 +32,7 @@ class SlideUrl(str):
     in_full: str
 
     def __new__(cls, in_full: str):
-        """Split the URL into its public part and credentials."""
+        """Use the public part of the URL as the string, and keep the whole URL as ``in_full``."""
         url = super().__new__(cls, _without_credentials(in_full))
         url.in_full = in_full
         return url
@@ -51,7 +51,7 @@ def is_url(text: str) -> bool:
 
 
 def url_problem(text: str) -> str | None:
-    """The reason why a URL cannot be that of a slide; None if there is none."""
+    """The reason why a URL cannot refer to a slide; None if it can."""
     if "::" in text:
         return "is a chain of URLs; give the URL of the slide itself"
     try:
@@ -99,7 +99,7 @@ def _path(parts: SplitResult) -> str:
     return f"{parts.path}#{parts.fragment}" if has_more else parts.path
 
 
-N_TRIES = 5  # attempts of every call
+N_TRIES = 5  # attempts per call
 NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError"}  # exceptions of botocore
 DENIED, GONE, ASK_AGAIN = {401, 403}, {404, 410}, {408, 425, 429}
 
@@ -109,7 +109,7 @@ class EndedEarlyError(Exception):
 
 
 def may_pass(error: BaseException) -> bool:
-    """True if a retry may succeed."""
+    """True if a retry after ``error`` may succeed."""
     root = _root(error)
     if (status := _status(root)) is not None:
         return status >= 500 or status in ASK_AGAIN
@@ -150,7 +150,7 @@ def _name(root: BaseException, url: SlideUrl) -> str:
 
 
 def _root(error: BaseException) -> BaseException:
-    """Root cause of an error, because fsspec reports every error response of a web server as a missing file."""
+    """The root cause of an error; fsspec itself reports every error response of a web server as a missing file."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
@@ -165,8 +165,8 @@ def _status(error: BaseException) -> int | None:
     return status if isinstance(status, int) else None
 
 
-PAUSE_S = 0.5  # before the second try; doubles before each further try
-CONNECT_S, SILENCE_S = 30, 60  # timeouts for connecting to a web server, and for pauses between its bytes
+PAUSE_S = 0.5  # pause before the second try, doubled before each further try
+CONNECT_S, SILENCE_S = 30, 60  # timeouts for connecting to a web server, and for silence during its response
 VERSIONS = ("ETag", "etag", "generation", "Last-Modified", "LastModified", "last_modified", "updated", "mtime")
 OWN_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
@@ -232,7 +232,7 @@ class RemoteSlide:
             yield from ((str(each), each.name) for each in names if each.suffix.lower() == ".dcm" and each != there)
 
     def state(self, path: str) -> Stated:
-        """Current size and version of a file."""
+        """Ask the server for the current size and version of a file."""
 
         def ask() -> dict[str, Any]:
             # fsspec caches listings, which would hide later changes of the file.
@@ -287,7 +287,7 @@ class RemoteSlide:
 
 
 def _web_options() -> dict[str, Any]:
-    """Options for aiohttp: use the environment's proxies and .netrc; time out on silence, not on long downloads."""
+    """Options for aiohttp: the environment's proxies and .netrc; timeouts for a stalled, not for a long download."""
     import aiohttp
     from fsspec.config import conf
 

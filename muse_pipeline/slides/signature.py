@@ -22,7 +22,7 @@ def require_file(path: Path) -> None:
     """Make sure that there is a file to open at ``path``.
 
     Raises:
-        SlideError: the file is missing, a folder, empty or not readable, or its name is not UTF-8.
+        SlideError: the file is missing, a folder, empty, not readable or an Olympus slide, or its name is not UTF-8.
     """
     if problem := name_problem(path):
         raise SlideError(problem)
@@ -51,7 +51,7 @@ def require_file(path: Path) -> None:
 
 
 def name_problem(path: Path) -> str:
-    """A message if a path is not in UTF-8, which sheets and results could not contain; "" if it is."""
+    """A message if a path is not valid UTF-8, because sheets and results cannot contain it; "" if it is."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -61,7 +61,7 @@ def name_problem(path: Path) -> str:
 
 
 def file_format(path: Path) -> str | None:
-    """The format by the first bytes: TIFF, DICOM, CZI, PNG, JPEG or JPEG 2000; None if unknown."""
+    """The format, identified from the first bytes: TIFF, DICOM, CZI, PNG, JPEG or JPEG 2000; None if unknown."""
     with path.open("rb") as file:
         head = file.read(132)
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
@@ -107,9 +107,9 @@ BLOCK_BYTES = 1 << 20
 
 
 def fingerprint_file(path: Path | str) -> str:
-    """SHA-256 (hex) of the size and of a MiB each from head, middle and tail; of the whole file if it has up to 3 MiB.
+    """SHA-256 (hex) of a file's size and of its first, middle and last MiB, or of all bytes if it has up to 3 MiB.
 
-    The name is not included, but for a MIRAX slide, the files in the folder next to it, which have its pixels, are.
+    The name is not hashed. For a MIRAX slide, the files in the folder next to it are, because they contain its pixels.
     """
     path = Path(path)
     digest = hashlib.sha256()
@@ -140,13 +140,13 @@ SOURCE = "source.json"  # in the folder of a fetched slide: its URL without cred
 
 
 def slide_file(path: Path) -> Path:
-    """The file to open: if ``path`` is the folder of a fetched slide, the slide in it, else ``path`` itself."""
+    """The file to open: if ``path`` is the folder of a fetched slide, the slide in it; otherwise ``path`` itself."""
     source = _read_source(path)
     return path / source["file"] if source else path
 
 
 def slide_origin(path: Path) -> str:
-    """Origin of a slide, for the provenance: the URL of a fetched slide, else its path."""
+    """Origin of a slide, for the provenance: the URL of a fetched slide, or else the path."""
     source = _read_source(path)
     return source["url"] if source else str(path)
 

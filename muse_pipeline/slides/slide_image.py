@@ -22,7 +22,7 @@ class SlideImage:
     """An open slide, or an image in memory; a context manager that closes it.
 
     Attributes:
-        info: size, um per pixel, levels, scanner's bounds, warnings.
+        info: size, um per pixel, levels, bounds from the scanner, and warnings.
     """
 
     def __init__(self, reader: base.SlideReader, info: SlideInfo):
@@ -30,7 +30,7 @@ class SlideImage:
 
     @classmethod
     def from_array(cls, pixels: np.ndarray, mpp: float, slide_id: str = "array") -> Self:
-        """Make a slide of an image in memory, which is not copied.
+        """Make a slide from an image in memory, which is not copied.
 
         Args:
             pixels: (h, w, 3) uint8 RGB.
@@ -61,7 +61,7 @@ class SlideImage:
 
         Raises:
             SlideError: the pixels cannot be decoded.
-            HangingReadError: the read timed out.
+            HangingReadError: this read timed out, or an earlier one still hangs.
             ArgumentError: the slide is closed.
         """
         if self._is_closed:
@@ -118,7 +118,7 @@ def to_slide(image: SlideImage | np.ndarray, mpp: float | None) -> tuple[SlideIm
         mpp: um per pixel of an array; None for a slide.
 
     Raises:
-        ArgumentError: the image is neither.
+        ArgumentError: the image is neither of these, or ``mpp`` is given for a slide.
         MppError: an array is given without ``mpp``.
     """
     if isinstance(image, SlideImage):

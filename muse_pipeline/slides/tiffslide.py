@@ -1,4 +1,4 @@
-"""Slides that tiffslide opens and OpenSlide does not: mainly OME-TIFF, and TIFFs in tiles or strips."""
+"""Slides that tiffslide opens but OpenSlide does not: mainly OME-TIFFs, and other TIFFs stored in tiles or strips."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from tiffslide import TiffSlide
 
 
-MAX_CHUNK_BYTES = 64 << 20  # a larger chunk, which every read would decode, is left to ``ImageReader``
+MAX_CHUNK_BYTES = 64 << 20  # larger chunks are left to ``ImageReader``: each read here would decode a whole one
 PROBE_PX = 1024
 
 
@@ -136,7 +136,7 @@ def _describe_picture(series: TiffPageSeries, index: int) -> dict[str, Any]:
 
 def _require_rgb_in_chunks(page: TiffPage, axes: str) -> None:
     colours = name_of(page.photometric)
-    decoded_to_rgb = colours == "YCBCR" and "JP" in name_of(page.compression)  # by codecs of JPEG and JPEG 2000
+    decoded_to_rgb = colours == "YCBCR" and "JP" in name_of(page.compression)  # by the JPEG and JPEG 2000 codecs
     understood = colours in {"MINISBLACK", "RGB"} or decoded_to_rgb
     if page.dtype != np.uint8 or axes not in {"YX", "YXS", "CYX"} or not understood:
         raise NearlyReadError(f"tiffslide: not 8-bit grey or RGB but {page.dtype} {colours} {axes}")

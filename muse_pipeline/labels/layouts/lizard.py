@@ -24,7 +24,7 @@ KEYS = ("inst_map", "id", "class")
 class Lizard(Layout):
     """``Lizard_Images*/*.png``, ``Labels/*.mat`` and ``info.csv`` with the fold of each picture, at any depth.
 
-    The dataset has no patients, so each fold of ``info.csv`` counts as one.
+    The dataset does not state patients, so each fold of ``info.csv`` counts as one patient.
     """
 
     title = "Lizard"
@@ -74,14 +74,14 @@ def _read_folds(path: Path) -> dict[str, str]:
 
 
 def _read_labels(path: Path) -> tuple[np.ndarray, dict[int, int]]:
-    """Read the instance mask (h, w), and the class of each instance by its number.
+    """Read the instance mask (h, w), and the class codes, keyed by instance number.
 
     Raises:
         LabelError: the file is damaged or has unexpected contents.
     """
     try:
         content = loadmat(path, variable_names=KEYS)
-    except Exception as error:  # SciPy raises many classes on damaged files
+    except Exception as error:  # SciPy may raise many kinds of exceptions on damaged files
         raise LabelError(f"{path}: not readable as a MATLAB file ({one_line(error)}); download it again") from error
     if missing := [key for key in KEYS if key not in content]:
         raise LabelError(f"{path}: has no `{missing[0]}`; use the file as published")

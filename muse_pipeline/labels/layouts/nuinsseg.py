@@ -1,4 +1,4 @@
-"""NuInsSeg: pictures of 31 human and mouse organs, 512 px per side, with nuclei that have no classes."""
+"""NuInsSeg: pictures of 31 human and mouse organs, 512 px per side, in which nuclei have no classes."""
 
 from __future__ import annotations
 

@@ -15,20 +15,20 @@ from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.labels.pictures import AnnotatedPicture, require_mpp
 from muse_pipeline.labels.sources import LabelSource
 
-WORDS = ("Neoplastic", "Inflammatory", "Connective", "Dead", "Epithelial")  # channels of masks.npy; then background
+WORDS = ("Neoplastic", "Inflammatory", "Connective", "Dead", "Epithelial")  # channels of masks.npy, before background
 
 
 @LAYOUTS.register("pannuke")
 class PanNuke(Layout):
     """``images/fold1/{images,types}.npy`` and ``masks/fold1/masks.npy``, and so on for each fold, at any depth.
 
-    The dataset has no patients, so each fold counts as one.
+    The dataset does not state patients, so each fold counts as one patient.
     """
 
     title = "PanNuke"
 
     def samples(self) -> list[Sample]:
-        """Every picture, sorted by path and named after its fold, organ and number."""
+        """Every picture, sorted by path and named after its fold, organ and index."""
         masks = {path.parent.name: path for path in self.find("masks.npy")}
         return [sample for path in self.find("images.npy") for sample in self._list_fold(path, masks)]
 
@@ -55,7 +55,7 @@ class PanNuke(Layout):
         return [Sample(f"{fold}_{organ}_{index:04}", patient, files, index) for index, organ in enumerate(organs)]
 
     def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
-        """Read one picture with its nuclei, as described in ``Layout``, without the rest of the arrays."""
+        """Read one picture with its nuclei, as described in ``Layout``, without loading the rest of the arrays."""
         images, masks, _ = sample.files
         mpp = require_mpp(images, source.mpp)
         pixels = _open_array(images)[sample.index].round().clip(0, 255).astype(np.uint8)

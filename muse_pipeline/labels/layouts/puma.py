@@ -16,7 +16,7 @@ NUCLEI = "_nuclei.geojson"
 class Puma(Layout):
     """``training_set_*_roi_*_nuclei.geojson`` and the TIFF of the same name without ``_nuclei``, at any depth.
 
-    The dataset has no patients, so each picture counts as one.
+    The dataset does not state patients, so each picture counts as one patient.
     """
 
     title = "PUMA"
