@@ -11,8 +11,8 @@ Every run leaves out a site, the labels of NuCLS, and the patients 01, 02 and 04
 also its teacher, for 2,000 steps with `config/train/compact_distilled.yaml`. "narrow" is trained from random weights
 with `config/train/compact_narrow.yaml` for 5,000 steps, with "hand" as its teacher, and "narrow_filled", the kind of
 network that is shipped, continues it for 2,000 steps with "filled" as its teacher. Outlines are not refined by a second
-network. DATA is a folder with brca-m2c/, nucls-cc0/ and tnbc-nuclei/, for "muse" also camelyon16-patches/. A stopped
-run resumes.
+network. DATA is a folder with brca-m2c/, nucls-cc0/ and tnbc-nuclei/, and camelyon16-patches/ for "muse". A stopped run
+resumes.
 """
 
 from __future__ import annotations

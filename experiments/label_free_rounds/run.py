@@ -32,7 +32,7 @@ from muse_pipeline.training.recipe import load_run, train_run
 from muse_pipeline.training.run import Options
 
 RUNS = runs_of(__file__)
-LEAST_SCORE, THRESHOLDS = 0.1, np.arange(0.2, 0.75, 0.05)  # least exported score; thresholds to compare
+LEAST_SCORE, THRESHOLDS = 0.1, np.arange(0.2, 0.75, 0.05)  # minimum exported score; thresholds to compare
 CHANGES = {  # changes to the settings of the recipe
     "recipe": (),
     "drawn": ("detector.export.snap_um=0",),

@@ -52,7 +52,7 @@ def sites_but(sites: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def find_nuclei(images: Path, results: Path) -> list[Path]:
-    """Run the pictures of the training sites without labels, and return the folder of each picture's results."""
+    """Find the nuclei of the training pictures with `label_free`, and return the folder of each picture's results."""
     paths = [path for path in list_pictures(images) if not any(word in path.name for word in sites_but(LEARNT))]
     if not (results / "report.html").is_file():
         options = ["--mpp", str(MPP), "--mode", "label-free", "--features", "all", "--no-viewer", "-o", results]

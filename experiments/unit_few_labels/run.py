@@ -56,7 +56,7 @@ NUCLEUS = NucleusClass("Nucleus", (128, 64, 192))  # the class of UNIT's detecto
 ARMS = (
     "tnbc-0-unit-detector",
     *(f"tnbc-{n}-{start}" for n in N_LABELLED for start in STARTS),
-    *(f"a7-{n}-{start}" for n in N_LABELLED for start in STARTS if start != "unit-detector"),  # has one class
+    *(f"a7-{n}-{start}" for n in N_LABELLED for start in STARTS if start != "unit-detector"),  # UNIT has one class
 )
 Crop = tuple[str, str, np.ndarray, np.ndarray]  # name, patient, pixels and instances
 
