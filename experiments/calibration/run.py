@@ -151,7 +151,7 @@ def pooled(sites: Iterable[LeftOut]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def describe(site: LeftOut, prob: np.ndarray) -> dict:
-    """Calibration of probabilities, with its interval over patients, and log loss."""
+    """Calibration of probabilities, with its interval bootstrapped over patients, and log loss."""
     names = np.unique(site.picture)
     by_picture = np.stack(
         [count_calibration(prob[site.picture == name], site.label[site.picture == name]).values for name in names]

@@ -132,7 +132,7 @@ def aji(sums: np.ndarray) -> np.ndarray:
 
 
 def mean_of_seeds(runs: list[dict], name: str) -> tuple[np.ndarray, list[str], int] | None:
-    """Counts (N, 5) of crops, averaged over runs; the crops' patients; and the number of runs. None without runs."""
+    """Counts (N, 5) of crops, averaged over runs; the crops' patients; and the number of runs; None if it is 0."""
     if not runs:
         return None
     values = np.mean([[row[1:] for row in run["crops"][name].values()] for run in runs], 0)

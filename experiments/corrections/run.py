@@ -178,7 +178,7 @@ def read(sources: Sequence[LabelSource], config: DetectorConfig) -> list[Labelle
 
 
 def render_table() -> str:
-    """Mean class F1 over seeds, and its difference from `compact` with an interval over regions and patients."""
+    """Mean class F1 over seeds, and the bootstrapped interval of its difference from `compact`."""
     runs = read_runs(RUNS)
     header = "| | seeds | corrected regions | held-out regions | change (95 %) | breast | change (95 %) |"
     rows = [header, "|---|---|---|---|---|---|---|"]

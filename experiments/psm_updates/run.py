@@ -42,7 +42,8 @@ Mask = Callable[[np.ndarray, float], Callable[[np.ndarray], np.ndarray]]
 
 
 def as_instances(mask: Mask) -> Fit:
-    """A fit that finds instances: connected components, and the mask cut by its depth and its haematoxylin."""
+    """A fit that finds instances: connected components, keyed "", and the mask cut by depth and stain, keyed ",
+    cut"."""
 
     def fit(pixels: np.ndarray, mpp: float) -> Find:
         fitted, stains = mask(pixels, mpp), blend_stains(macenko(pixels))

@@ -47,7 +47,7 @@ TITLES = {
 
 
 def sites_but(sites: tuple[str, ...]) -> tuple[str, ...]:
-    """Parts of names by which the pictures of all other sites are excluded."""
+    """Words for ``exclude`` that match the names of all pictures except those of ``sites``."""
     return tuple(f"TCGA-{site}-" for site in (*LEARNT, *JUDGED) if site not in sites)
 
 
@@ -61,7 +61,7 @@ def find_nuclei(images: Path, results: Path) -> list[Path]:
 
 
 def make_sources(arm: str, slides: list[Path]) -> tuple[NucleusSource, ...]:
-    """The sources of an arm: pictures, with their partners except for MUSE."""
+    """The sources of an arm: the pictures and, unless the arm is MUSE, their partners."""
     sources = []
     for slide in slides:
         source = {"store": slide / "image-500nm.zarr", "proposals": slide / "nuclei.parquet"}

@@ -187,7 +187,7 @@ def render_tables(runs: list[dict]) -> str:
 
 
 def render_table(task: str, runs: Sequence[dict], title: str, measures: dict[str, Callable], digits: str) -> str:
-    """The table of one task, with 95 % intervals over patients."""
+    """The table of one task, with 95 % intervals bootstrapped over patients."""
     heads = [f"{name} | less random weights (95 %)" for name in measures]
     rows = [f"| {title}, labelled | start | runs | {' | '.join(heads)} |", "|---" * (3 + 2 * len(heads)) + "|"]
     for arm in [arm for arm in ARMS if arm.startswith(f"{task}-")]:
