@@ -42,8 +42,7 @@ Mask = Callable[[np.ndarray, float], Callable[[np.ndarray], np.ndarray]]
 
 
 def as_instances(mask: Mask) -> Fit:
-    """A fit that finds instances: connected components, keyed "", and the mask cut by depth and stain, keyed ",
-    cut"."""
+    """A fit that finds instances: connected components, as "", and the mask cut by depth and stain, as ", cut"."""
 
     def fit(pixels: np.ndarray, mpp: float) -> Find:
         fitted, stains = mask(pixels, mpp), blend_stains(macenko(pixels))
