@@ -3,7 +3,7 @@
     muse demo-slide demo --area-mm2 25 --mpp 0.25 && muse run demo/demo.svs -o results
     python benchmarks/artefact_costs.py results/demo
 
-One thread; the start of the process is left out.
+Everything runs in one thread, and the start of the process is not counted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lossless codecs on real tissue: bytes and processor seconds per mm2 of a store's chunks, one thread.
+"""Lossless codecs on real tissue: bytes and processor seconds per mm2 of a store's chunks, in one thread.
 
     python benchmarks/codecs.py PICTURE... [--mpp 0.5]
 
@@ -30,7 +30,7 @@ CODECS = {
 
 
 def read_chunks(pictures: list[Path], chunk_px: int = 512) -> list[np.ndarray]:
-    """Chunks (3, 512, 512) out of the pictures, whole ones only."""
+    """Whole chunks (3, chunk_px, chunk_px) cut from the pictures, laid side by side."""
     side = 480
     tiles = [np.asarray(Image.open(path).convert("RGB")) for path in pictures]
     tiles = [tile[:side, :side] for tile in tiles if min(tile.shape[:2]) >= side]
@@ -45,7 +45,7 @@ def read_chunks(pictures: list[Path], chunk_px: int = 512) -> list[np.ndarray]:
 
 
 def measure(codec, chunks: list[np.ndarray], mm2: float) -> tuple[float, float, float]:
-    """MB, and the processor seconds of encoding and decoding, per mm2."""
+    """MB, and processor seconds for encoding and for decoding, each per mm2."""
     started = time.process_time()
     encoded = [codec.encode(chunk) for chunk in chunks]
     middle = time.process_time()

@@ -1,9 +1,10 @@
-"""How long Snakemake plans a cohort before anything runs, and how much memory that takes.
+"""How long Snakemake takes to plan a cohort before anything runs, and how much memory that needs.
 
     python benchmarks/cohort_plan.py OUT_DIR [--slides 1000 10000] [--output cohort_plan.json]
 
-The slides are empty files: a plan opens none. Every cohort is planned three times with `snakemake --dry-run`: as it is
-new, in the first of ten batches of the report's inputs, and cut to a tenth by its sheet.
+The slides are empty files, because planning opens no slide. Every cohort is planned three times with `snakemake
+--dry-run`: as a new cohort, in the first of ten batches of the report's inputs, and with a sheet of a tenth of the
+slides.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ SNAKEFILE = Path(__file__).parents[1] / "Snakefile"
 
 
 def main() -> None:
-    """Plan every cohort, print and write."""
+    """Plan every cohort, and print and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="OUT_DIR")
     parser.add_argument("--slides", type=int, nargs="+", default=[1000, 10_000])
@@ -44,7 +45,7 @@ def main() -> None:
 
 
 def draw_cohort(folder: Path, n_slides: int) -> None:
-    """A folder of empty slides, their sheet, and a sheet of a tenth of them."""
+    """Write a folder of empty slides, their sheet, and a sheet of a tenth of them."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "slides").mkdir(parents=True)
     names = [f"S{number:05d}" for number in range(n_slides)]
@@ -57,9 +58,9 @@ def draw_cohort(folder: Path, n_slides: int) -> None:
 
 
 def plan(folder: Path, arguments: list[str]) -> dict:
-    """What one dry run costs: seconds of processor until its table of jobs and in all, peak memory, jobs.
+    """Costs of a dry run: processor seconds until its table of jobs and in total, peak memory, and number of jobs.
 
-    After the table a dry run spells every job out, which a run does as it goes.
+    After the table, a dry run prints the details of every job; a real run prints them when the job starts.
     """
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--configfile", "config.yaml"]
     command += ["--cores", "1", "--dry-run", "--quiet", "rules", *arguments]

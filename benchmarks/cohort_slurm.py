@@ -2,8 +2,8 @@
 
     python benchmarks/cohort_slurm.py OUT_DIR [--slides 100 500] [--per-job 1 50] [--output cohort_slurm.json]
 
-Slurm is one of the tests' (tests/support/slurm.py), with real commands and a real controller. Its nodes are drained,
-so that jobs are submitted and none begins; the slides are empty files. All jobs are submitted at once (`--jobs`).
+Slurm is set up as in the tests (tests/support/slurm.py), with the real commands and controller. Its nodes are drained,
+so that jobs are submitted but none starts; the slides are empty files. All jobs are submitted at once (`--jobs`).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ sys.path.insert(0, str(TOP / "tests/support"))
 
 from slurm import Slurm  # noqa: E402
 
-SETTLED_S = 30  # without a further call
+SETTLED_S = 30  # seconds without a call after which submission counts as complete
 
 
 def main() -> None:
-    """Submit every cohort, print and write."""
+    """Submit every cohort, and print and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="OUT_DIR")
     parser.add_argument("--slides", type=int, nargs="+", default=[100, 500])
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def note_calls(slurm: Slurm) -> Path:
-    """The file to which every call of `sbatch` adds its time."""
+    """Wrap `sbatch` in a script that appends the start time of every call to a file, and return that file."""
     calls, script = slurm.folder / "calls", slurm.folder / "bin/sbatch"
     script.write_text(f'#!/bin/sh\ndate +%s.%N >> {calls}\nexec {shutil.which("sbatch")} "$@"\n', "ascii")
     script.chmod(0o755)
@@ -65,7 +65,7 @@ def note_calls(slurm: Slurm) -> Path:
 
 
 def submit(slurm: Slurm, folder: Path, calls: Path, n_slides: int, per_job: int) -> dict:
-    """Submit a cohort, and end it once all of its jobs of slides wait for a node."""
+    """Submit a cohort, end the run once no further jobs are submitted, and return its figures."""
     calls.write_text("")
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--configfile", "config.yaml"]
     command += ["--workflow-profile", str(TOP / "profiles/slurm"), "--jobs", str(n_slides)]

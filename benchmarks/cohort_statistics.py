@@ -3,7 +3,7 @@
     muse demo-slide demo --area-mm2 8 --mpp 0.25 && muse run demo/demo.svs -o results --features all
     python benchmarks/cohort_statistics.py results/demo --slides 1000
 
-Two slides a patient, half of the patients in each group.
+Every patient has two slides, and half of the patients are in each of two groups.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from muse_pipeline.nuclei.parquet import read_provenance
 
 
 def main() -> None:
-    """Link, compare, print."""
+    """Link the slide under all names, run both commands, and print their costs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("slide", type=Path, help="results of a slide with all features")
     parser.add_argument("--slides", type=int, default=1000, metavar="N")

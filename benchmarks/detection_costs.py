@@ -1,9 +1,9 @@
-"""What detection of a slide costs beside its network's nuclei: halo and glass that are run, and reading and cutting.
+"""Costs of detection beyond running the model on tissue: halo and glass that are run too, and reading and cutting.
 
     python benchmarks/detection_costs.py RESULTS/SLIDE [--sides 512 1024 2048] [--threads 2]
 
-On a processor the part of each window that holds tissue is run, with its halo. A larger window has less halo, and a
-part that fits the tissue less closely. Seconds are the processor's, of detection with a network that finds nothing.
+On a CPU, the part of each window that contains tissue is run, with its halo. A larger window has less halo, but its
+part fits the tissue less closely. Seconds are processor seconds of detection with a network that does nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from muse_pipeline.tissue.stain import IDENTITY
 
 
 def main() -> None:
-    """Print the area by the side of a window, then the seconds of three runs."""
+    """Print the area that is run for each side of a window, then the seconds of three detections."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="RESULTS/SLIDE")
     parser.add_argument("--model", default="compact")
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def area_run(predictor: Predictor, side_px: int, tissue: TissueMask, info: SlideInfo) -> tuple[int, float]:
-    """Windows of this side, and the mm2 that the model runs in them."""
+    """Number of windows with sides of ``side_px``, and the mm2 that the model runs in them."""
     card = predictor.card
     predictor.card = replace(card, input_px=side_px)
     sizes = plan_windows(predictor, tissue, work_size_px(info.size_px, info.mpp, card.mpp))[:, 2:]
@@ -60,7 +60,7 @@ def area_run(predictor: Predictor, side_px: int, tissue: TissueMask, info: Slide
 
 
 def plan_windows(predictor: Predictor, tissue: TissueMask, size_px: tuple[int, int]) -> np.ndarray:
-    """Windows of all shards of a slide: corner, width and height (N, 4) in work pixels.
+    """The parts of all windows of a slide that are run: corner, width and height (N, 4) in work px.
 
     Args:
         predictor: the model.
@@ -82,7 +82,7 @@ def plan_windows(predictor: Predictor, tissue: TissueMask, size_px: tuple[int, i
 
 
 class Blind:
-    """A session that takes the pixels and finds nothing."""
+    """A session that ignores its input and finds nothing."""
 
     def __init__(self, predictor: Predictor):
         card = predictor.card
@@ -90,12 +90,12 @@ class Blind:
         self._shapes = widths | {"embedding": (card.embedding_dim,)}
 
     def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """No nuclei in any window."""
+        """Outputs without a nucleus in any window."""
         return [np.zeros((len(inputs["pixels"]), 0, *self._shapes[name]), np.float32) for name in outputs]
 
 
 def time_without_network(predictor: Predictor, files: SlideFiles, threads: int) -> float:
-    """Processor seconds of detection by a blind session."""
+    """Processor seconds of detection by a predictor whose session is ``Blind``."""
     store = open_store(files.store(predictor.card.mpp))
     with tempfile.TemporaryDirectory() as folder:
         started, finder = time.process_time(), ModelFinder(predictor, IDENTITY)

@@ -1,11 +1,12 @@
-"""Draw the 40x slides on which speed is measured, and say what drawing them cost.
+"""Synthesise the 40x slides on which speed is measured, and print the time that this takes.
 
     python benchmarks/draw_slides.py OUT_DIR [--areas-mm2 20 100] [--sides-px 40000 90000] [--threads 2]
     python benchmarks/draw_slides.py OUT_DIR --areas-mm2 15 --sides-px 31623 --repeat-px 100000
 
-Every slide gets a folder of its own, OUT_DIR/20mm2 and so on, as `muse demo-slide` writes it; with --sides-px each on a
-square glass of that many pixels (up to whole blocks of 1,024). With --repeat-px each is also laid side by side over a
-glass of that many pixels, in OUT_DIR/20mm2-repeated: a large slide in seconds, since its tiles are copied as they are.
+Every slide is written as by `muse demo-slide` into a separate folder, OUT_DIR/20mm2 and so on. With --sides-px, each
+lies on a square glass of this side in pixels, rounded up to whole blocks of 1,024. With --repeat-px, copies of each are
+also laid side by side over a glass of this side, in OUT_DIR/20mm2-repeated. This takes only seconds, because compressed
+tiles are copied.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MPP = 0.25
 
 
 def main() -> None:
-    """Draw them one after the other."""
+    """Write the slides one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="OUT_DIR")
     parser.add_argument("--areas-mm2", type=float, nargs="+", default=[20.0, 100.0])
@@ -47,7 +48,7 @@ def main() -> None:
 
 
 def lay_out(folder: Path, area_mm2: float, field_mm2: float = 4.0, threads: int = 2) -> None:
-    """Write a slide of about ``area_mm2`` of tissue into ``folder``: one drawn field, side by side."""
+    """Write a slide with about ``area_mm2`` of tissue into ``folder``, made of copies of one synthetic field."""
     field = folder.with_name(f"field-{field_mm2:g}mm2")
     if not (field / "demo.svs").is_file():
         write_demo(field, field_mm2, MPP, threads=threads)
@@ -58,7 +59,7 @@ def lay_out(folder: Path, area_mm2: float, field_mm2: float = 4.0, threads: int 
 
 
 def repeat_slide(folder: Path, repeated: Path, n_blocks: int) -> None:
-    """Lay copies of a drawn slide side by side over ``n_blocks`` by ``n_blocks`` blocks; the last are cut off."""
+    """Lay copies of a slide side by side over ``n_blocks`` by ``n_blocks`` blocks; the outermost are cut off."""
     side = n_blocks * BLOCK_PX
     tiled = {"photometric": "ycbcr", "compression": "jpeg", "subsampling": (2, 2), "tile": (TILE_PX, TILE_PX)}
     plain = {"metadata": None, "software": False}
@@ -85,7 +86,7 @@ def repeat_slide(folder: Path, repeated: Path, n_blocks: int) -> None:
 
 
 def _repeat_tiles(page: tifffile.TiffPage, n: int) -> Iterator[bytes]:
-    """The compressed tiles of ``n`` by ``n``, from those of a level that is whole tiles wide and high."""
+    """Yield ``n`` by ``n`` compressed tiles by repeating those of a level, which must consist of whole tiles."""
     rows, columns = (side // TILE_PX for side in page.shape[:2])
     for row in range(n):
         for column in range(n):
@@ -100,7 +101,7 @@ def _repeat(picture: np.ndarray, side: int) -> np.ndarray:
 
 
 def _encode_tiles(picture: np.ndarray) -> Iterator[bytes]:
-    """The compressed tiles of a small level, white beyond its end."""
+    """Yield the compressed tiles of a small level, padded with white."""
     missing = -len(picture) % TILE_PX
     padded = np.pad(picture, ((0, missing), (0, missing), (0, 0)), constant_values=255)
     for y in range(0, len(padded), TILE_PX):

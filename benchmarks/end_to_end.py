@@ -1,13 +1,14 @@
-"""Seconds from slide to GeoJSON by tissue area: fits a + b x mm2 and says where the time goes.
+"""Seconds from slide to GeoJSON by tissue area, as a fit of a + b x mm2, and where the time is spent.
 
     python benchmarks/end_to_end.py bench --areas-mm2 20 100 --cores 2 --output bench/end_to_end.json
     python benchmarks/end_to_end.py bench --way "muse run" --no-viewer --output bench/end_to_end.json
 
-Draws a field of tissue once, lays it side by side to slides of each area, and runs the workflow or `muse run` on them,
-as a user does, with each model in turn. In the same run it measures, on the same number of threads, what nobody can do
-without: bare calls of the model on exactly the windows used, and bare reading of exactly the level-0 blocks that hold
-tissue. What is left of b is our own cost, and R is the whole run over these two, in seconds of the clock and, step by
-step, of the processor, which hardly depend on what else the machine is doing.
+One field of tissue is synthesised, and copies of it are laid side by side into a slide of each area. The workflow or
+`muse run` then runs on the slides as for a user, with each model in turn. The unavoidable costs are measured on the
+same number of threads: bare calls of the model on exactly the windows used, and bare reading of exactly the level-0
+blocks that contain tissue. The rest of b is the cost of the pipeline itself. R is the ratio of the whole run to these
+two costs together, in wall seconds and, for each step, in processor seconds, which hardly depend on other work on the
+machine.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ BLOCK_PX = 2048
 
 
 def main() -> None:
-    """Measure every area, fit, print and write."""
+    """Measure every area, and print and write the figures and the fits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="OUT_DIR", help="slides are drawn here unless it has them")
     parser.add_argument("--areas-mm2", type=float, nargs="+", default=[20.0, 100.0])
@@ -66,7 +67,7 @@ def main() -> None:
 
 
 def fit(rows: list[dict]) -> dict[str, dict[str, float]]:
-    """The a and b of a + b x mm2 for each kind of seconds; of one slide, all of it is b."""
+    """The coefficients a and b of a + b x mm2 for each kind of seconds; with a single slide, a is 0."""
     area, fits = [row["tissue_mm2"] for row in rows], {}
     for name in (name for name in rows[0] if name.endswith("seconds")):
         b, a = np.polyfit(area, [row[name] for row in rows], 1) if len(rows) > 1 else (rows[0][name] / area[0], 0.0)
@@ -75,7 +76,7 @@ def fit(rows: list[dict]) -> dict[str, dict[str, float]]:
 
 
 def measure(folder: Path, model: str, cores: int, way: str, viewer: bool) -> dict:
-    """One slide: the whole run into a fresh folder, then the bare costs."""
+    """Figures of one slide: the whole run into an empty folder, then the bare costs."""
     results = folder / "results"
     shutil.rmtree(results, ignore_errors=True)
     chosen = ["--config", f"slides={folder}/slides.tsv", f"output={results}", f"model={model}", f"viewer={viewer}"]
@@ -120,33 +121,33 @@ def measure(folder: Path, model: str, cores: int, way: str, viewer: bool) -> dic
 
 
 def with_bytecode(folder: Path) -> dict[str, str]:
-    """The environment of a run that finds its modules compiled, in ``folder``, as after an installation."""
+    """The environment of a run whose modules are compiled, as after an installation; bytecode is in ``folder``."""
     cache = {"PYTHONPYCACHEPREFIX": str(folder.resolve() / "bytecode"), "PYTHONDONTWRITEBYTECODE": ""}
     return {**os.environ, **cache}
 
 
 def compile_package(folder: Path, tree: Path = ROOT) -> None:
-    """Compile the modules of a source tree for ``with_bytecode``, so that no measured process does."""
+    """Compile the modules of a source tree for ``with_bytecode``, so that no measured process has to."""
     command = [sys.executable, "-m", "compileall", "-q", str(tree.resolve() / "muse_pipeline")]
     subprocess.run(command, env=with_bytecode(folder), check=True)
 
 
 def children_seconds() -> float:
-    """What all processes that were started from here, and have ended, have used of the processor."""
+    """Processor seconds of all child processes that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def bare_run(model: str, slide: Path, threads: int) -> tuple[float, float, float]:
-    """Seconds and the processor's of `Predictor.run` on parts as large as those of the slide, and their mm2.
+    """Wall and processor seconds of `Predictor.run` on parts as large as those of the slide, and the parts' mm2.
 
-    One call per thread; of many parts every n-th is run.
+    Each thread makes one call at a time. If there are many parts, a sample of them is run and extrapolated.
     """
     predictor = Predictor(find_model(model))
     card, info = predictor.card, read_info(slide / "slide.json")
     size_px = work_size_px(info.size_px, info.mpp, card.mpp)
     sizes = plan_windows(predictor, TissueMask.load(slide / "tissue.npz"), size_px)[:: card.batch, 2:]
-    sizes = sizes[np.argsort(-sizes.prod(1), kind="stable")]  # so that a sample has some of every size
+    sizes = sizes[np.argsort(-sizes.prod(1), kind="stable")]  # so that a sample contains parts of every size
     pixels = np.random.default_rng(0).integers(0, 256, (card.batch, card.input_px, card.input_px, 3), np.uint8)
 
     def run(size: np.ndarray) -> None:
@@ -155,7 +156,7 @@ def bare_run(model: str, slide: Path, threads: int) -> tuple[float, float, float
 
     sample = sizes[:: max(len(sizes) // 40, 1)]
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(run, sample[:threads]))  # warm
+        list(pool.map(run, sample[:threads]))  # the first calls are slower
         started, used = time.monotonic(), time.process_time()
         list(pool.map(run, sample))
         seconds, processor_seconds = time.monotonic() - started, time.process_time() - used
@@ -164,7 +165,7 @@ def bare_run(model: str, slide: Path, threads: int) -> tuple[float, float, float
 
 
 def bare_reading(slide: Path, threads: int) -> tuple[float, float]:
-    """Seconds and the processor's of `read_region` of every level-0 block that holds tissue."""
+    """Wall and processor seconds of `read_region` for every level-0 block that contains tissue."""
     info, tissue = read_info(slide / "slide.json"), TissueMask.load(slide / "tissue.npz")
     rows, columns = np.nonzero(tissue.mask)
     xy = np.stack([columns, rows], 1) * tissue.mask_mpp / info.mpp

@@ -3,7 +3,7 @@
     muse demo-slide demo --area-mm2 25 --mpp 0.25 && muse run demo/demo.svs -o results --features none
     python benchmarks/feature_costs.py results/demo --threads 2
 
-Seconds are the processor's of all threads, start included; on two free cores the clock shows about half of them.
+Seconds are processor seconds of all threads, including the start; on two idle cores, wall time is about half of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from muse_pipeline.tissue.mask import TissueMask
 
 
 def main() -> None:
-    """Measure every set, print a line for each."""
+    """Measure every set of features, and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("slide", type=Path, help="results of a slide, with its shards and its image")
     parser.add_argument("--threads", type=int, default=2)
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def measure(slide: Path, chosen: str, threads: int) -> dict[str, float]:
-    """Seconds and peak memory of one process."""
+    """Processor seconds and peak memory of one process."""
     (store,) = slide.glob("image-*.zarr")
     with tempfile.TemporaryDirectory() as folder:
         words = ["--info", slide / "slide.json", "--tissue", slide / "tissue.npz", "--store", store]

@@ -1,9 +1,10 @@
-"""How long Snakemake takes where a cohort is finished, and until it starts the first job of a slide that is added.
+"""How long Snakemake takes if a cohort is finished, and until it starts the first job of a slide that is added.
 
     python benchmarks/finished_cohort.py OUT_DIR [--slides 1000 10000] [--output finished_cohort.json]
 
-One drawn slide is run. Its results and Snakemake's records of them are copied under other names, with the names in them
-changed and the times kept; a first run plans them all and writes the report. Files without a name in them are links.
+One synthetic slide is run. Its results and Snakemake's records of them are copied under other names, which replace the
+original name in the files; modification times are kept. A first run plans all slides and writes the report. Files that
+do not contain the name are hard links.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ sys.path.insert(0, str(TOP / "tests/support"))
 from workflow_runs import draw_stained_slide, snakemake_command, write_config, write_sheet  # noqa: E402
 
 FIRST = "S00000"
-MOST_LINKS = 20_000  # of a file
+MOST_LINKS = 20_000  # maximum number of links to a file
 
 
 def main() -> None:
-    """Measure every cohort, print and write."""
+    """Measure every cohort, and print and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="OUT_DIR")
     parser.add_argument("--slides", type=int, nargs="+", default=[1000, 10_000])
@@ -63,7 +64,7 @@ def main() -> None:
 
 
 def write_rows(folder: Path, n_slides: int) -> None:
-    """The sheet of so many slides."""
+    """Write the sheet of ``n_slides`` slides."""
     names = [f"S{number:05d}" for number in range(n_slides)]
     write_sheet(folder / "slides.tsv", [{"slide_id": name, "path": f"slides/{name}.tif"} for name in names])
 
@@ -94,7 +95,7 @@ def copy_slide(folder: Path, n_slides: int) -> None:
             else:
                 links[path] = shutil.copy(path, copy)
             keep_time(path, copy)
-        # The summary is of these nuclei, in which the slide has its name.
+        # The summary contains the checksum of the nuclei, which changes with the slide's name.
         summary, of_these = results / "summary.json", footer_checksum(results / "nuclei.parquet").encode()
         summary.write_bytes(summary.read_bytes().replace(checksum, of_these))
         keep_time(first / "summary.json", summary)
@@ -106,13 +107,13 @@ def copy_slide(folder: Path, n_slides: int) -> None:
 
 
 def keep_time(path: Path, copy: Path) -> None:
-    """Give a copy the time of its original."""
+    """Give a copy the modification time of its original."""
     time_ns = path.stat().st_mtime_ns
     os.utime(copy, ns=(time_ns, time_ns))
 
 
 def run(folder: Path, first_job: Path | None = None) -> dict[str, float]:
-    """Seconds and peak memory of one run, and seconds until a file is there that its first job writes."""
+    """Seconds and peak memory of one run, and seconds until ``first_job``, a file that its first job writes, exists."""
     started = time.monotonic()
     with (folder / "output.txt").open("w", encoding="utf-8") as output:
         process = subprocess.Popen(snakemake_command(cores=None), cwd=folder, stdout=output, stderr=subprocess.STDOUT)

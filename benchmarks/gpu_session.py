@@ -1,20 +1,20 @@
-r"""Everything that only a GPU can prove, in one sitting on a machine with PyTorch and no network.
+r"""All measurements that need a GPU, in one session on a machine with PyTorch and no network.
 
-    python benchmarks/gpu_session.py pack --data DATA --work PACKED           pictures as JPEG, before the sitting
+    python benchmarks/gpu_session.py pack --data DATA --work PACKED           pictures as JPEG, before the session
     python benchmarks/gpu_session.py forward tests runs pretraining precision resume processes long \
         --data PACKED --work WORK --output gpu.json
 
-Every section adds rows to the JSON at once, so that a sitting that is cut short leaves what it measured. Without a GPU
-the sections run on the CPU at a small size, as a test of the script.
+Every section adds its rows to the JSON file at once, so an interrupted session keeps what it has measured. Without a
+GPU, the sections run on the CPU at a small size, to test the script.
 
-forward     mm2/s of a detector by runtime, precision and batch, and how many nuclei are those of fp32 on the CPU
-runs        `muse run` of drawn slides by provider: seconds per step, nuclei, F1 on the drawn truth
+forward     mm2/s of a detector by runtime, precision and batch, and how many nuclei agree with fp32 on the CPU
+runs        `muse run` of synthetic slides by provider: seconds per step, number of nuclei, and F1
 tests       the tests of methods and training with every CPU device replaced by the GPU
 pretraining sets/s of MUSE with one batch repeated and with loaders, and the share of time that the GPU waits
 precision   losses in bf16 and fp32 over the same steps
-resume      a run that is killed and continued beside one that is not
-processes   gradients and rows shared by two processes on one GPU, beside one process
-long        a pretraining of ViT-S/16 for --seconds, and the classes of held nuclei by their neighbours before and after
+resume      a run that is killed and continued, compared with one that is not
+processes   gradients and rows shared by two processes on one GPU, compared with one process
+long        a pretraining of ViT-S/16 for --seconds, and kNN classification of held-out nuclei before and after
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ COMPACT = ["backbone=muse_compact_64"]
 
 
 def main() -> None:
-    """Run the sections in the order given."""
+    """Run the sections in the given order."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="+", choices=["pack", *SECTIONS, "victim"])
     parser.add_argument("--data", type=Path, required=True)
@@ -95,7 +95,7 @@ def main() -> None:
                 rows.append({"section": section, **{name: rounded(value) for name, value in row.items()}})
                 print(json.dumps(rows[-1]), flush=True)
                 write_json(args.output, rows)
-        except Exception as error:  # the next section may still be worth its minutes
+        except Exception as error:  # the next section may still succeed
             rows.append({"section": section, "error": repr(error)[:400]})
             print(json.dumps(rows[-1]), flush=True)
         print(f"{section}: {time.monotonic() - begun:.0f} s", flush=True)
@@ -103,12 +103,12 @@ def main() -> None:
 
 
 def rounded(value: object) -> object:
-    """A number with four digits, so that the JSON can be read."""
+    """A float rounded to four digits, to keep the JSON readable; any other value unchanged."""
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def pack(data: Path, folder: Path) -> None:
-    """Write the pictures as JPEG and the labels of the evaluation, a quarter of the bytes."""
+    """Write the pictures as JPEG, which takes a quarter of the bytes, and the labels for the evaluation."""
     for name in PACKED:
         for path in sorted((data / name).rglob("*")):
             if path.suffix.lower() in {".png", ".jpg", ".tif"} and not {"instances", "regions"} & {*path.parts}:
@@ -119,7 +119,7 @@ def pack(data: Path, folder: Path) -> None:
 
 
 def machine(_args: argparse.Namespace) -> Iterator[dict]:
-    """Yield what measures."""
+    """Yield the hardware and the versions."""
     name = torch.cuda.get_device_name() if ON_GPU else "none"
     yield {"gpu": name, "cores": CORES, "torch": torch.__version__, "cuda": torch.version.cuda}
 
@@ -152,7 +152,7 @@ def forward(args: argparse.Namespace) -> Iterator[dict]:
 
 
 def speed(predictor: Predictor, pixels: np.ndarray, owned: float, repeats: int) -> dict:
-    """mm2/s of the graph with pixels from and results to the host; of PyTorch also of the device alone."""
+    """mm2/s of the graph, including copies from and to the host; with PyTorch, also on the device only."""
     mm2 = len(pixels) * owned
     row = {"mm2/s": mm2 / median_seconds(lambda: predictor.run(predictor.outputs, pixels, IDENTITY), repeats)}
     if predictor.device and ON_GPU:
@@ -168,7 +168,7 @@ def speed(predictor: Predictor, pixels: np.ndarray, owned: float, repeats: int) 
 
 
 def median_seconds(call: Callable[[], object], repeats: int) -> float:
-    """Median seconds of a call and of what it starts on the device; one call goes before."""
+    """Median seconds of a call until the device has finished, after one call that is not counted."""
     seconds = []
     for _ in range(repeats + 1):
         begun = time.perf_counter()
@@ -180,7 +180,7 @@ def median_seconds(call: Callable[[], object], repeats: int) -> float:
 
 
 def runs(args: argparse.Namespace) -> Iterator[dict]:
-    """Yield a row per drawn slide and provider."""
+    """Yield a row per synthetic slide and provider."""
     slides = args.work / "slides"
     draw = [ROOT / "benchmarks/draw_slides.py", slides, "--areas-mm2", args.mm2, "--repeat-px", args.glass_px]
     if not slides.is_dir():
@@ -218,7 +218,7 @@ def evaluate(nuclei: Path, truth: Path, scores: Path) -> dict:
 
 
 def call(command: list) -> None:
-    """Run a command of this checkout; its output is shown where it fails."""
+    """Run a command of this checkout; if it fails, the error contains its output."""
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}, check=False
@@ -242,7 +242,7 @@ def tests(args: argparse.Namespace) -> Iterator[dict]:
 
 
 def pytest_collection_finish(session: object) -> None:
-    """Give every training of the tests that asks for the CPU the GPU; pytest calls this in its plug-ins."""
+    """Move every training of the tests that requests the CPU to the GPU; pytest calls this hook."""
     from muse_pipeline.training import devices
 
     original = devices.open_fabric
@@ -256,10 +256,10 @@ def pytest_collection_finish(session: object) -> None:
 
 
 class OneBatch(MuseStage):
-    """The same batch at every step, so that no step waits for data."""
+    """A stage with the same batch at every step, so that no step waits for data."""
 
     def batches(self, data: object, device: torch.device) -> Callable[[int], object]:
-        """The first batch."""
+        """A function that always returns the first batch."""
         first = super().batches(data, device)(0)
         return lambda _number: first
 
@@ -267,11 +267,11 @@ class OneBatch(MuseStage):
 def pretrain(
     args: argparse.Namespace, name: str, changes: list[str], loaders: int, stage: type[MuseStage] = MuseStage
 ) -> tuple[dict, Path, list[float]]:
-    """Run a pretraining on the tissue of ``DATA`` without site A7; returns a row, its checkpoint and its losses."""
+    """Pretrain on the tissue in ``args.data`` without site A7, and return a row, the checkpoint and the losses."""
     _, config = load_run(ROOT / "config/train/muse_pretrain.yaml", args.data, changes, only=MuseConfig)
     config = unlabelled(config, args.data)
     folder, shared = args.work / name, args.work / INDEX
-    if shared.is_dir() and not (folder / INDEX).is_dir():  # the nuclei of the pictures, found once
+    if shared.is_dir() and not (folder / INDEX).is_dir():  # the nuclei of the pictures are found only once
         shutil.copytree(shared, folder / INDEX)
     times, losses = [], []
 
@@ -295,7 +295,7 @@ def pretrain(
 
 
 def unlabelled(config, data: Path):
-    """The settings with all tissue of ``data`` as sources, without site A7, which is held back."""
+    """The settings with all tissue in ``data`` as sources, except site A7, which is held out."""
     breast, *_ = config.sources
     more = [
         ("camelyon16-patches/normal", 0.25, "^([a-z]+_[0-9]+)"),
@@ -312,12 +312,12 @@ def unlabelled(config, data: Path):
 
 
 def steps(count: int) -> list[str]:
-    """Settings of a run of this many steps that logs each."""
+    """Settings of a run of ``count`` steps that logs every step."""
     return [f"schedule.steps={count}", "schedule.log_every=1", "schedule.save_every=1000000"]
 
 
 def pretraining(args: argparse.Namespace) -> Iterator[dict]:
-    """Yield rows of both backbones and two batches."""
+    """Yield a row for each backbone and batch size."""
     count = 40 if ON_GPU else 3
     for name, network, batches in (("vit_s_16", VIT, (64,)), ("compact_64", COMPACT, (64, 256))):
         for batch in batches if ON_GPU else (2,):
@@ -353,7 +353,7 @@ def resume_settings() -> list[str]:
 
 
 def resume(args: argparse.Namespace) -> Iterator[dict]:
-    """Yield how far the weights of a killed and continued run are from those of one that was not."""
+    """Yield how far the weights of a killed and continued run are from those of an uninterrupted run."""
     _, whole, _ = pretrain(args, "whole", resume_settings(), 0)
     _, again, _ = pretrain(args, "again", resume_settings(), 0)
     command = [sys.executable, __file__, "victim", "--data", args.data, "--work", args.work]
@@ -378,14 +378,14 @@ def resume(args: argparse.Namespace) -> Iterator[dict]:
 
 
 def processes(args: argparse.Namespace) -> Iterator[dict]:
-    """Yield whether two processes on one GPU have the gradient of one."""
+    """Yield whether two processes on one GPU compute the same gradient as one process."""
     file = args.work / "rendezvous"
     file.unlink(missing_ok=True)
     for backend in ("gloo", "nccl") if ON_GPU else ("gloo",):
         try:
             torch.multiprocessing.spawn(share_step, (str(file.with_suffix(f".{backend}")), backend), nprocs=2)
             yield {"backend": backend, "gradient of two processes equals that of one": True}
-        except Exception as error:  # NCCL takes one process per GPU
+        except Exception as error:  # NCCL needs a GPU for each process
             yield {"backend": backend, "error": str(error).strip().splitlines()[-1][:200]}
 
 
@@ -404,7 +404,7 @@ def share_step(rank: int, file: str, backend: str) -> None:
 
 
 def long(args: argparse.Namespace) -> Iterator[dict]:
-    """Yield the held nuclei's classes by their neighbours along a pretraining of ViT-S/16."""
+    """Yield the kNN score on held-out nuclei in the course of a pretraining of ViT-S/16."""
     batch = 128 if ON_GPU else 2
     rate, _, _ = pretrain(args, "rate", [*steps(30 if ON_GPU else 3), f"batch={batch}", *VIT], LOADERS)
     count = max(int(args.seconds * rate["sets/s"] / batch), 4)
@@ -421,7 +421,7 @@ def long(args: argparse.Namespace) -> Iterator[dict]:
     ]  # fmt: skip
 
     class Held(MuseStage):
-        """Scored on the nuclei of site A7 from the start on."""
+        """A stage that is scored on the nuclei of site A7, including before the first step."""
 
         @property
         def _held(self):

@@ -1,8 +1,8 @@
-"""Processor time of one window by several graphs, in turns in one process on one thread, and how alike they are.
+"""Processor time of one window by several graphs, run in turn in one process on one thread, and how well they agree.
 
     python benchmarks/graph_time.py before.onnx compact-int8 --images DATA/brca-m2c/images [--rounds 10]
 
-A window is nine pictures side by side. The first graph is the measure: ratios are medians of those of each turn.
+A window is nine pictures side by side. Ratios are relative to the first graph, as medians over the rounds.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.tissue.stain import IDENTITY
 
 ACROSS = 3
-SAME_PX = 1.0  # two positions that are nearer are of one nucleus
+SAME_PX = 1.0  # two positions that are closer belong to the same nucleus
 
 
 def main() -> None:
-    """Measure and print a line per graph."""
+    """Measure all graphs, and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", metavar="MODEL", help="file or built-in name; windows of one size")
     parser.add_argument("--images", type=Path, required=True)
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def seconds_in_turns(predictors: list[Predictor], windows: list[np.ndarray], rounds: int) -> np.ndarray:
-    """(rounds, P, W) processor seconds of one call; one round more goes before, in which memory is allocated."""
+    """(rounds, P, W) processor seconds of each call; a first round, which allocates memory, is not counted."""
     seconds = np.zeros((rounds + 1, len(predictors), len(windows)))
     for turn in seconds:
         for index, predictor in enumerate(predictors):
@@ -54,7 +54,7 @@ def seconds_in_turns(predictors: list[Predictor], windows: list[np.ndarray], rou
 
 
 def draw_windows(pictures: list[Path], n: int, side_px: int) -> list[np.ndarray]:
-    """``n`` windows (1, side, side, 3) uint8 of nine pictures each, white where these end."""
+    """``n`` windows (1, side, side, 3) uint8 of nine pictures each, white between smaller pictures."""
     part = side_px // ACROSS
     windows = []
     for first in range(0, n * ACROSS**2, ACROSS**2):
@@ -68,13 +68,13 @@ def draw_windows(pictures: list[Path], n: int, side_px: int) -> list[np.ndarray]
 
 
 def run(predictor: Predictor, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (N, 2) in px and scores (N,) of what is found in one window, whose colours are left as they are."""
+    """Positions (N, 2) in px and scores (N,) of the nuclei found in one window, without normalising its stains."""
     (found,) = predictor(window, IDENTITY)
     return found.xy, found.score
 
 
 def compare(expected: list[tuple], found: list[tuple]) -> tuple[int, int]:
-    """How many nuclei were found, and how many of them lie within a pixel of one that was expected, one to one."""
+    """Number of nuclei found, and of those that match an expected one, one to one within ``SAME_PX``."""
     taken = [match_points(xy, score, known, SAME_PX) for (xy, score), (known, _) in zip(found, expected, strict=True)]
     return sum(map(len, taken)), sum(int((one >= 0).sum()) for one in taken)
 

@@ -5,8 +5,8 @@
     git worktree add ../before REVISION
     python benchmarks/run_pairs.py bench/7/demo.svs bench/25/demo.svs --trees ../before .
 
-Wall and processor seconds of the whole run, start-up included, and of each step. The viewer is not written. The machine
-should be idle.
+Prints wall and processor seconds of the whole run, including start-up, and of each step. The viewer is not written. The
+machine should be idle.
 """
 
 from __future__ import annotations

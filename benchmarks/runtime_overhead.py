@@ -2,10 +2,10 @@
 
     python benchmarks/runtime_overhead.py [--backbone muse_vit_s_16_512] [--threads 2] [--provider cpu] [--json FILE]
 
-All run the same windows on the same number of threads. The first bare session uses all threads for one window at a
-time. The pipeline runs one window per thread, so that results do not depend on the number of threads. The second bare
-session does the same, and shows the cost of the pipeline itself. Rounds alternate and the fastest one of each counts,
-because other work on the machine can only slow them down. The weights are random.
+All three ways run the same windows on the same number of threads. The first bare session uses all threads for one
+window at a time. The pipeline runs one window per thread, so that results do not depend on the number of threads. The
+second bare session does the same, and shows the cost of the pipeline itself. The ways are run in turn and the fastest
+round of each counts, because other work on the machine can only slow them down. The weights are random.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     python benchmarks/small_slides.py SLIDE OUT_DIR --trees . ../other-checkout --rounds 2
 
 Cuts crops of equal area, evenly spread over a slide. Several source trees are measured in turn, round by round, so that
-other work on the machine affects all alike. It affects processor seconds, of all processes and threads, the least.
+other work on the machine affects all alike. Processor seconds, of all processes and threads, are affected least.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python -m experiments.appearance.run --data ../shared/data --json confidence.json
 
-For false alarms, a site of BRCA-M2C is left out and its pictures are judged by the ranges of the other two sites. All
-else is judged by the ranges of all training pictures of the built-in model: other collections, and every fifth picture
-of BRCA-M2C, blurred or recoloured (judged by the ranges of the other two sites, too). Unknown pixel sizes are assumed
-to be 0.5 um.
+For false alarms, a site of BRCA-M2C is left out and its pictures are judged by the ranges of the other two sites.
+Everything else is judged by the ranges of all training pictures of the built-in model: other collections, and every
+fifth picture of BRCA-M2C, blurred or recoloured (also judged by the ranges of the other two sites). Unknown pixel sizes
+are assumed to be 0.5 um.
 """
 
 from __future__ import annotations

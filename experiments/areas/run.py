@@ -91,7 +91,7 @@ def train(arm: str, seed: int, data: Path, work: Path) -> Path:
 
 
 def render(recorded: list[dict]) -> str:
-    """Scores of each arm, and its difference from "more" with 95 % intervals over patients."""
+    """Scores of each arm, and its difference from "more" with 95 % intervals bootstrapped over patients."""
     runs = by_arm_and_seed(recorded)
     table = [f"| left out | arm | {' | '.join(MEASURES)} |", "|---" * (2 + len(MEASURES)) + "|"]
     for (arm, seed), run in runs.items():

@@ -2,7 +2,7 @@
 
     python -m experiments.artefacts.draw --data DATA -o runs/artefact_pictures       # then config/train/artefacts.yaml
 
-Crops of a patient, or of artefact-tiles, are laid side by side to pictures with sides of 1 mm at 1 um/px. Most of them
+Crops of a patient, or of artefact-tiles, are laid side by side in pictures with sides of 1 mm at 1 um/px. Most of them
 get folds (in a band, the densities of two or three layers of tissue are added up, the upper layers being out of focus),
 air bubbles (a dark rim around hazy tissue out of focus) and ink (strokes and specks of a felt pen). Patches of other
 tissue in a single layer are added, which are not artefacts. Areas are written as GeoJSON, as if drawn in QuPath. The
@@ -45,7 +45,7 @@ SOURCES = (  # folder, pattern of pictures, um per pixel, number of letters of a
 )
 SKIN = "wsi-cmu-small-region", "CMU-1-Small-Region.svs", 0.5, 480  # folder, slide, um per pixel, side of crops in px
 SKIN_AT = ((560, 2475), (1050, 2250), (700, 1750), (712, 1075), (1325, 2475))  # (x, y) of crops without keratin
-EVALUATED = 3  # of this number of crops of BRCA-M2C, the second is for evaluation
+EVALUATED = 3  # the second of every three crops of BRCA-M2C is for evaluation
 
 
 def main() -> None:
@@ -190,7 +190,7 @@ def draw_specks(
 
 
 def draw_other_tissue(pixels: np.ndarray, rng: np.random.Generator, mpp: float) -> np.ndarray:
-    """Add a patch of other tissue in a single layer, which is no fold; half of the patches are shrunk, thus crowded."""
+    """Add a patch of other tissue in a single layer, which is not a fold; half of the patches are shrunk."""
     od = density(pixels)
     other = other_tissue(od, rng)
     if rng.random() < 0.5:

@@ -10,9 +10,9 @@ being darker than the rest of their slide), or of 49 patches of CAMELYON16, whos
 synthesised (`draw.py`), and camera noise of 1.5 grey levels is added. The image goes through the steps of a slide; what
 `muse tissue` leaves out counts as flagged.
 
-The model `artefacts` was not trained on patients of these pictures. Its colours, and all its thresholds but the lower
-one of folds, were chosen on these pictures, on synthetic slides, and on CMU-1-Small-Region, parts of which it was
-trained on. The least area of folds, and the margin of cells left out around them, were also chosen on the sets of
+The model `artefacts` was not trained on patients of these pictures. Its colours, and all its thresholds except the
+lower one of folds, were chosen on these pictures, on synthetic slides, and on CMU-1-Small-Region, parts of which it was
+trained on. The minimum area of folds, and the margin of cells left out around them, were also chosen on the sets of
 `clean_tissue`. The thresholds of focus were chosen on these pictures as well, and confirmed on other crops of BRCA-M2C,
 on TNBC (`--shares`) and on CMU-1-Small-Region, of which nothing is lost.
 """
@@ -132,7 +132,7 @@ def evaluated_images(data: Path) -> Iterator[tuple[str, list[np.ndarray]]]:
 
 
 def other_images(data: Path) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """The same for other patients of BRCA-M2C, and for TNBC."""
+    """Yield the same as ``evaluated_images``, for other patients of BRCA-M2C and for TNBC."""
     held = {path.name[:12] for path in evaluation_crops(data)}
     crops = [path for path in sorted((data / "brca-m2c/images").glob("*.png")) if path.name[:12] not in held]
     yield "brca-m2c", [lay_out_mirrored(read_rgb(path)[:448, :448], 4) for path in crops[::2]]

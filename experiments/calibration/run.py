@@ -42,7 +42,7 @@ from muse_pipeline.methods.detector.run import load_detector_config
 
 COLON = "colon"
 TEMPERATURES = (0.2, 10.0)  # range of the fit
-THRESHOLD = 0.4  # least score, as for the figures in docs/guide/confidence.md; the exported models keep more
+THRESHOLD = 0.4  # minimum score, as for the figures in docs/guide/confidence.md; exported models keep more
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def pooled(sites: Iterable[LeftOut]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def describe(site: LeftOut, prob: np.ndarray) -> dict:
-    """Calibration of probabilities, with its interval over patients, and log loss."""
+    """Calibration of probabilities, with its interval bootstrapped over patients, and log loss."""
     names = np.unique(site.picture)
     by_picture = np.stack(
         [count_calibration(prob[site.picture == name], site.label[site.picture == name]).values for name in names]
@@ -173,7 +173,7 @@ def log_loss(prob: np.ndarray, true_label: np.ndarray) -> float:
 
 
 def fit_temperature(prob: np.ndarray, true_label: np.ndarray) -> float:
-    """The temperature with the least log loss for probabilities (N, C), which must come from left-out data."""
+    """The temperature with the lowest log loss for probabilities (N, C), which must come from left-out data."""
     low, high = np.log(TEMPERATURES)
     found = minimize_scalar(
         lambda log: log_loss(temper(prob, float(np.exp(log))), true_label), bounds=(low, high), method="bounded"

@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def render_table(runs: list[dict]) -> str:
-    """A row for every limit, with intervals over crops."""
+    """A row for every limit, with intervals bootstrapped over crops."""
     n = len(runs[0]["counts"])
     rows = [f"| limit | of {n} crops keep their colours | detection F1 | AJI |", "|---|---|---|---|"]
     for run in runs:

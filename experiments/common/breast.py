@@ -25,7 +25,7 @@ def share_index(to: Path, found: Path) -> None:
 
 
 def breast_labels(data: Path) -> LabelSource:
-    """BRCA-M2C, its train and val split."""
+    """BRCA-M2C, both its train and its val split."""
     folder, classes = data / "brca-m2c", dict(zip("123", CLASSES, strict=True))
     return LabelSource(folder / "labels", "row column class", images=folder / "images", mpp=MPP, class_map=classes)
 

@@ -20,7 +20,7 @@ from muse_pipeline.tissue.stain import fit_macenko
 
 MPP, MIN_PX, RAYS = 0.25, 20, 32
 BOWL_RADIUS_UM, BOWL_LEAST_PX = 3.6, 20  # radius of the median nucleus in DSB-2018, which states no um per pixel
-SNAP_UM = 1.5  # that of the card of `label_free`
+SNAP_UM = 1.5  # as in the card of `label_free`
 Find = Callable[[np.ndarray], np.ndarray]  # (h, w, 3) uint8 -> (h, w) int32 instances
 
 
@@ -45,7 +45,7 @@ def network_finder(predictor: Predictor, threshold: float = 0.0) -> Find:
 
     Args:
         predictor: the model.
-        threshold: least score, if it is higher than that of the model card.
+        threshold: minimum score, if it is higher than the threshold of the model card.
     """
 
     def find(pixels: np.ndarray) -> np.ndarray:
@@ -90,7 +90,7 @@ def read_tnbc(data: Path) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
 
 
 def read_nucls(data: Path) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
-    """As ``read_tnbc``, with names in place of patients, which are unknown."""
+    """Name, name in place of the unknown patient, pixels and instances of each crop of NuCLS."""
     folder = data / "nucls-cc0"
     return [
         (path.stem, path.stem, read_rgb(path), cv2.imread(str(folder / "instances" / path.name), -1).astype(np.int32))
@@ -99,7 +99,7 @@ def read_nucls(data: Path) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
 
 
 def read_dsb2018(data: Path) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
-    """As ``read_tnbc``, with names in place of patients, which are unknown."""
+    """Name, name in place of the unknown patient, pixels and instances of each crop of DSB-2018."""
     folder = data / "dsb2018-brightfield"
     return [
         (path.stem, path.stem, read_rgb(path), cv2.imread(str(folder / "labels" / path.name), -1).astype(np.int32))
@@ -132,7 +132,7 @@ def aji(sums: np.ndarray) -> np.ndarray:
 
 
 def mean_of_seeds(runs: list[dict], name: str) -> tuple[np.ndarray, list[str], int] | None:
-    """Counts (N, 5) of crops, averaged over runs; the crops' patients; and the number of runs. None without runs."""
+    """Counts (N, 5) of crops, averaged over runs; the crops' patients; and the number of runs; None if it is 0."""
     if not runs:
         return None
     values = np.mean([[row[1:] for row in run["crops"][name].values()] for run in runs], 0)

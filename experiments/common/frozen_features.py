@@ -164,7 +164,7 @@ def macro_f1(counts: np.ndarray) -> np.ndarray:
 
 
 def render_arms(recorded: Sequence[dict], titles: Mapping[str, str], baseline: str) -> str:
-    """F1 by arm, and its difference from the baseline with the same seeds, with an interval over patients.
+    """F1 by arm, and its difference from the baseline with the same seeds, with an interval bootstrapped over patients.
 
     Args:
         recorded: recorded runs.

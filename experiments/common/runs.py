@@ -100,13 +100,13 @@ def by_arm_and_seed(runs: Collection[dict]) -> dict[tuple[str, int], dict]:
 
 
 def with_interval(measure: Callable, values: np.ndarray, patients: list[str]) -> str:
-    """A measure of counts (N, ...) of N crops, with its 95 % interval over patients."""
+    """A measure of counts (N, ...) of N crops, with its 95 % interval bootstrapped over patients."""
     low, high = percentile_interval(measure(resample_sums(values, patients)), patients)
     return f"{measure(values.sum(0)):.3f} ({low:.3f} to {high:.3f})"
 
 
 def change_from(measure: Callable, before: np.ndarray, after: np.ndarray, patients: list[str]) -> str:
-    """The difference of a measure, paired by crop, with its 95 % interval over patients."""
+    """The difference of a measure, paired by crop, with its 95 % interval bootstrapped over patients."""
     found = compare_scores(before, after, patients, measure)
     low, high = found["interval"]
     return f"{found['difference']:+.3f} ({low:+.3f} to {high:+.3f})"

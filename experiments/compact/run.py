@@ -11,8 +11,8 @@ Every run leaves out a site, the labels of NuCLS, and the patients 01, 02 and 04
 also its teacher, for 2,000 steps with `config/train/compact_distilled.yaml`. "narrow" is trained from random weights
 with `config/train/compact_narrow.yaml` for 5,000 steps, with "hand" as its teacher, and "narrow_filled", the kind of
 network that is shipped, continues it for 2,000 steps with "filled" as its teacher. Outlines are not refined by a second
-network. DATA is a folder with brca-m2c/, nucls-cc0/ and tnbc-nuclei/, for "muse" also camelyon16-patches/. A stopped
-run resumes.
+network. DATA is a folder with brca-m2c/, nucls-cc0/ and tnbc-nuclei/, and camelyon16-patches/ for "muse". A stopped run
+resumes.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def continue_smallest(image: LabelledImage, window_px: int, mpp: float) -> Label
 
 
 def score(checkpoint: Path, site: str, data: Path, folder: Path) -> dict:
-    """For each of ``SCORED``, ``patients``, a name per picture, and ``counts``, those of each picture."""
+    """For each of ``SCORED``: ``patients``, a name per picture, and ``counts``, the counts of each picture."""
     config = load_detector_config(FIRST, data, ())
     predictor = Predictor(export_fold(checkpoint, folder))
     _, judged = split_sources(config, site)
@@ -151,7 +151,7 @@ def render(recorded: list[dict]) -> str:
 
 
 def render_scores(run: Mapping[str, dict]) -> tuple[list[float], list[str]]:
-    """Scores of a run in percent, as numbers and as text with 95 % intervals over patients."""
+    """Scores of a run in percent, as numbers and as text with 95 % intervals bootstrapped over patients."""
     values, cells = [], []
     for name, (_, measures) in SCORED.items():
         counts, patients = counts_of(run, name)
@@ -163,7 +163,7 @@ def render_scores(run: Mapping[str, dict]) -> tuple[list[float], list[str]]:
 
 
 def render_changes(runs: Mapping[tuple[str, int], dict], pair: tuple[str, str], site: str) -> list[str]:
-    """Differences between two arms in percentage points, with 95 % intervals over patients."""
+    """Differences between two arms in percentage points, with 95 % intervals bootstrapped over patients."""
     cells = []
     for name, (_, measures) in SCORED.items():
         (before, patients), (after, _) = (counts_of(runs[f"{arm}-{site}", 0], name) for arm in pair)

@@ -45,7 +45,7 @@ RUNS = runs_of(__file__)
 AREAS = Path(__file__).with_name("areas.geojson")
 RECIPE = TOP / "config/train/my_labels.yaml"
 SLIDE = "CMU-1-Small-Region"
-LYMPHOCYTE_UM2, LYMPHOCYTE_ECCENTRICITY = 30.0, 0.75  # upper limits; the second is that of axes of 3 to 2
+LYMPHOCYTE_UM2, LYMPHOCYTE_ECCENTRICITY = 30.0, 0.75  # upper limits; the second belongs to axes of 3 to 2
 CONTEXT_PX = 512  # size of the pictures around scored regions
 STEPS = 500
 # Changes to the settings of the recipe.
@@ -178,7 +178,7 @@ def read(sources: Sequence[LabelSource], config: DetectorConfig) -> list[Labelle
 
 
 def render_table() -> str:
-    """Mean class F1 over seeds, and its difference from `compact` with an interval over regions and patients."""
+    """Mean class F1 over seeds, and the bootstrapped interval of its difference from `compact`."""
     runs = read_runs(RUNS)
     header = "| | seeds | corrected regions | held-out regions | change (95 %) | breast | change (95 %) |"
     rows = [header, "|---|---|---|---|---|---|---|"]

@@ -3,8 +3,8 @@
     python -m experiments.doubts.run --data ../shared/data --model compact --json scale.json
 
 Every picture is judged with its true pixel size and with multiples of it, including half and double. Pictures of the
-same slide are also judged together (in TNBC those of a patient, NuCLS as a whole). DSB-2018 states no pixel size; it is
-chosen so that the median radius of nuclei is 3.6 um, and DSB-2018 is left out of the sums. Slides of
+same slide are also judged together; in TNBC those of a patient, in NuCLS all pictures. DSB-2018 states no pixel size;
+one is chosen so that the median radius of nuclei is 3.6 um, and DSB-2018 is left out of the sums. Slides of
 immunohistochemistry are not judged.
 """
 

@@ -73,7 +73,7 @@ def dice(areas: np.ndarray) -> np.ndarray:
 
 
 def render(recorded: list[dict]) -> str:
-    """Table of Dice over all pixels of a set, with intervals over its patients, for the mouth over its tiles."""
+    """Table of Dice over all pixels of a set, with intervals bootstrapped over patients (for the mouth, tiles)."""
     lines = ["| model | pictures | n | patients | Dice (95 %) |", "|---|---|---|---|---|"]
     for run in recorded:
         for name, title in SETS.items():

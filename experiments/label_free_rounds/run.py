@@ -6,8 +6,8 @@
 An arm is `config/train/psm.yaml` with changed settings; the last round of the recipe with seed 0 is the built-in
 `label_free`. The detectors of all rounds are scored at the threshold of the recipe, with outlines snapped to edges.
 They are also scored by threshold on the points of every fourth training picture of BRCA-M2C, which may be used to
-choose it. TNBC, NuCLS and Otsu's threshold are as in `unit_real`; no round is trained on TNBC or NuCLS. A stopped run
-resumes.
+choose the threshold. TNBC, NuCLS and Otsu's threshold are as in `unit_real`; no round is trained on TNBC or NuCLS. A
+stopped run resumes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from muse_pipeline.training.recipe import load_run, train_run
 from muse_pipeline.training.run import Options
 
 RUNS = runs_of(__file__)
-LEAST_SCORE, THRESHOLDS = 0.1, np.arange(0.2, 0.75, 0.05)  # least exported score; thresholds to compare
+LEAST_SCORE, THRESHOLDS = 0.1, np.arange(0.2, 0.75, 0.05)  # minimum exported score; thresholds to compare
 CHANGES = {  # changes to the settings of the recipe
     "recipe": (),
     "drawn": ("detector.export.snap_um=0",),
@@ -67,7 +67,7 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
 
 
 def render_table(runs: list[dict]) -> str:
-    """Table of the scores of every round, with 95 % intervals over patients."""
+    """Table of the scores of every round, with 95 % intervals bootstrapped over patients."""
     (otsu,) = (run for run in runs if run["arm"] == "otsu")
     header = ["pseudo-labels", "rounds", "seeds", "points of BRCA-M2C, F1"]
     header += [f"{name}, {what}" for name in ("TNBC", "NuCLS") for what in ("F1 (95 %)", "AJI (95 %)")]

@@ -5,8 +5,9 @@
 With `--model compact-fp32`, that model is scored instead. It may have been trained on the fold; its scores then show
 how well the labels of the fold can be matched at all.
 
-The fold "val" is the official split. Two of its patients are also in the training split; their crops are left out
-there. Labels from unknown sites (NuCLS) are not trained on, because they could come from the left-out site. Detection
+The fold "val" is the official split. Two of its patients are also in the training split; their crops are left out of
+training. Labels from unknown sites (NuCLS) are not trained on, because they could come from the left-out site.
+Detection
 and class F1 are at 3 um, from counts summed over the site's pictures, with intervals by bootstrap over patients.
 """
 

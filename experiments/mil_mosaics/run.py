@@ -38,7 +38,7 @@ from muse_pipeline.training.recipe import RECIPES, train_run
 from muse_pipeline.training.run import Options
 
 RUNS = runs_of(__file__)
-PATCH_PX, IMAGE_PX, FIELD_PX, N_FIELDS, N_IMAGES = 62, 160, 2000, 24, 150  # px of 1 um; N_IMAGES of each label
+PATCH_PX, IMAGE_PX, FIELD_PX, N_FIELDS, N_IMAGES = 62, 160, 2000, 24, 150  # px of 1 um; N_IMAGES for each label
 KINDS = ("normal", "tumor")
 CLASSES = (NucleusClass("Normal", (150, 200, 150)), NucleusClass("Tumour", (200, 0, 0)))
 REFERENCE = ColourReference(method="macenko", stains=((0.65, 0.70, 0.29), (0.07, 0.99, 0.11)), strong=(1.2, 0.8))

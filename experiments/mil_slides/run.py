@@ -4,8 +4,9 @@
     python -m experiments.mil_slides.run --table    # prints the table
 
 Twelve slides of 2 x 1.5 mm have stroma with spindles and crowds of lymphocytes, in colours that differ between slides.
-Six of them have three to five islands of larger nuclei on a lilac ground. In each fold, snakemake trains on the labels
-of ten slides and maps the other two, one of each label. The outlines of the islands are used only to score these maps.
+Six of them also have three to five islands of larger nuclei on a lilac background. In each fold, snakemake trains on
+the labels of ten slides and maps the other two, one of each label. The outlines of the islands are used only to score
+these maps.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class RandomPoints(NucleusIndex):
     """An index that samples nuclei as usual, but replaces the nuclei inside a box by random points."""
 
     def inside(self, left: float, top: float, right: float, bottom: float) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers of the nuclei in a box, and as many random points, always the same ones for a box."""
+        """Indices of the nuclei in a box, and as many random points, which are always the same for a box."""
         box = np.array([left, top, right, bottom], float)
         numbers, xy = super().inside(*box.tolist())
         generator = np.random.default_rng(box.view(np.uint32))

@@ -143,7 +143,7 @@ def accuracy(counts: np.ndarray) -> np.ndarray:
 
 
 def render(recorded: list[dict]) -> str:
-    """A table per site: accuracies by neighbours, and the difference "full" - arm with its interval over patients."""
+    """A table per site: accuracies by neighbours, and the difference "full" - arm with its bootstrapped interval."""
     runs = by_arm_and_seed(recorded)
     return "\n\n".join(render_site(runs, site) for site in SITES if any(arm.endswith(site) for arm, _ in runs))
 

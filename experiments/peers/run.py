@@ -133,7 +133,7 @@ def run_histomicstk(python: str, crops: list[Crop]) -> list[np.ndarray]:
 
 
 def render_table(runs: list[dict]) -> str:
-    """The table of detection F1 and AJI with intervals over patients."""
+    """The table of detection F1 and AJI with intervals bootstrapped over patients."""
     rows = ["| pictures | crops | model | detection F1 (95 %) | AJI (95 %) |", "|---|---|---|---|---|"]
     for name, title in TITLES.items():
         for run in (run for run in runs if run["set"] == name):

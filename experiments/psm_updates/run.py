@@ -42,7 +42,7 @@ Mask = Callable[[np.ndarray, float], Callable[[np.ndarray], np.ndarray]]
 
 
 def as_instances(mask: Mask) -> Fit:
-    """A fit that finds instances: connected components, and the mask cut by its depth and its haematoxylin."""
+    """A fit that finds instances: connected components, as "", and the mask cut by depth and stain, as ", cut"."""
 
     def fit(pixels: np.ndarray, mpp: float) -> Find:
         fitted, stains = mask(pixels, mpp), blend_stains(macenko(pixels))
@@ -132,7 +132,7 @@ class Tally:
 
 
 def score_control(fit: Fit, pictures: list[Picture]) -> dict[str, dict[str, float]]:
-    """Scores of all ways to cut a mask, by the suffix that ``fit`` gives them."""
+    """Scores of each way to divide a mask into nuclei, keyed as in ``as_instances``."""
     circularity = np.concatenate([picture.circularity for picture in pictures])
     third = np.digitize(circularity, np.quantile(circularity, [1 / 3, 2 / 3]))
     tallies: dict[str, Tally] = {}

@@ -61,7 +61,7 @@ WIDTH, STEPS = {"teacher": 48, "student": 16}, {"teacher": 4000, "student": 8000
 N_LAYERS, KERNEL, BATCH, RATE, DECAY = 3, 5, 512, 3e-3, 1e-2
 FLAT = 0.05  # fraction of a batch whose pixels are made uniform, so that outlines without an edge are kept
 WHITE_PX = 16  # white margin around half of the views, like the one that a detector puts around a picture
-MIN_DICE = 0.5  # least Dice of an outline and the true one; below it they belong to different nuclei
+MIN_DICE = 0.5  # minimum Dice of an outline and the true one; below it they belong to different nuclei
 MEAN_UM, FAINTEST = 4.0, 0.03  # mean length of rays; density added to the deviation by which densities are divided
 FOLDS = {  # set and patients that a fold leaves out; all patients if empty
     "TNBC 01 02 04": ("tnbc", ("01", "02", "04")),
@@ -222,7 +222,7 @@ def load_network(name: str, runs: Path) -> Predictor:
 def make_examples(
     picture: Picture, detectors: list[Predictor], rng: np.random.Generator, teacher: RefiningNetwork | None = None
 ) -> Iterator[Examples]:
-    """Examples from views of a picture; true outlines are those of ``teacher`` if given, else those drawn by hand."""
+    """Examples from views of a picture; true outlines are those of ``teacher`` if given, otherwise hand-drawn."""
     stain = fit_macenko(picture.pixels.reshape(-1, 3))
     for number in range(VIEWS[picture.kind]):
         detector, (pixels, instances, mpp) = detectors[number % len(detectors)], draw_view(picture, rng)
@@ -340,7 +340,7 @@ def stain_at_random(samples: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def to_density(pixels: Tensor) -> Tensor:
-    """Optical density as in ``tissue.stain.DENSITY``, also of fractional values from 0 to 255."""
+    """Optical density as in ``tissue.stain.DENSITY``, including fractional values from 0 to 255."""
     return -torch.log((pixels.float() + 1) / 256)
 
 

@@ -43,7 +43,7 @@ FACTORS = ("A", "B", "C")
 MARGIN_PX, N_NUCLEI, RADII_PX = 6, 4, (2, 4)
 N_FIBRES, FIBRE_PX, FIBRE_LEVELS = (2, 7), 14, 100
 TINT = (-0.5, 1.0, -0.5)  # green
-N_DOTS, DOT_PX, TINT_LEVELS, NOISE_LEVELS = 7, 5, 34.0, 34.0  # the last is the largest noise of a view
+N_DOTS, DOT_PX, TINT_LEVELS, NOISE_LEVELS = 7, 5, 34.0, 34.0  # NOISE_LEVELS is the largest noise of a view
 AUGMENTATION = Augmentation(stain_gain=0.1, stain_mix=0.02, shift=0.02, blur=0.0, noise=NOISE_LEVELS)
 WEIGHTS = {"hidden": 64, "width": 32, "invariance": 3.0, "variance": 50.0, "covariance": 1.0}
 STEPS = 1500
@@ -137,7 +137,7 @@ class FactorBatches:
         self.data, self.config = data, config
 
     def __call__(self, number: int) -> PairBatch:
-        """The batch with this number."""
+        """The batch of step ``number``."""
         generator = torch.Generator().manual_seed(seed_of_step(self.config.seed, number))
         chosen = torch.randint(len(self.data.he), (self.config.batch,), generator=generator)
         poses = [draw_poses(self.config.batch, generator) for _ in range(2)]

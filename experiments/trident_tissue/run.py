@@ -47,12 +47,12 @@ TITLES = {
 
 
 def sites_but(sites: tuple[str, ...]) -> tuple[str, ...]:
-    """Parts of names by which the pictures of all other sites are excluded."""
+    """Words for ``exclude`` that match the names of all pictures except those of ``sites``."""
     return tuple(f"TCGA-{site}-" for site in (*LEARNT, *JUDGED) if site not in sites)
 
 
 def find_nuclei(images: Path, results: Path) -> list[Path]:
-    """Run the pictures of the training sites without labels, and return the folder of each picture's results."""
+    """Find the nuclei of the training pictures with `label_free`, and return the folder of each picture's results."""
     paths = [path for path in list_pictures(images) if not any(word in path.name for word in sites_but(LEARNT))]
     if not (results / "report.html").is_file():
         options = ["--mpp", str(MPP), "--mode", "label-free", "--features", "all", "--no-viewer", "-o", results]
@@ -61,7 +61,7 @@ def find_nuclei(images: Path, results: Path) -> list[Path]:
 
 
 def make_sources(arm: str, slides: list[Path]) -> tuple[NucleusSource, ...]:
-    """The sources of an arm: pictures, with their partners except for MUSE."""
+    """The sources of an arm: the pictures and, unless the arm is MUSE, their partners."""
     sources = []
     for slide in slides:
         source = {"store": slide / "image-500nm.zarr", "proposals": slide / "nuclei.parquet"}

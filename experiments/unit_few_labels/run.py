@@ -56,7 +56,7 @@ NUCLEUS = NucleusClass("Nucleus", (128, 64, 192))  # the class of UNIT's detecto
 ARMS = (
     "tnbc-0-unit-detector",
     *(f"tnbc-{n}-{start}" for n in N_LABELLED for start in STARTS),
-    *(f"a7-{n}-{start}" for n in N_LABELLED for start in STARTS if start != "unit-detector"),  # has one class
+    *(f"a7-{n}-{start}" for n in N_LABELLED for start in STARTS if start != "unit-detector"),  # UNIT has one class
 )
 Crop = tuple[str, str, np.ndarray, np.ndarray]  # name, patient, pixels and instances
 
@@ -187,7 +187,7 @@ def render_tables(runs: list[dict]) -> str:
 
 
 def render_table(task: str, runs: Sequence[dict], title: str, measures: dict[str, Callable], digits: str) -> str:
-    """The table of one task, with 95 % intervals over patients."""
+    """The table of one task, with 95 % intervals bootstrapped over patients."""
     heads = [f"{name} | less random weights (95 %)" for name in measures]
     rows = [f"| {title}, labelled | start | runs | {' | '.join(heads)} |", "|---" * (3 + 2 * len(heads)) + "|"]
     for arm in [arm for arm in ARMS if arm.startswith(f"{task}-")]:

@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 
 PERIOD_UM, RASTER_UM = 3072.0, 2.0
 SIDE = int(PERIOD_UM / RASTER_UM)
-FLOW_SLOPE = 0.5  # of ``Field.shape``, along y; times the period, it must be whole periods of the fibres' texture
+FLOW_SLOPE = 0.5  # slope along y, see ``Field.shape``; its rise in a period must be whole periods of the fibres
 SOLID_UM = 1e3  # thickness of the epithelium in nests without a lumen, larger than any gland
 
 
@@ -267,6 +267,6 @@ def _fat(solid: np.ndarray, tumour: np.ndarray, rng: np.random.Generator) -> np.
     points = (np.stack([columns, rows], -1) + 0.5) * RASTER_UM
     distance, nearest = cKDTree(cells, boxsize=PERIOD_UM).query(points, k=2)
     reach = rng.uniform(27, 46, len(cells))[nearest[:, 0]]
-    fat = np.full((SIDE, SIDE), -8, np.float32)  # the least depth, because stroma begins close to the rim of a cell
+    fat = np.full((SIDE, SIDE), -8, np.float32)  # the minimum depth, because stroma begins close to the rim of a cell
     fat[rows, columns] = np.minimum((distance[:, 1] - distance[:, 0]) / 2 - 1.2, reach - distance[:, 0])
     return _blurred(np.maximum(fat, -8), 2)

@@ -104,7 +104,7 @@ class Layout:
 
 
 def plan_layout(area_mm2: float, period_um: float, rng: np.random.Generator) -> Layout:
-    """Plan two rows of two islands with a total area of ``area_mm2``, a fold in the third one, and a pen stroke."""
+    """Plan two rows of two islands with a total area of ``area_mm2``, a fold in the third island, and a pen stroke."""
     parts = np.array([0.30, 0.22, 0.27, 0.21])
     outlines = [_outline(area_mm2 * 1e6 * part, rng) for part in parts]
     low, high = (np.array([pick(outline, 0) for outline, _ in outlines]) for pick in (np.min, np.max))

@@ -97,7 +97,7 @@ GLASS = (243, 243, 245)
 PEN_DENSITY = np.array([1.55, 0.95, 0.28], np.float32)
 CELL_EOSIN = np.array([0.22, 0.20, 0.28, 1.15], np.float32)  # amount of eosin in the cells of each kind
 BROWN = np.array([0.62, 1.31, 1.79])  # optical density of DAB in place of a unit of haematoxylin
-SECOND_STAINS = np.stack([0.55 * HAEMATOXYLIN, 0.06 * HAEMATOXYLIN, 0.6 * BROWN])  # for nuclei, ground, marked nuclei
+SECOND_STAINS = np.stack([0.55 * HAEMATOXYLIN, 0.06 * HAEMATOXYLIN, 0.6 * BROWN])  # nuclei, background, marked nuclei
 
 
 def paint_block(tissue: Tissue, window: Window, marked: int | None = None) -> np.ndarray:
@@ -203,7 +203,7 @@ def _paint_pen(tissue: Tissue, window: Window) -> np.ndarray:
 
 
 def _camera_noise(noise: np.ndarray, window: Window) -> np.ndarray:
-    """Camera noise in grey levels, (h, w, 3); that of a pixel does not depend on the window."""
+    """Camera noise in grey levels, (h, w, 3); the noise of a pixel does not depend on the window."""
     column, row = (round(start / window.mpp) for start in (window.x_um, window.y_um))
     rows = noise[np.arange(row, row + window.size[1]) % len(noise)]
     return rows.take(np.arange(column, column + window.size[0]) % len(noise), axis=1)

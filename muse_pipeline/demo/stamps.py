@@ -85,7 +85,8 @@ class Stamps:
         """Resample a stamp on the lattice of ``window``.
 
         Returns:
-            (row, column) of its corner, which may lie outside the window, and its (h, w, 2) uint8, as in ``density``.
+            The (row, column) of its corner, which may lie outside the window, and its pixels (h, w, 2) uint8, as in
+            ``density``.
         """
         reach = self.radius_um[stamp].max() * scale + 1.0
         column = int(np.floor((x_um - reach - window.x_um) / window.mpp))

@@ -58,7 +58,7 @@ def sample_cells(field: Field, stamps: Stamps, rng: np.random.Generator) -> Cell
         stamp[kind == one] = rng.choice(stamps.of_kind(one), (kind == one).sum())
     scale = rng.normal(1, 0.05, n).clip(0.88, 1.12)
     strength = rng.normal(1, 0.11, n).clip(0.7, 1.3) * np.where(rng.random(n) < 0.06, 0.62, 1)
-    angle = angle.round(3)  # because the last digits of filtered maps differ between runs
+    angle = angle.round(3)  # rounded, because the last digits of filtered maps differ between runs
     cells = Cells(xy, kind, stamp, angle, rng.choice([-1, 1], n), scale, strength)
     return cells[_without_overlap(cells, stamps, rank)]
 

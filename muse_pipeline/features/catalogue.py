@@ -27,7 +27,7 @@ class Feature:
 
     @property
     def group(self) -> str:
-        """The part of the name before the first underscore, if that is a group; else "shape"."""
+        """The part of the name before the first underscore, if that is a group; otherwise "shape"."""
         group = self.name.partition("_")[0]
         return group if group in {*GROUPS_OF_SET["all"], "cell", "cytoplasm", "membrane"} else "shape"
 

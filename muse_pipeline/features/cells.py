@@ -141,7 +141,7 @@ def _find_facing(xy: np.ndarray, grown: np.ndarray, n_own: int) -> list[np.ndarr
 def _look_up(
     maps: Sequence[np.ndarray], x: np.ndarray, y: np.ndarray, position: np.ndarray, number: np.ndarray
 ) -> Iterator[np.ndarray]:
-    """Yield values (M,) of ``maps`` (N, R) for nuclei ``number``, in direction (x, y) from axis ``position``, a ray."""
+    """Yield values (M,) of ``maps`` (N, R) for nuclei ``number``, in direction (x, y) relative to ray ``position``."""
     _, angle = cv2.cartToPolar(x[None], y[None])
     ray = angle * np.float32(maps[0].shape[1] / (2 * np.pi)) + position
     row = number[None].astype(np.float32)
@@ -176,7 +176,7 @@ class _TissueDepth:
         self._mpp, self._low = kept.mask_mpp, np.floor(um.min(0) / kept.mask_mpp).astype(int) - margin
         mask = kept.crop(self._low, np.floor(um.max(0) / kept.mask_mpp).astype(int) + margin + 1, beyond=1)
         distance = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        pixels = np.sqrt(np.rint(distance.astype(float) ** 2))  # OpenCV's roots depend on the position
+        pixels = np.sqrt(np.rint(distance.astype(float) ** 2))  # OpenCV's square roots depend on the position
         # The kept area extends this many pixels beyond the tissue, rounded as in ``tissue.mask.dilate``.
         n_kept = np.floor((KEEP_UM + kept.mask_mpp.min() / 4) / kept.mask_mpp.mean())
         self._depth = ((pixels - 0.5 - n_kept) * kept.mask_mpp.mean()).astype(np.float32)

@@ -154,8 +154,8 @@ def _entropy(nuclei: Pixels, level: np.ndarray) -> np.ndarray:
 def _haralick(nuclei: Pixels, level: np.ndarray, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
     """Haralick's features of each nucleus.
 
-    Entries of its matrix are indexed by the difference of both levels and the lower level. All features but the
-    homogeneity are quotients of sums of integers.
+    The co-occurrence matrix of a nucleus is indexed by the difference of both levels and by the lower level. All
+    features but the homogeneity are quotients of sums of integers.
     """
     n = len(nuclei.n)
     cell, stride = _cells(nuclei, x, y)

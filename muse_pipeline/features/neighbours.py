@@ -19,13 +19,14 @@ REACH_UM = RADII_UM[-1]
 def with_surroundings(parts: Iterable[Nuclei], reach: np.ndarray, back_px: float) -> Iterator[tuple[Nuclei, Nuclei]]:
     """Yield each part, with all nuclei of other parts within ``reach`` of the box around it.
 
-    Parts arrive in rows of windows, so that a part's neighbours are complete once the stream has passed it; only
-    parts within reach are held.
+    Parts arrive in rows of windows, so that a part's neighbours are complete once the stream has passed it; only parts
+    within reach are kept in memory.
 
     Args:
         parts: nuclei (frame: level0); no part is empty.
         reach: (2,) distance in level-0 px in x and y.
-        back_px: height of a row of windows; a nucleus is at most this far above the lowest nucleus before it.
+        back_px: height of a row of windows; no nucleus lies farther than this above the lowest nucleus of the earlier
+            parts.
     """
     held: deque[_Part] = deque()
     n_waiting, passed = 0, -np.inf
@@ -114,5 +115,5 @@ def measure_edge_distance(xy: np.ndarray, kept: KeptArea, slide_mpp: tuple[float
     mask = kept.crop(low, high)
     distance = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     column, row = (np.floor(cells).astype(int) - low).T
-    squared = np.rint(distance[row, column].astype(float) ** 2)  # OpenCV's roots depend on the position
+    squared = np.rint(distance[row, column].astype(float) ** 2)  # OpenCV's square roots depend on the position
     return np.minimum(np.sqrt(squared) * kept.mask_mpp.mean(), EDGE_UM)

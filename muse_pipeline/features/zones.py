@@ -100,7 +100,7 @@ def cross_rows(
 
 
 def thin_rows(outline: np.ndarray, width: int) -> np.ndarray:
-    """The result of ``cross_rows``, from ``Zones.outline`` (N, C) in an image of this width."""
+    """The result of ``cross_rows``, computed from ``Zones.outline`` (N, C) in an image of this width."""
     runs = np.sort(outline, axis=1).reshape(len(outline), -1, 2)
     row = runs[..., :1] // width  # from the start of a run, because its end may be the start of the next row
     counts = (row % ROW_STEP == 0) & (runs[..., :1] < _LAST)
@@ -108,7 +108,7 @@ def thin_rows(outline: np.ndarray, width: int) -> np.ndarray:
 
 
 def find_nuclei(xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndarray, shape: tuple[int, int]) -> Pixels:
-    """Only the ``nucleus`` of ``find_zones``."""
+    """The pixels within the outlines of nuclei, as in the ``nucleus`` of ``find_zones``."""
     return fill(_crossings(xy, np.asarray(rays_um, float), mpp, corner, shape))
 
 

@@ -21,8 +21,8 @@ CLEAR = 0.1  # the correlation of a tile's best position must exceed that of all
 MIN_CORRELATION = 0.2
 OTHER_POSITION_UM = 8.0  # positions farther than this from the best one count as other positions
 FLAT = 0.02  # standard deviation of optical density; a tile that varies less shows no nuclei
-COVERED = 0.25  # least share of tissue in a tile that is used for a fit
-MIN_SEEN = 0.8  # least share of a tile that lies on the partner
+COVERED = 0.25  # minimum share of tissue in a tile that is used for a fit
+MIN_SEEN = 0.8  # minimum share of a tile that lies on the partner
 
 
 class Picture:
@@ -141,7 +141,7 @@ class Matches:
     is_alike: np.ndarray
 
     def partner_um(self, transform: Transform) -> np.ndarray:
-        """(N, 2) measured positions of the tiles' centres on the partner; ``transform`` is that of the measurement."""
+        """(N, 2) positions on the partner that match the tiles' centres; they were measured with ``transform``."""
         return transform.to_partner(self.centre_um + self.shift_um)
 
 

@@ -116,13 +116,13 @@ def write_partner_store(
 
 
 def trusted_tissue(tissue: TissueMask, registered: RegisteredPartner) -> PartnerTissue:
-    """The slide's tissue, limited to the area where the partner can be trusted, eroded by one pixel of the mask."""
+    """The slide's tissue in the area where the partner can be trusted, which is eroded by one pixel of the mask."""
     trusted = np.empty(tissue.mask.shape, np.uint8)
     height, width = trusted.shape
     for rows in strips(height):
         pixels = grid_um(np.array([0.0, rows.start]), 1.0, (width, rows.stop - rows.start))
         trusted[rows] = registered.is_kept(pixels * tissue.mask_mpp)
-    # Only the centres of pixels were tested, so that pixels at the border may extend beyond the trusted area.
+    # Only the centres of pixels were tested, so pixels at the border may extend beyond the trusted area.
     trusted = cv2.erode(trusted, np.ones((3, 3), np.uint8)) > 0
     known = {field.name: getattr(tissue, field.name) for field in fields(TissueMask)}
     return PartnerTissue(**{**known, "mask": tissue.mask & trusted}, trusted=trusted)

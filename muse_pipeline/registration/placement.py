@@ -24,16 +24,16 @@ from muse_pipeline.store.resample import MAX_COARSER, AreaReader
 CANVAS_PX = 192  # longer side of a slide in the search, in pixels
 FINEST_UM = 8.0  # smallest pixel size of the search
 STEP_DEGREES = 3.0
-APART_DEGREES = 9.0  # least angle between two placements that are refined
+APART_DEGREES = 9.0  # minimum angle between two placements that are refined
 SCALES = (0.94, 0.97, 1.0, 1.03, 1.06)  # scales that are tried for the best placements
-GLASS = -0.3  # weight of glass, less than that of tissue (1), because it is on every slide; unscanned area has 0
+GLASS = -0.3  # weight of glass, less than that of tissue (1), because it is on every slide; unscanned areas weigh 0
 N_PLACEMENTS = 6
 LOW_POWERS = (Power(16.0, 1024.0, 400.0), Power(8.0, 512.0, 160.0))  # at these, overviews are compared
 HIGH_POWERS = (Power(4.0, 320.0, 60.0), Power(2.0, 256.0, 16.0))
 MOST_TILES = 300  # largest number of tiles for a fit
 LEAST_TILES = 6
 FEW_TILES = 60  # number of tiles for the comparison of placements
-MIN_FITTING = 0.25  # least share of the tiles on the partner that agree with an affine map; by chance, hardly any do
+MIN_FITTING = 0.25  # minimum share of the tiles on the partner that agree with an affine map; by chance, few do
 SURE_FITTING = 0.6  # if this share of tiles agrees, no further placements are tried
 BEND_ROOM_UM = 40.0  # tiles within this distance agree with an affine map; a bend may explain the distance
 OUTLIER_UM = 5.0  # largest difference between a tile's shift and its neighbours', in addition to a mild bend's
@@ -290,7 +290,7 @@ def _agrees_with_neighbours(at: np.ndarray, shift: np.ndarray) -> np.ndarray:
 
 
 def _held_out_errors(at: np.ndarray, shift: np.ndarray, n_parts: int = 4) -> np.ndarray:
-    """(N,) um: error of a bend at each tile, when it was fitted without the tile's part of the tiles."""
+    """(N,) um: error at each tile of a bend that was fitted without the tile's own part of the tiles."""
     error = np.empty(len(at))
     for part in range(n_parts):
         held = np.arange(len(at)) % n_parts == part

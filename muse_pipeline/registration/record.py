@@ -202,7 +202,7 @@ def read_registered(path: Path) -> RegisteredPartner:
     """Read transform.json.
 
     Raises:
-        RegistrationError: the file cannot be read, or is no transform.json of this version.
+        RegistrationError: the file cannot be read, or is not a transform.json of this version.
     """
     try:
         content = read_json(path)

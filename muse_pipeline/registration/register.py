@@ -18,8 +18,8 @@ from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.tissue.find import find_tissue
 
 LIMIT_UM = 5.0  # the radius of a nucleus
-MIN_COVERED = 0.02  # least share of tissue in a tile that is measured
-MIN_KEPT = 0.1  # share of the tiles on the partner; if fewer are kept, the partner does not fit
+MIN_COVERED = 0.02  # minimum share of tissue in a tile that is measured
+MIN_KEPT = 0.1  # minimum share of the tiles on the partner that are kept; below it, the partner does not fit
 LEAST_NEIGHBOURS = 3
 KEPT, ABOVE_LIMIT, NO_MATCH, OUTSIDE = "kept", "above limit", "no match", "outside"
 
@@ -121,8 +121,8 @@ def open_pair(slide: Slide, info: SlideInfo, partner: Slide, partner_info: Slide
     """Find the tissue of a slide and its partner and return them as a ``Pair``.
 
     Raises:
-        RegistrationError: no tissue is found in one of them.
-        SlideError: one of them cannot be decoded.
+        RegistrationError: no tissue is found on the slide or on its partner.
+        SlideError: the slide or its partner cannot be decoded.
     """
     cv2.setNumThreads(1)
     low = _low_power(slide, info)

@@ -145,7 +145,7 @@ def read_given(path: Path, slide: SlideInfo, partner: SlideInfo, frame: str = "q
         frame: frame of landmarks and matrices, as for ``qupath_offset_px``.
 
     Raises:
-        RegistrationError: the file cannot be read, or contains none of these.
+        RegistrationError: the file cannot be read, or does not contain a transform in one of these forms.
     """
     try:
         if path.suffix.lower() == ".json":
