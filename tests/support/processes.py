@@ -14,7 +14,7 @@ from torch.multiprocessing import start_processes
 
 
 def run_in_two(function: Callable[[int], Any], folder: Path) -> list[Any]:
-    """The results of ``function(rank)`` by rank; the function is on module level and returns tensors and plain values."""
+    """The results of ``function(rank)``, by rank; it must be at module level and return tensors and plain values."""
     # A forked process need not import torch again, but it cannot use CUDA if its parent has.
     may_fork = sys.platform == "linux" and not torch.cuda.is_available()
     start_method = "fork" if may_fork and os.environ.get("MUSE_START_METHOD") != "spawn" else "spawn"

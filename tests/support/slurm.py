@@ -160,7 +160,7 @@ class Slurm:
         text = CONFIGURATION.format(folder=self.folder, user=getpass.getuser(), **settings)
         (self.folder / "slurm.conf").write_text(text.lstrip(), encoding="ascii")
         (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n", encoding="ascii")
-        # A file that every process can open stands in for the GPU, which suffices to test that jobs request and get one.
+        # A file that every process can open stands in for the GPU; it suffices to test that jobs request and get one.
         (self.folder / "gres.conf").write_text(
             f"NodeName={','.join(NODES)} Name=gpu File=/dev/null\n", encoding="ascii"
         )

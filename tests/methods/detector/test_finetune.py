@@ -1,4 +1,4 @@
-"""Training on synthetic pictures: it learns, resumes exactly, and reports mistakes."""
+"""Training on synthetic pictures: it learns, resumes exactly, and reports mistakes in its settings and data."""
 
 import json
 import shutil

@@ -9,7 +9,7 @@ from muse_pipeline.data.partners import PairBatch, PartnerBatch
 from muse_pipeline.data.views import ViewBatch, Views
 from muse_pipeline.training.devices import average_gradients, gather_rows
 
-# tests/methods/muse/test_muse_processes.py is fast, and gathers and averages in the same way.
+# tests/methods/muse/test_muse_processes.py is fast and tests the same functions that gather and average.
 pytestmark = pytest.mark.slow
 
 CASES = [("vicreg", 3), ("vicreg", 1), ("infonce", 3)]
