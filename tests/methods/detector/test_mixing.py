@@ -92,7 +92,7 @@ def test_weights_are_averaged():
 
 
 def counts_of(*correct, n_blocks=40, n=20):
-    """Counts of the start and of each share; ``correct`` gives how many of ``n`` nuclei per block are right on average."""
+    """Counts for the start and each share; ``correct`` has how many of a block's ``n`` nuclei are right on average."""
     noise = np.random.default_rng(0).integers(-2, 3, n_blocks)
     rows = []
     for mean in correct:
@@ -168,7 +168,7 @@ def test_blocks_of_areas_count_classes(folder, monkeypatch):
 
 
 def test_class_shares_of_few_labels_are_not_learnt(folder):
-    """If the start finds both classes but the labels have only one, training would raise the logit of that class."""
+    """If the start finds both classes but labels have only one, that class's logit gets a positive term in training."""
     config = configured(folder)
     data = read_detector_data(config, start := read_start(config))
     scorer = Scorer(load_trained(start.path)[0], config, start.colour)

@@ -44,7 +44,7 @@ def sources(folder):
 
 
 def test_views_are_taken_to_the_mean_stains_of_all_images(folder, sources, tmp_path):
-    """Stains, fitted to a picture or read from a slide's ``colour.json``, are scaled by their high percentiles."""
+    """The strong end of each stain, fitted to a picture or from a slide's ``colour.json``, maps to the reference's."""
     data = read_pretrain_data(sources, 0.5, 1, tmp_path)
     fits = []
     for name in ("P0", "P1", "P2"):
