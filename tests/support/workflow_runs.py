@@ -27,7 +27,7 @@ SNAKEFILE = Path(__file__).parents[2] / "Snakefile"
 
 
 def draw_stained_slide(path: Path, size_px: int = 1400, n_nuclei: int = 500, seed: int = 0) -> None:
-    """Write a pyramid at 0.5 um/px: a round piece of pink tissue on glass, with dark violet nuclei."""
+    """Write a pyramid at 0.5 um/px: a disc of pink tissue on glass, with dark violet nuclei."""
     rng = np.random.default_rng(seed)
     image = np.full((size_px, size_px, 3), 244, np.uint8)
     middle, radius = size_px // 2, size_px * 0.42

@@ -33,7 +33,7 @@ def finished(tmp_path_factory) -> Path:
 
 
 def plan(folder: Path, *arguments: str) -> tuple[dict[str, int], set[str]]:
-    """(rule -> number of jobs that a run would execute, slides with jobs in the graph, even jobs that would not run)."""
+    """(rule -> number of jobs that a run would execute, slides with jobs in the graph, even if these would not run)."""
     run = run_snakemake(folder, "--dry-run", "--debug-dag", *arguments)
     assert run.returncode == 0, run.stdout
     return planned_jobs(run.stdout), {name for name in "abcd" if f"slide={name}" in run.stdout}

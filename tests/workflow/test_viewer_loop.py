@@ -48,7 +48,7 @@ def train(name: str, steps: int, **settings) -> None:
 
 
 def class_f1(name: str, slide: str, region: str = "") -> np.ndarray:
-    """F1 of both classes in percent, on a slide; ``region`` is an option of `muse evaluate` that limits it to an area."""
+    """F1 of both classes in percent on a slide, or on the part that ``region``, an option of `evaluate`, selects."""
     found = f"{name}/found/{slide}/nuclei.parquet"
     muse(f"evaluate {found} --truth {slide}.csv {region} --json {name}-{slide}.json")
     counts = np.array(read_json(Path(f"{name}-{slide}.json"))["confusion"]["counts"])
