@@ -63,7 +63,7 @@ def test_the_sample_is_all_that_is_kept(kinds, monkeypatch):
     for part in kinds * 5:
         sample.add(part)
     assert len(sample._hashes) == 50
-    assert sum(measured) < 2 * 60 + 4 * 50  # only nuclei that enter the sample
+    assert sum(measured) < 2 * 60 + 4 * 50  # only nuclei that enter the sample are measured
 
 
 def test_few_nuclei_or_none_are_no_trouble():

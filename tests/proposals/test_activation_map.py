@@ -40,7 +40,7 @@ def test_equals_the_hand_computed_map():
     assert found.shape == (8, 8) and found.dtype == np.float32
     corners = found[[0, 0, -1, -1], [0, -1, 0, -1]]  # bilinear enlargement keeps them
     assert np.allclose(corners, stretched.ravel(), atol=1e-6)
-    # the centre of pixel 2 is at x = 2.5, which is 0.5 px or 1/8 of the distance from the first cell's centre to the next
+    # the centre of pixel 2 is at x = 2.5: 0.5 px, or 1/8 of the distance between cells, from the first cell's centre
     assert found[0, 2] == pytest.approx(1 - 0.125, abs=1e-6)
 
 

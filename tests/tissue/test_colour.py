@@ -1,4 +1,4 @@
-"""The stains of a slide, measured in its tissue only."""
+"""The stains of a slide are measured only in its tissue."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_only_tissue_counts():
 def test_the_sample_is_bounded_and_spread(monkeypatch):
     tissue = TissueMask(np.ones((100, 200), bool), np.array([8.0, 8.0]), None, 1.28)
     everything = choose_fields(tissue, np.array([0.5, 0.5]))
-    assert len(everything) == 18  # 18 of 13 x 7 fields: 1 of 5.1 MP
+    assert len(everything) == 18  # of 13 x 7 fields
     monkeypatch.setattr(colour, "MAX_PIXELS", 100_000)
     few = choose_fields(tissue, np.array([0.5, 0.5]))
     assert len(few) == 2 and np.ptp(everything[:, 0]) > 1000 and np.ptp(everything[:, 1]) > 500
