@@ -91,7 +91,7 @@ def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
 
 @pytest.fixture(scope="session")
 def planned(once) -> Callable[[float, int], Tissue]:
-    """A fast replacement for ``plan_tissue``: a saved result with seed 0, of which only the layout is computed anew."""
+    """A fast replacement for ``plan_tissue``: it reads a saved result with seed 0, and only computes the layout."""
     path = once("plan", lambda folder: (folder / "tissue").write_bytes(pickle.dumps(plan_tissue(1, seed=0)))) / "tissue"
 
     def plan(area_mm2: float, seed: int) -> Tissue:

@@ -22,7 +22,7 @@ def card():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder of slides: two are identical, and one each is truncated, without mpp, coarse, only glass or damaged."""
+    """A folder of slides: two identical ones; the others are truncated, without mpp, coarse, only glass or damaged."""
     folder = tmp_path_factory.mktemp("cohort")
     draw_stained_slide(folder / "good.tif")
     shutil.copy(folder / "good.tif", folder / "twin.tif")

@@ -1,4 +1,4 @@
-"""Fallbacks for what macOS and Windows lack, tested on Linux without it, one module or folder at a time."""
+"""Fallbacks for what macOS and Windows lack, tested on Linux by hiding one module or folder at a time."""
 
 import os
 import subprocess

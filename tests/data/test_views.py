@@ -89,7 +89,7 @@ def test_discs_are_where_views_position_them_and_shared_ones_are_the_same(discs)
 @pytest.mark.parametrize("mirror", [False, True])
 @pytest.mark.parametrize("turns", range(4))
 def test_a_spot_is_placed_where_it_is_cut(side_px, size_px, mirror, turns):
-    """It is placed to the pixel, even in views that are finer or coarser than their image."""
+    """The spot is placed to the pixel, even in views that are finer or coarser than their image."""
     pixels = np.zeros((60, 70, 3), np.uint8)
     view = View((11, 23), side_px, size_px, mirror, turns, MPP)
     column, row = side_px // 4 // 2 * 2, side_px // 3 // 2 * 2

@@ -25,7 +25,7 @@ def slide(tmp_path_factory):
 
 
 def draw_spots(slide, step_um=2.0):
-    """A lattice over the slide (N, 2) um, and counts (N, 3) of genes, one of which each class of nuclei expresses."""
+    """A lattice over the slide (N, 2) um, and counts (N, 3) of three genes, each expressed by one class of nuclei."""
     _, nuclei, mpp, size = slide
     axis = np.arange(1, size[0] * mpp, step_um)
     xy_um = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)

@@ -96,7 +96,7 @@ def draw_distance(path: Path, side: int | str = SIDE) -> Path:
 
 
 def draw_boundary(path: Path, side: int | str = SIDE) -> Path:
-    """Write a U-Net whose boundary map is high where the darkness is between those of nuclei and background."""
+    """Write a U-Net whose boundary map is high where the darkness is between that of nuclei and of the background."""
     net = Drawing(channels_first=True, side=side)
     dark = net.filter(GAUSS)
     boundary = net.add("Abs", [net.linear(dark, 25, -8.5)])

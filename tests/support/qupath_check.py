@@ -116,7 +116,7 @@ def check_geojson(path: Path | str) -> Verdict:
     """Check a file. Memory use is bounded if every feature is on a line of its own.
 
     Raises:
-        GeoJSONError: there is no such file.
+        GeoJSONError: the file does not exist.
     """
     path = Path(path)
     verdict = Verdict(path)

@@ -1,4 +1,4 @@
-"""A sum of two methods that share a network; one trains on pairs, one on pictures and their half turns."""
+"""A sum of two methods that share a network; the first trains on pairs, the second on pictures and their half turns."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_a_coarse_level_may_lack_the_last_pixels_of_a_fine_one():
 @pytest.mark.parametrize("tint", [(1, 1, 1), (0.72, 0.8, 0.67)])
 @pytest.mark.parametrize("n_brown", [0, 24])
 def test_brown_is_told_from_the_yellow_of_a_lamp(tint, n_brown):
-    """Of 256 rows, 24 are glass, ``n_brown`` are DAB, and the rest is haematoxylin and eosin."""
+    """The picture has 256 rows: 24 of glass, ``n_brown`` of DAB, and the rest of haematoxylin and eosin."""
     pixels = mix(256 * 256).reshape(256, 256, 3).astype(float)
     pixels[:24] = 243
     pixels[200 : 200 + n_brown] = (140, 95, 60)

@@ -147,7 +147,7 @@ def test_every_form_that_qupath_writes_is_read(tmp_path, content, area):
 
 
 def test_nuclei_and_ignored_areas_are_no_region_of_interest(tmp_path):
-    """For example, an export of all objects contains them."""
+    """An export of all objects contains nuclei and ignored areas in addition to the region of interest."""
     _, info = slide_and_info()
     boxes = box(0, 0, 50, 40), box(40, 0, 90, 40), box(60, 60, 70, 70)
     area, hole, nucleus = feature_of(*boxes)["features"]

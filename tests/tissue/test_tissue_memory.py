@@ -1,4 +1,4 @@
-"""To find tissue only takes the memory of the slide's picture and a few masks, however large the slide is."""
+"""Finding tissue takes only the memory of the slide's picture and of a few masks, however large the slide is."""
 
 import subprocess
 import sys

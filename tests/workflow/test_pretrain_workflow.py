@@ -32,7 +32,7 @@ RUN = "results/pretraining/tiny-pretraining"
 
 @pytest.fixture
 def cohort(tmp_path) -> Path:
-    """A folder with two slides, one of which is held back, labelled pictures, and the config of a run on these."""
+    """A folder with two slides, one of which is held back, and labelled pictures with the config of a run on them."""
     for name in "ab":
         (tmp_path / f"{name}.tif").touch()
     write_sheet(tmp_path / "slides.tsv", ROWS)

@@ -274,14 +274,14 @@ BEHIND_DETECTION = {"detect", "nuclei"}
 
 
 @pytest.mark.parametrize(
-    ("lost", "made"),  # a lost file of the slide with one shard, and of that with two
+    ("lost", "made"),  # the lost file of the first slide (one shard) and of the second (two shards)
     [
         (("shards/1-of-1.parquet", "colour.json"), {"image": 1, "detect": 3, "nuclei": 2}),
         (("image-500nm.zarr", "summary.json"), {"image": 1, "detect": 1, "nuclei": 2}),
     ],
 )
 def test_what_a_killed_job_left_missing_is_made_again_with_all_behind_it(finished, lost, made):
-    """Outputs of a killed job are lost, but files that were made from older ones still exist."""
+    """The outputs of a killed job are lost, but files that were made from its earlier outputs still exist."""
     paths = [finished / "results" / slide / name for slide, name in zip(IDS, lost, strict=True)]
     for number, path in enumerate(paths):
         path.rename(finished / f"aside-{number}")

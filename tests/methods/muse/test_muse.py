@@ -19,7 +19,7 @@ from muse_pipeline.training.run import RunFolder
 
 @pytest.mark.parametrize(("n_local", "n_sets", "weights"), [(0, 2, (0.5, 2.0)), (2, 3, (2.0, 0.5)), (3, 4, (0.3, 1.0))])
 def test_losses_and_gradients_are_their_definitions(n_local, n_sets, weights):
-    """Losses agree to 1e-6. Gradients of their weighted sum agree to 1e-5 of the largest one of each weight tensor."""
+    """Losses agree to 1e-6, and gradients of the weighted sum to 1e-5 of the largest gradient in each weight tensor."""
     names = ("nucleus_weight", "image_weight")
     method = make_method(n_local, **dict(zip(names, weights, strict=True))).eval()
     randomise(method)
@@ -283,7 +283,7 @@ def test_spread_is_one_for_vectors_that_point_everywhere():
 
 @torch.no_grad()
 def test_the_first_step_costs_about_the_logarithm_of_the_prototypes():
-    """For 8,192 prototypes: from 8.2 for the same features to 9.2 for independent ones; the targets' entropy is 7.8."""
+    """With 8,192 prototypes, the loss is about 8.2 for equal and 9.2 for independent features; the entropy is 7.8."""
     torch.manual_seed(0)
     level = Level(384, SelfDistillationSettings())
     reference, ours = torch.randn(2, 64, 384)

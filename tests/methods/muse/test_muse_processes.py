@@ -96,7 +96,7 @@ def require_same_step(first: dict, second: dict, expected: dict) -> None:
             torch.testing.assert_close((first[name] + second[name]) / 2, value, rtol=1e-6, atol=1e-6, msg=name)
         else:
             torch.testing.assert_close(first[name], second[name], rtol=0, atol=0, msg=name)
-            # What remains of large terms that cancel is no more exact than those terms.
+            # The difference of large terms that nearly cancel is only as exact as these terms.
             atol = 1e-6 * max(1.0, value.abs().max().item())
             torch.testing.assert_close(first[name], value, rtol=1e-4, atol=atol, msg=name)
 

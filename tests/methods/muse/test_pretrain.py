@@ -316,7 +316,7 @@ def test_nuclei_of_plain_pictures_are_found(pictures, tmp_path):
 
 
 def test_a_misspelt_word_of_exclude_is_rejected(pictures, tmp_path):
-    """It is rejected before any picture is read, and so is `exclude` for a store, where it has no effect."""
+    """A misspelt word is rejected before any picture is read, and so is `exclude` for a store, as it has no effect."""
     images = pictures.parent / "images"
     with pytest.raises(LabelError, match=r"exclude: no picture or slide has 'Q2' in its name"):
         read_pretrain_data([NucleusSource(images=images, mpp=0.5, exclude=("P1", "Q2"))], 0.5, 10, tmp_path)

@@ -58,7 +58,7 @@ def test_two_processes_make_the_step_of_one(found, loss, branches):
     expected = learn(loss, branches, joined(*halves()))
     for name, value in expected.items():
         for one in found:
-            # What remains of large terms that cancel is no more exact than those terms.
+            # The difference of large terms that nearly cancel is only as exact as these terms.
             atol = 1e-6 * max(1.0, value.abs().max().item())
             torch.testing.assert_close(one[loss, branches][name], value, rtol=1e-6, atol=atol, msg=name)
 
