@@ -56,7 +56,7 @@ TECHNICAL = (
     r"refuse(?=`|\"|'| nuclei)",  # a value of the setting `outside`
     r"\btold apart\b|\btell apart\b",
     r"colspan|rowspan|<span|</span>|\bspan\b(?=[.{#])|\"span\"(?=,)",  # HTML and CSS
-    r"\.span\(\)|Connection refused",  # of a match; an error of the operating system
+    r"\.span\(\)|Connection refused",  # a method of matches; a system's error
 )
 
 

@@ -269,7 +269,7 @@ def test_nuclei_of_a_class_that_their_region_does_not_have(
     assert 0 < expected.sum() < len(table) / 2
     assert {*table[expected]["class"]} == {"Epithelial", "Stroma"}
     assert table.drop(columns="unlike_region").columns.equals(pandas.read_parquet(nuclei).columns)
-    # The number is in the summary, the cohort table and the report; QuPath shows which nuclei they are.
+    # The number of these nuclei is in the summary, the cohort table and the report; a measurement marks each in QuPath.
     info, geojson = str(drawn_slide.folder / "slide.json"), str(folder / "nuclei.geojson.gz")
     assert main(["geojson", str(output), "--info", info, "-o", geojson]) == 0
     assert main(["overlay", str(folder)]) == 0 and main(["report", str(results)]) == 0

@@ -186,7 +186,7 @@ def errors_um(transform: Transform, section: Section, warp: Warp, n: int = 5000)
 
 
 def brown_nuclei(store: Store, section: Section) -> tuple[np.ndarray, np.ndarray]:
-    """For each nucleus that touches no other: is it brown in the partner's store, and does it carry the marker?"""
+    """(is brown in the partner's store, carries the marker), both bool, for the nuclei that do not touch any other."""
     distance, _ = cKDTree(section.xy_um).query(section.xy_um, 2)
     xy = section.xy_um / store.mpp
     chosen = (distance[:, 1] > 12) & store.in_tissue(xy)

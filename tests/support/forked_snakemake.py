@@ -25,4 +25,4 @@ def become_snakemake(arguments: list[str], folder: str, environment: dict[str, s
     try:
         main()
     finally:
-        atexit._run_exitfuncs()  # multiprocessing skips them, but one prints the workflow's last lines
+        atexit._run_exitfuncs()  # skipped by multiprocessing, but one prints the workflow's last lines

@@ -147,7 +147,7 @@ def test_a_teacher_that_is_not_there_or_finds_no_nuclei_is_rejected(folder, tmp_
 
 
 def test_a_checkpoint_names_whose_its_beginnings_have_seen(folder, tmp_path):
-    """A checkpoint lists the patients of its start and teachers, because scores on these patients are too high."""
+    """A checkpoint lists the patients of its start and teachers, so that scores on them can be marked as too high."""
     output = []
     options = Options(accelerator="cpu", log=output.append)
     alone = ["sources.0.exclude=[P1, P2]", "schedule.steps=1"]

@@ -134,7 +134,7 @@ def test_only_the_student_learns():
 
 
 def test_prototypes_stay_at_first_and_then_move_like_any_other_weight():
-    """Steps with zero gradients would shrink them, and would let Adam leap at the first real gradient."""
+    """Steps with zero gradients would shrink the prototypes, and let Adam leap at the first real gradient."""
     method, batch = make_method(frozen=0.2), make_batch()
     levels = (method.nucleus, method.image)
     before = [level.student.prototypes.clone() for level in levels]

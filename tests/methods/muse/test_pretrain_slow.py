@@ -75,7 +75,7 @@ def test_killed_twice_at_random_steps_it_comes_to_the_very_same_end(pictures, tm
 
 
 def test_two_processes_train_one_network(pictures, tmp_path):
-    """The image loss is a mean over both processes, so they do what two accumulated batches do."""
+    """The image loss is a mean over both processes, which therefore do what two accumulated batches do."""
     settings = ["schedule.steps=4", "distillation.nucleus_weight=0"]
     two = command(pictures, tmp_path / "two", "--devices", "2", settings=settings)
     subprocess.run(two, check=True, stderr=subprocess.DEVNULL)
