@@ -41,8 +41,8 @@ include: "workflow/rules/settled.smk"
 rule all:
     """All files that the config requests."""
     default_target: True
-    # The files of every step are requested, because the report does not depend on all of them, and those that a killed
-    # job did not write would stay missing.
+    # The files of every step are requested, because the report does not depend on all of them: without this, files that
+    # a killed job did not write would stay missing.
     input:
         report="<results>/report.html",
         all_well=ALL_WELL,

@@ -16,8 +16,8 @@ import pytest
 from filelock import FileLock
 from slide_files import draw_gradient, write_pyramid
 
-# Two tests run at a time, and threads that wait for each other on busy cores make them many times slower. torch reads
-# this variable when it is imported, and processes that tests start inherit it.
+# Tests run in two processes, and threads that wait for each other on busy cores would make both many times slower.
+# torch reads this variable when it is imported, and processes that tests start inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from inference_slides import TiledSlide, open_tiled, take_half_to_store, take_to_store
@@ -29,7 +29,7 @@ from muse_pipeline.demo.tissue import Tissue, disable_ipp, plan_tissue
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add options: two for the kills in tests/faults/test_kills.py, one for the output of tests/test_screenshots.py."""
+    """Add ``--kills`` and ``--seed`` of tests/faults/test_kills.py and ``--pictures`` of tests/test_screenshots.py."""
     parser.addoption("--kills", type=int, default=8, help="how often runs are killed at random moments")
     parser.addoption("--seed", type=int, default=0, help="of those moments")
     parser.addoption("--pictures", help="folder to which the pictures of the docs are written")
@@ -37,10 +37,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files whose tests may take longest: one of them at the end would leave a process idle.
+    """Begin with the files whose tests may take longest, because at the end they would leave a process idle.
 
-    The others are sorted by their names read backwards, because files of one folder share what `once` makes, and of two
-    processes that need it at the same time one waits.
+    The others are sorted by their reversed names. This separates files of one folder, which share what `once` makes: if
+    two processes need it at the same time, one has to wait.
     """
     longest = defaultdict(float)
     for item in items:
@@ -65,16 +65,16 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def qupath_reference() -> Path:
-    """How QuPath 0.4 to 0.7 read small files, and what they export: ../shared/reference/qupath."""
+    """The folder with records of how QuPath 0.4 to 0.7 read and export files: by default ../shared/reference/qupath."""
     return find_shared("reference/qupath")
 
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
-    """``once("drawn", fill)``: a folder that one test process fills for all of them. Copy it to change it."""
+    """``once("drawn", fill)``: the folder "drawn", which one test process fills for all. Only change copies of it."""
     top = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        top = top.parent  # the parent of the folders of all processes
+        top = top.parent  # the folder that all processes share
 
     def find(name: str, fill: Callable[[Path], object]) -> Path:
         folder, filled = top / f"once-{name}", top / f"once-{name}.filled"
@@ -91,7 +91,7 @@ def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
 
 @pytest.fixture(scope="session")
 def planned(once) -> Callable[[float, int], Tissue]:
-    """``plan_tissue`` with seed 0, run once because it takes seconds; the arguments change only the layout."""
+    """A fast replacement for ``plan_tissue``: it reads a saved result with seed 0, and only computes the layout."""
     path = once("plan", lambda folder: (folder / "tissue").write_bytes(pickle.dumps(plan_tissue(1, seed=0)))) / "tissue"
 
     def plan(area_mm2: float, seed: int) -> Tissue:
@@ -104,7 +104,7 @@ def planned(once) -> Callable[[float, int], Tissue]:
 
 @pytest.fixture(scope="session")
 def tiled_slide(once, planned) -> TiledSlide:
-    """A small slide drawn at 0.25 um and taken to its store; tests share it and write elsewhere."""
+    """A small slide drawn at 0.25 um/px, processed up to `tile`; tests share it and must not write to its folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("muse_pipeline.demo.write.plan_tissue", planned)
         return open_tiled(once("tiled", lambda folder: take_to_store(folder, 0.25)))
@@ -112,13 +112,13 @@ def tiled_slide(once, planned) -> TiledSlide:
 
 @pytest.fixture(scope="session")
 def coarse_slide(once, tiled_slide) -> Path:
-    """Folder of the same slide at 0.5 um, taken to its store; tests share it and write elsewhere."""
+    """The folder of the same slide at 0.5 um/px, processed up to `tile`; tests must not write to it."""
     return once("coarse", lambda folder: take_half_to_store(tiled_slide.folder, folder))
 
 
 @pytest.fixture(scope="module")
 def no_curves():
-    """Plot no loss curves, which takes longer than a short run; tests/export and tests/contracts do plot them."""
+    """Plot no loss curves, because that takes longer than a short run; tests/export and tests/contracts plot them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("muse_pipeline.training.loop.draw_curves", lambda rows, output: None)
         yield
@@ -134,7 +134,7 @@ def region_model(once) -> Path:
 
 @pytest.fixture
 def muse(capsys):
-    """Run the command line in this process: ``muse("sheet", ...)`` gives (exit status, stdout, stderr)."""
+    """``muse("sheet", ...)``: run the command line in this process, and return (exit status, stdout, stderr)."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -146,7 +146,7 @@ def muse(capsys):
 
 @pytest.fixture(scope="session")
 def gradient() -> np.ndarray:
-    """(803, 1001, 3) uint8: red grows with x and green with y, so that the colour of a pixel tells where it is."""
+    """(803, 1001, 3) uint8: red grows with x and green with y, so that a pixel's colour shows its position."""
     return draw_gradient(1001, 803)
 
 

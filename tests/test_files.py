@@ -1,4 +1,4 @@
-"""Files under their final name are complete, and an existing output is not lost by mistake."""
+"""Files with their final names are complete, and existing outputs are not lost."""
 
 import errno
 import os
@@ -57,7 +57,7 @@ def test_an_input_that_cannot_be_read_is_not_an_output_that_cannot_be_written(tm
 @pytest.mark.parametrize("name", ["a.json", "output/a.json"])
 def test_an_output_in_the_working_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    for of_partial in (True, False):  # when the new file is renamed, or the old output moved aside
+    for of_partial in (True, False):  # fails when the new file is renamed, or when the old output is moved aside
         with pytest.raises(OutputError, match=f"^{name}: cannot be written"), complete_file(name) as partial:
             denied = partial.absolute() if of_partial else tmp_path / name
             raise PermissionError(errno.EPERM, "Operation not permitted", str(denied))
@@ -84,7 +84,7 @@ def test_what_a_killed_process_left_goes_after_a_day_and_what_may_still_be_writt
 
 
 def test_an_older_folder_is_moved_aside_before_it_is_removed(tmp_path, monkeypatch):
-    """If the folder were removed directly, an interruption would leave a part of it under its name."""
+    """If the folder were removed under its own name, an interruption would leave a part of it there."""
     (tmp_path / "image.zarr").mkdir()
     (tmp_path / "image.zarr/old").write_text("")
 

@@ -35,7 +35,7 @@ def read(table) -> geopandas.GeoDataFrame:
 
 @pytest.fixture
 def nuclei(read) -> geopandas.GeoDataFrame:
-    """What was read of the table, for one test to change."""
+    """A copy of the table that was read, which a test may change."""
     return read.copy()
 
 

@@ -1,9 +1,9 @@
-"""Three rules about which packages may import which; for each, a made-up breach proves that it would be caught.
+"""Three rules about imports; for each, a made-up breach proves that breaches are found.
 
-1. Imports only point down, and torch lives in data, models, losses, methods, training, export, proposals and
-   inference.torch_runtime alone.
+1. Parts only import parts in lower layers, and only data, models, losses, methods, training, export, proposals and
+   inference.torch_runtime import torch.
 2. Plug-ins of one kind never import each other.
-3. The workflow imports the planning of a cohort, the settings and the outputs, and runs steps by the command line.
+3. The workflow only imports the planning of a cohort, the settings and the outputs; it runs steps as commands.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = "muse_pipeline"
 
-# From the bottom up: a part may import itself and the parts in lower layers (lines above), but not its siblings.
+# From the bottom up: a part may import itself and parts in lower layers (the lines above), but not its siblings.
 LAYERS = (
     {"core"},
     {"slides"},
@@ -42,18 +42,18 @@ NEVER = {("nuclei", "slides"), ("nuclei", "tissue"), *(("losses", part) for laye
 ALLOWED: set[tuple[str, str]] = set()
 
 WITH_TORCH = {"data", "models", "losses", "methods", "training", "export", "proposals"}
-TORCH_RUNTIME = "muse_pipeline.inference.torch_runtime"  # loaded if the provider is PyTorch
-LOADS_ON_DEMAND = "cli"  # verbs import what they need inside `run`
+TORCH_RUNTIME = "muse_pipeline.inference.torch_runtime"  # only loaded if the provider is PyTorch
+LOADS_ON_DEMAND = "cli"  # verbs import what they need in `run`
 
 
 def part_of(module: str) -> str | None:
-    """The part of a module, as ``slides`` for ``muse_pipeline.slides.base``; None for other packages."""
+    """The part that a module belongs to, ``slides`` for ``muse_pipeline.slides.base``; None for other packages."""
     names = module.split(".")
     return names[1] if names[0] == PACKAGE and len(names) > 1 else None
 
 
 def imported_modules(source: str) -> Iterator[str]:
-    """Every module that the source imports, at any depth; ``from a import b`` gives both a and a.b."""
+    """Yield every module that the source imports, at any depth; for ``from a import b``, these are a and a.b."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -84,11 +84,11 @@ def breaches_of_direction(module: str, source: str) -> list[str]:
 
 
 def plug_in_kind(module: str, source: str) -> str | None:
-    """The registry in which a module registers something; losses count as plug-ins although not registered."""
+    """The registry that a module adds something to; losses also count as plug-ins, although they have no registry."""
     if part_of(module) == "losses" and not module.endswith("losses"):
         return "losses"
     found = re.search(r"^@(\w+)\.register\(", source, re.MULTILINE)
-    return found[1] if found and found[1] != "RECIPES" else None  # a method may use another as a stage
+    return found[1] if found and found[1] != "RECIPES" else None  # methods may use others as stages
 
 
 def breaches_between_plug_ins(sources: dict[str, str]) -> list[str]:
@@ -135,7 +135,7 @@ def test_plug_ins_of_one_kind_do_not_import_each_other():
 
 
 def test_the_workflow_imports_the_planning_alone():
-    files = [ROOT / "Snakefile", *(ROOT / "workflow").rglob("*.smk")]  # workflow/scripts may import more, to run steps
+    files = [ROOT / "Snakefile", *(ROOT / "workflow").rglob("*.smk")]  # workflow/scripts may import the steps
     assert not breaches_in_workflow((path.name, path.read_text(encoding="utf-8")) for path in files)
 
 

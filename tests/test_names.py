@@ -11,11 +11,11 @@ PARTS = {path.stem for path in PACKAGE.iterdir()}
 IN_PAGES = re.compile(r"\bmuse_pipeline(?:\.\w+)+")
 DOTTED = re.compile(r"``(?:muse_pipeline\.)?([a-z_]+(?:\.\w+)+)(?:\(\))?``")
 FILES = re.compile(r"\.(csv|dcm|geojson|h5ad|json|npz|parquet|png|pt|py|svs|tsv)(\.gz)?$")
-SETTINGS = {"export.threshold"}  # in a config
+SETTINGS = {"export.threshold"}  # a setting, not a module
 
 
 def names_in(tree):
-    """The names that a module or class defines, with members of classes as "member" and as "Class.member"."""
+    """The names that a module or class defines; members of classes are listed as "member" and as "Class.member"."""
     names = set()
     for node in tree.body:
         if isinstance(node, ast.Assign | ast.AnnAssign):
@@ -38,7 +38,7 @@ def read_names():
 
 
 def unknown_names(path, names):
-    """Dotted names in a file that begin with a part of the package or a neighbouring module but do not exist there."""
+    """Dotted names in a file that begin with a part of the package or a module next to the file, but do not exist."""
     begin, folders = PARTS | {each.stem for each in path.parent.iterdir()}, path.relative_to(PACKAGE).parts[:-1]
     for name in DOTTED.findall(path.read_text("utf-8")):
         is_name = name.split(".")[0] in begin and not FILES.search(name) and name not in SETTINGS

@@ -1,4 +1,4 @@
-"""Results of several threads come in a fixed order."""
+"""The results of several threads are returned in a fixed order."""
 
 import pytest
 

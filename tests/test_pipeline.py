@@ -1,4 +1,4 @@
-"""The Python API: it finds the nuclei of `muse run`, also in a box of a slide or in an array."""
+"""The Python API finds the same nuclei as `muse run`, including in a box of a slide or in an array."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Checks of a cohort before its run name all problems."""
+"""The checks of a cohort before its run report all problems."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ def card():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Slides: two identical ones, one cut short, one without mpp, one coarse, one of glass, one with damaged tiles."""
+    """A folder of slides: two identical ones; the others are truncated, without mpp, coarse, only glass or damaged."""
     folder = tmp_path_factory.mktemp("cohort")
     draw_stained_slide(folder / "good.tif")
     shutil.copy(folder / "good.tif", folder / "twin.tif")
@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(folder, card):
-    """The result of the checks of `muse preflight` on the folder."""
+    """The checks that `muse preflight` makes of the folder."""
     rows = [SheetRow(path.stem, str(path)) for path in sorted(folder.glob("*.tif"))]
     return sum_up([check for _, check in sorted(check_slides(rows, card, threads=2))])
 
@@ -118,7 +118,7 @@ def test_the_workflow_checks_at_every_slide_and_runs_nothing(folder, tmp_path):
     assert not list((tmp_path / "results").glob("*/slide.json"))
     again = run_snakemake(
         tmp_path, "--dry-run", "--", "preflight"
-    )  # always checked again, as problems may have been fixed outside the slide's file
+    )  # problems are always checked again, because they may have been fixed elsewhere
     assert planned_jobs(again.stdout) == {"preflight_slide": 1, "preflight": 1}
     write_sheet(tmp_path / "slides.tsv", rows[:1])
     run = run_snakemake(tmp_path, "--", "preflight")

@@ -1,4 +1,4 @@
-"""Values that occur more than once in the project agree."""
+"""Values that the project states more than once agree."""
 
 import re
 import tomllib
@@ -63,15 +63,15 @@ def test_preflight_on_slurm_asks_for_hours_at_most(profile):
     assert minutes * settings["group-components"]["preflights"] <= 120
 
 
-FORKS = {"image", "detect", "nuclei"}  # jobs fork here; a benchmark would measure the parent
+FORKS = {"image", "detect", "nuclei"}  # jobs fork, so a benchmark would measure the parent
 
 
 def test_every_rule_is_one_verb_with_docstring_log_and_benchmark():
     for _, name, body in re.findall(r"^( *)rule (\w+):\n(.*?)(?=^\1\S|\Z)", RULES, re.M | re.S):
         assert body.lstrip().startswith('"""'), name
-        if name == "check_regions":  # it only reads what `regions` recorded
+        if name == "check_regions":  # only reads the records of `regions`
             continue
-        # Suffixes: the same step on the proposals, or on regions; a verb's part for one slide, or for the cohort.
+        # Suffixes: the same step for proposals or regions; the part of a verb for one slide or for the cohort.
         verb = name.removesuffix("_proposals").removesuffix("_regions").removesuffix("_slide").removesuffix("_cohort")
         assert verb in VERBS
         assert f"muse {verb} " in body or name == "report"

@@ -1,4 +1,4 @@
-"""docs/reference.md is what its script prints, and every link in the documentation has a target."""
+"""docs/reference.md is up to date with its script, and every link in the documentation has a target."""
 
 import re
 import subprocess

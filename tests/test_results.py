@@ -55,7 +55,7 @@ def test_an_experiment_imports_no_other(script):
 
 
 def test_a_benchmark_imports_no_experiment():
-    """`python benchmarks/NAME.py` can import from its folder and the installed package, but not from the top folder."""
+    """`python benchmarks/NAME.py` can only import from its own folder and from installed packages."""
     texts = {path.name: path.read_text(encoding="utf-8") for path in (TOP / "benchmarks").glob("*.py")}
     assert [name for name, text in texts.items() if re.search(r"^(from|import) experiments\b", text, re.M)] == []
 

@@ -1,4 +1,4 @@
-"""The settings of a run: files generated from their descriptions, and values derived from other settings."""
+"""The settings of a run: the files generated from their descriptions, and values that depend on other settings."""
 
 import argparse
 import importlib.util

@@ -1,4 +1,4 @@
-"""Screenshots in README and docs: taken of a synthetic slide in the browser, and similar to the committed ones.
+"""Screenshots of a synthetic slide in the browser are similar to the committed ones in README and docs.
 
 pytest tests/test_screenshots.py -m slow -n 0 --pictures docs/images        replaces them
 """
@@ -19,8 +19,8 @@ from muse_pipeline.report.page import write_page
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 IMAGES = Path(__file__).parents[1] / "docs/images"
-AT = "#at=3000,2350,0.35"  # the viewer's centre in QuPath px, um per screen px
-# For points on the screen, the screen positions of the nearest nuclei.
+AT = "#at=3000,2350,0.35"  # centre of the view in QuPath px, and um per screen px
+# JavaScript that computes the screen positions of the nuclei nearest to points on the screen.
 NUCLEI = """(points) => {
   const view = muse.view();
   const [width, height] = [view.width / view.scale, view.height / view.scale];
@@ -34,7 +34,7 @@ NUCLEI = """(points) => {
 
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory):
-    """Results of the demo slide by a model that finds the same nuclei on every processor."""
+    """Results of the demo slide from a model that finds the same nuclei on every processor."""
     top = tmp_path_factory.mktemp("pictures")
     assert muse(["demo-slide", str(top / "demo"), "--area-mm2", "2", "--mpp", "0.5"]) == 0
     command = ["run", str(top / "demo/demo.svs"), "--model", "compact-fp32"]
@@ -50,7 +50,7 @@ def browser():
 
 @pytest.fixture
 def keep(pytestconfig):
-    """A function that writes a picture to the folder of --pictures, or else compares it with the committed one."""
+    """A function that writes a picture to the folder in --pictures if given, or compares it with the committed one."""
 
     def keep_one(name, png):
         picture, folder = Image.open(io.BytesIO(png)).convert("RGB"), pytestconfig.getoption("--pictures")
@@ -66,7 +66,7 @@ def keep(pytestconfig):
 
 
 def count_colours(picture):
-    """(512,) fraction of the pixels in each of 512 colours."""
+    """Fraction (512,) of the pixels that have each of 512 colours."""
     levels = np.asarray(picture).reshape(-1, 3).astype(int) // 32
     return np.bincount(levels @ (64, 8, 1), minlength=512) / len(levels)
 

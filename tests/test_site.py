@@ -1,4 +1,4 @@
-"""The documentation site: links have targets, all public names are documented, and the notebooks run."""
+"""The documentation's site: links have targets, all public names are documented, and the notebooks run."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Packages that steps must not load, as loading would take longer than the step's work on a small slide."""
+"""Steps must not load certain packages, because that would take longer than their work on a small slide."""
 
 import os
 import subprocess

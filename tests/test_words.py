@@ -1,6 +1,6 @@
 """Words that plain English replaces (CONTRIBUTING.md, "Style") stay rare in code and documentation.
 
-`python tests/test_words.py` lists how often each occurs and `python tests/test_words.py WORD` where.
+`python tests/test_words.py` lists how often each word occurs, and `python tests/test_words.py WORD` where it does.
 """
 
 import ast
@@ -48,7 +48,7 @@ WORDS = {
     "stretch": "stretch|stretches",
     "span": "spans?",
 }
-# Uses of the words in their plain sense or in a library's. Not in WORDS at all, as each has one meaning:
+# Uses of the words in their plain sense, or in that of a library. Words with a single meaning are not in WORDS:
 # "guard" (of windows, for proposers), "verdict" (of a slide's appearance, of a GeoJSON file), "strip" (of rows).
 TECHNICAL = (
     r"in place of|in place\b|takes? place|decimal places?|places=\d",
@@ -56,7 +56,7 @@ TECHNICAL = (
     r"refuse(?=`|\"|'| nuclei)",  # a value of the setting `outside`
     r"\btold apart\b|\btell apart\b",
     r"colspan|rowspan|<span|</span>|\bspan\b(?=[.{#])|\"span\"(?=,)",  # HTML and CSS
-    r"\.span\(\)|Connection refused",  # of a regular expression's match; an error of the operating system
+    r"\.span\(\)|Connection refused",  # a method of matches; a system's error
 )
 
 
@@ -72,12 +72,12 @@ def list_files() -> Iterator[Path]:
 
 PATTERNS = list(WORDS)
 REPLACED = "|".join(f"({pattern})" for pattern in WORDS.values())
-BEGIN = r"(?:(?<![A-Za-z])|(?=[.<\"]))"  # seldom within a word, where nothing else need be tried
+BEGIN = r"(?:(?<![A-Za-z])|(?=[.<\"]))"  # skips most positions quickly
 ANY_WORD = re.compile(rf"{BEGIN}(?:{'|'.join(TECHNICAL)}|(?<![A-Za-z])(?i:{REPLACED})(?![A-Za-z]))")
 
 
 def find_words(text: str) -> Iterator[tuple[str, int]]:
-    """The entry of ``WORDS`` and the position of each occurrence, except technical uses."""
+    """Yield the entry of ``WORDS`` and the position of each occurrence, except technical uses."""
     for match in ANY_WORD.finditer(text):
         if match.lastindex:
             yield PATTERNS[match.lastindex - 1], match.start()
@@ -115,7 +115,7 @@ RELATIVE = re.compile(r"(what|which|where|whether|how|who|whose|when|why)\b", re
 
 @pytest.fixture(scope="module")
 def docstrings() -> list[tuple[Path, str]]:
-    """File, and docstring, of every module, class and function of the package."""
+    """(file, docstring) of every module, class and function of the package."""
     return [
         (path.relative_to(TOP), ast.get_docstring(node) or "")
         for path in sorted((TOP / "muse_pipeline").rglob("*.py"))

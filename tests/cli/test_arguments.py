@@ -1,4 +1,4 @@
-"""Numbers out of range are rejected before any work begins."""
+"""Numbers that are out of range are rejected before any work begins."""
 
 import argparse
 import importlib

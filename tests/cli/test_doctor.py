@@ -51,7 +51,7 @@ def test_what_is_missing_is_reported_with_its_remedy(monkeypatch, tmp_path):
 
 
 def test_no_folder_for_temporary_files_is_a_finding(muse, monkeypatch, tmp_path):
-    """For example, /tmp is full and the current folder is read-only."""
+    """Tested as if /tmp were full and the current folder read-only."""
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: [str(tmp_path / "nowhere")])
     status, out, err = muse("doctor")

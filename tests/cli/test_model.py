@@ -1,4 +1,4 @@
-"""`muse model`: finds problems with a model before the workflow starts."""
+"""`muse model` finds problems with a model before the workflow starts."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def test_a_name_that_is_not_a_model_is_rejected_with_those_that_are(muse):
 
 def test_a_provider_that_is_not_here_is_rejected_where_it_is_asked_for(muse, tmp_path, monkeypatch):
     monkeypatch.setattr(providers, "is_installed", lambda provider: provider == "cpu")
-    assert muse("model", "compact", "--provider", "cuda")[0] == 0  # a login node without a GPU
+    assert muse("model", "compact", "--provider", "cuda")[0] == 0  # as on a login node without a GPU
     assert muse("model", "compact", "--provider", "cpu", "--here")[0] == 0
     status, _, output = muse("model", "compact", "--provider", "cuda", "--here")
     assert (status, output.count("\n")) == (2, 1) and "provider 'cuda' was requested but is not in this" in output

@@ -1,4 +1,4 @@
-"""`muse proposer`: shows a proposer's settings, and what is wrong with them."""
+"""`muse proposer` shows a proposer's settings, or what is wrong with them."""
 
 import pytest
 

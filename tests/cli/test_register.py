@@ -47,7 +47,7 @@ def test_a_partner_is_registered_checked_and_tiled(muse, files, tmp_path):
     assert board.shape[1] >= 1500 and board.std() > 10
     assert read_json(tmp_path / "ledger.json")["status"] == "ok"
 
-    again = tmp_path / "again"  # starts from the transform found above, without a search
+    again = tmp_path / "again"  # starts from the transform that was found, without a search
     assert muse("register", *pair, "-o", again, "--start", tmp_path / "transform.json", "--threads", "2")[0] == 0
     assert read_json(again / "transform.json")["residuals"]["kept"] >= kept - 1
 
@@ -64,7 +64,7 @@ def test_a_partner_is_registered_checked_and_tiled(muse, files, tmp_path):
     assert record["status"] == "ok" and record["residuals"]["kept"] >= kept - 1
     assert open_store(of_workflow / "image-600nm.zarr").tissue[0].any()
     assert (of_workflow / "checkerboard.png").is_file()
-    status, output, error = muse(*partner)  # the picture has no pixel size
+    status, output, error = muse(*partner)  # not even this picture has a pixel size
     record = read_json(of_workflow / "partner.json")
     assert (status, record["status"]) == (0, "failed") and "--partner-mpp" in record["reason"], error
     assert "partner.json contains the reason" in output

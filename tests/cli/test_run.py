@@ -1,4 +1,4 @@
-"""`muse run`, also when repeated in the same results folder."""
+"""`muse run`, including repeated runs in the same results folder."""
 
 import csv
 import gzip
@@ -42,8 +42,8 @@ def test_a_slide_that_is_added_leaves_the_others_in_the_report(muse, tmp_path):
     (results / "glass").mkdir()
     (results / "glass/nuclei.csv.gz").touch()
     status, shown, _ = muse("run", tmp_path / "glass.tif", "-o", results)
-    assert not (results / "glass/nuclei.csv.gz").exists()  # belonged to an earlier table
-    assert (status, report_of(results)) == (0, {"broken": "failed", "glass": "empty"})  # status of this run's slide
+    assert not (results / "glass/nuclei.csv.gz").exists()  # made from an earlier table
+    assert (status, report_of(results)) == (0, {"broken": "failed", "glass": "empty"})  # the status of this run only
     assert "slides of earlier runs that are also in the report: 1" in shown
     status, _, printed = muse("run", tmp_path / "broken.svs", "-o", results)
     assert (status, list(report_of(results))) == (2, ["broken", "glass"])
@@ -52,7 +52,7 @@ def test_a_slide_that_is_added_leaves_the_others_in_the_report(muse, tmp_path):
 
 @pytest.fixture
 def mixed(tmp_path):
-    """A folder of slides, one of them broken, and a sheet with one more slide, which is cut into two shards."""
+    """A folder of slides, one of which is broken, and a sheet with a further slide, which has two shards."""
     (tmp_path / "slides").mkdir()
     draw_stained_slide(tmp_path / "slides/a.tif", size_px=500, n_nuclei=60)
     (tmp_path / "slides/b.svs").write_bytes(b"no slide")
@@ -106,7 +106,7 @@ def test_a_slide_that_is_finished_with_the_same_settings_is_skipped(muse, mixed)
         ("C", "skipped"),
     ]
     assert (mixed / "results/a/nuclei.geojson.gz").is_file()
-    shutil.rmtree(mixed / "results/C/viewer")  # as after a run with --no-viewer
+    shutil.rmtree(mixed / "results/C/viewer")  # as if run with --no-viewer
     assert re.search(r"^C: .* unchanged, wrote viewer \(2 of 2\)$", muse(*run)[1], re.M)
     assert (mixed / "results/C/viewer/index.html").is_file()
 
@@ -287,7 +287,7 @@ def test_what_was_drawn_of_an_earlier_run_goes_with_its_nuclei(tmp_path):
     (tmp_path / "logs/settings").mkdir(parents=True)
     jobs = "image", "nuclei", "anndata", "detect-1-of-1", "stitch-proposals"
     ours = *ours, *(f"logs/settings/{job}.json" for job in jobs)
-    expected += ["logs/settings/tile-image-250nm.json", "logs/settings/partner.json"]  # their stores are kept
+    expected += ["logs/settings/tile-image-250nm.json", "logs/settings/partner.json"]  # their stores are kept too
     for name in (*ours, "overlays/1.png", *expected):
         (tmp_path / name).touch()
     remove_results(tmp_path)

@@ -1,4 +1,4 @@
-"""``muse tissue`` and ``muse tile`` on a JPEG pyramid, which OpenSlide reads."""
+"""``muse tissue`` and ``muse tile`` on a JPEG pyramid that OpenSlide reads."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ CENTRES_UM = np.array([[150.0, 130.0], [380.3, 210.2], [255.7, 300.4]])
 
 @pytest.fixture(scope="module")
 def slide_path(tmp_path_factory):
-    """Three purple discs of 30 um on pink at 0.25 um/px, with Aperio's downsamples 1, 4 and 16."""
+    """A slide with three purple discs of 30 um on pink, at 0.25 um/px, with Aperio's downsamples 1, 4 and 16."""
     path = tmp_path_factory.mktemp("slides") / "discs.tif"
 
     def colour_at(x, y):
@@ -35,7 +35,7 @@ def slide_path(tmp_path_factory):
 
 
 def run_steps(muse, slide, out, *tile_arguments, roi=None):
-    """Run inspect, tissue and tile; returns the exit status, output and errors of `tile`."""
+    """Run `inspect`, `tissue` and `tile`, and return the exit status, output and errors of `tile`."""
     info = out / "slide.json"
     assert muse("inspect", slide, "--slide-id", "discs", "--output", info)[0] == 0
     limits = ["--roi", roi] if roi else []

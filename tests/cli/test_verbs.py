@@ -45,7 +45,7 @@ def test_nothing_that_is_read_is_written_over(muse, tmp_path):
 
 
 def listed_by(words, **options):
-    """The verbs, in the order in which they are printed; fails if a heavy library is loaded."""
+    """The verbs in the order in which help prints them; fails if printing it loads a heavy library."""
     script = f"""
 import sys
 from muse_pipeline.cli.main import main
@@ -79,7 +79,7 @@ def test_a_deleted_working_folder_is_one_sentence(muse, tmp_path, monkeypatch):
 
 
 def test_help_is_quick():
-    """Compared with the start of Python itself, so that a busy machine does not matter: 0.5 s if that takes 0.03 s."""
+    """The limit is relative to the start of Python itself, in case the machine is busy: 0.5 s if that takes 0.03 s."""
     help_seconds, bare_seconds = (
         min(_seconds([sys.executable, *arguments]) for _ in range(3))
         for arguments in (["-m", "muse_pipeline.cli.main", "--help"], ["-c", ""])
@@ -175,7 +175,7 @@ def test_a_file_that_may_not_be_read_is_one_sentence(monkeypatch, capsys):
 
 
 def test_a_reader_may_close_the_pipe():
-    """For example, `head` closes it."""
+    """For example, `head` closes the pipe early."""
     command = [sys.executable, "-u", "-m", "muse_pipeline.cli.main", "doctor"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()

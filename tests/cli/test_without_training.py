@@ -1,4 +1,4 @@
-"""An installation without the extra `train`: what works, and the messages for what does not."""
+"""An installation without the extra `train`: what works, and the messages about what does not work."""
 
 import subprocess
 import sys

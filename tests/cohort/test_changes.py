@@ -1,4 +1,4 @@
-"""What a run would change in finished results: its settings are compared with the recorded ones."""
+"""What a run would change in finished results, found by comparing its settings with the recorded ones."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def changes_of(models):
 
 def test_the_same_settings_change_nothing(finished, changes_of):
     assert changes_of(finished) == []
-    assert changes_of(finished, patient="P1", split="test", shards=3) == []  # nuclei do not depend on these
+    assert changes_of(finished, patient="P1", split="test", shards=3) == []  # nuclei do not depend on them
     assert changes_of(finished, {"csv": True, "viewer": False, "embedding": True}) == []  # outputs may be added
 
 
@@ -128,7 +128,7 @@ def test_a_file_with_another_date_is_the_same_slide(finished, changes_of, tmp_pa
 def test_a_run_that_ends_midway_records_the_outputs_that_it_wrote(finished, tmp_path):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     records = tmp_path / "results/S/logs/settings"
-    shutil.rmtree(tmp_path / "results/S/image-500nm.zarr")  # as after a run that keeps no stores; embedding fails
+    shutil.rmtree(tmp_path / "results/S/image-500nm.zarr")  # as if stores were not kept, so that embedding fails
     run = ["run", str(finished / "S.tif"), "-o", str(tmp_path / "results"), "--frame", "openslide"]
     assert main([*run, "--embedding"]) == 2
     assert read_json(tmp_path / "results/S/nuclei.provenance.json")["frame"] == "openslide"

@@ -1,4 +1,4 @@
-"""Mistakes in the workflow's config: messages from its schema and from the checks after it, as in `common.smk`."""
+"""Mistakes in the workflow's config: the messages of its schema and of the checks that `common.smk` makes next."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The ledger records how a step ended; that of a killed step is empty."""
+"""The ledger records how a step ended; the entry of a killed step is empty."""
 
 import mmap
 import subprocess
@@ -44,7 +44,7 @@ def test_a_step_that_fails(tmp_path, error, reason):
 
 
 def test_a_step_under_way_has_an_empty_entry(tmp_path):
-    """If the step is killed, neither the previous run's entry nor a missing one can be mistaken for its own."""
+    """An empty entry distinguishes a killed step from steps that were not run or ended in an earlier run."""
     path = tmp_path / "ledger/tile.json"
     path.parent.mkdir()
     path.write_text("{}")
@@ -111,7 +111,7 @@ def test_the_peak_is_not_that_of_the_process_before():
 
 @contextmanager
 def fresh_memory(mib):
-    """Map new memory from the system; an array could reuse what earlier tests have freed."""
+    """Map new memory from the system, because an array could reuse memory that earlier tests have freed."""
     with mmap.mmap(-1, mib << 20) as memory:
         for _ in range(mib):
             memory.write(bytes(1 << 20))

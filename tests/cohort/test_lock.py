@@ -1,4 +1,4 @@
-"""Only one run at a time per results folder; the tests use processes, as a process may lock its own folder again."""
+"""Only one run at a time per results folder. Processes are used, because a process may lock its folder again."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ def other(tmp_path):
 
 def test_a_second_run_is_rejected_until_the_first_is_killed(tmp_path, other):
     named = rf"^{tmp_path}: snakemake \(process {other.pid} on .*, since 20.*\) is writing results there; wait until"
-    for _ in range(2):  # no attempt lifts the lock
+    for _ in range(2):  # an attempt does not lift the lock
         with pytest.raises(OutputError, match=named), lock_results(tmp_path, "muse run"):
             pass
     assert find_other_run(tmp_path).startswith(f"{tmp_path}: snakemake (process {other.pid} ")

@@ -1,4 +1,4 @@
-"""Which files remain of a slide with failed steps, and what is printed about them."""
+"""Which files of a slide remain after steps failed, and what is printed about these steps."""
 
 import json
 
@@ -31,7 +31,7 @@ OWN = {"nuclei.qpdata", "overlays/mine.png"}
 
 @pytest.fixture
 def folder(tmp_path):
-    """A finished slide with proposals, files of the user's own, and the fetched copy of the slide."""
+    """The folder of a finished slide, with proposals, files that the user added, and the fetched copy of the slide."""
     for name in (*NUCLEI, *PROPOSALS, *OWN, "fetched/a.svs"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()

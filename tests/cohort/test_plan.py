@@ -1,4 +1,4 @@
-"""What the workflow's rules read from the sheet and the config, tested without Snakemake."""
+"""The plan that the workflow's rules read, made from the sheet and the config, tested without Snakemake."""
 
 import os
 import time
@@ -90,7 +90,7 @@ def test_small_files_get_one_thread(plan, slide, tmp_path):
     with slide.open("r+b") as file:
         file.truncate(8 << 20)
     assert plan.threads("a") == 4
-    (tmp_path / "m.mrxs").touch()  # its pixels are in a folder next to it
+    (tmp_path / "m.mrxs").touch()  # small, but its pixels are in a folder next to it
     assert Plan(CONFIG, {"m": row(tmp_path / "m.mrxs")}).threads("m") == 4
 
 

@@ -302,7 +302,7 @@ def test_slides_folders_and_sheets_together_in_their_order(tmp_path):
     assert [row.slide_id for row in rows] == ["b", "F", "c", "d", "e"]
     assert [row.mpp for row in rows] == [None, 0.5, None, None, None]
     assert rows[0].path == url and rows[4].path == str(tmp_path / "e.svs")
-    assert find_rows([tmp_path / "one"]) == collect_slides(tmp_path / "one")  # the same ids as in a sheet of the folder
+    assert find_rows([tmp_path / "one"]) == collect_slides(tmp_path / "one")  # slide_ids as in the folder's sheet
     rows = find_rows([tmp_path / "one", tmp_path / "e.svs"], mpp=0.25)
     assert {row.mpp for row in rows} == {0.25}
 

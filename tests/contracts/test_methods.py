@@ -1,4 +1,4 @@
-"""The contract of training methods, tested with the real ones and with three toys of one file each."""
+"""The contract of training methods, tested with all real methods and with three toys of one file each."""
 
 import dataclasses
 import json
@@ -49,7 +49,7 @@ def test_a_toy_is_trained_resumed_to_the_same_bytes_and_leaves_a_detector(method
 
     def stop(turn, *arguments):
         updates.append(turn)
-        if len(updates) == 11:  # in the third step of the GAN's second stage; the other toys have ended by then
+        if len(updates) == 11:  # in step 3 of the GAN's second stage, after the end of the other toys
             raise KeyboardInterrupt
         if len(updates) == 4 and method != "toy_gan":
             raise KeyboardInterrupt
@@ -77,7 +77,7 @@ def test_a_toy_is_exported(images, tmp_path, muse):
 
 
 def test_a_toy_learns(images, tmp_path, muse, monkeypatch):
-    """Only the toy that sums losses is trained; the pairs are one of its terms."""
+    """Only the toy that sums two methods is trained; the method for pairs is one of the two."""
     monkeypatch.setattr(loop, "draw_curves", lambda rows, output: None)
     train(muse, write_toy(tmp_path, "toy_sum", images, steps=30), tmp_path / "run")
     losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -114,7 +114,7 @@ def test_settings_name_the_method_and_are_documented(name):
     assert {"name", "schedule" if name != "psm" else "detector"} <= defaults.keys()
     assert defaults["method"] == name
     if name not in TOYS:
-        described = "".join(each.__doc__ for each in kind.__mro__)  # in the class that introduces it
+        described = "".join(each.__doc__ for each in kind.__mro__)  # settings are described where defined
         for setting in defaults.keys() - {"activation", "labels", "detector", "self_training"}:
             assert f"\n        {setting}: " in described, setting
 

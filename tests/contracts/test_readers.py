@@ -16,7 +16,7 @@ from muse_pipeline.slides.packages import PackageReader
 
 
 class OfAPackage(PackageReader):
-    """A reader from an entry point that gives OpenSlide's class."""
+    """A reader of another package, whose entry point returns OpenSlide's class."""
 
     name, load = "package", staticmethod(lambda: openslide.OpenSlide)
 
@@ -77,7 +77,7 @@ def test_a_level_is_read_from_its_nearest_pixel(slide, gradient):
         expected = shrink(gradient, int(downsample))
         for k in (0, 55, 201):
             pixels = slide.read_region((round(k * downsample), 0), level, (20, 10))
-            # OpenSlide's mean downsample is not an integer here: interpolation by half a level-0 pixel, but no drift.
+            # OpenSlide's mean downsample is not an integer here, so pixels are interpolated, but they must not drift.
             np.testing.assert_allclose(pixels[..., :2].astype(int), expected[:10, k : k + 20, :2], atol=1)
 
 

@@ -1,4 +1,4 @@
-"""The Nextflow module: its script writes the declared outputs, and its description names the same ports."""
+"""The Nextflow module: its script writes the outputs that it declares, and its description lists the same ports."""
 
 import re
 import subprocess

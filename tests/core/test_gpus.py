@@ -1,4 +1,4 @@
-"""Several GPUs of one machine: a script in place of ``nvidia-smi`` lists them; processes and locks are real."""
+"""Several GPUs in one machine. A script in place of ``nvidia-smi`` lists them; the processes and locks are real."""
 
 import os
 import subprocess
@@ -53,7 +53,7 @@ def test_every_job_has_a_gpu_of_its_own_and_a_lost_one_is_passed_over(start):
     both = "GPU-a1\nGPU-b2"
     first, second = start(both), start(both)
     assert (first.gpu, second.gpu) == ("GPU-a1", "GPU-b2")
-    assert start(both).gpu in {"GPU-a1", "GPU-b2"}  # shared, as no third GPU is listed
+    assert start(both).gpu in {"GPU-a1", "GPU-b2"}  # shared, because there is no third GPU
     first.stop()
     assert start(both).gpu == "GPU-a1"
     second.stop()

@@ -1,4 +1,4 @@
-"""Fallbacks for what macOS and Windows lack, tested by removing it from Linux, one module or folder at a time."""
+"""Fallbacks for what macOS and Windows lack, tested on Linux by hiding one module or folder at a time."""
 
 import os
 import subprocess
@@ -51,13 +51,13 @@ def test_the_peak_memory_is_stated_everywhere(without_proc, monkeypatch, platfor
     monkeypatch.setattr(sys, "platform", platform)
     assert peak_memory_mib() == 300 if resource else peak_memory_mib() > 20
     environment.forget_peak_memory()
-    limit_memory(1)  # does nothing here: a real limit of 1 byte would kill any process
+    limit_memory(1)  # without effect: a real limit of 1 byte would kill the process
     assert environment.choose_start_method() == "spawn"
 
 
 @pytest.mark.parametrize("asked, expected", [("spawn", "spawn"), ("", "fork")])
 def test_no_process_is_forked_where_the_environment_asks_so(asked, expected):
-    """Tested in a new process, which has a single thread."""
+    """Tested in a new process, because a process with several threads is never forked."""
     program = "from muse_pipeline.core.environment import choose_start_method; print(choose_start_method())"
     environ = {**os.environ, "MUSE_START_METHOD": asked}
     run = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True)
@@ -142,7 +142,7 @@ def test_a_sheet_of_windows_is_read(tmp_path):
 def test_a_run_without_what_windows_lacks_has_the_same_bytes(tmp_path):
     draw_stained_slide(tmp_path / "Größe µ.tif", size_px=500, n_nuclei=60)
     (tmp_path / "windows.py").write_text(AS_ON_WINDOWS, encoding="utf-8")
-    words = "run", "Größe µ.tif", "--model", "compact-fp32", "-o"  # `compact` runs in int8 only on Linux
+    words = "run", "Größe µ.tif", "--model", "compact-fp32", "-o"  # `compact` can mean int8 on Linux
     environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
     for program, output in (["-m", "muse_pipeline.cli.main"], "linux"), (["windows.py"], "windows"):
         command = [sys.executable, *program, *words, output]

@@ -1,4 +1,4 @@
-"""The sparse assignment equals the dense Hungarian one, and also handles cases that the dense one cannot."""
+"""The sparse assignment equals that of the dense Hungarian method, and also works where the dense method fails."""
 
 import time
 
@@ -56,7 +56,7 @@ def test_windows_without_nuclei_and_batches_without_any():
 
 
 def test_a_dense_window_of_256_px_takes_less_than_10_ms():
-    """65 nuclei per window are 4,000 per mm2 at 0.5 um/px; the best processor time of five is compared."""
+    """The window has 65 nuclei, or 4,000 per mm2 at 0.5 um/px; the best of five processor times counts."""
     problem = random_problem(8, 65, 3, side=64)
     taken = []
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""Pixels, centres and rays move together: synthetic discs and ellipses are found where the moved labels place them."""
+"""Pixels, centres and rays are transformed alike: synthetic discs and ellipses lie where their labels are."""
 
 import math
 
@@ -21,7 +21,7 @@ N_RAYS = 32
 
 
 def ellipse_picture(size, centre, axes, angle):
-    """A white picture with a black ellipse, and the ellipse's rays in um at 1 um/px."""
+    """A white picture with a black ellipse, and the rays of the ellipse in um, at 1 um/px."""
     y, x = np.mgrid[:size, :size] + 0.5
     u = (x - centre[0]) * np.cos(angle) + (y - centre[1]) * np.sin(angle)
     v = -(x - centre[0]) * np.sin(angle) + (y - centre[1]) * np.cos(angle)
@@ -96,7 +96,7 @@ def test_windows_are_blurred_by_the_sigma_that_is_drawn(mpp):
     distance = torch.arange(65) - 32.0
     found = ((blurred.sum(1) * distance**2).sum(1) / blurred.sum((1, 2))).sqrt()
     drawn = torch.rand(2, 20, generator=torch.Generator().manual_seed(3))[1] * 0.6 / mpp
-    wide = drawn > 0.6  # narrower blurs are smaller than a pixel
+    wide = drawn > 0.6  # narrower blurs cannot be measured
     assert drawn[wide].max() > 0.8 * 0.6 / mpp
     assert found[wide] == pytest.approx(drawn[wide], rel=0.04)
 
@@ -111,7 +111,7 @@ def test_noise_of_views_has_the_level_that_is_drawn(noise):
         _, level = np.random.default_rng(seed).random(2)
         one, again = (vary_view_sharpness(GREY, 0.5, noisy, np.random.default_rng(seed)) for _ in range(2))
         assert np.array_equal(one, again) and one.dtype == np.uint8
-        expected = math.hypot(level * noise, 12**-0.5)  # the noise, and rounding to whole numbers
+        expected = math.hypot(level * noise, 12**-0.5)  # noise, and rounding to integers
         assert one.std() == pytest.approx(expected, rel=0.03)
         assert one.mean() == pytest.approx(128, abs=0.03 * noise)
         planes = one.reshape(-1, 3).T.astype(float)

@@ -1,4 +1,4 @@
-"""Cells around a nucleus: only those within the map, with the nucleus's own cell in the middle."""
+"""The cells around a nucleus: the nucleus's own cell is in the middle, and cells outside the map are left out."""
 
 import torch
 

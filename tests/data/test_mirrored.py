@@ -1,4 +1,4 @@
-"""Small pictures are continued by mirror images, and so are their nuclei and outlines."""
+"""Small pictures, with their nuclei and outlines, are continued by mirror images."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ MPP = 0.5
 
 
 def picture():
-    """A picture with one bright ellipse, off-centre and oblique, and its nucleus measured from the mask."""
+    """A picture with a bright ellipse, off-centre and oblique, labelled as a nucleus that is measured from its mask."""
     y, x = np.mgrid[:60, :40] + 0.5
     mask = ((x - 17 + 0.5 * (y - 25)) / 5) ** 2 + ((y - 25) / 10) ** 2 <= 1
     pixels = np.where(mask[..., None], 200, 50).astype(np.uint8).repeat(3, 2)
@@ -24,7 +24,7 @@ def test_nuclei_lie_on_their_mirror_images_with_mirrored_outlines():
     assert large.pixels.shape == (120, 120, 3)
     assert len(large.nuclei) == 6
     again = label_image_to_nuclei(
-        # each copy is a separate object: number the copies by the cell of the mosaic in which they lie
+        # each copy is a separate nucleus, numbered by the tile of the mosaic in which it lies
         (large.pixels[..., 0] > 100) * (1 + np.add.outer(3 * (np.arange(120) // 60), np.arange(120) // 40)),
         (MPP, MPP),
         32,

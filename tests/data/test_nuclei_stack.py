@@ -1,4 +1,4 @@
-"""Windows show their pictures' nuclei in the same order; memory grows with the number of nuclei only."""
+"""Windows list nuclei in the order of their pictures, and memory only grows with the number of nuclei."""
 
 import numpy as np
 import pytest

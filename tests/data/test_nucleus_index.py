@@ -1,4 +1,4 @@
-"""Nuclei are found by position, whether their index is in memory or a memory-mapped file."""
+"""Nuclei are found by position, whether their index is in memory or in a memory-mapped file."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_no_nuclei_are_an_index_too(tmp_path):
 
 
 def test_occupied_cells_are_drawn_alike():
-    """A thousand nuclei in one corner are drawn as often as one nucleus in another."""
+    """A thousand nuclei in one corner are together drawn as often as a single nucleus in another corner."""
     rng = np.random.default_rng(0)
     index = NucleusIndex.build(np.concatenate([rng.uniform(0, 20, (1000, 2)), [[900, 600]]]), SIZE_PX, MPP)
     drawn = np.array([index.draw(rng) for _ in range(400)])

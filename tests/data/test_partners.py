@@ -1,4 +1,4 @@
-"""Partners: which views are drawn, which of them the partner covers, and the geometry that a pair shares."""
+"""Partners: which views are drawn, which views a partner covers, and the geometry that a pair shares."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def test_positions_go_to_a_view_and_back(mirror, turns):
 
 
 def test_a_picture_has_the_geometry_of_the_first_view():
-    """The partner is the H&E picture itself, so both views must have equal pixels."""
+    """The partner is the H&E picture itself, so the pixels of both must be equal."""
     image = make_picture()
     batch = make_batches([image], [PartnerPicture(image.pixels)])(0)
     he = batch.views.global_views.pixels[:8]

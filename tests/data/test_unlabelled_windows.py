@@ -1,4 +1,4 @@
-"""The stream of unlabelled windows: seeded by the step, on tissue, and read from stores one window at a time."""
+"""The stream of unlabelled windows: seeded by the step, only on tissue, read from stores window by window."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Batches of views: a number gives the same batch in any thread; pairs share the nuclei that both views show."""
+"""Batches of views: a batch depends only on its number, and pairs share the nuclei that both views show."""
 
 import dataclasses
 import itertools
@@ -85,7 +85,7 @@ def test_batches_that_no_one_asks_for_are_given_up_at_the_end():
     threading.Timer(0.2, gate.set).start()
     with Prefetched(slow, 1, 2) as stream:
         assert stream(0) == 0
-    assert len(made) <= 3  # the first, and one per thread; the queue's other batches were not begun
+    assert len(made) <= 3  # the first and one per thread; queued batches are dropped
 
 
 def test_a_batch_that_cannot_be_made_raises_where_it_is_asked_for():
@@ -111,7 +111,7 @@ def test_shared_nuclei_lie_in_both_views_and_are_no_more_than_asked_for():
 
 
 def test_a_random_part_of_the_nuclei_that_both_views_show_is_compared():
-    """Three at most per pair, each at its positions in both views; octaves are |log2| of the mpps' ratio."""
+    """At most three nuclei per pair, each with its positions in both views; octaves are |log2| of the ratio of mpps."""
     batches, ranks = make(max_matches=3), []
     for number in range(4):
         batch, sets = batches.draw(number)
@@ -135,7 +135,7 @@ def test_a_random_part_of_the_nuclei_that_both_views_show_is_compared():
 
 
 def test_pairs_are_there_and_back():
-    """Views 0 and 1 share the same nuclei, whichever of them is the teacher's."""
+    """Views 0 and 1 share the same nuclei, whichever is the teacher's view."""
     batch = make()(2)
     back = ordered_pairs(2).index((1, 0))
     for b in range(B):
@@ -170,7 +170,7 @@ def test_colour_is_the_images_own_and_grey_views_have_no_hue():
 
 @pytest.mark.parametrize("varied", [{"stain_gain": 0.2}, {"stain_mix": 0.05}, {"shift": 0.03}, {"partial_colour": 0.3}])
 def test_every_view_of_a_set_has_a_colour_of_its_own(varied):
-    """Tested for each setting that varies colour."""
+    """The test is repeated for each setting that varies colours."""
     batch = make(augmentation=dataclasses.replace(PLAIN, **varied), grey=0)(0)
     colours = torch.cat([batch.global_views.colour, batch.local_views.colour]).view(4, B, 12)  # by view and set
     for one, other in itertools.combinations(colours, 2):
@@ -178,7 +178,7 @@ def test_every_view_of_a_set_has_a_colour_of_its_own(varied):
 
 
 def test_few_nuclei_may_share_none():
-    """The tables then contain only padding."""
+    """The tables of shared nuclei may then contain only padding."""
     batch = make(n_nuclei=1)(0)
     assert batch.shared.shape[2] >= 1
     assert batch.shared.sum() <= batch.shared.shape[0] * B

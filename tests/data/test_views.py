@@ -1,4 +1,4 @@
-"""Views show a nucleus where they place it, and a nucleus that views share is the same one in all of them."""
+"""Views show nuclei where they state them to be, and a nucleus that views share is the same nucleus in each."""
 
 import itertools
 import math
@@ -13,7 +13,7 @@ from muse_pipeline.data.views import View, ViewSampler, ViewSet, ViewSettings
 
 MPP, SIDE_PX, RADIUS_PX = 0.25, 2048, 8.0
 GROUND = 250.0
-LEVELS = np.arange(0, 200, 20)  # of each channel: a thousand different colours
+LEVELS = np.arange(0, 200, 20)  # values of each channel, which give a thousand colours
 SETTINGS = ViewSettings(n_local=2)
 N_SETS = 250
 
@@ -26,7 +26,7 @@ def tissue(xy, pixels=None):
 
 @pytest.fixture(scope="module")
 def discs():
-    """A picture with a disc at every nucleus of its index, and the discs' (N, 3) colours in the index's order."""
+    """A picture with a disc at every nucleus of its index, and the (N, 3) colours of the discs in the same order."""
     step = 64.0  # 16 um: 3,900 nuclei per mm2
     rng = np.random.default_rng(0)
     lattice = np.stack(np.meshgrid(*[np.arange(step / 2, SIDE_PX, step)] * 2), -1).reshape(-1, 2)
@@ -55,13 +55,13 @@ def around(pixels, placed, reach):
 
 
 def test_discs_are_where_views_position_them_and_shared_ones_are_the_same(discs):
-    """A number means the same nucleus in every view: the disc at its position has that nucleus's colour."""
+    """A nucleus has the same index in every view: the disc at its position has its colour."""
     image, colours = discs
     sample, generator = ViewSampler([image], SETTINGS), np.random.default_rng(1)
     errors, turned, n_shared = [], set(), 0
     for _ in range(N_SETS):
         drawn = sample(generator)
-        found = ViewSet.index(image, drawn.views, image.nuclei.xy.astype(float))  # numbered as ``colours`` is
+        found = ViewSet.index(image, drawn.views, image.nuclei.xy.astype(float))  # in the order of ``colours``
         assert [len(found.shared(0, other)) for other in (1, 2)] == [len(drawn.shared(0, other)) for other in (1, 2)]
         n_shared += len(drawn.shared(0, 1))
         for view, placed, seen in zip(found.views, found.placed, found.seen, strict=True):
@@ -89,7 +89,7 @@ def test_discs_are_where_views_position_them_and_shared_ones_are_the_same(discs)
 @pytest.mark.parametrize("mirror", [False, True])
 @pytest.mark.parametrize("turns", range(4))
 def test_a_spot_is_placed_where_it_is_cut(side_px, size_px, mirror, turns):
-    """To the pixel, also in views finer or coarser than their image."""
+    """The spot is placed to the pixel, even in views that are finer or coarser than their image."""
     pixels = np.zeros((60, 70, 3), np.uint8)
     view = View((11, 23), side_px, size_px, mirror, turns, MPP)
     column, row = side_px // 4 // 2 * 2, side_px // 3 // 2 * 2
@@ -130,7 +130,7 @@ def test_sparse_and_small_images_give_views_too(n, size_px):
 
 
 def test_every_view_of_a_set_draws_an_mpp_of_its_own():
-    """Drawn uniformly from an octave, so that the mean |log2 ratio| of two views is 3 / ln 2 - 4 = 0.328."""
+    """The mpp is uniform within an octave, so that the mean |log2 ratio| of two views is 3 / ln 2 - 4 = 0.328."""
     xy = np.random.default_rng(0).uniform(0, SIDE_PX, (1000, 2))
     sample, generator = ViewSampler([tissue(xy)], SETTINGS), np.random.default_rng(0)
     mpps = np.array([[view.mpp for view in sample(generator).views] for _ in range(1500)])
@@ -141,7 +141,7 @@ def test_every_view_of_a_set_draws_an_mpp_of_its_own():
 
 
 def test_local_views_lie_around_nuclei_that_a_global_view_sees():
-    """Each centre is within 10 px, a quarter of the side, of a nucleus; all nuclei are chosen equally often."""
+    """The centre of each view is within 10 px (a quarter of its side) of a nucleus; all nuclei are equally frequent."""
     xy = np.array([(1000.0, 1000), (1040, 1010), (990, 1060), (1080, 1080)])
     settings = ViewSettings(global_px=400, local_px=40, n_local=8, mpp=(0.25, 0.25), min_matches=1)
     sample, generator = ViewSampler([tissue(xy)], settings), np.random.default_rng(0)
@@ -165,7 +165,7 @@ def test_local_views_lie_around_nuclei_that_a_global_view_sees():
 
 
 def test_global_views_hold_a_nucleus_anywhere_but_at_their_border():
-    """It is a tenth of the side or more from the border; all eight orientations are equally frequent."""
+    """The nucleus is at least a tenth of the side from the border; all eight orientations are equally frequent."""
     xy = np.array([[1000.0, 1000]])
     sample = ViewSampler([tissue(xy)], ViewSettings(n_local=0, min_matches=1))
     generator = np.random.default_rng(0)

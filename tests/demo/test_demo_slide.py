@@ -91,7 +91,7 @@ def test_threads_repetition_and_a_partner_change_no_byte(demo, tmp_path):
 
 
 def test_blocks_are_painted_without_ipp(tmp_path):
-    """IPP's rounding depends on the alignment of memory, which differs from run to run."""
+    """The rounding of IPP depends on the alignment of memory, which differs from run to run."""
     used = []
 
     def paint(column, row):

@@ -1,4 +1,4 @@
-"""`muse evaluate` of a table, a folder and a sheet: pairs with truth, printed scores, rejected input."""
+"""`muse evaluate` on a table, a folder and a sheet: how truth is found, printed scores, rejected input."""
 
 import json
 
@@ -26,7 +26,7 @@ TRUTH = "x,y,class\n100,100,Dark\n204,100,Pale\n300,100,Pale\n700,700,Dark\n"  #
 
 
 def write_result(folder, slide_id, xy=XY, label=(0, 1, 0, 1), size_px=(1000, 1000), bounds=None, **output):
-    """Write a table of found nuclei with a radius of 3 um, and its slide.json."""
+    """Write a slide's table of nuclei with a radius of 3 um, and its slide.json."""
     nuclei = Nuclei(xy, Frame.LEVEL0, np.full((len(xy), 32), 3.0), label, np.linspace(0.9, 0.5, len(xy)))
     provenance = {
         "slide_id": slide_id,
@@ -49,7 +49,7 @@ def write_result(folder, slide_id, xy=XY, label=(0, 1, 0, 1), size_px=(1000, 100
 
 @pytest.fixture
 def cohort(tmp_path):
-    """Results for slides a, b and c, and truth for a, b and d."""
+    """A folder with results of slides a, b and c, and truth of slides a, b and d."""
     for name in "abc":
         write_result(tmp_path / "results", name)
     (tmp_path / "truth").mkdir()
@@ -153,7 +153,7 @@ def test_a_row_of_a_sheet_without_a_slide_is_named(muse, cohort):
 
 
 def test_the_region_of_the_geojson_itself_and_quality_of_outlines(muse, tmp_path):
-    """Two nuclei inside, one outline right and one moved by a third of its width; two found nuclei lie outside."""
+    """The region has two nuclei, one found exactly and one a third of its width off; two found nuclei lie outside."""
     path = write_result(tmp_path, "a", bounds={"x": 50, "y": 20, "width": 900, "height": 900})
     angles = 2 * np.pi * np.arange(32) / 32
     circle = 12 * np.stack([np.cos(angles), np.sin(angles)], -1)
@@ -190,7 +190,7 @@ def test_the_region_of_the_geojson_itself_and_quality_of_outlines(muse, tmp_path
 
 
 def write_drawn(path, *shapes):
-    """Write GeoJSON with a region and nuclei of unknown class."""
+    """Write GeoJSON with a region and, as ``shapes``, nuclei without a class."""
     features = [
         {
             "type": "Feature",
@@ -204,7 +204,7 @@ def write_drawn(path, *shapes):
 
 @pytest.mark.parametrize(("nucleus", "n_outlined"), [(shapely.Point(100, 100).buffer(12), 2), (None, 0)])
 def test_what_is_found_where_no_nucleus_is_counts_for_outlines(muse, tmp_path, nucleus, n_outlined):
-    """Slide b has no true nucleus; slide a has an outline, or only a point, against which no outline can be scored."""
+    """Slide b has no true nuclei; slide a has an outline, or only a point, with which no outline can be compared."""
     write_result(tmp_path / "results", "a", XY[:1], (0,))
     write_result(tmp_path / "results", "b")
     (tmp_path / "truth").mkdir()
@@ -395,13 +395,13 @@ def test_exchanged_coordinates_are_rejected(muse, tmp_path):
     status, out, errors = muse("evaluate", path, "--truth", truth)
     assert (status, out, errors.count("\n")) == (2, "", 1)
     assert "t.csv: 0% of its nuclei match found ones as they are, but 100% with x and y exchanged" in errors
-    few = [*xy[:6, ::-1], *((x, x) for x in xy[6:8, 0])]  # two of eight lie on found nuclei by chance
+    few = [*xy[:6, ::-1], *((x, x) for x in xy[6:8, 0])]  # two of eight lie on found nuclei in either order
     path = write_result(tmp_path, "b", np.concatenate([xy, few[6:]]), [0] * 42)
     truth.write_text("x,y,class\n" + "".join(f"{x:.0f},{y:.0f},Dark\n" for x, y in few))
     status, out, errors = muse("evaluate", path, "--truth", truth)
     assert (status, out) == (2, "") and "t.csv: 25% of its nuclei match found ones as they are, but 100%" in errors
     truth.write_text("x,y,class\n" + "".join(f"{x:.0f},{y:.0f},Dark\n" for x, y in (*xy[:2], *xy[2:6, ::-1])))
-    assert muse("evaluate", path, "--truth", truth)[0] == 0  # each order of x and y fits some nuclei
+    assert muse("evaluate", path, "--truth", truth)[0] == 0  # neither order of x and y fits all nuclei
 
 
 def test_a_class_map_gives_classes_of_the_truth_those_of_the_model(muse, tmp_path):

@@ -7,7 +7,7 @@ from muse_pipeline.evaluation.detection import match_points
 
 
 def match_literally(predicted, score, true, radius):
-    """By descending score, each prediction takes the nearest true point that is still free."""
+    """Match predictions by descending score, each to the nearest true point that is not matched yet."""
     taken = np.full(len(predicted), -1)
     free = set(range(len(true)))
     for index in np.argsort(-score, kind="stable"):

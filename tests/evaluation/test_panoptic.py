@@ -1,4 +1,4 @@
-"""Overlaps, PQ and AJI: label images give the same as polygons, and both the same as slow reference code."""
+"""Overlaps, PQ and AJI are the same for label images and polygons, and agree with slow reference code."""
 
 import tracemalloc
 
@@ -20,7 +20,7 @@ from muse_pipeline.nuclei.masks import label_image_to_polygons
 
 
 def draw(n, seed, side=80):
-    """A label image of ``n`` rectangles, later ones on top."""
+    """A label image of ``n`` rectangles, of which later ones cover earlier ones."""
     random = np.random.default_rng(seed)
     picture = np.zeros((side, side), int)
     for number in range(1, n + 1):
@@ -88,7 +88,7 @@ def test_a_label_picture_is_not_held_several_times():
 
 
 def test_panoptic_quality_of_squares():
-    """One nucleus is matched (IoU 2/3, same class), one is missed, and one found nucleus is spurious."""
+    """One nucleus is matched (IoU 2/3, same class), one is missed, and one prediction is false."""
     true = shapely.box([0, 100], 0, [10, 110], 10)
     found = shapely.box([2, 200], 0, [12, 210], 10)
     counts = count_panoptic(

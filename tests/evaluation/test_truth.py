@@ -265,7 +265,7 @@ def test_tables_of_a_german_excel(tmp_path, encoding):
         with pytest.raises(LabelError, match=r"t\.csv: positions are in um \([xX]"):
             read_truth(path, ["a", "b"], (0.5, 0.5))
     path.write_text('x,y,class\n"1,5",2,b\n')
-    with pytest.raises(LabelError, match="line 2: x is '1,5', which is not a number; correct it"):  # could mean 1,500
+    with pytest.raises(LabelError, match="line 2: x is '1,5', which is not a number; correct it"):  # perhaps 1.5
         read_truth(path, ["a", "b"], (0.5, 0.5))
     path.write_text("x;y;class\n1,5;2;b\n1;1.234,5;b\n")
     with pytest.raises(LabelError, match=r"line 3: y is '1\.234,5', which is not"):

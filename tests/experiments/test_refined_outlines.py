@@ -46,7 +46,7 @@ def test_a_trained_network_refines_and_its_graph_does_the_same(examples, tmp_pat
     assert np.allclose(OutlineRefiner(tmp_path / "refine.onnx")(pixels, xy, rays, 0.5), expected, atol=1e-4)
 
 
-@pytest.mark.slow  # tests/inference/test_outline_refiner.py has the same for the built-in network
+@pytest.mark.slow  # tests/inference/test_outline_refiner.py tests the built-in network
 def test_rays_move_by_3_um_at_most_and_do_not_vanish(tmp_path):
     network = experiment.RefiningNetwork(16).eval()
     torch.nn.init.constant_(network.last.bias, -100)

@@ -11,13 +11,13 @@ from muse_pipeline.cli.main import main
 
 @pytest.fixture(scope="session")
 def run(once) -> Path:
-    """A folder with run/checkpoint.pt and model.onnx, made by the command line."""
+    """A folder with run/checkpoint.pt and model.onnx, written by `muse`."""
     return once("export", train_and_export)
 
 
 @pytest.fixture(scope="module")
 def as_traced_before(run):
-    """Let exports of this network reuse the graph of ``run``, which takes windows of any size, without tracing."""
+    """Let exports of this network reuse the traced graph of ``run``, which takes windows of any size."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("muse_pipeline.export.onnx.trace", lambda graph, card: onnx.load(run / "model.onnx"))
         yield

@@ -1,4 +1,4 @@
-"""Every backbone with either head is exported to ONNX and finds the same nuclei there, on real tissue."""
+"""Every backbone with either head finds the same nuclei on real tissue after its export to ONNX."""
 
 import re
 from dataclasses import replace
@@ -24,13 +24,13 @@ from muse_pipeline.models.muse import MuseVit
 from muse_pipeline.nuclei.table import Nuclei
 
 N_CLASSES, N_RAYS, THRESHOLD = 3, 16, 0.5
-# Tolerances for networks whose last layer, and hence every error, is 100 times larger.
+# Tolerances for networks whose last layer is 100 times larger, so that all errors are.
 TOLERANCES = {**EXPORT_TOLERANCES, "fp16": replace(EXPORT_TOLERANCES["fp16"], xy_px=0.5)}
 
 
 @pytest.fixture(autouse=True)
 def every_neighbour_counts(request, monkeypatch):
-    """Let every neighbour count: in an untrained dense head, last digits would decide which neighbours agree."""
+    """Let all neighbours agree: in an untrained dense head, the last digits would decide which neighbours do."""
     if "point" not in request.node.name:
         monkeypatch.setattr(heads, "SAME_NUCLEUS_CELLS", 1e9)
 
@@ -41,7 +41,7 @@ def build(backbone: str, head: str) -> NucleusDetector:
 
 
 def build_tiny_vit(head: str) -> NucleusDetector:
-    """A ViT with four narrow blocks in place of twelve."""
+    """A detector with a ViT of four narrow blocks, in place of twelve blocks."""
     detector = build("muse_compact_16", head)
     detector.backbone = MuseVit(dim=32, n_heads=2, input_px=96)
     encoder = detector.backbone.encoder["encoder"]
@@ -52,7 +52,7 @@ def build_tiny_vit(head: str) -> NucleusDetector:
 
 @torch.no_grad()
 def spread(detector: NucleusDetector, pixels: torch.Tensor) -> None:
-    """Make an untrained network certain, with scores near 0 or 1 and clear classes, so that no last digit decides."""
+    """Make an untrained network certain: its scores are near 0 or 1, so that the last digits decide nothing."""
     head = detector.head
     for layer in [head.out] if hasattr(head, "out") else [head.types[-1], head.offset[-1]]:
         layer.weight.mul_(100)
@@ -80,9 +80,9 @@ def export_and_compare(
     precision: str = "fp32",
     plant=lambda _: None,
 ):
-    """The graph, and how nuclei of torch and ONNX Runtime differ in a batch and in the first window alone.
+    """The graph, and how the nuclei of torch and ONNX Runtime differ, in a batch and for its first window alone.
 
-    ``plant`` can spoil the network before the export.
+    ``plant`` can put a mistake into the network before the export.
     """
     import cv2
     import numpy as np
@@ -135,7 +135,7 @@ def card_of(detector: NucleusDetector, window_px: int, precision: str) -> ModelC
 
 
 def require_the_same(parity, precision: str = "fp32") -> None:
-    """Require the same counts and classes, and embeddings within their tolerance."""
+    """Require equal counts and classes, and embeddings that agree within their tolerance."""
     tolerance = TOLERANCES[precision]
     assert parity.n_nuclei > 50
     assert parity.n_unmatched <= max(1, tolerance.unmatched * parity.n_nuclei)
@@ -158,10 +158,10 @@ def resizes(model: onnx.ModelProto) -> set[tuple[bytes, bytes]]:
 def test_a_tiny_vit_in_a_window_that_its_positions_are_resampled_for(shared_data):
     model, parity = export_and_compare(build_tiny_vit("dense"), 160, shared_data, n_windows=4)
     require_the_same(parity)
-    assert resizes(model) == {(b"linear", b"align_corners")}  # positions are constant: no cubic resize
+    assert resizes(model) == {(b"linear", b"align_corners")}  # no cubic resize, as positions are constants
 
 
-PAIRS = [  # one of each architecture, whose graph does not depend on width and window size
+PAIRS = [  # one backbone per architecture; graphs do not depend on width and window size
     ("muse_compact_16", "point"),  # all other tests of this folder export the dense head
     ("muse_vit_s_16_224", "dense"),
     ("muse_vit_b_16_512", "point"),
@@ -193,9 +193,9 @@ def test_every_architecture_with_either_head(backbone, head, shared_data):
 @pytest.mark.slow
 @needs_fixtures
 def test_a_gelu_by_tanh_in_the_graph_is_seen(shared_data):
-    """Only the limit on embeddings shows it, because it moves the nuclei by less than their limits; spec G3.
+    """The mistake exceeds only the limit on embeddings; it moves nuclei by less than their limits.
 
-    `test_every_architecture_with_either_head` tests that a graph without it is within the limit on embeddings.
+    In `test_every_architecture_with_either_head`, graphs without the mistake are within the limit on embeddings.
     """
 
     def plant(network):

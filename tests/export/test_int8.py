@@ -1,4 +1,4 @@
-"""The same network in eight-bit integers: what is quantised, with which pictures, and what is rejected."""
+"""The same network in eight-bit integers: what is quantised, which pictures are used, and what is rejected."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ from muse_pipeline.inference.predictor import Predictor
 
 @pytest.fixture(scope="module")
 def small(run, as_traced_before, tmp_path_factory):
-    """A model in int8 for windows of 128 px, and what its export printed."""
+    """An int8 model for windows of 128 px, and what its export printed."""
     path, printed = tmp_path_factory.mktemp("int8") / "model.onnx", StringIO()
     with redirect_stdout(printed):
         assert main(["export", str(run / "run" / "checkpoint.pt"), "--output", str(path), *HOW]) == 0
@@ -58,7 +58,7 @@ def test_convolutions_are_integers_and_the_last_layer_is_not(small):
     assert len(integers) > 10
     assert len(floats) == 1  # the stain map
     last = [node for node in graph.node if node.op_type == "MatMul"]
-    assert len(last) == 2  # the head's last layer, once for scores and once for the other values of nuclei
+    assert len(last) == 2  # the head's last layer, once for scores and once for the nuclei's other values
     assert all(kinds[node.input[1]] == TensorProto.FLOAT for node in last)
 
 
@@ -66,7 +66,7 @@ def test_what_is_known_of_nuclei_is_gathered_before_it_is_dequantised(small):
     graph = onnx.load(small[0]).graph
     gathered = {node.output[0] for node in graph.node if node.op_type == "GatherND"}
     after = [node.op_type for node in graph.node if gathered & set(node.input)]
-    assert after.count("DequantizeLinear") == 1  # scores and positions, also gathered, are floats
+    assert after.count("DequantizeLinear") == 1  # scores and positions are gathered as floats
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""A trained network is exported to ONNX and finds the same nuclei there."""
+"""A trained network finds the same nuclei after its export to ONNX."""
 
 import dataclasses
 
@@ -44,7 +44,7 @@ def test_parity_notices_another_network(run, tmp_path, rows, by):
 
 
 def test_parity_notices_a_graph_that_lost_its_colour(run, tmp_path):
-    """Every use of the input ``colour`` is replaced by the identity."""
+    """In the graph, the identity replaces every use of the input ``colour``."""
     model = onnx.load(run / "model.onnx")
     model.graph.initializer.append(onnx.numpy_helper.from_array(IDENTITY, "constant_colour"))
     for node in model.graph.node:
@@ -108,7 +108,7 @@ def test_a_name_without_a_checkpoint_is_one_sentence(tmp_path, muse):
 
 
 def test_a_graph_that_cannot_be_checked_is_not_written(run, as_traced_before, tmp_path, muse):
-    """The check image is glass, without any nuclei that could show agreement."""
+    """The image for the check shows only glass, without nuclei that could be compared."""
     cv2.imwrite(str(tmp_path / "glass.png"), np.full((100, 100, 3), 255, np.uint8))
     command = ["export", run / "run" / "checkpoint.pt", "--output", tmp_path / "m.onnx", "--check-images", tmp_path]
     status, _, complaint = muse(*command)
@@ -117,7 +117,7 @@ def test_a_graph_that_cannot_be_checked_is_not_written(run, as_traced_before, tm
 
 
 def test_windows_of_one_picture_join_without_duplicates(run):
-    """The picture is larger than a window: two rows of three copies of the same picture."""
+    """The picture is larger than a window: it has two rows of three copies of a smaller picture."""
     from scipy.spatial import cKDTree
 
     predictor = Predictor(run / "model.onnx")
@@ -152,7 +152,7 @@ def test_a_full_window_is_named(run, tmp_path):
 
     predictor = Predictor(run / "model.onnx")
     facts = detect_shard(Picture(), ModelFinder(predictor, IDENTITY), Shard(1, 1), tmp_path / "s.parquet")
-    assert facts["full_windows"] == [0, 1]  # 36 nuclei per copy of the picture, but 30 slots
+    assert facts["full_windows"] == [0, 1]  # 36 nuclei per window, but 30 slots
 
 
 def test_a_broken_picture_to_check_on_is_named(run, tmp_path):

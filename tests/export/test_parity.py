@@ -21,13 +21,13 @@ def nuclei(*rows):
     ("found", "n_unmatched"),
     [
         ([(20, 20, 0.5), (60, 60, 0.7)], 0),
-        ([(24, 20, 0.5), (60, 60, 0.7)], 0),  # a neighbouring cell with the same score: a tie
-        ([(24, 20, 0.6), (60, 60, 0.7)], 2),  # a higher score: no tie
-        ([(20.9, 20, 0.5), (60, 60, 0.7)], 0),  # a near point with the same score
+        ([(24, 20, 0.5), (60, 60, 0.7)], 0),  # the neighbouring cell has the same score: a tie
+        ([(24, 20, 0.6), (60, 60, 0.7)], 2),  # that cell has a higher score: no tie
+        ([(20.9, 20, 0.5), (60, 60, 0.7)], 0),  # a nearby point with the same score
         ([(20.9, 20, 0.6), (60, 60, 0.7)], 2),
         ([(32, 20, 0.5), (60, 60, 0.7)], 2),  # a different nucleus
         ([(60, 60, 0.7)], 1),
-        ([(20, 20, 0.5), (60, 60, 0.7), (40, 40, 0.3005)], 0),  # its score is at the threshold
+        ([(20, 20, 0.5), (60, 60, 0.7), (40, 40, 0.3005)], 0),  # the third score is at the threshold
         ([(20, 20, 0.5), (60, 60, 0.7), (40, 40, 0.4)], 1),
     ],
 )

@@ -1,4 +1,4 @@
-"""The same network in half precision, with different windows and batches, and with an embedding of every nucleus."""
+"""The same network in half precision, with windows and batches of other sizes, and with embeddings of nuclei."""
 
 from contextlib import redirect_stdout
 from io import StringIO

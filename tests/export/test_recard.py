@@ -1,4 +1,4 @@
-"""Facts measured after the export are written to the card, and the graph stays as it is."""
+"""Facts that were measured after the export are added to the card, while the graph stays as it is."""
 
 import json
 
@@ -25,7 +25,7 @@ def test_without_anything_to_write_people_can_read_it(run, muse, monkeypatch):
     status, out, _ = muse("card", run / "model.onnx")
     card, lines = read_card(run / "model.onnx"), out.splitlines()
     assert (status, lines[0]) == (0, card.name)
-    assert max(len(line) for line in lines if " " in line.strip()) <= 60  # a checksum is not wrapped
+    assert max(len(line) for line in lines if " " in line.strip()) <= 60  # only a checksum may exceed it
     assert f"  Classes             {card.classes[0].name}" in lines
     assert f"                      {card.classes[1].name}" in lines
     assert " ".join(card.training_data.split()) in " ".join(out.split())

@@ -1,4 +1,4 @@
-"""Region models as ONNX: parity with torch in every precision, and what is rejected."""
+"""Export of region models to ONNX: parity with torch in every precision, and what is rejected."""
 
 import cv2
 import numpy as np

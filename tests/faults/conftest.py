@@ -1,4 +1,4 @@
-"""A small cohort that has been run once without disturbance."""
+"""Fixtures: a small cohort, run once without disturbance."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def finished(undisturbed, tmp_path) -> Path:
 
 @pytest.fixture
 def mount() -> Iterator[Callable[[Path, str], None]]:
-    """A function that mounts a tmpfs on a folder with options, or changes the options of a mounted one."""
+    """A function that mounts a tmpfs with given options on a folder, or changes the options if it is mounted."""
     if os.geteuid() != 0:
         pytest.skip("mounting a small disk needs root")
     disks = []

@@ -1,4 +1,4 @@
-"""Runs on a machine with no space, read-only folders, wrong clocks or too little memory, or killed; then run again."""
+"""Runs that lack disk space, write access, correct clocks or memory, or that are killed, and are then repeated."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_after_a_kill_the_same_command_goes_on(finished, undisturbed):
 
 
 def test_wrong_clocks_cost_time_but_no_byte(finished, undisturbed):
-    """The scanner's clock is two days ahead; the clock of the machine that found the tissue was a year behind."""
+    """The scanner's clock is two days fast, and the clock of the machine that found the tissue is a year slow."""
     results, slide = finished / "results" / SLIDE, undisturbed.folder / f"{SLIDE}.tif"
     before = slide.stat()
     forget(finished, "slide.json")

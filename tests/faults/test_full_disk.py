@@ -1,4 +1,4 @@
-"""A real disk fills up while a step writes: one sentence, no partial file, and the same bytes once there is room."""
+"""A real disk fills up while a step writes: one sentence, no partial files, and the same bytes once there is space."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import OutputError
 from muse_pipeline.core.files import complete_file, write_json
 
-MADE = {  # each step's outputs for a slide
+MADE = {  # verb -> its outputs for a slide
     "tissue": ("tissue.npz", "tissue.png", "tissue.geojson", "colour.json"),
     "tile": ("image-500nm.zarr",),
     "detect": ("shards",),
@@ -32,7 +32,7 @@ PAGE = 4096  # block size of tmpfs in bytes
 
 @pytest.fixture(scope="session")
 def steps(tmp_path_factory) -> dict[str, list[str]]:
-    """The commands by verb, after they have processed a slide to the end."""
+    """The commands by verb, all of which have been run on a slide."""
     folder = tmp_path_factory.mktemp("finished")
     draw_stained_slide(folder / "S.tif", size_px=640, n_nuclei=100)
     commands = step_commands(folder / "S.tif", folder / "results/S")
@@ -77,7 +77,7 @@ def fill(disk: Path, n_free: int) -> Path:
 
 
 def take_away(disk: Path, step: str) -> int:
-    """Remove a step's outputs; returns the number of bytes freed."""
+    """Remove a step's outputs, and return the number of bytes freed."""
     before = shutil.disk_usage(disk).free
     for path in (disk / "S" / name for name in MADE[step]):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -107,7 +107,7 @@ def test_a_full_disk_is_one_sentence_and_costs_no_byte(muse, disk, steps, step):
 
 
 def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(mount, tmp_path):
-    """On a full disk, torch itself only reports an unexpected position in the file."""
+    """On a full disk, the error of torch only mentions an unexpected position in the file."""
     checkpoints = pytest.importorskip("muse_pipeline.training.checkpoint")
     import torch
 
@@ -122,7 +122,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(mount, tmp_path):
 
 @pytest.mark.slow
 def test_a_full_disk_of_temporary_files_is_named(mount, tmp_path):
-    """Tested in a new process, as Python chooses the folder of temporary files only once."""
+    """Tested in a new process, because Python chooses its folder for temporary files only once."""
     disk = tmp_path / "temporary"
     disk.mkdir()
     mount(disk, "size=64k")
@@ -152,7 +152,7 @@ def test_other_failures_keep_their_words(tmp_path):
 
 
 def test_what_one_user_may_have_is_reported_to_be_used_up(tmp_path):
-    """Only the message is tested, as no quota can be set up here."""
+    """Only the message is tested, because the tests cannot set up a quota."""
     printed = r"quota exceeded\): your quota on /.* is exceeded, in bytes or in files; make room"
     with pytest.raises(OutputError, match=printed), complete_file(tmp_path / "a"):
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))

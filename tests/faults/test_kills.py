@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments and then run to the end give the same bytes as an undisturbed run.
+"""Runs that are killed at random moments, and then run to the end, give the same bytes as an undisturbed run.
 
 `pytest -m slow tests/faults/test_kills.py --kills 100 --seed 1 -s` kills more often and prints what each kill hit.
 """
@@ -21,14 +21,14 @@ from workflow_runs import find_steps, run_snakemake, snakemake_command, verb
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]  # no limit: the time depends on --kills
 
-# everything: like a power cut. workflow: only Snakemake, while its steps continue during the next run. step: one
-# command, as the kernel does when memory runs out.
+# What is killed. everything: as in a power cut. workflow: only Snakemake, so that its steps continue during the next
+# run. step: a single command, as by the kernel when memory runs out.
 KINDS = ("everything", "workflow", "step")
 
 
 def test_killed_at_random_moments_the_bytes_are_the_same(undisturbed, untouched, request):
     n_kills, seed = request.config.getoption("kills"), request.config.getoption("seed")
-    with (untouched / "slides.tsv").open("a", encoding="utf-8") as sheet:  # jobs of several slides fork
+    with (untouched / "slides.tsv").open("a", encoding="utf-8") as sheet:  # with several slides, jobs are forked
         sheet.write(f"T\t{undisturbed.folder / f'{SLIDE}.tif'}\t1\n")
     draw = random.Random(seed)
     hit: Counter[str] = Counter()
@@ -39,7 +39,7 @@ def test_killed_at_random_moments_the_bytes_are_the_same(undisturbed, untouched,
             hit[struck] += 1
             print(f"kill {hit.total()} of {n_kills}: {struck}", flush=True)
             continue
-        psutil.wait_procs(find_orphans(untouched))  # the run ended before the kill
+        psutil.wait_procs(find_orphans(untouched))  # this run ended before it could be killed
         assert_as_undisturbed(untouched, undisturbed)
         n_finished += 1
         print(f"run to the end, bytes equal: {n_finished}", flush=True)
@@ -72,7 +72,7 @@ def strike(folder: Path, kind: str, after_s: float) -> str | None:
     except subprocess.TimeoutExpired:
         steps = find_steps(process)
     else:
-        if process.returncode and orphans:  # a step fails if an orphan has replaced its image
+        if process.returncode and orphans:  # a step fails if an orphan replaces the image that it reads
             psutil.wait_procs(orphans)
             return strike(folder, kind, after_s)
         assert process.returncode == 0, f"failed by itself, before it was killed, in {folder}"
@@ -93,7 +93,7 @@ def strike(folder: Path, kind: str, after_s: float) -> str | None:
 
 
 def find_orphans(folder: Path) -> list[psutil.Process]:
-    """Steps that are running in a folder; those of a killed workflow end by themselves."""
+    """The steps that are running in a folder; steps of a killed workflow run on until they end."""
     orphans = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):

@@ -1,4 +1,4 @@
-"""Shards of nuclei of a small synthetic slide, and the table stitched from them with all features."""
+"""Fixtures: shards of a small synthetic slide's nuclei, and the table stitched from them with all features."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def shard(tiled_slide, once) -> Path:
 
 @pytest.fixture(scope="session")
 def stitch(tiled_slide):
-    """A function that joins shards into a table by `muse stitch`."""
+    """A function that stitches shards into a table with `muse stitch`."""
 
     def run(output: Path, shards: list[Path], *more: str) -> Path:
         folder = tiled_slide.folder

@@ -1,4 +1,4 @@
-"""`muse bins`: counts of genes in nuclei, from synthetic folders in the layouts of Space Ranger and Xenium."""
+"""`muse bins` counts genes in nuclei, from synthetic folders in the layouts of Space Ranger and Xenium."""
 
 import json
 
@@ -13,19 +13,19 @@ from scipy import sparse
 import muse_pipeline
 
 GENES = ["CD3D", "EPCAM", "VIM"]
-OFFSET_UM = np.array([300.0, -40.0])  # added to the slide's um in Xenium's picture
+OFFSET_UM = np.array([300.0, -40.0])  # from the slide's um to those of Xenium's picture
 
 
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory):
-    """A slide's folder, its nuclei, the mpp of level 0, and its size in px."""
+    """(folder, nuclei, mpp of level 0, size in px) of a slide."""
     folder = write_slide(tmp_path_factory.mktemp("results"), "S1", draw_tissue((512, 512), 80))
     info = json.loads((folder / "slide.json").read_text())
     return folder, muse_pipeline.read_nuclei(folder / "nuclei.parquet"), info["mpp"][0], info["size_px"]
 
 
 def draw_spots(slide, step_um=2.0):
-    """(N, 2) um: a lattice over the slide; and (N, 3) counts: each class of nucleus expresses one gene."""
+    """A lattice over the slide (N, 2) um, and counts (N, 3) of three genes, each expressed by one class of nuclei."""
     _, nuclei, mpp, size = slide
     axis = np.arange(1, size[0] * mpp, step_um)
     xy_um = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
@@ -57,7 +57,7 @@ def write_visium_hd(folder, slide, barcodes=None):
 
 
 def write_xenium(folder, slide):
-    """Write ``transcripts.parquet`` in um of Xenium's picture, and the matrix from the slide's to its pixels."""
+    """Write ``transcripts.parquet`` in um of Xenium's picture, and the matrix from the slide's pixels to its pixels."""
     xy_um, counts = draw_spots(slide)
     spot, gene = counts.nonzero()
     spot, gene = (np.repeat(each, counts[spot, gene]) for each in (spot, gene))

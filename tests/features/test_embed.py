@@ -1,4 +1,4 @@
-"""A network's features at nuclei from the slide's table, or from points and masks of other programs."""
+"""The features of a network at nuclei from a slide's table, or at nuclei from points and masks of other programs."""
 
 import dataclasses
 import json
@@ -30,14 +30,14 @@ from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
 
 @pytest.fixture(scope="module")
 def folder(tiled_slide, table_file, tmp_path_factory):
-    """Results of a slide with embeddings, next to the checkpoint of the backbone that gave them."""
+    """Results of a slide with embeddings, next to the checkpoint of the backbone that computed them."""
     folder = tmp_path_factory.mktemp("results") / "drawn"
     shutil.copytree(tiled_slide.folder, folder)
     shutil.copy(table_file, folder / "nuclei.parquet")
     torch.manual_seed(1)
     meta = {"kind": "backbone", "backbone": "muse_compact_16", "mpp": 0.5}
     save_checkpoint(folder.parent / "small.pt", Checkpoint(BACKBONES["muse_compact_16"]().state_dict(), {}, meta))
-    with pytest.MonkeyPatch.context() as patch:  # for windows of one size, which takes half as long
+    with pytest.MonkeyPatch.context() as patch:  # export for a single window size, which takes half as long
         patch.setattr("muse_pipeline.export.onnx.trace_windows", lambda *graph: trace_windows(*graph[:3], False))
         assert embed(folder, "--checkpoint", folder.parent / "small.pt") == 0
     return folder
@@ -62,7 +62,7 @@ def test_vectors_are_those_of_torch_where_the_nuclei_lie(folder, found, table, t
 
 
 def require_vectors_of(graph, card, found, tiled_slide, colour):
-    """Assert that the nuclei in one core have the vectors that torch computes."""
+    """Assert that the nuclei in the core of one window have the vectors that torch computes."""
     xy = level0_to_work(found[["x", "y"]].to_numpy(), tiled_slide.info.mpp, 0.5)
     core_px = card.input_px - 2 * card.halo_px
     core = np.median(xy, axis=0) // core_px * core_px
@@ -153,7 +153,7 @@ def test_outlines_of_another_program_get_the_features_of_detected_nuclei(folder,
     detected = table[["x", "y"]].to_numpy()
     near = np.hypot(*(foreign[["x", "y"]].to_numpy()[:, None] - detected).T).T
     matched = table.iloc[near.argmin(1)].reset_index(drop=True)
-    assert np.median(near.min(1)) < 2  # distance between outlines' centroids, in px of 0.25 um
+    assert np.median(near.min(1)) < 2  # px of 0.25 um between centroids
     for name in ("area_um2", "h_mean", "e_ring_mean", "texture_contrast"):
         assert np.corrcoef(foreign[name], matched[name])[0, 1] > 0.95, name
 
@@ -178,7 +178,7 @@ def test_features_of_the_slides_own_nuclei_are_those_of_its_table(folder, table)
 
 
 def test_the_image_that_a_network_lacks_is_written_by_the_command_in_the_message(folder, capsys):
-    """For example, a backbone pretrained on views of 0.5 to 1 um/px reads images at 0.75 um/px."""
+    """For example, a backbone that was pretrained on views from 0.5 to 1 um/px reads images at 0.75 um/px."""
     model = onnx.load(folder.parent / "small.onnx")
     card = json.loads(model.metadata_props[0].value) | {"mpp": 0.75, "name": "wide"}
     onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(card)})

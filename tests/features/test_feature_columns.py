@@ -1,4 +1,4 @@
-"""Feature columns of a slide's table: the same for any shards, exported to QuPath, and rejected requests."""
+"""Feature columns of a slide's table: independent of shards, exported to QuPath, and rejected if unknown."""
 
 import gzip
 import json

@@ -25,7 +25,7 @@ from muse_pipeline.tissue.stain import TEXTBOOK, optical_density
 
 MPP, SIDE, N = 0.5, 400, 60
 IMAGE = MPP, np.array([0, 0]), (SIDE, SIDE)
-CORNER = np.array([80, 100])  # of a smaller image within the large one
+CORNER = np.array([80, 100])  # where a smaller image lies in the large one
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +47,14 @@ def pixels():
 
 
 def contains(xy, rays, index):
-    """(h, w) bool: pixels whose centres lie in an outline according to GEOS."""
+    """(h, w) bool: pixels whose centres lie in an outline, according to GEOS."""
     y, x = np.mgrid[:SIDE, :SIDE] + 0.5
     ring = rays_to_rings(xy[index : index + 1], rays[index : index + 1], (MPP, MPP))[0]
     return shapely.contains_xy(shapely.Polygon(ring), x, y)
 
 
 def pixels_of(zone, index):
-    """(h, w) bool: the pixels of one nucleus."""
+    """(h, w) bool: the pixels that a zone lists for one nucleus."""
     found = np.zeros((SIDE, SIDE), int)
     np.add.at(found.ravel(), zone.pixel[zone.start[index] : zone.start[index + 1]], 1)
     assert found.max(initial=0) <= 1
@@ -96,7 +96,7 @@ def test_a_cell_without_cytoplasm_has_no_density(nuclei, pixels):
     between = cytoplasm(xy, rays, rays)
     assert np.isnan(mean_densities(between, np.ascontiguousarray(planes[:, ::2]))).all()
     zones = find_zones(xy, rays, *IMAGE)
-    alone = replace(zones, ring=zones.ring.where(np.zeros(len(zones.ring.pixel), bool)))  # all in other nuclei
+    alone = replace(zones, ring=zones.ring.where(np.zeros(len(zones.ring.pixel), bool)))  # as if in other nuclei
     found = measure_densities(alone, planes, stain_tables(TEXTBOOK))
     assert np.isnan(found["h_ring_mean"]).all()
     assert np.isfinite(found["h_mean"]).all()
@@ -159,7 +159,7 @@ def test_texture_is_that_of_scikit_image(nuclei, pixels):
 
 
 def haralick(level):
-    """Properties of the grey-level co-occurrence matrix of levels below 32, summed over four directions."""
+    """Properties of the co-occurrence matrix of grey levels (0 to 31), summed over four directions."""
     angles = [0, np.pi / 4, np.pi / 2, 3 * np.pi / 4]
     matrix = graycomatrix(level, [1], angles, levels=33, symmetric=True)[:32, :32].sum(3, keepdims=True)
     matrix = matrix / matrix.sum()

@@ -1,4 +1,4 @@
-"""``nuclei.h5ad``, ``slide.spatialdata.zarr`` and the table of a cohort, read back as the published formats define."""
+"""``nuclei.h5ad``, ``slide.spatialdata.zarr`` and a cohort's table, read as their published formats define."""
 
 import json
 import re
@@ -32,7 +32,7 @@ def ids(table, table_file, tiled_slide):
 
 
 def read_obs(group, as_text):
-    """The columns of ``obs``, read as AnnData's format of data frames defines."""
+    """The columns of ``obs``, read as defined by AnnData's format for data frames."""
     columns = {}
     for name in group.attrs["column-order"]:
         element = group[name]
@@ -99,7 +99,7 @@ KEYS = ["prob_Immune_cells", "prob_Immune_T_B_", "prob_T_B_", "prob_Stroma_x_", 
 
 @pytest.mark.parametrize("n_nuclei", [0, 20])
 def test_names_and_slides_that_spatialdata_would_reject(n_nuclei, tiled_slide, tmp_path, monkeypatch):
-    """Its reader accepts keys of letters, digits and "_.-" that differ in more than case, but no empty shapes."""
+    """SpatialData accepts keys of letters, digits and "_.-" that differ in more than case, and rejects empty shapes."""
     monkeypatch.setattr(nuclei_example, "CLASSES", ODD)
     monkeypatch.setitem(PROVENANCE, "card", {"classes": [{"name": name, "color": [1, 2, 3]} for name in ODD]})
     monkeypatch.setitem(PROVENANCE, "slide_mpp", [0.25, 0.25])

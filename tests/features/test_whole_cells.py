@@ -1,4 +1,4 @@
-"""Nuclei expanded to cells: how far, up to which borders, for QuPath, and the same for any shards."""
+"""Nuclei expanded to cells: how far, up to which borders, how QuPath gets them, and that shards do not matter."""
 
 import gzip
 import json
@@ -38,7 +38,7 @@ def ellipses(a, b, turn):
 
 
 def cells_of(xy_um, rays, tissue=None, expand_um=5.0):
-    """Polygons of nuclei and of their cells, in um, on a slide that is tissue everywhere or as in the mask."""
+    """Polygons in um of nuclei and of their cells, on a slide with tissue everywhere or, if given, in a mask."""
     mask = np.ones((1600, 1600), bool) if tissue is None else tissue
     kept = TissueMask(mask, np.array([8.0, 8.0]), None, 1.0).kept
     nuclei = Nuclei(np.asarray(xy_um, float) / MPP, Frame.LEVEL0, rays=rays)
@@ -103,7 +103,7 @@ def test_cells_end_where_the_tissue_does():
     nuclei, cells = cells_of([[194, 400], [150, 400], [214, 480], [5, 600]], ellipses([4] * 4, [3] * 4, [0] * 4), mask)
     right = shapely.bounds(cells)[:, 2]
     assert right[0] == pytest.approx(200, abs=0.6) and right[1] == pytest.approx(159, abs=0.1)
-    assert shapely.equals_exact(cells[2], nuclei[2], 1e-3)  # kept, although outside the mask
+    assert shapely.equals_exact(cells[2], nuclei[2], 1e-3)  # outside the mask, so not expanded
     assert shapely.bounds(cells)[3, 0] == pytest.approx(0, abs=0.01)  # the slide's edge
 
 

@@ -53,12 +53,12 @@ def flip_bits(content: bytes, rng: random.Random) -> bytes:
 
 
 def flip_head(content: bytes, rng: random.Random) -> bytes:
-    """Flip bits where headers lie."""
+    """Flip bits near the beginning, where headers are."""
     return _change(content, rng, range(min(len(content), 512)), rng.choice((1, 2, 6)))
 
 
 def flip_tail(content: bytes, rng: random.Random) -> bytes:
-    """Flip bits where footers lie."""
+    """Flip bits near the end, where footers are."""
     return _change(content, rng, range(max(len(content) - 2048, 0), len(content)), rng.choice((1, 2, 6)))
 
 
@@ -70,13 +70,13 @@ def blank(content: bytes, rng: random.Random) -> bytes:
 
 
 def splice(content: bytes, rng: random.Random) -> bytes:
-    """Insert a copy of a range of bytes elsewhere, so that all bytes after it move."""
+    """Insert a copy of a range of bytes somewhere else, so that all later bytes move."""
     start, at = rng.randrange(len(content)), rng.randrange(len(content))
     return content[:at] + content[start : start + rng.choice((1, 7, 300))] + content[at:]
 
 
 def noise(content: bytes, rng: random.Random) -> bytes:
-    """Replace everything by noise except the first bytes, by which the format is recognised."""
+    """Replace everything but the first bytes, from which the format is recognised, by noise."""
     return content[: rng.choice((4, 8, 132))] + rng.randbytes(rng.choice((0, 40, 5000)))
 
 
@@ -228,7 +228,7 @@ def _odd_within(value: object, rng: random.Random) -> object:
 
 
 def deep_json(content: bytes, rng: random.Random) -> bytes:
-    """JSON that is nested deeper than any parser's stack."""
+    """Return JSON that is nested more deeply than any parser's stack."""
     return rng.choice((b"[", b'{"a":', b'{"type":"Feature","geometry":')) * rng.choice((1000, 200_000))
 
 
@@ -236,7 +236,7 @@ JSON: tuple[Mutation, ...] = (odd_json, odd_json, odd_json, deep_json, *ANY_BYTE
 
 
 def odd_cells(content: bytes, rng: random.Random) -> bytes:
-    """Put unexpected values into cells of a table, or too many cells into a row."""
+    """Put unexpected values into cells of a table, or add cells to a row."""
     lines = content.decode().splitlines()
     for _ in range(rng.choice((1, 2, 5))):
         row = rng.randrange(len(lines))
@@ -270,7 +270,7 @@ YAML: tuple[Mutation, ...] = (odd_yaml, odd_yaml, odd_yaml, *ANY_BYTES)
 
 
 def odd_archive(content: bytes, rng: random.Random) -> bytes:
-    """Remove an array of an .npz, or replace it by garbage or by a header that promises at least a terabyte."""
+    """Remove an array of an .npz, or replace it by garbage or by a header that declares a terabyte or more."""
     promise = (
         b"\x93NUMPY\x01\x00v\x00"
         + str({"descr": rng.choice(("|b1", "<f8", "|O", "<U9")), "fortran_order": False, "shape": (1 << 20, 1 << 20)})

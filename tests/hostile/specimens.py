@@ -24,12 +24,12 @@ from muse_pipeline.inference.model import BUILT_IN, find_model
 
 @dataclass(frozen=True)
 class Specimen:
-    """A file and the commands that read it.
+    """A file, the commands that read it, and the ways to damage it.
 
     Attributes:
-        name: name in the table of results.
-        file: path in the folder of specimens; ``{file}`` in commands is its damaged copy.
-        commands: command lines; ``{here}`` is the folder with the copies, ``{out}`` an empty folder next to it.
+        name: name of the specimen in the table of results.
+        file: path of the file in the folder of specimens; ``{file}`` in commands is its damaged copy.
+        commands: command lines; ``{here}`` is the folder with the copies, and ``{out}`` an empty folder next to it.
         mutations: ways to damage the file.
         tree: other files and folders of specimens that the commands read and that are copied too.
     """
@@ -178,7 +178,7 @@ def _write_labels(folder: Path) -> None:
 
 
 def every_case() -> Iterator[tuple[Specimen, int, int]]:
-    """Endless rounds of (specimen, index of a command, index of a mutation); each has every specimen once."""
+    """Yield (specimen, index of a command, index of a mutation) in endless rounds over all specimens."""
     turn = 0
     while True:
         for specimen in SPECIMENS:

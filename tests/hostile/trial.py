@@ -42,13 +42,13 @@ class Outcome:
 
 
 class Worker:
-    """A process in which commands run; it is started again after it has died or was stopped."""
+    """A process in which commands run; if it has died or was stopped, it is started again for the next command."""
 
     def __init__(self, folder: Path):
         self.folder, self.process = folder, None
 
     def run(self, arguments: list[str]) -> dict:
-        """The worker's answer, or one that states how the worker was lost."""
+        """Run a command, and return the worker's answer, or an answer that states how the worker was lost."""
         if self.process is None:
             self.process = subprocess.Popen(
                 [sys.executable, str(Path(__file__).parent / "worker.py"), str(MEMORY_BYTES)],
@@ -69,7 +69,7 @@ class Worker:
         return {"status": None, "output": "", "traceback": lost}
 
     def _wait(self) -> bool:
-        """Wait for an answer within the limits; True if there is one."""
+        """Wait for an answer, and return True if there is one within the limits."""
         used, deadline = self._seconds(), time.monotonic() + CLOCK_SECONDS
         while time.monotonic() < deadline and self._seconds() - used < SECONDS:
             if select.select([self.process.stdout], [], [], 1.0)[0]:
@@ -89,7 +89,7 @@ class Worker:
 
 
 def try_mutations(folder: Path, n: int, start: int = 0) -> Iterator[Outcome]:
-    """Outcomes of mutations ``start`` to ``start + n``; the number of each is its seed."""
+    """Yield the outcomes of ``n`` mutations, numbered from ``start``; the number of a mutation is its seed."""
     source = make_specimens(folder / "specimens")
     worker = Worker(folder)
     try:
@@ -117,7 +117,7 @@ def try_one(source: Path, trial: Path, worker: Worker, specimen: Specimen, comma
     changed = sorted(
         str(path)
         for path in {path for path in trial.parent.rglob("*") if out not in path.parents} ^ before
-        if arguments[0] not in {"overlay", "report"} or here not in path.parents  # they write into the results
+        if arguments[0] not in {"overlay", "report"} or here not in path.parents  # these verbs write to the results
     )
     left = [path.name for path in out.rglob("*") if path.is_file()]
     defect = judge(arguments[0], answer, left, changed)
@@ -127,7 +127,7 @@ def try_one(source: Path, trial: Path, worker: Worker, specimen: Specimen, comma
 
 
 def judge(verb: str, answer: dict, left: list[str], changed: list[str]) -> str:
-    """What is wrong with how a command ended; "" if nothing is."""
+    """A description of what is wrong with the end of a command; "" if nothing is."""
     output = answer["output"].strip()
     if answer["traceback"]:
         return answer["traceback"]

@@ -1,6 +1,6 @@
 """Run commands one after the other in this process, under a memory limit, and report how each ended.
 
-Reads one JSON list of arguments per line, and answers with one JSON object per line. What commands print is caught.
+It reads a JSON list of arguments per line, and answers with a JSON object per line. What commands print is captured.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import traceback
 
 
 def run(arguments: list[str]) -> dict:
-    """The exit status, the output, and the traceback of an exception that should not have been raised."""
+    """The exit status and the output of a command, and the traceback of any exception that it did not handle."""
     from muse_pipeline.cli.main import main
 
     output = io.StringIO()
@@ -30,7 +30,7 @@ def run(arguments: list[str]) -> dict:
 def serve(memory_bytes: int) -> None:
     """Answer until the standard input is closed."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print to the file descriptor goes to standard error
+    os.dup2(2, 1)  # what libraries write to the descriptor goes to standard error
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     for line in sys.stdin:
         answers.write(json.dumps(run(json.loads(line))) + "\n")

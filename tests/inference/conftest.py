@@ -1,4 +1,4 @@
-"""Nuclei of a small synthetic slide, and regions of a different one."""
+"""Fixtures: the nuclei of a small synthetic slide, and the regions of a different synthetic slide."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def whole(tiled_slide, once) -> Path:
-    """The nuclei of ``tiled_slide``, detected in one shard on one thread."""
+    """The table of nuclei of ``tiled_slide``, detected in one shard on one thread."""
     return once("whole", tiled_slide.nuclei) / "nuclei.parquet"
 
 

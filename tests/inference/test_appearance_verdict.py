@@ -1,4 +1,4 @@
-"""Slides unlike a model's training pictures are flagged with reasons; what is not known is never "ok"."""
+"""Slides unlike a model's training pictures are flagged with reasons; an unknown appearance is never "ok"."""
 
 import pytest
 

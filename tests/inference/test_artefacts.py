@@ -1,4 +1,4 @@
-"""Areas out of focus, folded, under a bubble or in ink, on synthetic slides where all of them are known."""
+"""Areas that are out of focus, folded, under a bubble or in ink, at known positions on synthetic slides."""
 
 import csv
 import gzip
@@ -55,7 +55,7 @@ BLURRED = shapely.Point(650, 700).buffer(400)  # in level-0 px
 INK = shapely.box(1300, 500, 1560, 900)
 BUBBLE = shapely.Point(2160, 700).buffer(180)
 AREAS = {"Blurred": BLURRED, "Bubble": BUBBLE, "Ink": INK}
-BESIDE_PX = 128  # how far around areas may be flagged: two cells and the faint edge of a stroke
+BESIDE_PX = 128  # width of the border that may be flagged too: two cells and a stroke's faint edge
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def slide(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(slide):
-    """Folders of three runs: ``flagged`` (`--quality`), ``cut`` (without blurred areas, three shards) and ``plain``."""
+    """Folders of three runs: ``flagged`` (`--quality`), ``cut`` (no blurred areas, three shards) and ``plain``."""
     from muse_pipeline.cli.main import main
 
     cut = ["--subtract", "blurred", "--shards", "3", "--threads", "2"]
@@ -295,7 +295,7 @@ def test_qupath_imports_the_areas(results):
 
 
 def test_areas_end_with_what_the_scanner_declares(tmp_path):
-    """QuPath's image ends at the scanner's bounds."""
+    """Areas are cut at the scanner's bounds, at which the image in QuPath ends."""
     info = ArraySlide([np.zeros((320, 640, 3), np.uint8)]).info((MPP, MPP), bounds=Bounds(100, 50, 430, 900))
     ArtefactMap(np.zeros((10, 20), np.int8), {}, (MPP, MPP), "").write_outlines(tmp_path / "artefacts.geojson", info)
     (area,) = read_areas(tmp_path)["Blurred"]

@@ -1,5 +1,4 @@
-"""Built-in models exist in floating point and in int8; the processor decides which one a name means, and the
-choice is printed."""
+"""Built-in models exist in floating point and in int8; the choice depends on the processor, and is printed."""
 
 import dataclasses
 import hashlib

@@ -71,7 +71,7 @@ def test_colours_of_other_stains_stay_as_they_are():
 
 @pytest.mark.parametrize(("ratio", "is_kept"), [(0.99 * MAX_GAIN_RATIO, False), (1.01 * MAX_GAIN_RATIO, True)])
 def test_the_limit_is_of_one_mixture_against_another(ratio, is_kept):
-    """One of two stains at right angles is fainter than the other by this ratio; how faint both are does not matter."""
+    """Of two perpendicular stains, one is fainter than the other by ``ratio``; how faint both are does not matter."""
     for second, is_violet in (((1.0, 0.0, 0.0), True), ((0.0, 0.0, 1.0), False)):
         reference = ColourReference("macenko", ((0.0, 1.0, 0.0), second), (1.0, 1.0))
         for faint in (0.1, 1.0):
@@ -92,7 +92,7 @@ def test_no_picture_of_haematoxylin_and_eosin_keeps_its_colours(shared_data, fil
 def test_nuclei_in_violet_are_found(shared_data):
     pixels = read_rgb(shared_data / "dsb2018-brightfield/images/4ae4f936.png")
     found = detect_picture(Predictor(find_model("compact-fp32")), pixels, 0.25, fit_macenko(pixels.reshape(-1, 3)))
-    assert len(found) >= 15  # of 30; with normalised colours, none
+    assert len(found) >= 15  # of 30 nuclei; in normalised colours, none is found
 
 
 @pytest.mark.parametrize("appearance", [{"brown": "much"}, {"brown": float("nan")}, ["brown"], 3])

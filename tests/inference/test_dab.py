@@ -1,4 +1,4 @@
-"""Immunohistochemistry: brown nuclei are found as blue ones are, and every nucleus is positive or negative."""
+"""Immunohistochemistry: brown nuclei are found as well as blue nuclei, and each is positive or negative."""
 
 import csv
 import gzip
@@ -125,7 +125,7 @@ def test_the_mean_is_of_the_outline_alone():
     ("model", "options"), [("compact", ["--quality"]), pytest.param("label_free", [], marks=pytest.mark.slow)]
 )
 def test_a_real_ki67_slide(shared_data, muse, tmp_path, model, options):
-    """By eye, a fifth of the nuclei of OS-2 are brown. No artefacts are sought on a slide with this stain."""
+    """By eye, a fifth of the nuclei of OS-2 are brown. Slides with this stain are not searched for artefacts."""
     slide = shared_data / "wsi-openslide-crops/OS-2-ndpi.ome.tif"
     assert muse("run", slide, "-o", tmp_path, "--model", model, *options)[0] == 0
     table = tmp_path / "OS-2-ndpi/nuclei.parquet"

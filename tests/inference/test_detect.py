@@ -1,4 +1,4 @@
-"""Detection and stitching of a synthetic slide: how the work is divided never shows in the result."""
+"""Detection and stitching of a synthetic slide: the result does not depend on how the work is divided."""
 
 import shutil
 from collections import Counter
@@ -36,7 +36,7 @@ def test_the_slide_is_many_windows_and_many_nuclei(whole):
 
 
 def test_most_drawn_nuclei_are_found(tiled_slide, whole):
-    """No model was trained on such slides, so this only shows that positions and scale are right from end to end."""
+    """No model was trained on synthetic slides, so this only shows that positions and scale are right throughout."""
     classes = [one.name for one in tiled_slide.predictor.card.classes]
     truth = read_points(tiled_slide.folder / "truth.csv", classes).nuclei
     counts = match_nuclei(read_nuclei(whole), truth, len(classes), tiled_slide.info.mpp).counts
@@ -76,7 +76,7 @@ def shard_of(whole):
 
 
 def crossing(outlines, box):
-    """Mask of outlines with coordinates outside a box; those that only touch its edge are inside."""
+    """Mask of outlines with coordinates outside a box; outlines that only touch its edge are inside."""
     left, top, right, bottom = shapely.bounds(outlines).T
     return (left < box[0]) | (top < box[1]) | (right > box[2]) | (bottom > box[3])
 
@@ -118,7 +118,7 @@ def test_outlines_end_where_a_picture_ends(tiled_slide, whole, tmp_path):
 
 
 def test_a_moved_grid_finds_the_same_nuclei(tiled_slide, whole, tmp_path):
-    """With the grid moved by half a window, 99 % of the sure nuclei come back within 0.5 um, and 99.7 % within 3 um."""
+    """After a move by half a window, 99 % of the sure nuclei are found within 0.5 um again, and 99.7 % within 3 um."""
     card = tiled_slide.predictor.card
     half = (card.input_px // 2 - card.halo_px) // card.stride_px * card.stride_px
     first, second = read_nuclei(whole), read_nuclei(tiled_slide.nuclei(tmp_path, offset_px=half))
@@ -148,7 +148,7 @@ def test_nuclei_lie_in_tissue(tiled_slide, whole):
 
 
 def test_batches_that_touch_a_rectangle_are_run_whole(tiled_slide, tmp_path):
-    """A batch is always the same call, so that nuclei do not depend on the rectangle."""
+    """A batch always has the same windows, so that nuclei do not depend on the rectangle."""
 
     class Recorder(ModelFinder):
         card = replace(tiled_slide.predictor.card, batch=3)
@@ -253,7 +253,7 @@ def test_a_model_of_another_mpp_is_rejected(tiled_slide, tmp_path):
 
 
 def test_a_store_that_another_job_replaces_meanwhile_is_noticed(tiled_slide, tmp_path):
-    """Missing chunks are read as glass: without the check, the remaining windows would be empty, without an error."""
+    """Missing chunks are read as glass; without the check, the remaining windows would be empty without an error."""
     shutil.copytree(tiled_slide.store.path, tmp_path / "image-500nm.zarr")
     store, output = open_store(tmp_path / "image-500nm.zarr"), tmp_path / "1-of-1.parquet"
 

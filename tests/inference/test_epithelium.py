@@ -1,4 +1,4 @@
-"""The built-in region model is found by its name, keeps small areas, and is right on unseen colon."""
+"""The built-in region model is found by its name, keeps small areas, and is right on colon that it has not seen."""
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.settings import RunSettings
 
 UNREAD = "normal_gt2012915-1-400-001"
-UM_PER_PX = np.array((1.5, 1.2))  # x, y: the published picture is squeezed
+UM_PER_PX = np.array((1.5, 1.2))  # x, y: the published picture is not isotropic
 
 
 def test_its_name_stands_for_its_file_in_every_way_to_run():

@@ -1,4 +1,4 @@
-"""A graph is cut where it first mixes pixels, and still gives the same numbers."""
+"""A graph is cut at the first node that mixes pixels; the two parts together give the same numbers."""
 
 import cv2
 import numpy as np
@@ -24,7 +24,7 @@ def open_graph(graph) -> onnxruntime.InferenceSession:
 
 
 def model_of(*nodes, arrays=None, shape=("n", 3, 4, 4)) -> bytes:
-    """Bytes of a model of these nodes, with the input ``pixels`` and the output ``y``."""
+    """Bytes of a model with these nodes, the input ``pixels`` and the output ``y``."""
     ports = [
         helper.make_tensor_value_info(name, kind, shape)
         for name, kind in (("pixels", TensorProto.UINT8), ("y", TensorProto.FLOAT))

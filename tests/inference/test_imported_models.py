@@ -1,4 +1,4 @@
-"""Foreign networks after `muse import-model`: StarDist's rays, and maps that a watershed cuts into nuclei."""
+"""Foreign networks after `muse import-model`: StarDist's rays, and maps that a watershed divides into nuclei."""
 
 from dataclasses import replace
 
@@ -39,7 +39,7 @@ def tissue():
 
 @pytest.fixture
 def imported(muse, tmp_path):
-    """``imported(kind)`` imports a network of that kind and gives the path of the model."""
+    """``imported(kind)``: import a network of that kind, and return the path of the model."""
 
     def make(kind, *more, network=None):
         draw, words = WORDS[kind]
@@ -60,14 +60,14 @@ def test_nuclei_lie_where_they_were_drawn(kind, imported, tissue):
     inside = ((tissue.xy > 12) & (tissue.xy < np.array(tissue.pixels.shape[1::-1]) - 12)).all(1)
     assert len(found) == pytest.approx(len(tissue.xy), abs=3)
     assert (distance[inside] * 0.5 < 1.2).all() and len(set(nearest[inside])) == inside.sum()
-    assert np.abs((found.xy[nearest] - tissue.xy)[inside].mean(0)).max() < 0.4  # half a pixel would be a shift
+    assert np.abs((found.xy[nearest] - tissue.xy)[inside].mean(0)).max() < 0.4  # a wrong origin would shift by 0.5
     assert (found.label[nearest] == tissue.label)[inside].all()
     assert np.median(found.rays) == pytest.approx(3.6, abs=0.6)  # blurring makes dark nuclei larger
     assert np.allclose(found.prob.sum(1), 1) and (found.score > 0.5).all()
 
 
 def test_rays_point_to_the_right_and_then_down(imported):
-    """As in StarDist, a nucleus lies at the pixel of its grid point."""
+    """As in StarDist, a nucleus lies at the centre of the pixel of its grid point."""
     card = replace(read_card(imported("stardist")), n_rays=4, classes=(NUCLEUS,))
     prob, rays = np.zeros((1, 32, 32, 1), np.float32), np.zeros((1, 32, 32, 4), np.float32)
     prob[0, 10, 20], rays[0, 10, 20] = 0.9, (8, 4, 2, 6)  # row 20 and column 40 of the window
@@ -77,7 +77,7 @@ def test_rays_point_to_the_right_and_then_down(imported):
 
 
 def test_points_between_those_of_the_grid_may_be_empty(imported):
-    """StarDist's own export has probabilities at every second pixel, and zeros between them."""
+    """StarDist's own export gives probabilities at every second pixel, and zeros between them."""
     card = replace(read_card(imported("stardist")), n_rays=4, stride_px=1, classes=(NUCLEUS,))
     rows, columns = np.mgrid[:64, :64]
     prob = sum(np.exp(-((rows - 20) ** 2 + (columns - x) ** 2) / 60) for x in (20, 44))
@@ -110,7 +110,7 @@ def test_any_number_of_shards_gives_the_same_bytes(kind, imported, slide, tissue
 
 
 def test_touching_nuclei_are_divided_where_their_positions_fall(imported):
-    """The maps are smooth and noisy, as those of a network, and the mask has no neck."""
+    """The maps are smooth and noisy, as from a network, and the mask has no neck where nuclei touch."""
     card = replace(read_card(imported("hover")), margin_px=0, logits=False, classes=(NUCLEUS,))
     rows, columns = np.mgrid[:64, :96]
     mask = (abs(rows - 32) < 10) & (columns >= 20) & (columns < 80)  # three squares of 20 px in a row
@@ -124,7 +124,7 @@ def test_touching_nuclei_are_divided_where_their_positions_fall(imported):
 
 
 def test_a_network_of_one_class_whose_maps_are_one_output(muse, tmp_path, tissue):
-    """This is the form of QuPath's StarDist files, which take windows of any size."""
+    """StarDist files for QuPath have this form; they take windows of any size."""
     model = onnx.load(draw_stardist(tmp_path / "two.onnx", classes=False, side="side"))
     joined = onnx.helper.make_node("Concat", ["prob", "dist"], ["output"], axis=3)
     model.graph.node.append(joined)
@@ -243,4 +243,4 @@ def test_a_run_has_all_its_files(kind, imported, muse, tmp_path, tissue):
     found = read_nuclei(tmp_path / "out/slide/nuclei.parquet")
     assert len(found) == pytest.approx(len(tissue.xy), abs=6)
     assert {"nuclei.geojson.gz", "overlays"} <= {path.name for path in (tmp_path / "out/slide").iterdir()}
-    assert read_provenance(tmp_path / "out/slide/nuclei.parquet").size_doubt == ""  # its probabilities are not ours
+    assert read_provenance(tmp_path / "out/slide/nuclei.parquet").size_doubt == ""  # not judged for foreign models

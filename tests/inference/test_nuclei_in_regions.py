@@ -1,4 +1,4 @@
-"""Nuclei and the regions that they lie in: from a model, from drawn areas, and if the model failed."""
+"""The regions that nuclei lie in: from a model, from drawn areas, or unknown because the model failed."""
 
 import csv
 import dataclasses
@@ -39,7 +39,7 @@ COLUMNS = ["region", "region_prob", "border_distance_um"]
 
 @pytest.fixture(scope="session")
 def shards(drawn_slide, tmp_path_factory) -> Path:
-    """The shard of the slide's nuclei; every third is made epithelial, because the slide has no such nuclei."""
+    """The shard of the slide's nuclei; every third nucleus is made epithelial, because the slide has none."""
     shard = tmp_path_factory.mktemp("shards") / "1-of-1.parquet"
     colour = str(drawn_slide.folder / "colour.json")
     detect = ["detect", str(drawn_slide.store), "--colour", colour, "--shard", "1-of-1", "--output", str(shard)]
@@ -161,7 +161,7 @@ def test_muse_run_maps_regions_and_a_failing_model_costs_nothing_else(region_mod
     onnx.save(model, tmp_path / "odd.onnx")
     status, printed, errors = muse(*command, tmp_path / "odd.onnx")
     assert status == 2 and "1 of 1 slides have no tissue regions, because their model failed (S)" in errors
-    assert "regions model.onnx (" in printed and "-> odd.onnx (" in printed  # names what the run replaces
+    assert "regions model.onnx (" in printed and "-> odd.onnx (" in printed  # the result that the run replaces
     again = pandas.read_parquet(results / "S/nuclei.parquet")
     assert again["region"].isna().all() and again.drop(columns=COLUMNS).equals(table.drop(columns=COLUMNS))
 
@@ -186,7 +186,7 @@ def test_regions_of_another_slide_are_rejected(drawn_slide, shards, found, tmp_p
 
 @pytest.fixture
 def results(drawn_slide, nuclei, found, tmp_path) -> Path:
-    """The results folder of a cohort of one slide with regions, as the steps leave it."""
+    """The results folder of a cohort with one slide and its regions, as the steps write it."""
     folder = tmp_path / "results" / "drawn"
     shutil.copytree(drawn_slide.folder, folder, ignore=shutil.ignore_patterns("drawn.tif"))
     shutil.copytree(found, folder, dirs_exist_ok=True)
@@ -244,7 +244,7 @@ def test_a_slide_without_its_regions_stands_in_the_report(results, drawn_slide, 
 
 @pytest.fixture(scope="session")
 def of_epithelium(found, tmp_path_factory) -> Path:
-    """The folder of regions with the class names of the built-in model."""
+    """A folder with the same regions under the class names of the built-in model."""
     folder = tmp_path_factory.mktemp("epithelium") / "regions"
     shutil.copytree(found, folder)
     for name in ("regions.json", "regions.geojson"):
@@ -269,7 +269,7 @@ def test_nuclei_of_a_class_that_their_region_does_not_have(
     assert 0 < expected.sum() < len(table) / 2
     assert {*table[expected]["class"]} == {"Epithelial", "Stroma"}
     assert table.drop(columns="unlike_region").columns.equals(pandas.read_parquet(nuclei).columns)
-    # The number is in the summary, the cohort table and the report; QuPath shows which nuclei they are.
+    # The number of these nuclei is in the summary, the cohort table and the report; a measurement marks each in QuPath.
     info, geojson = str(drawn_slide.folder / "slide.json"), str(folder / "nuclei.geojson.gz")
     assert main(["geojson", str(output), "--info", info, "-o", geojson]) == 0
     assert main(["overlay", str(folder)]) == 0 and main(["report", str(results)]) == 0
@@ -324,7 +324,7 @@ def draw_areas(path: Path, areas: dict[str, shapely.Geometry]) -> Path:
 
 
 def test_drawn_areas_fill_the_same_columns(drawn_slide, shards, tmp_path):
-    """The smaller of two areas counts; where an outline runs over glass, it is not a border."""
+    """Where areas overlap, the smaller one counts; the part of an outline that runs over glass is not a border."""
     outer, inner = shapely.box(0, 0, 4000, 4000), shapely.box(2000, 2000, 3000, 3000)
     areas = draw_areas(tmp_path / "areas.geojson", {"Tumour": outer, "Necrosis": inner})
     output = stitch(drawn_slide, shards, tmp_path / "nuclei.parquet", "--regions", str(areas))
@@ -344,11 +344,11 @@ def test_drawn_areas_fill_the_same_columns(drawn_slide, shards, tmp_path):
     assert areas_mm2["Necrosis"] == pytest.approx(0.25, rel=0.01)
     assert areas_mm2["Tumour"] == pytest.approx(
         (4000 - 800 + 2 * 24) ** 2 * 0.25e-6 - 0.25, rel=0.02
-    )  # plus 16 to 24 um around the tissue
+    )  # with 16 to 24 um around the tissue
 
 
 def test_ignored_areas_and_further_planes_are_no_part_of_drawn_areas(drawn_slide, tmp_path):
-    """The same rules hold for a region of interest."""
+    """The rules are the same as for a region of interest."""
     info = read_info(drawn_slide.folder / "slide.json")
     outer, ignored = shapely.box(0, 0, 3000, 1000), shapely.box(0, 0, 500, 1000)
     path = draw_areas(

@@ -1,4 +1,4 @@
-"""Outlines that move to the edge of the stained nucleus."""
+"""Outlines are moved to the edges of stained nuclei."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_an_outline_stays_where_no_edge_is_near(light):
     given = circles(2.0, 9.0)
     assert snap_to_edges(light, CENTRES, given, MPP, REACH_UM) == pytest.approx(given, abs=1e-5)
     assert (snap_to_edges(np.full_like(light, 180), CENTRES, given, MPP, REACH_UM) == given).all()
-    assert (snap_to_edges(light, CENTRES, given, MPP, 0.1) == given).all()  # a reach below half a step
+    assert (snap_to_edges(light, CENTRES, given, MPP, 0.1) == given).all()  # the reach is less than half a step
 
 
 def test_no_ray_moves_by_more_than_its_reach_or_turns_inside_out(light):

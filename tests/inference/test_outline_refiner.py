@@ -1,4 +1,4 @@
-"""Outlines that a second network refines."""
+"""Outlines are refined by a second network."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -34,7 +34,7 @@ def refiner():
 
 @pytest.fixture(scope="module")
 def picture():
-    """Three violet discs with soft edges on pink, with grain."""
+    """Three violet discs with soft edges on a pink background, with grain."""
     y, x = np.mgrid[:100, :130] + 0.5
     pixels = np.full((100, 130, 3), (230, 190, 215), float)
     for (cx, cy), radius in zip(CENTRES, RADII_UM, strict=True):

@@ -1,4 +1,4 @@
-"""Models that cannot be used are rejected in one sentence."""
+"""Models that cannot be used are rejected with one sentence."""
 
 import dataclasses
 import json
@@ -53,7 +53,7 @@ def test_a_foreign_file_is_rejected(tmp_path):
 
 
 def test_a_graph_that_fails_on_windows_is_named(tmp_path):
-    """Its convolution takes four channels, which ONNX Runtime notices at the first window."""
+    """The convolution of this graph takes four channels, which ONNX Runtime notices only at the first window."""
     inputs = [
         helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["b", "c", "h", "w"]),
         helper.make_tensor_value_info("colour", TensorProto.FLOAT, [3, 4]),

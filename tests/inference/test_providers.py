@@ -45,7 +45,7 @@ def test_a_provider_that_is_not_there_is_rejected_with_what_to_install(provider)
 def test_a_provider_that_is_there_and_cannot_start_is_rejected(monkeypatch):
     if starts("cuda"):
         pytest.skip("CUDA starts here")
-    # As with a GPU package on a machine without a GPU: the name is listed, but no session can use it.
+    # As with a GPU package on a machine without a GPU, the provider is listed, but no session can use it.
     listed = [RUNTIMES["cuda"], *onnxruntime.get_available_providers()]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
     with pytest.warns(UserWarning, match="not in available"):
@@ -79,7 +79,7 @@ def test_what_auto_takes_is_recorded_by_its_own_name(muse, tmp_path):
     assert Predictor(find_model("compact-fp32"), AUTO).provider == taken
 
 
-@pytest.mark.slow  # test_torch_runtime.py compares PyTorch's numbers for one window
+@pytest.mark.slow  # test_torch_runtime.py is fast and compares PyTorch on one window
 @pytest.mark.parametrize("provider", OTHERS)
 def test_another_provider_finds_the_same_nuclei(provider, request, tmp_path):
     if not starts(provider):

@@ -52,7 +52,7 @@ def test_the_polygons_are_the_drawn_islands(found, drawn_slide):
 
 
 def test_glass_beside_tumour_is_no_seam_of_stroma(found, drawn_slide):
-    """On this slide, tumour reaches the edge of the tissue; the margin kept around it counts as tumour too."""
+    """On this slide, tumour reaches the edge of the tissue; the margin kept around the tissue is tumour there too."""
     stroma = fill([polygon for name, polygon in read_polygons(found) if name == "Stroma"], drawn_slide.tumour.shape)
     rim = cv2.dilate(drawn_slide.tissue.astype(np.uint8), np.ones((9, 9), np.uint8)) > drawn_slide.tissue
     beside_tumour = rim & (cv2.dilate(drawn_slide.tumour.astype(np.uint8), np.ones((15, 15), np.uint8)) > 0)
@@ -71,7 +71,7 @@ def test_polygons_tile_the_tissue_and_areas_are_those_of_the_file(found, drawn_s
         assert one["area_mm2"] == pytest.approx(in_file, rel=0.01)
         assert one["n_areas"] == sum(name == one["name"] for name, _ in polygons)
     whole = sum(one["area_mm2"] for one in record["classes"])
-    assert whole == pytest.approx(drawn_slide.tissue.sum() * MPP**2 / 1e6, rel=0.05)  # plus a margin of 16 um
+    assert whole == pytest.approx(drawn_slide.tissue.sum() * MPP**2 / 1e6, rel=0.05)  # with a margin of 16 um
 
 
 def test_qupath_imports_the_annotations(found):

@@ -1,4 +1,4 @@
-"""Outlines of label maps tile the tissue, stay near the cells, and absorb small islands."""
+"""Outlines of label maps tile the tissue, stay near the cells' edges, and absorb small islands."""
 
 import cv2
 import numpy as np
@@ -9,7 +9,7 @@ from muse_pipeline.inference.region_maps import absorb_islands, continue_to_edge
 
 
 def draw_label(size: int, seed: int, sigma: float) -> np.ndarray:
-    """(size, size) uint8 of three classes on tissue with gaps."""
+    """(size, size) uint8: three classes on tissue with gaps."""
     rng = np.random.default_rng(seed)
     kind, tissue = (
         cv2.GaussianBlur(rng.normal(size=(size, size)).astype(np.float32), (0, 0), s) for s in (sigma, 3 * sigma)
@@ -59,7 +59,7 @@ def test_small_islands_and_holes_are_absorbed_and_lone_tissue_stays():
 
 def test_the_rim_has_the_class_of_the_tissue_beside_it():
     label = np.zeros((30, 30), np.uint8)
-    label[2:28, 2:28] = 1  # class of glass, according to a model
+    label[2:28, 2:28] = 1  # the class that a model gives glass
     label[5:25, 5:15] = 2
     label[5:25, 15:25] = 1
     continue_to_edge(label, 3)

@@ -13,7 +13,7 @@ def shards(tiled_slide, tmp_path_factory):
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_any_number_of_threads_gives_the_same_bytes(tiled_slide, whole, shards, tmp_path, monkeypatch, threads):
-    """The nuclei are in many small parts, only some of which are processed at a time."""
+    """The nuclei are divided into many small parts, only a few of which are processed at a time."""
     assert read_provenance(whole).n_nuclei > 500
     monkeypatch.setattr("muse_pipeline.inference.stitch.AT_ONCE", 16)
     stitch_shards(shards, tiled_slide.info, tiled_slide.tissue.kept, tmp_path / "nuclei.parquet", threads)

@@ -1,4 +1,4 @@
-"""A third stain in addition to haematoxylin and DAB: its estimate, how its absence is noticed, and unchanged scores."""
+"""A third stain besides haematoxylin and DAB: it is estimated, its absence is noticed, and scores do not change."""
 
 import csv
 from functools import cache
@@ -17,7 +17,7 @@ RED, EOSIN, MAGENTA, GREEN = (0.214, 0.851, 0.478), (0.072, 0.990, 0.105), (0.25
 AEC = (0.274, 0.680, 0.680)  # 8 degrees from DAB
 THIRDS = [RED, EOSIN, MAGENTA, GREEN]
 SIZE_UM, SLIDE_UM = (560, 400), (320, 240)
-drawn = cache(draw_levels)  # which no test changes
+drawn = cache(draw_levels)  # the arrays are shared, so no test changes them
 
 
 def unit(vector):
@@ -33,7 +33,7 @@ def test_the_estimate_is_the_stain_of_the_slide(third):
     pixels, *_ = drawn(0.5, SIZE_UM, third)
     found = find_third_stain(pixels.reshape(-1, 3))
     assert np.linalg.norm(found) == pytest.approx(1, abs=1e-5)
-    assert angle(found, third) < 7  # the purest pixels contain some haematoxylin of the ground
+    assert angle(found, third) < 7  # even the purest pixels contain the background's haematoxylin
 
 
 @pytest.mark.parametrize("third", [None, AEC])
@@ -47,7 +47,7 @@ def test_glass_has_no_third_stain(pixels):
 
 
 def test_haematoxylin_of_another_shade_is_no_third_stain(shared_data):
-    """Haematoxylin of OS-2 is 13 degrees from the textbook's; a red painted over it is found nevertheless."""
+    """The haematoxylin of OS-2 is 13 degrees from the textbook's; a red painted over it is found nevertheless."""
     with open_slide(shared_data / "wsi-openslide-crops/OS-2-ndpi.ome.tif") as slide:
         pixels = slide.read_region((0, 0), 0, (1000, 1000))
     assert find_third_stain(pixels.reshape(-1, 3)) is None

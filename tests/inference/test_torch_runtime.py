@@ -1,4 +1,4 @@
-"""Graphs in PyTorch compared with ONNX Runtime, and graphs that PyTorch cannot run."""
+"""Graphs run by PyTorch give the numbers of ONNX Runtime; graphs that PyTorch cannot run are rejected."""
 
 import numpy as np
 import onnx
@@ -27,7 +27,7 @@ def nuclei_pixels(tiled_slide):
 
 
 def in_both(path, inputs, outputs=None):
-    """Outputs from ONNX Runtime and from PyTorch, which is called twice, because the first call builds the program."""
+    """Outputs of ONNX Runtime and of PyTorch, which is called twice, because its first call builds the program."""
     session = TorchSession(path, CPU)
     assert [port.name for port in session.get_inputs()] == list(inputs)
     first, second = session.run(outputs, inputs), session.run(outputs, inputs)

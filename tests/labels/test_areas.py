@@ -1,4 +1,4 @@
-"""Labels of areas: which nuclei get a class, what they train, and which areas are rejected."""
+"""Labels of areas: which nuclei get a class, what they train, and which labels are rejected."""
 
 import dataclasses
 import math
@@ -35,7 +35,7 @@ MAP = {"Dark": "Dark", "other": ("Pale", "Red"), "nothing": None}
 
 @pytest.fixture(autouse=True)
 def detector(monkeypatch):
-    """Replace the detector by one that finds all synthetic nuclei by their colour."""
+    """Replace the detector by a function that finds all synthetic nuclei by their colour."""
 
     def find(predictor, pixels, mpp, stain):
         mask = (pixels[..., 1] < 120).astype(np.uint8)
@@ -68,7 +68,7 @@ TWO_AREAS = geojson((box(0, 0, 100, 160), "Dark"), (box(120, 0, 240, 160), "othe
 def test_the_nuclei_in_an_area_have_its_class_or_one_of_its_set(tmp_path):
     (image,) = read(make(tmp_path, TWO_AREAS))
     left = image.nuclei.xy[:, 0] < 110
-    assert left.sum() == 8 and (~left).sum() == 12  # 2 and 3 columns; that at 100 px lies in neither area
+    assert left.sum() == 8 and (~left).sum() == 12  # 2 and 3 columns; the column at 100 px is in neither area
     assert set(image.nuclei.label[left]) == {0} and set(image.nuclei.label[~left]) == {-1}
     assert (image.nuclei.prob[left] == [1, 0, 0]).all() and (image.nuclei.prob[~left] == [0, 0.5, 0.5]).all()
     assert np.isnan(image.nuclei.rays).all() and image.nuclei.rays.shape[1] == 8
@@ -201,7 +201,7 @@ def test_a_label_that_may_be_wrong_pulls_less_the_more_the_network_contradicts_i
 
 
 def area_batch():
-    """Maps and a batch of one window of 32 px, which lies in a class area and has one nucleus."""
+    """Maps and a batch of a single window of 32 px, which lies in a class area and has one nucleus."""
     maps = NucleusMaps(*(torch.zeros(1, n, 8, 8, requires_grad=True) for n in (1, 2, 3, 4)))
     region = torch.full((1, 8, 8), CLASSES_ONLY)
     rays = torch.full((1, 1, 4), torch.nan)

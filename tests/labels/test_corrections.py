@@ -1,4 +1,4 @@
-"""Labels from the viewer's GeoJSON: valid only for one slide and one result of that slide."""
+"""Labels in the viewer's GeoJSON, which are valid only for one slide, and only for one result of this slide."""
 
 import json
 

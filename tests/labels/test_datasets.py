@@ -1,4 +1,4 @@
-"""Open datasets: each layout gives the synthetic nuclei in it, and each error is one sentence."""
+"""Open datasets: the synthetic nuclei are read from each layout, and each error is one sentence."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ MPP = {"pannuke": 0.25, "lizard": 0.5, "puma": 0.23, "ocelot": 0.2, "nuinsseg": 
 
 
 def draw_source(folder, name, **settings):
-    """The recipe's source for a synthetic dataset, with no picture excluded."""
+    """The recipe's source for a synthetic dataset, without excluded pictures."""
     DRAWERS[name](folder / name)
     sources = {source.format: source for source in load_detector_config(RECIPE, folder).sources}
     return replace(sources[name], exclude=(), **settings)
@@ -52,10 +52,10 @@ def test_a_layout_gives_what_was_drawn(tmp_path, name):
     first, factor = next(image for image in images if len(image.nuclei)), MPP[name] / 0.25
     assert first.pixels.shape == (round(SIZE[1] * factor), round(SIZE[0] * factor), 3)
     kept = 5 if name == "nuinsseg" else 6  # one nucleus lies in a vague area of the first organ
-    order = np.lexsort(first.nuclei.xy.round().T)  # row by row, the order of XY
+    order = np.lexsort(first.nuclei.xy.round().T)  # row by row, as in XY
     assert np.allclose(first.nuclei.xy[order], XY[:kept] * first.pixels.shape[1::-1] / SIZE, atol=0.05)
     assert first.nuclei.label[order].tolist() == LABELS[name][:kept]
-    assert first.nuclei.rays.mean(1) == pytest.approx(RADIUS_PX * MPP[name], rel=0.15)  # for points, outlines are grown
+    assert first.nuclei.rays.mean(1) == pytest.approx(RADIUS_PX * MPP[name], rel=0.15)  # grown if only points are given
     dark = first.pixels[tuple(np.floor(first.nuclei.xy).astype(int).T[::-1])]
     assert dark.mean() < first.pixels.mean() - 40  # each centre lies on its dark disc
 

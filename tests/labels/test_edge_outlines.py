@@ -1,4 +1,4 @@
-"""Outlines that are moved to the edges of nuclei."""
+"""Outlines are moved to the edges of nuclei."""
 
 import numpy as np
 import pytest
@@ -65,7 +65,7 @@ def test_points_at_one_position_have_no_outline():
 
 
 def test_what_was_outlined_before_needs_less_of_an_edge():
-    """The disc has no edge along a third of its border."""
+    """Along a third of its border, the disc has no edge."""
     y, x = (np.mgrid[:80, :80] + 0.5 - 40) * MPP
     around = (np.arctan2(y, x) / (2 * np.pi)) % 1
     disc = ndimage.gaussian_filter(np.where((np.hypot(x, y) < 4.5) | (around < 1 / 3), 1.0, 0.1), 0.7)
@@ -81,7 +81,7 @@ def test_faint_noise_is_no_edge():
 
 def test_beyond_the_border_there_is_no_edge():
     found = follow_edges(ellipse()[:, 40:], np.array([[0.5, 40.0]]), np.full((1, N_RAYS), np.nan), MPP)
-    assert np.isnan(found).all()  # a nucleus cut in two by the border has only half of its edge
+    assert np.isnan(found).all()  # half of the nucleus's edge is beyond the border
 
 
 @pytest.mark.parametrize("darkness", [0.0, 0.5, 1.0])

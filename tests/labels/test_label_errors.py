@@ -128,7 +128,7 @@ def test_a_file_of_regions_that_holds_none(tmp_path, drawn):
 
 
 def two_squares() -> np.ndarray:
-    """(90, 120) uint8: 1 in two squares, else 0."""
+    """(90, 120) uint8: 1 in two squares, and 0 elsewhere."""
     mask = np.zeros((90, 120), np.uint8)
     mask[10:20, 10:20] = mask[10:20, 80:90] = 1
     return mask

@@ -1,4 +1,4 @@
-"""Settings of a source: how a picture's patient is found, and which settings exclude each other."""
+"""Settings of a source: how the patient of a picture is found, and which settings exclude each other."""
 
 from pathlib import Path
 

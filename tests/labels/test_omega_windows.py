@@ -1,4 +1,4 @@
-"""Annotated regions in windows: they may lie anywhere in a window, and cover the right cells."""
+"""Annotated regions in windows: a region may lie anywhere in a window, and covers the right cells."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -88,7 +88,7 @@ def test_windows_may_reach_over_the_border_of_a_larger_region():
     centre = draw_centres(torch.full((n, 2), 1800.0), region, torch.full((n, 1), 192.0), generator, around=True)
     assert (centre >= 400).all()
     assert (centre <= torch.tensor([1400.0, 1000.0])).all()
-    assert centre[:, 0].min() < 450 and centre[:, 0].max() > 1350  # a third or more of such windows lies outside
+    assert centre[:, 0].min() < 450 and centre[:, 0].max() > 1350  # there, a third or more of the window lies outside
 
 
 def test_other_regions_are_neither_this_one_nor_unannotated():

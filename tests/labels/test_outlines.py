@@ -1,4 +1,4 @@
-"""Outlines grown from points on a synthetic picture."""
+"""Outlines are grown from points on a synthetic picture."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ PINK, PURPLE = np.array([236, 196, 216.0]), np.array([96, 60, 140.0])
 
 
 def picture(*shapes: np.ndarray) -> np.ndarray:
-    """(120, 120, 3) uint8: pink, with each (120, 120) bool mask filled in purple."""
+    """(120, 120, 3) uint8: pink, with every mask (120, 120) of ``shapes`` filled in purple."""
     covered = ndimage.gaussian_filter(np.any(shapes, axis=0).astype(float), 0.7)[..., None]
     return (PINK + covered * (PURPLE - PINK)).astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""Labels of pictures: every format gives the same nuclei, in the picture's frame and at the model's mpp."""
+"""Labels of pictures: every format gives the same nuclei, in pixels of the picture at the model's mpp."""
 
 from dataclasses import replace
 
@@ -40,7 +40,7 @@ def test_points_in_every_format(tmp_path, name, form, text):
     assert image.nuclei.label.tolist() == [0, 1, 0]
     assert image.nuclei.frame is Frame.WINDOW
     assert image.region is None
-    assert image.nuclei.rays.mean(1) == pytest.approx(RADIUS_PX * 0.5, rel=0.15)  # outlines are grown on the picture
+    assert image.nuclei.rays.mean(1) == pytest.approx(RADIUS_PX * 0.5, rel=0.15)  # grown outlines
 
 
 def test_a_class_with_a_blank_and_a_class_that_is_not_used(tmp_path):
@@ -177,7 +177,7 @@ def test_a_picture_that_has_its_mpp_needs_none(tmp_path):
         resolutionunit="CENTIMETER",
     )
     image = read(source)[0]
-    assert image.pixels.shape == (45, 60, 3)  # half of the sides at 0.25 um/px
+    assert image.pixels.shape == (45, 60, 3)  # half as large as at 0.25 um/px
     assert np.allclose(image.nuclei.xy, [[10.25, 10.25]])
 
 

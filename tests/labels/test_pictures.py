@@ -1,4 +1,4 @@
-"""Pictures that training and experiments read and write."""
+"""How training and experiments read and write pictures."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def test_a_damaged_mask_is_none(tmp_path, content):
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_a_picture_is_read_as_it_is_stored_and_not_turned_by_its_camera(tmp_path, suffix):
-    """The reader of slides does the same, so masks, points and outlines fit the picture."""
+    """The reader of slides ignores the orientation tag too, so that masks, points and outlines fit the picture."""
     path, exif = tmp_path / f"Größe µ.{suffix}", Image.Exif()
     pixels = np.repeat(np.linspace(0, 255, 40 * 64).astype(np.uint8).reshape(40, 64, 1), 3, -1)
     exif[ORIENTATION] = 6  # rotate by 90 degrees to display

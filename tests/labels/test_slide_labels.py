@@ -1,4 +1,4 @@
-"""Labels of whole slides: each annotated region becomes a picture with context and positions in its pixels."""
+"""Labels of whole slides: each annotated region becomes a picture with context, in whose pixels positions are."""
 
 from dataclasses import replace
 

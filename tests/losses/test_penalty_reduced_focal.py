@@ -1,4 +1,4 @@
-"""The focal loss compared with equation 1 of the paper, written out literally."""
+"""The focal loss compared with equation 1 of its paper, written out literally."""
 
 import math
 

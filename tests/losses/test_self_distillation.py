@@ -1,4 +1,4 @@
-"""Self-distillation compared with the formulas of the papers, term by term; spec G6."""
+"""Self-distillation compared with the formulas of the papers, term by term."""
 
 import math
 
@@ -57,11 +57,11 @@ def test_sinkhorn_uses_every_prototype_alike(logits, n_iterations, share):
     targets = sinkhorn_targets(logits, 0.1, n_iterations)
     torch.testing.assert_close(targets.sum(1), torch.ones(N), rtol=1e-5, atol=1e-5)
     assert (targets.sum(0) * K / N - 1).abs().max() < share
-    assert (torch.softmax(logits / 0.1, -1).sum(0) * K / N - 1).abs().max() > 0.2  # without balancing, they are uneven
+    assert (torch.softmax(logits / 0.1, -1).sum(0) * K / N - 1).abs().max() > 0.2  # uneven unless balanced
 
 
 def test_sinkhorn_is_what_swav_writes(logits):
-    """Algorithm 1 of arXiv 2006.09882, in double precision."""
+    """Compared with algorithm 1 of arXiv 2006.09882, in double precision."""
     q = torch.exp(logits.double() / 0.07).T
     q /= q.sum()
     for _ in range(3):

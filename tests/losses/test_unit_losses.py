@@ -31,7 +31,7 @@ def test_r1_of_a_linear_discriminator_is_its_squared_norm():
     penalty = r1_penalty(real, (real * weight).sum((1, 2, 3)), gamma=3.0)
     assert penalty.item() == pytest.approx(1.5 * weight.square().sum().item(), rel=1e-5)
     penalty.backward()
-    assert torch.allclose(weight.grad, 3 * weight, atol=1e-5)  # the penalty has a gradient for the discriminator
+    assert torch.allclose(weight.grad, 3 * weight, atol=1e-5)  # the penalty trains the discriminator
 
 
 def test_cycles_that_return_cost_nothing_and_both_directions_count():

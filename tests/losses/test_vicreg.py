@@ -48,7 +48,7 @@ def test_a_branch_without_rows_costs_its_hinge_alone():
 
 
 def test_each_term_is_the_mean_that_is_written():
-    """For three branches with different rows, the terms are computed one number at a time."""
+    """For three branches with different rows, the expected terms are computed one number at a time."""
     branches = drawn(3)
     known = [torch.tensor(rows, dtype=torch.bool) for rows in ([1, 1, 1, 1, 0, 1], [1] * 6, [0, 1, 1, 1, 1, 1])]
     total = 0.0
@@ -71,7 +71,7 @@ def test_each_term_is_the_mean_that_is_written():
 
 @pytest.mark.parametrize("loss", [invariance, variance, covariance, infonce])
 def test_gradients_reach_every_branch(loss):
-    """Gradients equal numerical differences, so that a branch without a gradient would be noticed."""
+    """Gradients equal numerical differences, so that a branch without a gradient is noticed."""
     branches = [(0.4 * one).double().requires_grad_() for one in drawn(3)]
     known = [torch.tensor(rows, dtype=torch.bool) for rows in ([1, 1, 1, 1, 0, 1], [1] * 6, [0, 1, 1, 1, 1, 1])]
     assert torch.autograd.gradcheck(lambda *branches: loss(branches, known), branches)

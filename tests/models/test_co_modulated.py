@@ -1,4 +1,4 @@
-"""The generator: its modulated convolution agrees with the published formula, and its pictures depend on all inputs."""
+"""The generator: its modulated convolution follows the published formula, and its pictures depend on all inputs."""
 
 import pytest
 import torch
@@ -72,7 +72,7 @@ def test_any_multiple_of_the_stride_gives_pixels_of_the_masks_size(height, width
 
 
 def test_the_masks_code_enters_every_style():
-    """Co-modulation: a change of the mask's code changes the picture, even with the same maps from the encoder."""
+    """This is co-modulation: a change of the mask's code alone, without its maps, changes the picture."""
     torch.manual_seed(0)
     network = CoModulatedGenerator(**TINY).eval()
     mask, noise, grain = inputs()

@@ -10,7 +10,7 @@ def test_a_cell_depends_on_the_colours_of_its_8_px_and_not_on_where_they_lie():
     network = BACKBONES["colour_cnn"]().eval()
     picture = torch.randn(1, 3, 32, 32)
     shuffled, other = picture.clone(), picture.clone()
-    inside = shuffled[..., 14:22, 14:22]  # what the cell at (4, 4) sees
+    inside = shuffled[..., 14:22, 14:22]  # the receptive field of cell (4, 4)
     inside[:] = inside.flatten(2)[..., torch.randperm(64)].reshape(inside.shape)
     other[..., 17, 17] += 1
     with torch.no_grad():

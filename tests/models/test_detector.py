@@ -1,4 +1,4 @@
-"""The network and the graph around it."""
+"""A detector's heads and network, and the graph that is exported."""
 
 import pytest
 import torch
@@ -36,9 +36,9 @@ def test_pale_tissue_keeps_its_density_in_half_precision(colour):
 
 
 class KnownHead(DenseHead):
-    """Predicts the given maps, whatever the features."""
+    """Predicts the given maps for any features."""
 
-    propose, describe = NucleusHead.propose, NucleusHead.describe  # `locate` is that of the dense head
+    propose, describe = NucleusHead.propose, NucleusHead.describe  # unlike `locate`, not those of the dense head
 
     def __init__(self, maps: NucleusMaps):
         super().__init__(4, maps.label.shape[1], maps.rays.shape[1])
@@ -49,7 +49,7 @@ class KnownHead(DenseHead):
 
 
 class KnownMaps(torch.nn.Module):
-    """Replaces the network and predicts the given maps."""
+    """A replacement for the network, which predicts the given maps."""
 
     def __init__(self, maps: NucleusMaps):
         super().__init__()
@@ -81,7 +81,7 @@ def test_the_position_of_a_nucleus_is_the_mean_of_what_the_cells_beside_it_state
     located[1, :, 2, 3] = torch.tensor([3.0, 0.25, -0.5])
     located[1, :, 2, 4] = torch.tensor([2.0, -0.25, 0.0])
     located[1, :, 2, 2] = torch.tensor([2.5, -0.5, 0.0])  # points to a different nucleus
-    located[0, :, 5, 0] = torch.tensor([1.0, 0.5, 0.25])  # alone, in a corner
+    located[0, :, 5, 0] = torch.tensor([1.0, 0.5, 0.25])  # no other cell points to its nucleus
     positions = DenseHead(8, 3, 16).locate(located, torch.tensor([[5 * 8, 0], [2 * 8 + 3, 7]]))
     first, second = torch.tensor([3.0, 2.0]).sigmoid() ** 4
     wanted = (first * torch.tensor([3.75, 2.0]) + second * torch.tensor([4.25, 2.5])) / (first + second)
@@ -91,7 +91,7 @@ def test_the_position_of_a_nucleus_is_the_mean_of_what_the_cells_beside_it_state
 
 def test_the_graph_reads_positions_classes_and_rays_at_peaks():
     centre = torch.full((1, 1, 8, 8), -9.0)
-    centre[0, 0, 2, 3], centre[0, 0, 2, 4], centre[0, 0, 6, 6] = 3.0, 2.0, 0.5  # the second is not a peak
+    centre[0, 0, 2, 3], centre[0, 0, 2, 4], centre[0, 0, 6, 6] = 3.0, 2.0, 0.5  # the second cell is not a peak
     offset, label, rays = torch.zeros(1, 2, 8, 8), torch.zeros(1, 3, 8, 8), torch.ones(1, 4, 8, 8)
     offset[0, :, 2, 3], offset[0, :, 2, 4] = (
         torch.tensor([0.25, -0.5]),

@@ -1,4 +1,4 @@
-"""Six variants compared with results of the authors' own code, for weights from a rule, without training."""
+"""Six variants compared with results of the authors' own code, with generated instead of trained weights."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from official_fixtures import deviations, load_expected, load_official, make_tea
 pytestmark = needs_fixtures
 LIMIT_STD = 1e-4
 
-# variant, backbone it is loaded into, entries, learnable parameters
+# (variant, backbone into which it is loaded, number of entries, number of learnable parameters)
 VARIANTS = [
     ("vit_s_16_224", "muse_vit_s_16_224", 232, 31_070_784),
     pytest.param("vit_s_16_224_at512", "muse_vit_s_16_224", 232, 31_070_784, marks=pytest.mark.slow),

@@ -1,4 +1,4 @@
-"""Mistakes that are easy to make in MUSE networks: each one, if planted, must exceed the limit of the parity test."""
+"""Mistakes that are easily made in MUSE networks: each one must cause deviations above the parity test's limit."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ def tanh_gelu(network, patch):
         patch.setitem(block.mlp._modules, "act", nn.GELU("tanh"))
 
 
-# Mistake -> measured deviations that it causes in the map and in nuclei, in standard deviations.
+# Mistake -> measured deviations of the map and of nuclei's vectors, in standard deviations.
 MISTAKES = {
     norm_last_tap_only: (5.0, 3.9),
     half_pixel_resize: (2.8, 2.9),
@@ -99,7 +99,7 @@ def test_without_a_mistake_the_same_network_is_within_the_limit(network):
 
 
 def test_what_no_comparison_shows_is_stated():
-    """A LayerNorm eps of 1e-5 would move features by only 1e-5, so it is checked here."""
+    """An eps of 1e-5 in LayerNorm would change features by only 1e-5, so its value is checked here."""
     norms = [module for module in muse_vit_s_16_224().modules() if isinstance(module, nn.LayerNorm)]
     assert len(norms) == 25
     assert {norm.eps for norm in norms} == {1e-6}

@@ -1,4 +1,4 @@
-"""The point head: one softmax in two factors, independent perceptrons, and rivals that point to the same nucleus."""
+"""The point head: a softmax in two factors, independent perceptrons, and cells that point to the same nucleus."""
 
 import numpy as np
 import pytest

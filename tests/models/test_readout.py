@@ -1,4 +1,4 @@
-"""Positions on dense maps: ramps are read back exactly by either rule, and padding changes nothing."""
+"""Features read at positions on dense maps: either rule reads ramps exactly, and padding changes nothing."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Positional tables for grids of any size and shape, and as constants in an exported graph."""
+"""Tables of positions are resampled for grids of any size and shape, and are constants in an exported graph."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def make_table(grid, dim=3):
 
 
 def thin(input_px=64):
-    """ViT/16 with the decoder of MUSE, one head wide."""
+    """A ViT/16 with the decoder of MUSE, with a single attention head."""
     torch.manual_seed(0)
     return MuseVit(64, 1, input_px).eval()
 
@@ -27,7 +27,7 @@ def cubic_weight(distance: float) -> float:
 
 
 def cubic_matrix(wanted: int, own: int) -> np.ndarray:
-    """(wanted, own) matrix: row i samples at (i + 0.5) * own / (wanted + 0.1) - 0.5, and borders are repeated."""
+    """(wanted, own) matrix: row i interpolates at (i + 0.5) * own / (wanted + 0.1) - 0.5, with repeated borders."""
     matrix = np.zeros((wanted, own))
     for i in range(wanted):
         source = (i + 0.5) * own / (wanted + 0.1) - 0.5
@@ -118,6 +118,6 @@ def test_a_fixed_size_leaves_no_resampling_of_positions_in_the_graph():
     assert set(network.state_dict()) == names
     with torch.inference_mode():
         found = [network(picture).dense for picture in (image, other)]
-    # An image with the same number of patches, but a different shape, does not get the fixed positions.
+    # The fixed positions are not used for an image with the same number of patches but a different shape.
     assert torch.equal(found[0], expected[0])
     assert torch.equal(found[1], expected[1])

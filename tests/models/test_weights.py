@@ -1,4 +1,4 @@
-"""Checkpoint files in the authors' layout: weights are read unchanged, and what does not fit is named and rejected."""
+"""Checkpoint files in the authors' layout: weights are read unchanged, and files that do not fit are rejected."""
 
 import argparse
 import fractions
@@ -29,13 +29,13 @@ def build(name, seed=0):
 
 
 def thin_vit(seed=0, input_px=224):
-    """ViT/16 with the decoder of MUSE, one head wide: not registered, but with the layout of registered ones."""
+    """A ViT/16 with the decoder of MUSE and a single attention head; its layout is that of registered backbones."""
     torch.manual_seed(seed)
     return MuseVit(64, 1, input_px).eval()
 
 
 def hollow(name):
-    """The network without memory for its weights, for tests of names and shapes only."""
+    """A backbone without memory for its weights, for tests of names and shapes only."""
     with torch.device("meta"):
         return BACKBONES[name]()
 
@@ -45,14 +45,14 @@ def shapes_of(name):
 
 
 def write_official(path: Path, weights, **others) -> Path:
-    """Write weights as the authors do: with a prefix, next to other results of the training."""
+    """Write weights as the authors do: with a prefix, and with other results of the training in the same file."""
     teacher = {PREFIX + name: value for name, value in weights.items()} | {"module.head.mlp.0.weight": torch.ones(2)}
     torch.save({"teacher": teacher, "epoch": 100, **others}, path)
     return path
 
 
 def load_as_the_authors(path: Path, backbone):
-    """Load by their rule: keep and strip prefixed keys, resample positions for any grid, and load strictly."""
+    """Load as the authors do: strip the prefix of keys and drop other keys, resample positions, and load strictly."""
     teacher = torch.load(path, map_location="cpu", weights_only=True)["teacher"]
     weights = {key.removeprefix(PREFIX): value for key, value in teacher.items() if key.startswith(PREFIX)}
     if POSITIONS in weights:
@@ -126,7 +126,7 @@ def test_any_square_grid_of_positions_is_taken(grid):
 
 
 def test_our_own_files_round_trip(tmp_path):
-    """Positions in our own files are not resampled."""
+    """In our own files, positions are not resampled."""
     for written, read in ((thin_vit(), thin_vit(1)), (build(SMALL), build(SMALL, 1))):
         save_checkpoint(tmp_path / "a.pt", Checkpoint(written.state_dict(), {}, {}))
         load_backbone(read, tmp_path / "a.pt")

@@ -1,4 +1,4 @@
-"""Class names in files: matched exactly, then ignoring case, then by synonyms; other names are errors."""
+"""Class names in files are matched exactly, or else ignoring case, or else by synonyms; other names are errors."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Close pairs, compared with a search through all pairs."""
+"""Close pairs of nuclei, compared with a search through all pairs."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Duplicate outlines of one nucleus."""
+"""Duplicate outlines of the same nucleus are removed."""
 
 import numpy as np
 import pytest
@@ -11,14 +11,14 @@ MPP, RADIUS_UM = 0.5, 4.0
 
 
 def circles(*x_um: float) -> Nuclei:
-    """Circles on a line, in order of descending score."""
+    """Circles on a horizontal line, in order of descending score."""
     xy = np.c_[x_um, np.zeros(len(x_um))] / MPP + 100
     rays = np.full((len(x_um), 32), RADIUS_UM, np.float32)
     return Nuclei(xy, Frame.WINDOW, rays=rays, score=np.linspace(0.9, 0.5, len(x_um)))
 
 
 def shared(distance_um: float) -> float:
-    """Fraction of a circle that another circle of the same size covers."""
+    """Fraction of a circle that a circle of the same size covers at this distance."""
     half = distance_um / (2 * RADIUS_UM)
     return 2 / np.pi * (np.arccos(half) - half * np.sqrt(1 - half**2))
 
@@ -37,13 +37,13 @@ def test_a_small_one_within_a_large_one_goes():
 
 
 def test_what_is_dropped_drops_nothing():
-    """Of three in a row, the second overlaps both neighbours too much, but they hardly overlap each other."""
+    """Of three circles in a row, the second overlaps both neighbours too much, but they hardly overlap each other."""
     found = suppress_overlaps(circles(0, 3, 6), MPP)
     assert ((found.xy[:, 0] - 100) * MPP).tolist() == [0, 6]
 
 
 def test_direction_counts():
-    """Two slender nuclei side by side do not overlap; shifted along their axis by as much, they are duplicates."""
+    """Two slender nuclei side by side do not overlap; at the same distance along their axis, they are duplicates."""
     angles = 2 * np.pi * np.arange(32) / 32
     rays = np.tile(1 / np.sqrt((np.cos(angles) / 8) ** 2 + (np.sin(angles) / 1.5) ** 2), (2, 1)).astype(np.float32)
     beside = Nuclei([[100, 100], [100, 100 + 4 / MPP]], Frame.WINDOW, rays=rays)

@@ -1,4 +1,4 @@
-"""Rays of discs and ellipses in label images, from centroids and from given points; rings painted as labels."""
+"""Rays of discs and ellipses in label images, from centroids or given points, and rings painted as labels."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ MPP = (0.5, 0.5)
 
 
 def draw(size, *shapes):
-    """A label image of ellipses with centre (x, y) and half axes a and b."""
+    """A label image of ellipses, each given by its centre (x, y) and half axes a and b."""
     y, x = np.mgrid[:size, :size] + 0.5
     labels = np.zeros((size, size), int)
     for index, (cx, cy, a, b) in enumerate(shapes, 1):

@@ -1,4 +1,4 @@
-"""Masks as large as slides are read, or rejected in one sentence before any pixel is decoded."""
+"""Masks as large as slides are read, or are rejected in one sentence before any pixel is decoded."""
 
 import numpy as np
 import pytest
@@ -74,8 +74,8 @@ def squares(n, side=512):
 
 def test_a_number_marks_one_nucleus():
     right = squares(256)
-    right[200, 190:197] = 1  # far from nucleus 1, but tiny
-    right[20, 100:320] = 300  # long, but a single area
+    right[200, 190:197] = 1  # far from nucleus 1, but the area is tiny
+    right[20, 100:320] = 300  # long, but one area
     require_nuclei("s.png", right, (0.5, 0.5))
     require_nuclei("s.png", np.zeros((9, 9), int), (0.5, 0.5))
     wrapped = (squares(256) - 1).astype(np.uint8) + np.uint8(1)  # in 8 bits, 256 becomes 0

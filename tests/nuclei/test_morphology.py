@@ -20,7 +20,7 @@ def measure(nuclei):
 
 
 def ellipses(n, long_um, short_um, seed):
-    """``n`` elliptic nuclei with about the given half axes."""
+    """``n`` elliptic nuclei whose half axes vary around the given ones."""
     random = np.random.default_rng(seed)
     angle = np.arange(32) * 2 * np.pi / 32
     axes = np.array([long_um, short_um]) * random.normal(1, 0.03, (n, 2))
@@ -63,7 +63,7 @@ def test_the_sample_is_all_that_is_kept(kinds, monkeypatch):
     for part in kinds * 5:
         sample.add(part)
     assert len(sample._hashes) == 50
-    assert sum(measured) < 2 * 60 + 4 * 50  # nuclei that are in the sample or cannot enter it are not measured
+    assert sum(measured) < 2 * 60 + 4 * 50  # only nuclei that enter the sample are measured
 
 
 def test_few_nuclei_or_none_are_no_trouble():

@@ -170,7 +170,7 @@ def test_foreign_files_are_named(tmp_path):
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_a_byte_that_is_another_is_noticed(tmp_path, share):
-    """Without a checksum, wrong numbers would be read."""
+    """Without checksums, wrong numbers would be read."""
     path = tmp_path / "nuclei.parquet"
     write_example(path, draw_nuclei(500))
     column = pq.read_metadata(path).row_group(0).column(pq.read_schema(path).names.index("x"))
@@ -190,7 +190,7 @@ def test_provenance_of_another_kind_is_rejected(tmp_path, metadata):
 
 
 def test_totals_of_positive_nuclei_leave_artefacts_out_too(tmp_path):
-    """Three nuclei are positive, one of which is blurred."""
+    """One of the three positive nuclei is blurred, and therefore not counted."""
     nuclei = replace(draw_nuclei(5), dab_od=np.array([[0.3], [0.3], [0.3], [0.1], [0.1]]))
     quality = Quality(2.0, 64.0, "ab" * 32, {"blurred": 1.0}, ("blurred",), ("blurred",), 2, {})
     optional = OptionalColumns(positive_od=0.2, artefacts=["blurred"])

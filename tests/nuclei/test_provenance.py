@@ -9,7 +9,7 @@ from nuclei_example import PROVENANCE
 from muse_pipeline.core.errors import NucleiError
 from muse_pipeline.core.provenance import NamedFile, Provenance
 
-# Of nuclei with regions and artefacts, of an IHC slide, of a model with one class, and of proposals.
+# Provenance of nuclei with regions and artefacts, on an IHC slide, from a model with one class, and of proposals.
 REGIONS, BROWN, CLUSTERS, PROPOSALS = Path(__file__).with_name("provenance.jsonl").read_text("utf-8").splitlines()
 
 

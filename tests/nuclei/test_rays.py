@@ -18,7 +18,7 @@ def draw_stars_at_the_edges(size_px, n=4_000):
     """(n, 2) centres, most within 8 px of an edge of the slide, and (n, R) rays up to 8.4 um long."""
     random = np.random.default_rng(9)
     xy, gap = random.uniform(0, 1, (n, 2)) * size_px, random.choice([0, 1e-9, 0.01, 0.04, 0.05, 0.3, 2, 8], (n, 2))
-    location = random.integers(0, 4, (n, 2))  # 1: near 0, 2: near the other edge, else anywhere
+    location = random.integers(0, 4, (n, 2))  # 1: near 0, 2: near the other edge, otherwise: anywhere
     xy = np.where(location == 1, gap, np.where(location == 2, np.nextafter(size_px - gap, 0), xy))
     rays = random.uniform(0.02, 6, (n, 1)) * random.uniform(0.6, 1.4, (n, N_RAYS))
     return xy, rays.astype(np.float32)
@@ -38,7 +38,7 @@ def test_outlines_are_cut_at_the_edges_of_the_slide(mpp):
     ends = rays_to_rings(xy, rays, mpp)
     inside = ((ends >= 0) & (ends <= size_px)).all((1, 2))
     assert 100 < inside.sum() < len(xy) - 100
-    assert np.array_equal(clipped[inside], rays[inside])  # bit by bit
+    assert np.array_equal(clipped[inside], rays[inside])  # bit for bit
     assert (clipped <= rays).all()
 
 

@@ -1,4 +1,4 @@
-"""Seams: nuclei reported by one, two and four windows."""
+"""Seams between windows: nuclei that one, two or four windows report are kept once."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ SLACK_PX, SAME_PX = SLACK_UM / MPP, SAME_UM / MPP
 
 
 def resolve(true_xy, jitter=0.0, missed_by=(), seed=0, n_parts=1):
-    """Let each window report the nuclei at ``true_xy`` with its own errors, and resolve the seams."""
+    """Let each window report the nuclei at ``true_xy`` with errors of its own, and resolve the seams."""
     generator = np.random.default_rng(seed)
     reports = []
     for window in range(GRID.shape[0] * GRID.shape[1]):
@@ -26,7 +26,7 @@ def resolve(true_xy, jitter=0.0, missed_by=(), seed=0, n_parts=1):
 
 
 def numbers_of(xy, window, n_parts=1):
-    """Indices of the kept reports, in the order of the output, if added in ``n_parts`` parts."""
+    """Yield the indices of the kept reports, in output order, if reports are added in ``n_parts`` parts."""
     seams = SeamResolver(GRID, MPP)
     for part in np.array_split(np.arange(len(window)), n_parts):
         yield seams.add(xy[part], window[part])

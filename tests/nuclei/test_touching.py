@@ -1,4 +1,4 @@
-"""Overlapping outlines are separated by a straight line, independently of which nuclei are given together."""
+"""Overlapping outlines are separated by a straight line, whichever nuclei are processed together."""
 
 import numpy as np
 import pytest

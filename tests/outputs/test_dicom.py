@@ -17,7 +17,7 @@ from muse_pipeline.outputs.dicom import Dicom
 
 
 def write_level(path, width, series="1.2.3.4"):
-    """Write the header of one level of a DICOM slide with as few elements as some converters write."""
+    """Write the header of one level of a DICOM slide, with as few elements as in the files of some converters."""
     level = Dataset()
     level.file_meta = FileMetaDataset()
     level.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -57,7 +57,7 @@ def test_a_group_per_class_has_the_outlines_of_its_nuclei(slide):
     )
     for name, group in groups.items():
         of_class = nuclei[nuclei["class"] == name]
-        assert group.annotated_property_type.value == "84640000"  # nucleus in SNOMED CT
+        assert group.annotated_property_type.value == "84640000"  # "nucleus" in SNOMED CT
         for drawn, outline in zip(group.get_graphic_data("2D"), of_class.geometry, strict=True):
             np.testing.assert_allclose(drawn, np.array(outline.exterior.coords)[:-1], atol=1e-3)
         _, values, _ = group.get_measurements()

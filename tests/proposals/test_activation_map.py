@@ -11,7 +11,7 @@ from muse_pipeline.proposals.activation_map import ActivationMap, ActivationNetw
 
 
 class Toy(nn.Module):
-    """Channels: mean red and green of cells of 4 x 4 px; output: 2 * mean(red) - mean(green) ** 2."""
+    """A network with two channels, the mean red and green of cells of 4 x 4 px, and the output below."""
 
     class backbone:
         stride_px = 4
@@ -40,7 +40,7 @@ def test_equals_the_hand_computed_map():
     assert found.shape == (8, 8) and found.dtype == np.float32
     corners = found[[0, 0, -1, -1], [0, -1, 0, -1]]  # bilinear enlargement keeps them
     assert np.allclose(corners, stretched.ravel(), atol=1e-6)
-    # the centre of pixel 2 is at x = 2.5, 0.5 px or 1/8 of the way from the first cell's centre to the second's
+    # the centre of pixel 2 is at x = 2.5: 0.5 px, or 1/8 of the distance between cells, from the first cell's centre
     assert found[0, 2] == pytest.approx(1 - 0.125, abs=1e-6)
 
 

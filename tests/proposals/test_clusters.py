@@ -20,7 +20,7 @@ from muse_pipeline.proposals.activation_map import (
 )
 from muse_pipeline.proposals.otsu_mask import blend_stains
 
-PRESETS = {  # of the two releases
+PRESETS = {  # settings of the two releases
     "rel2022": ClusterSettings(features="jet", beta=0.5, n_clusters=3, foreground="green"),
     "rel2023": ClusterSettings(features="jet", beta=1.0, n_clusters=3, foreground="dark"),
 }
@@ -29,7 +29,7 @@ COLOURS = np.array([[90, 60, 140], [220, 130, 170], [240, 238, 242]], np.uint8) 
 
 @pytest.fixture(scope="module")
 def toy():
-    """(30, 30) index into ``COLOURS``, pixels with a little noise, and their stain densities."""
+    """An index (30, 30) into ``COLOURS``, the pixels with these colours and some noise, and their stain densities."""
     generator = np.random.default_rng(0)
     truth = np.repeat(np.arange(3), 10)[None].repeat(30, 0)
     pixels = (COLOURS[truth] + generator.integers(-6, 7, (30, 30, 3))).clip(0, 255).astype(np.uint8)
@@ -58,7 +58,7 @@ def test_the_rule_of_2022_takes_what_is_in_the_middle_of_the_map(toy):
     activation = activation_of(truth, (0.5, 0.9, 0.0))
     clusters = fit(activation, pixels, stains, PRESETS["rel2022"])
     assert ((clusters(activation, pixels, stains) == clusters.foreground) == (truth == 0)).all()
-    activation = activation_of(truth, (1.0, 0.5, 0.0))  # it follows the map, even to eosin
+    activation = activation_of(truth, (1.0, 0.5, 0.0))  # now eosin is in the middle
     clusters = fit(activation, pixels, stains, PRESETS["rel2022"])
     assert ((clusters(activation, pixels, stains) == clusters.foreground) == (truth == 1)).all()
 

@@ -1,4 +1,4 @@
-"""Guards on real artefacts and on real tissue that was blurred: a reason in words, and few false nuclei."""
+"""Guards against real artefacts and against real tissue that was blurred: a reason, and few false nuclei."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from muse_pipeline.proposals.base import (
 )
 
 TILES = Path(__file__).parents[3] / "shared/data/artefact-tiles"
-MPP = 0.5  # the tiles have no mpp; their nuclei are about as large as at this one
+MPP = 0.5  # the tiles do not state their mpp; nuclei are about as large as at 0.5
 
 
 def read_tile(name: str) -> np.ndarray:
@@ -42,7 +42,7 @@ def test_good_tissue_passes_and_out_of_focus_does_not(name):
     assert judge_window(tile, MPP) == ""
     blurred = cv2.GaussianBlur(tile, (0, 0), 2.0 / MPP)
     assert judge_window(blurred, MPP) == BLURRED
-    for where in (slice(0, 40), slice(300, None)):  # a window is white outside the slide
+    for where in (slice(0, 40), slice(300, None)):  # windows are white outside the slide
         for picture, reason in ((tile, ""), (blurred, BLURRED)):
             at_the_border = picture.copy()
             at_the_border[where] = 255
@@ -60,7 +60,7 @@ def test_good_tissue_passes_and_out_of_focus_does_not(name):
         ("no-tissue-green-pen", 0),
         ("wsi-blue-pen", 5),
         ("very-low-nuclei-score-level0", 10),  # only eosin
-        ("low-nuclei-score-level0", 60),  # fat with about 40 nuclei
+        ("low-nuclei-score-level0", 60),  # fat tissue with about 40 nuclei
     ],
 )
 def test_artefacts_hold_no_crowd_of_nuclei(name, at_most):

@@ -1,4 +1,4 @@
-"""Peaks of haematoxylin on synthetic discs: positions, sizes, and none in ink."""
+"""Peaks of haematoxylin: positions and sizes of synthetic discs, and no peaks in ink."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIDE_UM = 200.0
 
 
 def draw_discs(mpp: float, radius_um: float, twin_um: float | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Blurred haematoxylin discs on eosin, each with a twin ``twin_um`` to the right: pixels, (N, 2) centres in px."""
+    """Pixels and centres (N, 2) px of blurred discs of haematoxylin on eosin, with twins ``twin_um`` to their right."""
     side, fine = round(SIDE_UM / mpp), 4
     pitch = 2 * radius_um + 9 + (twin_um or 0)
     axis = np.arange(pitch, SIDE_UM - pitch, pitch)

@@ -37,7 +37,7 @@ XY = np.array([[400.0, 300.0], [1500.5, 900.25], [3000.0, 3100.0]])
 
 
 def read(path: Path, info: SlideInfo = INFO, **settings) -> Nuclei:
-    """The file's nuclei from nine windows that cover the slide, sorted by y."""
+    """The nuclei of a file, found in nine windows that cover the slide, sorted by y."""
     finder = ImportedNuclei.fit(SlideSample(0.5, (), None, info), ImportSettings(str(path), **settings))
     parts = []
     for origin in np.stack(np.meshgrid([0, 1024, 2048], [0, 1024, 2048]), -1).reshape(-1, 1, 2):
@@ -86,7 +86,7 @@ def test_geojson_keeps_outlines_and_honours_bounds(tmp_path):
 
 @pytest.mark.parametrize("name", ["S1.npy", "S1.tif", "S1.png"])
 def test_label_images_of_the_slide_keep_outlines(tmp_path, name):
-    """The images have a quarter of level 0's resolution, at which StarDist and Cellpose are often run."""
+    """The images have a quarter of the resolution of level 0, as StarDist and Cellpose often do."""
     labels = np.zeros((1250, 1500), np.uint16)
     labels[200:210, 100:110], labels[600:612, 700:708] = 1, 2
     write = {".npy": np.save, ".tif": tifffile.imwrite, ".png": lambda path, image: cv2.imwrite(str(path), image)}

@@ -32,7 +32,7 @@ def read_nucls(shared_data, name):
 def test_the_threshold_parts_two_groups():
     values = np.concatenate([np.full(900, 0.1), np.full(100, 0.9)])
     assert otsu_threshold(values) == pytest.approx(0.5, abs=0.01)
-    assert otsu_threshold(np.full(50, 0.3)) == np.inf  # only glass: no pixel is nucleus
+    assert otsu_threshold(np.full(50, 0.3)) == np.inf  # on glass alone, no pixel is above it
 
 
 def test_drawn_nuclei_come_back_without_speck_and_hole():

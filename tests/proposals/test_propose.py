@@ -1,4 +1,4 @@
-"""`muse propose` on a synthetic slide: the number of shards does not matter, and proposals lie on nuclei."""
+"""`muse propose` on a synthetic slide: proposals lie on nuclei, and the number of shards does not matter."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_most_drawn_nuclei_are_proposed(coarse_slide, whole):
 
 
 def test_points_that_others_found_all_come_through_however_near(coarse_slide, tmp_path):
-    """A model's duplicate outlines are removed; users' points are all kept, although their default circles overlap."""
+    """Duplicate outlines of a model are removed, but users' points are all kept, although their circles overlap."""
     x, y = np.meshgrid(np.arange(10) * 14.0, np.arange(10) * 14.0)  # 3.5 um apart, with circles of 4 um
     corner = read_points(coarse_slide / "truth.csv", ["Lymphocyte", "Epithelial", "Stroma"]).nuclei.xy[0]
     points = np.c_[x.ravel(), y.ravel()] + corner

@@ -1,4 +1,4 @@
-"""Pseudo-masks: nuclei are found, small areas are cleaned by um2, and implausible masks are rejected."""
+"""Pseudo-masks: nuclei are found, areas below a size in um2 are removed, and implausible masks are rejected."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from muse_pipeline.proposals.activation_map import ActivationNetwork, MaskSettin
 
 
 def draw_discs(radius=8, seed=0):
-    """(160, 160, 3) uint8 of purple discs on pink, and the (160, 160) bool mask of the discs."""
+    """(160, 160, 3) uint8: purple discs on pink; and (160, 160) bool: the mask of the discs."""
     generator = np.random.default_rng(seed)
     y, x = np.mgrid[:160, :160]
     truth = np.zeros((160, 160), bool)

@@ -1,4 +1,4 @@
-"""Which objects have a class with a given name, such as Region or Ignore."""
+"""Which objects belong to the class with a given name, such as Region or Ignore."""
 
 import json
 
@@ -30,7 +30,7 @@ def test_what_has_no_class_is_not_called_none(tmp_path, words, called):
         (["Ignore"], "Ignore*: Positive", True),
         (["Ignore"], "Ignore: Negative", True),
         (["Region"], "Region*: Positive", True),
-        (["Tumor"], "Tumor: Positive", False),  # nuclei, which "Tumor" must not match
+        (["Tumor"], "Tumor: Positive", False),  # positive nuclei, not a region
         (["Tumor: Positive"], "Tumor: Positive", True),
         (["Ignore"], "Tumor: Ignore*", False),
     ],

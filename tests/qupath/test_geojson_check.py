@@ -1,4 +1,4 @@
-"""The check of GeoJSON agrees with the observed behaviour of QuPath's importers, also for six other tools' styles."""
+"""The check of GeoJSON agrees with the observed behaviour of QuPath's importers; files of other tools are tested."""
 
 import csv
 import gzip
@@ -25,7 +25,7 @@ def square(x=0, y=0, side=10):
 
 
 def feature(ring=None, **changes):
-    """A valid feature; ``changes`` replace its own keys, or keys of its properties if it has no such key."""
+    """A valid feature; ``changes`` replaces keys of the feature or, if it does not have them, of its properties."""
     properties = {"objectType": "detection", "classification": CLASS, "measurements": {"Area um^2": 25.0}}
     item = {"type": "Feature", "id": ID, "geometry": {"type": "Polygon", "coordinates": [ring or square()]}}
     item |= {key: value for key, value in changes.items() if key in item}
@@ -72,7 +72,7 @@ def shaped(**changes):
 
 
 def shaped_text(member):
-    """JSON of a feature with a geometry that has ``member``, given as text that Python would write differently."""
+    """JSON of a feature whose geometry has ``member``, which is text, because Python would write it differently."""
     return json.dumps([shaped(that=0)]).replace('"that": 0', member)
 
 
@@ -92,8 +92,8 @@ def without(key):
     return {name: value for name, value in feature().items() if name != key}
 
 
-# Observed behaviour of QuPath's importers: an item of a FeatureCollection, or a whole text; the versions that reject
-# the whole file; the types of the objects that the other versions import.
+# Observed behaviour of QuPath's importers: name -> (an item of a FeatureCollection or a whole text, the versions that
+# reject the whole file, the types of the objects that the other versions import).
 ALL, NONE, ONLY_04, TO_05, SINCE_06 = "0.4 0.5 0.6 0.7", "", "0.4", "0.4 0.5", "0.6 0.7"
 QUESTIONS = {
     "multipolygon of one part": (geometry("MultiPolygon", [[square()]]), TO_05, "detection"),
@@ -268,7 +268,7 @@ TYPES = {"Detection": "detection", "Cell": "cell", "Annotation": "annotation", "
 
 
 def test_every_file_that_was_put_to_qupath(qupath_reference):
-    """All rows of the table of JSON files: the versions that import the file, and the objects that they import."""
+    """For every JSON file in the table, the versions that import it and the objects that they import."""
     with (qupath_reference / "verdicts.tsv").open(encoding="utf-8") as file:
         header, *rows = csv.reader(file, "excel-tab", quoting=csv.QUOTE_NONE)
     assert [name.split()[-1].rpartition(".")[0] for name in header[1:]] == list(VERSIONS)
@@ -371,7 +371,7 @@ def test_a_zip_loses_a_rejected_file_without_a_message(tmp_path):
 
 
 def test_gzip_in_a_zip_is_read(tmp_path):
-    """QuPath reads such files too."""
+    """QuPath also reads compressed files in a zip."""
     packed = gzip.compress(json.dumps(feature()).encode())
     for name, content, good in (
         ("a.geojson.gz", packed, True),
@@ -403,7 +403,7 @@ def test_what_follows_a_gzip_member_is_left_out_as_by_java(tmp_path):
     assert "the gzip compression is damaged" in str(check_geojson(path))
 
 
-# Six styles of other tools, reconstructed from their descriptions.
+# Files as six other tools write them, reconstructed from descriptions of these tools.
 PEERS = {
     "objectType outside properties, class name as type": (
         json.dumps(

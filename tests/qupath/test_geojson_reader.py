@@ -26,7 +26,7 @@ def test_our_own_files_come_back(tmp_path, frame):
     back = objects.to_nuclei(CLASSES, MPP, n_rays=32)
     assert back.frame is Frame.LEVEL0
     assert np.array_equal(back.label, nuclei.label)
-    assert np.abs(back.xy - nuclei.xy).max() < 1.5  # outlines' centroids are not the rays' origins
+    assert np.abs(back.xy - nuclei.xy).max() < 1.5  # centroids of outlines differ from the rays' origins
     assert np.allclose(back.rays.mean(axis=1), nuclei.rays.mean(axis=1), atol=0.1)
 
 
@@ -98,7 +98,7 @@ def test_a_zip_as_qupath_exports_it(tmp_path):
 
 
 def test_of_a_cell_the_nucleus_is_read(tmp_path):
-    """QuPath's cells have an outline of the cell and one of the nucleus."""
+    """A cell in QuPath has two outlines: that of the cell and that of the nucleus."""
     cell, nucleus = (
         {"type": "Polygon", "coordinates": [[[0, 0], [side, 0], [side, side], [0, side], [0, 0]]]} for side in (20, 8)
     )

@@ -55,7 +55,7 @@ def table(tmp_path):
 
 
 def read_lines(path):
-    """The features of a file written by ``write_geojson``, after a check of its layout."""
+    """Check the layout of a file written by ``write_geojson``, and return its features."""
     text = gzip.decompress(path.read_bytes()).decode()
     head, *lines, tail, end = text.split("\n")
     assert (head, tail, end) == ('{"type":"FeatureCollection","features":[', "]}", "")
@@ -171,7 +171,7 @@ def test_ids_follow_from_slide_model_and_centroid(tmp_path):
     write_example(tmp_path / "nuclei.parquet", nuclei)
     write_geojson(tmp_path / "nuclei.parquet", slide_info(), tmp_path / "nuclei.geojson.gz")
     ids = [uuid.UUID(feature["id"]) for feature in read_lines(tmp_path / "nuclei.geojson.gz")]
-    assert len(set(ids)) == 4  # equal centroids get different ids
+    assert len(set(ids)) == 4  # nuclei with equal centroids get different ids
     run = uuid.uuid5(uuid.UUID("6a1c7f0e-52f4-5b0a-9d0e-2f6c1a3b8e47"), f"slide-1|{'ab' * 32}")
     assert ids[2] == uuid.uuid5(run, f"{30_000:012d}{40_000:012d}{0:012d}")
 
@@ -195,7 +195,7 @@ def test_names_of_measurements_are_escaped(tmp_path, monkeypatch):
 
 
 def test_nuclei_of_immunohistochemistry_have_derived_classes(tmp_path, monkeypatch):
-    """Names and colours are QuPath's; reading gives the class from which each was derived."""
+    """Their names and colours are QuPath's own; the reader returns the class that each is derived from."""
     classes = [{"name": "Stroma", "color": [0, 200, 50]}, {"name": "Immune: T", "color": [255, 3, 220]}]
     monkeypatch.setitem(PROVENANCE, "card", {"classes": classes})
     monkeypatch.setitem(PROVENANCE, "slide_mpp", [0.25, 0.25])

@@ -1,4 +1,4 @@
-"""The scripts for QuPath's menu: their text, their Groovy functions, and whole runs with stubs of QuPath's classes."""
+"""The scripts of QuPath's menu: their text, their Groovy functions, and runs with stubs of QuPath's classes."""
 
 import gzip
 import json
@@ -142,7 +142,7 @@ def test_an_open_image_gets_its_nuclei_again_and_again(groovy, tmp_path):
 @WITH_GROOVY
 @pytest.mark.slow
 def test_corrected_regions_are_exported_and_trained_on(groovy, tmp_path):
-    """The `muse` command only records its arguments here; training itself is tested elsewhere."""
+    """A `muse` command that only records its arguments is called; training itself is tested elsewhere."""
     command = tmp_path / "muse"
     command.write_text(f'#!/bin/sh\necho "$@" >> "{tmp_path}/called.txt"\n', encoding="utf-8")
     command.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Exports of QuPath 0.4 to 0.7, read as a region of interest, as labels, as truth and as imported nuclei."""
+"""Exports from QuPath 0.4 to 0.7 are read as a region of interest, as labels, as truth and as imported nuclei."""
 
 import re
 import warnings
@@ -17,9 +17,9 @@ from muse_pipeline.qupath.read import read_geojson
 from muse_pipeline.qupath.regions import read_areas
 
 VERSIONS = ("0.4.4", "0.5.1", "0.6.0", "0.7.0")
-TUMOUR_PX2, OTHER_PX2, IGNORED_PX2 = 1_333_825, 560_000, 90_000  # annotations in most files
+TUMOUR_PX2, OTHER_PX2, IGNORED_PX2 = 1_333_825, 560_000, 90_000  # areas of annotations in most files
 NOTHING = r"holds no polygon for a region of interest \(found: {}\)"
-# By file name: the area of the region of interest in px2, or the error.
+# File name -> area of its region of interest in px2, or the error.
 AREAS = {
     "ann.geojson": TUMOUR_PX2 - IGNORED_PX2 + OTHER_PX2,
     "ann.geojson.gz": TUMOUR_PX2 - IGNORED_PX2 + OTHER_PX2,
@@ -55,7 +55,7 @@ AREAS = {
     "tile.geojson": NOTHING.format("1 tile"),
 }
 AREA_WARNINGS = {"empty.geojson": "left out 1 empty object", "unareal.geojson": "left out 2 lines and 2 points"}
-# Numbers of nuclei and regions if annotations "Tumor" are the annotated regions, or the error.
+# File name -> numbers of nuclei and regions, or the error, if annotations "Tumor" bound the annotated regions.
 LARGE = "covers more than the 5,000 um2 of any nucleus; give it the class 'Tumor' if it bounds what was annotated"
 LABELS = {
     "all_ignored.geojson": (0, 1),
@@ -99,7 +99,7 @@ SOURCE = LabelSource(
 
 
 def read_quietly(function, *arguments):
-    """A reader's result, or the text of its error; and its warnings without the path."""
+    """(result of a reader or the text of its error, its warnings without the path)."""
     with warnings.catch_warnings(record=True, action="always", category=LeftOutWarning) as caught:
         try:
             found = function(*arguments)

@@ -38,7 +38,7 @@ write_csv(folder / "nuclei.parquet", folder / "nuclei.csv.gz")
 
 @pytest.mark.slow
 def test_ten_times_the_nuclei_need_the_same_memory(tmp_path):
-    """Each step runs in a new process, as in the workflow."""
+    """As in the workflow, each step runs in a new process."""
 
     def measure(program, n):
         command = [

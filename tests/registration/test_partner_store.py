@@ -1,4 +1,4 @@
-"""The partner's store: in the slide's frame, without tissue where the partner has no image."""
+"""The partner's store is in the slide's frame, and has no tissue where the partner has no image."""
 
 from dataclasses import replace
 
@@ -22,19 +22,19 @@ WARP = Warp(degrees=173, scale=1.03, shift_um=(60, 200), bend_um=10)
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A synthetic section, its partner of the left half only, the registration, and the stores of both slides."""
+    """A synthetic section, a partner of its left half only, their registration, and the stores of both slides."""
     folder = tmp_path_factory.mktemp("stores")
     section = draw_section((1300.0, 1100.0), 0.5)
     he = stain_he(section.amounts)
     partner = draw_partner(section, WARP, 0.7)
     middle = partner.shape[1] // 2
-    partner = partner[:, middle:]  # upside down: the slide's left is the partner's right
+    partner = partner[:, middle:]  # turned: the slide's left is the partner's right
     slide, info = open_drawn(he, 0.5, "he")
     other, other_info = open_drawn(partner, 0.7, "partner")
     pair = open_pair(slide, info, other, other_info, 2)
     points_um = np.array([[300.0, 300.0], [1000.0, 400.0], [600.0, 800.0]])
     slide_um = np.column_stack([WARP.to_slide(points_um, section.size_um), np.ones(3)])
-    start = Transform(np.linalg.solve(slide_um, points_um - [middle * 0.7, 0]).T)  # a search takes as long as the rest
+    start = Transform(np.linalg.solve(slide_um, points_um - [middle * 0.7, 0]).T)  # saves the search, half of the time
     found = register_partner(pair, start)
     write_json(folder / "transform.json", describe(found))
     registered = read_registered(folder / "transform.json")

@@ -1,4 +1,4 @@
-"""Registration of synthetic pairs with a known map, and of partners that do not fit."""
+"""Registration of synthetic pairs between which the map is known, and of partners that do not fit."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_a_restained_partner_is_found_to_a_fraction_of_a_nucleus(section, he, wa
     else:
         assert found.transform.bend is None
     kept = found.tiles.residual_um[found.tiles.is_kept & found.tiles.is_measured]
-    assert len(kept) > 20 and abs(np.median(kept) - np.median(final)) < 1  # residuals are true errors
+    assert len(kept) > 20 and abs(np.median(kept) - np.median(final)) < 1  # residuals estimate the errors well
 
 
 @pytest.mark.slow
@@ -71,7 +71,7 @@ def test_half_a_partner_is_registered_and_the_rest_counted_as_outside(section, h
     middle_um = partner.shape[1] / 2 * PARTNER_MPP
     on_partner = found.transform.to_partner(found.tiles.centre_um)[:, 0]
     assert (on_partner[status == KEPT] < middle_um).all()
-    assert np.median(errors_um(found.transform, section, BENT)) < 30  # only a guess where the partner has no image
+    assert np.median(errors_um(found.transform, section, BENT)) < 30  # extrapolated where the partner has no image
     assert np.median(found.tiles.residual_um[found.tiles.is_measured]) <= 2
 
 
@@ -99,7 +99,7 @@ def test_lost_and_displaced_tissue_is_left_out_and_counted(section, he):
 @pytest.mark.parametrize(
     "what",
     [
-        # tests/cli/test_register.py has a partner that does not fit and is fast.
+        # tests/cli/test_register.py is fast and has a partner that does not fit.
         pytest.param("another slide", marks=pytest.mark.slow),
         pytest.param("no overlap", marks=pytest.mark.slow),
         pytest.param("half the um per pixel", marks=pytest.mark.slow),
@@ -130,7 +130,7 @@ def test_a_given_start_replaces_the_search(section, he):
     pair = pair_of(he, draw_partner(section, warp, PARTNER_MPP))
     points = np.array([[400.0, 400.0], [1200.0, 500.0], [700.0, 1100.0]])
     source = np.column_stack([warp.to_slide(points, section.size_um), np.ones(3)])
-    by_hand = Transform(np.linalg.solve(source, points + np.array([20, -15])).T)  # as inexact as by hand
+    by_hand = Transform(np.linalg.solve(source, points + np.array([20, -15])).T)  # an error as of positions set by hand
     found = register_partner(pair, by_hand)
     assert np.median(errors_um(found.transform, section, warp)) <= 2
     with pytest.raises(RegistrationError, match="does not fit slide 'he' as given"):
@@ -141,6 +141,6 @@ def test_a_given_start_replaces_the_search(section, he):
 def test_a_serial_section_is_not_taken_for_the_same_one(section, he):
     other = draw_section(SIZE_UM, MPP, seed=3)
     amounts = section.amounts.copy()
-    amounts[..., :2] = other.amounts[..., :2]  # this section's outline with the other's nuclei
+    amounts[..., :2] = other.amounts[..., :2]  # the outline of this section, but other nuclei
     with pytest.raises(RegistrationError):
         register_partner(pair_of(he, stain_ihc(amounts), MPP))

@@ -1,4 +1,4 @@
-"""Tiles on the tissue, and the measured shift of each."""
+"""Tiles are placed on the tissue, and the shift of each is measured."""
 
 import numpy as np
 from drawn_pair import Warp, draw_partner, draw_section, stain_he

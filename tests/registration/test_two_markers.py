@@ -1,4 +1,4 @@
-"""The guide's code that joins two slides' tables into one of both markers, by the map between the slides."""
+"""The guide's code that joins the tables of two slides into a table of both markers, by the map between the slides."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ MPP, PARTNER_MPP = (0.25, 0.25), (0.5, 0.5)
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    """Two slides with 16 nuclei each: one is displaced on the second slide, and four lie in a tile that is not kept."""
+    """Two slides with the same 16 nuclei, of which one is displaced on the second, and four lie in a rejected tile."""
     monkeypatch.chdir(tmp_path)
     um = np.stack(np.meshgrid([50.0, 250, 450, 650], [50.0, 250, 450, 650]), -1).reshape(-1, 2)
     er_um = um @ MATRIX[:, :2].T + MATRIX[:, 2] + 1
@@ -45,6 +45,6 @@ def test_nuclei_of_both_slides_are_one_row(study):
     (code,) = re.findall(r"## Two markers.*?```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
     exec(compile(code, str(GUIDE), "exec"), {})
     both = pd.read_csv(study / "both.tsv", sep="\t")
-    assert len(both) == 16 - 1 - 4  # without the displaced nucleus and the four in the tile that is not kept
+    assert len(both) == 16 - 1 - 4  # without the displaced nucleus and the four in the rejected tile
     np.testing.assert_allclose(both["distance_um"], np.sqrt(2), atol=1e-6)
     assert (both["positive"].sum(), both["positive_er"].sum()) == (5, 4)

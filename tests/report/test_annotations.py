@@ -1,4 +1,4 @@
-"""Counts of nuclei in each annotation of a region of interest."""
+"""Nuclei are counted in each annotation of a region of interest."""
 
 import csv
 
@@ -12,7 +12,7 @@ from muse_pipeline.report.cohort import judge_slide
 from muse_pipeline.report.page import write_page, write_roi_table
 from muse_pipeline.tissue.mask import RoiAnnotation
 
-# In level-0 px of 0.25 um; the synthetic picture is enlarged twice.
+# In level-0 px of 0.25 um; the synthetic picture is enlarged by two.
 LEFT, RIGHT, MIDDLE = (
     shapely.box(0, 0, 1500, 2048),
     shapely.box(1500, 0, 3072, 2048),
@@ -62,7 +62,7 @@ def test_the_table_has_a_row_for_each_with_densities_of_its_tissue(slide, tmp_pa
             n = known["n_by_class"][name]
             assert int(each[f"nuclei_{name}"]) == n
             assert float(each[f"nuclei_per_mm2_{name}"]) == pytest.approx(n / known["tissue_mm2"], rel=1e-2)
-    assert rows[2]["nuclei_per_mm2"] == ""  # no tissue in it
+    assert rows[2]["nuclei_per_mm2"] == ""  # it contains no tissue
     write_roi_table(slide[1:], path)
     assert not path.exists()
 

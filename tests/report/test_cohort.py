@@ -139,7 +139,7 @@ def test_nuclei_of_another_version_of_the_slide_are_rejected(slide_folder):
     ],
 )
 def test_nuclei_of_before_an_interrupted_change_are_rejected(slide_folder, output, reason):
-    """A run with a different mpp or ROI that is interrupted leaves a new tissue mask next to old nuclei."""
+    """An interrupted run with a different mpp or ROI leaves a new tissue mask next to old nuclei."""
     judge_slide(slide_folder.parent, row("one"))
     summary = read_json(slide_folder / "summary.json")
     write_json(slide_folder / "summary.json", {**summary, "provenance": {**summary["provenance"], **output}})
@@ -218,7 +218,7 @@ DARK = "dark background: not bright-field"
 
 @pytest.fixture(scope="module")
 def flagged_slides(tmp_path_factory):
-    """A slide like the training pictures, one with a different stain, and one that is not bright-field."""
+    """Slides that are like the training pictures, or have a different stain, or are not bright-field."""
     results = tmp_path_factory.mktemp("flagged")
     glass = np.full((300, 300, 3), GLASS, np.uint8), np.zeros((0, 2)), np.zeros(0, np.int32)
     for name, drawing, reasons in (("like", None, []), ("brown", None, [BROWN]), ("dark", glass, [DARK])):
@@ -250,7 +250,7 @@ def test_flags_are_in_the_table_the_page_and_the_closing_lines(flagged_slides, t
     write_page(flagged_slides, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert f"unlike the model&#39;s training pictures: {BROWN}" in text
-    assert text.count('<span class="pill red">other stain<') == 4  # two slides, each in the table and on its card
+    assert text.count('<span class="pill red">other stain<') == 4  # two slides, both in the table and on a card
     lines = summarise_flags(flagged_slides)
     assert lines[0].startswith("2 slides unlike the model's training pictures")
     assert f"  brown: {BROWN}; its nuclei are in no total" in lines

@@ -1,4 +1,4 @@
-"""How a cohort's time was spent, as text and in the report."""
+"""The time that each step of a cohort took, as text and in the report."""
 
 import re
 from pathlib import Path

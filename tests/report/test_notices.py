@@ -1,4 +1,4 @@
-"""Notices: red for slides that must not be used as they are, amber for those to be checked before use."""
+"""Notices: red for slides that must not be used as they are, amber for slides to be checked before use."""
 
 import csv
 import re

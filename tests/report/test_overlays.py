@@ -38,7 +38,7 @@ def test_counts_are_of_the_nuclei_centred_in_the_field(drawn_field):
 
 
 def test_outlines_sit_on_the_nuclei_in_their_colour(drawn_field):
-    """On average, the mean of an outline's pixels is within a fifth of a store pixel of its disc's centre."""
+    """On average, the centre of an outline's pixels is within a fifth of a store's pixel of the disc's centre."""
     picture, _ = drawn_field
     _, xy, label = draw_tissue()
     alone = _alone(xy)
@@ -81,7 +81,7 @@ def test_an_outline_is_a_line_of_one_pixel_and_a_pale_halo():
 
 @pytest.mark.parametrize("size_px", [(300, 200), (80, 60), (1536, 300)])
 def test_a_field_ends_where_the_slide_does(tmp_path, size_px):
-    """The picture does not extend beyond the slide; small fields are enlarged until the words fit."""
+    """The picture does not extend beyond the slide, and small fields are enlarged until the texts fit."""
     folder = write_slide(tmp_path, "small", draw_tissue(size_px, 60), enlarged=1)
     store = open_store(folder / "image-500nm.zarr")
     draw_field(store, folder / "nuclei.parquet", Field("densest", (0.0, 0.0)), ALL, tmp_path / "1.png")
@@ -93,7 +93,7 @@ def test_a_field_ends_where_the_slide_does(tmp_path, size_px):
 
 def test_caption_scale_bar_and_legend_lie_inside_the_picture(drawn_field):
     picture = drawn_field[0].astype(int)
-    assert (picture[:CAPTION_PX, :60] < 90).all(-1).any()  # the caption's text
+    assert (picture[:CAPTION_PX, :60] < 90).all(-1).any()  # text of the caption
     strip = picture[-STRIP_PX:]
     assert (strip[STRIP_PX // 2, 12:200] == INK).all()
     assert np.ptp(strip[2, 20:1000], axis=0).min() > 3  # the tissue shows through

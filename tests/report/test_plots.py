@@ -1,4 +1,4 @@
-"""The report's plots: their values, the outliers that they name, and their links."""
+"""Plots of the report: their values, the outliers that they name, and their links."""
 
 import json
 import re
@@ -23,7 +23,7 @@ NAMES = [HOSTILE, *(f"s{number}" for number in range(1, N_SLIDES))]
 
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory):
-    """Copies of a finished slide, the first with ten times as many nuclei on the same tissue."""
+    """Copies of a finished slide, of which the first has ten times as many nuclei on the same tissue."""
     results = tmp_path_factory.mktemp("plots")
     write_slide(results, "one")
     (one,) = gather_cohort(results, [row("one")])
@@ -92,7 +92,7 @@ def test_groups_are_rows_of_their_own_with_their_own_outliers(slides):
     page = draw(split)
     assert page.count('class="median"') == 2 * len(re.findall(r'<figure class="plot">', page))
     assert re.search(r'<ul class="legend"><li>.*?new.*?old', page)
-    assert 'class="outliers"' not in draw(split[:4])  # two slides per group
+    assert 'class="outliers"' not in draw(split[:4])  # only two slides per group
 
 
 def test_modified_z_scores():
@@ -100,7 +100,7 @@ def test_modified_z_scores():
     score = find_outliers(values, ["a"] * 8)
     assert np.isclose(score[6], 0.6745 * (60 - 4) / 2)
     assert (abs(score[[0, 5, 7]]) < 2).all()
-    assert (find_outliers(values, ["a", "b"] * 4) == 0).all()  # too few per group
+    assert (find_outliers(values, ["a", "b"] * 4) == 0).all()  # too few slides per group
     assert (find_outliers(np.ones(9), ["a"] * 9) == 0).all()
 
 

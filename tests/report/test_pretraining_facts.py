@@ -1,4 +1,4 @@
-"""Facts about a pretraining run on the cohort's page, whether or not it has ended."""
+"""Facts on the cohort's page about a pretraining run, whether or not the run has ended."""
 
 from pathlib import Path
 

@@ -92,7 +92,7 @@ def test_dense_positions_are_darker(slide_folder):
 
 
 def test_full_windows_are_named_in_level0_pixels(slide_folder):
-    """Cores are 640 - 2 * 64 = 512 work px or 1,024 level-0 px wide, and a row of the grid has three."""
+    """A core is 640 - 2 * 64 = 512 work px or 1,024 level-0 px wide, and a row of the grid has three cores."""
     info = SlideInfo.from_dict(read_json(slide_folder / "slide.json"))
     _, xy, label = draw_tissue()
     write_nuclei(slide_folder, info, 2 * xy, label, full_windows=[4])

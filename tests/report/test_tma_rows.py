@@ -1,4 +1,4 @@
-"""Rows for the cores of a tissue microarray in the tables and the report."""
+"""The rows for cores of a tissue microarray in the tables and the report."""
 
 import csv
 from dataclasses import replace

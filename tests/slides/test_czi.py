@@ -1,4 +1,4 @@
-"""CZI slides: pixels that are read, and files that are rejected."""
+"""CZI slides: their pixels, and files that are rejected."""
 
 import sys
 
@@ -12,7 +12,7 @@ from muse_pipeline.slides.base import open_slide
 
 
 def write_planes(path, image, **planes):
-    """Write a CZI file as of a fluorescence scanner, with the given number of grey planes in each dimension."""
+    """Write a CZI file as fluorescence scanners do, with the given number of grey planes in each dimension."""
     with create_czi(str(path)) as document:
         for name, n in planes.items():
             for number in range(n):

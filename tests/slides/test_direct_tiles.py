@@ -1,4 +1,4 @@
-"""Tiles decoded without OpenSlide have exactly its pixels and give its errors."""
+"""Tiles that are decoded without OpenSlide have exactly its pixels and give its errors."""
 
 import random
 import struct
@@ -17,7 +17,7 @@ from muse_pipeline.slides.base import UnsuitedError, open_slide
 from muse_pipeline.slides.direct_tiles import DirectTiles
 from muse_pipeline.slides.openslide import OpenSlideReader
 
-SIZE, TILE = (700, 520), 240  # in px; the size is no multiple of the tile
+SIZE, TILE = (700, 520), 240  # in px; the size is not a multiple of the tile
 REGIONS = [
     ((0, 0), (TILE, TILE)),
     ((TILE, TILE), (TILE, TILE)),
@@ -29,7 +29,7 @@ REGIONS = [
     ((5000, 0), (10, 20)),
 ]
 KINDS = ["444", "422", "420", "411", "440", "rgb", "tables", "rgb tables"]
-# Aperio's compressions 33003 and 33005. What is lossless is decoded by the same code, which takes twice as long.
+# Aperio's compressions 33003 and 33005. Lossless tiles are decoded by the same code in twice the time.
 LOSSLESS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("ycc 444 lossless", "rgb 444 lossless")]
 JPEG2000_KINDS = ["ycc 444", "rgb 444", *LOSSLESS]
 APERIO = "Aperio Image Library v0\r\n700x520 (240x240) {}|AppMag = 20|MPP = 0.5"
@@ -48,7 +48,7 @@ def picture() -> np.ndarray:
 
 
 def write_jpeg_slide(path, picture, kind="420", factors=(1, 2, 4), description=None):
-    """Write a pyramid of JPEG tiles; ``kind`` is the colour encoding, and whether the tables have a separate tag."""
+    """Write a pyramid of JPEG tiles; ``kind`` states the colour encoding, and whether a tag has the JPEG tables."""
     rgb, subsampling = "rgb" in kind, kind if kind.isdigit() else "420"
     colours = {"outcolorspace": "RGB"} if rgb else {"subsampling": subsampling}
     with tifffile.TiffWriter(path) as tiff:
@@ -84,7 +84,7 @@ def write_jpeg_slide(path, picture, kind="420", factors=(1, 2, 4), description=N
 
 
 def part_tables(stream):
-    """The tables of a JPEG stream, and the stream without them and without markers that state its colours."""
+    """The tables of a JPEG stream, and the stream without its tables and without the markers that state its colours."""
     tables, rest, at = b"", b"", 2
     while stream[at + 1] != 0xDA:
         end = at + 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
@@ -97,7 +97,7 @@ def part_tables(stream):
 
 
 def write_jpeg2000_slide(path, picture, kind="ycc 444", factors=(1, 2, 4)):
-    """Write a pyramid of JPEG 2000 tiles with Aperio's compression tags; "422" halves the width of chroma."""
+    """Write a pyramid of JPEG 2000 tiles with Aperio's compression tags; "422" stands for chroma of half the width."""
     encode = encode_halved if "422" in kind else encode_jpeg2000
     with tifffile.TiffWriter(path) as tiff:
         for factor in factors:
@@ -122,7 +122,7 @@ def write_jpeg2000_slide(path, picture, kind="ycc 444", factors=(1, 2, 4)):
 
 
 def encode_jpeg2000(pixels, kind):
-    """A bare codestream; RGB components are decorrelated, as by Aperio's encoder."""
+    """A bare codestream; RGB components are decorrelated, as in Aperio's encoder."""
     lossless, decorrelated = "lossless" in kind, "rgb" in kind
     return imagecodecs.jpeg2k_encode(
         pixels, 40, codecformat="j2k", reversible=lossless, mct=decorrelated and pixels.ndim == 3, resolutions=5
@@ -147,7 +147,7 @@ def encode_halved(pixels, kind):
 
 
 def part_packets(stream):
-    """The header segments, by marker, of a codestream with one tile, and its packets."""
+    """(marker -> header segment, packets) of a codestream with one tile."""
     segments, at = {}, 2
     while stream[at + 1] != 0x90:
         end = at + 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
@@ -158,7 +158,7 @@ def part_packets(stream):
 
 
 def painter(path):
-    """A function that reads with OpenSlide only, and the sizes of the levels."""
+    """A function that reads a slide only with OpenSlide, and the sizes of its levels."""
     handle = openslide.OpenSlide(path)
 
     def paint(xy_px, level, size):
@@ -170,7 +170,7 @@ def painter(path):
 
 
 def outcome(slide, *region):
-    """The pixels as bytes, or the text of the error."""
+    """The pixels of a region as bytes, or the text of the error."""
     try:
         return slide.read_level(*region).tobytes()
     except SlideError as error:
@@ -178,7 +178,7 @@ def outcome(slide, *region):
 
 
 def assert_reads_as_openslide(path):
-    """Assert that each level of a slide with three gives OpenSlide's pixels in all ``REGIONS``."""
+    """Assert that each of the three levels of a slide has OpenSlide's pixels in all ``REGIONS``."""
     paint, sizes = painter(path)
     tiles = DirectTiles(path, sizes)
     assert len(sizes) == 3
@@ -227,7 +227,7 @@ def test_components_of_unequal_size_are_left_to_openslide(tmp_path, picture, kin
     with open_slide(path) as slide:
         np.testing.assert_array_equal(slide.read_level((9, 7), 0, (500, 300)), paint((9, 7), 0, (500, 300)))
         assert slide._direct_tiles._agrees == {0: False}
-    if kind == "ycc 422 lossless":  # the file contains the picture's luma
+    if kind == "ycc 422 lossless":  # luma is not subsampled
         luma = paint((0, 0), 0, SIZE).astype(int).mean(-1)
         assert np.corrcoef(luma.ravel(), picture[..., 0].ravel())[0, 1] > 0.5
 

@@ -1,4 +1,4 @@
-"""Slides at URLs are fetched completely or not at all; the tests run real web servers, good and bad ones."""
+"""Slides at URLs are fetched completely or not at all, from real web servers that work or fail."""
 
 import json
 import resource
@@ -31,7 +31,7 @@ KEY = "sig=geheim"
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    """Set a small block size and no pause between attempts."""
+    """Fetch small blocks, without pauses between attempts."""
     monkeypatch.setattr(remote_copy, "BLOCK_BYTES", 50_000)
     monkeypatch.setattr(remote, "PAUSE_S", 0)
 
@@ -63,7 +63,7 @@ def test_a_slide_arrives_whole(muse, tmp_path, slide_bytes, pyramid_path, way):
     assert slide_file(tmp_path / "copy") == tmp_path / "copy/a b.tif"
     assert (tmp_path / "copy/a b.tif").read_bytes() == slide_bytes
     n_parts = sum("bytes=" in asked for asked in served.asked)
-    assert n_parts > 3 if served.ranges else n_parts == 1  # 1: only to test for ranges
+    assert n_parts > 3 if served.ranges else n_parts == 1  # 1: the request that tests for ranges
     assert (
         muse("inspect", tmp_path / "copy", "--slide-id", "S", "--source", shown, "--output", tmp_path / "1.json")[0]
         == 0
@@ -114,7 +114,7 @@ def require_failure(answer, folder, url, sentence):
         ("http://ann:geheim@127.0.0.1:1/a.tif", "Connection refused"),
         ("glacier://geheim@vault/a.tif", "unknown protocol 'glacier://'"),
         ("https://host/", "has no file name"),
-        ("http:///a.tif?sig=geheim", "cannot be fetched: InvalidUrl"),  # aiohttp's message has the full URL
+        ("http:///a.tif?sig=geheim", "cannot be fetched: InvalidUrl"),  # the message of aiohttp has the full URL
     ],
 )
 def test_urls_that_lead_nowhere(muse, tmp_path, url, sentence):
@@ -125,7 +125,7 @@ def test_urls_that_lead_nowhere(muse, tmp_path, url, sentence):
 @pytest.mark.parametrize(("module", "url"), [("fsspec", "https://h/a.tif"), ("s3fs", "s3://b/a.tif")])
 def test_a_missing_package_is_named_with_its_extra(muse, tmp_path, monkeypatch, module, url):
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr(import_module("fsspec.registry"), "_registry", {})  # loaded by earlier tests
+    monkeypatch.setattr(import_module("fsspec.registry"), "_registry", {})  # as if not loaded by earlier tests
     answer = muse("fetch", url, "--output", tmp_path / "copy", "--ledger", tmp_path / "ledger/fetch.json")
     require_failure(answer, tmp_path, url, r"is not installed.*the extra `remote`")
 

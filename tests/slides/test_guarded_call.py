@@ -14,7 +14,7 @@ from muse_pipeline.core.errors import MppError, SlideError
 from muse_pipeline.slides.isolation import Limits, call_isolated, map_isolated
 
 FEW = Limits(seconds=4, memory_bytes=1 << 30)
-BRIEF = Limits(seconds=1, memory_bytes=1 << 30)  # of what hangs anyway
+BRIEF = Limits(seconds=1, memory_bytes=1 << 30)  # for calls that hang
 
 
 def crash(path):
@@ -69,7 +69,7 @@ served = []
 
 
 def serve_once(path):
-    """Return the process id, but crash if this process has made the call before."""
+    """Return the process id, but crash if called for the second time in the same process."""
     if served:
         os.abort()
     served.append(path)
@@ -95,7 +95,7 @@ def test_a_process_whose_call_failed_serves_no_other():
 
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_a_process_ends_with_its_caller(n_threads):
-    """Even if the caller is killed; the process is forked from a caller with one thread, and spawned otherwise."""
+    """This holds even if the caller is killed. Callers with one thread fork the process, and other callers spawn it."""
     program = (
         "import os, signal, threading\n"
         "from muse_pipeline.slides import isolation\n"

@@ -27,7 +27,7 @@ from muse_pipeline.slides.openslide import OpenSlideReader
 
 
 def hang(pipe: Path) -> bytes:
-    """Block until ``release``."""
+    """Block until ``release`` is called for the pipe."""
     with pipe.open("rb") as file:
         return file.read()
 
@@ -37,7 +37,7 @@ def release(pipe: Path) -> None:
     while True:
         try:
             os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
-        except OSError:  # no reader is left
+        except OSError:  # no reader remains
             return
         time.sleep(0.01)
 
@@ -68,7 +68,7 @@ def drawn(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def slide(drawn, tmp_path, pipe, monkeypatch) -> Path:
-    """The slide in a copy of that folder; the reader "hangs" blocks in the slide's right third."""
+    """The slide in a copy of the folder ``drawn``; the reader "hangs" blocks in the right third of the slide."""
 
     class Hangs(OpenSlideReader):
         def read_level(self, xy_px, level, size):

@@ -1,4 +1,4 @@
-"""slide.json of synthetic slides and of all real test slides."""
+"""The slide.json of synthetic slides and of all real test slides."""
 
 import json
 

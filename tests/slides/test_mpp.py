@@ -1,4 +1,4 @@
-"""Sources of the mpp, their priority, and doubtful values."""
+"""Where the mpp is read from, which source has priority, and doubtful values."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The reader chosen for each file, and the one-sentence error for anything that is not a slide."""
+"""The reader that is chosen for each file, and the one-sentence error for files that are not slides."""
 
 import io
 import logging
@@ -25,7 +25,7 @@ def read_whole(path):
 def test_the_reader_that_has_the_levels_is_taken(tmp_path, gradient):
     paged, hidden = tmp_path / "paged.tif", tmp_path / "hidden.tif"
     write_pyramid(paged, gradient)
-    with tifffile.TiffWriter(hidden) as tiff:  # level 1 is in a sub-directory, although not OME-TIFF
+    with tifffile.TiffWriter(hidden) as tiff:  # level 1 is in a sub-directory, as in an OME-TIFF
         options = {"tile": (256, 256), "photometric": "rgb", "metadata": None}
         tiff.write(gradient, subifds=1, **options)
         tiff.write(gradient[::2, ::2], subfiletype=1, **options)
@@ -38,7 +38,7 @@ def test_the_reader_that_has_the_levels_is_taken(tmp_path, gradient):
 def test_downsamples_forgive_the_pixel_that_was_cut_off():
     assert exact_downsamples([(1001, 803), (500, 401), (250, 201)]) == ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0))
     assert exact_downsamples([(1000, 1000), (400, 800)]) == ((1.0, 1.0), (2.5, 1.25))
-    assert exact_downsamples([(1473, 1503), (47, 46)]) == ((1.0, 1.0), (32.0, 32.0))  # axes alone: 31, 33
+    assert exact_downsamples([(1473, 1503), (47, 46)]) == ((1.0, 1.0), (32.0, 32.0))  # 31 and 33 by each axis alone
     assert exact_downsamples([(100_003, 90_001), (6250, 5625)]) == ((1.0, 1.0), (16.0, 16.0))
 
 
@@ -71,7 +71,7 @@ def test_every_kind_of_picture_is_rgb_on_white(tmp_path, mode, suffix, expected)
     [("UNSPECIFIED", (200, 120, 170)), ("ASSOCALPHA", (227, 187, 212)), ("UNASSALPHA", (227, 187, 212))],
 )
 def test_a_fourth_sample_is_what_the_file_states_it_is(tmp_path, kind, expected, pyramid):
-    """Colour (200, 120, 170) with a fourth sample of 128: unspecified, or opacity, premultiplied or not."""
+    """The colour is (200, 120, 170), with a fourth sample of 128 that is unspecified or an opacity of either kind."""
     colour = np.array([200, 120, 170], float) * (128 / 255 if kind == "ASSOCALPHA" else 1)
     pixels = np.full((300, 400, 4), [*colour.round().astype(int), 128], np.uint8)
     how = {"photometric": "rgb", "extrasamples": [kind], "resolution": (40_000, 40_000), "resolutionunit": "CENTIMETER"}
@@ -198,7 +198,7 @@ REDUCED = TILES | {"subfiletype": 1}
 
 
 def pages_of(path, *pages):
-    """Write a TIFF with a page for each (pixels, options)."""
+    """Write a TIFF with one page for each (pixels, options)."""
     with tifffile.TiffWriter(path, ome=".ome." in path.name) as tiff:
         for pixels, options in pages:
             tiff.write(pixels, **{"photometric": "rgb", "metadata": None} | options)
@@ -257,7 +257,7 @@ GREY, APART = {"photometric": "minisblack"}, {"planarconfig": "separate"}
     "pages",
     [
         [(plane, GREY) for plane in PLANES],
-        [(plane, GREY | {"metadata": {}}) for plane in PLANES],  # three pictures in tifffile's own metadata
+        [(plane, GREY | {"metadata": {}}) for plane in PLANES],  # three pictures, described by tifffile
         [*((one, TILES | GREY) for one in PLANES), *((one, REDUCED | GREY) for one in LEVELS)],  # OpenSlide reads red
         [(PLANES, {**TILES, **APART, "subifds": 1}), (LEVELS, {**REDUCED, **APART})],
     ],
@@ -294,7 +294,7 @@ def test_focal_planes(tmp_path, suffix):
 
 
 def test_focal_planes_of_dicom(shared_data, tmp_path):
-    """The error is OpenSlide's, not that of the picture readers."""
+    """The error comes from OpenSlide, not from a reader of pictures."""
     content = (shared_data / "wsi-dicom-camelyon/camelyon_jpeg_tiled_full.dcm").read_bytes()
     last = content.index(b"\x48\x00\x08\x01SQ")  # a sequence of 66 bytes; TotalPixelMatrixFocalPlanes comes next
     end = last + 12 + content[last + 8]
@@ -308,7 +308,7 @@ def test_focal_planes_of_dicom(shared_data, tmp_path):
 @pytest.mark.parametrize("is_jfif", [True, False])
 @pytest.mark.parametrize("n_levels", [1, 2])
 def test_jpeg_data_whose_colours_are_not_those_of_the_tag(tmp_path, subsampling, is_jfif, n_levels):
-    """YCbCr tagged as RGB is recognised by a JFIF marker or by chrominance of half the size."""
+    """YCbCr that is tagged as RGB is recognised by a JFIF marker or by chrominance of half the size."""
     path = tmp_path / "a.tif"
 
     def encoded(pixels):
@@ -327,7 +327,7 @@ def test_jpeg_data_whose_colours_are_not_those_of_the_tag(tmp_path, subsampling,
             content[page.tags["PhotometricInterpretation"].valueoffset] = 2  # 2 is RGB; tifffile wrote YCbCr
     path.write_bytes(content)
     is_right = abs(read_whole(path)[1].astype(int) - SLIDE[:128, :256]).mean() < 6
-    assert is_right == (is_jfif or subsampling > 0)  # nothing else shows it
+    assert is_right == (is_jfif or subsampling > 0)  # no other sign exists
 
 
 @pytest.mark.parametrize("opacity", [0, 255])

@@ -1,4 +1,4 @@
-"""Readers from other packages: found by their entry points, and their levels are checked."""
+"""Readers from other packages are found by their entry points, and their levels are checked."""
 
 import sys
 from importlib.metadata import EntryPoint

@@ -1,4 +1,4 @@
-"""URLs of slides: which texts count as URLs, and how they are shown without secrets."""
+"""URLs of slides: which texts count as URLs, and how URLs are shown without secrets."""
 
 import copy
 import json
@@ -23,7 +23,7 @@ SIGNED = "https://ann:pass@host.org:8443/a%20b.svs?X-Amz-Signature=signed&versio
         ("abfs://container@account.net/a.svs", "abfs://container@account.net/a.svs", "a.svs"),
         ("sftp://ann:pass@host/a.svs", "sftp://host/a.svs", "a.svs"),
         ("https://host/folder%2Fa.svs", "https://host/folder%2Fa.svs", "folder_a.svs"),
-        ("https://ann:pa/ss@host/a.svs", "https://...", ""),  # else the password could be read as a path
+        ("https://ann:pa/ss@host/a.svs", "https://...", ""),  # otherwise the password would be part of a path
         ("zip://a.svs::https://ann:pass@host/b.zip", "zip://a.svs::https://host/b.zip", "b.zip"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Results of a small cohort: tables without outlines, with larger nuclei in group b."""
+"""Fixtures: results of a small cohort, with tables without outlines, and larger nuclei in group b."""
 
 import json
 
@@ -33,7 +33,7 @@ REGIONS = {
 
 @pytest.fixture
 def results(tmp_path):
-    """Six slides of five patients; ten nuclei of each slide lie in tumour, five of these near its border."""
+    """Results of six slides from five patients; ten nuclei per slide are in tumour, five of these near its border."""
     lines, rows, random = ["slide_id\tpath\tpatient\tlabel"], [], np.random.default_rng(0)
     for number, group in enumerate("aaabbb"):
         slide, patient = f"s{number}", f"P{number // 2 if number < 2 else number}"
@@ -47,14 +47,14 @@ def results(tmp_path):
 
 @pytest.fixture
 def flagged(tmp_path):
-    """A slide with 20 nuclei: 12 are out of focus and enormous, and 8 are in ink."""
+    """A slide with 20 nuclei, of which 12 are out of focus and enormous, and 8 are in ink."""
     write_slide(tmp_path / "flagged", 50, np.random.default_rng(0), n_flagged=12)
     return tmp_path / "flagged"
 
 
 @pytest.fixture
 def write_doubtful(results):
-    """A function that writes a slide with doubts in its provenance, in place of any slide of that name."""
+    """A function that writes a slide with doubts in its provenance, and replaces a slide of the same name."""
     random = np.random.default_rng(7)
 
     def write(name, area_um2, **doubts):

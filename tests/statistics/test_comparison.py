@@ -1,4 +1,4 @@
-"""Tests by patient: calibrated under the null hypothesis, and able to find a real difference."""
+"""Tests between groups of patients are calibrated under the null hypothesis and find real differences."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ SECOND = np.arange(N_PATIENTS) % 2 == 1
 
 
 def draw_cohorts(n_cohorts: int, difference: float, seed: int) -> np.ndarray:
-    """(cohorts, patients, slides, nuclei) values that are correlated within slides and within patients."""
+    """Values (cohorts, patients, slides, nuclei), which are correlated within slides and within patients."""
     random = np.random.default_rng(seed)
     shape = (n_cohorts, N_PATIENTS, N_SLIDES, N_NUCLEI)
     patient = random.normal(0, 0.5, (*shape[:2], 1, 1)) + difference * SECOND[:, None, None]
@@ -32,7 +32,7 @@ def draw_cohorts(n_cohorts: int, difference: float, seed: int) -> np.ndarray:
 
 
 def by_patient(cohorts: np.ndarray) -> np.ndarray:
-    """(patients, cohorts) means by patient, with each cohort in place of a measure."""
+    """Means by patient (patients, cohorts), where each cohort takes the part of a measure."""
     patients = [f"P{number:02d}" for number in range(N_PATIENTS) for _ in range(N_SLIDES)]
     values, names = mean_by_patient(cohorts.mean(3).reshape(len(cohorts), -1).T, patients)
     assert names == sorted(set(patients))

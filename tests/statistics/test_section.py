@@ -1,4 +1,4 @@
-"""The report's section that compares groups of patients."""
+"""The section of the report that compares groups of patients."""
 
 import csv
 import re
@@ -54,7 +54,7 @@ def test_a_measure_has_its_patients_its_effect_and_its_tests(results):
     assert len([cell for cell in shown if cell.get("scope") == "row"]) == SHOWN
     words = "".join(page.itertext())
     assert "The unit of the test is the patient" in words and "b 3 patients" in words
-    assert "no p can be below 0.1" in words  # two and three patients have ten assignments
+    assert "no p can be below 0.1" in words  # 2 and 3 patients can be assigned in ten ways
 
 
 def test_differences_that_are_found_are_bold(results):

@@ -1,4 +1,4 @@
-"""Stores with JPEG chunks: smaller, with nearly the same pixels, and only for pretraining."""
+"""Stores with JPEG chunks are smaller, have nearly the same pixels, and are only for pretraining."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from muse_pipeline.tissue.mask import TissueMask
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory):
-    """By codec, the path of a store of the same 1,000 x 700 px of smooth tissue."""
+    """Codec -> path of a store, all with the same 1,000 x 700 px of smooth tissue."""
     y, x = np.mgrid[:700, :1000]
     waves = [150 + 60 * np.sin(x / 40) + 30 * np.cos(y / 25), 120 + 50 * np.sin((x + y) / 50), 160 + y * 0.05]
     noise = np.random.default_rng(0).normal(0, 4, (700, 1000, 1))

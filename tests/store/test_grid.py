@@ -1,4 +1,4 @@
-"""Windows, cores and shards: a plane divided so that each position is in exactly one core."""
+"""Windows, cores and shards divide a plane so that each position is in exactly one core."""
 
 import tracemalloc
 
@@ -97,7 +97,7 @@ def test_windows_of_a_batch_share_a_part():
 
 
 def test_choosing_windows_needs_little_more_than_the_mask():
-    """Indices of all tissue pixels would take a gigabyte on a slide full of tissue."""
+    """The indices of all tissue pixels would need a gigabyte for a slide that is full of tissue."""
     tissue = np.ones((2000, 3000), bool)
     tracemalloc.start()
     WindowGrid((48_000, 32_000), 1024, 64).windows_with_tissue(tissue, 16)

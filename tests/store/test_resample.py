@@ -1,4 +1,4 @@
-"""Resampling by area: no seams and no shifts."""
+"""Resampling by area has neither seams nor shifts."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_ramp_stays_within_one_grey_level(mpp):
 
 @pytest.mark.parametrize("mpp", [(0.7, 0.7), (1.0, 0.6)])
 def test_a_coarser_slide_is_interpolated_between_its_pixels(mpp):
-    """The slide's last pixels are not compared, as the outermost pixels are repeated at its edges."""
+    """The last pixels of the slide are not compared, because the outermost pixels are repeated at its edges."""
     slide = draw(lambda x, y: np.stack([20 + x, 20 + y, 20 + (x + y) / 2], -1), (200, 150), mpp, oversampling=1)
     got = AreaReader(slide, slide.info(mpp), 0.5).read((2, 2), (250, 160)).astype(float)
     x, y = np.meshgrid((np.arange(250) + 2.5) * 0.5, (np.arange(160) + 2.5) * 0.5)

@@ -1,4 +1,4 @@
-"""A store is read like an infinite plane."""
+"""A store is read as if it were an infinite plane."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from muse_pipeline.tissue.mask import TissueMask
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """A store of 600 x 300 grey pixels, all tissue; its last chunk is partial."""
+    """A store of 600 x 300 grey pixels, all of which are tissue; its last chunk is partial."""
     slide = ArraySlide([np.full((300, 600, 3), 90, np.uint8)])
     path = tmp_path_factory.mktemp("store") / "image-500nm.zarr"
     mask = TissueMask(np.ones((19, 38), bool), np.array([8.0, 8.0]), None, 0.045)
@@ -41,7 +41,7 @@ def test_planes_are_the_channels_of_the_same_pixels(ramp, mpp, xy, size):
 
 @pytest.fixture(scope="module")
 def ramp(tmp_path_factory):
-    """A store of 3,000 x 2,600 px at 0.5 um/px whose colours rise from left to right and from top to bottom."""
+    """A store of 3,000 x 2,600 px at 0.5 um/px whose colour values rise from left to right and from top to bottom."""
     x, y = np.meshgrid(np.arange(3000), np.arange(2600))
     pixels = np.stack([x * 0.08, y * 0.09, np.full_like(x, 60)], -1).astype(np.uint8)
     slide = ArraySlide([pixels])
@@ -67,7 +67,7 @@ def test_at_a_coarser_mpp_it_shows_the_same_positions(ramp, mpp):
 
 
 def test_tissue_is_at_the_same_positions_at_a_coarser_mpp(tmp_path):
-    """At 0.46 um/px a pixel of the label is 17 px wide, which is not an integer at 0.92 um/px."""
+    """A pixel of the label is 17 px wide at 0.46 um/px, but not a whole number of px wide at 0.92 um/px."""
     slide = ArraySlide([np.full((600, 2100, 3), 90, np.uint8)])
     mask = TissueMask(np.arange(121) // 8 % 2 == np.zeros((35, 1)), np.array([8.0, 8.0]), None, 0.13)
     write_store(slide, slide.info((0.46, 0.46)), mask, tmp_path / "image-460nm.zarr", mpp=0.46)

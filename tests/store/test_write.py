@@ -1,4 +1,4 @@
-"""Writing a slide to a store: the right pixels, the right files, and no partial results."""
+"""A slide is written to a store with the right pixels, the right files, and no partial results."""
 
 import hashlib
 import shutil
@@ -135,7 +135,7 @@ def test_every_level_shows_the_same_position(tmp_path):
             for step, kind in zip(dataset["coordinateTransformations"], ("scale", "translation"), strict=True)
         )
         rows, columns = np.nonzero(group[dataset["path"]][0] < 100)
-        centre_um = np.array([rows.mean(), columns.mean()]) * scale[1:] + shift[1:] + 0.25  # half a pixel
+        centre_um = np.array([rows.mean(), columns.mean()]) * scale[1:] + shift[1:] + 0.25  # half a pixel of 0.5 um
         np.testing.assert_allclose(centre_um, [192, 384], atol=0.3)
 
 
@@ -152,7 +152,7 @@ def test_the_label_is_the_mask_and_16_um(tmp_path, mpp):
 
 
 def test_shards_are_written_as_zarr_writes_them(tmp_path):
-    """The files have the same bytes, also without the white chunks."""
+    """The files have the same bytes as those of zarr, which also leaves out white chunks."""
     slide = noise_slide(4500, 1300)
     slide.levels[0][:, 900:2600] = 255
     info = slide.info((0.5, 0.5))
@@ -237,7 +237,7 @@ def test_a_damaged_label_of_tissue_is_reported(tmp_path, content):
 
 
 def test_a_lost_file_is_no_glass(tmp_path):
-    """Chunks without a file are read as white, as most of a slide is, so a lost file must be an error."""
+    """Chunks without a file are read as white, like most of a slide, so a lost file must be an error."""
     slide = noise_slide(600, 500)
     info = slide.info(MPP)
     write_store(slide, info, mask_with(info, (0, 0, 100, 100)), tmp_path / "a.zarr")
@@ -259,7 +259,7 @@ def test_a_damaged_store_of_ours_is_written_anew(tmp_path):
 
 
 def test_the_last_pixels_of_a_mask_cover_one_more():
-    """A slide's levels are truncated to whole pixels, so the slide and kept nuclei may reach beyond the mask."""
+    """Levels are truncated to whole pixels, so that the slide, and nuclei that are kept, may extend beyond the mask."""
     mask = np.zeros((40, 40), bool)
     mask[:, -1] = True
     tissue = TissueMask(mask, np.array([8.0, 8.0]), None, 0.1)

@@ -10,7 +10,7 @@ from muse_pipeline.store.zarr_files import Plane, in_shards, write_array, write_
 
 @pytest.fixture(scope="module")
 def pixels():
-    """A plane of 2 x 3 chunks; those at the end are partial, and one is all zeros and has no file."""
+    """A plane of 2 x 3 chunks; the last ones are partial, and one contains only zeros and has no file."""
     drawn = np.random.default_rng(0).integers(0, 3, (1500, 2100), np.uint8)
     drawn[:1024, 1024:2048] = 0
     return drawn

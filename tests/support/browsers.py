@@ -1,4 +1,4 @@
-"""Chromium and Firefox for the tests; if they are missing and tests run as root, Debian's packages are installed."""
+"""Chromium and Firefox for the tests; a missing browser is installed from Debian's packages if tests run as root."""
 
 from __future__ import annotations
 

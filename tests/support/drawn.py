@@ -1,4 +1,4 @@
-"""Synthetic slides, made of arrays or functions, with any mpp and pyramid."""
+"""Synthetic slides made from arrays or functions, with any mpp and any pyramid."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def draw(
     level_sizes_px: Sequence[tuple[int, int]] = (),
     oversampling: int = 4,
 ) -> ArraySlide:
-    """Draw each level separately from ``colour_at(x_um, y_um) -> (..., 3)``; a pixel is the mean over its area."""
+    """Draw each level from ``colour_at(x_um, y_um) -> (..., 3)``, averaged over the area of each of its pixels."""
     levels = []
     for width, height in [size_px, *level_sizes_px]:
         x = (np.arange(width * oversampling) + 0.5) / (width * oversampling) * size_px[0] * mpp[0]
@@ -89,5 +89,5 @@ def discs(xy_um: np.ndarray, radius_um: float, colour=(90, 40, 120), background=
 
 
 def paint(density: np.ndarray) -> np.ndarray:
-    """Pixels (..., 3) uint8 of optical densities (..., 3), rounded as a camera does."""
+    """Pixels (..., 3) uint8 with the optical densities (..., 3), rounded as a camera does."""
     return np.clip(np.round(256 * np.exp(-density)) - 1, 0, 255).astype(np.uint8)

@@ -13,11 +13,11 @@ from drawn_labels import disc, draw_nuclei, geojson, grid_xy
 from scipy.io import savemat
 
 SIZE = (128, 96)  # width and height of every picture
-XY = grid_xy(SIZE)  # six nuclei in rows of three
+XY = grid_xy(SIZE)  # centres of six nuclei, in two rows of three
 RADIUS_PX = 9
-WORDS = ("tumor", "lymphocyte", "stroma", "apoptosis", "epithelium", "plasma_cell")  # PUMA's, after "nuclei_"
+WORDS = ("tumor", "lymphocyte", "stroma", "apoptosis", "epithelium", "plasma_cell")  # PUMA's, without "nuclei_"
 CHANNELS = (0, 1, 2, 3, 4, 0)  # PanNuke's mask channel of each nucleus
-LABELS = {  # classes of the six nuclei, by the class maps in config/train/multi_organ.yaml
+LABELS = {  # classes that config/train/multi_organ.yaml maps the six nuclei to
     "pannuke": [1, 0, 2, -1, 1, 1],
     "lizard": [-1, 1, 0, 0, -1, 2],
     "puma": [1, 0, 2, -1, 1, 0],
@@ -45,11 +45,11 @@ def write_picture(path: Path) -> None:
 
 
 def draw_pannuke(folder: Path, organs: tuple[str, ...] = ("Breast", "Colon")) -> None:
-    """Write three folds with a patch of each organ, the last of which has no nuclei."""
+    """Write three folds with one patch per organ; the patch of the last organ has no nuclei."""
     channels = np.zeros((len(organs), SIZE[1], SIZE[0], 6))
     mask = draw_mask()
     for index, channel in enumerate(CHANNELS):
-        channels[:-1, ..., channel] += np.where(mask == index + 1, 10 * (index // 2) + 1, 0)  # numbers repeat
+        channels[:-1, ..., channel] += np.where(mask == index + 1, 10 * (index // 2) + 1, 0)  # pairs share a number
     channels[..., 5] = (channels[..., :5] == 0).all(-1)
     pixels = np.stack([draw_nuclei(SIZE, XY, RADIUS_PX)] * len(organs)).astype(float)
     pixels[-1] = 230.0
@@ -63,11 +63,11 @@ def draw_pannuke(folder: Path, organs: tuple[str, ...] = ("Breast", "Colon")) ->
 
 
 def draw_lizard(folder: Path) -> None:
-    """Write four pictures of three folds in two folders."""
+    """Write four pictures, which belong to three folds and lie in two folders."""
     rows = {"consep_1": 1, "glas_2": 2, "crag_3": 3, "pannuke_4": 3}
     labels = folder / "Lizard_Labels" / "Labels"
     labels.mkdir(parents=True)
-    order = np.array([4, 1, 6, 2, 5, 3])  # unsorted numbers of the nuclei, each also the number of its class
+    order = np.array([4, 1, 6, 2, 5, 3])  # unsorted ids of the nuclei, which also serve as class numbers
     for index, name in enumerate(rows):
         write_picture(folder / f"Lizard_Images{1 + index % 2}" / f"{name}.png")
         write_picture(folder / "Overlay" / f"{name}.png")
@@ -80,7 +80,7 @@ def draw_lizard(folder: Path) -> None:
 
 
 def draw_puma(folder: Path) -> None:
-    """Write two pictures."""
+    """Write two pictures with a nucleus of each class in ``WORDS``."""
     for name in ("training_set_primary_roi_001", "training_set_metastatic_roi_001"):
         write_picture(folder / "01_training_dataset_tif_ROIs" / f"{name}.tif")
         labels = folder / "01_training_dataset_geojson_nuclei"
@@ -104,7 +104,7 @@ def draw_ocelot(folder: Path) -> None:
 
 
 def draw_nuinsseg(folder: Path) -> None:
-    """Write two organs; in the first, a corner counts as too vague to outline."""
+    """Write a picture of each of two organs; in the first, one corner is marked as too vague to outline."""
     for organ in ("human bladder", "mouse lung"):
         name = organ.replace(" ", "_") + "_01"
         write_picture(folder / organ / "tissue images" / f"{name}.png")
@@ -128,7 +128,7 @@ DRAWERS = {
 
 
 def draw_datasets(folder: Path) -> Path:
-    """Write all five datasets, each in the folder that the recipe names."""
+    """Write all five datasets, each to the folder that config/train/multi_organ.yaml expects."""
     for name, draw in DRAWERS.items():
         draw(folder / name)
     return folder

@@ -20,7 +20,7 @@ PITCH_UM = 16.0
 
 
 def draw_ihc(mpp: float, size_um: tuple[float, float], share: float = 0.3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels, centres (N, 2) px and brown flags (N,): discs of radius 4 um on pale blue, blue or a denser brown."""
+    """Pixels, centres (N, 2) px and brown flags (N,) of discs of radius 4 um, blue or a denser brown, on pale blue."""
     axes = [np.arange(PITCH_UM, side - PITCH_UM / 2, PITCH_UM) for side in size_um]
     rng = np.random.default_rng(0)
     centres = np.stack(np.meshgrid(*axes), -1).reshape(-1, 2) / mpp
@@ -39,7 +39,7 @@ def draw_ihc(mpp: float, size_um: tuple[float, float], share: float = 0.3) -> tu
 def store_ihc(
     folder: Path, size_um: tuple[float, float]
 ) -> tuple[Store, SlideInfo, TissueMask, np.ndarray, np.ndarray]:
-    """Store, slide, tissue, centres and brown flags of ``draw_ihc`` at 0.5 um/px, with tissue everywhere."""
+    """A store and slide of ``draw_ihc`` at 0.5 um/px, with tissue everywhere, and the centres and brown flags."""
     pixels, centres, brown = draw_ihc(0.5, size_um)
     slide = ArraySlide([pixels])
     rows, columns = (-(-side // 16) for side in pixels.shape[:2])
@@ -52,9 +52,9 @@ def store_ihc(
 def draw_levels(
     mpp: float, size_um: tuple[float, float], third: Sequence[float] | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels, centres (N, 2) px and density of DAB (N,) for nuclei from 0 to 3+, with patches of a ``third`` stain.
+    """Pixels, centres (N, 2) px and DAB density (N,) of nuclei scored 0 to 3+, with patches of a ``third`` stain.
 
-    The patches have a density of 0.35 (base 10); if ``third`` is None, they are left out and all else is the same.
+    The patches have a density of 0.35 (base 10). If ``third`` is None, only the patches are left out.
     """
     _, centres, _ = draw_ihc(mpp, size_um)
     rng = np.random.default_rng(1)

@@ -19,7 +19,7 @@ RADIUS_PX = 6
 
 
 def draw_nuclei(size_px: tuple[int, int], xy: np.ndarray, radius_px: float = RADIUS_PX) -> np.ndarray:
-    """(h, w, 3) uint8: discs with smooth edges at positions (N, 2), on a ground with the colour and grain of H&E."""
+    """(h, w, 3) uint8: discs with smooth edges at positions (N, 2), on a background as pink and grainy as H&E."""
     y, x = np.mgrid[: size_px[1], : size_px[0]] + 0.5
     nearest, _ = cKDTree(xy).query(np.stack([x, y], -1))
     share = np.clip(radius_px + 0.5 - nearest, 0, 1)[..., None]
@@ -44,7 +44,7 @@ def make_source(folder: Path, name: str, content: str | bytes, form: str = "x y 
 
 
 def read(*sources: LabelSource, mpp: float = 0.5, n_rays: int = 8, **settings) -> list[LabelledImage]:
-    """The images of sources, read for a model with the classes Dark and Pale."""
+    """The images of ``sources``, read for a model with the classes Dark and Pale."""
     return read_labelled_images(sources, CLASSES, mpp, n_rays, **settings)
 
 
@@ -67,7 +67,7 @@ def point(x: float, y: float) -> dict:
 
 
 def geojson(*features: tuple[dict, str | None], kind: str = "annotation") -> str:
-    """A FeatureCollection of (geometry, class name or None), as QuPath writes it."""
+    """A FeatureCollection with a feature for each (geometry, class name or None), as QuPath writes it."""
     return json.dumps(
         {
             "type": "FeatureCollection",

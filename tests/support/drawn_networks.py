@@ -16,7 +16,7 @@ HALF = 10  # half the side of a kernel
 
 
 class Drawing:
-    """A graph that grows node by node; values are (B, C, H, W), but inputs and outputs may have channels last."""
+    """A graph built node by node; values are (B, C, H, W), but its inputs and outputs may have channels last."""
 
     def __init__(self, channels_first: bool, side: int | str = SIDE, valid: bool = False):
         shape = ["batch", 3, side, side] if channels_first else ["batch", side, side, 3]
@@ -63,19 +63,19 @@ GAUSS /= GAUSS.sum()
 
 
 def draw_stardist(path: Path, n_rays: int = 16, side: int | str = SIDE, classes: bool = True) -> Path:
-    """StarDist: channels last, maps at every second pixel, and round outlines."""
+    """Write a StarDist network: channels last, maps at every second pixel, and round outlines."""
     net = Drawing(channels_first=False, side=side)
     dark = net.filter(GAUSS, stride=2)
     net.give("prob", net.add("Clip", [net.linear(dark, 1.2, 0.14), 0.0, 1.0]))
     rays = np.zeros((n_rays, 1, 1, 1)), np.full(n_rays, RADIUS_PX)
     net.give("dist", net.add("Conv", [dark, *rays]))
     if classes:
-        net.give("prob_class", classify(net, dark, level=0.52))  # the level at the centre of nuclei
+        net.give("prob_class", classify(net, dark, level=0.52))  # read at nuclei's centres, the darkest part
     return net.save(path)
 
 
 def draw_hover(path: Path, side: int | str = SIDE) -> Path:
-    """HoVer-Net: maps as logits, without the border of the window; "hv" are slopes of the blurred darkness."""
+    """Write a HoVer-Net: logits without the border of the window; "hv" are slopes of the blurred darkness."""
     net = Drawing(channels_first=True, side=side, valid=True)
     dark = net.filter(GAUSS)
     nucleus = net.linear(dark, 40, -12)
@@ -87,7 +87,7 @@ def draw_hover(path: Path, side: int | str = SIDE) -> Path:
 
 
 def draw_distance(path: Path, side: int | str = SIDE) -> Path:
-    """A U-Net whose distance map is the blurred darkness."""
+    """Write a U-Net whose distance map is the blurred darkness."""
     net = Drawing(channels_first=True, side=side)
     dark = net.filter(GAUSS)
     net.give("distance", dark)
@@ -96,7 +96,7 @@ def draw_distance(path: Path, side: int | str = SIDE) -> Path:
 
 
 def draw_boundary(path: Path, side: int | str = SIDE) -> Path:
-    """A U-Net with a boundary map, high where the darkness is between that of nuclei and that of the ground."""
+    """Write a U-Net whose boundary map is high where the darkness is between that of nuclei and of the background."""
     net = Drawing(channels_first=True, side=side)
     dark = net.filter(GAUSS)
     boundary = net.add("Abs", [net.linear(dark, 25, -8.5)])

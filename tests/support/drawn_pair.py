@@ -1,6 +1,6 @@
-"""Synthetic sections stained twice: with H&E and, moved and bent on their glass, for immunohistochemistry.
+"""Synthetic sections stained twice: with H&E and, shifted and bent on a second glass, for immunohistochemistry.
 
-A third of the nuclei carry a marker that only the second stain shows. The map between the two pictures is known.
+A third of the nuclei carry a marker that only the second stain shows. The map between both pictures is known.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ N_COARSE_PX = 512  # side of the maps that decide where tissue and nuclei lie
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """A section of tissue: how much of each stainable substance every pixel contains, from 0 to 1.
+    """A section of tissue, described by how much of each stainable substance every pixel contains.
 
     Attributes:
-        amounts: (h, w, 3) float32: nuclei without the marker, nuclei with it, and everything else.
+        amounts: (h, w, 3) float32, 0 to 1: nuclei without the marker, nuclei with it, and everything else.
         mpp: um per pixel.
         xy_um: (N, 2) centres of nuclei.
         has_marker: (N,) bool.
@@ -48,7 +48,7 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Warp:
-    """How the partner lies on its own glass: turned about its centre, enlarged, moved, bent, and perhaps mirrored."""
+    """How the partner lies on its own glass: turned about its centre, enlarged, shifted, bent, and perhaps mirrored."""
 
     degrees: float = 0.0
     scale: float = 1.0
@@ -186,7 +186,7 @@ def errors_um(transform: Transform, section: Section, warp: Warp, n: int = 5000)
 
 
 def brown_nuclei(store: Store, section: Section) -> tuple[np.ndarray, np.ndarray]:
-    """For each nucleus that touches no other: is it brown in the partner's store, and does it carry the marker?"""
+    """(is brown in the partner's store, carries the marker), both bool, for the nuclei that do not touch any other."""
     distance, _ = cKDTree(section.xy_um).query(section.xy_um, 2)
     xy = section.xy_um / store.mpp
     chosen = (distance[:, 1] > 12) & store.in_tissue(xy)

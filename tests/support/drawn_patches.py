@@ -1,4 +1,4 @@
-"""Folders of synthetic patches by class, in two splits, and a config that trains a region model on them in seconds."""
+"""Synthetic patches in a folder per class and split, and a config that trains a region model on them in seconds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ training_data: drawn textures
 
 
 def draw_patches(folder: Path, n_images: int = 6, side_px: int = 64) -> Path:
-    """Write training/ and validation/ with patches by class, masks/ for the validation patches, and ``mil.yaml``."""
+    """Write training/ and validation/ with a folder per class, masks/ of the validation patches, and ``mil.yaml``."""
     for start, split in ((0, "training"), (1000, "validation")):
         for label, name in enumerate(("Stroma", "Tumour")):
             for kind in (folder / split, folder / "masks"):

@@ -65,7 +65,7 @@ def fit_network(backbone: str = "muse_compact_16", n_steps: int = 60, seed: int 
 
 
 def save_drawn_model(folder: Path, network: RegionNetwork, backbone: str = "muse_compact_16", **export) -> Path:
-    """Save a checkpoint with pictures next to it, as a training run does, and return its path."""
+    """Save a checkpoint with pictures next to it, as a training run does, and return the checkpoint's path."""
     settings = {"input_px": 384, "halo_px": 64, **export}
     model = RegionModel(
         name="drawn",
@@ -107,7 +107,7 @@ def draw_tumour(size_um: tuple[int, int], seed: int) -> np.ndarray:
 
 
 def draw_slide(tumour: np.ndarray, seed: int) -> np.ndarray:
-    """(h, w, 3) uint8 at 0.5 um/px: the tissue for a mask from ``draw_tumour``, on glass."""
+    """(h, w, 3) uint8 at 0.5 um/px: tissue on glass, with tumour where the mask from ``draw_tumour`` is true."""
     scale, margin = round(MPP / SLIDE_MPP), round(GLASS_UM / SLIDE_MPP)
     tissue = draw_texture(tumour.repeat(scale, 0).repeat(scale, 1), SLIDE_MPP, seed)
     slide = np.full((tissue.shape[0] + 2 * margin, tissue.shape[1] + 2 * margin, 3), GLASS, np.uint8)

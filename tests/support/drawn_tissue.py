@@ -1,7 +1,7 @@
-"""Synthetic tissue of lymphocytes and tumour nuclei, as two laboratories would show it.
+"""Synthetic tissue of lymphocytes and tumour nuclei, with the appearances of two laboratories.
 
 In the labelled pictures all nuclei are round, lymphocytes dark and tumour nuclei pale. On the slide most nuclei are
-dark, some of either kind are faint, tumour nuclei are long, and there are small flecks of dirt.
+dark, some of either kind are faint, tumour nuclei are elongated, and there are small flecks of dirt.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class DrawnTissue:
 
 
 def draw_labelled_tissue(size_px: tuple[int, int], mpp: float, seed: int) -> DrawnTissue:
-    """The picture that comes with the first labels, with tissue up to the border."""
+    """The picture with the first labels; its tissue extends to the border."""
     rng = np.random.default_rng(seed)
     xy = _jitter_lattice(size_px, mpp, 0, rng)
     label = rng.integers(len(CLASSES), size=len(xy))
@@ -45,7 +45,7 @@ def draw_labelled_tissue(size_px: tuple[int, int], mpp: float, seed: int) -> Dra
 
 
 def draw_other_tissue(size_px: tuple[int, int], mpp: float, margin_px: int, seed: int) -> DrawnTissue:
-    """The picture of the slide, with a rectangle of tissue on glass."""
+    """The picture of the slide: a rectangle of tissue on glass."""
     rng = np.random.default_rng(seed)
     xy = _jitter_lattice(size_px, mpp, margin_px, rng)
     label, is_faint = rng.integers(len(CLASSES), size=len(xy)), rng.random(len(xy)) < 0.2
@@ -53,7 +53,7 @@ def draw_other_tissue(size_px: tuple[int, int], mpp: float, margin_px: int, seed
     image[margin_px:-margin_px, margin_px:-margin_px] = GROUND
     for centre, kind, faint in zip(xy, label, is_faint, strict=True):
         _press(image, centre, ((1, 1), LONG)[kind], FAINT if faint else DARK, mpp, rng)
-    for centre in xy[rng.random(len(xy)) < 0.25]:  # between the rows of nuclei
+    for centre in xy[rng.random(len(xy)) < 0.25]:  # dirt between the rows of nuclei
         cv2.circle(
             image, tuple((centre + SPACING_UM / 2 / mpp).astype(int)), round(DIRT_UM / mpp), DIRT, -1, cv2.LINE_AA
         )

@@ -1,4 +1,4 @@
-"""Check that every numeric setting of a method changes what is read, the networks, a batch, a loss or an update.
+"""Check that every numeric setting of a method changes the data read, the networks, a batch, a loss or an update.
 
 A case changes one setting and compares the parts of one step early in a run, in the order in which they are computed.
 Settings that have no effect there are listed with the reason.
@@ -18,9 +18,9 @@ from muse_pipeline.training.devices import open_fabric
 from muse_pipeline.training.loop import Turn
 from muse_pipeline.training.recipe import RECIPES, load_run
 
-STEP = 10  # of 100 steps
+STEP = 10  # the step that is compared
 SCHEDULE = {"steps": 100, "warmup": 0.2, "last_weight_decay": 0.4, "reference_batches": 2, "clip": 0.1, "log_every": 7}
-MANY = {"steps": 150, "clip": 1e-3, "accumulate": 2, "warmup": 0.5}  # for ``other_value``
+MANY = {"steps": 150, "clip": 1e-3, "accumulate": 2, "warmup": 0.5}  # by setting, for ``other_value``
 REPORTS = {
     "schedule.save_every": "files alone: tests/training/test_resume.py",
     "schedule.log_every": "files alone: tests/training/test_loop.py",
@@ -31,7 +31,7 @@ NAMES = {"patient": "what a name means: tests/labels/test_pictures.py"}
 
 
 def numbers_in(value, name="", kind=""):
-    """(dotted name, value) of every numeric setting, including items of tuples and numbers that are None."""
+    """Yield (dotted name, value) of every numeric setting, including items of tuples and numbers that are None."""
     if dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
             yield from numbers_in(getattr(value, field.name), f"{name}.{field.name}".strip("."), str(field.type))
@@ -45,14 +45,14 @@ def numbers_in(value, name="", kind=""):
 
 
 def other_value(name, value):
-    """One more for an integer, half for a float, or the value in ``MANY``."""
+    """The value in ``MANY`` if there is one; otherwise an integer plus 1, or half of a float."""
     if (last := name.rpartition(".")[2]) in MANY:
         return MANY[last]
     return value + 1 if isinstance(value, int) else value / 2 or 0.5
 
 
 def tensors_in(value, name=""):
-    """(name, tensor) of every number and tensor in nested values."""
+    """Yield (name, tensor) of every number and tensor in nested values."""
     if isinstance(value, torch.Tensor | int | float):
         yield name, torch.as_tensor(value).detach().clone()
     elif isinstance(value, dict):
@@ -64,11 +64,11 @@ def tensors_in(value, name=""):
 
 
 def parts_of_step(stage, read):
-    """Yield (name, tensor) of the batches, weights, losses and state of step ``STEP`` of a stage.
+    """Yield (name, tensor) of everything that step ``STEP`` of a stage computes: batches, weights, losses and state.
 
     Args:
         stage: the stage of a run.
-        read: stage name -> what that stage has read; filled here.
+        read: stage name -> the data that the stage has read; added here if missing.
     """
     schedule, fabric = stage.config.schedule, open_fabric("cpu", 1, "32-true")
     data = read[stage.name] = read.get(stage.name) or stage.read(lambda line: None)
@@ -90,7 +90,7 @@ def parts_of_step(stage, read):
 
 
 def first_difference(one, other):
-    """Name of the first part in which two steps differ; None if they are identical to the bit."""
+    """Name of the first part in which two steps differ; None if they are identical bit for bit."""
     for (name, first), (other_name, second) in zip(one, other, strict=False):
         if name != other_name or first.shape != second.shape or not torch.allclose(first, second, 0, 0, equal_nan=True):
             return name
@@ -106,15 +106,15 @@ APPEARANCE = {
 
 
 class Kind:
-    """The runs of one method, and the other value of each of their settings.
+    """The runs of one method, and a changed value for each of its settings.
 
     Args:
         values: settings of the run, with paths relative to its folder.
-        parts: function of the stages of a run and of what they have read, which yields the (name, tensor) to compare.
-        trained: names of settings that do not affect the reading of data, separated by spaces.
-        others: setting -> its other value; or (settings under which it has an effect, other value); or a dict of
-            settings to change instead. Settings that are not numbers are tested if they are listed here.
-        inert: beginning or end of a setting's name -> why the setting changes no step.
+        parts: function that takes the stages of a run and the data they have read, and yields each (name, tensor).
+        trained: names of settings that do not affect which data are read, separated by spaces.
+        others: setting -> its changed value; or (settings under which it has an effect, changed value); or a dict of
+            settings to change instead. Settings that are not numbers are only tested if they are listed here.
+        inert: beginning or end of a setting's name -> the reason why the setting does not change a step.
         section: prefix of the names of all settings to change.
     """
 
@@ -136,7 +136,7 @@ class Kind:
         return load_run(folder / "settings.yaml")
 
     def difference(self, name, folder):
-        """First part that the other value of a setting changes; None if it changes nothing."""
+        """Name of the first part that the changed value of a setting affects; None if it affects nothing."""
         recipe, base = self.load(folder)
         given = self.others.get(name)
         before, other = given if isinstance(given, tuple) else ({}, given)
@@ -163,5 +163,5 @@ def keep_untrained(stage, path=None):
     data = stage.read(lambda line: None)
     path = path or stage.result
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(3)  # weights do not depend on the order of tests, and the teacher marks some pixels
+    torch.manual_seed(3)  # the same weights in any order of tests; with this seed, the teacher marks some pixels
     save_checkpoint(path, stage.checkpoint(data, stage.build(data)))

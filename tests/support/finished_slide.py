@@ -1,4 +1,4 @@
-"""Small results folders as the steps leave them, written from synthetic tissue with the steps' own writers."""
+"""Small results folders of synthetic tissue, written by the functions that the steps use."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ def write_slide(
     class_doubt="",
     positive=None,
 ) -> Path:
-    """Write the results of a slide whose level 0 is the drawing enlarged ``enlarged`` times, with the (x, y) ``mpp``.
+    """Write the results of a slide whose level 0 is ``drawing`` enlarged ``enlarged`` times, with the (x, y) ``mpp``.
 
-    ``annotations`` belong to its ROI, ``doubt`` is the warning about the size of its nuclei and ``class_doubt`` the
-    one about the nuclei of a class, and ``positive`` (N,) marks positive nuclei.
+    ``annotations`` are those of its ROI, ``doubt`` is the warning about the size of its nuclei, ``class_doubt`` the
+    warning about the nuclei of one class, and ``positive`` (N,) is True for positive nuclei.
     """
     pixels, xy, label = drawing if drawing is not None else draw_tissue()
     level0 = pixels.repeat(enlarged, 0).repeat(enlarged, 1)

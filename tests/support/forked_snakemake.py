@@ -1,4 +1,4 @@
-"""Turn a forked process into Snakemake. Every such process imports this module, so it imports little."""
+"""Turn a forked process into Snakemake. Every forked process imports this module, so its own imports are few."""
 
 from __future__ import annotations
 
@@ -25,4 +25,4 @@ def become_snakemake(arguments: list[str], folder: str, environment: dict[str, s
     try:
         main()
     finally:
-        atexit._run_exitfuncs()  # multiprocessing skips these, in which the workflow prints its last lines
+        atexit._run_exitfuncs()  # skipped by multiprocessing, but one prints the workflow's last lines

@@ -1,4 +1,4 @@
-"""Synthetic slides processed up to `tile` by the real steps, and the two steps that follow."""
+"""Synthetic slides processed by the real steps up to `tile`, and the two steps that follow."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ def take_to_store(folder: Path, mpp: float, area_mm2: float = AREA_MM2) -> Path:
 
 
 def take_half_to_store(fine: Path, folder: Path) -> Path:
-    """Write the slide of a folder, and its truth, with pixels twice as wide, and run the steps up to `tile`.
+    """Write the slide in ``fine``, and its truth, with pixels twice as wide, and run the steps up to `tile`.
 
-    To draw the slide again takes ten times as long, since `demo-slide` averages pixels of 0.25 um too.
+    Drawing it again would take ten times as long, because `demo-slide` always starts from pixels of 0.25 um.
     """
     with OpenSlide(fine / "demo.svs") as slide:
         pixels = np.asarray(slide.read_region((0, 0), 0, slide.dimensions).convert("RGB"))
@@ -97,7 +97,7 @@ def tile_slide(folder: Path, path: Path) -> Path:
 
 
 def open_tiled(folder: Path) -> TiledSlide:
-    """Open the files of `take_to_store`, with the built-in model."""
+    """Open the files that `take_to_store` wrote, with the built-in model."""
     predictor = Predictor(find_model("compact"))
     return TiledSlide(
         folder,

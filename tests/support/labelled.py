@@ -14,7 +14,7 @@ DARK, PALE, GROUND = (90, 60, 130), (150, 110, 180), (235, 190, 215)
 
 
 def draw_labelled_folder(folder: Path, n_pictures: int = 3, side: int = 160) -> Path:
-    """Write pictures of dark and pale nuclei on pink ground, with labels as text: row, column, class."""
+    """Write pictures of dark and pale nuclei on a pink background, with labels as text: row, column, class."""
     generator = np.random.default_rng(0)
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True, exist_ok=True)

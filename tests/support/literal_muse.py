@@ -1,4 +1,4 @@
-"""The losses of MUSE pretraining written out from their formulas: one image, nucleus and prototype at a time."""
+"""The losses of MUSE pretraining written out as in their formulas: one image, nucleus and prototype at a time."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class SharedNucleus(NamedTuple):
     """One nucleus that two views of a set share.
 
     Attributes:
-        pair: number of the pair of views.
+        pair: index of the pair of views.
         octaves: |log2| of the ratio of the two views' mpp.
         vector: the teacher's feature vector, before its projector.
-        target: (K,) probabilities from the teacher.
+        target: (K,) probabilities of the prototypes, from the teacher.
         loss: cross-entropy of the student against ``target``.
     """
 
@@ -50,7 +50,7 @@ class SharedNucleus(NamedTuple):
 def literal_nuclei(
     level: Level, teachers: list, students: list, batch: ViewBatch, temperature: float
 ) -> list[SharedNucleus]:
-    """Every shared nucleus of every pair of views; Sinkhorn balances over all nuclei read from one teacher view."""
+    """Every shared nucleus of every pair of views; Sinkhorn balances over all nuclei read from one teacher's view."""
     found, pairs = [], view_pairs(len(students))
     for teacher in (0, 1):
         rows = [
@@ -132,12 +132,12 @@ def softmax(logits: Tensor) -> Tensor:
 
 
 def view_pairs(n_views: int) -> list[tuple[int, int]]:
-    """(teacher's view, student's view): each of the two global views with every other view of the set."""
+    """Every (teacher's view, student's view): each of the two global views with every other view of the set."""
     return [(teacher, student) for teacher in (0, 1) for student in range(n_views) if student != teacher]
 
 
 def features_of_views(backbone: Backbone, batch: ViewBatch) -> list[list[Features]]:
-    """Features ``[view][set]``; each image goes through the network alone."""
+    """Features, indexed ``[view][set]``; each image goes through the network by itself."""
     n_sets, found = batch.octaves.shape[1], []
     for views in (batch.global_views, batch.local_views):
         if views is not None:
@@ -148,7 +148,7 @@ def features_of_views(backbone: Backbone, batch: ViewBatch) -> list[list[Feature
 
 
 def read_bilinear(dense: Tensor, xy: Tensor) -> Tensor:
-    """Read a vector by bilinear interpolation: pixel x lies at column x / 4 - 0.5, and border cells extend outwards."""
+    """Interpolate a vector bilinearly: pixel x is at column x / 4 - 0.5, and border cells are repeated outwards."""
     column, row = (
         min(max(float(v) / 4 - 0.5, 0), n - 1) for v, n in zip(xy, (dense.shape[2], dense.shape[1]), strict=True)
     )

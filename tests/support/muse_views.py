@@ -12,7 +12,7 @@ B, WIDE_PX, NEAR_PX, N_NUCLEI = 3, 64, 32, 7
 
 
 def make_method(n_local: int = 2, **settings) -> MusePretraining:
-    """A method with the smallest backbone and always the same weights."""
+    """A method with the smallest backbone and the same weights at every call."""
     torch.manual_seed(0)
     settings = SelfDistillationSettings(**{"n_prototypes": 32, "hidden": 16, "bottleneck": 8, **settings})
     return MusePretraining(BACKBONES["muse_compact_16"](), settings, n_local)
@@ -20,7 +20,7 @@ def make_method(n_local: int = 2, **settings) -> MusePretraining:
 
 @torch.no_grad()
 def randomise(method: MusePretraining) -> None:
-    """Give student and teacher different weights, large enough for each to matter, and random centres."""
+    """Give student and teacher different weights, each large enough to affect the losses, and random centres."""
     generator = torch.Generator().manual_seed(0)
     for parameter in method.backbone.parameters():
         parameter.mul_(1 + 0.1 * torch.randn(parameter.shape, generator=generator))

@@ -1,4 +1,4 @@
-"""The numeric settings of a config by their dotted names, so that a test can change one at a time."""
+"""The numeric settings of a config, by dotted name, so that a test can change one at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 
 def numeric_settings(config: Any, prefix: str = "") -> Iterator[str]:
-    """Names of numbers, switches and groups of numbers in nested dataclasses; of a tuple, only its first item."""
+    """Yield the names of numbers, switches and tuples of numbers in nested dataclasses; a tuple by its first item."""
     hints = get_type_hints(type(config))  # types without their limits
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), f"{prefix}{field.name}"
@@ -22,7 +22,7 @@ def numeric_settings(config: Any, prefix: str = "") -> Iterator[str]:
 
 
 def with_setting(config: Any, name: str, value: Any) -> Any:
-    """The config with another value of the setting ``name``, such as ``schedule.clip``."""
+    """The config with a different value for the setting ``name``, such as ``schedule.clip``."""
     first, _, rest = name.partition(".")
     earlier = config[int(first)] if isinstance(config, tuple) else getattr(config, first)
     changed = with_setting(earlier, rest, value) if rest else value

@@ -1,4 +1,4 @@
-"""The MUSE parity fixtures next to the checkout: weights from a rule, and what the authors' code computed with them."""
+"""The MUSE parity fixtures next to the checkout: how to generate weights, and the authors' results with them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ needs_fixtures = pytest.mark.skipif(
 
 @functools.lru_cache(maxsize=1)
 def make_teacher(variant: str) -> dict[str, Tensor]:
-    """The ``teacher`` of a released file: each tensor is random, seeded with its name, and checked against a list."""
+    """Weights with the names of a released file: each is random, seeded with its name, and checked against a list."""
     teacher = {}
     with (FOLDER / f"keys_{variant}.tsv").open(encoding="utf-8") as lines:
         for row in csv.DictReader(lines, delimiter="\t"):
@@ -55,7 +55,7 @@ def _draw(key: str, shape_text: str) -> np.ndarray:
 
 
 def load_official(variant: str, backbone: str, always_resample: bool = True) -> Backbone:
-    """A registered backbone with the weights of a variant, loaded as from a released file."""
+    """A registered backbone with the weights from ``make_teacher``, loaded as if from a released file."""
     path = Path(f"{variant}.pth")
     network = BACKBONES[backbone]().eval()
     load_weights(network, backbone_weights({"teacher": make_teacher(variant)}, path), path, always_resample)
@@ -63,7 +63,7 @@ def load_official(variant: str, backbone: str, always_resample: bool = True) -> 
 
 
 def official_pixels(side: int) -> Tensor:
-    """(1, 3, side, side) uint8: the pixels for which the fixtures have results."""
+    """(1, 3, side, side) uint8: the pixels for which the fixtures contain results."""
     image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     return torch.from_numpy(image).permute(2, 0, 1)[None]
 
@@ -74,7 +74,7 @@ def run_backbone(network: Backbone, side: int) -> Features:
 
 
 def deviations(features: Features, expected: dict[str, np.ndarray], lattice: Lattice) -> tuple[float, float]:
-    """Largest differences of the map and of the nuclei's vectors, each in standard deviations of expected values."""
+    """Largest differences in the map and in the nuclei's vectors, as multiples of the expected values' deviation."""
     step = int(expected["feature_map_step"])
     of_map = np.abs(features.dense[..., ::step, ::step].numpy() - expected["feature_map_sub"]).max()
     nuclei = read_at(features.dense, torch.from_numpy(expected["coords_xy"])[None], lattice)[0].numpy()

@@ -1,4 +1,4 @@
-"""Synthetic inputs of TriDeNT: slides' stores with partners of every kind, pictures with partners, and configs."""
+"""Synthetic inputs for TriDeNT: stores of slides with partners of every kind, pictures with partners, and configs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SETTINGS = {
 
 
 def write_paired_config(folder: Path, sources: list[dict], name: str = "tiny", **settings) -> Path:
-    """Write ``SETTINGS`` with these sources; a dict in ``settings`` changes single keys of its section."""
+    """Write a config: ``SETTINGS`` with these sources; a dict in ``settings`` changes single keys of its section."""
     values = {**SETTINGS, "sources": sources}
     for key, value in settings.items():
         values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
@@ -37,7 +37,7 @@ def write_paired_config(folder: Path, sources: list[dict], name: str = "tiny", *
 
 
 def draw_paired_slide(folder: Path) -> dict:
-    """Write a slide's folder with a partner store and GeoJSON, and return it as a source."""
+    """Write a slide's folder, with a partner's store and a GeoJSON file, and return it as a source."""
     draw_slide(folder)
     shutil.copytree(folder / "image-500nm.zarr", folder / "partner.zarr")
     xy = read_nuclei(folder / "proposals.parquet").xy

@@ -1,4 +1,4 @@
-"""A script that does to a GeoJSON file of nuclei what a pathologist does in QuPath, and writes what QuPath exports.
+"""Correct a GeoJSON file of nuclei as a pathologist does in QuPath, and write what QuPath exports.
 
 Within a rectangle, every detection of a nucleus gets its true class, false detections are deleted, and missed nuclei
 are added, half of them with the points tool (one annotation per class) and half with the brush (one polygon each). The
@@ -37,11 +37,11 @@ def correct(
     rectangle: tuple[float, float, float, float],
     mpp: float,
 ) -> Corrections:
-    """Correct the detections of a slide and export everything.
+    """Correct the detections of a slide and export all objects.
 
     Args:
         results: results folder of the slide.
-        exported: GeoJSON to write.
+        exported: path of the GeoJSON file to write.
         xy: (N, 2) centres of the true nuclei, in the pixels that QuPath shows.
         names: (N,) their classes.
         rectangle: left, top, right, bottom of the corrected area, in the same pixels.

@@ -1,4 +1,4 @@
-"""Synthetic inputs of pretraining: slides' stores with proposals, labelled pictures, and configs that name them."""
+"""Synthetic inputs for pretraining: stores of slides with proposals, labelled pictures, and configs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SETTINGS = {
 
 
 def write_config(path: Path, sources: list[dict], **settings) -> Path:
-    """Write ``SETTINGS`` with these sources; a dict in ``settings`` changes single keys of its section."""
+    """Write a config: ``SETTINGS`` with these sources; a dict in ``settings`` changes single keys of its section."""
     values = {**SETTINGS, "sources": sources}
     for name, value in settings.items():
         values[name] = {**values.get(name, {}), **value} if isinstance(value, dict) else value
@@ -43,14 +43,14 @@ def write_config(path: Path, sources: list[dict], **settings) -> Path:
 
 
 def draw_pictures(folder: Path, **settings) -> Path:
-    """Write three labelled pictures, P0 to P2, and a config that pretrains on their positions; return its path."""
+    """Write three labelled pictures, P0 to P2, and a config that pretrains on them; return the config's path."""
     draw_labelled_folder(folder)
     labelled = {"images": "images", "labels": "labels", "format": "row column class", "mpp": MPP}
     return write_config(folder / "tiny.yaml", [{"labelled": labelled}], **settings)
 
 
 def draw_slide(folder: Path, slide_id: str = "S1", fingerprint: str = "0" * 16, mpp: float = MPP) -> None:
-    """Write a slide's folder as ``muse tissue``, ``muse tile`` and ``muse propose`` do; ``mpp`` is its own."""
+    """Write a slide's folder as ``muse tissue``, ``muse tile`` and ``muse propose`` do; ``mpp`` is that of level 0."""
     folder.mkdir(parents=True, exist_ok=True)
     tissue = draw_labelled_tissue((SIDE_PX, SIDE_PX), mpp, seed=0)
     slide = ArraySlide([tissue.pixels])

@@ -14,8 +14,8 @@ from torch.multiprocessing import start_processes
 
 
 def run_in_two(function: Callable[[int], Any], folder: Path) -> list[Any]:
-    """What ``function(rank)``, of a module's top level, gives in either process: tensors and plain values."""
-    # A fork need not import torch again. After CUDA was used, a fork cannot compute.
+    """The results of ``function(rank)``, by rank; it must be at module level and return tensors and plain values."""
+    # A forked process need not import torch again, but it cannot use CUDA if its parent has.
     may_fork = sys.platform == "linux" and not torch.cuda.is_available()
     start_method = "fork" if may_fork and os.environ.get("MUSE_START_METHOD") != "spawn" else "spawn"
     start_processes(_run, (function, folder), nprocs=2, start_method=start_method)
@@ -46,7 +46,7 @@ class AllSum(torch.autograd.Function):
 
 
 class CpuSyncBatchNorm(nn.BatchNorm2d):
-    """``SyncBatchNorm`` in training mode and double precision on a CPU, for which PyTorch has no kernels."""
+    """A substitute for ``SyncBatchNorm`` in training mode and double precision, which PyTorch lacks for CPUs."""
 
     def forward(self, x: Tensor) -> Tensor:
         self.num_batches_tracked += 1
@@ -62,7 +62,7 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
 
 
 def run_sync_batch_norms_on_cpu(network: nn.Module) -> None:
-    """Replace the forward pass of every ``SyncBatchNorm`` by that of ``CpuSyncBatchNorm``."""
+    """Turn every ``SyncBatchNorm`` of a network into a ``CpuSyncBatchNorm``, with the same weights."""
     for module in network.modules():
         if isinstance(module, nn.SyncBatchNorm):
             module.__class__ = CpuSyncBatchNorm

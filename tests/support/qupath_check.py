@@ -1,4 +1,4 @@
-"""Predict how QuPath imports a GeoJSON file, without QuPath, for files of any origin.
+"""Predict, without QuPath, how it imports a GeoJSON file from any program.
 
 Text that is not JSON, such as comments, single quotes or a comma before a bracket, counts as rejected, though QuPath's
 parser is more lenient.
@@ -113,10 +113,10 @@ def _name_versions(versions: Sequence[str]) -> str:
 
 
 def check_geojson(path: Path | str) -> Verdict:
-    """Check a file; memory use is bounded if every feature is on its own line.
+    """Check a file. Memory use is bounded if every feature is on a line of its own.
 
     Raises:
-        GeoJSONError: there is no such file.
+        GeoJSONError: the file does not exist.
     """
     path = Path(path)
     verdict = Verdict(path)
@@ -154,7 +154,7 @@ def _check_file(file: BinaryIO, name: str, verdict: Verdict) -> None:
 
 
 def _find_end_of_gzip(file: BinaryIO) -> int:
-    """The position at which Java stops reading: the end of the first gzip member that no other member follows."""
+    """The position at which Java stops reading: the end of the first gzip member without another directly after it."""
     end = 0
     while file.read(2) == b"\x1f\x8b":
         file.seek(end)
@@ -168,7 +168,7 @@ def _find_end_of_gzip(file: BinaryIO) -> int:
 
 
 def _check_zip(path: Path, verdict: Verdict) -> None:
-    """Check the files in a zip; QuPath silently skips those that it rejects, and reads the others."""
+    """Check the files in a zip; QuPath silently skips files that it rejects, and reads the others."""
     with zipfile.ZipFile(path) as archive:
         names = list_geojson(archive)
         if not names:
@@ -211,7 +211,7 @@ def _check_text(file: BinaryIO, verdict: Verdict) -> None:
 
 
 def _loads(text: bytes) -> Any:
-    """Parse a document; NaN and Infinity become text, and an empty document None.
+    """Parse a document. NaN and Infinity become text, and an empty document becomes None.
 
     Raises:
         ValueError: it is not JSON.
@@ -236,7 +236,7 @@ def _count_levels(items: Iterator[tuple[Any, str]], verdict: Verdict) -> Iterato
 def _members(item: Any, container: str) -> Iterator[tuple[str, Any]]:
     """Items of a document as QuPath sees them: features, bare geometries, and items that it skips.
 
-    In a FeatureCollection every item is a feature; elsewhere the type decides.
+    In a FeatureCollection every item counts as a feature; elsewhere the item's type decides.
     """
     if container == COLLECTION:
         yield "feature", item
@@ -279,7 +279,7 @@ def _judge(kind: str, member: Any, number: int, verdict: Verdict, seen_ids: arra
 
 
 def _shorten_id(text: Any, number: int) -> int:
-    """64 bits of an id, so that millions can be compared; a unique number for a feature without an id."""
+    """64 bits of an id, so that millions of ids can be compared; ``number`` for a feature without a valid id."""
     if not is_uuid(text):
         return number
     first, *_, last = text.split("-")
@@ -295,7 +295,7 @@ def _judge_duplicates(seen_ids: array, verdict: Verdict) -> None:
 
 
 def _judge_shapes(batch: list[Any]) -> Iterator[tuple[Fault, int]]:
-    """Faults of the features' geometries, each with the index of its feature in the batch."""
+    """Yield the faults of the features' geometries, each with the index of its feature in the batch."""
     found = [(index, geometry) for index, feature in enumerate(batch) for geometry in geometries_of(feature)]
     if not found:
         return
@@ -315,7 +315,7 @@ def _judge_shapes(batch: list[Any]) -> Iterator[tuple[Fault, int]]:
 
 
 def _to_plain_text(geometry: dict[str, Any]) -> bytes | None:
-    """The text of a geometry that GEOS builds as JTS does; None for geometries to be built one by one."""
+    """The text of a geometry, if GEOS builds it as JTS does; None if it must be built by `build_as_jts`."""
     if not has_plain_rings(geometry):
         return None
     try:
@@ -325,7 +325,7 @@ def _to_plain_text(geometry: dict[str, Any]) -> bytes | None:
 
 
 def _judge_built(shapes: np.ndarray) -> Iterator[tuple[Fault, int]]:
-    """Faults of built geometries (N,), each with its index; None stands for an outline that encloses nothing."""
+    """Yield faults of geometries (N,), each with its index; None is a geometry whose outline encloses nothing."""
     is_valid = shapely.is_valid(shapes)
     snapped = shapes.copy()
     snapped[is_valid] = shapely.set_precision(shapes[is_valid], QUPATH_GRID_PX)

@@ -1,4 +1,4 @@
-"""Rules of QuPath's parser for one feature, restated from its source (PathIO, GsonTools, QuPathTypeAdapters).
+"""Rules of QuPath's parser for a single feature, restated from its source (PathIO, GsonTools, QuPathTypeAdapters).
 
 The source was read at v0.4.4, v0.5.1, v0.6.0 and v0.7.0, and the rules agree with the importers on some 140 small
 files. "Has" means that the key exists: null is a value, which most keys do not accept.
@@ -29,11 +29,11 @@ _DEPTH = {"Point": 0, "MultiPoint": 1, "LineString": 1, "MultiLineString": 2, "P
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault by which the user loses data.
+    """A fault of a file because of which QuPath would lose data.
 
     Attributes:
         reason: one clause, the same for all features that share it.
-        rejected_by: versions that reject the whole file because of it; empty if only objects are damaged.
+        rejected_by: versions that reject the whole file because of it; empty if only single objects are damaged.
     """
 
     reason: str
@@ -41,7 +41,7 @@ class Fault:
 
 
 def judge_feature(feature: Any) -> Iterator[Fault]:
-    """All faults of a feature, apart from its positions and the uniqueness of its id."""
+    """Yield all faults of a feature; its positions and the uniqueness of its id are not checked."""
     if feature is None:
         yield Fault("a feature is null, which a comma before ']' makes as well; remove it", VERSIONS)
         return
@@ -63,12 +63,12 @@ def judge_feature(feature: Any) -> Iterator[Fault]:
 
 
 def is_uuid(value: Any) -> bool:
-    """True if QuPath keeps a value as an id."""
+    """True if QuPath keeps ``value`` as an id."""
     return isinstance(value, str) and _UUID.fullmatch(value) is not None
 
 
 def count_levels(value: Any) -> int:
-    """Number of nested levels in a parsed document; coordinates count as one, because too many are an error anyway."""
+    """Depth of a parsed document. Coordinates count as one level, because deeper ones are an error in any case."""
     if isinstance(value, dict):
         value = [None if key == "coordinates" else each for key, each in value.items()]
     return 1 + max(map(count_levels, value), default=0) if isinstance(value, list) else 0
@@ -155,7 +155,7 @@ def _judge_classification(classification: Any) -> Iterator[Fault]:
         return
     if not classification:
         return  # the feature has no class
-    if "colorRGB" in classification or "parentClass" in classification:  # the form before 0.4
+    if "colorRGB" in classification or "parentClass" in classification:  # as QuPath before 0.4 wrote it
         if classification.get("colorRGB") is not None and not _is_int(classification["colorRGB"]):
             yield Fault("classification's colorRGB is not a number", VERSIONS)
         return
@@ -181,7 +181,7 @@ _BLANK_NAME = Fault("classification has a blank name", VERSIONS)
 
 
 def _judge_class_name(name: str) -> Iterator[Fault]:
-    """Faults of a class name with parts separated by colons; Java drops empty parts at its end."""
+    """Yield faults of a class name, whose parts are separated by colons; Java drops empty parts at its end."""
     if name and not name.strip(":"):
         yield Fault("loses its classification, whose name is only ':'")
     else:
@@ -210,7 +210,7 @@ def _judge_class_color(color: Any) -> Iterator[Fault]:
 
 
 def _judge_measurements(measurements: Any) -> Iterator[Fault]:
-    if isinstance(measurements, list):  # the form before 0.4, still read
+    if isinstance(measurements, list):  # as before 0.4, still read
         for entry in measurements:
             if not isinstance(entry, dict) or not _is_primitive(entry.get("name")):
                 yield Fault("a measurement in a list is not an object with name and value", VERSIONS)
@@ -233,11 +233,11 @@ def _judge_measurement(value: Any) -> Fault | None:
 
 
 def judge_geometry(geometry: dict[str, Any]) -> Fault | None:
-    """A fault in the form of a geometry of known type, found without building the geometry."""
+    """The fault, if any, that is visible without building the geometry, which has one of the known types."""
     match geometry:
         case {"type": "GeometryCollection"}:
             return Fault("a GeometryCollection", SINCE_06)
-        case {"type": "MultiPolygon", "coordinates": [[[_, *_], *_]]}:  # a single part with positions
+        case {"type": "MultiPolygon", "coordinates": [[[_, *_], *_]]}:  # one part, which has positions
             return Fault("a MultiPolygon of one part, which must be a Polygon", BEFORE_06)
     return None
 
@@ -285,7 +285,7 @@ def _read_positions(values: Any, depth: int) -> list[Any]:
 
 
 def _read_rings(rings: list[list[list[float]]]) -> list[list[list[float]]]:
-    """The rings of a polygon that enclose an area; empty if the outline does not."""
+    """The rings of a polygon that enclose an area; an empty list if its outline does not."""
     for ring in rings:
         if 0 < len(ring) < 3:
             raise ValueError("a ring has fewer than three positions")

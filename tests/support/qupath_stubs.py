@@ -1,4 +1,4 @@
-"""Windowless stubs, for Groovy, of the classes of QuPath and JavaFX that the menu scripts use."""
+"""Groovy stubs, without windows, of the QuPath and JavaFX classes that the menu scripts use."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ _CLASSES = {
 
 
 def write_stubs(folder: Path) -> Path:
-    """Write the classes to a folder for Groovy's class path."""
+    """Write the stubs to a folder that can be on Groovy's class path, and return it."""
     for name, body in {**dict.fromkeys(_EMPTY, ""), **_CLASSES}.items():
         package, _, word = name.rpartition(".")
         path = folder / package.replace(".", "/") / f"{word}.groovy"

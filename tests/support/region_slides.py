@@ -18,7 +18,7 @@ from muse_pipeline.export.onnx import trace_windows
 
 @dataclass
 class DrawnSlide:
-    """A slide with two kinds of tissue after `tile`, and its masks of tumour and tissue at 2 um/px, glass included."""
+    """A slide with two kinds of tissue after `tile`, and masks of its tumour and its tissue at 2 um/px."""
 
     folder: Path
     tumour: np.ndarray
@@ -52,7 +52,7 @@ def take_to_store(folder: Path) -> None:
 
 
 def export_drawn_model(folder: Path) -> Path:
-    """Fit a network, save it as a checkpoint and export it for windows of one size, which takes half as long."""
+    """Fit a network, save its checkpoint and export it for a single window size, which takes half as long."""
     checkpoint = save_drawn_model(folder, fit_network())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("muse_pipeline.export.regions.trace_windows", lambda *graph: trace_windows(*graph[:3], False))

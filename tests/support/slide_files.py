@@ -18,7 +18,7 @@ def draw_gradient(width: int, height: int) -> np.ndarray:
 
 
 def shrink(image: np.ndarray, factor: int) -> np.ndarray:
-    """The mean of every ``factor`` x ``factor`` pixels; what does not fill a pixel is cut off, as scanners do."""
+    """The mean of each block of ``factor`` x ``factor`` pixels; incomplete blocks are cut off, as scanners do."""
     height, width = image.shape[0] // factor * factor, image.shape[1] // factor * factor
     total = np.zeros((height // factor, width // factor, *image.shape[2:]), np.uint32)
     for row, column in np.ndindex(factor, factor):
@@ -35,10 +35,10 @@ def write_pyramid(
     description: str | None = None,
     compression: str = "deflate",
 ) -> None:
-    """Write a tiled TIFF with a level per factor, each a page or, with ``ome``, a sub-directory."""
+    """Write a tiled TIFF with a further level per factor, each in a page or, with ``ome``, in a sub-directory."""
     options = {"tile": (256, 256), "photometric": "rgb", "compression": compression}
     if compression == "deflate":
-        options["compressionargs"] = {"level": 0}  # noise becomes no smaller
+        options["compressionargs"] = {"level": 0}  # fast, as noise cannot be compressed
     resolution = {} if mpp is None or ome else {"resolution": (1e4 / mpp,) * 2, "resolutionunit": "CENTIMETER"}
     sizes = {f"PhysicalSize{axis}": mpp for axis in "XY"} | {f"PhysicalSize{axis}Unit": "µm" for axis in "XY"}
     with tifffile.TiffWriter(path, ome=ome) as tiff:
@@ -68,7 +68,7 @@ LEICA = """<?xml version="1.0"?>
 def write_leica(
     path: Path, image: np.ndarray, mpp: float, corner_px: tuple[int, int], factors: Sequence[int] = (2, 4)
 ) -> None:
-    """Write a slide with scanner bounds, as Leica does: ``image`` lies at ``corner_px`` of a larger glass."""
+    """Write a slide with scanner bounds in Leica's format: ``image`` lies at ``corner_px`` of a larger glass."""
     size = image.shape[1::-1]
     glass = np.add(size, np.multiply(corner_px, 2))
     positions = {"glass": glass, "tissue": size, "corner": corner_px}
@@ -102,7 +102,7 @@ def spoil_tile(path: Path, page: int, tile: int) -> None:
 
 
 def write_czi(path, image, pixel_um=0.5, corner=(70, -30), scenes=1):
-    """Write a mosaic of tiles whose corner is not at 0, 0; further scenes repeat the first one below it."""
+    """Write a mosaic of tiles with its upper left at ``corner``; further scenes are copies below the first one."""
     with create_czi(str(path)) as document:
         for scene in range(scenes):
             for y in range(0, image.shape[0], 256):

@@ -1,6 +1,6 @@
-"""A Slurm of two nodes in a folder, with its own munge, controller, daemons, ports and configuration.
+"""A Slurm cluster of two nodes in a folder, with its own munge, controller, daemons, ports and configuration.
 
-If Debian's packages are missing, root installs them. Without root, jobs run as the user of the tests.
+Missing packages are installed from Debian if tests run as root. Otherwise, jobs run as the user of the tests.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DEADLINE_S = 60
 
 NODES = (socket.gethostname().partition(".")[0], "localhost")  # names that resolve on this machine
 
-# Both nodes are this machine, and each claims as many cores as the profile's largest job asks for, however many the
+# Both nodes are on this machine. Each declares as many cores as the profile's largest job requests, whatever the
 # machine has (config_overrides).
 CONFIGURATION = """
 ClusterName=local
@@ -73,7 +73,7 @@ class NoSlurmError(Exception):
 
 @dataclass
 class Slurm:
-    """A running Slurm, which commands with ``environment`` find, as do the processes that they start."""
+    """A running Slurm, found by commands that run in ``environment`` and by all processes that they start."""
 
     folder: Path
     processes: dict[str, subprocess.Popen] = field(default_factory=dict)
@@ -104,7 +104,7 @@ class Slurm:
     def start_node(self, node: str) -> None:
         """Start the daemon of a node, and wait until the controller can use it."""
         self._daemon(node, "slurmd", "-D", "-N", node)
-        self.call("scontrol", "update", f"NodeName={node}", "State=RESUME")  # it may have been marked as down
+        self.call("scontrol", "update", f"NodeName={node}", "State=RESUME")  # the node may have been marked as down
         self._wait(lambda: self.call("sinfo", "-h", "-n", node, "-o", "%t") in ("idle", "mix"), f"{node} never came up")
 
     def node_of(self, job: str) -> str:
@@ -121,7 +121,7 @@ class Slurm:
                 if of_step or process.environ().get("SLURM_JOB_ID") in jobs:
                     process.kill()
         self.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")
-        for job in jobs:  # Slurm requeues them, but would delay them by two minutes
+        for job in jobs:  # Slurm requeues lost jobs, but would delay them by two minutes
             self.call("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def stop(self) -> None:
@@ -137,7 +137,7 @@ class Slurm:
                 process.kill()
 
     def gpus(self) -> dict[str, str]:
-        """Job -> the CUDA_VISIBLE_DEVICES that it found; jobs without a GPU are left out."""
+        """Job -> its value of CUDA_VISIBLE_DEVICES; jobs without a GPU are left out."""
         lines = [line.split() for line in (self.folder / "gpus").read_text("ascii").splitlines()]
         return {job: gpu for job, *gpus in lines for gpu in gpus}
 
@@ -160,7 +160,7 @@ class Slurm:
         text = CONFIGURATION.format(folder=self.folder, user=getpass.getuser(), **settings)
         (self.folder / "slurm.conf").write_text(text.lstrip(), encoding="ascii")
         (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n", encoding="ascii")
-        # A file that every process can open stands in for the GPU: enough to see that jobs request and get one.
+        # A file that every process can open stands in for the GPU; it suffices to test that jobs request and get one.
         (self.folder / "gres.conf").write_text(
             f"NodeName={','.join(NODES)} Name=gpu File=/dev/null\n", encoding="ascii"
         )
@@ -168,7 +168,7 @@ class Slurm:
         self._write_script("note-gpu", f'echo "$SLURM_JOB_ID $CUDA_VISIBLE_DEVICES" >> {self.folder}/gpus')
 
     def _lead_steps_here(self) -> None:
-        """Wrap `srun`: the executor plugin clears SLURM_* before calling it, so it would search only /etc."""
+        """Wrap `srun` to set SLURM_CONF, which the executor plugin clears, so that `srun` would only search /etc."""
         self._write_script("srun", f'SLURM_CONF={self.folder}/slurm.conf exec {shutil.which("srun")} "$@"')
 
     def _write_script(self, name: str, text: str) -> None:
@@ -189,7 +189,7 @@ class Slurm:
 
     def _daemon(self, name: str, *command: str) -> None:
         with (self.folder / f"{name}.out").open("w", encoding="utf-8") as output:
-            # It has its own session, so that a Ctrl-C in pytest does not end it before its jobs.
+            # The daemon has its own session, so that a Ctrl-C in pytest does not end it before its jobs.
             process = subprocess.Popen(
                 command, env=self.environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )

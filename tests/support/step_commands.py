@@ -1,4 +1,4 @@
-"""The commands of a slide's steps, as a user without Snakemake types them."""
+"""The commands of a slide's steps, as typed by a user without Snakemake."""
 
 from __future__ import annotations
 

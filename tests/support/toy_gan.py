@@ -64,7 +64,7 @@ class ToyGan(Method):
         return ((name, one) for name, one in every if name.startswith("discriminator") == is_discriminator)
 
     def losses(self, batch: tuple[Tensor, Tensor], turn: str, progress: float) -> dict[str, Tensor]:
-        """Losses for masks (B, 1, S, S), 0 to 1, and pictures (B, 3, S, S), 0 to 255."""
+        """Losses of a batch of masks (B, 1, S, S), 0 to 1, and pictures (B, 3, S, S), 0 to 255."""
         masks, pictures = batch
         rendered = 255 * self.generator(masks).sigmoid()
         if turn == "discriminator":
@@ -88,7 +88,7 @@ class ToyGanStage(TrainingStage[StageConfig, Tensor]):
         return Inputs((self.config,), self.config.start)
 
     def read(self, log: Log) -> Tensor:
-        """(N, 3, S, S) upper left corners of the pictures."""
+        """The upper left corner (N, 3, S, S) of each picture."""
         pixels = [read_rgb(path, "")[:SIDE_PX, :SIDE_PX] for path in list_pictures(self.config.images)]
         return torch.stack([torch.from_numpy(one.copy()).permute(2, 0, 1).float() for one in pixels])
 
@@ -114,7 +114,7 @@ class ToyGanStage(TrainingStage[StageConfig, Tensor]):
         return draw
 
     def checkpoint(self, data: Tensor, method: ToyGan) -> Checkpoint:
-        """A checkpoint with the reader as a detector, and the other networks."""
+        """A checkpoint of the reader as a detector, with the other networks as extra weights."""
         config = detector_config(self.config.name, self.config.schedule)
         others = {"generator": method.generator, "discriminator": method.discriminator}
         reader = method.trained()
@@ -127,7 +127,7 @@ class ToyGanStage(TrainingStage[StageConfig, Tensor]):
 
 
 def detector_config(name: str, schedule: Schedule) -> DetectorConfig:
-    """The settings of a detector that a toy method trains."""
+    """The settings that the checkpoint of a toy method states for its detector."""
     return DetectorConfig(
         name=name,
         backbone="muse_compact_16",

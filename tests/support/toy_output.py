@@ -1,4 +1,4 @@
-"""An output that a different package adds: the number of nuclei, as text."""
+"""An output as another package could add it: the number of nuclei as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sum of two methods that share a network: one for pairs, one for the agreement of a picture and its half turn."""
+"""A sum of two methods that share a network; the first trains on pairs, the second on pictures and their half turns."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class HalfTurn(Method):
         self.network = network
 
     def losses(self, batch: Tensor, turn: str, progress: float) -> dict[str, Tensor]:
-        """The loss for pictures (B, 3, S, S), 0 to 255."""
+        """The loss of a batch of pictures (B, 3, S, S), 0 to 255."""
         colour = torch.eye(3, 4, device=batch.device)
         one, other = (self.network(pixels, colour).centre for pixels in (batch, batch.flip(2, 3)))
         return {"loss": (one - other.flip(2, 3)).square().mean()}
@@ -55,7 +55,7 @@ class ToySumStage(ToyPairsStage):
         return WeightedSum({"pairs": pairs, "half turn": HalfTurn(pairs.network)}, {"pairs": 1.0, "half turn": 0.1})
 
     def batches(self, data: list, device: torch.device) -> Callable[[int], dict[str, Any]]:
-        """Batches of pairs, whose pictures are the batch of the other method."""
+        """A batch for each method: the pairs, and their pictures alone for the half turn."""
         draw = draw_pairs(data, device)
         return lambda number: {"pairs": (batch := draw(number)), "half turn": batch[0]}
 

@@ -11,7 +11,7 @@ from muse_pipeline.models import BACKBONES
 
 
 def make_trident(**settings) -> Trident:
-    """A method with the smallest backbones and always the same weights."""
+    """A method with the smallest backbones and the same weights at every call."""
     torch.manual_seed(0)
     settings = AlignmentSettings(**{"hidden": 16, "width": 8, "nucleus_weight": 0.5, **settings})
     backbone, partner = BACKBONES["muse_compact_16"](), None
@@ -21,7 +21,7 @@ def make_trident(**settings) -> Trident:
 
 
 def make_pairs(known: list[bool], seed: int = 0) -> PairBatch:
-    """A batch of sets; those that are ``known`` have a partner, which covers most of their nuclei."""
+    """A batch with a set for each item of ``known``; a partner covers most nuclei of the sets for which it is True."""
     generator = torch.Generator().manual_seed(100 + seed)
     views, has = make_batch(0, seed, len(known)), torch.tensor(known)
     covered = views.shared[0] & has[:, None] & (torch.rand(views.shared[0].shape, generator=generator) < 0.8)

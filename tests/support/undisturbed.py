@@ -1,4 +1,4 @@
-"""The results of an undisturbed run of a small cohort, and the comparison of a different run with them."""
+"""The results of an undisturbed run of a small cohort, and the comparison of other runs with them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SLIDE = "S"
-TIMESTAMP = ".snakemake_timestamp"  # Snakemake's, in folders; missing if it was killed during a step
+TIMESTAMP = ".snakemake_timestamp"  # in folders that Snakemake wrote, unless it was killed meanwhile
 # All results of a slide except logs, ledgers and benchmarks, which contain times.
 RESULTS = (
     *("slide.json", "tissue.npz", "tissue.geojson", "colour.json", "shards/1-of-2.parquet", "shards/2-of-2.parquet"),

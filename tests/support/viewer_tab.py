@@ -10,7 +10,7 @@ ON_SCREEN = """([x, y]) => {
   const [um, view] = [muse.fromQuPath(x, y), muse.view()];
   return [(um[0] - view.left) * view.scale, (um[1] - view.top) * view.scale];
 }"""
-# JavaScript for the lowest contrast of all texts that a selector finds.
+# JavaScript that computes the lowest contrast of all texts that a selector matches.
 LOWEST_CONTRAST = """(selector) => {
   const luminance = (color) => {
     const parts = color.match(/[\\d.]+/g).slice(0, 3).map((each) => each / 255);
@@ -32,7 +32,7 @@ LOWEST_CONTRAST = """(selector) => {
     return (a + 0.05) / (b + 0.05);
   }));
 }"""
-LEVEL0_UM = 0.25  # the um per screen px at which screen px are level-0 px
+LEVEL0_UM = 0.25  # um per screen px at which a screen px shows one level-0 px
 CENTRE = (1536, 1024)  # the centre of the slide, in QuPath px
 
 
@@ -55,7 +55,7 @@ class Tab:
         self.until(READY)
 
     def until(self, expression):
-        """Wait until an expression is true; the page's security policy forbids Playwright's own way to wait."""
+        """Wait until an expression is true, by polling: the page's security policy forbids Playwright's own wait."""
         for _ in range(1200):
             if self.page.evaluate(expression):
                 return

@@ -12,14 +12,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Served:
-    """A file and how it is served.
+    """A file, how it is served, and the requests for it.
 
     Attributes:
-        content: its bytes.
-        status: HTTP status of every answer; anything but 200 serves no file.
-        ranges: True to serve parts of the file.
+        content: bytes of the file.
+        status: HTTP status of every answer; with any status but 200, the file is not served.
+        ranges: True to serve parts of the file on request.
         cut_after: number of bytes after which an answer breaks off; None for complete answers.
-        n_short: number of answers with a part one byte smaller than requested, as their headers state.
+        n_short: number of answers that send, and declare in their headers, one byte less than requested.
         n_cuts: number of answers that break off.
         grows: bytes that are appended to the file after every answer.
         states_size: True to send a Content-Length header.
@@ -78,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
         if served.cut_after is not None and served.n_cuts > 0 and len(body) > served.cut_after:
             served.n_cuts -= 1
             body = body[: served.cut_after]
-        with suppress(ConnectionError):  # a client that knows enough closes the connection
+        with suppress(ConnectionError):  # clients close the connection if the headers suffice
             self.wfile.write(body)
         served.content += served.grows
 

@@ -27,7 +27,7 @@ SNAKEFILE = Path(__file__).parents[2] / "Snakefile"
 
 
 def draw_stained_slide(path: Path, size_px: int = 1400, n_nuclei: int = 500, seed: int = 0) -> None:
-    """Write a pyramid at 0.5 um/px with a round pink tissue on glass, and dark violet nuclei in it."""
+    """Write a pyramid at 0.5 um/px: a disc of pink tissue on glass, with dark violet nuclei."""
     rng = np.random.default_rng(seed)
     image = np.full((size_px, size_px, 3), 244, np.uint8)
     middle, radius = size_px // 2, size_px * 0.42
@@ -43,7 +43,7 @@ def draw_stained_slide(path: Path, size_px: int = 1400, n_nuclei: int = 500, see
 
 
 def write_sheet(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write a sheet with the columns of its first row."""
+    """Write a sheet whose columns are the keys of the first row."""
     lines = [list(rows[0]), *([str(row[column]) for column in rows[0]] for row in rows)]
     path.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
 
@@ -64,17 +64,17 @@ def start_forkserver() -> BaseContext:
     """The context of processes that are forked from one that has imported `preloaded_snakemake`."""
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["preloaded_snakemake"])
-    with pytest.MonkeyPatch.context() as patch:  # it silently skips a module that it does not find
+    with pytest.MonkeyPatch.context() as patch:  # a module that is not found would be skipped silently
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         forkserver.ensure_running()
     return forks
 
 
 def run_snakemake(folder: Path, *arguments: str, cores: int | None = 2) -> subprocess.CompletedProcess[str]:
-    """Run the workflow in ``folder``; stdout of the result includes stderr, in order.
+    """Run the workflow in ``folder``; in the result, stdout also contains stderr, in order.
 
-    The process is forked from one that has already imported Snakemake, which takes longer than planning; with
-    MUSE_START_METHOD=spawn it is a new process.
+    The process is forked from one that has already imported Snakemake, because importing takes longer than planning.
+    With MUSE_START_METHOD=spawn, it is a new process instead.
     """
     command = snakemake_command(*arguments, cores=cores)
     environment = {name: value for name, value in os.environ.items() if name != "SNAKEMAKE_PROFILE"}

@@ -1,4 +1,4 @@
-"""Measures of a picture's appearance: each responds to what its name states and to little else."""
+"""Measures of a picture's appearance: each depends on what its name states, and on little else."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""The stains of a slide, measured in its tissue only."""
+"""The stains of a slide are measured only in its tissue."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_only_tissue_counts():
 def test_the_sample_is_bounded_and_spread(monkeypatch):
     tissue = TissueMask(np.ones((100, 200), bool), np.array([8.0, 8.0]), None, 1.28)
     everything = choose_fields(tissue, np.array([0.5, 0.5]))
-    assert len(everything) == 18  # 18 of 13 x 7 fields: 1 of 5.1 MP
+    assert len(everything) == 18  # of 13 x 7 fields
     monkeypatch.setattr(colour, "MAX_PIXELS", 100_000)
     few = choose_fields(tissue, np.array([0.5, 0.5]))
     assert len(few) == 2 and np.ptp(everything[:, 0]) > 1000 and np.ptp(everything[:, 1]) > 500
@@ -74,7 +74,7 @@ def test_a_coarse_level_may_lack_the_last_pixels_of_a_fine_one():
 @pytest.mark.parametrize("tint", [(1, 1, 1), (0.72, 0.8, 0.67)])
 @pytest.mark.parametrize("n_brown", [0, 24])
 def test_brown_is_told_from_the_yellow_of_a_lamp(tint, n_brown):
-    """Of 256 rows, 24 are glass, ``n_brown`` are DAB, and the rest is haematoxylin and eosin."""
+    """The picture has 256 rows: 24 of glass, ``n_brown`` of DAB, and the rest of haematoxylin and eosin."""
     pixels = mix(256 * 256).reshape(256, 256, 3).astype(float)
     pixels[:24] = 243
     pixels[200 : 200 + n_brown] = (140, 95, 60)

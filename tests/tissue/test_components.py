@@ -1,4 +1,4 @@
-"""Components numbered strip by strip are the same as those of the whole mask at once."""
+"""Components that are numbered strip by strip are the same as those of the whole mask."""
 
 import cv2
 import numpy as np
@@ -45,7 +45,7 @@ def test_components_are_numbered_as_by_scipy(n_edges):
 def test_a_crop_over_many_strips_counts_whole():
     mask = np.zeros((3 * ROWS, 40), bool)
     mask[ROWS // 2 : -ROWS // 2, 10] = True  # a thin line: 2 * ROWS pixels
-    mask[:5, 30], mask[5, 31:36] = True, True  # 10 pixels, joined only at a corner
+    mask[:5, 30], mask[5, 31:36] = True, True  # 5 + 5 pixels, joined only at a corner
     assert drop_small(mask, 2 * ROWS).sum() == 2 * ROWS
     assert not drop_small(mask, 2 * ROWS + 1).any()
     assert drop_small(mask, 10).sum() == 2 * ROWS + 10 and drop_small(mask, 10, connectivity=4).sum() == 2 * ROWS

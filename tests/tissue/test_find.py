@@ -1,4 +1,4 @@
-"""Tissue is found, also if faint or covering the whole slide; ink, dust, black areas and glass are not."""
+"""Tissue is found, even if it is faint or covers the whole slide; ink, dust, black areas and glass are not."""
 
 import re
 
@@ -63,7 +63,7 @@ def test_pen_is_left_out_and_reported(ink):
 
 @pytest.mark.parametrize("glass", [(183, 201, 193), (158, 186, 199), (174, 193, 163)])
 def test_glass_that_a_camera_has_tinted_is_no_pen(glass):
-    """Photographs taken through a microscope have such glass; it is kept with the tissue around it."""
+    """Photographs through a microscope have tinted glass; it is kept together with the tissue around it."""
     pixels = slide_of(glass, shape=(100, 100))
     mask, warnings = find_mask(paint(pixels, PURPLE, 30, 0, 100, 100), MPP)
     assert mask[:, 30:].all() and not any("pen" in warning for warning in warnings)
@@ -98,7 +98,7 @@ def test_no_tissue_is_a_warning():
 
 
 def test_little_tissue_is_doubted_where_much_else_is_dark():
-    """Doubted: YCbCr read as RGB, a grey picture and a white one, but not a shadow on glass."""
+    """YCbCr read as RGB, a grey picture and a white picture are doubted, but not a shadow on glass."""
     pixels = paint(slide_of(), PURPLE, 20, 20, 280, 230)
     ycbcr = np.array(Image.fromarray(pixels).convert("YCbCr"))
     grey = np.repeat(paint(slide_of(), PINK, 20, 20, 280, 230)[..., 1:2], 3, -1)
@@ -147,7 +147,7 @@ def test_reading_is_bounded_and_a_corrupt_block_is_reported():
 
 
 def damaged_pyramid(path, pages):
-    """Find the tissue of a slide of 1,024 x 1,024 px with two levels, after damage to the left half of ``pages``."""
+    """Find the tissue of a slide of 1,024 x 1,024 px with two levels, where the left half of ``pages`` is damaged."""
     image = np.repeat(np.repeat(paint(slide_of(shape=(128, 128)), PINK, 20, 10, 100, 110), 8, 0), 8, 1)
     write_pyramid(path, image, factors=(2,))
     for page in pages:
@@ -159,7 +159,7 @@ def damaged_pyramid(path, pages):
 
 
 def test_tissue_that_one_level_lost_is_found_at_a_finer_one(tmp_path):
-    """If taken for glass, it would be skipped without a warning."""
+    """If the tissue were taken for glass, it would be skipped without a warning."""
     whole, damaged = damaged_pyramid(tmp_path / "a.tif", []), damaged_pyramid(tmp_path / "b.tif", [1])
     assert not whole.warnings and "50.0% of level 1 cannot be decoded" in damaged.warnings[0]
     assert len(damaged.warnings) == 1
@@ -167,7 +167,7 @@ def test_tissue_that_one_level_lost_is_found_at_a_finer_one(tmp_path):
 
 
 def test_a_slide_that_is_damaged_throughout_is_given_up_soon():
-    """As each failing read costs milliseconds, there are few, and none is larger than a block."""
+    """Each failing read takes milliseconds, so there are only few reads, none of them larger than a block."""
     image = np.full((16384, 16384, 3), 255, np.uint8)
     slide = ArraySlide([image, image[::16, ::16]], corrupt=[(0, 0, 16384, 16384)])
     sizes, read_region = [], slide.read_region
@@ -197,7 +197,7 @@ def test_a_roi_limits_mask_and_area():
 @pytest.mark.parametrize("side", [513, 1000, 1024])
 @pytest.mark.parametrize("roi", [None, box(-500, -500, 5000, 5000)])
 def test_tissue_wall_to_wall_is_no_larger_than_the_slide(side, roi):
-    """Mask pixels partly on the slide count in part, and a region of interest is clipped to the slide."""
+    """Mask pixels that are partly on the slide count partly, and a region of interest is clipped to the slide."""
     slide = ArraySlide([np.full((side, side, 3), PINK, np.uint8)])
     info = slide.info((0.25, 0.25))
     assert find_tissue(slide, info, roi).tissue.area_mm2 == pytest.approx((side * 0.25e-3) ** 2, rel=1e-5)

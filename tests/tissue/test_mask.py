@@ -1,4 +1,4 @@
-"""Positions that a tissue mask keeps, and the mask's file."""
+"""The positions that a tissue mask keeps, and the file of the mask."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The tissue's outline as QuPath reads it, and its picture."""
+"""The outline of the tissue as QuPath reads it, and the picture of the tissue."""
 
 import gzip
 import json
@@ -26,7 +26,7 @@ from muse_pipeline.tissue.overview import read_overview
 
 
 def holed_mask(roi=None):
-    """A mask of a ring, a part that touches it at a corner, and a part at the border."""
+    """A mask with a ring, a part that touches the ring at a corner, and a part at the border."""
     mask = np.zeros((50, 60), bool)
     mask[5:25, 5:25] = True
     mask[10:15, 10:15] = False
@@ -74,7 +74,7 @@ def test_what_we_write_we_read_as_a_roi(tmp_path):
 
 
 def test_an_outline_of_one_part_is_a_polygon(tmp_path):
-    """QuPath 0.4 and 0.5 reject a whole file because of a multipolygon with one part."""
+    """QuPath 0.4 and 0.5 reject a whole file if it has a multipolygon with a single part."""
     _, info = slide_and_info()
     for rows, kind in ((slice(5, 25), "Polygon"), (slice(None), "MultiPolygon")):
         tissue = holed_mask()
@@ -84,7 +84,7 @@ def test_an_outline_of_one_part_is_a_polygon(tmp_path):
         write_outline(tmp_path / "t.geojson", trace_outline(replace(tissue, mask=kept), info), info)
         [feature] = json.loads((tmp_path / "t.geojson").read_text())["features"]
         assert feature["geometry"]["type"] == kind
-        assert len(feature["geometry"]["coordinates"]) == 2  # an outline and its hole, or two parts
+        assert len(feature["geometry"]["coordinates"]) == 2  # an outline and a hole, or two parts
         assert str(check_geojson(tmp_path / "t.geojson")).endswith("good: QuPath 0.4 to 0.7 imports 1 annotation")
 
 
@@ -147,7 +147,7 @@ def test_every_form_that_qupath_writes_is_read(tmp_path, content, area):
 
 
 def test_nuclei_and_ignored_areas_are_no_region_of_interest(tmp_path):
-    """For example, in an export of all objects."""
+    """An export of all objects contains nuclei and ignored areas in addition to the region of interest."""
     _, info = slide_and_info()
     boxes = box(0, 0, 50, 40), box(40, 0, 90, 40), box(60, 60, 70, 70)
     area, hole, nucleus = feature_of(*boxes)["features"]

@@ -1,4 +1,4 @@
-"""Annotations of a region of interest: their names, areas, and the tissue within each."""
+"""Annotations of a region of interest: their names, their areas, and the tissue in each of them."""
 
 import csv
 import json
@@ -56,7 +56,7 @@ def test_each_area_has_its_name_without_what_is_ignored(tmp_path):
     ]
     areas = [area.shape for area in found]
     assert areas[0].equals(box(100, 50, 300, 150) - box(200, 50, 250, 100))
-    assert areas[1].equals(box(200, 100, 400, 200))  # shared areas are in both annotations
+    assert areas[1].equals(box(200, 100, 400, 200))  # annotations may share an area
     assert areas[2].equals(box(900, 650, 1000, 800))  # clipped to the slide
     off_slide = [(box(x, 0, x + 100, 100), None, "Tumor") for x in (5000, 6000)]
     with pytest.warns(LeftOutWarning, match=r"left out 2 annotations outside the slide$"):

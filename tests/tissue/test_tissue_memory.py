@@ -1,4 +1,4 @@
-"""Finding tissue needs memory for a slide's picture and a few masks only, however large the slide."""
+"""Finding tissue takes only the memory of the slide's picture and of a few masks, however large the slide is."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ PICTURE, MASKS = 3, 8  # bytes per pixel; labels or densities of the whole slide
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is given back where the C library is glibc")
 def test_ten_times_the_slide_takes_its_picture_and_a_few_masks_more():
-    """Each in a new process, with 64 and 1,024 mm2 of glass."""
+    """Slides with 64 and 1,024 mm2 of glass are compared, each in a new process."""
     peaks = [
         2**20 * int(subprocess.run([sys.executable, "-c", PROGRAM, str(side)], capture_output=True, check=True).stdout)
         for side in (1000, 4000)

@@ -1,4 +1,4 @@
-"""Cores of synthetic tissue microarrays: missing, torn and touching cores, rotation, and masks without a grid."""
+"""The cores of synthetic tissue microarrays: missing, torn and touching ones, rotated grids, masks without a grid."""
 
 from pathlib import Path
 
@@ -118,7 +118,7 @@ def test_other_tissue_is_named(kind):
 
 @pytest.fixture(scope="module")
 def microarray(tmp_path_factory):
-    """A folder with one slide of two rows of three cores, where B-2 is missing."""
+    """A folder with a slide that has two rows of three cores, of which B-2 is missing."""
     mask, _ = draw_tma(2, 3, radius_um=150, pitch_um=450, missing={(1, 1)})
     pixels = np.where(mask[..., None], (200, 120, 170), 244).astype(np.uint8).repeat(8, 0).repeat(8, 1)
     folder = tmp_path_factory.mktemp("microarray")

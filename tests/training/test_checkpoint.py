@@ -1,4 +1,4 @@
-"""The checkpoint of a run, read by us, by the authors' loader, and by the next run."""
+"""The checkpoint of a run, read by this package, by the authors' loader, and by the next run."""
 
 import dataclasses
 
@@ -36,7 +36,7 @@ def equal(one, other):
 
 
 def test_a_round_trip_gives_the_same_features_bit_by_bit(config, tmp_path):
-    """Spec G11."""
+    """The weights are written by a run and loaded into a new network."""
     network, again = write(tmp_path / "c.pt", config).eval(), build(config).eval()
     load_detector_weights(again, load_checkpoint(tmp_path / "c.pt"), tmp_path / "c.pt")
     pixels = torch.randint(0, 256, (1, 3, 64, 64)).float()
@@ -46,7 +46,7 @@ def test_a_round_trip_gives_the_same_features_bit_by_bit(config, tmp_path):
 
 
 def test_the_authors_loader_takes_our_backbone(config, tmp_path):
-    """It loads from ``teacher`` the keys that begin with ``module.backbone.``, strictly."""
+    """That loader strictly loads the keys of ``teacher`` that begin with ``module.backbone.``."""
     network, again = write(tmp_path / "c.pt", config), build(config).backbone
     teacher = torch.load(tmp_path / "c.pt", map_location="cpu", weights_only=True)["teacher"]
     prefix = "module.backbone."

@@ -1,4 +1,4 @@
-"""How a run prepares for the devices that it trains on."""
+"""How a run sets up the devices that it trains on."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from muse_pipeline.training.devices import open_fabric, share_batch_norms
     [(2, "cuda:1", nn.SyncBatchNorm), (1, "cuda:0", nn.BatchNorm2d), (2, "cpu", nn.BatchNorm2d)],
 )
 def test_batch_norms_are_shared_between_gpus_alone(n_processes, device, kind):
-    """This concerns the norms of student and teacher; weights and their names stay the same."""
+    """Norms of student and teacher are treated alike; weights and their names stay the same."""
     method = make_method()
     before = method.state_dict(keep_vars=True)
     shared = share_batch_norms(method, n_processes, torch.device(device))
@@ -42,7 +42,7 @@ def test_another_number_of_processes_is_an_error(monkeypatch, environment, devic
 
 
 def test_a_slurm_job_of_one_task_is_a_single_process(monkeypatch):
-    """Snakemake's steps are such jobs; by itself, Fabric would expect Slurm to start a task per device."""
+    """Snakemake's steps are jobs of one task; by default, Fabric expects Slurm to start a task per device."""
     for name, value in {"SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1", "SLURM_JOB_ID": "7"}.items():
         monkeypatch.setenv(name, value)
     fabric = open_fabric("cpu", 1, "32-true")

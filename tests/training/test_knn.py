@@ -1,4 +1,4 @@
-"""Our nearest neighbours compared with scikit-learn's (spec G12), and edge cases."""
+"""Nearest neighbours compared with scikit-learn's, and edge cases."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The training loop alone, with methods of a few parameters."""
+"""The training loop, tested with methods that have only a few parameters."""
 
 import dataclasses
 import math
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("no_curves")
 
 
 class Line(Method):
-    """Fits a linear function after dropout of inputs; the loss becomes NaN at the step ``diverges_at``."""
+    """Fits a linear function to inputs with dropout; at the step ``diverges_at``, the loss becomes NaN."""
 
     def __init__(self, drop=0.0, diverges_at=-1):
         super().__init__()
@@ -83,7 +83,7 @@ def test_a_run_that_draws_random_numbers_goes_on_exactly(tmp_path, killed_at):
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "parts", parts, stops, save_every=3)
-    torch.rand(7)  # a new process would have a different random state
+    torch.rand(7)  # a new process has a different random state
     again = Line(drop=0.3)
     run(tmp_path / "parts", again, save_every=3)
     assert (tmp_path / "parts" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
@@ -91,7 +91,7 @@ def test_a_run_that_draws_random_numbers_goes_on_exactly(tmp_path, killed_at):
 
 
 class Slopes(Method):
-    """Gradients are the batches themselves, and grow with the progress of the run."""
+    """A method whose gradients are the batches themselves, scaled up with the progress of the run."""
 
     def __init__(self):
         super().__init__()
@@ -108,13 +108,13 @@ class Slopes(Method):
 
 
 def slopes_of(number):
-    """The gradient of a batch; its norm is first below 1.5, and later above."""
+    """The gradient of a batch; its norm is below 1.5 at first, and later above it."""
     return torch.tensor([0.2, -0.1, 0.3]) * (number % 5 + 1) + torch.tensor([0.0, 0.05, -0.02]) * number
 
 
 def test_steps_are_those_of_adamw_written_out(tmp_path):
-    """Warm-up, cosine, decay of matrices only, mean of accumulated batches and clipping, one number at a time."""
-    rates = [0.1 / 3, 0.2 / 3, 0.1, 0.1, 0.07525, 0.02575]  # up to the middle, then down to a hundredth
+    """Warm-up, cosine, decay of matrices only, accumulation and clipping, computed one number at a time."""
+    rates = [0.1 / 3, 0.2 / 3, 0.1, 0.1, 0.07525, 0.02575]  # warm-up, then down to a hundredth
     values, decays = [1.0, -2.0, 0.5], [True, True, False]
     first, second, n_clipped = [0.0] * 3, [0.0] * 3, 0
     for step, rate in enumerate(rates):
@@ -185,14 +185,14 @@ def run_changed(folder, **changes):
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Schedule)])
 def test_every_setting_of_a_schedule_changes_a_run(tmp_path, name):
-    """It changes the final weights, or what is logged, validated or saved."""
+    """Each setting changes the final weights, or what is logged, validated or saved."""
     acts_on = {"log_every": 1, "save_every": 2, "validate_every": 2}.get(name, 0)
     plain, changed = run_changed(tmp_path / "plain"), run_changed(tmp_path / "changed", **{name: CHANGES[name]})
     assert plain[acts_on] != changed[acts_on]
 
 
 def test_it_stops_at_the_very_step_that_diverges_and_saves_nothing_there(tmp_path):
-    """Step 7 would not be logged, but would be saved."""
+    """Step 7 is not logged, but would be saved."""
     with pytest.raises(DivergedError, match=r"'loss' is not finite at step 7.*lower `learning_rate`"):
         run(tmp_path / "r", Line(diverges_at=7), save_every=4, log_every=5)
     state = torch.load(tmp_path / "r" / "resume.pt", weights_only=True)
@@ -214,7 +214,7 @@ def test_weights_that_the_last_step_broke_are_not_saved(tmp_path):
 
 
 def test_half_precision_reaches_the_method(tmp_path):
-    """Fabric by itself sets the precision only in ``forward``."""
+    """By default, Fabric sets the precision only in ``forward``."""
     method = Line()
     run(tmp_path / "r", method, precision="bf16-mixed")
     assert method.seen_dtype == torch.bfloat16

@@ -1,4 +1,4 @@
-"""Training that is killed without warning, and training in two processes."""
+"""Trainings that are killed without warning, and trainings in two processes."""
 
 import json
 import random
@@ -48,7 +48,7 @@ def kill_at(command, metrics, n_lines):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_killed_twice_at_random_steps_it_comes_to_the_very_same_end(config, tmp_path):
-    """Spec G16, and stricter: not one digit differs."""
+    """The logs have the same bytes, and the weights are equal."""
     subprocess.run(command(config, tmp_path / "whole"), check=True, stderr=subprocess.DEVNULL)
     for n_lines in sorted(random.Random(0).sample(range(1, STEPS - 1), 2)):
         kill_at(command(config, tmp_path / "parts"), tmp_path / "parts" / "metrics.jsonl", n_lines)
@@ -64,7 +64,7 @@ def test_killed_twice_at_random_steps_it_comes_to_the_very_same_end(config, tmp_
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_processes_train_one_network(config, tmp_path):
-    """Gradients and logged losses are means over both, so two processes do what two accumulated batches do."""
+    """Gradients and losses are means over both processes, which therefore do what two accumulated batches do."""
     subprocess.run(
         [*command(config, tmp_path / "two", "--devices", "2"), "schedule.steps=4"],
         check=True,

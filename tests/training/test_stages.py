@@ -12,7 +12,7 @@ from muse_pipeline.training.stages import MADE_FROM, PreparedStage
 
 
 class Noted(PreparedStage):
-    """Writes ``number`` to a file, and appends it to ``writers`` next to the folder each time."""
+    """Writes ``number`` to a file, and, at each call, appends it to the file ``writers`` next to the folder."""
 
     def __init__(self, folder, number: int):
         super().__init__(folder, "noted")

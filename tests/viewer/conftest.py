@@ -26,7 +26,7 @@ def chromium():
 
 @pytest.fixture
 def open_tab(chromium):
-    """A function that opens the viewer in a tab; after the test, tabs are closed and must have had no errors."""
+    """A function that opens the viewer in a tab; at the end of the test, no tab may have had errors."""
     tabs = []
 
     def open_one(viewer, *args, **kwargs):

@@ -1,4 +1,4 @@
-"""The gallery and corrections in a real browser."""
+"""The gallery, and corrections of nuclei, in a real browser."""
 
 import io
 import json
@@ -21,13 +21,13 @@ from muse_pipeline.qupath.read import read_geojson
 from muse_pipeline.viewer.page import write_viewer
 
 pytestmark = pytest.mark.slow
-# An x at which there is no nucleus 3 px below the upper edge of the image.
+# JavaScript that finds an x without a nucleus 3 px below the upper edge of the image.
 FREE_AT_THE_EDGE = """[...Array(300).keys()].map((i) => 50 + i).find((x) =>
   [-12, 0, 12].every((dx) => !muse.pick(...muse.fromQuPath(x + dx, 3))))"""
 
 
 def first_nuclei(finished, n: int, label: int) -> np.ndarray:
-    """(n, 2) QuPath px of nuclei of class ``label`` near the middle of the slide, none overlapped by another."""
+    """(n, 2) QuPath px: nuclei of class ``label`` near the middle of the slide that do not overlap other nuclei."""
     nuclei = read_nuclei(finished / "nuclei.parquet")
     alone = cKDTree(nuclei.xy).query(nuclei.xy, k=2)[0][:, 1] > 45
     near = (abs(nuclei.xy - CENTRE) < (450, 380)).all(1)

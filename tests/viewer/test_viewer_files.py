@@ -151,7 +151,7 @@ def test_tiles_show_the_store(finished, viewer):
 def test_what_was_not_stored_has_the_colour_of_the_glass(tmp_path):
     pixels, xy, label = draw_tissue((3072, 1024))
     pixels[(pixels == GLASS).all(-1)] = (236, 238, 240)
-    pixels[:, :2000] = (236, 238, 240)  # no tissue on the left, so no chunks there
+    pixels[:, :2000] = (236, 238, 240)  # no tissue, and so no chunks, on the left
     kept = xy[:, 0] > 2010
     viewer = write_viewer(write_slide(tmp_path, "one", (pixels, xy[kept], label[kept]), enlarged=1)).parent
     image = read_slide(viewer)["image"]
@@ -185,7 +185,7 @@ def test_a_viewer_of_the_same_nuclei_is_kept_and_one_of_others_is_not(folder):
     write_viewer(folder)
     shutil.rmtree(folder / "image-500nm.zarr")
     write_viewer(folder)
-    assert page.stat().st_ino == before  # kept, with its pixels, although the store is gone
+    assert page.stat().st_ino == before  # kept, with its pixels, although its store is missing
     nuclei = read_nuclei(folder / "nuclei.parquet")
     write_nuclei(folder, draw_nuclei(nuclei.xy[:7], nuclei.label[:7]))
     write_viewer(folder)

@@ -1,4 +1,4 @@
-"""The viewer in Chromium, opened from the disk: what it draws, its controls, and no network requests."""
+"""The viewer in Chromium, opened as a file: what it draws, what its controls do, and that it uses no network."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""The viewer in Firefox, opened from the disk."""
+"""The viewer in Firefox, opened as a file."""
 
 import base64
 import io
@@ -21,7 +21,7 @@ def test_firefox_draws_the_image_and_the_nuclei(viewer):
 
 
 def shown(browser, page, fragment, colors):
-    """Pixels of the window's left 1,000 columns, taken once they show the colours of all classes."""
+    """The pixels of the window's left 1,000 columns, as soon as they show the colours of all classes."""
     browser.call("WebDriver:Navigate", url=page.as_uri() + fragment)
     for _ in range(60):
         picture = browser.call("WebDriver:TakeScreenshot", full=False)["value"]

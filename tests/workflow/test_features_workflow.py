@@ -1,4 +1,4 @@
-"""Features in the workflow: the same tables as with `muse run`, files for scverse, and the comparison of groups."""
+"""Features in the workflow: the same tables as from `muse run`, files for scverse, and comparisons of groups."""
 
 import csv
 import json
@@ -40,7 +40,7 @@ def cohort(tmp_path_factory):
 
 
 def read_datasets(path):
-    """Name -> text of every dataset in an HDF5 file; as texts, NaN equals NaN."""
+    """Name -> value of every dataset in an HDF5 file, as text, because NaN does not equal NaN."""
     h5py, found = pytest.importorskip("h5py", reason="h5py, the extra `anndata`, is not installed"), {}
     with h5py.File(path) as file:
         file.visititems(lambda name, each: found.update({name: each[()]}) if isinstance(each, h5py.Dataset) else None)
@@ -64,7 +64,7 @@ def test_another_patient_leaves_no_file_with_the_earlier_one(tmp_path):
     assert not any((tmp_path / "results" / name).exists() for name in files)
     assert (tmp_path / "results/s1/nuclei.parquet").stat().st_mtime_ns == before
     assert main(["run", str(tmp_path / "slides.tsv"), "-o", str(tmp_path / "results"), "--model", "label_free"]) == 0
-    assert (tmp_path / "results/s1/logs/settings/tile-image-1000nm.zarr.json").is_file()  # kept with its image
+    assert (tmp_path / "results/s1/logs/settings/tile-image-1000nm.zarr.json").is_file()  # kept together with its image
 
 
 @pytest.mark.timeout(600)
@@ -101,7 +101,7 @@ def test_files_of_another_model_or_of_earlier_nuclei_are_not_kept(cohort, tmp_pa
     vectors = tmp_path / "s1/embeddings-compact.parquet"
     assert main([*run, "--anndata", "--embedding"]) == 0
     written = pq.read_table(vectors)
-    assert main(["embed", str(tmp_path / "s1"), "--model", "compact-int8"]) == 0  # its card has the same name
+    assert main(["embed", str(tmp_path / "s1"), "--model", "compact-int8"]) == 0  # the name in its card is the same
     assert not pq.read_table(vectors).equals(written)
     assert main([*run, "--embedding"]) == 0
     assert pq.read_table(vectors).equals(written)
@@ -131,7 +131,7 @@ def test_the_workflow_gives_the_tables_of_muse_run_and_compares_the_groups(cohor
     assert main(words) == 0
     of_cohort, of_run = (read_datasets(folder / "cohort.h5ad") for folder in (results, cohort / "by_run"))
     differing = {name for name in of_cohort | of_run if of_cohort.get(name) != of_run.get(name)}
-    # `muse run` was called without `include_doubtful`.
+    # `muse run` was called without `include_doubtful`, so only these entries may differ.
     assert {name.partition("/")[2].partition("/")[0] for name in differing} <= {"left_out"}
     for name in SLIDES:
         table = results / name / "nuclei.parquet"

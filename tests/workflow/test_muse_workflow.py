@@ -1,4 +1,4 @@
-"""A training run as the config's ``model``: the workflow trains, exports and detects by itself."""
+"""A training run as the config's ``model``: the workflow trains and exports the model, and detects nuclei with it."""
 
 import gzip
 import json
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(1200)  # tests run the workflow once or twice, 
 
 @pytest.fixture
 def cohort(tmp_path) -> Path:
-    """A folder with a slide, and labelled pictures with the config of a training run on them."""
+    """A folder with a slide, labelled pictures, and the config of a training run on these pictures."""
     draw_stained_slide(tmp_path / "slide.tif", size_px=600, n_nuclei=60)
     write_sheet(tmp_path / "slides.tsv", [{"slide_id": "s", "path": "slide.tif"}])
     write_training_config(draw_labelled_folder(tmp_path))
@@ -30,7 +30,7 @@ def cohort(tmp_path) -> Path:
 
 @pytest.mark.slow
 def test_a_run_named_by_its_file_is_trained_exported_and_used(cohort):
-    """tests/cli/test_model.py has the inputs of such a run and is fast."""
+    """tests/cli/test_model.py is fast and tests which inputs such a run has."""
     write_config(cohort, model="tiny.yaml")
     run = run_snakemake(cohort, "--dry-run", "--printshellcmds", "--set-resources", "finetune:gpu=2")
     assert "muse finetune tiny.yaml --accelerator cuda --devices 2 " in " ".join(run.stdout.replace("\\", "").split())
@@ -40,7 +40,7 @@ def test_a_run_named_by_its_file_is_trained_exported_and_used(cohort):
     ), run.stdout
     read = json.loads((cohort / "results/model.json").read_text())["inputs"]
     assert {Path(path).name for path in read} == {name for k in range(3) for name in (f"P{k}.png", f"P{k}_points.txt")}
-    for path in read:  # the job has these inputs, so that it runs again when one changes
+    for path in read:  # inputs of the job, which runs again if one changes
         assert Path(path).name in run.stdout
     assert "results/training/tiny/model.onnx" in run.stdout
 
@@ -79,7 +79,7 @@ def test_a_run_may_stand_in_the_config(cohort):
 
 @pytest.mark.slow
 def test_a_mistake_in_the_run_is_one_sentence_before_anything_starts(cohort):
-    """The run is written in the config; tests/cli/test_model.py has other mistakes in runs."""
+    """The settings of the run are written in the config; tests/cli/test_model.py has other mistakes in runs."""
     run = {**yaml.safe_load((cohort / "tiny.yaml").read_text()), "distillation": {"teachers": ["none.pt"]}}
     write_config(cohort, model=run)
     result = run_snakemake(cohort, "--dry-run")
@@ -103,7 +103,7 @@ def real_cohort(tmp_path, shared_data) -> Path:
     for kind in ("images", "labels"):
         (tmp_path / kind).mkdir()
         for path in sorted((shared_data / "brca-m2c" / kind).glob("TCGA-A7-A0D*"))[:3]:
-            (tmp_path / kind / path.name).write_bytes(path.read_bytes())  # unlike a copy, not read-only
+            (tmp_path / kind / path.name).write_bytes(path.read_bytes())  # a copy would be read-only
     torch.save({"teacher": make_teacher("vit_s_16_224")}, tmp_path / "vit_s_16-224.pth")
     names = ("Lymphocyte", "Epithelial", "Stroma")
     training = {
@@ -146,7 +146,7 @@ def test_a_released_vit_goes_from_its_file_to_qupath_by_snakemake_alone(real_coh
     assert "checked against torch" in (results / "training/muse_vit_s/logs/export.log").read_text()
     geojson = results / "cmu/nuclei.geojson.gz"
     assert check_geojson(geojson).is_good
-    assert len(json.loads(gzip.decompress(geojson.read_bytes()))["features"]) > 20  # after four steps from scratch
+    assert len(json.loads(gzip.decompress(geojson.read_bytes()))["features"]) > 20  # after a training of four steps
     card = read_provenance(results / "cmu/nuclei.parquet").card
     assert (card["source"]["backbone"], card["input_px"], card["embedding_dim"]) == ("muse_vit_s_16_224", 224, 384)
     assert (card["readout"], card["colour"]["method"]) == ("x/S*(S/4-1)", "identity")

@@ -1,4 +1,4 @@
-"""A cohort with slides on a real web server and a real S3 server gives the same results as with local slides."""
+"""A cohort with slides on a real web server and a real S3 server has the same results as with local slides."""
 
 import csv
 import os
@@ -33,7 +33,7 @@ RESULTS = (
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory) -> Path:
-    """A folder of two slides with the same pixels, named by their slide_id."""
+    """A folder with two slides that have the same pixels; each file is named after its slide_id."""
     folder = tmp_path_factory.mktemp("drawn")
     draw_stained_slide(folder / "S 1.tif")
     shutil.copy(folder / "S 1.tif", folder / "T.tif")
@@ -42,7 +42,7 @@ def drawn(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def bucket(drawn):
-    """An S3 server with the slides in "s3://slides", which Snakemake's jobs find through their environment."""
+    """An S3 server with the slides in "s3://slides"; environment variables tell Snakemake's jobs its address."""
     moto_server = pytest.importorskip("moto.server", reason="moto, the S3 to test with, is not installed (extra `dev`)")
     boto3 = pytest.importorskip("boto3", reason="boto3 is not installed (extra `dev`)")
     pytest.importorskip("s3fs", reason="the extra `remote` is not installed")
@@ -69,7 +69,7 @@ def bucket(drawn):
 
 @pytest.fixture(scope="module")
 def host(drawn):
-    """A web server with one of the slides, which requires a signature."""
+    """A web server that requires a signature and has one of the slides."""
     content = (drawn / "S 1.tif").read_bytes()
     files = {
         "/x/S%201.tif": Served(content, secret=f"sig={SECRET}"),
@@ -89,7 +89,7 @@ def rows(host, signature=SECRET, key="cohort #7/T.tif"):
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory, bucket, host):
-    """(folder, first run) of the cohort, with two slides that cannot be fetched and a file that is not a slide."""
+    """(folder, first run) of a cohort with two slides that cannot be fetched and a file that is not a slide."""
     folder = tmp_path_factory.mktemp("cohort")
     missing = [
         {"slide_id": "gone", "path": "s3://slides/nowhere.tif"},
@@ -147,7 +147,7 @@ def test_what_is_done_is_fetched_again_only_where_it_must_be(first_run, host):
     write_sheet(folder / "slides.tsv", rows(host))
     write_config(folder, extra_mpps=[1.0])
     again = planned_jobs(run_snakemake(folder, "--dry-run").stdout)
-    assert (again["fetch"], again["image"], again["tile"]) == (2, 2, 2)  # from a new copy, all images are made again
+    assert (again["fetch"], again["image"], again["tile"]) == (2, 2, 2)  # all images are made again from new copies
 
 
 @pytest.mark.slow
@@ -224,7 +224,7 @@ def test_s3_that_does_not_give(bucket, tmp_path, muse, monkeypatch, url, environ
 
 
 def fetch_system_anew():
-    """Drop the connections that fsspec keeps, as if in a new process."""
+    """Drop the connections that fsspec keeps, so that the next call starts as in a new process."""
     import s3fs
 
     s3fs.S3FileSystem.clear_instance_cache()

@@ -1,4 +1,4 @@
-"""An output that a different package adds: both ways of running write it, and a changed title writes it again."""
+"""An output added by another package: `muse run` and the workflow write it, and again if its title has changed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_an_output_keeps_its_contract(output):
 
 
 def install(folder: Path) -> None:
-    """Install the output as a package in ``folder``, for processes that have this folder on their path."""
+    """Install the output as a package in ``folder``, for processes with this folder on their Python path."""
     shutil.copy(Path(__file__).parents[1] / "support/toy_output.py", folder)
     about = folder / "toy_output-1.0.dist-info"
     about.mkdir()
@@ -52,7 +52,7 @@ def cohort(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def with_toy(cohort, monkeypatch):
-    """Let processes find the package, through their environment."""
+    """Let processes find the package, by setting their environment."""
     paths = [str(cohort / "packages"), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
 

@@ -1,4 +1,4 @@
-"""Partners in the workflow: a slide that was restained, turned and moved, and a partner that does not fit."""
+"""Partners in the workflow: a section that was restained, turned and shifted, and a partner that does not fit."""
 
 import numpy as np
 import pytest
@@ -78,7 +78,7 @@ def test_a_restained_slide_is_paired_and_a_bad_partner_costs_its_pairs_alone(tmp
     assert "Registered partner: residual" in page and "partner not registered" in page
     assert "1 slide whose partner was not registered" in run.stdout and "b: " in run.stdout
 
-    (tmp_path / "glass.tif").write_bytes((tmp_path / "ihc.tif").read_bytes())  # replace it by the right partner
+    (tmp_path / "glass.tif").write_bytes((tmp_path / "ihc.tif").read_bytes())  # replaces the wrong partner
     planned = planned_jobs(run_snakemake(tmp_path, "--dry-run").stdout)
     assert planned.get("partner") == 1 and planned.get("pretrain") == 1
     assert "detect" not in planned and "image" not in planned

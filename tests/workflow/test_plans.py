@@ -1,4 +1,4 @@
-"""The files of a plan that jobs read stay as they are while the run is under way."""
+"""The files of a plan, which jobs read, do not change while the run is under way."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROWS = [{"slide_id": "a", "path": "a.tif", "split": ""}, {"slide_id": "b", "path
 
 @pytest.fixture
 def cohort(tmp_path) -> Path:
-    """A folder with a sheet of files that are not slides, so that any job would fail."""
+    """A folder with a sheet that lists files other than slides, so that any job would fail."""
     for row in ROWS:
         (tmp_path / row["path"]).touch()
     write_sheet(tmp_path / "slides.tsv", ROWS)

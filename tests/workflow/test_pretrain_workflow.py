@@ -1,4 +1,4 @@
-"""Pretraining as requested in the config: slides, proposals, a backbone, and a model that starts from it."""
+"""Pretraining requested in the config: slides, proposals, a backbone, and a model that starts from the backbone."""
 
 import shutil
 from pathlib import Path
@@ -32,7 +32,7 @@ RUN = "results/pretraining/tiny-pretraining"
 
 @pytest.fixture
 def cohort(tmp_path) -> Path:
-    """A folder with two slides, one of them held back, and labelled pictures with the config of a run on them."""
+    """A folder with two slides, one of which is held back, and labelled pictures with the config of a run on them."""
     for name in "ab":
         (tmp_path / f"{name}.tif").touch()
     write_sheet(tmp_path / "slides.tsv", ROWS)
@@ -47,10 +47,10 @@ def test_the_slides_become_a_backbone_beside_a_model_that_is_there(cohort):
     assert run.stdout.count("--codec jpeg") == 1
     planned = planned_jobs(run.stdout)
     assert planned.get("pretrain") == 1, run.stdout
-    assert (planned["image"], planned["tile"]) == (2, 1)  # 0.5 um/px for the model, 0.25 um/px for the views
+    assert (planned["image"], planned["tile"]) == (2, 1)  # 0.5 um/px for the model, and 0.25 um/px for the views
     assert (planned["propose"], planned["detect"]) == (2, 2)
     read = [f"results/a/{name}" for name in ("image-250nm.zarr", "colour.json", "proposals.parquet")]
-    assert inputs_of(run.stdout, "pretrain") == [f"{RUN}/cohort.yaml", *read]  # nothing from b, which is held back
+    assert inputs_of(run.stdout, "pretrain") == [f"{RUN}/cohort.yaml", *read]  # nothing of b
     assert "proposals:\n  method: haematoxylin" in (cohort / "results/run_config.yaml").read_text()
 
 
@@ -75,7 +75,7 @@ def test_slides_are_mapped_first_where_regions_are_weighted(cohort):
 
 @pytest.mark.slow
 def test_a_training_run_begins_with_it(cohort):
-    """This holds whatever checkpoint the run names itself, even a missing one."""
+    """The run starts from the pretrained backbone whatever checkpoint it names itself, even if that does not exist."""
     training = cohort / "tiny.yaml"
     training.write_text(training.read_text() + "checkpoint: none.pt\n")
     (cohort / "backbone.yaml").write_text(yaml.safe_dump({**PRETRAIN, "sources": [{"images": "images", "mpp": 0.5}]}))
@@ -108,7 +108,7 @@ def test_a_training_run_begins_with_it(cohort):
     ],
 )
 def test_a_mistake_is_one_sentence_before_anything_is_planned(cohort, settings, sentence):
-    """See also tests/methods/muse for `muse pretrain-config`, and tests/cohort/test_settings.py for lossy images."""
+    """Other mistakes are in tests/methods/muse (`muse pretrain-config`) and tests/cohort/test_settings.py."""
     write_config(cohort, **settings)
     run = run_snakemake(cohort, "--dry-run")
     assert (run.returncode, "Traceback" in run.stdout, planned_jobs(run.stdout)) == (1, False, {})

@@ -1,4 +1,4 @@
-"""Label-free mode with proposals, as a user runs it: from a slide to GeoJSON with one class, and a report."""
+"""Label-free mode with proposals, as a user runs it: from a slide to GeoJSON with a single class, and a report."""
 
 import gzip
 import json
@@ -43,7 +43,7 @@ def test_a_missing_file_of_another_programs_nuclei_costs_its_slide_alone(tmp_pat
     write_sheet(tmp_path / "slides.tsv", [{"slide_id": name, "path": f"{name}.tif"} for name in "ab"])
     write_config(tmp_path, proposals={"method": "imported", "file": "{slide}.csv"})
     run = run_snakemake(tmp_path, "--dry-run")
-    assert planned_jobs(run.stdout).get("propose") == 2, run.stdout  # the job of a reports the missing file
+    assert planned_jobs(run.stdout).get("propose") == 2, run.stdout  # the job of slide a reports the missing file
     run = run_snakemake(tmp_path, "--dry-run", "--printshellcmds", "--", "results/b/proposals/1-of-1.parquet")
     assert "b.csv" in inputs_of(run.stdout, "propose")
 
@@ -75,7 +75,7 @@ def test_what_failed_in_proposals_that_are_not_asked_for_any_more_is_forgotten(t
 
 @pytest.fixture
 def translated(tmp_path):
-    """A folder with a slide, and a short run of `method: unit` without sources, which trains on that slide."""
+    """A folder with a slide, and the config of a short run of `method: unit` without sources, which trains on it."""
     draw_stained_slide(tmp_path / "a.tif", size_px=600, n_nuclei=120)
     write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
     (tmp_path / "tiny.yaml").write_text(UNIT)

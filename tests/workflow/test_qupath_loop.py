@@ -1,4 +1,4 @@
-"""The QuPath loop: after training on corrections made in QuPath, such errors become rarer."""
+"""The QuPath loop: after training on corrections made in QuPath, there are fewer errors of the corrected kinds."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from muse_pipeline.cli.main import main
 from muse_pipeline.core.files import read_json
 
 SLIDE_PX, SLIDE_MPP, CORNER_PX, MARGIN_PX = (1000, 900), 0.4, (150, 90), 100
-REGION = (200, 180, 600, 540)  # in the pixels that QuPath shows, which start at the scanner's bounds
+REGION = (200, 180, 600, 540)  # in QuPath's pixels, which start at the scanner's bounds
 RIM_PX = 20  # around the region, so that no scored nucleus lies partly in it
-LYMPHOCYTE, TUMOUR, DIRT, MISSED = 0, 1, 2, 2  # rows and columns of the counts; DIRT is a row, MISSED a column
+LYMPHOCYTE, TUMOUR, DIRT, MISSED = 0, 1, 2, 2  # indices in the counts: DIRT of a row, MISSED of a column
 CONFIG = {
     "backbone": "muse_compact_16",
     "mpp": 0.5,
@@ -77,8 +77,8 @@ def train_and_detect(name: str, steps: int, seed: int, **settings: object) -> np
     """Train, export, run and evaluate a model, as a user does.
 
     Returns:
-        (3, 3) counts away from the region, with rows for true lymphocytes, true tumour nuclei and dirt, and columns for
-        those found as lymphocytes, as tumour nuclei and not at all.
+        (3, 3) counts outside the region, with rows for true lymphocytes, true tumour nuclei and dirt, and columns for
+        objects found as lymphocytes, found as tumour nuclei, and not found.
     """
     write_config(name, steps, seed, **settings)
     muse(f"finetune {name}.yaml --output {name} --accelerator cpu")
@@ -89,7 +89,7 @@ def train_and_detect(name: str, steps: int, seed: int, **settings: object) -> np
 
 
 def run_loop(seed: int) -> tuple[np.ndarray, Corrections, np.ndarray]:
-    """The counts before, what the pathologist did, and the counts after."""
+    """The counts before training, the pathologist's corrections, and the counts after training on them."""
     slide = draw_other_tissue(SLIDE_PX, SLIDE_MPP, MARGIN_PX, seed)
     write_slide(slide)
     write_first_labels()
@@ -108,7 +108,7 @@ def test_what_was_corrected_in_qupath_is_got_wrong_less_often(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     before, corrections, after = run_loop(seed=0)
     assert min(corrections.n_reclassified, corrections.n_deleted, corrections.n_added) >= 10
-    assert before[TUMOUR, LYMPHOCYTE] >= 0.5 * before[TUMOUR].sum()  # most tumour nuclei had the wrong class
+    assert before[TUMOUR, LYMPHOCYTE] >= 0.5 * before[TUMOUR].sum()  # at least half have the wrong class
     # With seeds 0 to 4, at most 0.25, 0 and 0.38 of the three kinds of errors remain.
     for kind in ((TUMOUR, LYMPHOCYTE), (slice(2), MISSED), (DIRT, slice(2))):
         assert before[kind].sum() >= 25

@@ -1,4 +1,4 @@
-"""Tissue regions in the workflow, from training on slide labels or from an existing model, and when either fails."""
+"""Tissue regions in the workflow: trained on slide labels or mapped by an existing model, and when either fails."""
 
 import json
 import shutil
@@ -76,13 +76,13 @@ def test_labels_of_slides_become_regions_and_failures_cost_regions_only(cohort):
     assert "seconds_regions" in (cohort / "results" / "cohort.tsv").read_text()
     assert not planned_jobs(run_snakemake(cohort, "-n", "--config", "regions=tumour.yaml").stdout)
 
-    write_rows(cohort, {**LABELS, "c": ""})  # now there are fewer stroma slides than folds
+    write_rows(cohort, {**LABELS, "c": ""})  # now, there are fewer stroma slides than folds
     run = run_snakemake(cohort, "--config", "regions=tumour.yaml")
     assert run.returncode != 0 and "slides of Stroma come from 1 patient" in run.stdout
-    assert status_of(cohort) == "ok"  # known before anything was run
+    assert status_of(cohort) == "ok"  # reported before any job started
 
     write_rows(cohort, {**LABELS, "unlabelled": "Tumour"})
-    (cohort / "tumour.yaml").write_text(yaml.safe_dump({**RUN, "window_px": 4096}))  # larger than any slide
+    (cohort / "tumour.yaml").write_text(yaml.safe_dump({**RUN, "window_px": 4096}))  # larger than a slide
     run = run_snakemake(cohort, "--config", "regions=tumour.yaml")
     jobs = planned_jobs(run.stdout)
     assert run.returncode != 0 and "has no tile of 4096 px" in run.stdout
@@ -112,7 +112,7 @@ def test_a_region_model_that_fails_costs_regions_only(cohort):
     run = run_snakemake(cohort, *settings, "regions=damaged.onnx")
     assert run.returncode != 0
     jobs = planned_jobs(run.stdout)
-    assert "detect" not in jobs and "image" not in jobs  # a changed region model only needs new stitching
+    assert "detect" not in jobs and "image" not in jobs  # only stitching depends on the region model
     assert json.loads((result / "regions.json").read_text())["status"] == "failed"
     again = pq.read_table(result / "nuclei.parquet").to_pandas()
     assert len(again) == len(table) and again["region"].isna().all()

@@ -26,19 +26,19 @@ from muse_pipeline.inference.model import find_model, name_model
 
 SCHEMA = SNAKEFILE.parent / "workflow/schemas/config.schema.yaml"
 SETTINGS = {"proposals": {"method": "haematoxylin"}}
-ROWS = [  # slide b has two shards, whatever the config states
+ROWS = [  # the shards of slide b do not depend on the config
     {"slide_id": "a", "path": "a.tif", "mpp": "", "roi": "", "shards": "", "patient": "", "split": ""},
     {"slide_id": "b", "path": "b.tif", "mpp": "", "roi": "", "shards": "2", "patient": "", "split": ""},
 ]
 
-# Jobs for both slides, and the jobs that depend on them.
+# Rule -> number of jobs for both slides, including all jobs that depend on them.
 PICTURES = {"overlay": 2, "report": 1}
 NUCLEI = {"nuclei": 2, **PICTURES}
 DETECTION = {"detect": 3, **NUCLEI}
 PROPOSALS = {"propose": 3, "stitch_proposals": 2, "geojson_proposals": 2, **PICTURES}
 EVERYTHING = {"image": 2, **DETECTION, **PROPOSALS}
 PRETRAINING = {"pretrain": 1, "report": 1}
-# The same for slide a only.
+# The same for slide a alone.
 CUT_OF_A = {
     **{"detect": 1, "nuclei": 1, "propose": 1, "stitch_proposals": 1, "geojson_proposals": 1},
     **{"overlay": 1, "report": 1},
@@ -50,12 +50,12 @@ CHANGED_SETTINGS = [
     ("output", "elsewhere", EVERYTHING),
     ("mode", "label-free", DETECTION),
     ("model", "label_free", DETECTION),
-    ("model", name_model(find_model("compact")), {}),  # the same as `compact` on this machine
+    ("model", name_model(find_model("compact")), {}),  # the model that `compact` means on this machine
     ("model", "same.onnx", DETECTION),
     ("model", "tiny.yaml", {"finetune": 1, "export": 1, **DETECTION}),
     ("pretrain", PRETRAIN, PRETRAINING),
     ("pretrain", {**PRETRAIN, "views": {**PRETRAIN["views"], "mpp": [0.25, 0.5]}}, {**PRETRAINING, "tile": 2}),
-    ("train_data", ".", {}),  # no training run reads it
+    ("train_data", ".", {}),  # only a training run reads it
     ("provider", "openvino", DETECTION),
     ("proposals", None, {"nuclei": 2, "report": 1}),
     ("proposals", {"method": "otsu"}, PROPOSALS),
@@ -88,7 +88,7 @@ CHANGED_SETTINGS = [
 ]
 # The built-in model works only at 0.5 um/px, so this setting needs a different model.
 TOGETHER_WITH = {"mpp": {"model": "fine.onnx"}}
-ELSEWHERE = {"provider": ["--jobs", "1"]}  # on a cluster, nodes may have a provider that this machine lacks
+ELSEWHERE = {"provider": ["--jobs", "1"]}  # nodes of a cluster may have a provider that this machine lacks
 CHANGED_CELLS = [
     ("slide_id", "c", A),
     ("path", "b.tif", A),
@@ -103,7 +103,7 @@ CHANGED_CELLS = [
     ("organ", "kidney", {"report": 1}),
     ("label", "Tumour", {}),  # only training reads it
 ]
-# Changes to test alone, because they would hide others with the same jobs, or are incompatible with them.
+# Changes that are tested alone, because they would hide other changes with the same jobs or exclude them.
 ALONE = {"output", "features", "slide_id"}
 OF_THE_MACHINE = [
     ["--cores", "1"],
@@ -118,7 +118,7 @@ def named(case) -> str | None:
 
 
 def in_groups(changes: list[tuple]) -> list:
-    """Test cases that group changes with the same jobs; a further job in a plan shows that a change in it is wrong."""
+    """Test cases, each a group of changes with the same jobs; any further job in the plan of a group is an error."""
     groups: list[tuple[dict, dict[str, int]]] = []
     for name, value, jobs in changes:
         fitting = (group for group, same in groups if same == jobs and not {name, *ALONE} & group.keys())
@@ -137,7 +137,7 @@ def test_every_setting_has_a_line():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """The folder of a cohort that has run, with the files that changed settings name."""
+    """The folder of a cohort that has run; it also has the files that the changed settings name."""
     folder = tmp_path_factory.mktemp("reruns")
     draw_stained_slide(folder / "a.tif", size_px=640, n_nuclei=100)
     shutil.copy(folder / "a.tif", folder / "b.tif")
@@ -146,7 +146,7 @@ def finished(tmp_path_factory) -> Path:
     write_training_config(draw_labelled_folder(folder, n_pictures=1))
     shutil.copy(find_model("compact"), folder / "same.onnx")
     write_model_at(0.25, folder / "fine.onnx")
-    shutil.copy(folder / "same.onnx", folder / "tumour.onnx")  # a plan does not open it
+    shutil.copy(folder / "same.onnx", folder / "tumour.onnx")  # planning does not open the model
     write_sheet(folder / "the same.tsv", ROWS)
     write_sheet(folder / "slides.tsv", ROWS)
     write_config(folder, **SETTINGS)
@@ -197,7 +197,7 @@ def test_cells_of_the_sheet_rerun_their_slide_alone(finished, changes, jobs):
 
 @pytest.fixture
 def without_metadata(finished):
-    """The folder without Snakemake's metadata, as after moving the results or `rm -r .snakemake`."""
+    """The folder without Snakemake's metadata, as after the results were moved or after `rm -r .snakemake`."""
     kept = (finished / ".snakemake").rename(finished / "metadata")
     yield finished
     shutil.rmtree(finished / ".snakemake")
@@ -254,7 +254,7 @@ def test_the_same_rows_in_another_sheet_fetch_nothing_again(tmp_path, pyramid_pa
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_slide_replaced_by_a_file_with_an_older_date_is_run_again(finished):
-    """`cp -p` and `rsync -a` keep the date of a file, which can be older than the results."""
+    """`cp -p` and `rsync -a` keep the date of the file that they copy, which can be older than the results."""
     slide = finished / "a.tif"
     whole, dates = slide.read_bytes(), slide.stat()
     slide.write_bytes(whole + b" ")

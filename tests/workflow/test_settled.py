@@ -33,7 +33,7 @@ def finished(tmp_path_factory) -> Path:
 
 
 def plan(folder: Path, *arguments: str) -> tuple[dict[str, int], set[str]]:
-    """(rule -> number of jobs that a run would execute, slides with jobs in the graph, even if none would run)."""
+    """(rule -> number of jobs that a run would execute, slides with jobs in the graph, even if these would not run)."""
     run = run_snakemake(folder, "--dry-run", "--debug-dag", *arguments)
     assert run.returncode == 0, run.stdout
     return planned_jobs(run.stdout), {name for name in "abcd" if f"slide={name}" in run.stdout}
@@ -41,7 +41,7 @@ def plan(folder: Path, *arguments: str) -> tuple[dict[str, int], set[str]]:
 
 @contextmanager
 def forgotten(folder: Path):
-    """Remove the record of complete slides for a while."""
+    """Within this context, the record of complete slides does not exist."""
     kept = (folder / "results/logs/settled.json").rename(folder / "settled.json")
     yield
     kept.rename(folder / "results/logs/settled.json")
@@ -49,7 +49,7 @@ def forgotten(folder: Path):
 
 @contextmanager
 def removed(path: Path):
-    """Remove a file for a while."""
+    """Within this context, a file does not exist."""
     kept = path.rename(path.with_name("kept"))
     yield
     kept.rename(path)
@@ -57,7 +57,7 @@ def removed(path: Path):
 
 @contextmanager
 def touched(path: Path):
-    """Make a file newer than all results for a while."""
+    """Within this context, a file is newer than all results."""
     stamp = path / ".snakemake_timestamp" if path.is_dir() else path
     before = stamp.stat()
     os.utime(stamp)
@@ -126,7 +126,7 @@ def test_a_record_that_cannot_be_read_is_no_record(finished, text):
 
 
 def test_a_slide_whose_results_are_removed_at_the_end_of_a_run_is_planned_again(finished):
-    """It has a failed step that no rule makes, so its results are removed when a different slide fails."""
+    """The slide has a failed step for which no job is planned; its results are removed when a different slide fails."""
     ledger = json.loads((finished / "results/a/ledger/inspect.json").read_text("utf-8"))
     (finished / "results/a/ledger/other-plugin.json").write_text(json.dumps({**ledger, "status": "failed"}), "utf-8")
     (finished / "d.tif").write_bytes(b"no slide")

@@ -1,4 +1,4 @@
-"""How slides end (ok, partial, empty or failed) in table, page and exit status, with retries and reruns."""
+"""Slides that end as ok, partial, empty or failed: the table, the page, the exit status, retries and reruns."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ UNREADABLE = "broken.tif: is not a slide"
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The folder of a cohort with a slide for every end, which also contains the broken slide, and its first run."""
+    """The folder of a cohort that has a slide for each end and contains the broken slide's file, and its first run."""
     slides, folder = tmp_path_factory.mktemp("slides"), tmp_path_factory.mktemp("ends")
     paths = {name: slides / f"{name}.tif" for name in ENDS} | {"broken": folder / "broken.tif"}
     draw_stained_slide(paths["sound"], size_px=640, n_nuclei=100)
@@ -83,7 +83,7 @@ def test_run_again_every_end_is_kept_and_only_what_failed_is_tried(first_run, ar
     run = run_snakemake(folder, *arguments)
     assert run.returncode == 1
     tries = 1 + int(arguments[-1] if arguments else 0)
-    assert run.stdout.count(UNREADABLE) == tries + 1  # once more in the list of failed slides
+    assert run.stdout.count(UNREADABLE) == tries + 1  # plus once in the list of failed slides
     assert statuses(folder) == ENDS
     assert UNREADABLE in read_json(folder / "results/broken/ledger/inspect.json")["reason"]
     assert identities(folder, ENDS.keys() - {"broken"}) == others
@@ -94,7 +94,7 @@ def test_a_slide_that_is_repaired_costs_no_other_slide_anything(first_run, tmp_p
     others = identities(folder, ENDS.keys() - {"broken"})
     draw_stained_slide(folder / "broken.tif", size_px=640, n_nuclei=100, seed=1)
     run = run_snakemake(folder)
-    assert run.returncode == 0, run.stdout  # a gap and glass do not count as failures
+    assert run.returncode == 0, run.stdout  # neither gaps nor glass are failures
     once = ("image", "detect", "nuclei", "report", "all")
     assert planned_jobs(run.stdout) == dict.fromkeys(once, 1)
     assert statuses(folder) == {**ENDS, "broken": "ok"}
@@ -145,7 +145,7 @@ def test_the_page_about_failures_does_not_pass_for_the_report(one_slide):
     (one_slide / "results/s/nuclei.parquet").unlink()
     assert kill_first("nuclei", "stitch", one_slide)[0] == 1
     made_again = [f"results/s/{name}" for name in ("nuclei.geojson.gz", "summary.json")]
-    assert run_snakemake(one_slide, "--", *made_again).returncode == 0  # with the same bytes as before the kill
+    assert run_snakemake(one_slide, "--", *made_again).returncode == 0  # with the same bytes
     assert statuses(one_slide)["s"] == "failed"
     assert run_snakemake(one_slide).returncode == 0
     assert statuses(one_slide) == {"s": "ok"}

@@ -1,4 +1,4 @@
-"""The path of a slide: its steps in order, their ledgers, and the same bytes from every way of running it."""
+"""The path of a slide: its steps in order, their ledgers, and the same bytes whichever way they are run."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_every_step_has_its_ledger(whole):
 
 
 def test_outputs_of_one_step_share_its_ledger(tmp_path):
-    """This holds even if the output of a different step, here ``tma``, is ordered between them."""
+    """This holds even if the output of a different step, here ``tma``, comes between them in the order of outputs."""
 
     def output(name: str, step: str) -> type[Output]:
         write = classmethod(lambda cls, slide: [f"warning of {cls.name}"])

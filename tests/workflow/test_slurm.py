@@ -1,4 +1,4 @@
-"""The workflow on a real Slurm of two nodes: the bytes of a local run, lost jobs, a lost node, and GPU requests."""
+"""The workflow on a real Slurm of two nodes: the same bytes as a local run, lost jobs, a lost node, and GPUs."""
 
 import random
 import shutil
@@ -24,7 +24,7 @@ from workflow_runs import (
 )
 
 PROFILES = Path(__file__).parents[2] / "profiles"
-# Jobs are short here, so their status is queried often; everything else is the profile as users get it.
+# Jobs are short here, so their status is queried often. Everything else is as in the profile that users get.
 IMPATIENT = ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]
 RESULTS = ("nuclei.parquet", "nuclei.geojson.gz", "tissue.npz", "colour.json", "summary.json")
 SLIDES = ("first", "second")
@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 @pytest.fixture(scope="module")
 def slurm():
     pytest.importorskip("snakemake_executor_plugin_slurm", reason="the extra `slurm` is not installed")
-    folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # short, because sockets limit the length of paths
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # a short path, because the length of a socket's path is limited
     try:
         node = Slurm(folder).start()
     except NoSlurmError as error:
@@ -74,7 +74,7 @@ def killed(slurm, cohort, request) -> list[str]:
 
 
 def slurm_kills(config: pytest.Config) -> int:
-    """Number of kills: an eighth of ``--kills``, because a Slurm job takes longer than a local step."""
+    """The number of kills: an eighth of ``--kills``, because a job takes longer in Slurm."""
     return max(1, config.getoption("kills") // 8)
 
 
@@ -87,7 +87,7 @@ def start_on_slurm(slurm: Slurm, folder: Path, profile: str, *arguments: str) ->
 
 
 def wait_for(condition, process: subprocess.Popen, folder: Path):
-    """Wait until ``condition`` returns something true, while the workflow runs, and return that."""
+    """Wait until ``condition`` returns a true value while the workflow runs, and return that value."""
     while not (found := condition()):
         assert process.poll() is None, (folder / "output.txt").read_text("utf-8")
         time.sleep(0.02)
@@ -165,7 +165,7 @@ def test_detection_is_given_the_gpu_that_it_asks_for_and_states_what_it_lacks(sl
     run = start_on_slurm(slurm, tmp_path, "slurm-gpu", "--retries", "0", "--config", "provider=cuda")
     assert run.wait() == 1
     jobs = submitted(tmp_path)
-    assert len(jobs) == len(SLIDES)  # detection only; earlier results are kept
+    assert len(jobs) == len(SLIDES)  # detection only; the images are kept
     assert {job: slurm.gpus().get(job) for job in jobs} == dict.fromkeys(jobs, "0")
     for slide in SLIDES:
         log = (tmp_path / "results" / slide / "logs/detect-1-of-1.log").read_text("utf-8")
@@ -188,7 +188,7 @@ TRAIN = [
 
 
 def test_tasks_of_srun_train_one_network_and_a_job_of_one_task_starts_its_own(slurm, tmp_path):
-    """Both end with the weights of two processes without Slurm; a number of tasks other than requested is an error."""
+    """Both get the weights of two processes without Slurm. Different numbers of tasks and devices are an error."""
     write_training_config(draw_labelled_folder(tmp_path), steps=2)
     tasks = ["srun", "--ntasks=2", "--ntasks-per-node=2", *TRAIN]
     for command in ([*TRAIN, "-o", "plain"], [*tasks, "-o", "tasks"], ["srun", "--ntasks=1", *TRAIN, "-o", "single"]):

@@ -1,4 +1,4 @@
-"""The wheel is complete: without the repository, it runs slides, and the workflow in a study's folder."""
+"""The wheel is complete: without the repository, it runs single slides, and the workflow in a study's folder."""
 
 import os
 import shutil
@@ -122,7 +122,7 @@ def test_the_wheel_alone_runs_slides_and_a_study_and_shows_them_with_the_same_by
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root may make a disk read-only")
 @pytest.mark.timeout(900)
 def test_a_user_without_a_name_runs_the_wheel_on_a_read_only_disk_without_a_network(installed, muse, tmp_path):
-    """This is how the image runs it, with the environment that the Containerfile sets."""
+    """The container image runs the wheel in this way, with the environment that the Containerfile sets."""
     isolated = ["unshare", "--mount", "--net", "sh", "-euc"]
     if subprocess.run([*isolated, "true"], check=False).returncode:
         pytest.skip("unshare is not allowed here")
@@ -133,7 +133,7 @@ def test_a_user_without_a_name_runs_the_wheel_on_a_read_only_disk_without_a_netw
         os.chown(path, NAMELESS_USER, NAMELESS_USER)
     of_image = next(line for line in (TOP / "Containerfile").read_text().splitlines() if line.startswith("ENV "))
     settings = of_image.removeprefix("ENV ").replace("/tmp", str(work)).split()
-    # The user may read what root has installed, but has no other capability.
+    # The user may read what root has installed, but has no other capabilities.
     rights = " ".join(f"--{kind}=-all,+dac_read_search" for kind in ("inh-caps", "ambient-caps", "bounding-set"))
     user = f"setpriv --reuid {NAMELESS_USER} --regid {NAMELESS_USER} --clear-groups {rights}"
     user += f" env -i PATH={installed.muse.parent}:/usr/bin:/bin TMPDIR={work} {' '.join(settings)}"
@@ -187,7 +187,7 @@ def test_a_module_of_the_snakefile_runs_as_snakedeploy_writes_it(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_jobs_run_in_an_image(tmp_path):
-    """A stand-in for Apptainer records the image and runs the command here."""
+    """A script in place of Apptainer records the image and runs the command on this machine."""
     draw_stained_slide(tmp_path / "a.tif", size_px=300, n_nuclei=20)
     write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
     write_config(tmp_path)

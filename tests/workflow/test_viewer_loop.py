@@ -1,4 +1,4 @@
-"""The loop in the browser: detect, mark 30 nuclei in the viewer, train on the download, detect again."""
+"""The loop in the browser: detect, mark 30 nuclei in the viewer, train on the downloaded file, and detect again."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from muse_pipeline.core.files import read_json
 from muse_pipeline.nuclei.parquet import read_nuclei
 
 SLIDE_PX = (1900, 900)
-MARKED_TO_PX = 600  # marks lie left of this x, in the pixels that QuPath shows
+MARKED_TO_PX = 600  # all marks lie left of this x, in the pixels that QuPath shows
 FAR_PX = round(200 / SLIDE_MPP)
 N_MARKS = 30
 SAME_UM = 3.0
@@ -48,7 +48,7 @@ def train(name: str, steps: int, **settings) -> None:
 
 
 def class_f1(name: str, slide: str, region: str = "") -> np.ndarray:
-    """F1 of both classes in percent, on a slide or, with the option ``region``, on a part of it."""
+    """F1 of both classes in percent on a slide, or on the part that ``region``, an option of `evaluate`, selects."""
     found = f"{name}/found/{slide}/nuclei.parquet"
     muse(f"evaluate {found} --truth {slide}.csv {region} --json {name}-{slide}.json")
     counts = np.array(read_json(Path(f"{name}-{slide}.json"))["confusion"]["counts"])

@@ -1,4 +1,4 @@
-"""The process from which the jobs of slides are forked: steps end as `muse` does, and none outlives its caller."""
+"""The process from which jobs are forked: steps end in the same way as `muse`, and none outlives its caller."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def call(server: subprocess.Popen | None, folder: Path, *words: str) -> subproce
 
 
 def start_endless_step(server: subprocess.Popen, folder: Path) -> tuple[subprocess.Popen, psutil.Process]:
-    """Start a step that waits for its shard forever; return its caller and the step."""
+    """Start a step that waits for its shard forever, and return the processes of its caller and of the step."""
     os.mkfifo(folder / "shard.parquet")
     caller = call(server, folder, "nuclei", "shard.parquet", "-o", "results")
     while True:

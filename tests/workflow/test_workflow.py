@@ -1,4 +1,4 @@
-"""The workflow as a user runs it, on synthetic slides, one of them broken, and what the terminal shows."""
+"""The workflow as a user runs it, on synthetic slides of which one is broken, and what the terminal shows."""
 
 import gzip
 import json
@@ -66,19 +66,19 @@ def make_cohort(folder: Path, slides: Path, rows, **settings) -> Path:
 
 @pytest.fixture(scope="module")
 def untouched(tmp_path_factory, slides) -> Path:
-    """The folder of the cohort, including a broken slide, that has not run yet."""
+    """The folder of the cohort, which includes a broken slide, before any run."""
     return make_cohort(tmp_path_factory.mktemp("cohort"), slides, [*sheet_rows(), BROKEN])
 
 
 @pytest.fixture(scope="module")
 def without_run(untouched) -> dict[str, subprocess.CompletedProcess[str]]:
-    """Options -> the result of a command that starts no job."""
+    """Options of Snakemake -> the result of a command with these options, none of which starts a job."""
     return {options: run_snakemake(untouched, *options.split(), cores=None) for options in (*NOTHING_RUNS, "--jobs 2")}
 
 
 @pytest.fixture(scope="module")
 def first_run(untouched, without_run):
-    """(folder, result of `snakemake` without options) of the cohort, including its broken slide."""
+    """(folder, result of `snakemake` without options) of the cohort, which includes the broken slide."""
     return untouched, run_snakemake(untouched, cores=None)
 
 
@@ -94,7 +94,7 @@ def finished(first_run) -> Path:
 
 
 def slide_lines(shown: str) -> list[str]:
-    """The lines in the output of a run that are about single slides."""
+    """The lines in a run's output that are about single slides."""
     return [line for line in shown.splitlines() if re.match(f"({ANY_ID}|broken): ", line)]
 
 
@@ -159,10 +159,10 @@ def test_the_rest_is_in_the_logs(first_run):
 
 def test_where_snakemake_remembers_nothing_other_settings_run_again_and_the_same_do_not(first_run, tmp_path):
     folder, _ = first_run
-    shutil.copytree(folder / "results", tmp_path / "results")  # including the times of its files
+    shutil.copytree(folder / "results", tmp_path / "results")  # keeps the times of files
     write_config(tmp_path, slides=str(folder / "slides.tsv"), keep_stores=True)
     assert planned_jobs(run_snakemake(tmp_path, "--dry-run").stdout) == {
-        **{"image": 1, "detect": 1, "nuclei": 1, "report": 1, "all": 1},  # for the broken slide
+        **{"image": 1, "detect": 1, "nuclei": 1, "report": 1, "all": 1},  # the broken slide
     }
     run = run_snakemake(tmp_path, "--dry-run", "--config", "max_features=9", "csv=True")
     assert planned_jobs(run.stdout)["nuclei"] == 3 and planned_jobs(run.stdout)["detect"] == 1
@@ -220,7 +220,7 @@ def test_shards_do_not_change_a_byte(first_run):
     assert (folder / "results" / IDS[1] / "shards/2-of-2.parquet").is_file()
     whole, halves = [json.loads(gzip.decompress(exported(folder, slide)))["features"] for slide in IDS]
     for feature in [*whole, *halves]:
-        del feature["id"]  # it depends on the slide_id too
+        del feature["id"]  # also depends on the slide_id
     assert whole == halves
 
 
@@ -274,14 +274,14 @@ BEHIND_DETECTION = {"detect", "nuclei"}
 
 
 @pytest.mark.parametrize(
-    ("lost", "made"),  # lost files of the first slide (one shard) and of the second (two shards)
+    ("lost", "made"),  # the lost file of the first slide (one shard) and of the second (two shards)
     [
         (("shards/1-of-1.parquet", "colour.json"), {"image": 1, "detect": 3, "nuclei": 2}),
         (("image-500nm.zarr", "summary.json"), {"image": 1, "detect": 1, "nuclei": 2}),
     ],
 )
 def test_what_a_killed_job_left_missing_is_made_again_with_all_behind_it(finished, lost, made):
-    """A killed job loses its outputs, while older files made from them still exist."""
+    """The outputs of a killed job are lost, but files that were made from its earlier outputs still exist."""
     paths = [finished / "results" / slide / name for slide, name in zip(IDS, lost, strict=True)]
     for number, path in enumerate(paths):
         path.rename(finished / f"aside-{number}")
@@ -326,7 +326,7 @@ def test_killed_and_run_again_it_gives_the_same_bytes(first_run, slides, tmp_pat
     folder, _ = first_run
     make_cohort(tmp_path, slides, sheet_rows())
     results = tmp_path / "results"
-    for landmark in ("tissue.npz", "shards"):  # killed during tiling, and during detection
+    for landmark in ("tissue.npz", "shards"):  # killed during tiling or during detection
         _kill_when(lambda landmark=landmark: any((results / slide / landmark).exists() for slide in IDS), tmp_path)
     run = run_snakemake(tmp_path)
     assert run.returncode == 0, run.stdout
@@ -363,7 +363,7 @@ def test_a_slide_that_breaks_later_keeps_no_older_result(slides, tmp_path):
 
 
 def test_a_mistake_in_the_config_is_one_sentence(tmp_path, slides):
-    """Other mistakes are in tests/cohort."""
+    """Other mistakes in the config are tested in tests/cohort."""
     run = run_snakemake(make_cohort(tmp_path, slides, sheet_rows(), modle="compact"), "--dry-run")
     assert run.returncode != 0 and not (tmp_path / "results").exists()
     (line,) = (line for line in run.stdout.splitlines() if line.startswith(("config: ", "muse ")))
@@ -390,7 +390,7 @@ def test_what_is_replaced_is_named_before_it_is(first_run):
     lines = run.stdout.splitlines()
     assert lines.index(heading) + 1 == lines.index(model) < lines.index(slide_lines(run.stdout)[0])
     assert all(now > before[name] for name, now in nuclei_of(folder).items())
-    back = run_snakemake(folder, "--dry-run").stdout  # what a run without the option would replace
+    back = run_snakemake(folder, "--dry-run").stdout  # a run without the option would replace it
     assert re.search(rf"  model label_free \(\w{{8}}\) -> compact \(\w{{8}}\): 2 slides \({re.escape(BOTH)}\)", back)
 
 

@@ -46,7 +46,7 @@ os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 # Garbage collection would take a fifth of the time of planning, which creates millions of objects and frees none. It is
 # enabled again for the run (`onstart`).
 gc.disable()
-atexit.register(gc.freeze)  # saves the collection at exit, too
+atexit.register(gc.freeze)  # saves the garbage collection at exit, too
 
 
 def or_exit(function, *arguments):
@@ -84,7 +84,7 @@ def print_last(text):
 
 
 def lines_of(log):
-    """The lines of a log; none if the file is missing."""
+    """The lines of a log; an empty list if the file is missing."""
     return log.read_text(encoding="utf-8").rstrip().splitlines() if log.is_file() else []
 
 
@@ -206,7 +206,7 @@ def of_every_slide(*names, slides=None):
 def of_unsettled_slides(*names):
     """An input function that returns the files called ``names`` of every slide that is not settled.
 
-    All of a slide's files are made by the same job, so that only the first is returned if it is missing.
+    One job makes all these files of a slide. If the first file is missing, only that file is returned.
     """
 
     def give(wildcards):

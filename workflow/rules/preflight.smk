@@ -5,7 +5,7 @@ Fails if slides cannot run, and lists them.
 """
 
 PREFLIGHT_LOG = Path(OUTPUT, "logs/preflight.log")
-# In place of a model that is not trained yet, the built-in model of the mode is checked, which has the same mpp.
+# In place of a model that is not trained yet, the mode's built-in model, which has the same mpp, is checked.
 PREFLIGHT_MODEL = MODEL_OF_MODE[config["mode"]] if TRAINING else MODEL["model"]
 
 
@@ -50,7 +50,7 @@ rule preflight_slide:
         made_with=settings_of(of_slide(PLAN.image_settings), model=PLAN.detection_settings("")["model"]),
         model=PREFLIGHT_MODEL,
         max_corrupt=config["max_corrupt"],
-    # The sheet, which has the credentials of URLs, is no param; otherwise renaming it would rerun every check.
+    # The sheet, which has the credentials of URLs, is not a param, because renaming it would then rerun every check.
     shell:
         r"""
         muse preflight {config[slides]:q} \

@@ -74,7 +74,7 @@ def regions_of_pretraining(wildcards):
 
 
 def training_devices(resources):
-    """Options for the GPUs that the profile assigns to a training; if none, the training chooses the device itself."""
+    """Options for the GPUs that the profile assigns to a training; without any, the training chooses the device."""
     n_gpus = int(resources.get("gpu", 0))
     return ["--accelerator", "cuda", "--devices", n_gpus] if n_gpus else []
 

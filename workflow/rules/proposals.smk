@@ -45,7 +45,7 @@ rule propose:
     params:
         made_with=SETTINGS_OF_PROPOSALS,
         method=PROPOSER,
-        settings=lambda wildcards: json.dumps(PROPOSALS, sort_keys=True),  # in a text, braces would be wildcards
+        settings=lambda wildcards: json.dumps(PROPOSALS, sort_keys=True),  # braces in a text would be wildcards
     shell:
         r"""
         muse propose {input.store:q} \

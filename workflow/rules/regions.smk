@@ -12,7 +12,7 @@ REGION_FOLDER = f"{OUTPUT}/region_training/{settings.slug(Path(REGION_RUN).stem)
 
 
 def plan_region_training():
-    """The description of the training run by `muse model`; by default, it has the sheet and results of this run."""
+    """The description of the training run from `muse model`; its sheet and results are by default those of this run."""
     changes = or_exit(settings.slides_of_region_run, config)
     found = resolve("model", REGION_RUN, *(["--set", *changes] if changes else []))
     or_exit(settings.require_region_model, found)
@@ -115,7 +115,7 @@ rule regions:
 
 
 rule check_regions:
-    """Fail, after everything else is done, if the training failed, or the region model on any slide."""
+    """Fail, after everything else is done, if the training or the mapping of any slide has failed."""
 
     # The state of a failed training is removed, so that the next run repeats it.
     input:

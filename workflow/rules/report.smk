@@ -52,7 +52,7 @@ def failure_message():
     """The last lines of a run with failures: what failed, and where to find the reasons."""
     if why := missing_model_reason():
         return f"{why[0].upper()}{why[1:]}\nTherefore no slide has nuclei. Report: {OUTPUT}/report.html"
-    jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_group()]  # without success
+    jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_group()]  # jobs that did not succeed
     behind = {job.wildcards.slide for job in jobs if "slide" in job.wildcards.keys()}
     failed = [slide for slide in behind if outcome.failed_steps(Path(PLAN.folder(slide)))]
     if waiting := len(behind) - len(failed):

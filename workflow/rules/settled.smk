@@ -56,7 +56,7 @@ def settings_of_jobs(slide):
 
 
 def times_of(path):
-    """The modification times that Snakemake compares for a file; none if the file is missing."""
+    """The modification times that Snakemake compares for a file; an empty list if the file is missing."""
     try:
         found = os.lstat(path)
         times = [found.st_mtime_ns]

@@ -20,7 +20,7 @@ rule fetch:
         "../../envs/fetch.yaml"
     params:
         url=of_slide(lambda slide: PLAN.row(slide)["path"]),  # without credentials, which are read from the sheet
-    # The sheet is no param, because its name does not affect the slide.
+    # The sheet is not a param, because its name does not affect the slide.
     shell:
         r"""
         muse fetch {config[slides]:q} \

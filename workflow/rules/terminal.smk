@@ -16,7 +16,7 @@ ABOUT_JOBS = "Select jobs to execute", "Removing temporary output", "--keep-inco
 
 
 class TerminalFilter(logging.Filter):
-    """Prints a line per slide in place of Snakemake's messages about its jobs; of other jobs, only failures."""
+    """Prints a line per slide in place of Snakemake's messages about its jobs, and only failures of other jobs."""
 
     def __init__(self):
         self.job_of_id, self.jobs_of_slide = {}, defaultdict(list)

@@ -25,7 +25,7 @@ if ON_SLIDES and workflow.is_main_process:
 
 
 def run_inputs(wildcards):
-    """Labels, pictures and weights of the run, except files whose names Snakemake would take for patterns."""
+    """Labels, pictures and weights that the run reads, except files whose names Snakemake would take for patterns."""
     return without_patterns(MODEL.get("inputs", []))
 
 

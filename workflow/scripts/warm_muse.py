@@ -3,7 +3,7 @@
     python warm_muse.py serve SOCKET                # started by the workflow; ends when its standard input is closed
     python warm_muse.py call SOCKET VERB ...        # stands in for `muse` in the workflow's jobs
 
-A step has its caller's arguments, environment, folder and standard files, and ends if the caller ends. If the process
+A step gets the arguments, environment, folder and standard files of its caller, and ends if that ends. If the process
 cannot be reached, the caller runs `muse` itself. This is for Linux only, because libraries on other systems start
 threads.
 """
@@ -26,9 +26,9 @@ N_BYTES = 8  # number of bytes in which a request's length is sent
 
 
 def call(path, arguments):
-    """Let the process run a step, and return the step's exit status."""
+    """Let the warm process run a step, and return the step's exit status."""
     interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted step still sends its exit status
-    while (spare := os.open(os.devnull, os.O_RDWR)) in FILES:  # replaces standard files that are closed
+    while (spare := os.open(os.devnull, os.O_RDWR)) in FILES:  # opens standard files that are closed
         pass
     os.close(spare)
     with socket.socket(socket.AF_UNIX) as server:
@@ -102,7 +102,7 @@ def supervise(caller):
     length, files, _, _ = socket.recv_fds(caller, N_BYTES, len(FILES))
     with caller.makefile("rb") as request:
         text = request.read(int.from_bytes(length))
-    if not length or len(text) < int.from_bytes(length):  # the caller was killed
+    if not length or len(text) < int.from_bytes(length):  # the caller was killed early
         os._exit(1)
     arguments, *state = json.loads(text)
     ended, ending = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)

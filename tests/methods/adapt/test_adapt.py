@@ -1,4 +1,4 @@
-"""Adaptation of a detector to synthetic tissue: what it keeps, learns from and writes, and how it resumes."""
+"""Adaptation of a detector to synthetic tissue: what it keeps, learns from and writes, and how a run resumes."""
 
 import dataclasses
 from pathlib import Path
@@ -32,7 +32,7 @@ STAINS = ColourReference("macenko", ((0.65, 0.7, 0.3), (0.1, 0.95, 0.3)), (1.5, 
 
 
 def save_detector(path, share=1.0, kind="detector"):
-    """Save a detector with random weights whose card has the colour share ``share``."""
+    """Save a detector with random weights, and with ``share`` as the colour share in its card."""
     torch.manual_seed(0)
     network = NucleusDetector("muse_compact_16", "dense", 2, 8)
     for norm in (module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)):
@@ -56,7 +56,7 @@ def few_fields():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """``old/old.pt``, a slide, and ``tiny.yaml``, which adapts that detector to three pictures and the slide."""
+    """A folder with the detector ``old/old.pt``, and ``tiny.yaml``, which adapts it to three pictures and a slide."""
     folder = tmp_path_factory.mktemp("adapt")
     draw_pictures(folder)
     draw_slide(folder / "S1")

@@ -1,4 +1,4 @@
-"""Runs that continue a whole detector: what they inherit, which labels may be missing, and what they report."""
+"""Runs that continue from a whole detector: what they inherit, which labels may be missing, and what they report."""
 
 import dataclasses
 import re
@@ -79,7 +79,7 @@ def test_own_settings_of_outlines_replace_inherited_ones(folder):
 
     assert export().refine and not export("export.snap_um=1.5").refine
     assert export("export.snap_um=1.5").snap_um == 1.5 and not export("export.refine=false").refine
-    assert replace_outlines({"refine": False}) == {"refine": False}  # snap_um is inherited
+    assert replace_outlines({"refine": False}) == {"refine": False}  # so snap_um is inherited
     assert replace_outlines({"refine": True}) == {"refine": True, "snap_um": 0.0}
     with pytest.raises(ConfigError, match="refine and snap_um exclude each other"):
         export("export.snap_um=1.5", "export.refine=true")
@@ -91,7 +91,7 @@ def test_a_checkpoint_that_is_not_there_yet_leaves_the_defaults(folder):
 
 
 def test_colours_are_taken_to_the_reference_that_the_detector_has(folder, tmp_path):
-    """Otherwise a run on another laboratory's slides would change the colours of the original training tissue."""
+    """A reference of its own would let a run on another laboratory's slides change the colours of the first tissue."""
     some = "sources.0.exclude=[P1, P2]"
     first = load_checkpoint(folder / "first/checkpoint.pt")
     whole, _ = run(continued(folder, some), tmp_path / "whole")
@@ -183,7 +183,7 @@ def test_the_end_of_a_run_compares_the_labels_and_what_is_around_them(folder, tm
 
 
 def test_what_changed_is_measured(folder, tmp_path):
-    """A network with the same weights agrees everywhere; one that takes every class for the other, nowhere."""
+    """A network with the same weights agrees everywhere, and a network with swapped classes agrees nowhere."""
     draw_slide(tmp_path)
     config = slide_config(tmp_path, folder / "tiny.yaml", f"checkpoint={folder / 'first/checkpoint.pt'}")
     start = read_start(config)
@@ -208,7 +208,7 @@ def test_labels_without_any_class_are_rejected(folder, tmp_path):
 
 
 def test_masks_without_classes_train_outlines(folder, tmp_path):
-    """The start has the classes."""
+    """The classes come from the detector that the run continues."""
     mask = np.zeros((200, 200), np.uint8)
     for x, y in grid_xy((200, 200), step_px=40, first_px=20):
         cv2.circle(mask, (int(x), int(y)), 6, 255, -1)

@@ -1,4 +1,4 @@
-"""Dense supervision is limited to the annotated region."""
+"""The losses of dense maps: they are limited to the annotated region, and zero for exact maps."""
 
 import math
 
@@ -22,7 +22,7 @@ def test_outside_of_the_region_no_term_has_a_gradient():
     DenseCriterion(0.5, torch.ones(2))(maps, batch)["loss"].backward()
     for values in maps:
         assert (values.grad[..., 8:] == 0).all()
-        assert values.grad[..., 5, 7].abs().sum() > 0  # the cell of a nucleus in the rim
+        assert values.grad[..., 5, 7].abs().sum() > 0  # the cell of a nucleus, in the rim of the region
     assert (maps.centre.grad[0, 0, 8:, 7] == 0).all()  # the rest of the rim does not count as background
     assert (maps.centre.grad[0, 0, 8:, :6] != 0).all()
 
@@ -37,7 +37,7 @@ def test_a_region_that_is_everywhere_changes_nothing():
 
 
 def test_class_and_rays_are_those_of_the_nucleus_that_the_cell_is_counted_for():
-    """Exact maps of two nuclei have no error except in the centre map; swapped labels and longer rays cause errors."""
+    """Exact maps of two nuclei cost nothing except in the centre map; swapped labels and longer rays cost more."""
     xy, label = torch.tensor([[[14.0, 22.0], [46.0, 30.0]]]), torch.tensor([[0, 1]])
     rays = torch.tensor([[[2.0, 3.0, 4.0, 5.0], [math.nan] * 4]])
     batch = LabelledBatch(None, None, xy, label, rays, None)

@@ -1,4 +1,4 @@
-"""Dense targets compared with those of a loop over cells and nuclei."""
+"""Dense targets compared with targets computed by a loop over cells and nuclei."""
 
 import math
 

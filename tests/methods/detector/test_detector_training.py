@@ -1,4 +1,4 @@
-"""Detector training with either head: losses fall, averaged weights follow, and every setting has an effect."""
+"""Training of a detector with either head: losses fall, averaged weights follow, and every setting has an effect."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -103,7 +103,7 @@ SETTINGS = Kind(
 
 @pytest.fixture(scope="module")
 def with_teacher(tmp_path_factory):
-    """A folder of labelled pictures and an untrained teacher."""
+    """A folder with labelled pictures and an untrained teacher."""
     folder = draw_labelled_folder(tmp_path_factory.mktemp("with-teacher"))
     recipe, config = SETTINGS.load(folder)
     config = dataclasses.replace(config, distillation=None, seed=1)

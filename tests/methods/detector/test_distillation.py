@@ -16,7 +16,7 @@ COLOUR = torch.eye(3, 4).expand(2, 3, 4)
 
 
 def detector(seed, head="dense", backbone="muse_compact_16"):
-    """A detector with random head weights so large that its predictions differ from cell to cell."""
+    """A detector with a random head, whose weights are so large that predictions differ from cell to cell."""
     torch.manual_seed(seed)
     made = NucleusDetector(backbone, head, 2, 8)
     with torch.no_grad():
@@ -74,7 +74,7 @@ def test_the_teacher_sees_the_windows_as_they_are():
 def test_outside_of_the_regions_alone(where, changed, counts):
     teacher, batch = detector(0), batch_of()
     region = torch.zeros(2, 16, 16)
-    region[:, :, :4], region[:, :, 4:8] = 5.0, -0.5  # a region, and another whose labels are held out
+    region[:, :, :4], region[:, :, 4:8] = 5.0, -0.5  # inside a region, and inside one whose labels are held out
     maps = teacher(batch.pixels, COLOUR)
     part = slice(0, 8) if changed == "inside" else slice(8, 16)
     other = NucleusMaps(*(values.clone() for values in maps))

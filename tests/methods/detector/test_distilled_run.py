@@ -1,4 +1,4 @@
-"""Runs with trained teachers: how they are named, which ones are rejected, and what the checkpoint records."""
+"""Runs with trained teachers: how teachers are named, which are rejected, and what the checkpoint records."""
 
 import dataclasses
 import shutil
@@ -50,7 +50,7 @@ def test_teachers_are_found_beside_the_config_and_are_inputs_of_the_run(folder):
     checkpoint = load_checkpoint(finetune(config, folder / "both", Options(accelerator="cpu", log=output.append)))
     assert any("with 2 teachers" in sentence for sentence in output)
     alone = load_checkpoint(folder / "t0" / "checkpoint.pt")
-    assert checkpoint.backbone.keys() == alone.backbone.keys()  # as small as without teachers
+    assert checkpoint.backbone.keys() == alone.backbone.keys()  # no weights of the teachers are saved
     assert not torch.equal(checkpoint.head["out.weight"], alone.head["out.weight"])
 
 
@@ -90,7 +90,7 @@ def test_a_teacher_that_cannot_take_the_windows_is_rejected(folder, tmp_path):
         finetune(distilled(folder, "coarse", changes=["window_px=80"]), tmp_path, CPU)
 
 
-@pytest.mark.parametrize("window_px", [96, 192])  # 192 px exceeds a picture, which is extended
+@pytest.mark.parametrize("window_px", [96, 192])  # pictures smaller than 192 px are extended
 def test_teachers_outside_of_regions_teach_everywhere_if_all_is_annotated(folder, tmp_path, window_px):
     output, window = [], f"window_px={window_px}"
     config = distilled(folder, "t0", changes=["distillation.where=outside", window])
@@ -133,7 +133,7 @@ def test_a_teacher_that_is_not_there_or_finds_no_nuclei_is_rejected(folder, tmp_
     with pytest.raises(CheckpointError, match="holds no detector"):
         finetune(distilled(folder, tmp_path / "bare"), tmp_path, CPU)
     regions = dataclasses.replace(found, meta={**found.meta, "kind": "regions", "config": {"fusion": [1, 1, 1]}})
-    save_checkpoint(tmp_path / "bare" / "checkpoint.pt", regions)  # only its backbone can be used
+    save_checkpoint(tmp_path / "bare" / "checkpoint.pt", regions)  # only its backbone is usable
     with pytest.raises(CheckpointError, match=r"holds no detector \(kind: regions\)"):
         finetune(distilled(folder, tmp_path / "bare"), tmp_path, CPU)
     changes = ["schedule.steps=1", f"checkpoint={tmp_path / 'bare/checkpoint.pt'}"]
@@ -149,7 +149,7 @@ def test_a_teacher_that_is_not_there_or_finds_no_nuclei_is_rejected(folder, tmp_
 
 
 def test_a_checkpoint_names_whose_its_beginnings_have_seen(folder, tmp_path):
-    """Otherwise those patients would count as unseen, and no warning would say that scores on them are too high."""
+    """A checkpoint lists the patients of its start and teachers, so that scores on them can be marked as too high."""
     output = []
     options = Options(accelerator="cpu", log=output.append)
     alone = ["sources.0.exclude=[P1, P2]", "schedule.steps=1"]
@@ -166,4 +166,4 @@ def test_a_checkpoint_names_whose_its_beginnings_have_seen(folder, tmp_path):
     finetune(dataclasses.replace(alone, validation=(held,)), tmp_path / "first", options)
     again = dataclasses.replace(alone, checkpoint=tmp_path / "first/checkpoint.pt", validation=(held,))
     assert load_checkpoint(finetune(again, tmp_path / "second", options)).learnt_patients == {"P0"}
-    assert not any("scores are too high" in sentence for sentence in output)  # P1 was only used for validation
+    assert not any("scores are too high" in sentence for sentence in output)  # P1 was in validation only

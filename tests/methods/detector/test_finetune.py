@@ -1,4 +1,4 @@
-"""Training on synthetic pictures: it learns, resumes exactly, and reports mistakes."""
+"""Training on synthetic pictures: it learns, resumes exactly, and reports mistakes in its settings and data."""
 
 import json
 import shutil
@@ -67,7 +67,7 @@ def test_a_stopped_run_goes_on_exactly(folder, tmp_path):
     ],
 )
 def test_a_folder_is_for_one_config(folder, tmp_path, old, new, setting):
-    """Otherwise old weights would be saved with a new description."""
+    """A second config in the same folder would save old weights with a new description."""
     path = write_config(folder, steps=1)
     finetune(load_detector_config(path), tmp_path, CPU)
     path.write_text(path.read_text().replace(old, new))

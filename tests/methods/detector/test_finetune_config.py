@@ -32,7 +32,7 @@ def test_a_recipe_is_a_run(name):
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_recipe_with_a_point_head_has_its_threshold(path):
-    """Its scores are lower than those of a dense head, for which the default is best (docs/guide/pretraining.md)."""
+    """Point heads give lower scores than dense heads, which the default threshold suits (docs/guide/pretraining.md)."""
     recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     if recipe.get("head") == "point":
         assert recipe["export"]["threshold"] == 0.3
@@ -62,13 +62,13 @@ def test_each_stage_of_the_built_in_model_goes_on_with_the_one_before(stages, ch
 def test_own_corrections_begin_with_the_whole_built_in_model():
     config = load_detector_config(RECIPES / "my_labels.yaml")
     assert str(config.checkpoint) == "compact"
-    assert config.classes == read_card(find_model("compact-fp32")).classes  # otherwise its head would start at random
+    assert config.classes == read_card(find_model("compact-fp32")).classes  # otherwise the head would be random
     assert config.backbone == load_checkpoint(BUILT_IN / "compact.pt").meta["config"]["backbone"]
-    assert [str(teacher) for teacher in config.distillation.teachers] == ["compact"]  # so that it unlearns nothing
+    assert [str(teacher) for teacher in config.distillation.teachers] == ["compact"]  # so that nothing is unlearnt
     assert config.distillation.where == "outside"
     assert config.export == load_detector_config(RECIPES / "compact_outlines.yaml").export
     pretraining = yaml.safe_load((RECIPES / "muse_pretrain_slides.yaml").read_text(encoding="utf-8"))
-    assert config.backbone == pretraining["backbone"]  # otherwise the workflow refuses to pretrain it
+    assert config.backbone == pretraining["backbone"]  # the workflow rejects `pretrain` with a different backbone
 
 
 def test_changes_replace_what_the_file_states(folder):
@@ -81,7 +81,7 @@ def test_changes_replace_what_the_file_states(folder):
 
 @pytest.mark.parametrize("written", ["1e-3", "1.0e-3", "1E-03", "0.001"])
 def test_a_small_number_may_be_written_without_a_point(folder, written):
-    """YAML 1.1 reads 1e-3 as text."""
+    """YAML 1.1, unlike this package, reads 1e-3 as text."""
     config = load_detector_config(write_config(folder), changes=[f"schedule.learning_rate={written}"])
     assert config.schedule.learning_rate == 0.001
 

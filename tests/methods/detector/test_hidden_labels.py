@@ -1,4 +1,4 @@
-"""The experiment with labels on a small square only: which labels are kept."""
+"""The experiment that keeps only the labels in a small square of each picture: which labels these are."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Weights averaged with those of the start: what is held out, which share is kept, and what the run reports."""
+"""Weights averaged with the initial ones: which labels are held out, which share is kept, and what is reported."""
 
 import dataclasses
 import re
@@ -92,7 +92,7 @@ def test_weights_are_averaged():
 
 
 def counts_of(*correct, n_blocks=40, n=20):
-    """Counts for the start and for each share: per block, about that many of ``n`` nuclei have the right class."""
+    """Counts for the start and each share; ``correct`` has how many of a block's ``n`` nuclei are right on average."""
     noise = np.random.default_rng(0).integers(-2, 3, n_blocks)
     rows = []
     for mean in correct:
@@ -168,7 +168,7 @@ def test_blocks_of_areas_count_classes(folder, monkeypatch):
 
 
 def test_class_shares_of_few_labels_are_not_learnt(folder):
-    """If the start finds both classes but labels have only one, training raises the logit of that class."""
+    """If the start finds both classes but labels have only one, that class's logit gets a positive term in training."""
     config = configured(folder)
     data = read_detector_data(config, start := read_start(config))
     scorer = Scorer(load_trained(start.path)[0], config, start.colour)
@@ -203,7 +203,7 @@ def test_a_run_keeps_the_share_that_was_chosen(folder, tmp_path, monkeypatch, sh
     assert any(line.startswith(first) for line in output)
     assert sorted(path.name for path in (tmp_path / "stages").iterdir()) == ["1-held-out", "2-held-out"]
     if share:
-        again, _ = run(load_detector_config(tmp_path / "config.yaml"), tmp_path)  # the run is already finished
+        again, _ = run(load_detector_config(tmp_path / "config.yaml"), tmp_path)  # the finished run is not repeated
         assert all(torch.equal(value, again.head[name]) for name, value in checkpoint.head.items())
 
 

@@ -1,4 +1,4 @@
-"""The recipe for the open datasets, from synthetic files of all five to a model with a card."""
+"""The recipe for the open datasets, from synthetic files of all five datasets to a model with a card."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""The crops of training pictures that a run saves for checking its export."""
+"""The crops of training pictures that a run saves, with which its export is checked later."""
 
 import cv2
 import numpy as np

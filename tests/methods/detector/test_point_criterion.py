@@ -1,4 +1,4 @@
-"""One proposal for each nucleus; nothing is learnt where there are no labels."""
+"""The losses of a point head: each nucleus gets one proposal, and nothing is learnt where there are no labels."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Which weights a run with a validation split saves."""
+"""A run with validation labels: how it is scored, and which weights it saves."""
 
 import dataclasses
 import json
@@ -121,7 +121,7 @@ def test_what_is_found_outside_the_annotated_region_does_not_count(scorer, held,
 
 
 def test_a_nucleus_at_the_border_of_the_region_may_be_found_a_little_outside(scorer, held, monkeypatch):
-    """As in `muse evaluate`, a detection outside the region can match a nucleus, but never counts as false."""
+    """As in `muse evaluate`, a detection outside the region can match a nucleus but is never a false positive."""
     image = held[0]
     x = image.nuclei.xy[len(image.nuclei) // 2, 0]
     region = np.zeros(image.pixels.shape[:2], bool)

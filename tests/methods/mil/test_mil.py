@@ -1,4 +1,4 @@
-"""From patches sorted by class to an exported region model, and what each round of the student starts from."""
+"""From patches sorted by class to an exported region model; also what each round of the student starts from."""
 
 import csv
 import dataclasses
@@ -175,7 +175,7 @@ def test_a_student_copies_the_thresholded_teacher_on_positives_and_labels_on_neg
         batch = make_batch(label)
         maps, taught = student(batch.pixels, batch.colour), teacher(batch.pixels, batch.colour).fused
         taught = taught.detach()
-        assert 0 < (taught >= 0.5).float().mean() < 1 and not taught.long().any()  # truncated, it would be all zeros
+        assert 0 < (taught >= 0.5).float().mean() < 1 and not taught.long().any()  # truncation would give only zeros
         target = taught if label else torch.zeros_like(taught)
         expected = {
             "distillation": fusion_dice((*maps.sides, maps.fused), target, batch.known),
@@ -189,7 +189,7 @@ def test_a_student_copies_the_thresholded_teacher_on_positives_and_labels_on_neg
 
 @pytest.mark.parametrize("weighted", [True, False])
 def test_gradients_of_a_student_are_those_of_its_formula(weighted):
-    """For a batch of a positive and a negative image: gradients of the weighted sum, and none in the teacher."""
+    """The batch has a positive and a negative image; the teacher has no gradients."""
     torch.manual_seed(0)
     student, teacher = (RegionNetwork("muse_compact_16", 2).double().eval() for _ in range(2))
     settings = StudentSettings(distillation=0.7, cross_entropy=1.3, weighted=weighted)
@@ -226,7 +226,7 @@ def test_both_teachers_learn_in_a_few_steps(patches, kind):
 
 
 def test_validation_maps_a_picture_in_the_colours_of_training(patches):
-    """With windows as large as the picture, the map is the network's output in mean stains."""
+    """With windows as large as the picture, the map is the network's output for the picture in mean stains."""
     data = read_region_data(stage_config(patches, 0, "colour=macenko"))
     torch.manual_seed(0)
     scorer = data.make_scorer(RegionNetwork("muse_compact_16", 2).eval())
@@ -307,7 +307,7 @@ def other_mask_size(folder):
 
 def damaged_mask(folder):
     path = next(iter(sorted((folder / "masks" / "Tumour").glob("validation*"))))
-    path.rename(folder / "masks" / path.name)  # the mask of a picture of this name in any class
+    path.rename(folder / "masks" / path.name)  # masks are matched by name, whatever the picture's class
     path.write_bytes(b"damaged")
 
 

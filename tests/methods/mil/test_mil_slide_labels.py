@@ -1,4 +1,4 @@
-"""From slides with one label each to a region model; areas drawn on slides as labels."""
+"""From slides with one label each to a region model; also areas drawn on slides as labels."""
 
 import dataclasses
 import json
@@ -169,7 +169,7 @@ def test_features_are_of_tiles_in_the_colours_of_the_backbone(cohort, tmp_path):
     assert not torch.allclose(colour, torch.eye(3, 4), atol=0.05)
 
 
-FOLDS = {"s0": 0, "s1": 0, "s2": 1, "s3": 1}  # patients of each class take turns: P0, P2; P1, P3
+FOLDS = {"s0": 0, "s1": 0, "s2": 1, "s3": 1}  # each class's patients, P0 and P2 or P1 and P3, take turns
 
 
 def load_cohort_stages(cohort, bags, folder):
@@ -345,7 +345,7 @@ def test_islands_are_found_from_labels_of_twelve_slides(tmp_path):
 
 
 def attention(stages, read):
-    """The parts of a step of the first fold, in a run of MIL whose bags are already written."""
+    """The parts of a step of the first fold's attention stage, in a run of MIL whose bags are already written."""
     yield "stages", torch.tensor(len(stages))
     yield from parts_of_step(stages[1], read)
 

@@ -1,4 +1,4 @@
-"""The teacher is scored on held-back labelled nuclei during training; this does not change the training."""
+"""During training, the teacher is scored on held-back labelled nuclei, which does not change the training."""
 
 import dataclasses
 import shutil
@@ -37,7 +37,7 @@ def source(folder):
 
 @pytest.fixture(scope="module")
 def runs(folder):
-    """Folders of the same run without and with held-back pictures."""
+    """Two folders of the same run, first without and then with held-back pictures."""
     config = load_muse_config(folder / "tiny.yaml")
     source = LabelSource(folder / "held/labels", "row column class", folder / "held/images", mpp=0.5, class_map=MAP)
     pretrain(config, folder / "plain", CPU)
@@ -69,7 +69,7 @@ def test_a_run_may_begin_with_the_best_teacher_and_be_scored_on_the_same_patient
 
 
 def test_neighbours_are_of_other_patients():
-    """If features mean opposite classes in the two patients, every neighbour has the wrong class."""
+    """If the same features mean opposite classes in two patients, every neighbour has the wrong class."""
     label, patient = torch.arange(80) % 2, np.repeat(["P", "Q"], 40)
     assert accuracy_of_others(torch.eye(2)[label], label, patient) == 100
     swapped = torch.eye(2)[(label + torch.from_numpy(patient == "Q")) % 2]

@@ -1,4 +1,4 @@
-"""MUSE pretraining compared with its definition; the losses are written out in ``literal_muse``."""
+"""MUSE pretraining compared with its definition; ``literal_muse`` has the losses written out from formulas."""
 
 import copy
 import dataclasses
@@ -19,7 +19,7 @@ from muse_pipeline.training.run import RunFolder
 
 @pytest.mark.parametrize(("n_local", "n_sets", "weights"), [(0, 2, (0.5, 2.0)), (2, 3, (2.0, 0.5)), (3, 4, (0.3, 1.0))])
 def test_losses_and_gradients_are_their_definitions(n_local, n_sets, weights):
-    """Losses agree to 1e-6, and gradients of their weighted sum to 1e-5 of the largest entry of each weight tensor."""
+    """Losses agree to 1e-6, and gradients of the weighted sum to 1e-5 of the largest gradient in each weight tensor."""
     names = ("nucleus_weight", "image_weight")
     method = make_method(n_local, **dict(zip(names, weights, strict=True))).eval()
     randomise(method)
@@ -99,7 +99,7 @@ class WaitCounter(TorchDispatchMode):
 
 @pytest.mark.parametrize("gauges", [False, True])
 def test_the_host_rarely_waits_for_the_device_in_a_step(tmp_path, gauges):
-    """Covers a whole step except for the optimiser, which counts its steps on the CPU."""
+    """The test covers a whole step except for the optimiser, which counts its steps on the CPU."""
     method, batch = make_method(n_local=8), make_batch(n_local=8)
     method.set_gauges(gauges)
     turn, counter = Turn(method, "model", Schedule(steps=10)), WaitCounter()
@@ -134,7 +134,7 @@ def test_only_the_student_learns():
 
 
 def test_prototypes_stay_at_first_and_then_move_like_any_other_weight():
-    """Steps with zero gradients would shrink them, and would let Adam leap at the first real gradient."""
+    """Steps with zero gradients would shrink the prototypes, and let Adam leap at the first real gradient."""
     method, batch = make_method(frozen=0.2), make_batch()
     levels = (method.nucleus, method.image)
     before = [level.student.prototypes.clone() for level in levels]
@@ -269,7 +269,7 @@ def test_gauges_tell_a_collapsed_network_from_one_that_is_not():
         collapsed = method.losses(batch, "model", 0.5)
         method.after_step(0.5)
     assert collapsed["spread"] < 1e-3
-    assert collapsed["entropy_nucleus"] > 0.99  # because of the centre
+    assert collapsed["entropy_nucleus"] > 0.99  # the centre makes targets uniform
 
 
 @torch.no_grad()
@@ -283,7 +283,7 @@ def test_spread_is_one_for_vectors_that_point_everywhere():
 
 @torch.no_grad()
 def test_the_first_step_costs_about_the_logarithm_of_the_prototypes():
-    """Spec d.4: 8,192 prototypes, from 8.2 for the same features to 9.2 for independent ones; entropy 7.8."""
+    """With 8,192 prototypes, the loss is about 8.2 for equal and 9.2 for independent features; the entropy is 7.8."""
     torch.manual_seed(0)
     level = Level(384, SelfDistillationSettings())
     reference, ours = torch.randn(2, 64, 384)

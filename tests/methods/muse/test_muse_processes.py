@@ -1,4 +1,4 @@
-"""Two processes with different numbers of nuclei do what one process with all of them does; spec G6."""
+"""Two processes with different numbers of nuclei do what one process with all of them does."""
 
 import pytest
 import torch
@@ -96,7 +96,7 @@ def require_same_step(first: dict, second: dict, expected: dict) -> None:
             torch.testing.assert_close((first[name] + second[name]) / 2, value, rtol=1e-6, atol=1e-6, msg=name)
         else:
             torch.testing.assert_close(first[name], second[name], rtol=0, atol=0, msg=name)
-            # What remains of large terms that cancel is no more exact than those terms.
+            # The difference of large terms that nearly cancel is only as exact as these terms.
             atol = 1e-6 * max(1.0, value.abs().max().item())
             torch.testing.assert_close(first[name], value, rtol=1e-4, atol=atol, msg=name)
 
@@ -104,14 +104,14 @@ def require_same_step(first: dict, second: dict, expected: dict) -> None:
 @pytest.mark.parametrize("balance", BALANCES)
 @pytest.mark.parametrize("with_none", [False, True])
 def test_two_processes_make_the_step_of_one(found, balance, with_none):
-    """In evaluation mode, where batch norms do not depend on the batch."""
+    """The networks are in evaluation mode, in which batch norms do not depend on the batch."""
     method = make_method(balance=balance).eval()
     expected = learn(method, joined(*batches(with_none)))
     require_same_step(*(one[balance, with_none] for one in found), expected)
 
 
 def test_batch_norms_of_two_gpus_normalise_by_both_batches(found):
-    """Statistics, losses and gradients of student and teacher are those of one process with the joined batch."""
+    """Statistics, losses and gradients of student and teacher equal those of one process with the joined batch."""
     method = make_exact_method()
     expected = learn(method, in_double(joined(*batches(False))))
     require_same_step(*(one["training", "cuda"] for one in found), expected)
@@ -126,6 +126,6 @@ def test_batch_norms_of_two_cpu_processes_normalise_each_by_its_own_batch(found)
 
 @pytest.mark.parametrize("n_first", [40, 17])
 def test_sinkhorn_assigns_the_rows_of_both_together(found, n_first):
-    """With 40 rows in the first process, the second has none."""
+    """If the first process has all 40 rows, the second has none."""
     both = torch.cat([one["sinkhorn", n_first]["targets"] for one in found])
     torch.testing.assert_close(both, sinkhorn_targets(rows(), 0.05), rtol=1e-5, atol=1e-6)

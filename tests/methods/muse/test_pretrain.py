@@ -89,7 +89,7 @@ def test_a_run_leaves_what_it_was(pictures, finished):
 
 @pytest.fixture
 def prepared(pictures, tmp_path, monkeypatch):
-    """The method, number of processes and device that a run gives to ``share_batch_norms``."""
+    """The arguments of ``share_batch_norms`` in a run: the method, the number of processes and the device."""
     given = []
 
     def record(*arguments):
@@ -110,7 +110,7 @@ def test_batch_norms_are_prepared_for_the_processes_of_a_run(prepared):
 
 
 def test_the_loader_gives_the_trainers_features_bit_for_bit(finished, tmp_path):
-    """Spec G11; from our file, and from one in the authors' layout with projectors in addition to the backbone."""
+    """This holds for our own file, and for one in the authors' layout with projectors in addition to the backbone."""
     folder, _ = finished
     state = torch.load(folder / "resume.pt", weights_only=True)["method"]
     trained = BACKBONES["muse_compact_16"]()
@@ -130,7 +130,7 @@ def test_the_loader_gives_the_trainers_features_bit_for_bit(finished, tmp_path):
 
 @pytest.mark.parametrize("loaders", [0, 2])
 def test_a_stopped_run_goes_on_exactly(pictures, finished, tmp_path, loaders):
-    """Spec G16, to the last bit, including centres and prototype usage, whether or not views are read ahead."""
+    """All bits agree, including centres and prototype usage, whether or not views are read ahead."""
 
     def stop(done, *_):
         if done == 3:  # one step after the resume point
@@ -191,7 +191,7 @@ def n_chunks(views):
 
 
 def test_a_run_on_stores_reads_pixels_only_for_its_views_and_keeps_few_files_open(slide, tmp_path, monkeypatch):
-    """Spec of scale: before the first batch, slides are opened and proposals indexed, but nothing else is read."""
+    """Before the first batch, slides are opened and proposals are indexed, but no pixels are read."""
     sources, chunks = [], []
     for number in range(80):
         location = shutil.copytree(slide, tmp_path / f"s{number}", copy_function=os.link)
@@ -211,7 +211,7 @@ def test_a_run_on_stores_reads_pixels_only_for_its_views_and_keeps_few_files_ope
     assert n_open_files() - before <= shard_files.N_OPEN + 8
     chunks.clear()
     sets = batches.draw(60)[1]
-    assert len(chunks) <= sum(map(n_chunks, sets)) <= 1.3 * len(chunks)  # each once per set; two sets may share some
+    assert len(chunks) <= sum(map(n_chunks, sets)) <= 1.3 * len(chunks)  # each once per set; sets may share chunks
 
 
 def test_the_index_of_proposals_is_made_once(slide, tmp_path):
@@ -227,7 +227,7 @@ def test_the_index_of_proposals_is_made_once(slide, tmp_path):
 
 
 def test_a_checkpoint_is_what_a_run_goes_on_from_at_larger_views(pictures, finished, tmp_path):
-    """For larger fields of view the backbone is kept, but projectors start from random weights."""
+    """For larger fields of view, the backbone is kept, but the projectors start from random weights."""
     changes = [f"checkpoint={finished[0] / 'checkpoint.pt'}", "views.global_px=96", "views.local_px=48"]
     printed = []
     frozen = ["schedule.learning_rate=1e-30", "schedule.steps=1", "distillation.momentum=1"]
@@ -274,7 +274,7 @@ def test_the_alarm_counts_steps_in_a_row_after_the_beginning(tmp_path):
         alarm.on_log(30, bad)
     alike = {"entropy_image": 1.0}
     for done in range(2 * IN_A_ROW):
-        alarm.on_log(31 + done, {**good, **alike})  # views may look alike if nuclei do not
+        alarm.on_log(31 + done, {**good, **alike})  # similar image vectors are no alarm if nuclei differ
     with pytest.raises(CollapsedError, match=r"entropy image is 1, .* all views look alike"):
         for done in range(IN_A_ROW):
             alarm.on_log(50 + done, alike)
@@ -293,7 +293,7 @@ def test_views_that_share_no_nuclei_are_no_collapse_but_are_reported(tmp_path):
 
 
 def test_labels_give_positions_whatever_their_classes(pictures):
-    """No class map is needed."""
+    """A run without a class map accepts labels of any classes."""
     config = load_muse_config(pictures)
     data = read_pretrain_data(config.sources, 0.5, 20, pictures.parent / "unused")
     text = (pictures.parent / "labels" / "P0_points.txt").read_text().splitlines()
@@ -316,7 +316,7 @@ def test_nuclei_of_plain_pictures_are_found(pictures, tmp_path):
 
 
 def test_a_misspelt_word_of_exclude_is_rejected(pictures, tmp_path):
-    """It is rejected before any picture is read, and so is `exclude` for a store, where it has no effect."""
+    """A misspelt word is rejected before any picture is read, and so is `exclude` for a store, as it has no effect."""
     images = pictures.parent / "images"
     with pytest.raises(LabelError, match=r"exclude: no picture or slide has 'Q2' in its name"):
         read_pretrain_data([NucleusSource(images=images, mpp=0.5, exclude=("P1", "Q2"))], 0.5, 10, tmp_path)
@@ -328,7 +328,7 @@ TCGA = "TCGA-A1-0001-01Z-00-DX1"
 
 
 def test_a_patient_of_the_judged_is_rejected(slide, pictures, tmp_path, muse):
-    """Spec G14, with patients from names of TCGA, and with patients from a given pattern."""
+    """Tested with patients from TCGA names, and with patients found by a given pattern."""
     location = shutil.copytree(slide, tmp_path / "S1")
     draw_slide(location, TCGA)
     source = source_of(location)
@@ -474,7 +474,7 @@ def huge_seed(location, source):
 
 
 def pictures_too_coarse(location, source):
-    """Pictures that are rejected before nuclei are detected."""
+    """A source with pictures that are too coarse; they are rejected before nuclei are detected."""
     cv2.imwrite(str(location / "a.png"), np.full((90, 90, 3), 220, np.uint8))
     return [{"images": str(location), "mpp": 2.0}], {}
 

@@ -44,7 +44,7 @@ def sources(folder):
 
 
 def test_views_are_taken_to_the_mean_stains_of_all_images(folder, sources, tmp_path):
-    """Stains fitted to a picture, or in a slide's ``colour.json``, are mapped to the reference by their strong end."""
+    """The strong end of each stain, fitted to a picture or from a slide's ``colour.json``, maps to the reference's."""
     data = read_pretrain_data(sources, 0.5, 1, tmp_path)
     fits = []
     for name in ("P0", "P1", "P2"):
@@ -73,7 +73,7 @@ def test_views_are_taken_to_the_mean_stains_of_all_images(folder, sources, tmp_p
 
 
 def test_positions_of_a_slide_are_in_px_of_its_store(folder, sources, tmp_path):
-    """The positions are half of those at level 0, which the table has."""
+    """Positions are half of those in the table, which are in level-0 px."""
     image = read_pretrain_data(sources[1:], 0.5, 1, tmp_path).images[0]
     assert image.size_px == (SIDE_PX // 2, SIDE_PX // 2) and image.mpp == 0.5
     expected = sorted((x / 2, y / 2) for x, y in read_nuclei(folder / "S1" / "proposals.parquet").xy.tolist())

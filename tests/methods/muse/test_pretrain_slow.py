@@ -59,7 +59,7 @@ def kill_at(command, metrics, n_lines):
 
 
 def test_killed_twice_at_random_steps_it_comes_to_the_very_same_end(pictures, tmp_path):
-    """Spec G16, and stricter: not one digit differs, even with views that are read ahead."""
+    """The log has the same bytes and all weights are equal, even with views that are read ahead."""
     subprocess.run(command(pictures, tmp_path / "whole"), check=True, stderr=subprocess.DEVNULL)
     again = command(pictures, tmp_path / "parts", "--loaders", "2")
     for n_lines in sorted(random.Random(0).sample(range(1, STEPS - 1), 2)):
@@ -75,7 +75,7 @@ def test_killed_twice_at_random_steps_it_comes_to_the_very_same_end(pictures, tm
 
 
 def test_two_processes_train_one_network(pictures, tmp_path):
-    """The image loss is a mean over both processes, so they do what two accumulated batches do."""
+    """The image loss is a mean over both processes, which therefore do what two accumulated batches do."""
     settings = ["schedule.steps=4", "distillation.nucleus_weight=0"]
     two = command(pictures, tmp_path / "two", "--devices", "2", settings=settings)
     subprocess.run(two, check=True, stderr=subprocess.DEVNULL)
@@ -103,7 +103,7 @@ def test_every_architecture_takes_a_step(name, pictures, tmp_path):
     first = {key.removeprefix("backbone."): v for key, v in state["method"].items() if key.startswith("backbone.")}
     second = load_checkpoint(tmp_path / "checkpoint.pt").backbone
     assert first.keys() == second.keys()
-    shutil.rmtree(tmp_path)  # it holds gigabytes
+    shutil.rmtree(tmp_path)  # the run's folder holds gigabytes
 
 
 def test_a_transformer_goes_on_at_large_views(pictures, tmp_path):
@@ -160,7 +160,7 @@ def test_a_thousand_stores_start_at_once_with_few_files_open(tmp_path):
 
 
 def test_a_short_run_does_not_collapse(tmp_path):
-    """Spec G8 at the smallest scale: synthetic tissue with two kinds of nuclei, whose views as a whole look alike."""
+    """The synthetic tissue has two kinds of nuclei, but whole views look alike."""
     draw_slide(tmp_path / "S1")
     source = {"store": "S1/image-500nm.zarr", "proposals": "S1/proposals.parquet"}
     schedule = {"steps": 300, "learning_rate": 0.002, "log_every": 4, "save_every": 300}

@@ -22,7 +22,7 @@ from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.mask import TissueMask
 
-BORDER_PX = SIDE_PX // 5 * 2  # tumour lies left of it; an index has 5 x 5 cells
+BORDER_PX = SIDE_PX // 5 * 2  # tumour lies left of this; an index has 5 x 5 cells
 CARD = RegionCard(
     name="drawn",
     mpp=2.0,
@@ -88,14 +88,14 @@ def tumour_share(image):
 
 
 def test_tissue_of_a_class_is_drawn_as_often_as_its_weight_tells(mapped, tmp_path):
-    """Two fifths of the slide are tumour, which at a weight of 3 gives 6 of 9 samples."""
+    """Two fifths of the slide are tumour, so that a weight of 3 gives 6 of 9 samples."""
     for number, (weights, share) in enumerate([({}, 2 / 5), ({"Tumour": 3.0}, 2 / 3), ({"Stroma": 3.0}, 2 / 11)]):
         (image,) = open_data(config_of(mapped, tmp_path, weights), tmp_path / str(number)).images
         assert tumour_share(image) == pytest.approx(share, abs=0.03)
 
 
 def test_a_slide_with_more_of_the_class_is_drawn_more_often(mapped, tmp_path):
-    """A slide without region weights is weighted by its area, the other slide by nine fifths of its area."""
+    """A slide without weights counts with its area; the mapped slide counts with nine fifths of its area."""
     (weighted,) = open_data(config_of(mapped, tmp_path, {"Tumour": 3.0}), tmp_path).images
     (alike,) = open_data(config_of(mapped, tmp_path, {}), tmp_path).images
     config, rng = config_of(mapped, tmp_path, {}), np.random.default_rng(0)
@@ -140,7 +140,7 @@ def test_drawn_areas_are_in_px_of_the_slide_and_not_of_its_store(tmp_path):
 
 
 def test_a_run_has_one_region_map(mapped, tmp_path):
-    """A run accepts the map that it was trained with, and rejects a different one."""
+    """A run resumes with the region map that it was trained with, and rejects a different map."""
     folder = shutil.copytree(mapped, tmp_path / "S1")
     config = config_of(folder, tmp_path, {"Tumour": 3.0})
     pretrain(config, tmp_path / "run", CPU)

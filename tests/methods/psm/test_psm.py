@@ -1,4 +1,4 @@
-"""PSM from pictures without labels to a detector: each stage runs once, and mistakes are reported."""
+"""PSM, from pictures without labels to a detector: each stage runs once, and mistakes are reported."""
 
 from pathlib import Path
 
@@ -189,7 +189,7 @@ def test_a_detector_learns_from_what_the_one_before_found(config_path, tmp_path)
         config_path,
         changes=[*changes, "detector.schedule={steps: 60, learning_rate: 0.01}", "detector.export.threshold=0.6"],
     )
-    assert train_run(PsmRecipe(), surer, tmp_path, CPU) == last  # a new threshold in the card needs no training
+    assert train_run(PsmRecipe(), surer, tmp_path, CPU) == last  # the new threshold only changes the card
     assert (trained / "resume.pt").stat().st_mtime_ns == before
     assert load_checkpoint(last).meta["config"]["export"]["threshold"] == 0.6
     unsure = load_psm_config(config_path, changes=[*changes, "self_training.threshold=1"])

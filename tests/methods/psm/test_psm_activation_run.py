@@ -1,4 +1,4 @@
-"""The first stage as a run: resumed after a stop, it ends with the same weights, and its checkpoint loads."""
+"""The first stage as a run: a resumed run ends with the same weights, and its checkpoint can be loaded."""
 
 import dataclasses
 

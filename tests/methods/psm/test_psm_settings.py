@@ -93,7 +93,7 @@ TRIED = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A picture of two nuclei, one with a hole, and a slide's store."""
+    """A folder with a picture of two nuclei, one of which has a hole, and a slide's store."""
     folder = tmp_path_factory.mktemp("psm")
     (folder / "images").mkdir()
     pixels = stained(np.random.default_rng(0))
@@ -140,7 +140,7 @@ def test_a_numeric_setting_changes_the_updates(config, plain, tmp_path, name):
 
 
 def masks_of(config, activation, folder):
-    """Names and pixels of the masks that a masks stage writes; empty if it rejects them all."""
+    """Names and pixels of the masks that a masks stage writes; empty if the stage rejects all masks."""
     folder.mkdir()
     try:
         MasksStage(config, activation, folder).write(folder, lambda line: None)
@@ -151,7 +151,7 @@ def masks_of(config, activation, folder):
 
 @pytest.mark.parametrize("name", [*OTSU, *ACTIVATION])
 def test_a_numeric_setting_changes_the_masks(config, folder, tmp_path, name):
-    """The masks are those of a picture or of a slide's store; the change also makes the stage run again."""
+    """Each setting is tested on a picture or on a slide's store; its change also makes the stage run again."""
     sources = (UnlabelledSource(images=folder / "images", mpp=0.5),)
     if name in ("windows_per_store", "store_window_px"):
         sources = (UnlabelledSource(store=folder / "S1/image-500nm.zarr"),)
@@ -191,7 +191,7 @@ def test_a_numeric_setting_changes_the_stages(config, tmp_path, name):
 
 @pytest.mark.parametrize("name", DETECTOR)
 def test_a_numeric_setting_reaches_the_detector(config, tmp_path, name):
-    """Its effect there is tested with the detector."""
+    """The effect of the setting on a detector is tested with the detector."""
     found = detector_config(with_setting(config, f"detector.{name}", DETECTOR[name]), tmp_path)
     assert found == with_setting(detector_config(config, tmp_path), name, DETECTOR[name])
     assert found != detector_config(config, tmp_path)

@@ -1,4 +1,4 @@
-"""Each stage of PSM by itself, on a few pixels: what it computes, writes and was made from."""
+"""Each stage of PSM by itself, on a few pixels: what it computes, what it writes and what it is made from."""
 
 import dataclasses
 import hashlib
@@ -26,7 +26,7 @@ from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
 
 @pytest.fixture
 def config(tmp_path):
-    """Settings with one picture as the only tissue."""
+    """Settings with a single picture as the only source."""
     (tmp_path / "images").mkdir()
     cv2.imwrite(str(tmp_path / "images/P.png"), stained(np.random.default_rng(0))[..., ::-1])
     (tmp_path / "psm.yaml").write_text(CONFIG)
@@ -34,7 +34,7 @@ def config(tmp_path):
 
 
 def stained(generator, side=64):
-    """Two dark discs on a pink ground, with grain."""
+    """Two dark discs on a pink background, with grain."""
     pixels = np.full((side, side, 3), (230, 170, 205), np.uint8)
     for x in (20, 44):
         cv2.circle(pixels, (x, 32), 7, (90, 50, 130), -1)
@@ -105,7 +105,7 @@ def test_found_labels_are_made_again_when_the_detector_or_its_export_changes(con
 
 
 def test_every_stage_reads_what_the_one_before_left(config, tmp_path):
-    """Labels are made from the masks; each self-training uses the labels found by the previous detector."""
+    """Labels are made from the masks; each round of self-training uses the labels found by the previous detector."""
     changed = dataclasses.replace(
         config, masks="activation", self_training=dataclasses.replace(config.self_training, rounds=2, threshold=0.2)
     )

@@ -58,7 +58,7 @@ def test_three_branches_are_two_views_and_the_partner():
 
 
 def literal_vicreg(samples):
-    """2, 3 and 0.5 times the terms of VICReg; ``samples`` maps, for each branch, sample numbers to vectors."""
+    """The loss of VICReg with weights 2, 3 and 0.5; ``samples`` has a dict (sample number -> vector) per branch."""
     invariance = variance = covariance = 0.0
     for one, other in combinations(samples, 2):
         both = one.keys() & other.keys()
@@ -75,7 +75,7 @@ def literal_vicreg(samples):
 
 
 def literal_trident(method, batch, branches):
-    """0.7 times the image loss plus 0.4 times the nucleus loss, one image and one nucleus at a time."""
+    """0.7 times the image loss plus 0.4 times the nucleus loss, computed one image and one nucleus at a time."""
     n_sets, partner, which = len(batch.partner.image_known), batch.partner, batch.partner.image_known.nonzero()[:, 0]
     views = [(0, batch.views.teacher_xy[0]), (1, batch.views.student_xy[0])][: 1 if branches == 2 else 2]
     images, nuclei = [], []

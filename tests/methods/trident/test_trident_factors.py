@@ -1,4 +1,4 @@
-"""The experiment on factors: what its pictures show, and what each arm must learn, with linear encoders or in full."""
+"""The experiment on factors: what its pictures show, and what linear encoders and real networks must learn."""
 
 import numpy as np
 import pytest
@@ -45,14 +45,14 @@ def train_linearly(branches, is_paired=True, variance=25.0, steps=300):
     with torch.no_grad():
         features = he(factors)
     features = (features - features.mean(0)) / (features.std(0) + 1e-6)
-    features += 0.3 * torch.randn_like(features)  # so that very faint features cannot be read
+    features += 0.3 * torch.randn_like(features)  # so that features that are nearly zero cannot be read
     read = features @ torch.linalg.lstsq(features, factors[:, :3]).solution
     return dict(zip("ABC", (read.sign() == factors[:, :3]).float().mean(0).tolist(), strict=True))
 
 
 @pytest.mark.slow
 def test_three_branches_keep_what_each_pair_teaches():
-    """A view shows C more faintly than the distractors, and the partner does not show B."""
+    """In a view, C is fainter than the distractors; the partner does not show B."""
     siamese, two, three = (train_linearly(branches) for branches in (1, 2, 3))
     assert siamese["B"] > 0.95 and siamese["C"] < 0.65
     assert two["C"] > 0.95 and two["B"] < 0.9
@@ -65,9 +65,9 @@ def test_three_branches_keep_what_each_pair_teaches():
 @pytest.mark.slow
 @pytest.mark.timeout(600)  # two trainings of 75 s each
 def test_a_second_view_keeps_what_a_partner_alone_loses(tmp_path, monkeypatch):
-    """One seed of the experiment in docs/results.md.
+    """This repeats one seed of the experiment in docs/results.md.
 
-    Two H&E views alone are left out: whether they find C depends on the seed and on the processor's rounding.
+    The arm with only two H&E views is left out: whether it finds C depends on the seed and on rounding errors.
     """
     monkeypatch.setattr("muse_pipeline.training.loop.draw_curves", lambda rows, output: None)
     two, three = (run_arm(arm, 1, STEPS, tmp_path / arm) for arm in ("two", "three"))

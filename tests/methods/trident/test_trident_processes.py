@@ -9,7 +9,7 @@ from muse_pipeline.data.partners import PairBatch, PartnerBatch
 from muse_pipeline.data.views import ViewBatch, Views
 from muse_pipeline.training.devices import average_gradients, gather_rows
 
-# tests/methods/muse/test_muse_processes.py is fast, and gathers and averages in the same way.
+# tests/methods/muse/test_muse_processes.py is fast and tests the same functions that gather and average.
 pytestmark = pytest.mark.slow
 
 CASES = [("vicreg", 3), ("vicreg", 1), ("infonce", 3)]
@@ -58,7 +58,7 @@ def test_two_processes_make_the_step_of_one(found, loss, branches):
     expected = learn(loss, branches, joined(*halves()))
     for name, value in expected.items():
         for one in found:
-            # What remains of large terms that cancel is no more exact than those terms.
+            # The difference of large terms that nearly cancel is only as exact as these terms.
             atol = 1e-6 * max(1.0, value.abs().max().item())
             torch.testing.assert_close(one[loss, branches][name], value, rtol=1e-6, atol=atol, msg=name)
 

@@ -1,4 +1,4 @@
-"""Runs on synthetic slides and pictures: what they write, resume from and reject."""
+"""Runs on synthetic slides and pictures: what they write, what they resume from and what they reject."""
 
 import json
 import shutil
@@ -135,7 +135,7 @@ def test_a_partner_store_of_another_grid_is_refused(slide, tmp_path, muse):
 
 
 def test_a_slide_whose_partner_was_not_registered_is_trained_alone(slide, tmp_path, muse):
-    """The workflow leaves an empty folder in place of the store, and the reason next to it."""
+    """For such a slide, the workflow writes an empty folder in place of the store, and the reason next to it."""
     absent = tmp_path / "S2" / "partner" / "image-500nm.zarr"
     absent.mkdir(parents=True)
     write_json(absent.parent / "partner.json", {"status": "failed", "reason": "does not fit"})

@@ -1,4 +1,4 @@
-"""Choosing a snapshot without labels."""
+"""The choice of a snapshot without labels."""
 
 import cv2
 import numpy as np

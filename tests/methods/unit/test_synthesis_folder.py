@@ -1,4 +1,4 @@
-"""A folder of masks: the same bytes for the same seed, readable as labels, fitted to detected nuclei."""
+"""A folder of masks: it is the same for the same seed, readable as labels, and can be fitted to detected nuclei."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def test_masks_are_read_back_and_are_a_source_of_labels(tmp_path):
     images = read_labelled_images([source], KINDS, 0.5, 8)
     for image, mask in zip(images, masks, strict=True):
         assert len(image.nuclei) == len(mask.kinds)
-        assert (image.nuclei.label == mask.kinds).mean() > 0.95  # a centroid may be nearer to a neighbour's point
+        assert (image.nuclei.label == mask.kinds).mean() > 0.95  # a few centroids are nearer to a neighbour's point
 
 
 def test_the_record_has_settings_and_statistics(tmp_path):

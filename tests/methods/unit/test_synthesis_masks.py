@@ -98,14 +98,14 @@ def test_quartiles_lie_between_the_5_and_95_percentiles_of_the_published_masks(m
 
 
 def test_most_nuclei_and_masks_lie_within_the_published_ranges(masks):
-    """Of nuclei from the same distribution, 0.9 would; the ranges of masks come from only six examples."""
+    """The limit is below the 90 % of nuclei expected there; the ranges for masks come from only six examples."""
     found = within_reference(masks, REFERENCE_MPP)
     assert min(value for name, value in found.items() if not name.startswith("masks")) > 0.8
     assert min(found.values()) > 0.6
 
 
 def test_epithelial_nuclei_line_rims_and_stroma_stays_outside():
-    """Neighbours on a rim are close, with long axes across the line between them; stroma nuclei keep apart."""
+    """Neighbours on a rim are close, with long axes perpendicular to the line between them; stroma nuclei are apart."""
     rng = np.random.default_rng(0)
     plan = plan_tissue(400.0, TISSUE, rng)
     rim, rest = plan.where(plan.kind == EPITHELIAL), plan.where(plan.kind == STROMA)
@@ -132,7 +132,7 @@ def test_uniform_placement_keeps_the_nuclei_and_gives_up_the_structure():
 
 
 def test_nuclei_are_as_large_as_planned():
-    """cv2 paints every pixel that an outline touches, for which ``paint`` corrects."""
+    """OpenCV paints every pixel that an outline touches; ``paint`` corrects for that."""
     n = 100
     rng = np.random.default_rng(0)
     row, column = np.divmod(np.arange(n), 10)

@@ -57,7 +57,7 @@ HAEMATOXYLIN, EOSIN = np.array([0.65, 0.70, 0.29]), np.array([0.10, 0.75, 0.35])
 
 
 def draw_tissue(folder: Path, n: int = 3, side_px: int = 160) -> Path:
-    """Write pictures of nuclei with one shade of haematoxylin on a ground with one shade of eosin."""
+    """Write pictures of nuclei in one shade of haematoxylin on a background in one shade of eosin."""
     (folder / "images").mkdir(parents=True)
     for index in range(n):
         inside = synthesise_mask(index, 7, side_px, 0.5, TissueSettings()).instances[..., None] > 0
@@ -95,7 +95,7 @@ def test_a_stopped_run_continues_to_the_same_bytes(tissue, run_folder, tmp_path,
 
     def stop(turn, *arguments):
         updates.append(turn)
-        if len(updates) in {6, 6 + 8 - 4 + 2}:  # within step 3 of the first stage, and after its end
+        if len(updates) in {6, 6 + 8 - 4 + 2}:  # within step 3 of the first stage, and in the second
             raise KeyboardInterrupt
         return update(turn, *arguments)
 
@@ -140,7 +140,7 @@ def test_the_run_leaves_a_detector(run_folder):
     with torch.no_grad():
         found = graph(torch.full((1, 3, 192, 192), 230, dtype=torch.uint8), torch.eye(3, 4))
     assert found[0].shape == (1, card.capacity, 2)
-    assert list((run_folder / "pictures").glob("*.png"))  # for checking an export
+    assert list((run_folder / "pictures").glob("*.png"))  # with which an export is checked
     meta = load_checkpoint(run_folder / "checkpoint.pt").meta
     assert meta["images"] == meta["learnt_patients"] == ["P0", "P1", "P2"]
 
@@ -247,10 +247,10 @@ def test_the_colour_prior_falls_in_the_first_stage_alone(tissue):
     assert training._weights(0)["painted"] == 3
 
 
-AS_IT_IS = {"stain_gain": 0, "stain_mix": 0, "shift": 0, "blur": 0, "noise": 0}  # no varied appearance
+AS_IT_IS = {"stain_gain": 0, "stain_mix": 0, "shift": 0, "blur": 0, "noise": 0}  # appearance is not varied
 SAME = torch.eye(3, 4).expand(2, 3, 4)
 WEIGHTS = {"picture_gan": 1.3, "mask_gan": 0.7, "cycle": 3.0, "instances": 2.5}
-JUDGED = {  # name -> generator's loss, from scores of generated data; discriminator's, from scores of both
+JUDGED = {  # name -> losses of generator (from scores of generated data) and discriminator (from both)
     "logistic": (lambda made: softplus(-made).mean(), lambda real, made: (softplus(-real) + softplus(made)).mean()),
     "least squares": (
         lambda made: ((made - 1) ** 2).mean() / 2,
@@ -284,7 +284,7 @@ def make_training(folder, losses):
 
 @pytest.mark.parametrize("losses", [("logistic", "least squares"), ("least squares", "logistic")])
 def test_a_step_of_generator_and_reader_is_that_of_the_formula(tmp_path, losses):
-    """Terms, weighted sum, gradients, and the reader's norm statistics, which come from real tissue only."""
+    """Compares terms, their sum, gradients, and the reader's norm statistics, which come from real tissue only."""
     training, batch, drawn = make_training(tmp_path, losses)
     literal = copy.deepcopy(training)
     found = training.losses(batch, "generator", 0.125)  # halfway down: the colour prior has weight 1.5
@@ -417,7 +417,7 @@ def test_masks_of_a_folder_replace_the_first_stage(tmp_path, tissue):
 
 
 def masks_and_translation(stages, read):
-    """The masks, parts of a step of the first stage, and the rate of the second, which differs only in its schedule."""
+    """The masks, the parts of a step of the first stage, and the rate of the second, whose schedule alone differs."""
     masks, first, second = stages
     if masks.name not in read:
         masks.run(Options(start_over=True))

@@ -36,7 +36,7 @@ def test_written_crops_are_read_with_every_nucleus_in_its_class(tmp_path):
 
 
 def test_seeds_count_alike_and_are_paired():
-    """A seed with larger crops does not weigh more in the mean."""
+    """The mean gives every seed the same weight, whatever the size of its crops."""
     before = [make_run("ab", 40, 100), make_run("bc", 800, 1000)]
     after = [make_run("ab", 60, 100), make_run("bc", 800, 1000)]
     found = compare_runs(before, after, aji)
@@ -45,5 +45,5 @@ def test_seeds_count_alike_and_are_paired():
 
 
 def make_run(patients, shared, covered):
-    """Counts of a run with one crop per patient."""
+    """The counts of a run with one crop per patient, each with the same overlap."""
     return {"patients": list(patients), "counts": [[0, 0, 0, shared, covered]] * len(patients)}

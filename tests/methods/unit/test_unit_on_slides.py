@@ -1,4 +1,4 @@
-"""A run without `sources` uses the slides of a sheet, as the workflow does for `model` and `pretrain`."""
+"""A run without `sources` uses the slides of a sheet, as in the workflow's `model` and `pretrain`."""
 
 import json
 from pathlib import Path

@@ -13,13 +13,13 @@ pytestmark = pytest.mark.timeout(1200)  # a training of two minutes, on a machin
 
 @pytest.mark.slow
 def test_nuclei_of_drawn_tissue_are_found_without_labels(tmp_path):
-    """This takes two thirds of the experiment's steps; docs/results.md has its controls."""
+    """The run has two thirds of the steps of the experiment in docs/results.md, which also has controls."""
     assert run_arm("whole", 0, 200, tmp_path)["head"] >= 60
 
 
 @pytest.mark.slow
 def test_two_processes_finish_every_stage(tmp_path):
-    """Two such runs write the same bytes."""
+    """Two runs of two processes each write the same bytes."""
     draw_tissue(tmp_path)
     (tmp_path / "unit.yaml").write_text(yaml.safe_dump(yaml.safe_load(CONFIG)))
     for name in ("one", "other"):
