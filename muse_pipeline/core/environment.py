@@ -222,7 +222,8 @@ def link_folder(link: Path, target: str, folder: Path) -> None:
     Args:
         link: path of the link.
         target: path that the link contains, which may be relative to the link's later location.
-        folder: the same folder, at a path that can be read now, to link or copy its files if a link is not allowed.
+        folder: path at which the target can be read now; its files are hard-linked or copied from there if the link is
+            not allowed.
     """
     try:
         link.symlink_to(target, target_is_directory=True)

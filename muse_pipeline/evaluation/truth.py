@@ -367,7 +367,9 @@ def _by_slide(folder: Path | None, suffixes: tuple[str, ...], option: str) -> di
     if folder is None:
         return {}
     if not folder.is_dir():
-        raise LabelError(f"{folder}: no such folder; with a results folder, {option} is a folder of <slide>.<suffix>")
+        raise LabelError(
+            f"{folder}: no such folder; to score a results folder, {option} names a folder of files <slide>.<suffix>"
+        )
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         suffix = next((one for one in sorted(suffixes, key=len)[::-1] if path.name.lower().endswith(one)), None)

@@ -261,7 +261,7 @@ def find_blurred(
         fine: energy of the finer detail, from ``measure_focus``.
         coarse: energy of the coarser detail, from ``measure_focus``.
         share_of_median: fraction of the slide's median ratio of fine to coarse, below which a cell is out of focus.
-        limits: minimum and maximum of the resulting limit of the ratio.
+        limits: lowest and highest threshold; that from ``share_of_median`` is clipped to this range.
 
     Returns:
         (rows, columns) bool; False for cells with too little coarse detail, unless they are between blurred cells.

@@ -190,7 +190,7 @@ def describe_left_out(reasons: Iterable[str], of: str = "") -> str:
 
     Args:
         reasons: reason for each slide, from ``reason_left_out``.
-        of: name of the numbers from which slides are left out, such as " of the counts of classes"; "" for all.
+        of: phrase after "left out" that names the numbers, such as " of the counts of classes"; "" for all numbers.
     """
     counts = Counter(filter(None, reasons))
     if not counts:

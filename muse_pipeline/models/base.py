@@ -166,7 +166,7 @@ class Backbone(nn.Module):
     lattice: Lattice = HALF_PIXEL
 
     def prepare(self, pixels: Tensor, colour: Tensor) -> Tensor:
-        """The network's input; by default, optical density after the slide's colour map.
+        """The network's input; by default, optical density transformed by ``colour``, the slide's affine map.
 
         Args:
             pixels: (B, 3, H, W), 0 to 255.

@@ -43,8 +43,7 @@ class Cells(Output):
         expand_um = EXPAND_UM if cells is True else cells["expand_um"]
         if not 0 < expand_um <= MOST_UM:
             raise ConfigError(
-                f"cells: expand_um: a cell is larger than its nucleus, by at most {MOST_UM} um; {expand_um:g} is not a "
-                f"number above 0 and up to {MOST_UM}"
+                f"cells: expand_um: nuclei grow by more than 0 and at most {MOST_UM} um, not by {expand_um:g}"
             )
         features = "basic" if settings["features"] == "none" else settings["features"]
         return {"cells": {"expand_um": float(expand_um)}, "features": features}

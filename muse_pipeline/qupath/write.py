@@ -413,7 +413,7 @@ def _centroid_names(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def measurements_of(columns: Sequence[str]) -> tuple[tuple[str, str, int], ...]:
-    """The measurements for a table with these columns: name in QuPath, column, and digits after the point."""
+    """For each measurement of a table with ``columns``: name in QuPath, column, and digits after the decimal point."""
     own = {*COLUMNS, *OPTIONAL, POSITIVE, CELL_RAYS}
     chosen = ((name, name, CHOSEN_DIGITS) for name in columns if name not in own)
     return (*MEASUREMENTS, *(entry for name, entry in OPTIONAL.items() if name in columns), *chosen)

@@ -159,5 +159,5 @@ def _read_source(path: Path) -> dict[str, str] | None:
         if not source["url"] or Path(source["file"]).name != source["file"]:
             raise ValueError("a value is invalid")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SlideError(f"{path / SOURCE}: does not contain the slide's URL; fetch it with `muse fetch`") from error
+        raise SlideError(f"{path / SOURCE}: cannot be read, or lacks the slide's URL; fetch the slide again") from error
     return source

@@ -138,7 +138,7 @@ def parse_checkpoint(state: dict[str, Any], path: Path) -> Checkpoint:
         CheckpointError: the checkpoint is foreign, of a different version, or incomplete.
     """
     if not is_ours(state):
-        raise CheckpointError(f"{path}: not a checkpoint of this package; give one that `muse finetune` wrote")
+        raise CheckpointError(f"{path}: not a checkpoint of this package; give the checkpoint.pt of a training run")
     if state["format"] in OLDER:
         raise CheckpointError(f"{path}: written by an older version with different networks; train it again")
     if state["format"] != FORMAT:

@@ -95,7 +95,7 @@ def read_glass(store: Store) -> np.ndarray:
 
 
 def count_levels(size_px: tuple[int, int]) -> int:
-    """The number of levels; the last is the first that fits into a single tile."""
+    """The number of levels, each half the size of the one before, down to the first that fits into a single tile."""
     n_tiles = -(-max(size_px) // TILE_PX)
     return (n_tiles - 1).bit_length() + 1
 

@@ -1,4 +1,4 @@
-"""A real disk fills up while a step writes: one sentence, no partial files, and the same bytes once there is space."""
+"""A step on a real full disk prints one sentence and leaves no partial files; with space, it writes the same bytes."""
 
 from __future__ import annotations
 

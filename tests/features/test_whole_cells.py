@@ -189,7 +189,7 @@ def test_a_table_without_cells_is_named(tiled_slide, shard, stitch, tmp_path):
 
 @pytest.mark.parametrize("radius", [0, -1, 20.5])
 def test_a_cell_is_not_smaller_than_its_nucleus(radius):
-    with pytest.raises(ConfigError, match="cells: expand_um: a cell is larger than its nucleus, by at most 20 um"):
+    with pytest.raises(ConfigError, match="cells: expand_um: nuclei grow by more than 0 and at most 20 um"):
         RunSettings({"cells": {"expand_um": radius}})
 
 

@@ -12,7 +12,7 @@ def assert_no_defect(folder, n, start):
     outcomes = list(try_mutations(folder, n, start))
     assert [f"{one.number} {one.specimen}: {one.defect}" for one in outcomes if one.defect] == []
     rejected = sum(one.status == 2 for one in outcomes)
-    assert n // 4 < rejected < n  # some damage must be noticed, but not all files be unreadable
+    assert n // 4 < rejected < n  # more than a quarter of the damaged files must be rejected, but not all of them
 
 
 @pytest.mark.slow

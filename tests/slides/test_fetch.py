@@ -197,7 +197,7 @@ def test_a_copy_of_another_slide_is_rejected(muse, tmp_path, slide_bytes):
     status, _, errors = muse("inspect", tmp_path / "copy", "--source", "s3://b/a.tif", "--output", tmp_path / "o.json")
     assert (status, "a.tif, not from s3://b/a.tif" in errors) == (2, True)
     (tmp_path / "copy/source.json").write_text('{"url": "s3://b/a.tif", "file": "../a.tif"}')
-    with pytest.raises(SlideError, match="does not contain the slide's URL"):
+    with pytest.raises(SlideError, match="lacks the slide's URL"):
         open_slide(tmp_path / "copy")
 
 

@@ -69,7 +69,7 @@ class MuseConfig:
             raise ConfigError("sources: the list is empty; name tissue with nucleus positions")
 
     def pair(self, source: NucleusSource, partner: Path | None) -> NucleusSource:
-        """Return a slide of a cohort as a source; ``partner``, the store of its partner, is ignored."""
+        """Return ``source``, a slide of a cohort, unchanged; ``partner``, the store of a paired slide, is ignored."""
         return source
 
     @property
