@@ -88,9 +88,8 @@ def plug_in_kind(module: str, source: str) -> str | None:
     if part_of(module) == "losses" and not module.endswith("losses"):
         return "losses"
     found = re.search(r"^@(\w+)\.register\(", source, re.MULTILINE)
-    return (
-        found[1] if found and found[1] != "RECIPES" else None
-    )  # methods (``RECIPES``) are exempt: one may run another as a stage
+    # Methods (``RECIPES``) are exempt: one may run another as a stage.
+    return found[1] if found and found[1] != "RECIPES" else None
 
 
 def breaches_between_plug_ins(sources: dict[str, str]) -> list[str]:

@@ -210,9 +210,7 @@ def read_geojson(path: Path | str, offset_px: tuple[int, int] = (0, 0), tiles: b
 
 def _report_left_out(path: Path | str, counts: Counter[str], has_others: bool) -> None:
     if counts and not has_others:
-        raise GeoJSONError(
-            f"{path}: has no points or polygons that can be read (left out: {list_counts(counts)}); draw some"
-        )
+        raise GeoJSONError(f"{path}: has no usable points or polygons (left out: {list_counts(counts)}); draw some")
     if counts:
         warnings.warn(f"{path}: left out {list_counts(counts)}", LeftOutWarning, stacklevel=3)
 

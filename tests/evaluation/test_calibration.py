@@ -40,9 +40,8 @@ def test_a_temperature_takes_back_what_was_overdone(calibrated, sharper):
 
 def test_error_is_the_mean_distance_over_the_bins():
     prob = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]] * 6)
-    label = np.array(
-        [0, 0, 0, 1, 1, 1, 1, 1, 1, 0]
-    )  # 3 of 4 right at 0.9 is overconfident, 5 of 6 right at 0.6 is underconfident
+    # 3 of 4 right at 0.9 is overconfident, 5 of 6 right at 0.6 is underconfident
+    label = np.array([0, 0, 0, 1, 1, 1, 1, 1, 1, 0])
     counts = count_calibration(prob, label)
     assert counts.error == pytest.approx((4 * (0.9 - 3 / 4) + 6 * (5 / 6 - 0.6)) / 10)
     described = counts.describe(counts.values[None], ["one"])

@@ -215,7 +215,7 @@ def test_a_region_from_a_file_of_its_own(tmp_path):
 def test_truth_and_region_that_cannot_be_read_are_one_sentence(tmp_path):
     nothing = {"type": "Feature", "geometry": {"type": "Point", "coordinates": []}, "properties": {}}
     with pytest.raises(
-        GeoJSONError, match=r"t\.geojson: has no points or polygons that can be read \(left out: 1 empty object\)"
+        GeoJSONError, match=r"t\.geojson: has no usable points or polygons \(left out: 1 empty object\)"
     ):
         read_truth(write_features(tmp_path / "t.geojson", nothing), ["a"], MPP)
     flat = feature(shapely.Polygon([(0, 0), (5, 5), (9, 9)]))
@@ -227,9 +227,7 @@ def test_truth_and_region_that_cannot_be_read_are_one_sentence(tmp_path):
 
 def test_lines_alone_are_not_a_truth_without_nuclei(tmp_path):
     path = write_features(tmp_path / "s.geojson", feature(shapely.LineString([(0, 0), (5, 5)])))
-    with pytest.raises(
-        GeoJSONError, match=r"s\.geojson: has no points or polygons that can be read \(left out: 1 line\)"
-    ):
+    with pytest.raises(GeoJSONError, match=r"s\.geojson: has no usable points or polygons \(left out: 1 line\)"):
         read_truth(path, ["a"], MPP)
 
 

@@ -77,7 +77,7 @@ def test_what_cannot_be_a_nucleus_or_a_region_is_left_out(tmp_path, feature, nou
         objects = read_geojson(path)
     assert (list(objects.class_name), list(objects.number)) == (["A"], [2])
     path = write(tmp_path / "a.geojson", feature, {"geometry": LINE})
-    with pytest.raises(GeoJSONError, match=rf"has no points or polygons that can be read \(left out: .*{noun}"):
+    with pytest.raises(GeoJSONError, match=rf"has no usable points or polygons \(left out: .*{noun}"):
         read_geojson(path)
 
 

@@ -82,10 +82,10 @@ LABELS = {
     "roi_gson.json": LARGE,
     "shapes.geojson": LARGE,
     "classes.geojson": "class 'Region\\*' is not in class_map",
-    "core.geojson": r"has no points or polygons that can be read \(left out: 1 TMA core\)",
-    "plane.geojson": r"has no points or polygons that can be read \(left out: 1 object on a plane above 0\)",
-    "root.geojson": r"has no points or polygons that can be read \(left out: 1 root object\)",
-    "tile.geojson": r"has no points or polygons that can be read \(left out: 1 tile\)",
+    "core.geojson": r"has no usable points or polygons \(left out: 1 TMA core\)",
+    "plane.geojson": r"has no usable points or polygons \(left out: 1 object on a plane above 0\)",
+    "root.geojson": r"has no usable points or polygons \(left out: 1 root object\)",
+    "tile.geojson": r"has no usable points or polygons \(left out: 1 tile\)",
 }
 LABEL_WARNINGS = {
     "empty.geojson": "left out 1 empty object",

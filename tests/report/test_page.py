@@ -189,7 +189,7 @@ FILTERED = {  # (text, kind, minimum and maximum of nuclei) -> which slides are 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: the filter is not tried")
 def test_the_filter_shows_rows_and_cards_of_a_name_a_kind_and_a_range(page_path, tmp_path):
-    """The test adds a script that fills in the form, and removes the content security policy, which allows only the page's own script."""
+    """A script that fills in the form is added; the content security policy, which would forbid it, is removed."""
     page_text = re.sub('<meta http-equiv="Content-Security-Policy"[^>]*>', "", page_path.read_text(encoding="utf-8"))
     script = USE_FILTER.replace("CASES", json.dumps(list(FILTERED)))
     (tmp_path / "free.html").write_text(page_text.replace("</body>", script), encoding="utf-8")
