@@ -87,7 +87,8 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
             class, and keeps the detector's colour reference if `colour` is the same.
 
     Raises:
-        ConfigError: a class has no labelled nucleus, no outlines can be learnt, or the head cannot learn class areas.
+        ConfigError: a class has no labelled nucleus, no outlines can be learnt, the head cannot learn class areas, or
+            masks without classes continue a detector that does not teach its classes.
         LabelError: a label file is missing or damaged, a patient is in both training and validation, or a run that
             continues a detector has no nucleus with a class.
     """
@@ -103,23 +104,36 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
     if detector is None:
         require_every_class(images, config.class_names, "training")
         require_outlines(images)
-    elif (
-        len(missing_classes(images, config.class_names)) == len(config.classes)
-        and any(len(image.nuclei) and not image.areas for image in images)
-        and any(source.can_have_classes for source in config.sources)
-    ):
-        raise LabelError(
-            f"no nucleus of the training labels has a class ({', '.join(config.class_names)}); set classes in the "
-            "label files, or map their class names with `class_map`"
-        )
+    elif _has_no_class(images, config):
+        if any(source.can_have_classes for source in config.sources):
+            raise LabelError(
+                f"no nucleus of the training labels has a class ({', '.join(config.class_names)}); set classes in the "
+                "label files, or map their class names with `class_map`"
+            )
+        if config.distillation is None:
+            raise ConfigError(
+                "the training labels are masks without classes, so those of the initial weights would be forgotten; "
+                "name these weights in `distillation.teachers`, so that they are taught"
+            )
     if held and detector is None:
         require_every_class(held, config.class_names, "validation")
+    elif held and _has_no_class(held, config):
+        raise LabelError(
+            "no nucleus of the validation labels has a class, so they cannot choose weights; remove `validation`, or "
+            "set classes"
+        )
     keeps_colour = detector is not None and detector.colour.method == config.colour
     if keeps_colour:
         return DetectorData(config, images, held, detector.colour)
     weights = [image.weight for image in images]  # images count in the mean as often as they are drawn
     reference = mean_stains([image.stain for image in images], config.colour, weights)
     return DetectorData(config, images, held, reference)
+
+
+def _has_no_class(images: Sequence[LabelledImage], config: DetectorConfig) -> bool:
+    """True if nuclei are labelled, but none has a class; areas have classes without nuclei."""
+    labelled = [image for image in images if len(image.nuclei) and not image.areas]
+    return bool(labelled) and len(missing_classes(images, config.class_names)) == len(config.classes)
 
 
 def _read(sources: tuple[LabelSource, ...], config: DetectorConfig) -> list[LabelledImage]:

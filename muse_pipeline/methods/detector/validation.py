@@ -227,11 +227,12 @@ def compare_with_start(data: DetectorData, start: Start, network: NucleusDetecto
     before, now = Scorer(first, config, start.colour), Scorer(network, data.config, data.reference)
     labelled = _choose(data.held or data.images, config.mpp)
     totals = [scorer.total(labelled) for scorer in (before, now)]
-    scores = [scorer.scores(total)[MEAN] for scorer, total in zip((before, now), totals, strict=True)]
+    name = MEAN if any(len(image.nuclei) and image.nuclei.label.max() >= 0 for image in labelled) else "detection"
+    scores = [scorer.scores(total)[name] for scorer, total in zip((before, now), totals, strict=True)]
     old, new = (int(total.values[0, :2].sum()) for total in totals)
     n_true = int(totals[0].values[0, [0, 2]].sum())
     which = "validation labels, not trained on" if data.held else "training labels, as there is no `validation`"
-    yield f"mean class F1 on the {which}: {scores[0]:.1f} before, {scores[1]:.1f} now"
+    yield f"{name} F1 on the {which}: {scores[0]:.1f} before, {scores[1]:.1f} now"
     if n_true:
         yield f"nuclei found on them: {old:,} before, {new:,} now ({new - old:+,}), of {n_true:,} labelled"
     agreement = _agreement(before, now, _choose(data.images, config.mpp))

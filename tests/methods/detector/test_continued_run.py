@@ -13,7 +13,7 @@ from labelled import CPU, draw_labelled_folder, write_config
 from slide_files import write_pyramid
 
 from experiments.common.training import finetune
-from muse_pipeline.core.errors import ConfigError, LabelError
+from muse_pipeline.core.errors import ConfigError, LabelError, MuseError
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.export.onnx import load_detector
 from muse_pipeline.inference.card import replace_outlines
@@ -207,19 +207,37 @@ def test_labels_without_any_class_are_rejected(folder, tmp_path):
         run(continued(folder, 'sources.0.class_map={"1": null, "2": null}'), tmp_path)
 
 
-def test_masks_without_classes_train_outlines(folder, tmp_path):
-    """The classes come from the detector that the run continues."""
+@pytest.fixture
+def masks(folder, tmp_path) -> str:
+    """Settings of a source of masks without classes."""
+    xy = grid_xy((200, 200), step_px=40, first_px=20)
     mask = np.zeros((200, 200), np.uint8)
-    for x, y in grid_xy((200, 200), step_px=40, first_px=20):
-        cv2.circle(mask, (int(x), int(y)), 6, 255, -1)
-    for name in ("images", "masks"):
+    for x, y in xy.astype(int).tolist():
+        cv2.circle(mask, (x, y), 6, 255, -1)
+    for name, pixels in (("images", draw_nuclei((200, 200), xy)), ("masks", mask)):
         (tmp_path / name).mkdir()
-    write_png(tmp_path / "images/P.png", draw_nuclei((200, 200), grid_xy((200, 200), step_px=40, first_px=20)))
-    write_png(tmp_path / "masks/P.png", mask)
-    words = f"images: {tmp_path / 'images'}, labels: {tmp_path / 'masks'}, format: masks, mpp: 0.5"
-    checkpoint, output = run(continued(folder, f"sources=[{{{words}}}]"), tmp_path / "run")
+        write_png(tmp_path / name / "P.png", pixels)
+    return f"[{{images: {tmp_path / 'images'}, labels: {tmp_path / 'masks'}, format: masks, mpp: 0.5}}]"
+
+
+def test_the_start_teaches_its_classes_where_masks_have_none(folder, masks, tmp_path):
+    teacher = f"distillation={{teachers: [{folder / 'first/checkpoint.pt'}]}}"
+    checkpoint, output = run(continued(folder, f"sources={masks}", teacher), tmp_path / "run")
     assert "classes without training labels: Dark, Pale" in output
+    assert any(sentence.startswith("detection F1 on the training labels") for sentence in output)
     assert all(torch.isfinite(value).all() for value in checkpoint.head.values())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sources=MASKS"], "name these weights in `distillation.teachers`"),
+        (["validation=MASKS"], "so they cannot choose weights; remove `validation`"),
+    ],
+)
+def test_masks_without_classes_cannot_do_everything(folder, masks, tmp_path, words, message):
+    with pytest.raises(MuseError, match=re.escape(message)):
+        run(continued(folder, *(word.replace("MASKS", masks) for word in words)), tmp_path / "run")
 
 
 def test_the_card_keeps_data_and_limits_of_the_start(folder, tmp_path):
