@@ -191,10 +191,11 @@ def test_a_changed_setting_of_an_output_writes_that_output_alone(finished, tmp_p
     assert (folder / "nuclei.geojson.gz").read_bytes() == written
 
 
-def test_cells_are_written_again_in_another_frame(finished, tmp_path, capsys):
+@pytest.mark.parametrize("words", [("--frame", "openslide"), ("--measurements", "h_mean")])
+def test_cells_are_written_again_with_the_nuclei(finished, tmp_path, capsys, words):
     run = ["run", str(finished / "S.tif"), "-o", str(tmp_path / "results"), "--cells"]
     assert main(run) == 0
-    assert main([*run, "--frame", "openslide"]) == 0
+    assert main([*run, *words]) == 0
     assert "unchanged, wrote geojson, cells\n" in capsys.readouterr().out
 
 

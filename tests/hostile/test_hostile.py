@@ -15,6 +15,11 @@ def assert_no_defect(folder, n, start):
     assert n // 4 < rejected < n  # more than a quarter of the damaged files must be rejected, but not all of them
 
 
+def test_a_few_mutations(tmp_path):
+    """The first ones are of different specimens."""
+    assert_no_defect(tmp_path, 10, 0)
+
+
 @pytest.mark.slow
 def test_hundreds_of_mutations(tmp_path):
     """The first mutations cover every specimen once."""

@@ -28,9 +28,7 @@ def cohort(tmp_path) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
 def test_a_run_named_by_its_file_is_trained_exported_and_used(cohort):
-    """tests/cli/test_model.py is fast and tests which inputs such a run has."""
     write_config(cohort, model="tiny.yaml")
     run = run_snakemake(cohort, "--dry-run", "--printshellcmds", "--set-resources", "finetune:gpu=2")
     assert "muse finetune tiny.yaml --accelerator cuda --devices 2 " in " ".join(run.stdout.replace("\\", "").split())

@@ -63,7 +63,6 @@ def test_a_slide_is_trained_with_every_kind_of_partner(kind, slide, tmp_path, mu
     assert 0 < np.mean([row["image_partners"] for row in rows]) < 1
 
 
-@pytest.mark.slow
 def test_a_run_with_muses_loss_resumes_to_the_same_bytes(pictures, tmp_path, muse, monkeypatch):
     sizes = {"n_prototypes": 16, "hidden": 16, "bottleneck": 8}
     config = write_paired_config(tmp_path, [pictures], distillation=sizes, views={"n_local": 2, "local_px": 32})
