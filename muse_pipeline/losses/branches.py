@@ -52,7 +52,7 @@ def invariance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
 
 
 def variance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
-    """Shortfall of each standard deviation from 1, averaged over dimensions and summed over branches.
+    """Shortfall of each dimension's standard deviation from 1, averaged over dimensions and summed over branches.
 
     Args:
         branches: n tensors (N, D).

@@ -24,8 +24,8 @@ class ShallowNetwork(ResidualEncoder):
 
     Args:
         widths: number of channels of each stage.
-        depths: number of residual blocks in each stage. PSM averages its map over the blocks of the first stage; the
-            released network has three.
+        depths: number of residual blocks in each stage. PSM averages its map over the blocks of the first stage, of
+            which the released network has three.
     """
 
     def __init__(self, widths: tuple[int, ...], depths: tuple[int, ...]):

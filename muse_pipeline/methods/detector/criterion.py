@@ -190,7 +190,7 @@ def known_cells(maps: NucleusMaps, batch: LabelledBatch) -> tuple[Tensor, Tensor
 
 
 def unannotated_cells(batch: LabelledBatch) -> tuple[Tensor, Tensor]:
-    """Two (B, 1, h, w) bool maps: cells without any labels, and cells without labelled positions, as in class areas."""
+    """Two (B, 1, h, w) bool maps: cells without any labels, and these cells together with those of class areas."""
     region = batch.region[:, None]
     return region == 0, (region == 0) | (region == CLASSES_ONLY)
 

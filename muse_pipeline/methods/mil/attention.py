@@ -1,4 +1,4 @@
-"""Choice of labelled tiles by slide labels: attention MIL on bags of tiles, cross-validated with folds of patients."""
+"""Selection of labelled tiles from labelled slides: attention MIL on bags of tiles, cross-validated by patient."""
 
 from __future__ import annotations
 

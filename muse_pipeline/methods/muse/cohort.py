@@ -146,7 +146,7 @@ def store_mpp(config: MuseConfig | UnitConfig) -> float:
 
 
 def files_of_pretraining(config: MuseConfig | UnitConfig) -> list[Path]:
-    """The initial checkpoint of a run, and the files of those of its sources that are not slides.
+    """The initial checkpoint of a run, and the files of its sources other than slides.
 
     Raises:
         CheckpointError: the checkpoint is missing.

@@ -139,7 +139,7 @@ def require_fine(name: str, mpp: float, finest_mpp: float) -> None:
     """Reject an image that is too coarse for the views.
 
     Raises:
-        MppError: ``finest_mpp``, that of the finest views, is lower than the image's ``mpp`` beyond ``MPP_TOLERANCE``.
+        MppError: ``finest_mpp``, that is, the mpp of the finest views, is too far below the image's ``mpp``.
     """
     if finest_mpp * MPP_TOLERANCE < mpp:
         raise MppError(
@@ -261,7 +261,7 @@ def _file_of_regions(source: NucleusSource) -> Path:
 
 
 def checksums_of_regions(sources: Sequence[NucleusSource]) -> dict[str, str]:
-    """Checksums of the region maps next to the stores of ``sources``, keyed by index of the source.
+    """Checksums of the region maps next to the stores of ``sources``, keyed by name ("source 0: regions.json").
 
     Raises:
         StoreError: a region map is missing.

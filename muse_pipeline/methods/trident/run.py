@@ -63,7 +63,7 @@ def read_paired_data(config: TridentConfig, folder: Path, log: Log) -> PairedDat
 
 
 def _require_partners(sources: list, partners: list[PicturePartner | None], failures: list[str]) -> None:
-    """Reject a folder of partners without a file for any picture, and slides if no partner could be registered."""
+    """Reject a folder of partners without a file for any picture, and a run in which no partner could be registered."""
     for source in dict.fromkeys(source for source in sources if source and source.store is None):
         of_source = [partner for wanted, partner in zip(sources, partners, strict=True) if wanted == source]
         if all(partner is None for partner in of_source):

@@ -297,7 +297,7 @@ class UnitData:
     palette: np.ndarray
 
     def make_batches(self, config: UnitConfig, device: torch.device) -> Callable[[int], UnitBatch]:
-        """Return a function that makes the batch of a step; equal steps get equal batches."""
+        """Return a function that makes the batch of a step, which depends only on the step."""
         masks = MaskDomain(
             self.masks, mpp=config.mpp, window_px=config.window_px, n_rays=config.reader.n_rays, seed=config.seed
         )

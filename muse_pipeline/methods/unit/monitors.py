@@ -92,7 +92,7 @@ class TranslationPictures(Monitor):
 
     @torch.no_grad()
     def draw(self) -> np.ndarray:
-        """Draw six rows: masks, rendered tissue and masks read from it; real tissue, masks read, tissue rendered again."""
+        """Draw six rows: masks, rendered tissue, masks read again; real tissue, masks read, tissue rendered again."""
         device = next(self.method.parameters()).device
         batch = UnitBatch(*(one[:SHOWN].to(device) for one in self.batches(PREVIEW)))
         # The training loop seeds every step, so seeding and drawing random numbers here does not affect it.
