@@ -52,7 +52,7 @@ def invariance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
 
 
 def variance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
-    """Amount by which a dimension's standard deviation falls short of 1: mean over dimensions, sum over branches.
+    """Shortfall of each dimension's standard deviation from 1, averaged over dimensions and summed over branches.
 
     Args:
         branches: n tensors (N, D).
@@ -63,7 +63,7 @@ def variance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
 
 
 def covariance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
-    """Squared covariance of two different dimensions, summed over pairs of dimensions and branches, divided by D.
+    """Squared covariances of all ordered pairs of different dimensions, summed over pairs and branches, divided by D.
 
     Args:
         branches: n tensors (N, D).

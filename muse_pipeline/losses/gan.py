@@ -68,7 +68,7 @@ class AdaptiveAugmentation(nn.Module):
     """Augments pictures with an adaptive probability.
 
     Args:
-        target: value of r above which p rises and below which it falls.
+        target: value of ``r = E sign(D(y))`` above which p rises and below which p falls.
         pictures: number of real pictures over which p rises from 0 to 1 if r stays above the target.
         midpoint: score halfway between real and generated pictures (logistic losses: 0; least squares: 0.5).
     """
@@ -85,7 +85,7 @@ class AdaptiveAugmentation(nn.Module):
         self.p.add_((mean_sign - self.target).sign() * len(score) / self.pictures).clamp_(0, 1)
 
     def forward(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
-        """(B, 3, H, W), -1 to 1 -> the same shape; random numbers come from ``generator``, on the CPU."""
+        """(B, 3, H, W), -1 to 1 -> the same shape; random numbers are drawn from ``generator``, a CPU generator."""
         if self.p == 0:
             return pictures
         return self._recolour(self._move(pictures, generator), generator)

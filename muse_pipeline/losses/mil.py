@@ -44,7 +44,7 @@ def image_cross_entropy(maps: Sequence[Tensor], label: Tensor, judged: Tensor) -
 
 
 def dice_loss(prediction: Tensor, target: Tensor, known: Tensor) -> Tensor:
-    """One minus the Dice coefficient of every image and class, or that of the complements if the target is empty.
+    """One minus the Dice coefficient of each image and class, computed from the complements if the target is empty.
 
     Args:
         prediction: (B, K, H, W).
@@ -93,13 +93,13 @@ def confidence_weights(loss: Tensor, target: Tensor, known: Tensor) -> Tensor:
 
 
 def weighted_cross_entropy(prediction: Tensor, target: Tensor, known: Tensor, weighted: bool = True) -> Tensor:
-    """Cross-entropy weighted by ``confidence_weights``: its mean over known pixels, then over images and classes.
+    """Cross-entropy weighted by ``confidence_weights``, averaged over known pixels, then over images and classes.
 
     Args:
         prediction: (B, K, H, W).
         target: (B, K, H, W), 0 or 1.
         known: (B, K, H, W).
-        weighted: whether to use these weights; otherwise all known pixels have the same weight.
+        weighted: True to use ``confidence_weights``; otherwise all known pixels have the same weight.
     """
     of_target = torch.where(target > 0, prediction, 1 - prediction)
     loss = -of_target.clamp(min=LEAST_PROBABILITY).log()

@@ -12,18 +12,18 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-BLACK = -0.9  # a pixel of a mask belongs to a nucleus if a fill channel exceeds this
+BLACK = -0.9  # a pixel of a mask belongs to a nucleus if its green or blue channel exceeds this
 
 
 def translation_objective(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
-    """``L = L_GAN(G) + l1 L_GAN(S) + l2 L_cyc(G, S) + l3 L_seg(S o G) + l4 L_painted(G)``; the last is our addition.
+    """``L = L_GAN(G) + l1 L_GAN(S) + l2 L_cyc(G, S) + l3 L_seg(S o G) + l4 L_painted(G)``; we added the last term.
 
     ``L_seg`` is the instance loss of the reader S on rendered pictures; its targets are the instances of the masks
     that the pictures were rendered from. These pictures are not detached, so the loss trains both networks: G must
     render nuclei that S can separate.
 
     Args:
-        terms: loss terms under the names of ``weights``; terms with a weight of 0 may be missing.
+        terms: loss terms, keyed as in ``weights``; terms with a weight of 0 may be missing.
         weights: weights of "picture_gan", "mask_gan", "cycle", "instances" and "painted".
 
     Returns:

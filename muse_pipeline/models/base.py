@@ -31,7 +31,7 @@ class Lattice:
     their training window.
 
     Attributes:
-        name: name in the model card.
+        name: name of the rule in the model card.
         align_corners: True if the first and last columns lie on the window's edges, instead of half a cell inside.
     """
 
@@ -40,7 +40,7 @@ class Lattice:
 
     @property
     def any_size(self) -> bool:
-        """True if windows may have any size because the output for a nucleus does not depend on it."""
+        """True if windows may have any size, because the output for a nucleus does not depend on that size."""
         return not self.align_corners
 
     def at_cells(self, dense: Tensor) -> Tensor:
@@ -204,7 +204,7 @@ class ImageNetBackbone(Backbone):
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
     def prepare(self, pixels: Tensor, colour: Tensor) -> Tensor:
-        """RGB after the slide's colour map, normalised."""
+        """RGB recoloured by ``colour``, the slide's affine map of optical density, then normalised."""
         return (recoloured(pixels, colour) / 255.0 - self.mean) / self.std
 
 

@@ -1,7 +1,7 @@
 """Compact residual encoder-decoders with a dense map at stride 4, designed for CPUs.
 
-On a CPU most of the time goes into operations at stride 4. To keep these few, the stem is one convolution of 4 x 4
-patches, the decoder is thin, and skips are added instead of concatenated.
+On a CPU, most of the time goes into operations at stride 4. To keep their number low, the stem is one convolution of
+4 x 4 patches, the decoder is thin, and skips are added instead of concatenated.
 """
 
 from __future__ import annotations

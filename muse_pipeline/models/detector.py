@@ -80,7 +80,7 @@ class NucleusHead(nn.Module):
         return pick(as_rows(positions), cell, positions.shape[-2] * positions.shape[-1])
 
     def describe(self, cells: Tensor) -> tuple[Tensor, ...]:
-        """Rows (B, K, M) of the last output of ``propose`` -> their label (B, K, C) and rays (B, K, R)."""
+        """Rows (B, K, M), picked from the last output of ``propose`` -> class logits (B, K, C) and rays (B, K, R)."""
         return cells.split(self.sizes, 2)
 
 

@@ -24,8 +24,8 @@ class ShallowNetwork(ResidualEncoder):
 
     Args:
         widths: number of channels of each stage.
-        depths: number of residual blocks in each stage. PSM averages its map over the blocks of the first stage; there
-            are three in its release.
+        depths: number of residual blocks in each stage. PSM averages its map over the blocks of the first stage, of
+            which the released network has three.
     """
 
     def __init__(self, widths: tuple[int, ...], depths: tuple[int, ...]):
@@ -53,8 +53,8 @@ def shallow_cnn() -> ShallowNetwork:
 class ColourNetwork(Backbone):
     """Layers on single pixels, averaging over 8 x 8 px at stride 4, and layers on the averages.
 
-    A partner shows the same shapes as its H&E image. A network that sees shapes or neighbours could match nuclei of the
-    two images by these, and the H&E network would learn nothing about the partner's stain.
+    A partner shows the same shapes as its H&E image. If this network could see shapes or neighbours, they would suffice
+    to match the nuclei of the two images, and the H&E network would learn nothing about the partner's stain.
 
     Args:
         width: number of channels.
@@ -70,12 +70,12 @@ class ColourNetwork(Backbone):
         self.stage_sizes = tuple(Stage(4 * 2**index, width) for index in range(N_STAGES))
 
     def forward(self, image: Tensor) -> Features:
-        """(B, 3, H, W) -> the map, and its mean."""
+        """(B, 3, H, W) -> the dense map, and its mean."""
         dense = next(self.stage_maps(image))
         return Features(dense, dense.mean((2, 3)))
 
     def stage_maps(self, image: Tensor) -> Iterator[Tensor]:
-        """Yield the map, and its means over blocks of 2 x 2 and 4 x 4 cells."""
+        """Yield the dense map, and its means over blocks of 2 x 2 and 4 x 4 cells."""
         x = self.means(self.mean(self.pixels(image)))
         yield x
         for _ in range(N_STAGES - 1):

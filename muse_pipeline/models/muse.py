@@ -58,7 +58,7 @@ class MuseBackbone(ImageNetBackbone):
         return Features(self.decoder(levels), vector)
 
     def stage_maps(self, image: Tensor) -> Iterator[Tensor]:
-        """The four maps that the decoder reads; requesting one computes all."""
+        """The four maps that the decoder reads; all are computed when the first is requested."""
         yield from self.encoder["encoder"](image)[0]
 
 
@@ -99,7 +99,7 @@ class ResBlock(nn.Module):
 
 
 class UpMerge(nn.Module):
-    """Resize the coarse map to the size of the skip, concatenate the two, coarse map **first**, and merge them."""
+    """Resize the coarse map to the size of the skip, concatenate both, the coarse map **first**, and merge them."""
 
     def __init__(self, coarse_channels: int, skip_channels: int):
         super().__init__()

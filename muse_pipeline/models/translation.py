@@ -1,8 +1,8 @@
 """Networks of UNITPathSSL: a generator of pictures from masks, discriminators, and a reader of masks from pictures.
 
 The generator accepts masks of any size. Its modulated convolutions are those of StyleGAN2 (Karras et al., CVPR 2020,
-arXiv 1912.04958, equations 1 and 3). Their styles are affine both in noise and in a code of the input, as in
-co-modulation (Zhao et al., ICLR 2021, arXiv 2103.10428). The code is written from the equations.
+arXiv 1912.04958, equations 1 and 3). Their styles are affine functions of mapped noise and of a code of the
+mask, as in co-modulation (Zhao et al., ICLR 2021, arXiv 2103.10428). This module is written from the equations.
 """
 
 from __future__ import annotations
@@ -159,13 +159,14 @@ class CoModulatedGenerator(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """Strided 4x4 convolutions with leaky ReLU, later ones with instance norm, and a final convolution to one channel.
+    """Strided 4x4 convolutions with leaky ReLU and, optionally, instance norm, then a convolution to one channel.
 
     With four strided convolutions, the field of view is 94 px.
 
     Args:
         widths: number of channels of each strided convolution.
-        norm: True to use instance norm, which must not be combined with a gradient penalty.
+        norm: True for instance norm after all strided convolutions but the first; must not be combined with a gradient
+            penalty.
     """
 
     def __init__(self, widths: tuple[int, ...], norm: bool):
@@ -202,7 +203,7 @@ class Reading(NamedTuple):
 
 
 class TranslationHead(nn.Module):
-    """Dense map at stride 4 -> mask: two 3x3 convolutions with instance norm and upsampling, then a linear 3x3.
+    """Two 3x3 convolutions with instance norm, ReLU and upsampling, then a linear one: dense map at stride 4 -> mask.
 
     Args:
         in_channels: number of channels of the dense map, in which the backbone already combines its stages.

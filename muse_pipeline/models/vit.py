@@ -19,8 +19,9 @@ GRID_EXCESS = 0.1  # DINO adds this to the target grid against rounding errors, 
 def resample_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
     """Resample a positional table from its own square grid to another, as DINO does.
 
-    Bicubic (a = -0.75) at half-pixel centres with the scale ``(grid + 0.1) / own grid``, so that token i samples
-    ``(i + 0.5) * own / (grid + 0.1) - 0.5``: **not the identity** if the grids are equal. The class token is untouched.
+    Interpolation is bicubic (a = -0.75) at half-pixel centres with the scale ``(grid + 0.1) / own``. Token i samples
+    ``(i + 0.5) * own / (grid + 0.1) - 0.5``, so the table **changes even if the grids are equal**. The class token is
+    kept.
 
     Args:
         table: (1, 1 + g * g, C), class token first.

@@ -62,7 +62,7 @@ def backbone_weights(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
     """Select the backbone's tensors and remove the prefix of their names.
 
     Raises:
-        CheckpointError: there are no tensors, or an entry is not a tensor or not finite.
+        CheckpointError: the file contains no backbone, or one of its entries is not a tensor of finite numbers.
     """
     teacher = state.get("teacher")
     if not isinstance(teacher, dict):
@@ -149,7 +149,7 @@ def describe_misfit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor])
 
 
 def positions_grid(weights: Mapping[str, Tensor]) -> int | None:
-    """Patches per side of the positional table; None if there is none."""
+    """Patches per side of the positional table; None if the weights contain no such table."""
     return square_grid(weights[POSITIONS]) if POSITIONS in weights else None
 
 

@@ -154,7 +154,7 @@ class Adaptation(MusePretraining):
 
 @RECIPES.register("adapt")
 class AdaptRecipe(Recipe):
-    """One stage: from a detector and tissue with nucleus positions to an adapted detector."""
+    """Adapts a detector to tissue with nucleus positions, in one stage."""
 
     Config = AdaptConfig
     ends_in_model = True
@@ -205,7 +205,7 @@ class AdaptStage(MuseStage):
         none = Augmentation(stain_gain=0, stain_mix=0, shift=0, partial_colour=1, blur=0, blur_um=0, noise=0)
         as_run = _normalise(data, dataclasses.replace(data.reference, share=begun.export.colour_share))
         views, windows = make_batches(config, data), make_batches(varied, data)
-        # The windows are the same as the student's: the seed is equal, and geometry is drawn before appearance.
+        # These show the same tissue as the student's windows: seeds are equal, and geometry is drawn before appearance.
         weak = make_batches(dataclasses.replace(varied, augmentation=none, grey=0.0), as_run)
 
         def draw(number: int) -> AdaptBatch:

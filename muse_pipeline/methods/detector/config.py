@@ -30,7 +30,7 @@ class ExportSettings:
     """Settings of the exported model (``inference.card.ModelCard``).
 
     Attributes:
-        input_px: side of a window; by default 1,024 px, or that of training windows if no other is accepted.
+        input_px: side of a window; by default 1,024 px, or the training window if the network accepts no other.
         halo_px: width of a window's border; nuclei in it are taken from neighbouring windows.
         batch: windows per call.
         capacity: largest number of nuclei per window.
@@ -128,7 +128,7 @@ class DetectorConfig(ModelSettings):
 
     @property
     def credits(self) -> str:
-        """``training_data`` and the licences that the sources state, for the card."""
+        """``training_data`` and the licences given in the sources, for the card."""
         stated = dict.fromkeys(f"{source.labels.name} {source.licence}" for source in self.sources if source.licence)
         return f"{self.training_data} Licences: {', '.join(stated)}." if stated else self.training_data
 
@@ -144,7 +144,7 @@ def inherit_export(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     if not isinstance(name, str) or not isinstance(given, dict):  # parsing reports the error
         return values
     path = find_checkpoint(checkpoint_from(folder, Path(name)))
-    if not path.is_file():  # reported when the run begins, because the workflow may still write the file
+    if not path.is_file():  # a missing file is reported when the run begins, because the workflow may still write it
         return values
     inherited = read_weights(path, bool(values.get("trust_pickle"))).meta.get("config", {}).get("export", {})
     return {**values, "export": {**inherited, **replace_outlines(given)}}

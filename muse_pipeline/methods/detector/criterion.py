@@ -89,7 +89,7 @@ UNMATCHED = 1e6  # cost of leaving a nucleus without a proposal; so high that th
 
 
 class Assignment(NamedTuple):
-    """P pairs of a nucleus and a proposal, in order of windows and nuclei.
+    """P pairs of a nucleus and a proposal, sorted by window and nucleus.
 
     Attributes:
         window: (P,) index of the window.
@@ -190,7 +190,7 @@ def known_cells(maps: NucleusMaps, batch: LabelledBatch) -> tuple[Tensor, Tensor
 
 
 def unannotated_cells(batch: LabelledBatch) -> tuple[Tensor, Tensor]:
-    """Two (B, 1, h, w) bool maps: cells without any labels, and cells without positions, including class areas."""
+    """Two (B, 1, h, w) bool maps: cells without any labels, and these cells together with those of class areas."""
     region = batch.region[:, None]
     return region == 0, (region == 0) | (region == CLASSES_ONLY)
 
@@ -229,7 +229,7 @@ GAUSSIAN_UM = 1.25
 
 @CRITERIA.register("dense")
 class DenseCriterion(Criterion):
-    """Learns centres as Gaussians, and offsets, classes and rays only in cells at most one cell from a centre."""
+    """Centres are learnt as Gaussians; offsets, classes and rays only in cells at most one cell from a centre."""
 
     def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:
         """Compute the four terms and their sum, in which rays have the weight 2 and all other terms 1."""
@@ -293,7 +293,7 @@ class PointCriterion(Criterion):
         ray_error = (rays - true_rays.nan_to_num()).abs().mean(1) / MEAN_RADIUS_UM
         terms = {
             "offset": OFFSET_WEIGHT * mean_over(squared_um, torch.ones_like(squared_um)),
-            # At least one nucleus per window is counted, to avoid a division by zero for a batch without nuclei.
+            # The divisor is at least the number of windows, so that it is not 0 for a batch without nuclei.
             "type": (hit.sum() + miss.sum()) / weight.sum().clamp(min=len(centre)),
             "rays": mean_over(ray_error, true_rays[:, 0].isfinite().to(ray_error)),
         }

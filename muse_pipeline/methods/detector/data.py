@@ -125,7 +125,7 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
     keeps_colour = detector is not None and detector.colour.method == config.colour
     if keeps_colour:
         return DetectorData(config, images, held, detector.colour)
-    weights = [image.weight for image in images]  # images count in the mean as often as they are drawn
+    weights = [image.weight for image in images]  # images are drawn this often, and count as often in the mean
     reference = mean_stains([image.stain for image in images], config.colour, weights)
     return DetectorData(config, images, held, reference)
 

@@ -101,7 +101,7 @@ class DistillationTerm(nn.Module):
         offset = (student.offset - teacher_pred.offset).abs().mean(1, keepdim=True)
         rays = (student.rays - teacher_pred.rays).abs().mean(1, keepdim=True) / MEAN_RADIUS_UM
         at_nuclei = mean_over(classes * taught + offset + RAY_WEIGHT * rays, heat * known)
-        # Divided by the sum of heat (how many centres the teachers see), as the focal loss is by the true number.
+        # Divided by the sum of heat, the teachers' expected number of centres, as the focal loss is by the true one.
         return (centre * known).sum() / (heat * known).sum().clamp(min=1) + at_nuclei
 
 
@@ -119,7 +119,7 @@ class DetectorTraining(Method):
 
     Args:
         network: the detector.
-        criterion: registered name of the criterion, which is that of the head.
+        criterion: registered name of the criterion, which is also the name of the head.
         mpp: um per pixel of the windows.
         class_weights: (C,) weights of the classes in the cross-entropy.
         distillation: loss against teachers, in addition to the loss on labels; None for training on labels only.

@@ -60,7 +60,7 @@ def follow_labels(schedule: Schedule, n_nuclei: int) -> Schedule:
 def split_images(
     images: Sequence[LabelledImage], n_folds: int
 ) -> list[tuple[list[LabelledImage], list[LabelledImage]]]:
-    """Split images into parts; return, for each part, the images to train on (all others) and those to hold out.
+    """Split images into parts; return, for each part, the images outside it, to train on, and those in it, to hold out.
 
     Pictures of a patient stay together, unless there is only one patient; a single picture is halved.
 
@@ -104,7 +104,7 @@ def restrict(image: LabelledImage, mask: np.ndarray) -> LabelledImage:
 
 
 def mix_weights(start: Checkpoint, trained: Checkpoint, share: float) -> Checkpoint:
-    """Average two checkpoints of the same network, with the weight ``share`` and the meta of ``trained``."""
+    """Average two checkpoints of a network; ``trained`` has the weight ``share`` and provides the meta."""
     if not share:
         return replace(start, meta=trained.meta)
 
@@ -144,7 +144,7 @@ def choose_share(counts: np.ndarray) -> dict[str, Any]:
             for name, rows in rows_of.items()
         }
         together = compare_scores(counts[0], after, blocks, partial(_sum_of_scores, rows=[*rows_of.values()]))
-        best["scores"] = best["scores"] or scores  # if no share is chosen, those of the smallest are reported
+        best["scores"] = best["scores"] or scores  # if no share is chosen, the smallest one's are reported
         # A 95 % interval is 2 x 1.96 standard errors wide. Without an interval (a single block) no share is chosen.
         low, high = together["interval"] or (-np.inf, np.inf)
         gain = together["difference"] - (high - low) / (2 * 1.96)

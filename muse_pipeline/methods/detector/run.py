@@ -73,7 +73,7 @@ def load_detector_config(path: Path, data: Path | None = None, changes: Iterable
 
 @RECIPES.register("detector")
 class DetectorRecipe(Recipe):
-    """One stage: from labelled images to a detector."""
+    """Trains a detector on labelled images, in one stage."""
 
     Config = DetectorConfig
 
@@ -144,13 +144,13 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return read_inputs(self.config)
 
     def free_settings(self) -> tuple[str, ...]:
-        """Settings of the card; with validation, those that affect its scores may change only after the last step."""
+        """Settings of card and export; those that affect validation scores may change only after the last step."""
         if not self.config.validation or steps_done(self.run_folder.resume) == self.config.schedule.steps:
             return CARD_ONLY
         return (*(name for name in CARD_ONLY if name != "export"), *UNSCORED)
 
     def run(self, options: Options) -> Path:
-        """Train, or resume; ``mixing`` without `validation` sources first trains without each part of the labels."""
+        """Train, or resume; for ``mixing`` without `validation`, first train without each part of the labels."""
         if self.config.mixing is None:
             return super().run(options)
         self.check()

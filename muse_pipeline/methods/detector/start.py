@@ -1,4 +1,4 @@
-"""Initial weights of a detector's training, its teachers, and what their cards state."""
+"""Initial weights and teachers of a detector's training, and texts for the card that describe them."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def _is_same_detector(begun: dict[str, Any], config: DetectorConfig) -> bool:
 
 
 def take_over(network: NucleusDetector, start: Start) -> None:
-    """Load the weights of ``start`` into a network: the backbone and, from a whole detector, the head.
+    """Load the weights of ``start`` into a network: the backbone and, if ``is_whole``, the head.
 
     Raises:
         CheckpointError: the weights do not fit the network.

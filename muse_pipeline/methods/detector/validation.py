@@ -186,7 +186,7 @@ def class_shift(images: Sequence[LabelledImage], scorer: Scorer) -> torch.Tensor
     Class shares in the labels of a few pictures differ from those in the tissue. The terms are half the logarithm of
     the ratio of labelled to expected shares (half, because class weights are inverse square roots of frequencies),
     clamped to -1 to 1. The expected shares are a weighted mean of those found by the initial detector in the same
-    regions and those of the labels; the more labels there are, the closer they are to the latter.
+    regions and those of the labels; the more labels there are, the larger is the labels' weight.
 
     Args:
         images: images to train on; those with class areas are ignored.
@@ -215,7 +215,7 @@ AROUND_UM = 128.0  # width of the tissue that is kept around an annotated region
 
 
 def compare_with_start(data: DetectorData, start: Start, network: NucleusDetector) -> Iterator[str]:
-    """Yield sentences that compare scores and numbers of nuclei on labels, and the nuclei found around them.
+    """Yield sentences that compare the initial and the trained detector, on labels and in the tissue around them.
 
     Args:
         data: data of the run.

@@ -1,4 +1,4 @@
-"""Labelled tiles from slide labels: attention MIL on bags of tiles, cross-validated with folds of patients."""
+"""Selection of labelled tiles from labelled slides: attention MIL on bags of tiles, cross-validated by patient."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ class TilesStage(PreparedStage):
     Args:
         config: settings of the run.
         bags: folder of the bags stage.
-        models: checkpoint of each fold.
+        models: checkpoint of each fold's model.
         folder: folder of the stage.
     """
 

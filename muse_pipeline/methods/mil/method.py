@@ -76,7 +76,7 @@ class TeacherTraining(RegionTraining):
 
 
 class StudentTraining(RegionTraining):
-    """Training on a fixed teacher's fused maps for the classes that an image contains, and on labels otherwise.
+    """Training on a fixed teacher's fused maps for the classes in an image's label, and on labels for all others.
 
     Args:
         network: the network to train.

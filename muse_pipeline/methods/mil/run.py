@@ -84,7 +84,7 @@ class MilRecipe(Recipe):
             stages.append(kind(config, stage_folder(folder, len(stages) + 1, name), name))
             return stages[-1].result
 
-        # Default settings of students, because the teacher does not depend on them.
+        # The teacher does not depend on the students' settings; with the defaults, it stays valid if they change.
         previous = add(TeacherStage, "teacher", dataclasses.replace(settings, student=StudentSettings()))
         schedule, rounds = config.student.schedule or config.schedule, config.student.rounds
         if config.student.swap == "none" and rounds:

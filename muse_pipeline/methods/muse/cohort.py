@@ -1,4 +1,4 @@
-"""Planning of a run without labels on the slides of a cohort, some of which are held out."""
+"""Planning of runs that train without labels on the slides of a cohort, some of which are held out."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def store_mpp(config: MuseConfig | UnitConfig) -> float:
 
 
 def files_of_pretraining(config: MuseConfig | UnitConfig) -> list[Path]:
-    """The initial checkpoint of a run, and the files of its sources that are not slides.
+    """The initial checkpoint of a run, and the files of its sources other than slides.
 
     Raises:
         CheckpointError: the checkpoint is missing.
@@ -164,7 +164,7 @@ def files_of_pretraining(config: MuseConfig | UnitConfig) -> list[Path]:
 
 
 def settings_of(config: MuseConfig | UnitConfig) -> dict[str, Any]:
-    """The settings of a run for a YAML file; sources omit default values, because there may be thousands."""
+    """The settings of a run for a YAML file, without the default settings of its sources, which may be thousands."""
     names = [name for name in ("sources", "held") if hasattr(config, name)]
     named = {name: [_stated(source) for source in getattr(config, name)] for name in names}
     few = {name: getattr(config, name)[:1] for name in names}

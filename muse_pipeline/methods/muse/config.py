@@ -36,8 +36,8 @@ class MuseConfig:
         augmentation: colour and sharpness of each view; the geometric settings are ignored.
         grey: fraction of views converted to grey.
         balance: influence of an image's area with nuclei on how often it is drawn, from 0 (none) to 1 (proportional).
-        region_weights: class of a tissue region -> how often its nuclei are drawn, relative to nuclei in other classes;
-            needs region maps.
+        region_weights: class of a tissue region -> frequency with which its nuclei are drawn, relative to all other
+            nuclei; needs region maps or drawn areas.
         min_nuclei: minimum number of nuclei in an image; images with fewer are not used.
         batch: sets of views per batch and device.
         seed: seed of weights and views.
@@ -74,7 +74,7 @@ class MuseConfig:
 
     @property
     def middle_mpp(self) -> float:
-        """The mpp that the backbone is saved with: the middle of the range of the views."""
+        """The mpp that is saved with the backbone: the middle of the views' range of mpps."""
         return sum(self.views.mpp) / 2
 
     @property

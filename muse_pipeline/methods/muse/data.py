@@ -139,7 +139,7 @@ def require_fine(name: str, mpp: float, finest_mpp: float) -> None:
     """Reject an image that is too coarse for the views.
 
     Raises:
-        MppError: ``finest_mpp``, the um per pixel of the finest views, is finer than the image's ``mpp``.
+        MppError: ``finest_mpp``, that is, the mpp of the finest views, is too far below the image's ``mpp``.
     """
     if finest_mpp * MPP_TOLERANCE < mpp:
         raise MppError(
@@ -153,7 +153,7 @@ def _open_slide(source: NucleusSource, finest_mpp: float, folder: Path, regions:
     # The views of a set overlap, so they read the same few chunks.
     store.share_chunks()
     slide_mpp = max(store.slide_mpp)
-    # A store that is finer than its slide was enlarged, and shows no more detail than the slide.
+    # A store that is finer than its slide is an enlargement, which shows no more detail than the slide.
     is_enlarged = slide_mpp > store.mpp * MAX_COARSER
     require_fine(store.slide_id, slide_mpp if is_enlarged else store.mpp, finest_mpp)
     return NucleusSlide(
@@ -195,7 +195,7 @@ class RegionWeights:
     """Weights of nuclei that depend on the class of their tissue region.
 
     Attributes:
-        weights: class -> weight; all other nuclei have the weight 1.
+        weights: class -> weight of its nuclei; all other nuclei have the weight 1.
         log: callback for lines about slides on which the region model failed.
     """
 
@@ -261,7 +261,7 @@ def _file_of_regions(source: NucleusSource) -> Path:
 
 
 def checksums_of_regions(sources: Sequence[NucleusSource]) -> dict[str, str]:
-    """Checksums of the region maps next to the stores of ``sources``, keyed by the name of the input.
+    """Checksums of the region maps next to the stores of ``sources``, keyed by name ("source 0: regions.json").
 
     Raises:
         StoreError: a region map is missing.

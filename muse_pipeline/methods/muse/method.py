@@ -77,7 +77,7 @@ class SelfDistillationSettings:
         nucleus_weight: weight of the loss at shared nuclei.
         image_weight: weight of the loss on whole views.
         balance: way to keep the teacher from collapsing: "centring" (with sharpening) or "sinkhorn".
-        n_prototypes: prototypes of each projector.
+        n_prototypes: number of prototypes of each projector.
         hidden: width of the hidden layers of each projector.
         bottleneck: length of the normalised vectors.
         student_temperature: temperature of the student's softmax.
@@ -133,7 +133,7 @@ class Level(nn.Module):
             targets = centred_targets(logits, self.centre, temperature)
         likeliest = targets.argmax(-1)
         chosen = torch.zeros_like(self.use).index_add_(0, likeliest, torch.ones_like(likeliest).float())
-        # Sums of logits, counts of likeliest prototypes and the number of rows, in one tensor, exchanged once.
+        # All sums (logits, likeliest prototypes, rows) are kept in one tensor, so that processes exchange them at once.
         self._sums.append(torch.cat([logits.float().sum(0), chosen, chosen.new_full((1,), len(logits))]))
         return targets
 
@@ -158,7 +158,7 @@ class Level(nn.Module):
         self.use.lerp_(chosen / n_rows, (1 - USE_MOMENTUM) * any_row)
 
     def prototype_usage(self) -> Tensor:
-        """Fraction of prototypes in use, which were recently the likeliest at over 5 % of the average rate."""
+        """Fraction of prototypes in use: those recently likeliest more than 5 % as often as the average prototype."""
         return (self.use > 0.05 * self.use.mean()).float().mean()
 
 
@@ -182,10 +182,10 @@ class MusePretraining(Method):
     def losses(self, batch: ViewBatch, turn: str, progress: float) -> dict[str, Tensor]:
         """Compute the cross-entropies over shared nuclei and over views, their weighted sum, and diagnostics.
 
-        The diagnostics (at logged steps) are ``shared_nuclei``, their number per pair of views; ``entropy_*``, the
-        entropy of the teacher's output as a share of the largest possible; ``spread`` of the teacher's normalised
-        nucleus vectors, 1 if they point in all directions; ``prototypes_*``, the share in use; and ``scale_gap``, the
-        mean loss of nuclei seen at two different scales minus that of nuclei seen at similar scales.
+        The diagnostics (at logged steps) are ``shared_nuclei``, the mean number of nuclei that a pair of views shares;
+        ``entropy_*``, the entropy of the teacher's output as a share of the largest possible; ``spread``, the scatter
+        of the teacher's nucleus vectors, 1 if they point in all directions; ``prototypes_*``, the share of prototypes
+        in use; and ``scale_gap``, the mean loss of nuclei seen at two different scales minus that at similar scales.
         """
         with torch.no_grad():
             teachers = _encode_views(self.teacher, batch.global_views, 2)
@@ -209,15 +209,15 @@ class MusePretraining(Method):
         for teacher in range(2):
             numbers = [number for number, (one, _) in enumerate(self.pairs) if one == teacher]
             read = [_read_rows(teachers[teacher], batch.teacher_xy[n], lattice, rows[n]) for n in numbers]
-            # All pairs with the same teacher's view share one projector pass and one Sinkhorn-Knopp assignment.
+            # All pairs with the same teacher view share one projector pass and one Sinkhorn-Knopp assignment.
             pred = level.targets(torch.cat(read), progress).split([len(part) for part in read])
             for n, target in zip(numbers, pred, strict=True):
                 ours = _read_rows(students[self.pairs[n][1]], batch.student_xy[n], lattice, rows[n])
                 losses.append(level.loss(target, ours))
             vectors += read
             targets += pred
-        # A pair's nuclei are averaged over all processes, whose counts differ; the factor ``n_processes``
-        # compensates for the later averaging of gradients.
+        # The loss of a pair is averaged over its nuclei in all processes, whose numbers of nuclei differ; the factor
+        # ``n_processes`` compensates for the later averaging of gradients.
         n_rows = all_sum(batch.shared.sum((1, 2)).float())
         totals = [one.sum() * n_processes() / n for one, n in zip(losses, n_rows.clamp(min=1), strict=True)]
         found = {"nucleus": torch.stack(totals).sum() / (n_rows > 0).sum().clamp(min=1)}
@@ -301,13 +301,13 @@ def _entropy(probabilities: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor) -> Tensor:
-    """Mean of the values (N,) of all processes; 0 if there are none."""
+    """Mean of the values (N,) of all processes; 0 if there are no values."""
     total, n_rows = all_sum(torch.stack([values.sum(), values.new_full((), len(values))]))
     return total / n_rows.clamp(min=1)
 
 
 def _spread(vectors: Tensor) -> Tensor:
-    """Standard deviation of normalised vectors (N, D), relative to uniform directions; 0 for fewer than two."""
+    """Standard deviation of normalised vectors (N, D), 1 if they point in all directions; 0 for fewer than two."""
     unit = functional.normalize(vectors.float(), dim=-1)
     n_rows = all_sum(unit.new_full((), len(unit)))
     mean = all_sum(unit.sum(0)) / n_rows.clamp(min=1)

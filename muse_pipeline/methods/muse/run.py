@@ -39,7 +39,7 @@ INDEX = "nuclei"
 
 @RECIPES.register("muse")
 class MuseRecipe(Recipe):
-    """One stage: from tissue with nucleus positions to a backbone."""
+    """Trains a backbone on tissue with nucleus positions, in one stage."""
 
     Config = MuseConfig
 

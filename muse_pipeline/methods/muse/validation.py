@@ -157,7 +157,7 @@ MAX_IMAGES = 40
 
 
 def read_held(sources: Sequence[LabelSource], mpp: float) -> list[LabelledImage]:
-    """Read at most ``MAX_IMAGES`` images that have nuclei of known class, spread evenly, at ``mpp``.
+    """Read at ``mpp`` at most ``MAX_IMAGES`` evenly chosen images that have nuclei of known class.
 
     Classes are taken from the class maps of the sources. The list is empty if a source has no class map, or if all
     nuclei belong to the same class or the same patient.

@@ -1,4 +1,4 @@
-"""PSM's first stage: a network learns the same output for a window and its half turn (arXiv 2210.07862)."""
+"""PSM's first stage: a network learns to give a window and its half turn the same output (arXiv 2210.07862)."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class PsmConfig(ModelSettings):
         masks: "otsu": a threshold on haematoxylin; "activation": PSM's own activation maps.
         mask_settings: settings of the masks; "otsu" uses only ``max_share``.
         windows_per_store: windows drawn at random from each store; pictures are used whole.
-        store_window_px: side of these windows.
+        store_window_px: side of the windows drawn from stores.
         seed: seed of weights and windows.
         activation: first stage, for ``masks: activation`` only.
         labels: settings of the conversion of masks to instances.

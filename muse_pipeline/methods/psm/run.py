@@ -136,7 +136,7 @@ def read_pictures_and_masks(folder: Path) -> Iterator[tuple[str, np.ndarray, np.
 
 
 CLASS = "Nucleus"
-BLUR_UM = 0.25  # sigma of the blur of the density along which masks are cut; half of that in ``proposals.otsu_mask``
+BLUR_UM = 0.25  # sigma of the blur of haematoxylin before masks are cut; half of ``BLUR_UM`` in ``proposals.otsu_mask``
 MOST = 65535  # largest number of instances in a 16-bit picture
 
 
@@ -270,7 +270,7 @@ class FoundLabelsStage(PreparedStage):
 
 @RECIPES.register("psm")
 class PsmRecipe(Recipe):
-    """Stages: masks, labels, a detector, and further detectors, each trained on the detections of the previous one."""
+    """Makes masks and labels, trains a detector on them, then further ones, each on the previous one's detections."""
 
     Config = PsmConfig
     ends_in_model = True

@@ -86,14 +86,14 @@ class TridentConfig(MuseConfig):
     alignment: AlignmentSettings = field(default_factory=AlignmentSettings)
     partner_backbone: str | None = None
     distillation: SelfDistillationSettings | None = None
-    # 0.1 / 25, so that VICReg's terms, whose own weight is 25, count a tenth as much as MUSE's losses.
+    # 0.1 / 25: VICReg's main terms, which already have the weight 25, then count a tenth as much as MUSE's losses.
     weight: NotNegative = 0.004
     views: ViewSettings = field(default_factory=lambda: ViewSettings(n_local=0))
     batch: Annotated[int, Between(2)] = 16
     method: str = "trident"
 
     def pair(self, source: NucleusSource, partner: Path | None) -> PairedSource:
-        """A slide of a cohort as a source, with the store of its partner if it has one."""
+        """A slide of a cohort as a source, with the store of its partner if it has one and a branch needs it."""
         is_used = partner is not None and self.alignment.branches > 1
         return PairedSource(**vars(source), partner=PartnerSource(store=partner) if is_used else None)
 

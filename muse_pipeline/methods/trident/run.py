@@ -63,7 +63,7 @@ def read_paired_data(config: TridentConfig, folder: Path, log: Log) -> PairedDat
 
 
 def _require_partners(sources: list, partners: list[PicturePartner | None], failures: list[str]) -> None:
-    """Reject a folder of partners without a file for any picture, and slides whose partners all failed to register."""
+    """Reject a folder of partners without a file for any picture, and a run in which no partner could be registered."""
     for source in dict.fromkeys(source for source in sources if source and source.store is None):
         of_source = [partner for wanted, partner in zip(sources, partners, strict=True) if wanted == source]
         if all(partner is None for partner in of_source):
@@ -80,12 +80,12 @@ def _require_partners(sources: list, partners: list[PicturePartner | None], fail
 
 @RECIPES.register("trident")
 class TridentRecipe(Recipe):
-    """One stage: from H&E tissue with partners to an H&E backbone."""
+    """Trains an H&E backbone on H&E tissue with partners, in one stage."""
 
     Config = TridentConfig
 
     def complete(self, values: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """Turn off local views, unless they are set, if MUSE's losses are not used."""
+        """If MUSE's losses are not used, turn off local views unless the config sets their number."""
         views = values.get("views") or {}
         if values.get("distillation") is None and isinstance(views, dict):
             values = {**values, "views": {"n_local": 0, **views}}

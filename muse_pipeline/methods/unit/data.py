@@ -98,7 +98,7 @@ def turn_xy(xy: np.ndarray, turn: int, size_px: int) -> np.ndarray:
 
 
 def _ray_permutations(n_rays: int) -> np.ndarray:
-    """(8, R) array with, at [turn, k], the index of the ray that the turn makes ray k."""
+    """(8, R) array; entry [turn, k] is the index of the ray that becomes ray k after the turn."""
     rays = []
     for turn in range(8):
         k = np.arange(n_rays)
@@ -286,7 +286,7 @@ class UnitData:
         names: names of pictures and slides.
         reference: colour reference that tissue is normalised to.
         recoloured: the images with normalised colours.
-        palette: (2, 3) float32, 0 to 255: mean colours of the darkest fifth and of the palest 60 % of their pixels.
+        palette: (2, 3) float32, 0 to 255: mean colours of the darkest 20 % and the palest 60 % of recoloured pixels.
     """
 
     masks: list[InstanceMask]
@@ -297,7 +297,7 @@ class UnitData:
     palette: np.ndarray
 
     def make_batches(self, config: UnitConfig, device: torch.device) -> Callable[[int], UnitBatch]:
-        """Return a function that makes the batch of a step; the batch of a step is always the same."""
+        """Return a function that makes the batch of a step, which depends only on the step."""
         masks = MaskDomain(
             self.masks, mpp=config.mpp, window_px=config.window_px, n_rays=config.reader.n_rays, seed=config.seed
         )

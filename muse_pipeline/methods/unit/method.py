@@ -32,7 +32,7 @@ class Translation(NamedTuple):
 
     Attributes:
         rendered: (B, 3, S, S) tissue rendered from the masks, 0 to 255.
-        grain: (B, 1, S, S) grain that it was rendered with.
+        grain: (B, 1, S, S) grain used for ``rendered``.
         mask_again: (B, 3, S, S) mask read from the rendered tissue.
         read: (B, 3, S, S) mask read from real tissue.
         picture_again: (B, 3, S, S) tissue rendered from ``read``, 0 to 255.

@@ -28,7 +28,7 @@ from muse_pipeline.training.loop import IN_A_ROW, Alarm, Monitor
 from muse_pipeline.training.method import Schedule
 
 FOLDER = "translation"
-PREVIEW, SHOWN = 10**9, 6  # step whose windows are drawn, which no run reaches; number of windows of each domain
+PREVIEW, SHOWN = 10**9, 6  # step, reached by no run, whose windows are drawn; number of windows of each domain
 
 
 LIMITS = {  # diagnostic -> (minimum, meaning of lower values, what to change)
@@ -92,7 +92,7 @@ class TranslationPictures(Monitor):
 
     @torch.no_grad()
     def draw(self) -> np.ndarray:
-        """Draw six rows: masks, tissue rendered from them, masks read again; tissue, masks, tissue rendered again."""
+        """Draw six rows: masks, rendered tissue, masks read again; real tissue, masks read, tissue rendered again."""
         device = next(self.method.parameters()).device
         batch = UnitBatch(*(one[:SHOWN].to(device) for one in self.batches(PREVIEW)))
         # The training loop seeds every step, so seeding and drawing random numbers here does not affect it.

@@ -102,7 +102,7 @@ def write_pictures(
     Raises:
         ArgumentError: the generator does not accept the size, or nuclei cannot be drawn at it.
         LabelError: ``masks`` contains no masks, or their mpp is not the generator's.
-        OutputError: the folder contains files other than such pictures.
+        OutputError: the folder is not empty and was not written by this function.
     """
     require_own_folder(folder, is_ours=(folder / FACTS).is_file())
     source, shown = _masks(renderer, seed, size_px, masks), []

@@ -108,7 +108,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         return Inputs(config.sources, backbone, previous=config.previous, checksums=checksums)
 
     def free_settings(self) -> tuple[str, ...]:
-        """Settings of the card; those that affect the choice of the snapshot may change only after the last step."""
+        """Settings of the card and, after the last step, of the export, which affect the choice of the snapshot."""
         card = ("name", "licence", "training_data", "limits", "metrics")
         return (*card, "export") if steps_done(self.run_folder.resume) == self.config.schedule.steps else card
 

@@ -69,9 +69,9 @@ def summarise(masks: Sequence[InstanceMask], mpp: float) -> dict[str, Any]:
         mpp: um per pixel.
 
     Returns:
-        For each kind, its number of nuclei ``n`` and quantiles (5, 25, 50, 75, 95 %) of each of ``MEASURES``. Over
-        masks, quantiles of the number of ``nuclei``, their ``epithelial`` fraction and the fraction of pixels
-        ``covered``.
+        For each kind, the number of nuclei ``n`` and the ``QUANTILES`` (%) over nuclei of each of ``MEASURES``; the
+        number of ``masks``; and the quantiles over masks of the number of ``nuclei``, the ``epithelial`` fraction of
+        nuclei and the fraction of pixels that are ``covered``.
     """
     tables, totals = measure(masks, mpp)
     of_kind = {name: {"n": len(table), **_quantiles(table, MEASURES)} for name, table in tables.items()}
@@ -149,7 +149,7 @@ def write_masks(
 
     Raises:
         ArgumentError: nuclei cannot be drawn at this mpp and size.
-        OutputError: the folder contains files other than such masks, or cannot be written to.
+        OutputError: the folder is not empty and was not written by this function, or cannot be written to.
     """
     require_drawable(size_px, mpp, tissue)
     require_own_folder(folder, is_ours=(folder / SETTINGS).is_file())
@@ -268,7 +268,7 @@ def _read(path: Path) -> np.ndarray:
 
 
 def _match_density(tissue: TissueSettings, wanted: float) -> Fit:
-    """Scale the densities of glands and stroma until masks have ``wanted`` nuclei per mm2, or no more fit."""
+    """Scale the densities of glands and stroma, in ``ROUNDS`` steps, towards ``wanted`` nuclei per mm2 of masks."""
     for _ in range(ROUNDS):
         factor = wanted / density_per_mm2(tissue)
         scaled = {name: getattr(tissue, name) * factor for name in ("glands_per_mm2", "stroma_per_mm2")}

@@ -44,7 +44,7 @@ class Population:
 
     @property
     def mean_diameter_um(self) -> float:
-        """Diameter of a circle as large as a nucleus of the median long axis and the mean ratio of axes."""
+        """Diameter of a circle with the area of a nucleus that has the median long axis and the mean ratio of axes."""
         alpha, beta = self.ratio
         return self.major_um * math.sqrt(alpha / (alpha + beta))
 
@@ -70,7 +70,7 @@ class TissueSettings:
         stroma_per_mm2: nuclei outside glands per mm2.
         sparsest: minimum factor of ``stroma_per_mm2``; each mask gets a factor chosen uniformly between this and 1.
         roughness: range of the amplitude of an outline's Fourier series, relative to its radius, chosen uniformly.
-        max_overlap: largest fraction of its area that a nucleus may lose to earlier nuclei; others are left out.
+        max_overlap: largest fraction of its area that a nucleus may lose to earlier ones without being left out.
         min_area_um2: minimum area of an instance, or of its part inside the mask; smaller ones are left out.
         magnification: m; the scale of each mask is chosen log-uniformly between 1 / m and m.
         placement: "structured", or "uniform" for the same nuclei at random positions and angles.
