@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 
 PERIOD_UM, RASTER_UM = 3072.0, 2.0
 SIDE = int(PERIOD_UM / RASTER_UM)
-# Slope of the fibres along y, see ``Field.shape``; times ``PERIOD_UM``, a multiple of the period of their texture.
+# Slope of the fibres along y (``Field.shape``); its rise over ``PERIOD_UM`` is a multiple of their texture's period.
 FLOW_SLOPE = 0.5
 SOLID_UM = 1e3  # thickness of the epithelium in nests without a lumen, larger than any gland
 

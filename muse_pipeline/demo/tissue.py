@@ -27,7 +27,7 @@ class Cells:
         kind: (N,) index into ``stamps.KINDS``; unless it is ``RED_CELL``, it is also the class.
         stamp: (N,) index of the stamp.
         angle: (N,) rotation of the stamp, from +x towards +y.
-        mirror: (N,) -1 if the stamp is mirrored, else 1.
+        mirror: (N,) -1 if the stamp is mirrored, otherwise 1.
         scale: (N,) factor by which the stamp is enlarged, about 1.
         strength: (N,) strength of the stain, about 1.
     """
@@ -79,7 +79,7 @@ def _lymphocytes(field: Field, rng: np.random.Generator):
     crowd = _at(field.state, xy)[0]
     likely = np.where(depth < -3, 0.03 + 0.97 * crowd**1.5, 0.02 * (depth > 5))
     xy = xy[(rng.random(len(xy)) < likely) & (hollow < -4)]
-    # The ranks place them after most spindle cells, but before the last gaps in the epithelium are filled.
+    # The ranks place lymphocytes after most spindle cells, but before the last gaps in the epithelium are filled.
     return xy, np.full(len(xy), LYMPHOCYTE), rng.uniform(0, 2 * np.pi, len(xy)), rng.uniform(1.5, 8, len(xy))
 
 

@@ -41,9 +41,10 @@ def area_interval(scores: np.ndarray, is_positive: np.ndarray, patients: Sequenc
 
 
 def resample_sums(values: np.ndarray, groups: Sequence[str], repeats: int = REPEATS) -> np.ndarray:
-    """Sums over bootstrap samples, each of as many groups as there are, drawn with replacement, with all their members.
+    """Sum ``values`` over bootstrap samples of the groups.
 
-    Scores of sums (F1, PQ, accuracy) then need to be computed only once per draw.
+    A sample contains as many groups as there are, drawn with replacement, with all their members. Scores that depend
+    only on sums (F1, PQ, accuracy) then need to be computed only once per draw.
 
     Args:
         values: (N, ...) counts of N slides or pictures.
@@ -61,7 +62,7 @@ def resample_sums(values: np.ndarray, groups: Sequence[str], repeats: int = REPE
 
 
 def percentile_interval(draws: np.ndarray, groups: Sequence[str]) -> tuple[float, float] | None:
-    """Central 95 % interval of ``draws`` (repeats,), NaN excluded; None for a single group."""
+    """Central 95 % interval of ``draws`` (repeats,), NaN excluded; None for a single group or if all are NaN."""
     finite = draws[np.isfinite(draws)]
     if len(set(groups)) < 2 or not len(finite):
         return None
@@ -69,7 +70,7 @@ def percentile_interval(draws: np.ndarray, groups: Sequence[str]) -> tuple[float
     return float(low), float(high)
 
 
-MIN_PATIENTS = 6  # of five, all differ in the same direction by chance in 1 of 16 cases; the interval then excludes 0
+MIN_PATIENTS = 6  # with five, all differ in the same direction by chance in 1 of 16 cases, and the interval excludes 0
 
 
 def compare_scores(

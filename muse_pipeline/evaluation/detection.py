@@ -131,7 +131,7 @@ class Matches:
 
     @property
     def counts(self) -> DetectionCounts:
-        """Detection counts; a prediction matched to a nucleus of unknown class is not a false positive of its class."""
+        """Detection counts; a prediction matched to a nucleus of unknown class does not count as a false positive."""
         rows = []
         of_unknown_class = (
             # The index -1 of an unmatched prediction selects the last nucleus, which the first condition discards.

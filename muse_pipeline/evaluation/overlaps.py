@@ -134,7 +134,7 @@ def count_panoptic(
     """Sums for the PQ of one slide.
 
     Classes are matched separately, as the definition requires. As for F1, a detected outline that matches a true
-    nucleus of unknown class is not a false positive of its class.
+    nucleus of unknown class is not a false positive of its own class.
 
     Args:
         overlaps: overlaps of P found and T true outlines.

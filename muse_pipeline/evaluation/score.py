@@ -57,8 +57,8 @@ class SlideScore:
         n_unknown: number of these true nuclei without a class.
         matches: matched nuclei.
         calibration: counts, by class probability, of found nuclei whose true class is known; None without classes.
-        panoptic: sums of PQ, or None if the truth has no outlines.
-        jaccard: (2,) areas of AJI, or None if the truth has no outlines.
+        panoptic: sums for PQ, or None if the truth has no outlines.
+        jaccard: (2,) areas of intersection and of union for AJI, or None if the truth has no outlines.
         region_mm2: area of the annotated region, or None if the whole slide counts.
         outside_region: number of true nuclei outside this region, which are ignored.
         outside_slide: (n, 2) positions of true nuclei outside the slide, which are ignored.
@@ -158,11 +158,13 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     )
 
 
-LEAST_TRUE, MOST = 5, 0.5  # minimum number and fraction; up to a quarter of true nuclei lie near a found one by chance
+LEAST_TRUE, MOST = 5, 0.5  # minimum number of true nuclei; minimum fraction near found ones (by chance up to 0.25)
 
 
 def _require_order(path: Path, true_xy: np.ndarray, found_xy: np.ndarray, mpp: tuple, radius_um: float) -> None:
-    """Reject truth if, with x and y exchanged, half of it and over twice as much as before lies near detected nuclei.
+    """Reject truth whose x and y seem to be exchanged.
+
+    At least half of the nuclei, and over twice as many as before, must lie near detected nuclei after an exchange.
 
     Raises:
         LabelError: x and y seem to be exchanged.
@@ -183,7 +185,7 @@ def _require_order(path: Path, true_xy: np.ndarray, found_xy: np.ndarray, mpp: t
 
 
 def _choose_accepted(truth: Truth, matches: Matches) -> None:
-    """Give true nuclei with several accepted classes the class of their match, if they accept it, in place."""
+    """Set the label of true nuclei with several accepted classes to that of their match, if it is one of these."""
     taken = matches.taken[0]
     found = np.flatnonzero((taken >= 0) & (matches.predicted_label >= 0))
     right = found[truth.accepted[taken[found], matches.predicted_label[found]]]

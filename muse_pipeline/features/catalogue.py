@@ -123,4 +123,4 @@ def every_feature(classes: Sequence[str]) -> tuple[Feature, ...]:
     return (*FIRST_COLUMNS, *features_of("all", classes), *CELL, *DAB_OF_CELL)
 
 
-WITHOUT_CLASSES = frozenset(feature.name for feature in every_feature(()))  # those that do not depend on classes
+WITHOUT_CLASSES = frozenset(feature.name for feature in every_feature(()))  # independent of classes

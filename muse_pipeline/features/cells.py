@@ -58,7 +58,7 @@ def measure_area(cells: np.ndarray, shapes: Mapping[str, np.ndarray]) -> dict[st
 
 
 def grow(rays: np.ndarray, distance_um: float) -> np.ndarray:
-    """Rays (N, R) float32 of outlines ``rays`` (N, R) that are grown by a distance, all in um.
+    """Grow outlines, given as ``rays`` (N, R), by a distance: rays (N, R) float32, all in um.
 
     A grown outline surrounds circles of radius ``distance_um`` around the vertices of the original outline.
     """
@@ -126,7 +126,7 @@ def _find_facing(xy: np.ndarray, grown: np.ndarray, n_own: int) -> list[np.ndarr
     one, other = np.concatenate([pairs[:, near], pairs[::-1, near]], axis=1)
     x, y = (np.concatenate([each.take(near), -each.take(near)]) for each in (x, y))
     squared = x * x + y * y
-    # The widest angle to the neighbour at which a ray of a nucleus' reach ends in the circle of the neighbour's reach.
+    # The widest angle to the neighbour at which a ray as long as the nucleus' reach can enter the neighbour's reach.
     outside = squared - reach[other] ** 2
     length = np.sqrt(np.where(outside > 0, np.minimum(reach[one] ** 2, outside), reach[one] ** 2))
     distance = np.maximum(np.sqrt(squared), _LEAST)

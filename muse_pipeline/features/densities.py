@@ -2,8 +2,8 @@
 
 Densities are integer multiples of ``STEP``, so that sums are exact and do not depend on how a slide is divided into
 images. Texture is measured in haematoxylin: gradient, histogram and the features of Haralick, Shanmugam & Dinstein,
-"Textural features for image classification", IEEE Trans Syst Man Cybern 1973. They come from one symmetric matrix per
-nucleus, which counts the pairs of adjacent pixels in all four directions.
+"Textural features for image classification", IEEE Trans Syst Man Cybern 1973. The latter come from one symmetric matrix
+per nucleus, which counts the pairs of adjacent pixels in all four directions.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class FeatureMeter:
         if settings.expand_um:
             with_dab = brown is not None
             self.names += (*(each.name for each in (*CELL, *(DAB_OF_CELL if with_dab else ()))), CELL_RAYS)
-        self.margin_um = max(RING_UM, settings.expand_um or 0)  # distance beyond nuclei at which pixels are measured
+        self.margin_um = max(RING_UM, settings.expand_um or 0)  # pixels are measured up to this far outside nuclei
         self.reach_um = REACH_UM if "neighbours" in self.groups else 2 * (MAX_RAY_UM + self.margin_um)
         self._stains = TEXTBOOK if settings.fit is None else settings.fit.stains
         self._tables = stain_tables(self._stains)
@@ -182,7 +182,7 @@ class FeatureMeter:
         for group, nuclei in zip(zones, groups, strict=True):
             free = group.ring.where(~taken.take(group.ring.pixel))
             parts.append(measure_densities(replace(group, ring=free), planes, self._tables))
-            if cells is not None:  # they need no ``taken``, because cells do not contain other nuclei
+            if cells is not None:  # without ``taken``, because cells do not contain other nuclei
                 parts[-1] |= self._measure_cells([each[nuclei] for each in own], image, group.outline, rows)
             if density is not None:
                 parts[-1] |= measure_texture(group.nucleus, density, self.store.mpp)
@@ -202,7 +202,7 @@ class FeatureMeter:
             inner["membrane"] = cross_rows(xy, np.maximum(cells - RIM_UM, rays), *image)
         means = {zone: mean_densities(fill(outer, each), rows) for zone, each in inner.items()}
         found = {name: means[name.partition("_")[0]] @ share for name, share in self._stains_of_cells.items()}
-        if self._third is not None:  # if its amount is negative, only two stains are separated, as in nuclei
+        if self._third is not None:  # where the third stain is negative, only two are separated, as in nuclei
             of_third, dab_of_two = self._third
             for zone, density in means.items():
                 name = f"{zone}_dab_mean"

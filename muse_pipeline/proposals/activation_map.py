@@ -2,8 +2,9 @@
 
 For each block b of the stage, ``alpha_k`` is the spatial mean of the gradient of the network's output with respect to
 channel k, and ``M_b = sum_k alpha_k A_k``; each M_b is rescaled to 0 .. 1, their positive parts are averaged over the
-blocks, and the mean is rescaled again. The release repeats this for every picture. Here the weights and both ranges are
-fitted once to a sample of the slide, so that later maps need no gradient and do not depend on how the slide is tiled.
+blocks, and the mean is rescaled again. The authors' release repeats this for every picture. Here the weights and both
+ranges are fitted once to a sample of the slide, so that later maps need no gradient and do not depend on how the slide
+is tiled.
 """
 
 from __future__ import annotations
@@ -171,7 +172,7 @@ class ClusterSettings:
             clustered.
         n_clusters: number of clusters; with "stain", 3 clusters leave only the darkest nuclei in the foreground.
         foreground: "haematoxylin": the cluster with the most haematoxylin; "green": the greenest cluster in the map's
-            colours (release of 2022); "dark": that with the smallest sum of the first two features (release of 2023).
+            colours (2022 release); "dark": the cluster with the smallest sum of the first two features (2023 release).
         seed: seed of the sample and of the starting centres.
     """
 

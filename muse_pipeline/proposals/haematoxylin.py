@@ -1,4 +1,4 @@
-"""Find nuclei as dark blobs of haematoxylin by a filter of their radius, and outline them where the density falls off.
+"""Find nuclei as dark blobs of haematoxylin with filters of their radius, and outline them where the density falls off.
 
 The outline around a centre is star-convex. The value of a ray is the sum of (density - threshold) along it. Dynamic
 programming finds the closed outline of greatest total value whose neighbouring rays differ by at most one step. This
@@ -114,7 +114,7 @@ def _halfway(profiles: np.ndarray, steps_um: np.ndarray) -> np.ndarray:
 def _best_closed_path(worth: np.ndarray) -> np.ndarray:
     """Step index (N, R) of the path of greatest ``worth`` (N, R, T) that changes by at most one step from ray to ray.
 
-    So that its ends meet, the path is extended by half a turn at both ends, which are then discarded.
+    So that its ends meet, the path is extended by half a turn at both ends; the extensions are then discarded.
     """
     n, n_rays, n_steps = worth.shape
     lead = n_rays // 2

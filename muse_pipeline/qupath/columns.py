@@ -39,7 +39,7 @@ def render_coordinates(rings: np.ndarray) -> np.ndarray:
     tenths = np.rint(rings * 10).astype(np.int32)
     size = np.abs(tenths)
     high, half = size // _HALF, np.int32(_HALF)
-    end = np.zeros(rings.shape[1:], np.int32)  # selects the text after each number: "x,y],[", at last "x,y]]]"
+    end = np.zeros(rings.shape[1:], np.int32)  # selects the text after each number, as in "x,y],[x,y]]]"
     end[:, 1], end[-1, 1] = 2 * _HALF, 4 * _HALF
     words = np.empty(rings.shape, [("high", _HIGH.dtype), ("low", _LOW.dtype)])
     words["high"] = _HIGH.take(high + half * (tenths < 0))
@@ -52,7 +52,7 @@ _HALF = 10_000
 
 
 def _high_words() -> np.ndarray:
-    """(2 * _HALF,) words for the upper digits: four digits, and in the second half a minus sign and three digits."""
+    """(2 * _HALF,) words for the upper digits: in the first half four digits, in the second a minus sign and three."""
     text = np.full((2, _HALF, 4), ord("-"), np.uint8)
     text[0] = _without_zeros(render_integers(np.arange(_HALF), 4))
     text[1, :, 1:] = text[0, :, 1:]
@@ -60,7 +60,7 @@ def _high_words() -> np.ndarray:
 
 
 def _low_words() -> np.ndarray:
-    """(6 * _HALF,) words for the lower digits with each of three ends, first to follow upper digits, then alone."""
+    """(6 * _HALF,) words for the lower digits: for each of three ends, first with leading zeros, then without."""
     text = np.zeros((3, 2, _HALF, 8), np.uint8)
     digits = render_integers(np.arange(_HALF), 4)
     text[:, 0, :, :3] = digits[:, :3]

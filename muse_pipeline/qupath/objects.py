@@ -62,7 +62,7 @@ def type_of_word(word: Any) -> str | None:
 
 
 def read_object_type(feature: Mapping[str, Any]) -> str:
-    """The type of a feature in QuPath, one of ``OBJECT_TYPES``; "annotation" if it does not give a known one."""
+    """The type of a feature in QuPath, one of ``OBJECT_TYPES``; "annotation" if it has no known type."""
     properties = properties_of(feature)
     word = next((properties[key] for key in TYPE_KEYS if properties.get(key) is not None), None)
     if word is None:

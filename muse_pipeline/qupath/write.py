@@ -46,7 +46,7 @@ from muse_pipeline.qupath.columns import render_coordinates, render_decimals, re
 SEPARATOR = b",\n"
 _HEAD = b'{"type":"FeatureCollection","features":['
 _TAIL = b"\n]}\n"
-_GZIP_LEVEL = 1  # level of libdeflate: docs/results.md, "Writers"
+_GZIP_LEVEL = 1  # the fastest level of libdeflate that compresses
 
 
 class FeatureFile:
@@ -284,9 +284,9 @@ OPTIONAL = {  # for tables with these columns
     QUALITY: ("In artefact", QUALITY, 1),  # 1 where totals leave a nucleus out
 }
 CHOSEN_DIGITS = 4  # digits after the point, for columns that the user chose
-INTENSITIES = (("Negative", 1.25), ("Positive", 0.75))  # QuPath's names, and their brightness relative to the class
+INTENSITIES = (("Negative", 1.25), ("Positive", 0.75))  # QuPath's names, and brightness relative to the class's colour
 _CENTROID_DIGITS = 12
-_AT_ONCE = 2_048  # nuclei rendered together, of some 1,400 bytes each, to fit into the cache of a core
+_AT_ONCE = 2_048  # nuclei rendered together; at some 1,400 bytes each, they fit into the cache of a core
 
 
 class FeatureRenderer:

@@ -141,7 +141,7 @@ class Matches:
     is_alike: np.ndarray
 
     def partner_um(self, transform: Transform) -> np.ndarray:
-        """(N, 2) positions on the partner that match the tiles' centres; they were measured with ``transform``."""
+        """(N, 2) positions on the partner that match the tiles' centres; ``transform`` as given to ``match_tiles``."""
         return transform.to_partner(self.centre_um + self.shift_um)
 
 

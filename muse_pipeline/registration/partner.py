@@ -56,7 +56,7 @@ class PartnerTissue(TissueMask):
     """The tissue of a slide, limited to the area in which its partner can be trusted.
 
     Attributes:
-        trusted: (h, w) bool, True where a tile is kept and lies on the partner.
+        trusted: (h, w) bool, True for pixels of the mask in kept tiles and on the partner.
     """
 
     trusted: np.ndarray | None = None

@@ -36,7 +36,7 @@ FEW_TILES = 60  # number of tiles for the comparison of placements
 MIN_FITTING = 0.25  # minimum share of the tiles on the partner that agree with an affine map; by chance, few do
 SURE_FITTING = 0.6  # if this share of tiles agrees, no further placements are tried
 BEND_ROOM_UM = 40.0  # tiles within this distance agree with an affine map; a bend may explain the distance
-OUTLIER_UM = 5.0  # largest difference between a tile's shift and its neighbours', in addition to a mild bend's
+OUTLIER_UM = 5.0  # largest difference between a tile's shift and its neighbours' that a mild bend does not explain
 MILD = 0.02  # change of a mild bend's shift, in um per um
 N_NEIGHBOURS = 8
 BEND_SMOOTHING = 1e-2
@@ -196,7 +196,7 @@ class Pair:
 
 
 def choose_placement(pair: Pair, starts: Sequence[Transform]) -> Transform | None:
-    """The placement that agrees with most tiles, improved at low power; None if fewer than ``MIN_FITTING`` agree."""
+    """The placement that most tiles agree with, improved at low power; None if their share is below ``MIN_FITTING``."""
     best, best_part = None, MIN_FITTING
     for start in starts:
         transform, part = place_roughly(pair, start)

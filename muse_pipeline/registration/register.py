@@ -60,7 +60,7 @@ class TileResiduals:
 
     def kept_grid(self, size_um: np.ndarray) -> np.ndarray:
         """(rows, columns) bool over a slide of ``size_um``: True for tiles that are kept."""
-        # With the tolerance, a rounding error does not add a tile to a slide that ends at the edge of one.
+        # With the tolerance, a rounding error does not add tiles to a slide that ends at the edge of a tile.
         columns, rows = np.ceil(size_um / self.side_um - 1e-9).astype(int)
         kept = np.zeros((rows, columns), bool)
         column, row = (self.centre_um[self.is_kept] // self.side_um).astype(int).T

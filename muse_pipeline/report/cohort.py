@@ -27,7 +27,7 @@ from muse_pipeline.tissue.mask import TissueMask
 
 STATUSES = ("failed", "partial", "empty", "ok")  # in the order in which the page lists them
 MUCH = 0.01  # the report warns if at least this fraction of nuclei is left out because of artefacts
-BARE_MM2 = 0.05  # the report warns of a slide without any nucleus in at least this area of tissue
+BARE_MM2 = 0.05  # the report warns of a slide with at least this area of tissue but no nucleus
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 T = TypeVar("T")
 
@@ -309,7 +309,7 @@ def judge_slide(
 
 
 def summarise_cohort(slides: Sequence[SlideResult]) -> str:
-    """The number of slides by outcome, in words: "12 slides: 10 ok, 1 partial, 1 failed"."""
+    """The number of slides by outcome, as in "12 slides: 10 ok, 1 partial, 1 failed"."""
     counts = Counter(slide.status for slide in slides)
     ends = [f"{counts[status]} {status}" for status in reversed(STATUSES) if counts[status]]
     return f"{count_noun(len(slides), 'slide')}: {', '.join(ends)}"
@@ -387,7 +387,7 @@ def _missing(path: Path) -> str:
 def _find_stale(
     files: SlideFiles, info: SlideInfo | None, tissue: TissueMask, provenance: Provenance, path: str
 ) -> str:
-    """The reason why finished results were made from different inputs; "" if they were not."""
+    """Describe which input of finished results has changed since; "" if none has."""
     if info is None:
         return _missing(files.info)
     if provenance.fingerprint != info.fingerprint:

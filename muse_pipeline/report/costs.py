@@ -18,8 +18,8 @@ class Cost:
     """The cost of a step.
 
     Attributes:
-        step: name of the step, or of a sum.
-        seconds: wall-clock time; those of shards that ran at the same time are added up.
+        step: name of the step, ``OTHER`` or ``WHOLE``.
+        seconds: wall-clock time, added up over shards even if they ran at the same time.
         processor_seconds: processor time of all threads.
         tissue_mm2: area of tissue of the slides on which the step ran.
         peak_memory_mib: highest peak memory on any slide; None for the row ``OTHER``.

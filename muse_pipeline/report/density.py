@@ -84,7 +84,7 @@ FIELD_CELLS = 4  # side of a field in cells: 256 um, which is 512 px at 0.5 um/p
 
 @dataclass(frozen=True)
 class DensityGrid:
-    """Nuclei per cell of ``CELL_UM``; the corner of the first cell is the corner of level 0.
+    """Nuclei counted in square cells of side ``CELL_UM``; the first cell begins at the corner of level 0.
 
     Attributes:
         counts: (C + 1, rows, columns) nuclei by class; the last plane counts nuclei without a known class.

@@ -94,7 +94,7 @@ class ShownSlide(NamedTuple):
 
 
 def rank_slides(slides: Sequence[SlideResult]) -> list[ShownSlide]:
-    """The slides in the order of the page: failed, partial, empty, ok, and within these red, amber, no warning."""
+    """The slides in the order of the page: by status, failed slides first, then by level of the gravest warning."""
     found = [(slide, find_notices(slide)) for slide in slides]
     ranked = sorted(((_rank(*each), *each) for each in found), key=lambda each: each[0])
     return [ShownSlide(f"slide-{i}", *each) for i, each in enumerate(ranked, 1)]
@@ -105,7 +105,7 @@ def _rank(slide: SlideResult, notices: Sequence[Notice]) -> int:
 
 
 def find_reasons(slide: SlideResult) -> dict[str, str]:
-    """Each kind of warning about a slide, a key of ``KINDS``, with its reason and the consequence for the totals."""
+    """The reason for each warning about a slide, with the consequence for the totals, keyed by kind as in ``KINDS``."""
     found = {kind: f"{doubt}{_consequence(slide, kind)}" for kind, doubt in slide.doubts.items()}
     if slide.appearance == FLAGGED:
         found["unlike"] = "; ".join(slide.provenance.verdict.reasons)

@@ -140,8 +140,8 @@ def _heat_colours(strength: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(strength, stops, channel) for channel in _RAMP.T], axis=-1)
 
 
-# Lookup tables: colour and opacity for each density, in 255ths of the highest; a pale grey for each grey, and white
-# for glass.
+# Lookup tables. The first two give the colour and opacity of a density, in 255ths of the highest one; the third makes
+# greys paler, and glass white.
 _HEAT = _heat_colours(np.linspace(0, 1, 256)).astype(np.float32)
 _OPACITY = np.clip(np.linspace(0, 8, 256), 0, 0.8).astype(np.float32)
 _PALE_GREY = np.rint(255 - 0.65 * np.clip(_GLASS_GREY - np.arange(256), 0, None)).astype(np.uint8)
@@ -191,7 +191,7 @@ def draw_density(
 def _blend_density(picture: np.ndarray, strength: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """(h, w, 3) uint8: ``picture`` in pale grey, with the heat colours of ``strength`` (h, w) where ``inside``."""
     pale = cv2.LUT(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), _PALE_GREY)
-    pale[~inside] = 255  # hides pen marks next to the tissue, since the store contains whole chunks
+    pale[~inside] = 255  # hides pen marks beside the tissue, which may be in the same chunks of the store
     level = np.rint(np.clip(strength, 0, 1) * 255).astype(np.uint8)
     opacity = (_OPACITY[level] * inside)[..., None]
     pale = pale[..., None].astype(np.float32)
@@ -336,7 +336,7 @@ def _to_picture(
 
 
 def find_proposals(folder: Path, info: SlideInfo) -> Path | None:
-    """The path of the proposals in a slide's ``folder``; None if there are none that were found in this slide.
+    """The path of the proposals in a slide's ``folder``; None if that slide has none.
 
     A run without proposals keeps those of earlier runs, which may belong to a different slide of the same name.
     """

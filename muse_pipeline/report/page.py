@@ -348,7 +348,7 @@ def _measure(row: dict[str, str], names: Sequence[str], patients: Sequence[dict[
 
 
 def _pair(names: tuple[str, str], measures: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Two groups: the number of measures in which they differ, and all measures, sorted by q, then p."""
+    """The comparison of two groups: their measures, sorted by q, then p, and the number that differ."""
     n_patients = [max(each["n_patients"][side] for each in measures) for side in (0, 1)]
     n_tested = sum(each["p"] is not None for each in measures)
     least = _least_p(*n_patients)

@@ -21,7 +21,7 @@ from muse_pipeline.report.slide_card import add_up
 # Okabe & Ito, "Color Universal Design", 2008
 COLOR_BLIND_SAFE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#000000")
 LEAST_SLIDES = 3  # minimum number of slides in a plot
-LEAST_OF_GROUP = 6  # no outliers are named in smaller groups
+LEAST_OF_GROUP = 6  # minimum size of a group in which outliers are named
 FAR = 3.5  # modified z-score (Iglewicz & Hoaglin 1993) above which a slide is an outlier
 ORIENTATION = "shape_orientation"  # an angle, whose median is meaningless
 MOST_NAMED = 6  # maximum number of outliers named below a plot
@@ -29,7 +29,7 @@ MOST_LINKED = 200  # with more slides, only the dots of outliers are links
 
 _LEFT, _RIGHT, _ROW, _AXIS = 10, 370, 34, 24
 _MIX_WIDTH, _MIX_HEIGHT = 1150, 130
-MOST_COLUMNS = 50  # the columns of a class mix with more than this number are not named
+MOST_COLUMNS = 50  # a class mix with more columns than this does not name them
 _NAME_LETTERS, _LETTER = 18, 7  # maximum number of letters of a name, and the width of a letter
 _DEVIATION = 0.6745  # median absolute deviation of a normal distribution of variance 1
 
@@ -60,7 +60,7 @@ def describe_plots(entries: Sequence[ShownSlide]) -> dict[str, Any] | None:
 
 
 def group_color(groups: Sequence[str], group: str) -> str:
-    """The colour of a group in sorted ``groups``; grey for a slide without one, the first colour if none has one."""
+    """Colour of ``group`` in sorted ``groups``; grey if it is not among them, the first colour if there are none."""
     if group in groups:
         return COLOR_BLIND_SAFE[groups.index(group) % len(COLOR_BLIND_SAFE)]
     return "#777777" if groups else COLOR_BLIND_SAFE[0]
@@ -237,7 +237,7 @@ def _class_mix(entries: Sequence[ShownSlide], counts: np.ndarray, groups: Sequen
 
 
 def _column_names(names: Sequence[str], width: float, top: int) -> dict[str, Any]:
-    """The names of slides below their columns, rotated if too wide, and their lower end; no names for many slides."""
+    """Names of slides below their columns, rotated if too wide, and the plot's height; many slides are not named."""
     if len(names) > MOST_COLUMNS:
         return {"names": [], "turned": False, "height": top}
     # Both ends of long names are kept, so that names that differ only at the end remain distinct.
@@ -250,6 +250,6 @@ def _column_names(names: Sequence[str], width: float, top: int) -> dict[str, Any
 
 
 def _band(edges: np.ndarray, k: int, width: float) -> str:
-    """One class of all columns as a single path."""
+    """The areas of class ``k`` in all columns, as a single path."""
     parts = (f"M{n * width:.2f} {row[k]:.1f}h{width:.2f}V{row[k + 1]:.1f}h-{width:.2f}z" for n, row in enumerate(edges))
     return "".join(parts)

@@ -109,7 +109,7 @@ def _bar_of(slide: SlideResult) -> list[dict[str, Any]]:
 
 
 def _warnings(shown: ShownSlide) -> Iterator[tuple[str, list[str]]]:
-    """Warnings of the steps in two boxes: those in a red notice, and all others."""
+    """Yield the warnings of the steps in two boxes: red for those that a red notice repeats, amber for all others."""
     warnings = shown.slide.warnings
     red = [notice.sentence for notice in shown.notices if notice.level == RED and notice.word]
     grave = [warning for warning in warnings if any(warning in sentence for sentence in red)]

@@ -1,4 +1,4 @@
-"""Summary of one finished slide: ``summary.json``, ``density.png`` and up to three overlays."""
+"""Summary of one finished slide: ``summary.json``, ``density.png``, and the pictures in ``overlays``."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ from muse_pipeline.tissue.find import measure_annotation
 from muse_pipeline.tissue.mask import TissueMask
 
 FORMAT = 5  # format of a summary; summaries of other formats are made again
-OF_PIXELS = ("fields", "has_pixels", "corrupt_level0")  # fields of a summary that need the store
+OF_PIXELS = ("fields", "has_pixels", "corrupt_level0")  # entries of a summary that need the store
 
 
 def summarise_slide(folder: Path, threads: int = 1) -> dict[str, Any]:
-    """Write and return the summary of the finished slide in ``folder``; files made from the same nuclei are kept.
+    """Write the summary of the finished slide in ``folder`` unless an up-to-date one exists, and return it.
 
     With several ``threads`` the density is drawn at the same time as the overlays.
 
@@ -155,7 +155,7 @@ def _describe(
 
 def _read_artefacts(folder: Path, info: SlideInfo) -> list[ClassArea]:
     """Areas of artefacts of the slide in ``folder``."""
-    with suppress(GeoJSONError):  # the file is missing
+    with suppress(GeoJSONError):  # the file is missing or contains no areas
         return read_class_areas(SlideFiles(folder).artefacts, info)
     return []
 

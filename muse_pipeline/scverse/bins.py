@@ -27,9 +27,9 @@ from muse_pipeline.scverse.anndata import begin_anndata, write_nuclei_elements, 
 from muse_pipeline.scverse.elements import NucleiTable, open_hdf5, require_h5py
 from muse_pipeline.tissue.mask import TissueMask
 
-XENIUM_UM_PER_PX = 0.2125  # of the morphology picture, if experiment.xenium does not state it
+XENIUM_UM_PER_PX = 0.2125  # pixel size of the morphology picture, if experiment.xenium does not state it
 GENE = "feature_name"
-CONTROLS = "NegControl", "BLANK", "UnassignedCodeword", "DeprecatedCodeword", "Intergenic"  # prefixes of names
+CONTROLS = "NegControl", "BLANK", "UnassignedCodeword", "DeprecatedCodeword", "Intergenic"  # prefixes of control names
 LEAST_QUALITY = 20.0  # minimum quality of a transcript, Phred-scaled; 10x Genomics' own limit
 BATCH = 1 << 20
 LEAST_ON_TISSUE = 0.5  # minimum fraction of positions in the tissue
@@ -158,14 +158,14 @@ def count_in_nuclei(
         info: the slide.
         tissue: tissue of the slide.
         assay: the assay.
-        transform: map from the slide to the assay's picture, as ``read_given`` reads it; None if they are the same.
+        transform: file for ``read_given``, from the slide to the assay's picture; None if the slide is that picture.
         expand_um: largest distance from a nucleus at which positions outside all nuclei still belong to it.
 
     Returns:
         Counts (N, G) of the nuclei, and the fractions of all counts and of all positions that belong to nuclei.
 
     Raises:
-        LabelError: the assay is empty, has a different scale from the slide, or lies outside its tissue.
+        LabelError: the assay is empty, has a different scale from the slide, or lies outside the slide's tissue.
         RegistrationError: the transform cannot be read.
     """
     to_px = _find_map(info, assay, transform)
@@ -199,7 +199,7 @@ def _find_map(info: SlideInfo, assay: Assay, transform: Path | None) -> Callable
 def _require_on_tissue(
     info: SlideInfo, tissue: TissueMask, assay: Assay, to_px: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[int, float]:
-    """Require that most positions, or with a ROI any, lie in tissue; return the totals of positions and counts."""
+    """Require most positions, or with a ROI at least one, to lie in tissue; return totals of positions and counts."""
     n_all = n_inside = n_counts = 0
     for xy_um, counts in assay.batches():
         n_all += len(xy_um)

@@ -176,7 +176,7 @@ def _infiltration(columns: Mapping[str, np.ndarray], regions: Regions, classes: 
     return found
 
 
-LEFT_OUT = {"slide_id", "mpp", "shards"}  # not written as categories: the index, a number, and one without effect
+LEFT_OUT = {"slide_id", "mpp", "shards"}  # not written as categories: the index, a number, and a column without effect
 OF_TABLE = ("status", "appearance", "left_out")  # columns taken from cohort.tsv
 PROVENANCE = ("fingerprint", "model", "features", "versions")
 
@@ -304,8 +304,8 @@ def compare_cohort(
         results: folder of the results.
         sheet: table with a row per slide.
         group: column of the groups; slides with an empty cell are left out.
-        patient: column of the patients; if a cell is empty, or there is no column "patient", the patient is that in the
-            sheet of the run, or otherwise that derived from the slide's name.
+        patient: column of the patients; if a cell is empty, or there is no column "patient", the patient is taken from
+            the sheet of the run, or else from the slide's name.
         output: path of ``statistics.tsv``.
         included: kinds of doubt (``inference.doubts``) that do not exclude a slide or its counts of classes.
         threads: number of slides that are read at the same time; it does not change the result.

@@ -34,7 +34,7 @@ class WindowGrid:
         size_px: (width, height) of the lattice.
         input_px: side of a window.
         halo_px: width of the margin on each side of the core.
-        offset_px: shift of the whole grid to the top left; 0, except in tests that results do not depend on it.
+        offset_px: shift of the whole grid to the top left; set only by tests, to check that it has no effect.
     """
 
     size_px: tuple[int, int]

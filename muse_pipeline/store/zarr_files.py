@@ -1,8 +1,8 @@
 """Write and read zarr 3 groups, arrays of uint8 and sharded chunks without zarr, in the caller's thread.
 
 Loading zarr takes longer than reading a small slide, and its thread pool has the size of the machine, not of the job.
-It takes twice as long to read parts of a few chunks, keeps several copies of a shard in memory while writing it, and
-compares every pixel with white twice. The layout is that of its ``sharding_indexed`` codec: consecutive chunks, then a
+Zarr takes twice as long to read parts of a few chunks, keeps several copies of a shard in memory while writing it, and
+compares every pixel with white twice. The layout is that of the codec ``sharding_indexed``: consecutive chunks, then a
 table of (offset, length) as little-endian uint64, row by row, and the table's CRC-32C. Files are identical to zarr's,
 byte for byte, except for JPEG chunks, for which zarr has no codec.
 """

@@ -166,7 +166,7 @@ class SlideColour:
 
     Attributes:
         macenko: the stains, or None if they cannot be estimated.
-        appearance: measures by name (``tissue.colour``); None in older files.
+        appearance: measures by name (``AppearanceSample.measure``); None in older files.
         dark_background: True if the slide is a fluorescence image instead of bright-field.
         n_pixels: number of measured tissue pixels.
         mpp: um per pixel of the measured pixels.

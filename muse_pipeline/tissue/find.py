@@ -18,8 +18,8 @@ from muse_pipeline.tissue.overview import Overview, map_strips, read_overview, s
 
 DOUBT = "the tissue is doubtful: "  # beginning of a warning
 MOST, MUCH, LITTLE = 0.5, 0.05, 0.1  # fractions of the slide, or of the area darker than glass
-DARKER = 0.3  # density of a channel relative to glass
-ROI_ROWS = 16  # rows of mask pixels at a time; each pixel becomes a polygon of some 300 bytes
+DARKER = 0.3  # a pixel is darker than glass if the density of a channel, relative to glass, exceeds this
+ROI_ROWS = 16  # rows of mask pixels processed at a time; each pixel becomes a polygon of some 300 bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +217,7 @@ def is_fluorescence(pixels: np.ndarray) -> bool:
     return bool(n_lit < n / 2 and (not n_lit or median_level(n_by_sum) < 3 * 100))
 
 
-JOIN_UM = 16.0  # width of closed gaps: cracks and thin walls of fat
+JOIN_UM = 16.0  # radius of the closing, which joins tissue across cracks and thin walls of fat
 MIN_COMPONENT_UM2 = 5_000.0  # 70 x 70 um, some 50 nuclei
 MIN_HOLE_UM2 = 30_000.0  # a large fat cell covers 8,000, a small vessel 20,000
 MIN_COMPONENT_SHARE = 0.02  # in a small picture, tissue needs to cover only this fraction
@@ -314,8 +314,9 @@ class Components:
 def number_components(n: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """(n,) int32: the component of each node of a graph, numbered from 0 in the order of the components' first nodes.
 
-    Edges join ``one`` (k,) to ``other`` (k,). Every node points to a lower one of its component until all of them point
-    to the lowest. (SciPy has this, but loading it takes longer than finding the tissue of a small slide.)
+    Edges join ``one`` (k,) to ``other`` (k,). Each node points to lower and lower nodes of its component, until all
+    of them point to the lowest. (SciPy has such a function, but loading it takes longer than finding the tissue of a
+    small slide.)
     """
     lowest = np.arange(n)
     while (apart := lowest[one] != lowest[other]).any():

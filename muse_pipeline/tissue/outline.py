@@ -57,7 +57,7 @@ def read_thumbnail(slide: Slide, info: SlideInfo, overview: Overview) -> Overvie
         return overview
     try:
         return read_overview(slide, info, target_um)
-    except SlideError:  # one corrupt tile makes the whole read fail; `tile` reports lost areas
+    except SlideError:  # no part of the slide can be decoded at this level or a finer one
         return overview
 
 

@@ -19,7 +19,7 @@ LEAST_PX = 256  # minimum side of the parts into which blocks are divided
 
 @dataclass(frozen=True, eq=False)
 class Overview:
-    """A slide at about 8 um per pixel.
+    """A whole slide as one picture, by default at about 8 um per pixel.
 
     Attributes:
         pixels: (h, w, 3) uint8 over the whole of level 0.
@@ -48,7 +48,7 @@ def read_overview(slide: Slide, info: SlideInfo, target_um: float = OVERVIEW_UM)
     n_damaged, failure = 0, None
     sides = {at: np.multiply(factors, info.level_downsamples[level]) / d for at, d in enumerate(info.level_downsamples)}
     waiting = _blocks(level, range(width), range(height), sides[level])
-    while waiting:  # a block that fails is read in quarters, and the smallest from the next finer level
+    while waiting:  # a block that fails is read in quarters, and the smallest parts from the next finer level
         at, columns, rows = waiting.pop()
         here = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
         try:

@@ -31,7 +31,7 @@ def weigh_density(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
     Args:
         pixels: (h, w, 3) uint8.
-        weights: (3,) factors, such as a column of the pseudo-inverse of two stains, which give the amount of one.
+        weights: (3,) factors; a column of the pseudo-inverse of two stain vectors gives the amount of that stain.
     """
     shares = cv2.LUT(np.ascontiguousarray(pixels), (_DENSITY[:, None] * weights).astype(np.float32)[None])
     return cv2.transform(shares, np.ones((1, 3), np.float32))
@@ -123,16 +123,16 @@ IDENTITY.setflags(write=False)
 
 
 def stain_map(stains: np.ndarray, strong: np.ndarray, to_stains: np.ndarray, to_strong: np.ndarray) -> np.ndarray:
-    """Map one pair of stains onto another: vectors onto vectors, strong ends onto strong ends.
+    """Map one pair of stains onto another, so that their vectors and the strong ends of their concentrations coincide.
 
     The component outside the plane of the two stains is kept unchanged, along the plane's normal, so that pigment and
     red cells remain distinct from the stains.
 
     Args:
         stains: (2, 3) unit vectors in optical density, haematoxylin first.
-        strong: (2,) strong end (99th percentile) of their concentrations.
+        strong: (2,) strong ends (99th percentiles) of the concentrations of ``stains``.
         to_stains: (2, 3) unit vectors of the reference.
-        to_strong: (2,) strong end of the reference.
+        to_strong: (2,) strong ends of the reference.
 
     Returns:
         (3, 4) float32; columns 0-2 multiply the density, column 3 (zero here) is added.

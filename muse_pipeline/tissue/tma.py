@@ -161,7 +161,7 @@ def _grow_grid(found: np.ndarray, steps: np.ndarray, seed: int) -> np.ndarray:
     """Column and row (N, 2) of the positions reached from ``seed`` in steps of the grid; ``_NOWHERE`` for the rest."""
     index = np.full(found.shape, _NOWHERE)
     index[seed], waiting = 0, [seed]
-    moves = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (2, 0), (-2, 0), (0, 2), (0, -2)])  # or across a missing core
+    moves = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (2, 0), (-2, 0), (0, 2), (0, -2)])  # 2: across a missing core
     reach = NEAR * np.linalg.norm(steps, axis=1).min()
     taken = {(0, 0)}
     while waiting:

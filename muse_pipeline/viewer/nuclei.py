@@ -47,7 +47,7 @@ class Batch:
         xy: (n, 2) positions, absolute level-0 px.
         label: (n,) uint8 label; ``NO_CLASS`` if there is none.
         score: (n,) float score.
-        sureness: (n,) float probability of the class; the score for a model of one class.
+        sureness: (n,) float probability of the class; the score if there are no probabilities.
         rays: (n, R) rays, um.
         is_counted: (n,) bool, True for nuclei in totals.
     """

@@ -188,7 +188,7 @@ def write_viewer(folder: Path, threads: int = 1) -> Path:
 
 
 def _is_current(viewer: Path, made_from: dict[str, Any], has_store: bool) -> bool:
-    """True if a viewer can be kept; if its image cannot be made again, only different nuclei make it outdated."""
+    """True if a viewer can be kept; if its image cannot be made again, only new nuclei or a new format prevent it."""
     known = find_json(viewer / "made_from.json")
     if not known or known["made_from"]["format"] != FORMAT:
         return False

@@ -34,7 +34,7 @@ class ResultsHandler(SimpleHTTPRequestHandler):
         super().end_headers()
 
     def log_message(self, *args: object) -> None:
-        """Print no line per tile."""
+        """Print nothing, since a page requests thousands of tiles."""
 
 
 def start_server(folder: Path, port: int = 0) -> ThreadingHTTPServer:
@@ -50,7 +50,7 @@ def start_server(folder: Path, port: int = 0) -> ThreadingHTTPServer:
 
 
 def find_pages(results: Path) -> list[str]:
-    """The report and viewers of a folder, relative to it; for the folder of a slide its viewer, written if missing.
+    """The report and viewers of a folder, relative to it; for the folder of a slide its viewer, updated if needed.
 
     Raises:
         NucleiError: there are no pages.
