@@ -256,7 +256,7 @@ def test_a_run_that_collapses_is_stopped(pictures, tmp_path, muse):
     assert f"collapsed by step {stopped_at}: " in last and "balance: sinkhorn" in last
     assert len(rows(tmp_path / "run")) == stopped_at
     state = torch.load(tmp_path / "run" / "resume.pt", weights_only=True)
-    assert state["step"] == (stopped_at - 1) // 2 * 2  # the last save before that
+    assert state["step"] == (stopped_at - 1) // 2 * 2  # the run is saved every second step
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
