@@ -110,7 +110,7 @@ def test_batch_norms_are_prepared_for_the_processes_of_a_run(prepared):
 
 
 def test_the_loader_gives_the_trainers_features_bit_for_bit(finished, tmp_path):
-    """This holds for our own file, and for one in the authors' layout with projectors in addition to the backbone."""
+    """Tested with our own file, and with one in the authors' layout that has projectors in addition to the backbone."""
     folder, _ = finished
     state = torch.load(folder / "resume.pt", weights_only=True)["method"]
     trained = BACKBONES["muse_compact_16"]()

@@ -284,7 +284,7 @@ def make_training(folder, losses):
 
 @pytest.mark.parametrize("losses", [("logistic", "least squares"), ("least squares", "logistic")])
 def test_a_step_of_generator_and_reader_is_that_of_the_formula(tmp_path, losses):
-    """Compares terms, their sum, gradients, and the reader's norm statistics, which come from real tissue only."""
+    """The test compares terms, sum, gradients, and the reader's norm statistics, which come from real tissue only."""
     training, batch, drawn = make_training(tmp_path, losses)
     literal = copy.deepcopy(training)
     found = training.losses(batch, "generator", 0.125)  # halfway down: the colour prior has weight 1.5
