@@ -64,7 +64,7 @@ def test_a_partner_is_registered_checked_and_tiled(muse, files, tmp_path):
     assert record["status"] == "ok" and record["residuals"]["kept"] >= kept - 1
     assert open_store(of_workflow / "image-600nm.zarr").tissue[0].any()
     assert (of_workflow / "checkerboard.png").is_file()
-    status, output, error = muse(*partner)  # not even this picture has a pixel size
+    status, output, error = muse(*partner)  # without a transform, the partner must have a pixel size
     record = read_json(of_workflow / "partner.json")
     assert (status, record["status"]) == (0, "failed") and "--partner-mpp" in record["reason"], error
     assert "partner.json contains the reason" in output

@@ -287,7 +287,7 @@ def test_what_was_drawn_of_an_earlier_run_goes_with_its_nuclei(tmp_path):
     (tmp_path / "logs/settings").mkdir(parents=True)
     jobs = "image", "nuclei", "anndata", "detect-1-of-1", "stitch-proposals"
     ours = *ours, *(f"logs/settings/{job}.json" for job in jobs)
-    expected += ["logs/settings/tile-image-250nm.json", "logs/settings/partner.json"]  # their stores are kept too
+    expected += ["logs/settings/tile-image-250nm.json", "logs/settings/partner.json"]  # as are their stores
     for name in (*ours, "overlays/1.png", *expected):
         (tmp_path / name).touch()
     remove_results(tmp_path)

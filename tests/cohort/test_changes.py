@@ -54,7 +54,7 @@ def changes_of(models):
 
 def test_the_same_settings_change_nothing(finished, changes_of):
     assert changes_of(finished) == []
-    assert changes_of(finished, patient="P1", split="test", shards=3) == []  # nuclei do not depend on them
+    assert changes_of(finished, patient="P1", split="test", shards=3) == []  # nuclei do not depend on these cells
     assert changes_of(finished, {"csv": True, "viewer": False, "embedding": True}) == []  # outputs may be added
 
 

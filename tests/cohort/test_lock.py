@@ -33,7 +33,7 @@ def other(tmp_path):
 
 def test_a_second_run_is_rejected_until_the_first_is_killed(tmp_path, other):
     named = rf"^{tmp_path}: snakemake \(process {other.pid} on .*, since 20.*\) is writing results there; wait until"
-    for _ in range(2):  # an attempt does not lift the lock
+    for _ in range(2):  # a rejected attempt leaves the lock in place
         with pytest.raises(OutputError, match=named), lock_results(tmp_path, "muse run"):
             pass
     assert find_other_run(tmp_path).startswith(f"{tmp_path}: snakemake (process {other.pid} ")

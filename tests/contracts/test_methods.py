@@ -49,7 +49,7 @@ def test_a_toy_is_trained_resumed_to_the_same_bytes_and_leaves_a_detector(method
 
     def stop(turn, *arguments):
         updates.append(turn)
-        if len(updates) == 11:  # in step 3 of the GAN's second stage, after the end of the other toys
+        if len(updates) == 11:  # in step 3 of the GAN's second stage; other toys have ended by then
             raise KeyboardInterrupt
         if len(updates) == 4 and method != "toy_gan":
             raise KeyboardInterrupt
@@ -114,7 +114,7 @@ def test_settings_name_the_method_and_are_documented(name):
     assert {"name", "schedule" if name != "psm" else "detector"} <= defaults.keys()
     assert defaults["method"] == name
     if name not in TOYS:
-        described = "".join(each.__doc__ for each in kind.__mro__)  # settings are described where defined
+        described = "".join(each.__doc__ for each in kind.__mro__)  # each class describes its own settings
         for setting in defaults.keys() - {"activation", "labels", "detector", "self_training"}:
             assert f"\n        {setting}: " in described, setting
 

@@ -10,7 +10,7 @@ MPP = 0.5
 
 
 def picture():
-    """A picture with a bright ellipse, off-centre and oblique, labelled as a nucleus that is measured from its mask."""
+    """A picture with a bright ellipse, off-centre and oblique, labelled as a nucleus with the outline of its mask."""
     y, x = np.mgrid[:60, :40] + 0.5
     mask = ((x - 17 + 0.5 * (y - 25)) / 5) ** 2 + ((y - 25) / 10) ** 2 <= 1
     pixels = np.where(mask[..., None], 200, 50).astype(np.uint8).repeat(3, 2)

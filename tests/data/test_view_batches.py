@@ -178,7 +178,7 @@ def test_every_view_of_a_set_has_a_colour_of_its_own(varied):
 
 
 def test_few_nuclei_may_share_none():
-    """The tables of shared nuclei may then contain only padding."""
+    """With one nucleus per picture, the tables of shared nuclei may contain only padding."""
     batch = make(n_nuclei=1)(0)
     assert batch.shared.shape[2] >= 1
     assert batch.shared.sum() <= batch.shared.shape[0] * B

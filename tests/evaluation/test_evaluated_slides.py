@@ -153,7 +153,7 @@ def test_a_row_of_a_sheet_without_a_slide_is_named(muse, cohort):
 
 
 def test_the_region_of_the_geojson_itself_and_quality_of_outlines(muse, tmp_path):
-    """The region has two nuclei, one found exactly and one a third of its width off; two found nuclei lie outside."""
+    """The region has two nuclei, one found exactly and one a sixth of its width off; two found nuclei lie outside."""
     path = write_result(tmp_path, "a", bounds={"x": 50, "y": 20, "width": 900, "height": 900})
     angles = 2 * np.pi * np.arange(32) / 32
     circle = 12 * np.stack([np.cos(angles), np.sin(angles)], -1)
@@ -204,7 +204,7 @@ def write_drawn(path, *shapes):
 
 @pytest.mark.parametrize(("nucleus", "n_outlined"), [(shapely.Point(100, 100).buffer(12), 2), (None, 0)])
 def test_what_is_found_where_no_nucleus_is_counts_for_outlines(muse, tmp_path, nucleus, n_outlined):
-    """Slide b has no true nuclei; slide a has an outline, or only a point, with which no outline can be compared."""
+    """Slide b has no true nuclei. Slide a has one: an outline, or only a point, for which outlines are not scored."""
     write_result(tmp_path / "results", "a", XY[:1], (0,))
     write_result(tmp_path / "results", "b")
     (tmp_path / "truth").mkdir()
@@ -395,7 +395,7 @@ def test_exchanged_coordinates_are_rejected(muse, tmp_path):
     status, out, errors = muse("evaluate", path, "--truth", truth)
     assert (status, out, errors.count("\n")) == (2, "", 1)
     assert "t.csv: 0% of its nuclei match found ones as they are, but 100% with x and y exchanged" in errors
-    few = [*xy[:6, ::-1], *((x, x) for x in xy[6:8, 0])]  # two of eight lie on found nuclei in either order
+    few = [*xy[:6, ::-1], *((x, x) for x in xy[6:8, 0])]  # two of eight lie on found nuclei in either order of x and y
     path = write_result(tmp_path, "b", np.concatenate([xy, few[6:]]), [0] * 42)
     truth.write_text("x,y,class\n" + "".join(f"{x:.0f},{y:.0f},Dark\n" for x, y in few))
     status, out, errors = muse("evaluate", path, "--truth", truth)

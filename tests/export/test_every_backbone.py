@@ -24,7 +24,7 @@ from muse_pipeline.models.muse import MuseVit
 from muse_pipeline.nuclei.table import Nuclei
 
 N_CLASSES, N_RAYS, THRESHOLD = 3, 16, 0.5
-# Tolerances for networks whose last layer is 100 times larger, so that all errors are.
+# Tolerances for networks whose last layer, and with it every error, is made 100 times larger by ``spread``.
 TOLERANCES = {**EXPORT_TOLERANCES, "fp16": replace(EXPORT_TOLERANCES["fp16"], xy_px=0.5)}
 
 

@@ -25,7 +25,7 @@ def test_without_anything_to_write_people_can_read_it(run, muse, monkeypatch):
     status, out, _ = muse("card", run / "model.onnx")
     card, lines = read_card(run / "model.onnx"), out.splitlines()
     assert (status, lines[0]) == (0, card.name)
-    assert max(len(line) for line in lines if " " in line.strip()) <= 60  # only a checksum may exceed it
+    assert max(len(line) for line in lines if " " in line.strip()) <= 60  # only a checksum may be longer
     assert f"  Classes             {card.classes[0].name}" in lines
     assert f"                      {card.classes[1].name}" in lines
     assert " ".join(card.training_data.split()) in " ".join(out.split())

@@ -32,7 +32,7 @@ PAGE = 4096  # block size of tmpfs in bytes
 
 @pytest.fixture(scope="session")
 def steps(tmp_path_factory) -> dict[str, list[str]]:
-    """The commands by verb, all of which have been run on a slide."""
+    """Verb -> its command; all commands have been run on a slide."""
     folder = tmp_path_factory.mktemp("finished")
     draw_stained_slide(folder / "S.tif", size_px=640, n_nuclei=100)
     commands = step_commands(folder / "S.tif", folder / "results/S")
@@ -107,7 +107,7 @@ def test_a_full_disk_is_one_sentence_and_costs_no_byte(muse, disk, steps, step):
 
 
 def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(mount, tmp_path):
-    """On a full disk, the error of torch only mentions an unexpected position in the file."""
+    """The error of torch mentions only an unexpected position in the file; ours must name the full disk."""
     checkpoints = pytest.importorskip("muse_pipeline.training.checkpoint")
     import torch
 
@@ -122,7 +122,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(mount, tmp_path):
 
 @pytest.mark.slow
 def test_a_full_disk_of_temporary_files_is_named(mount, tmp_path):
-    """Tested in a new process, because Python chooses its folder for temporary files only once."""
+    """The test needs a new process, because Python chooses its folder for temporary files only once."""
     disk = tmp_path / "temporary"
     disk.mkdir()
     mount(disk, "size=64k")

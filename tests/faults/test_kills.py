@@ -21,8 +21,8 @@ from workflow_runs import find_steps, run_snakemake, snakemake_command, verb
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]  # no limit: the time depends on --kills
 
-# What is killed. everything: as in a power cut. workflow: only Snakemake, so that its steps continue during the next
-# run. step: a single command, as by the kernel when memory runs out.
+# What is killed: everything, as in a power cut; only Snakemake ("workflow"), so that its steps continue during the next
+# run; or a single command ("step"), as by the kernel when memory runs out.
 KINDS = ("everything", "workflow", "step")
 
 

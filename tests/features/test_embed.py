@@ -1,4 +1,4 @@
-"""The features of a network at nuclei from a slide's table, or at nuclei from points and masks of other programs."""
+"""A network's features at the nuclei of a slide's table, or at nuclei that other programs give as points or masks."""
 
 import dataclasses
 import json
@@ -153,7 +153,7 @@ def test_outlines_of_another_program_get_the_features_of_detected_nuclei(folder,
     detected = table[["x", "y"]].to_numpy()
     near = np.hypot(*(foreign[["x", "y"]].to_numpy()[:, None] - detected).T).T
     matched = table.iloc[near.argmin(1)].reset_index(drop=True)
-    assert np.median(near.min(1)) < 2  # px of 0.25 um between centroids
+    assert np.median(near.min(1)) < 2  # distance of centroids, in px of 0.25 um
     for name in ("area_um2", "h_mean", "e_ring_mean", "texture_contrast"):
         assert np.corrcoef(foreign[name], matched[name])[0, 1] > 0.95, name
 

@@ -96,7 +96,7 @@ def test_a_cell_without_cytoplasm_has_no_density(nuclei, pixels):
     between = cytoplasm(xy, rays, rays)
     assert np.isnan(mean_densities(between, np.ascontiguousarray(planes[:, ::2]))).all()
     zones = find_zones(xy, rays, *IMAGE)
-    alone = replace(zones, ring=zones.ring.where(np.zeros(len(zones.ring.pixel), bool)))  # as if in other nuclei
+    alone = replace(zones, ring=zones.ring.where(np.zeros(len(zones.ring.pixel), bool)))  # as if all in other nuclei
     found = measure_densities(alone, planes, stain_tables(TEXTBOOK))
     assert np.isnan(found["h_ring_mean"]).all()
     assert np.isfinite(found["h_mean"]).all()

@@ -52,7 +52,7 @@ STORE, SHARD, NUCLEI = "S/image-500nm.zarr", "S/shards/1-of-1.parquet", "S/nucle
 
 
 def at(name: str) -> str:
-    """The path of a copied file, with ``{here}`` for its folder."""
+    """The path of a copied file in a command line: ``{here}/`` and its name."""
     return f"{{here}}/{name}"
 
 

@@ -127,7 +127,7 @@ def try_one(source: Path, trial: Path, worker: Worker, specimen: Specimen, comma
 
 
 def judge(verb: str, answer: dict, left: list[str], changed: list[str]) -> str:
-    """A description of what is wrong with the end of a command; "" if nothing is."""
+    """Describe what is wrong with how a command ended; "" if nothing is."""
     output = answer["output"].strip()
     if answer["traceback"]:
         return answer["traceback"]

@@ -30,7 +30,7 @@ def run(arguments: list[str]) -> dict:
 def serve(memory_bytes: int) -> None:
     """Answer until the standard input is closed."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries write to the descriptor goes to standard error
+    os.dup2(2, 1)  # libraries that write to descriptor 1 now write to standard error
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     for line in sys.stdin:
         answers.write(json.dumps(run(json.loads(line))) + "\n")

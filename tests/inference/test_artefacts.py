@@ -85,7 +85,7 @@ def slide(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(slide):
-    """Folders of three runs: ``flagged`` (`--quality`), ``cut`` (no blurred areas, three shards) and ``plain``."""
+    """Folders of three runs: ``flagged`` (`--quality`), ``cut`` (without blurred areas, three shards) and ``plain``."""
     from muse_pipeline.cli.main import main
 
     cut = ["--subtract", "blurred", "--shards", "3", "--threads", "2"]

@@ -118,7 +118,7 @@ def test_outlines_end_where_a_picture_ends(tiled_slide, whole, tmp_path):
 
 
 def test_a_moved_grid_finds_the_same_nuclei(tiled_slide, whole, tmp_path):
-    """After a move by half a window, 99 % of the sure nuclei are found within 0.5 um again, and 99.7 % within 3 um."""
+    """After a move by half a window, 99 % of certain nuclei are found again within 0.5 um, and 99.7 % within 3 um."""
     card = tiled_slide.predictor.card
     half = (card.input_px // 2 - card.halo_px) // card.stride_px * card.stride_px
     first, second = read_nuclei(whole), read_nuclei(tiled_slide.nuclei(tmp_path, offset_px=half))

@@ -161,7 +161,7 @@ def test_muse_run_maps_regions_and_a_failing_model_costs_nothing_else(region_mod
     onnx.save(model, tmp_path / "odd.onnx")
     status, printed, errors = muse(*command, tmp_path / "odd.onnx")
     assert status == 2 and "1 of 1 slides have no tissue regions, because their model failed (S)" in errors
-    assert "regions model.onnx (" in printed and "-> odd.onnx (" in printed  # the result that the run replaces
+    assert "regions model.onnx (" in printed and "-> odd.onnx (" in printed  # the model that is replaced
     again = pandas.read_parquet(results / "S/nuclei.parquet")
     assert again["region"].isna().all() and again.drop(columns=COLUMNS).equals(table.drop(columns=COLUMNS))
 
@@ -344,7 +344,7 @@ def test_drawn_areas_fill_the_same_columns(drawn_slide, shards, tmp_path):
     assert areas_mm2["Necrosis"] == pytest.approx(0.25, rel=0.01)
     assert areas_mm2["Tumour"] == pytest.approx(
         (4000 - 800 + 2 * 24) ** 2 * 0.25e-6 - 0.25, rel=0.02
-    )  # with 16 to 24 um around the tissue
+    )  # with a margin of 16 to 24 um, up to 48 px, around the tissue
 
 
 def test_ignored_areas_and_further_planes_are_no_part_of_drawn_areas(drawn_slide, tmp_path):

@@ -1,4 +1,4 @@
-"""Labels in the viewer's GeoJSON, which are valid only for one slide, and only for one result of this slide."""
+"""Labels in the viewer's GeoJSON, which are valid only for one result of one slide."""
 
 import json
 

@@ -24,7 +24,7 @@ def test_many_patients_share_a_line(image):
     assert [line[0] for line in lines] == ["patient", *(f"{i:02}" for i in range(24)), "6", "30"]
     assert lines[-2:] == [["6", "others", "6", "12", "6", "6"], ["30", "patients", "30", "60", "30", "30"]]
     lines = LabelSummary(pictures[:25], CLASSES).text().splitlines()
-    assert lines[-2].split()[0] == "24"  # a line for a single other patient saves nothing
+    assert lines[-2].split()[0] == "24"  # the 25th patient, because a line "1 others" would be as long
 
 
 def test_counts_by_picture_and_patient(image, tmp_path):

@@ -51,7 +51,7 @@ def test_a_large_region_has_some_context_and_neighbours_are_known_to_be_annotate
     assert large.origin == (1000 - LEAST_CONTEXT_PX, 1000 - (640 - 301))
     assert (
         large.annotated().sum() - large.mask().sum() == (601 + LEAST_CONTEXT_PX - 700) * 100
-    )  # what lies of the small box in the window of the large box
+    )  # the part of the small box that lies in the window of the large box
     assert small.annotated().sum() > small.mask().sum() == 100 * 100
 
 

@@ -1,4 +1,4 @@
-"""Labels of whole slides: each annotated region becomes a picture with context, in whose pixels positions are."""
+"""Labels of whole slides: each annotated region becomes a picture with context; positions are in its pixels."""
 
 from dataclasses import replace
 

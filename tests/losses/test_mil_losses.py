@@ -65,7 +65,7 @@ def test_weights_are_one_where_the_target_has_a_single_class(target):
 
 def test_a_true_cross_entropy_weighs_pixels_by_their_probability():
     target, probability = halves(), torch.full(SHAPE, 0.1)
-    probability[..., 0] = 0.8  # easy; column 1 is predicted wrongly, the rest are easy negatives
+    probability[..., 0] = 0.8  # easy positives; column 1 is predicted wrongly, and the rest are easy negatives
     of_target = torch.where(target > 0, probability, 1 - probability)
     weights = 16 * of_target / of_target.sum()
     expected = (weights * -of_target.log()).mean().item()

@@ -38,7 +38,7 @@ def test_pale_tissue_keeps_its_density_in_half_precision(colour):
 class KnownHead(DenseHead):
     """Predicts the given maps for any features."""
 
-    propose, describe = NucleusHead.propose, NucleusHead.describe  # unlike `locate`, not those of the dense head
+    propose, describe = NucleusHead.propose, NucleusHead.describe  # only `locate` is that of the dense head
 
     def __init__(self, maps: NucleusMaps):
         super().__init__(4, maps.label.shape[1], maps.rays.shape[1])

@@ -9,7 +9,7 @@ from nuclei_example import PROVENANCE
 from muse_pipeline.core.errors import NucleiError
 from muse_pipeline.core.provenance import NamedFile, Provenance
 
-# Provenance of nuclei with regions and artefacts, on an IHC slide, from a model with one class, and of proposals.
+# Four provenances: of nuclei with regions and artefacts, on an IHC slide, or from a model with one class; of proposals.
 REGIONS, BROWN, CLUSTERS, PROPOSALS = Path(__file__).with_name("provenance.jsonl").read_text("utf-8").splitlines()
 
 

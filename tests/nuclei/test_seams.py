@@ -64,7 +64,7 @@ def test_a_report_that_contains_a_window_takes_no_other_of_it():
 
 
 def test_a_report_beyond_its_own_core_counts_only_if_the_neighbour_confirms_it():
-    # (250, 100) is in the core of window 0; window 1 reports it too, as it is within SLACK_PX of its core.
+    # (250, 100) is in the core of window 0; window 1 reports it too, because it is within SLACK_PX of window 1.
     assert len(resolve([(250.0, 100.0)])) == 1
     assert len(resolve([(250.0, 100.0)], missed_by={(0, 0)})) == 0
     assert len(resolve([(250.0, 100.0)], missed_by={(0, 1)})) == 1

@@ -11,7 +11,7 @@ from muse_pipeline.proposals.activation_map import ActivationMap, ActivationNetw
 
 
 class Toy(nn.Module):
-    """A network with two channels, the mean red and green of cells of 4 x 4 px, and the output below."""
+    """A network with two channels, the mean red and green of cells of 4 x 4 px, and a known output."""
 
     class backbone:
         stride_px = 4

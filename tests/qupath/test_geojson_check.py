@@ -25,7 +25,7 @@ def square(x=0, y=0, side=10):
 
 
 def feature(ring=None, **changes):
-    """A valid feature; ``changes`` replaces keys of the feature or, if it does not have them, of its properties."""
+    """A valid feature with ``changes``: keys of the feature itself are replaced, others are set in its properties."""
     properties = {"objectType": "detection", "classification": CLASS, "measurements": {"Area um^2": 25.0}}
     item = {"type": "Feature", "id": ID, "geometry": {"type": "Polygon", "coordinates": [ring or square()]}}
     item |= {key: value for key, value in changes.items() if key in item}
@@ -72,7 +72,7 @@ def shaped(**changes):
 
 
 def shaped_text(member):
-    """JSON of a feature whose geometry has ``member``, which is text, because Python would write it differently."""
+    """JSON of a feature whose geometry has ``member``, given as JSON text that ``json.dumps`` would not write."""
     return json.dumps([shaped(that=0)]).replace('"that": 0', member)
 
 
@@ -268,7 +268,7 @@ TYPES = {"Detection": "detection", "Cell": "cell", "Annotation": "annotation", "
 
 
 def test_every_file_that_was_put_to_qupath(qupath_reference):
-    """For every JSON file in the table, the versions that import it and the objects that they import."""
+    """For every JSON file in the table, the check names the versions that reject it and counts the imported objects."""
     with (qupath_reference / "verdicts.tsv").open(encoding="utf-8") as file:
         header, *rows = csv.reader(file, "excel-tab", quoting=csv.QUOTE_NONE)
     assert [name.split()[-1].rpartition(".")[0] for name in header[1:]] == list(VERSIONS)

@@ -195,7 +195,7 @@ def test_names_of_measurements_are_escaped(tmp_path, monkeypatch):
 
 
 def test_nuclei_of_immunohistochemistry_have_derived_classes(tmp_path, monkeypatch):
-    """Their names and colours are QuPath's own; the reader returns the class that each is derived from."""
+    """Derived classes have QuPath's own names and colours; the reader returns the class that each is derived from."""
     classes = [{"name": "Stroma", "color": [0, 200, 50]}, {"name": "Immune: T", "color": [255, 3, 220]}]
     monkeypatch.setitem(PROVENANCE, "card", {"classes": classes})
     monkeypatch.setitem(PROVENANCE, "slide_mpp", [0.25, 0.25])

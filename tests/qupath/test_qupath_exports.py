@@ -55,7 +55,7 @@ AREAS = {
     "tile.geojson": NOTHING.format("1 tile"),
 }
 AREA_WARNINGS = {"empty.geojson": "left out 1 empty object", "unareal.geojson": "left out 2 lines and 2 points"}
-# File name -> numbers of nuclei and regions, or the error, if annotations "Tumor" bound the annotated regions.
+# File name -> (number of nuclei, number of regions) or the error, where "Tumor" is the class of annotated regions.
 LARGE = "covers more than the 5,000 um2 of any nucleus; give it the class 'Tumor' if it bounds what was annotated"
 LABELS = {
     "all_ignored.geojson": (0, 1),

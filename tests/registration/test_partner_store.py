@@ -34,7 +34,7 @@ def made(tmp_path_factory):
     pair = open_pair(slide, info, other, other_info, 2)
     points_um = np.array([[300.0, 300.0], [1000.0, 400.0], [600.0, 800.0]])
     slide_um = np.column_stack([WARP.to_slide(points_um, section.size_um), np.ones(3)])
-    start = Transform(np.linalg.solve(slide_um, points_um - [middle * 0.7, 0]).T)  # saves the search, half of the time
+    start = Transform(np.linalg.solve(slide_um, points_um - [middle * 0.7, 0]).T)  # no search: takes half as long
     found = register_partner(pair, start)
     write_json(folder / "transform.json", describe(found))
     registered = read_registered(folder / "transform.json")

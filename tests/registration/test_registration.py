@@ -130,7 +130,7 @@ def test_a_given_start_replaces_the_search(section, he):
     pair = pair_of(he, draw_partner(section, warp, PARTNER_MPP))
     points = np.array([[400.0, 400.0], [1200.0, 500.0], [700.0, 1100.0]])
     source = np.column_stack([warp.to_slide(points, section.size_um), np.ones(3)])
-    by_hand = Transform(np.linalg.solve(source, points + np.array([20, -15])).T)  # an error as of positions set by hand
+    by_hand = Transform(np.linalg.solve(source, points + np.array([20, -15])).T)  # as inaccurate as if set by hand
     found = register_partner(pair, by_hand)
     assert np.median(errors_um(found.transform, section, warp)) <= 2
     with pytest.raises(RegistrationError, match="does not fit slide 'he' as given"):

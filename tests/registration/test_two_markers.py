@@ -1,4 +1,4 @@
-"""The guide's code that joins the tables of two slides into a table of both markers, by the map between the slides."""
+"""The guide's code that joins the tables of two slides into one with both markers, using the map between the slides."""
 
 import re
 from pathlib import Path

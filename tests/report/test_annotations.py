@@ -12,7 +12,7 @@ from muse_pipeline.report.cohort import judge_slide
 from muse_pipeline.report.page import write_page, write_roi_table
 from muse_pipeline.tissue.mask import RoiAnnotation
 
-# In level-0 px of 0.25 um; the synthetic picture is enlarged by two.
+# In level-0 px of 0.25 um; level 0 is the synthetic picture enlarged by a factor of two.
 LEFT, RIGHT, MIDDLE = (
     shapely.box(0, 0, 1500, 2048),
     shapely.box(1500, 0, 3072, 2048),

@@ -218,7 +218,7 @@ DARK = "dark background: not bright-field"
 
 @pytest.fixture(scope="module")
 def flagged_slides(tmp_path_factory):
-    """Slides that are like the training pictures, or have a different stain, or are not bright-field."""
+    """Three slides: one like the training pictures, one with a different stain, and one that is not bright-field."""
     results = tmp_path_factory.mktemp("flagged")
     glass = np.full((300, 300, 3), GLASS, np.uint8), np.zeros((0, 2)), np.zeros(0, np.int32)
     for name, drawing, reasons in (("like", None, []), ("brown", None, [BROWN]), ("dark", glass, [DARK])):

@@ -4,7 +4,7 @@ from muse_pipeline.report.density import CELL_UM, choose_fields, count_nuclei
 
 
 def nuclei_at(*positions, mpp=(0.25, 0.25)):
-    """(xy, label) of ``n`` nuclei of ``label`` in the middle of cell (column, row), for each of ``positions``."""
+    """(xy, label) of nuclei; each position (column, row, label, n) gives ``n`` nuclei in the middle of that cell."""
     xy = [
         ((column + 0.5) * CELL_UM / mpp[0], (row + 0.5) * CELL_UM / mpp[1])
         for column, row, _, n in positions

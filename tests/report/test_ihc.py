@@ -1,4 +1,4 @@
-"""IHC scores of counts, compared with values by hand, and of a slide, its annotations and its regions."""
+"""IHC scores, compared with values computed by hand, and the counts of a slide, its annotations and its regions."""
 
 from dataclasses import replace
 

@@ -38,7 +38,7 @@ def test_counts_are_of_the_nuclei_centred_in_the_field(drawn_field):
 
 
 def test_outlines_sit_on_the_nuclei_in_their_colour(drawn_field):
-    """On average, the centre of an outline's pixels is within a fifth of a store's pixel of the disc's centre."""
+    """The mean offset between outlines and their discs is less than a fifth of a pixel of the store, in x and in y."""
     picture, _ = drawn_field
     _, xy, label = draw_tissue()
     alone = _alone(xy)

@@ -72,7 +72,7 @@ def test_the_page_is_well_formed_and_needs_no_network(outline):
 
 
 def test_addresses_lead_to_files_of_the_results_folder(cohort, outline):
-    """The folder can therefore be zipped, sent and opened elsewhere."""
+    """All links are relative, so the folder can be zipped, sent and opened elsewhere."""
     files = {unquote(address) for address in outline.addresses if not address.startswith(("#", "data:"))}
     assert {"good/nuclei.parquet", "with gaps/tissue.png"} <= files
     assert not [file for file in files if file.startswith(("/", "..", "file:"))]
@@ -107,7 +107,7 @@ def test_links_lead_to_files_and_positions_that_exist(page_path, outline):
 def test_small_cohorts_carry_their_pictures_and_large_ones_link_to_them(cohort, slides, outline, monkeypatch):
     carried = [address for address in outline.addresses if address.startswith("data:image/jpeg")]
     thumbnails = [address for address in carried if len(address) < 8000]
-    assert (len(carried), len(thumbnails)) == (3 + 2 * 4 + 2, 2)  # from the two finished slides
+    assert (len(carried), len(thumbnails)) == (3 + 2 * 4 + 2, 2)  # two slides are finished; three have tissue
     monkeypatch.setattr(page, "EMBEDDED_SLIDES", 3)
     write_page(slides, cohort[0] / "linked.html")
     linked = Outline((cohort[0] / "linked.html").read_text(encoding="utf-8"))
@@ -175,7 +175,7 @@ document.title = JSON.stringify(CASES.map((values) => {
   return [...found, form.querySelector("output").value];
 }));
 </script></body>"""
-FILTERED = {  # (text, kind, minimum and maximum of nuclei) -> which slides are shown, by number
+FILTERED = {  # (text, kind, minimum and maximum number of nuclei) -> the ids of the slides shown, without "slide-"
     ("", "all slides", "", ""): "1234",
     ("GOO", "all slides", "", ""): "4",
     ("", "red: needs attention", "", ""): "12",
@@ -189,7 +189,7 @@ FILTERED = {  # (text, kind, minimum and maximum of nuclei) -> which slides are 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: the filter is not tried")
 def test_the_filter_shows_rows_and_cards_of_a_name_a_kind_and_a_range(page_path, tmp_path):
-    """A script that fills in the form is added; the content security policy, which would forbid it, is removed."""
+    """The test adds a script that fills in the form, and removes the content security policy that would forbid it."""
     page_text = re.sub('<meta http-equiv="Content-Security-Policy"[^>]*>', "", page_path.read_text(encoding="utf-8"))
     script = USE_FILTER.replace("CASES", json.dumps(list(FILTERED)))
     (tmp_path / "free.html").write_text(page_text.replace("</body>", script), encoding="utf-8")

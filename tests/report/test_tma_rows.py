@@ -88,5 +88,5 @@ def test_a_summary_without_the_cores_is_written_again(slide):
     assert Summary("summary").is_written(finished)
     (slide.folder / "tma.geojson").rename(slide.folder / "kept.geojson")
     assert not Summary("summary").is_written(FinishedSlide(finished.files, {"tma": False}))
-    assert Summary("summary").is_written(finished)  # tma.geojson is written later in the same run
+    assert Summary("summary").is_written(finished)  # the missing tma.geojson is written later in the same run
     (slide.folder / "kept.geojson").rename(slide.folder / "tma.geojson")

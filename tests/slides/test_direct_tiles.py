@@ -29,7 +29,7 @@ REGIONS = [
     ((5000, 0), (10, 20)),
 ]
 KINDS = ["444", "422", "420", "411", "440", "rgb", "tables", "rgb tables"]
-# Aperio's compressions 33003 and 33005. Lossless tiles are decoded by the same code in twice the time.
+# "ycc" and "rgb" are Aperio's compressions 33003 and 33005. Lossless tiles run the same code, but take twice as long.
 LOSSLESS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("ycc 444 lossless", "rgb 444 lossless")]
 JPEG2000_KINDS = ["ycc 444", "rgb 444", *LOSSLESS]
 APERIO = "Aperio Image Library v0\r\n700x520 (240x240) {}|AppMag = 20|MPP = 0.5"

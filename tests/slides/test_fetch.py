@@ -63,7 +63,7 @@ def test_a_slide_arrives_whole(muse, tmp_path, slide_bytes, pyramid_path, way):
     assert slide_file(tmp_path / "copy") == tmp_path / "copy/a b.tif"
     assert (tmp_path / "copy/a b.tif").read_bytes() == slide_bytes
     n_parts = sum("bytes=" in asked for asked in served.asked)
-    assert n_parts > 3 if served.ranges else n_parts == 1  # 1: the request that tests for ranges
+    assert n_parts > 3 if served.ranges else n_parts == 1  # 1: the request that tests whether ranges work
     assert (
         muse("inspect", tmp_path / "copy", "--slide-id", "S", "--source", shown, "--output", tmp_path / "1.json")[0]
         == 0

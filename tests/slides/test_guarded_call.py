@@ -95,7 +95,7 @@ def test_a_process_whose_call_failed_serves_no_other():
 
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_a_process_ends_with_its_caller(n_threads):
-    """This holds even if the caller is killed. Callers with one thread fork the process, and other callers spawn it."""
+    """Here, the caller is killed. Callers with one thread fork the process, and other callers spawn it."""
     program = (
         "import os, signal, threading\n"
         "from muse_pipeline.slides import isolation\n"

@@ -127,7 +127,7 @@ def test_the_first_candidate_is_taken_and_the_user_overrides():
 def test_doubts(candidate, words):
     (warning,) = choose_mpp([candidate])[2]
     assert words in warning
-    assert warning.startswith(DOUBT) == ("differs" not in words)  # such doubts are listed under "Check before use"
+    assert warning.startswith(DOUBT) == ("differs" not in words)  # DOUBT: listed under "Check before use"
 
 
 def test_either_axis_may_disagree():

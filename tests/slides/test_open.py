@@ -38,7 +38,7 @@ def test_the_reader_that_has_the_levels_is_taken(tmp_path, gradient):
 def test_downsamples_forgive_the_pixel_that_was_cut_off():
     assert exact_downsamples([(1001, 803), (500, 401), (250, 201)]) == ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0))
     assert exact_downsamples([(1000, 1000), (400, 800)]) == ((1.0, 1.0), (2.5, 1.25))
-    assert exact_downsamples([(1473, 1503), (47, 46)]) == ((1.0, 1.0), (32.0, 32.0))  # 31 and 33 by each axis alone
+    assert exact_downsamples([(1473, 1503), (47, 46)]) == ((1.0, 1.0), (32.0, 32.0))  # the axes alone give 31 and 33
     assert exact_downsamples([(100_003, 90_001), (6250, 5625)]) == ((1.0, 1.0), (16.0, 16.0))
 
 
@@ -217,7 +217,7 @@ SLIDE, LEVEL = draw_gradient(256, 240), shrink(draw_gradient(256, 240), 2)
         [(SMALL, {}), (SLIDE.astype(np.uint16) * 257, {})],
         [(SMALL, {"subifds": 1}), (SLIDE, TILES)],
         [(LABEL, {}), (SLIDE, {**TILES, "subifds": 1}), (LEVEL, REDUCED)],
-        [(SLIDE, TILES), (LEVEL, REDUCED), (LABEL[:100, :90], REDUCED)],  # OpenSlide mistakes it for a level
+        [(SLIDE, TILES), (LEVEL, REDUCED), (LABEL[:100, :90], REDUCED)],  # OpenSlide mistakes the label for a level
         [(SLIDE, TILES), (LEVEL[:, :128] * 0 + 30, {})],  # tifffile mistakes the label for a level
     ],
 )

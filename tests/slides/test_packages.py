@@ -12,7 +12,7 @@ from muse_pipeline.slides.packages import PackageReader
 
 
 class Liar(openslide.OpenSlide):
-    """Gives downsamples that do not fit its levels."""
+    """A slide whose downsamples do not fit its levels."""
 
     @property
     def level_downsamples(self):
@@ -20,7 +20,7 @@ class Liar(openslide.OpenSlide):
 
 
 class Short(openslide.OpenSlide):
-    """Gives fewer pixels than requested."""
+    """A slide that returns fewer pixels than requested."""
 
     def read_region(self, location, level, size):
         return super().read_region(location, level, (size[0] - 1, size[1]))

@@ -52,7 +52,7 @@ def test_nuclei_out_of_focus_are_in_no_total_of_a_slide(flagged):
     found = {measure.name: value for measure, value in measure_slide(flagged).items()}
     assert (found["nuclei_per_mm2"], found["percent_Epithelial"]) == (pytest.approx(8 / 0.4), 50)
     assert found["median_area_um2"] < 60
-    assert found["nuclei_per_mm2_in_tumour_Lymphocyte"] == pytest.approx(5 / 0.25)  # regions count every nucleus
+    assert found["nuclei_per_mm2_in_tumour_Lymphocyte"] == pytest.approx(5 / 0.25)  # all nuclei count in regions
 
 
 def test_a_row_per_slide_with_the_columns_of_the_sheet(results, output):

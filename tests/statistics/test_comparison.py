@@ -32,7 +32,7 @@ def draw_cohorts(n_cohorts: int, difference: float, seed: int) -> np.ndarray:
 
 
 def by_patient(cohorts: np.ndarray) -> np.ndarray:
-    """Means by patient (patients, cohorts), where each cohort takes the part of a measure."""
+    """Means by patient (patients, cohorts); each cohort is treated as one measure."""
     patients = [f"P{number:02d}" for number in range(N_PATIENTS) for _ in range(N_SLIDES)]
     values, names = mean_by_patient(cohorts.mean(3).reshape(len(cohorts), -1).T, patients)
     assert names == sorted(set(patients))

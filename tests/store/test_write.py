@@ -259,7 +259,7 @@ def test_a_damaged_store_of_ours_is_written_anew(tmp_path):
 
 
 def test_the_last_pixels_of_a_mask_cover_one_more():
-    """Levels are truncated to whole pixels, so that the slide, and nuclei that are kept, may extend beyond the mask."""
+    """Masks are made from levels truncated to whole pixels, so the slide and its nuclei may extend beyond the mask."""
     mask = np.zeros((40, 40), bool)
     mask[:, -1] = True
     tissue = TissueMask(mask, np.array([8.0, 8.0]), None, 0.1)

@@ -99,7 +99,7 @@ def first_difference(one, other):
 
 APPEARANCE = {
     "augmentation.blur": 1.0,
-    "augmentation.blur_um": ({"augmentation.blur": 1.0}, 0.3),  # the same kernel width
+    "augmentation.blur_um": ({"augmentation.blur": 1.0}, 0.3),  # does not change the width of the kernel
     "augmentation.scale": 2.0,
     "augmentation.free_rotation": 1.0,
 }

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 
 def numeric_settings(config: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the names of numbers, switches and tuples of numbers in nested dataclasses; a tuple by its first item."""
+    """Yield the names of numeric settings, switches included, in nested dataclasses; only in the first of a tuple."""
     hints = get_type_hints(type(config))  # types without their limits
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), f"{prefix}{field.name}"

@@ -25,7 +25,7 @@ needs_fixtures = pytest.mark.skipif(
 
 @functools.lru_cache(maxsize=1)
 def make_teacher(variant: str) -> dict[str, Tensor]:
-    """Weights with the names of a released file: each is random, seeded with its name, and checked against a list."""
+    """Random weights with the names of a released file; each is seeded with its name and compared with a record."""
     teacher = {}
     with (FOLDER / f"keys_{variant}.tsv").open(encoding="utf-8") as lines:
         for row in csv.DictReader(lines, delimiter="\t"):
@@ -74,7 +74,7 @@ def run_backbone(network: Backbone, side: int) -> Features:
 
 
 def deviations(features: Features, expected: dict[str, np.ndarray], lattice: Lattice) -> tuple[float, float]:
-    """Largest differences in the map and in the nuclei's vectors, as multiples of the expected values' deviation."""
+    """Largest differences in the map and in the nuclei's vectors, in standard deviations of the expected values."""
     step = int(expected["feature_map_step"])
     of_map = np.abs(features.dense[..., ::step, ::step].numpy() - expected["feature_map_sub"]).max()
     nuclei = read_at(features.dense, torch.from_numpy(expected["coords_xy"])[None], lattice)[0].numpy()

@@ -197,7 +197,7 @@ def test_a_roi_limits_mask_and_area():
 @pytest.mark.parametrize("side", [513, 1000, 1024])
 @pytest.mark.parametrize("roi", [None, box(-500, -500, 5000, 5000)])
 def test_tissue_wall_to_wall_is_no_larger_than_the_slide(side, roi):
-    """Mask pixels that are partly on the slide count partly, and a region of interest is clipped to the slide."""
+    """Only the parts of mask pixels that lie on the slide count, and a region of interest is clipped to the slide."""
     slide = ArraySlide([np.full((side, side, 3), PINK, np.uint8)])
     info = slide.info((0.25, 0.25))
     assert find_tissue(slide, info, roi).tissue.area_mm2 == pytest.approx((side * 0.25e-3) ** 2, rel=1e-5)

@@ -17,7 +17,7 @@ from muse_pipeline.core.files import read_json
 SLIDE_PX, SLIDE_MPP, CORNER_PX, MARGIN_PX = (1000, 900), 0.4, (150, 90), 100
 REGION = (200, 180, 600, 540)  # in QuPath's pixels, which start at the scanner's bounds
 RIM_PX = 20  # around the region, so that no scored nucleus lies partly in it
-LYMPHOCYTE, TUMOUR, DIRT, MISSED = 0, 1, 2, 2  # indices in the counts: DIRT of a row, MISSED of a column
+LYMPHOCYTE, TUMOUR, DIRT, MISSED = 0, 1, 2, 2  # indices in the counts: DIRT is a row, and MISSED a column
 CONFIG = {
     "backbone": "muse_compact_16",
     "mpp": 0.5,

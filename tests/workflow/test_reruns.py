@@ -31,14 +31,14 @@ ROWS = [  # the shards of slide b do not depend on the config
     {"slide_id": "b", "path": "b.tif", "mpp": "", "roi": "", "shards": "2", "patient": "", "split": ""},
 ]
 
-# Rule -> number of jobs for both slides, including all jobs that depend on them.
+# Rule -> number of jobs if a step is repeated for both slides; the jobs that depend on the step are included.
 PICTURES = {"overlay": 2, "report": 1}
 NUCLEI = {"nuclei": 2, **PICTURES}
 DETECTION = {"detect": 3, **NUCLEI}
 PROPOSALS = {"propose": 3, "stitch_proposals": 2, "geojson_proposals": 2, **PICTURES}
 EVERYTHING = {"image": 2, **DETECTION, **PROPOSALS}
 PRETRAINING = {"pretrain": 1, "report": 1}
-# The same for slide a alone.
+# The same if steps are repeated for slide a alone.
 CUT_OF_A = {
     **{"detect": 1, "nuclei": 1, "propose": 1, "stitch_proposals": 1, "geojson_proposals": 1},
     **{"overlay": 1, "report": 1},
@@ -103,7 +103,7 @@ CHANGED_CELLS = [
     ("organ", "kidney", {"report": 1}),
     ("label", "Tumour", {}),  # only training reads it
 ]
-# Changes that are tested alone, because they would hide other changes with the same jobs or exclude them.
+# Changes that are tested alone, because in a group they would hide or exclude others with the same jobs.
 ALONE = {"output", "features", "slide_id"}
 OF_THE_MACHINE = [
     ["--cores", "1"],

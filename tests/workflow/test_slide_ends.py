@@ -32,7 +32,7 @@ UNREADABLE = "broken.tif: is not a slide"
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The folder of a cohort that has a slide for each end and contains the broken slide's file, and its first run."""
+    """(folder, first run) of a cohort with a slide for each end; only the broken slide's file lies in the folder."""
     slides, folder = tmp_path_factory.mktemp("slides"), tmp_path_factory.mktemp("ends")
     paths = {name: slides / f"{name}.tif" for name in ENDS} | {"broken": folder / "broken.tif"}
     draw_stained_slide(paths["sound"], size_px=640, n_nuclei=100)

@@ -55,7 +55,7 @@ def test_every_step_has_its_ledger(whole):
 
 
 def test_outputs_of_one_step_share_its_ledger(tmp_path):
-    """This holds even if the output of a different step, here ``tma``, comes between them in the order of outputs."""
+    """They share it even if an output of a different step, here ``tma``, comes between them in the order of outputs."""
 
     def output(name: str, step: str) -> type[Output]:
         write = classmethod(lambda cls, slide: [f"warning of {cls.name}"])

@@ -188,7 +188,7 @@ TRAIN = [
 
 
 def test_tasks_of_srun_train_one_network_and_a_job_of_one_task_starts_its_own(slurm, tmp_path):
-    """Both get the weights of two processes without Slurm. Different numbers of tasks and devices are an error."""
+    """The weights are those of two processes without Slurm. Different numbers of tasks and devices are an error."""
     write_training_config(draw_labelled_folder(tmp_path), steps=2)
     tasks = ["srun", "--ntasks=2", "--ntasks-per-node=2", *TRAIN]
     for command in ([*TRAIN, "-o", "plain"], [*tasks, "-o", "tasks"], ["srun", "--ntasks=1", *TRAIN, "-o", "single"]):

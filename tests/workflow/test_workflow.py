@@ -390,7 +390,7 @@ def test_what_is_replaced_is_named_before_it_is(first_run):
     lines = run.stdout.splitlines()
     assert lines.index(heading) + 1 == lines.index(model) < lines.index(slide_lines(run.stdout)[0])
     assert all(now > before[name] for name, now in nuclei_of(folder).items())
-    back = run_snakemake(folder, "--dry-run").stdout  # a run without the option would replace it
+    back = run_snakemake(folder, "--dry-run").stdout  # a run without the option would replace these results
     assert re.search(rf"  model label_free \(\w{{8}}\) -> compact \(\w{{8}}\): 2 slides \({re.escape(BOTH)}\)", back)
 
 

@@ -91,7 +91,7 @@ def test_a_checkpoint_that_is_not_there_yet_leaves_the_defaults(folder):
 
 
 def test_colours_are_taken_to_the_reference_that_the_detector_has(folder, tmp_path):
-    """A reference of its own would let a run on another laboratory's slides change the colours of the first tissue."""
+    """With a new reference from another laboratory's slides, the detector would see earlier tissue in other colours."""
     some = "sources.0.exclude=[P1, P2]"
     first = load_checkpoint(folder / "first/checkpoint.pt")
     whole, _ = run(continued(folder, some), tmp_path / "whole")

@@ -92,7 +92,7 @@ def test_weights_are_averaged():
 
 
 def counts_of(*correct, n_blocks=40, n=20):
-    """Counts for the start and each share; ``correct`` has how many of a block's ``n`` nuclei are right on average."""
+    """Counts for the start and each share; ``correct`` gives for each how many of ``n`` nuclei per block are right."""
     noise = np.random.default_rng(0).integers(-2, 3, n_blocks)
     rows = []
     for mean in correct:

@@ -169,7 +169,7 @@ def test_features_are_of_tiles_in_the_colours_of_the_backbone(cohort, tmp_path):
     assert not torch.allclose(colour, torch.eye(3, 4), atol=0.05)
 
 
-FOLDS = {"s0": 0, "s1": 0, "s2": 1, "s3": 1}  # each class's patients, P0 and P2 or P1 and P3, take turns
+FOLDS = {"s0": 0, "s1": 0, "s2": 1, "s3": 1}  # each fold has a patient of each class: P0 or P2, and P1 or P3
 
 
 def load_cohort_stages(cohort, bags, folder):

@@ -138,7 +138,7 @@ def test_whose_a_training_run_is_validated_on_is_not_learnt_from(plan, where):
     assert status == 2
     assert (
         "P4: in `held`, and also in `sources` or in the training data" in output
-    )  # by the sheet's patient, not by the slide's name
+    )  # patients are compared as in the sheet, not as in the slides' names
     status, config, _ = plan("--judged-by", judge, "--held-splits", "val")
     assert status == 0
     assert [source.split.name for source in config.held] == ["val"]

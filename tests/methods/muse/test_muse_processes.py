@@ -126,6 +126,6 @@ def test_batch_norms_of_two_cpu_processes_normalise_each_by_its_own_batch(found)
 
 @pytest.mark.parametrize("n_first", [40, 17])
 def test_sinkhorn_assigns_the_rows_of_both_together(found, n_first):
-    """If the first process has all 40 rows, the second has none."""
+    """The rows are divided between the processes; with ``n_first`` = 40, the second process has none."""
     both = torch.cat([one["sinkhorn", n_first]["targets"] for one in found])
     torch.testing.assert_close(both, sinkhorn_targets(rows(), 0.05), rtol=1e-5, atol=1e-6)

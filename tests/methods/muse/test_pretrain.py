@@ -110,7 +110,7 @@ def test_batch_norms_are_prepared_for_the_processes_of_a_run(prepared):
 
 
 def test_the_loader_gives_the_trainers_features_bit_for_bit(finished, tmp_path):
-    """This holds for our own file, and for one in the authors' layout with projectors in addition to the backbone."""
+    """Tested with our own file, and with one in the authors' layout that has projectors in addition to the backbone."""
     folder, _ = finished
     state = torch.load(folder / "resume.pt", weights_only=True)["method"]
     trained = BACKBONES["muse_compact_16"]()
@@ -256,7 +256,7 @@ def test_a_run_that_collapses_is_stopped(pictures, tmp_path, muse):
     assert f"collapsed by step {stopped_at}: " in last and "balance: sinkhorn" in last
     assert len(rows(tmp_path / "run")) == stopped_at
     state = torch.load(tmp_path / "run" / "resume.pt", weights_only=True)
-    assert state["step"] == (stopped_at - 1) // 2 * 2  # the last save before that
+    assert state["step"] == (stopped_at - 1) // 2 * 2  # the run is saved every second step
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 

@@ -40,7 +40,7 @@ def scorer(tmp_path_factory):
 
 
 def answers(*of_calls):
-    """A replacement for ``_detect``, with one function each for mirrored, rendered and real windows."""
+    """A replacement for ``_detect`` that uses one function each for mirrored, rendered and real windows, in turn."""
     calls = []
 
     def detect(pixels, colour):

@@ -95,7 +95,7 @@ def test_a_stopped_run_continues_to_the_same_bytes(tissue, run_folder, tmp_path,
 
     def stop(turn, *arguments):
         updates.append(turn)
-        if len(updates) in {6, 6 + 8 - 4 + 2}:  # within step 3 of the first stage, and in the second
+        if len(updates) in {6, 6 + 8 - 4 + 2}:  # within step 3 of the first stage, and later in the second stage
             raise KeyboardInterrupt
         return update(turn, *arguments)
 
@@ -250,7 +250,7 @@ def test_the_colour_prior_falls_in_the_first_stage_alone(tissue):
 AS_IT_IS = {"stain_gain": 0, "stain_mix": 0, "shift": 0, "blur": 0, "noise": 0}  # appearance is not varied
 SAME = torch.eye(3, 4).expand(2, 3, 4)
 WEIGHTS = {"picture_gan": 1.3, "mask_gan": 0.7, "cycle": 3.0, "instances": 2.5}
-JUDGED = {  # name -> losses of generator (from scores of generated data) and discriminator (from both)
+JUDGED = {  # name -> losses of the generator (from scores of generated data) and of the discriminator (from all scores)
     "logistic": (lambda made: softplus(-made).mean(), lambda real, made: (softplus(-real) + softplus(made)).mean()),
     "least squares": (
         lambda made: ((made - 1) ** 2).mean() / 2,
@@ -284,7 +284,7 @@ def make_training(folder, losses):
 
 @pytest.mark.parametrize("losses", [("logistic", "least squares"), ("least squares", "logistic")])
 def test_a_step_of_generator_and_reader_is_that_of_the_formula(tmp_path, losses):
-    """Compares terms, their sum, gradients, and the reader's norm statistics, which come from real tissue only."""
+    """The test compares terms, sum, gradients, and the reader's norm statistics, which come from real tissue only."""
     training, batch, drawn = make_training(tmp_path, losses)
     literal = copy.deepcopy(training)
     found = training.losses(batch, "generator", 0.125)  # halfway down: the colour prior has weight 1.5
@@ -417,7 +417,7 @@ def test_masks_of_a_folder_replace_the_first_stage(tmp_path, tissue):
 
 
 def masks_and_translation(stages, read):
-    """The masks, the parts of a step of the first stage, and the rate of the second, whose schedule alone differs."""
+    """The masks, a step of the first stage, and the rate of the second stage, which differs only in its schedule."""
     masks, first, second = stages
     if masks.name not in read:
         masks.run(Options(start_over=True))
