@@ -138,7 +138,6 @@ BAD_INPUT = {
 }
 JOINED = {"image", "nuclei", "partner"}  # verbs that run other verbs in one process
 JUDGES = {"doctor"}  # problems are their output, not an error
-JOBS = {"image", "nuclei"}  # verbs that run several of the other verbs in one process
 
 
 def test_bad_input_is_given_to_every_verb():

@@ -141,7 +141,7 @@ def make_specimens(folder: Path) -> Path:
     inspect = INSPECT[:-2]
     for command in (inspect, TISSUE_RUN[:-2], TILE_RUN[:-2], DETECT_RUN[:-2], STITCH_RUN, GEOJSON_RUN):
         arguments = [word.format(out=out, here=here, file=folder / SLIDE) for word in command]
-        if command is DETECT_RUN[:-2] or arguments[0] == "detect":
+        if arguments[0] == "detect":
             arguments[arguments.index("--output") + 1] = str(folder / SHARD)
         assert main(arguments) == 0, arguments
     assert main(["overlay", out]) == 0
