@@ -76,7 +76,7 @@ class Augmentation:
     """Strength of the random variation of windows.
 
     Attributes:
-        scale: maximum magnification; magnifications are sampled log-uniformly from 1 / scale to scale.
+        scale: maximum magnification; sampled log-uniformly, from 1 / scale.
         free_rotation: fraction of windows rotated by an arbitrary angle; the others are rotated by quarter turns.
         stain_gain: standard deviation of the log of the strength of each stain.
         stain_mix: standard deviation of noise added to every entry of the colour matrix.
