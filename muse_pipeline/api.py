@@ -68,7 +68,7 @@ class Tissue(TissueMask):
         return f"<Tissue of '{self.info.slide_id}', {self.area_mm2:.4g} mm2>"
 
     def to_geodataframe(self) -> geopandas.GeoDataFrame:
-        """Return the outline, a row per polygon: ``area_mm2``, and ``geometry`` in absolute level-0 px (no CRS)."""
+        """Return a row per polygon of the outline: ``area_mm2``, and ``geometry`` in absolute level-0 px (no CRS)."""
         parts = shapely.get_parts(trace_outline(self, self.info))
         area_mm2 = shapely.area(parts) * np.prod(self.info.mpp) / 1e6
         outline = geopandas.GeoDataFrame({"area_mm2": area_mm2}, geometry=parts)
@@ -116,9 +116,9 @@ def find_nuclei(
 ) -> geopandas.GeoDataFrame:
     """Find the nuclei in a slide, in a box of it, or in an array, as `muse run` does.
 
-    A box gives the same rows as the whole slide has there, because its windows, tissue and stains are used. Only
-    ``cluster``, which exists for models of one class, depends on the searched area. The right and lower edges of the
-    box are excluded. Temporary files in ``$TMPDIR`` take about 12 MB per mm2 of tissue.
+    A box gives the same rows as the whole slide has there, because the slide's windows, tissue and stains are used.
+    Only ``cluster``, which exists for models of one class, depends on the searched area. The right and lower edges of
+    the box are excluded. Temporary files in ``$TMPDIR`` take about 12 MB per mm2 of tissue.
 
     Args:
         image: an open slide, or an array (h, w, 3) uint8 RGB.
@@ -187,7 +187,7 @@ def _run_steps(
         grid = WindowGrid(work_size_px(info.size_px, info.mpp, card.mpp), card.input_px, card.halo_px)
         low, high = (level0_to_work(corner, info.mpp, card.mpp) for corner in box_corners(box))
         near = low - SEAM_REACH_UM / card.mpp, high + SEAM_REACH_UM / card.mpp
-        # The pixels in the halos of these windows are needed too.
+        # Windows whose core touches ``near`` also read the pixels in their halos.
         seen = grid.field_of_view(*near)
     write_store(slide, info, tissue, files.store(card.mpp), mpp=card.mpp, threads=threads, within=seen)
     try:

@@ -32,7 +32,7 @@ from muse_pipeline.tissue.colour import SlideColour, measure_colour
 from muse_pipeline.tissue.find import find_tissue, is_fluorescence
 
 N_TILES, N_TILES_AFTER_A_BAD_ONE = 12, 64
-MANY_CORRUPT = 2  # minimum number of undecodable samples whose fraction counts; one may be the only bad tile
+MANY_CORRUPT = 2  # with fewer bad samples, their fraction is ignored, since one may be the slide's only bad tile
 MAX_ROWS = 40  # a longer table of slides is not printed; the JSON file always contains it
 
 

@@ -186,7 +186,7 @@ def list_groups() -> list[tuple[Setting, ...]]:
 
 
 def list_settings(*jobs: str) -> dict[str, Setting]:
-    """All settings, keyed by name; if ``jobs`` of the workflow are given, only those that one of them reads."""
+    """All settings, keyed by name; if ``jobs`` of the workflow are given, only settings that they read."""
     return {each.name: each for group in list_groups() for each in group if not jobs or each.job in jobs}
 
 

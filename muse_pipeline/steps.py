@@ -82,7 +82,7 @@ def tissue(
 ) -> None:
     """Find the tissue of a slide, within the annotations in ``roi`` if given, and measure its stains.
 
-    Writes the mask, a picture of the outline, the outline for QuPath, and the stains, a third one too if requested.
+    Writes the mask, a picture of the outline, the outline for QuPath, and the stains, including a third if requested.
     """
     from dataclasses import replace
 

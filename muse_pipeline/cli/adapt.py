@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Unless a config is given, find the nuclei of the slides and write one; then train."""
+    """Find the nuclei of the slides and write a config, unless a config is given; then train."""
     import os
 
     from muse_pipeline.core.errors import ConfigError
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _from_here(change: str) -> str:
-    """Return a change for ``--set``, with an absolute path if it sets ``checkpoint``.
+    """Return a change for ``--set``, with an absolute path if it sets ``checkpoint`` to a file.
 
     Raises:
         CheckpointError: there is no such checkpoint.
@@ -68,7 +68,7 @@ def _from_here(change: str) -> str:
 
 
 def _write_config(slides: list[Path | str], config: Path, changes: list[str], threads: Sequence[str] = ()) -> None:
-    """Find the nuclei of slides, unless ``slides`` is the result of a run, and write the training config."""
+    """Find the nuclei of slides, unless ``slides`` is the results folder of a run, and write the training config."""
     import sys
     from dataclasses import replace
 

@@ -31,7 +31,7 @@ MORE = {  # only in `muse help all`
     "more about models": "pretrain-config import-checkpoint import-model psm synthesize card proposer",
     "tools": "qupath-script demo-slide",
 }
-MODULES = dict.fromkeys(("finetune", "pretrain", "psm"), "train")  # module of each verb without its own
+MODULES = dict.fromkeys(("finetune", "pretrain", "psm"), "train")  # module of each verb that has none of its own
 OF_THE_WORKFLOW = ("nuclei", "partner", "model")
 VERBS = (*" ".join([*GROUPS.values(), *MORE.values()]).split(), *OF_THE_WORKFLOW)
 # Names of the arguments that are output files, for verbs that do not define WRITES.
@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"muse {arguments[0]}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # at exit, Python flushes the rest to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes the rest here at exit
         return BROKEN_PIPE
     except KeyboardInterrupt:
         print(f"muse {arguments[0]}: interrupted; run it again to finish", file=sys.stderr)
@@ -179,7 +179,7 @@ def _folders(args: argparse.Namespace) -> list[Path]:
 
 
 def build_parser(arguments: list[str], groups: Mapping[str, str] = GROUPS) -> argparse.ArgumentParser:
-    """Build the parser; import only the module of the verb in ``arguments`` or, without one, those of ``groups``."""
+    """Build the parser; import only the module of the verb in ``arguments`` or, without a verb, those of ``groups``."""
     from muse_pipeline import __version__
 
     parser = Parser(prog="muse", usage="muse VERB ...", formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def describe_file(model: str, provider: str) -> dict:
-    """Describe a built-in model or an .onnx file; the entry "model" is the former's name or the latter's path."""
+    """Describe a built-in model or an .onnx file; the entry "model" is its name or path."""
     from muse_pipeline.core.files import sha256_of
     from muse_pipeline.inference.card import REGIONS, RegionCard
     from muse_pipeline.inference.model import BUILT_IN, find_model, name_model, read_card

@@ -137,7 +137,7 @@ def _require_areas(option: str, path: Path, read: Callable[[Path, SlideInfo], An
     from muse_pipeline.slides.isolation import call_isolated
     from muse_pipeline.slides.remote import is_url
 
-    with warnings.catch_warnings(action="ignore", category=LeftOutWarning):  # `muse tissue` repeats them for each slide
+    with warnings.catch_warnings(action="ignore", category=LeftOutWarning):  # `muse tissue` warns for each slide
         try:
             read_areas(path)
         except GeoJSONError as error:

@@ -162,7 +162,7 @@ def find_changes(row: SheetRow, plan: SlidesPlan) -> dict[str, str] | None:
 
 
 def _settings_of_table() -> set[str]:
-    """Names of settings of outputs on which columns of the table of nuclei depend."""
+    """Names of output settings on which columns of the table of nuclei depend."""
     return {name for output in list_outputs() for name in output.of_table}
 
 
@@ -296,7 +296,7 @@ def add_logged(row: SheetRow, plan: SlidesPlan, bar, outdated: list[Output]) -> 
     settings["nuclei"]["shards"] = read_json(slide.files.record("nuclei"))["shards"]
     requested = {"stitch", *(output.step for output in list_outputs(plan.settings))}
     for step in {output.step for output in list_outputs()} - requested:
-        remove(slide.files.ledger(step))  # or the report would still show their failures
+        remove(slide.files.ledger(step))  # otherwise the report would still show their failures
     if not outdated:
         return ""
 

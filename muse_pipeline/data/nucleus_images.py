@@ -189,7 +189,7 @@ class NucleusIndex:
         xy = xy[inside].astype(np.float32)
         cell_px, n_columns = _cells(size_px, mpp)
         column, row = np.floor(xy / cell_px).astype(np.int64).T
-        number = row * n_columns + column.clip(max=n_columns - 1)  # rounding may exceed the last column
+        number = row * n_columns + column.clip(max=n_columns - 1)  # rounding may lead past the last column
         order = np.lexsort((xy[:, 0], xy[:, 1], number))  # equal positions keep their order
         occupied, first = np.unique(number[order], return_index=True)
         index = cls(cell_px, n_columns, xy[order], occupied, np.append(first, len(xy)).astype(np.int64))
@@ -238,7 +238,7 @@ class NucleusIndex:
         return numbers[kept], xy[kept]
 
     def draw(self, generator: np.random.Generator) -> np.ndarray:
-        """Sample the position (2,) of a nucleus: a cell by its weight, then one of its nuclei."""
+        """Sample the position (2,) of a nucleus: first a cell in proportion to its weight, then one of its nuclei."""
         if self.cumulated is None:
             cell = generator.integers(len(self.occupied))
         else:

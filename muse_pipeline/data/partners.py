@@ -298,7 +298,7 @@ class PartnerBatch(NamedTuple):
 
 
 class PairBatch(NamedTuple):
-    """A batch of B sets of views and the partners of the views.
+    """B sets of views, and their partners.
 
     Attributes:
         views: H&E views; entry 0 of ``teacher_xy``, ``student_xy`` and ``shared`` is for the pair of global views.

@@ -82,7 +82,7 @@ MASK_PX = 16  # side of a pixel of a picture's tissue mask, in px of the picture
 
 
 class Image(Protocol):
-    """An image to cut windows from, such as a ``Store``; ``tissue`` is a mask, and the side of its pixels in px."""
+    """An image to cut windows from, such as a ``Store``; ``tissue`` is (mask, side of a mask pixel in px)."""
 
     size_px: tuple[int, int]
     tissue: tuple[np.ndarray, float]
@@ -186,7 +186,7 @@ def cut_crops(image: Image, number: int, side_px: int, most: int) -> dict[str, n
         image: a picture or a store.
         number: index of the image in its run, which makes the names unique.
         side_px: side of the windows of a store.
-        most: maximum number of windows from a store, spread evenly over those of which at least half is tissue.
+        most: maximum number of windows from a store, spread evenly over the windows that are at least half tissue.
     """
     if isinstance(image, Picture):
         return {f"picture-{number:05d}": image.pixels}

@@ -135,7 +135,7 @@ class ViewSet:
 
     @classmethod
     def index(cls, image: NucleusImage, views: Sequence[View], xy: np.ndarray) -> ViewSet:
-        """Build a set from ``views`` and the nuclei at (N, 2) image px."""
+        """Build a set from ``views`` and the positions ``xy`` (N, 2) of nuclei, in image px."""
         placed = np.stack([view.view_xy(xy) for view in views])
         seen = np.stack([view.sees(at) for view, at in zip(views, placed, strict=True)])
         return cls(image, tuple(views), placed, seen)
@@ -151,7 +151,7 @@ class ViewSampler:
     Args:
         images: images with at least one nucleus each.
         settings: settings of the views.
-        balance: exponent of an image's area with nuclei, which then multiplies its weight; 0 ignores the area.
+        balance: exponent; an image's weight is multiplied by its area with nuclei to this power (0 ignores the area).
     """
 
     def __init__(self, images: Sequence[NucleusImage], settings: ViewSettings, balance: float = 0.5):

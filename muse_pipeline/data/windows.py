@@ -31,7 +31,7 @@ from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.tissue import UNKNOWN, TissueImage
 from muse_pipeline.nuclei.table import Nuclei
 
-DEEP = 255  # maximum depth, px; greater depths are clipped
+DEEP = 255  # maximum distance from the border of a region, px; greater ones are clipped
 
 
 class WindowSettings(Protocol):
@@ -132,11 +132,10 @@ def _depth(image: LabelledImage) -> np.ndarray:
 def draw_centres(
     size: Tensor, region: Tensor, reach: Tensor, generator: torch.Generator, around: bool = False
 ) -> Tensor:
-    """Sample the centres (B, 2) of windows, in picture px.
+    """Sample the centres (B, 2) of windows uniformly, in picture px.
 
-    They are uniform, so that the whole annotated region may lie anywhere in a window (MUSE's large field of view) or,
-    if the region is larger than a window, the window may lie anywhere in the region. Windows stay within the picture as
-    far as possible.
+    The whole annotated region may lie anywhere in a window (MUSE's large field of view) or, if the region is larger
+    than a window, the window anywhere in the region. Windows stay within the picture as far as possible.
 
     Args:
         size: (B, 2) width and height of the pictures.
@@ -158,7 +157,7 @@ def draw_centres(
 
 
 def cut_windows(pictures: list[Tensor], centre: Tensor, linear: Tensor, size_px: int) -> Tensor:
-    """``sample_windows`` for pictures of any size; only the part of a picture in its window is converted to float.
+    """Like ``sample_windows``, for pictures of different sizes; only the part in the window is converted to float.
 
     Args:
         pictures: B pictures (3, h, w) uint8.
@@ -189,7 +188,7 @@ def cut_windows(pictures: list[Tensor], centre: Tensor, linear: Tensor, size_px:
 
 
 def read_cells(maps: list[Tensor], centre: Tensor, linear: Tensor, cells: int, cell_px: int) -> Tensor:
-    """Read maps of pictures at the centres of the cells of windows; 0 beyond a picture.
+    """Read maps of pictures at the cell centres of windows; 0 beyond a picture.
 
     Args:
         maps: B maps (h, w).
@@ -320,7 +319,7 @@ def _repeat(nuclei: Nuclei, size_px: tuple[int, int], repeats: tuple[int, int]) 
 
 
 class RegionBatch(NamedTuple):
-    """B windows with targets for K classes, all but the first.
+    """B windows with targets for K classes: all classes but the first.
 
     Attributes:
         pixels: (B, 3, S, S) float, 0 to 255.
@@ -340,7 +339,7 @@ class RegionBatch(NamedTuple):
 class RegionWindows:
     """Samples batches that, on a CPU, depend only on their ``step``.
 
-    All classes are sampled equally often, as are all images of a class; images with labelled pixels are one more class.
+    All classes are sampled equally often, as are all images of a class. Images with labelled pixels form another class.
 
     Args:
         images: images, all at the same mpp.

@@ -1,6 +1,6 @@
 """Labels by area: one or more classes for all nuclei that a detector finds in a drawn area.
 
-An area labels only classes; positions and outlines come from the detector.
+An area labels only classes; positions come from the detector, and outlines are not used.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from muse_pipeline.tissue.colour import measure_colour
 from muse_pipeline.tissue.find import find_tissue
 from muse_pipeline.tissue.stain import MacenkoFit, fit_macenko
 
-SURROUND_PX = 64  # context around the cell of a window, so that the detector sees nuclei at its border whole
+SURROUND_PX = 64  # context around the cell of a window, so that nuclei at the border of the cell are complete
 DETECTIONS = ("detection", "cell")  # types of QuPath objects that are nuclei, not areas
 
 
@@ -88,7 +88,7 @@ class ClassAreas:
                 )
 
     def require_nuclei(self, counts: np.ndarray, source: LabelSource) -> None:
-        """Reject an area without nuclei, unless ``source.allow_empty``; ``counts`` (A,) is the number in each area.
+        """Reject an area whose number of nuclei in ``counts`` (A,) is 0, unless ``source.allow_empty``.
 
         Raises:
             LabelError: an area has no nucleus; the message names it.
@@ -245,7 +245,7 @@ class AreaLabeller:
         """Shrink areas, in px at the model's mpp, by the source's ``margin_um``.
 
         Raises:
-            LabelError: areas of different classes overlap even after that.
+            LabelError: areas of different classes still overlap after shrinking.
         """
         areas = areas.change(lambda shape: shapely.buffer(shape, -self.source.margin_um / self.mpp))
         areas.require_apart()
@@ -265,7 +265,7 @@ class AreaLabeller:
         return replace(nuclei, xy=nuclei.xy + np.array([left, top]))
 
     def label(self, nuclei: Nuclei, areas: ClassAreas, owner: np.ndarray) -> tuple[Nuclei, np.ndarray]:
-        """Return the M nuclei inside areas, with their expected class shares, and the index (M,) of their areas.
+        """Return the M nuclei inside areas, with their expected class shares, and the index (M,) of the area of each.
 
         Args:
             nuclei: N nuclei that the detector found.

@@ -88,7 +88,7 @@ class Layout(ABC):
         return found
 
     def choose(self, candidates: Iterable[Path | None], missing: str) -> Path:
-        """Return the first candidate that is a file; if none is, the error says that ``missing`` is not there.
+        """Return the first candidate that is a file; ``missing`` describes the file in the error message.
 
         Raises:
             LabelError: no candidate is a file.

@@ -22,7 +22,7 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.read import GeoJSONObjects, read_geojson
 from muse_pipeline.qupath.regions import are_called, remove_spikes, require_nucleus_size
 
-SAME_UM, FEW_COPIES = 0.5, 0.01  # side of the squares in which nuclei are duplicates; accepted share of duplicates
+SAME_UM, FEW_COPIES = 0.5, 0.01  # nuclei in the same square of this side are duplicates; accepted share of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +123,7 @@ def class_index(word: str, source: LabelSource, classes: tuple[str, ...], where:
 
 
 def class_set(word: str, source: LabelSource, classes: tuple[str, ...], where: str) -> tuple[int, ...]:
-    """Indices of the classes that a word in a label file stands for; empty if such nuclei are not used.
+    """Indices of the classes that a word in a label file stands for; empty if nuclei with this word are not used.
 
     Without a class map, the word must be a class name or a synonym (``nuclei.class_names``).
 
@@ -206,9 +206,9 @@ TO_XY = {"row column class": row_column_index_to_xy, "x y class": xy_index_to_xy
 def read_text(
     path: Path, source: LabelSource, classes: tuple[str, ...], frame: Frame, n_rays: int, order: str | None = None
 ) -> Annotations:
-    """Read a text file with one nucleus per line.
+    """Read a text file with one nucleus per line, after an optional header.
 
-    Cells are separated by tabs, semicolons, commas or spaces: the first of these that the first line contains. With
+    Values are separated by tabs, semicolons, commas or spaces: the first of these that the first line contains. With
     semicolons, numbers may have decimal commas.
 
     Args:
@@ -220,8 +220,8 @@ def read_text(
         order: order of the columns; by default the source's format.
 
     Raises:
-        LabelError: the file is not text, a line does not consist of two numbers and a known class, or the header lacks
-            a column of the format.
+        LabelError: the file is not text, a line has the wrong number of values, a position that is not a number or an
+            unknown class, or the header lacks a column of the format or gives positions in um.
     """
     order = order or source.format
     lines = [(number, line) for number, line in enumerate(read_lines(path), 1) if line.strip()]
@@ -386,7 +386,7 @@ def median_diameter_px(path: Path) -> float:
 
 
 def name_instances(instances: Annotations, points: Annotations, mpp: float) -> None:
-    """Set the class of each instance, in place, to that of the nearest point within 2 um of its centroid.
+    """Set the class of each instance, in place, to that of the nearest point within 2 um of its centroid, or to -1.
 
     Raises:
         LabelError: there are instances and points, but no point is within 2 um of a centroid.

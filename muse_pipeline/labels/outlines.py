@@ -14,7 +14,7 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.stain import DENSITY, ROUNDED_TEXTBOOK, MacenkoFit
 
 MAX_RADIUS_UM = 12.0
-BLUR_UM, OTSU_SHARE = 0.35, 0.8  # with these, outlines grown from NuCLS centroids are 2 % larger than its masks
+BLUR_UM, OTSU_SHARE = 0.35, 0.8  # with these, outlines grown from NuCLS centroids are 2 % larger than NuCLS masks
 SMOOTHING = np.array([1, 2, 1]) / 4
 PLAUSIBLE_AREA_UM2 = (8.0, 250.0)
 
@@ -91,14 +91,14 @@ WIDTH_UM = 0.75  # width of the bands that are compared on either side of an edg
 LEAST_UM = 1.0  # minimum length of a ray
 CIRCLES_UM = (4.5, 6.5)  # radii of circles that are tried in addition to the given outline; for pale, large nuclei
 LOYALTY = 0.7  # cost of a relative difference of 1 from the initial outline, in units of the nucleus' own edge
-OUTWARD_UM = 0.125  # how far people draw outside the steepest edge; with it, areas agree within 1 %
+OUTWARD_UM = 0.125  # how far people draw outside the steepest edge; with this offset, areas agree within 1 %
 INWARD = 4.0  # factor on ``LOYALTY`` if an outline shrinks: the rim of a pale nucleus has an inner edge too
 CLEAR = 0.75  # minimum mean edge along an outline, in units of the nucleus' own edge
 TRUST = 0.2  # added to the mean edge of the path that starts from the given outline, to prefer it to circles
 CROWDED = 1.0  # cost of each um by which a ray exceeds ``PAST_HALF_WAY``
-PAST_HALF_WAY = 1.1  # longest ray without this cost, in half distances to a neighbour; nuclei differ in size
+PAST_HALF_WAY = 1.1  # longest ray without this cost, in half distances to a neighbour; > 1, as nuclei differ in size
 FAINTEST = 0.12  # lower limit of a nucleus' own edge; the darkest nuclei have a darkness of about 1
-JUMP, BEND = 4, 0.02  # maximum difference between neighbouring rays, in samples, and its cost per sample
+JUMP, BEND = 4, 0.02  # maximum difference between neighbouring rays, in samples; cost of one sample
 NEIGHBOURS = 8
 BLOCK = 512  # nuclei processed at a time, which takes 50 MB
 
@@ -178,7 +178,7 @@ def _best_path(edge: np.ndarray, radii: np.ndarray, outline: np.ndarray) -> np.n
 
 
 def _closed_paths(cost: np.ndarray, jump: int, bend: float) -> np.ndarray:
-    """Cheap closed paths (N, R): the middle turn of each cheapest path over two turns, so that its ends meet.
+    """Cheap closed paths (N, R): the middle turn of the cheapest path over two turns, far from its free ends.
 
     Args:
         cost: (N, R, S) cost of each radius on each ray.

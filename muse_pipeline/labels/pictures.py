@@ -129,7 +129,7 @@ def complete_outlines(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | No
     return replace(grown, rays=np.where(drawn[:, None], nuclei.rays, grown.rays))
 
 
-MPP_TOLERANCE = 0.05  # maximum relative difference from the mpp in the file
+MPP_TOLERANCE = 0.05  # maximum relative difference of a stated mpp from that in the file
 
 
 def read_pictures(source: LabelSource, classes: tuple[str, ...], mpp: float, n_rays: int) -> Iterator[LabelledImage]:
@@ -223,7 +223,8 @@ def _require_order(path: Path, pixels: np.ndarray, points: Nuclei, stain: Macenk
     """Reject points that lie on nuclei only with x and y exchanged.
 
     Raises:
-        LabelError: at most ``FEW`` of the points lie on nuclei, but more than ``MOST`` do after the exchange.
+        LabelError: of at least ``LEAST_POINTS`` points, at most the share ``FEW`` lies on nuclei, but more than the
+            share ``MOST`` does after the exchange.
     """
     exchanged = replace(points, xy=points.xy[:, ::-1])
     if len(points) < LEAST_POINTS or (exchanged.xy >= pixels.shape[1::-1]).any() or _share_grown(points) > FEW:

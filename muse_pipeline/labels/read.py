@@ -52,7 +52,7 @@ def read_labelled_images(
 
 
 def require_words(sources: Sequence[LabelSource]) -> None:
-    """Require that every word of ``exclude`` occurs in the name of a picture or slide of any of the sources.
+    """Require that every word of ``exclude`` occurs in the name of a picture or slide in at least one source.
 
     Args:
         sources: all sources of a run, including those for validation.

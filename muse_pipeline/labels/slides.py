@@ -241,7 +241,7 @@ def _require_nuclei(
 def _require_tissue(
     area: BaseGeometry, nuclei: Nuclei, tissue: TissueMask, annotations: Annotations, info: SlideInfo, mpp: float
 ) -> None:
-    """Reject a region that has nuclei but little tissue, or half of its nuclei on glass: the frame may be wrong.
+    """Reject a region with nuclei but little tissue, or with half of its nuclei on glass: the frame may be wrong.
 
     Slides in which no tissue was found, such as fluorescence images, are not checked.
 

@@ -45,7 +45,7 @@ class LabelSummary:
         self.warnings = (*_doubts_about_scale(images), *_what_was_left_out(images))
 
     def text(self) -> str:
-        """A table with a row per patient (one for all after ``LISTED``) and a total, then areas and warnings."""
+        """A table with a row per patient (one for all others after ``LISTED``) and a total, then areas and warnings."""
         of_patient = defaultdict(list)
         for index, image in enumerate(self.images):
             of_patient[image.patient].append(index)
@@ -76,7 +76,7 @@ def check_leaks(
     """Reject patients with pictures in both training and validation.
 
     Raises:
-        LabelError: a patient has pictures in both; the message names all such patients.
+        LabelError: a patient has pictures in both; the message names at most five of these patients.
     """
     if shared := sorted({image.patient for image in training} & {image.patient for image in validation}):
         raise LabelError(

@@ -64,7 +64,7 @@ def polygons_to_wkb(polygons: np.ndarray) -> pa.Array:
         rows = np.empty((len(positions), _WKB_HEADER + _WKB_VERTEX * n), np.uint8)
         rows[:, :_WKB_HEADER] = np.frombuffer(_WKB_START + n.to_bytes(4, "little"), np.uint8)
         rows[:, _WKB_HEADER:] = xy[begins[positions, None] + np.arange(n)].view(np.uint8).reshape(len(rows), -1)
-        # A window that begins at a polygon covers its bytes, so all polygons of equal length are written at once.
+        # The sliding window at a polygon's offset is its bytes, so all polygons of equal length are written at once.
         np.lib.stride_tricks.sliding_window_view(content, rows.shape[1], writeable=True)[ends[positions]] = rows
     return pa.Array.from_buffers(pa.binary(), len(polygons), [None, pa.py_buffer(ends), pa.py_buffer(content)])
 

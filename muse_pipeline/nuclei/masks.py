@@ -93,7 +93,7 @@ def label_image_to_polygons(label_image: np.ndarray) -> np.ndarray:
 def _runs(label_image: np.ndarray) -> tuple[np.ndarray, ...]:
     """Row, left, right and number of every run of equal pixels in a row, except runs of 0.
 
-    Runs are found strip by strip, because a comparison takes several times the memory of a mask that covers a slide.
+    Runs are found strip by strip, because comparing a whole slide's pixels takes several times the memory of its mask.
     """
     n_rows = max(1, _STRIP_PX // max(label_image.shape[1], 1))
     strips = [_runs_from(label_image, top, n_rows) for top in range(0, max(len(label_image), 1), n_rows)]
@@ -166,7 +166,7 @@ def _walk(
 
 def _share(padded: np.ndarray, xy: np.ndarray, rank: np.ndarray) -> np.ndarray:
     """Share (N,) of instance ``rank`` (N,) at ``xy`` (N, 2): 1 inside, 0 outside, linear between pixel centres."""
-    from_centre = np.clip(xy + 0.5, 0, np.array(padded.shape[::-1]) - 1 - 1e-9)  # -0.5 to centres, +1 for padding
+    from_centre = np.clip(xy + 0.5, 0, np.array(padded.shape[::-1]) - 1 - 1e-9)  # -0.5: pixel centres; +1: padding
     corner = from_centre.astype(int)
     right, down = (from_centre - corner).T
     column, row = corner.T
@@ -194,7 +194,7 @@ def read_label_image(path: Path, advice: str = "give each nucleus its own number
         advice: remedy for a mask that does not number its nuclei, for the error message.
 
     Raises:
-        LabelError: the file cannot be read, is not such a mask, or has the same number for all nuclei.
+        LabelError: the file cannot be read, is not a mask of integers, or has the same number for all nuclei.
     """
     mask = read_mask(path)
     if mask.dtype == bool:
@@ -222,7 +222,7 @@ def require_nuclei(path: Path, mask: np.ndarray, mpp: tuple[float, float]) -> No
         mpp: (x, y) um per pixel.
 
     Raises:
-        LabelError: a number covers more than any nucleus, or marks several areas that together span more than one.
+        LabelError: a number covers a larger area than any nucleus, or marks areas that together span over 100 um.
     """
     row, left, right, number = _runs(mask)
     order = np.argsort(number, kind="stable")

@@ -157,7 +157,7 @@ def _overlapping(xy: np.ndarray, rays: np.ndarray, n_own: int) -> np.ndarray:
 
 
 def find_cuts(xy: np.ndarray, rays: np.ndarray, pairs: np.ndarray) -> Cuts:
-    """Dividing lines for those of the pairs (P, 2) whose outlines cross."""
+    """Dividing lines for the pairs among ``pairs`` (P, 2) whose outlines cross."""
     used, index = np.unique(pairs, return_inverse=True)
     rings = shapely.linearrings(rays_to_rings(xy[used], rays[used], (1, 1)))
     one, other = rings[index.reshape(pairs.shape)].T
@@ -204,7 +204,7 @@ class Reports:
     Attributes:
         xy: (N, 2) positions.
         window: (N,) index of the window that each report comes from.
-        number: (N,) the caller's number of each report.
+        number: (N,) number by which the caller identifies each report.
         merged_windows: (N, 4) windows whose reports are merged into each report, including its own, in descending
             order; padded with -1.
     """

@@ -186,7 +186,7 @@ class NucleiWriter:
         waiting = pa.concat_tables(self._waiting)
         stop = len(waiting) // ROW_GROUP * ROW_GROUP if whole_only else len(waiting)
         # Rows are combined into one chunk, because each chunk begins a page, and bytes must not depend on batches.
-        # The remaining rows are cut from the batches, because a slice of the chunk would keep all of it in memory.
+        # The remaining rows are cut from the batches, because a slice of the chunk would keep the chunk in memory.
         groups, self._waiting = waiting[:stop].combine_chunks(), [waiting[stop:]]
         del waiting
         if stop:
@@ -307,7 +307,7 @@ def read_provenance(path: Path | str) -> Provenance:
 
 
 def footer_checksum(path: Path) -> str:
-    """A cheap checksum of a table: that of its Parquet footer, with the provenance and the range of each column."""
+    """A cheap checksum of a table, computed from its footer, which has the provenance and the range of each column."""
     with path.open("rb") as file:
         # A Parquet file ends with its footer, the length of the footer in four bytes, and "PAR1".
         file.seek(-8, 2)

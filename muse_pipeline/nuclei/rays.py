@@ -1,8 +1,8 @@
 """Star-convex outlines: conversion from rays to rings and polygons, and back.
 
 Ray k of R points at the angle 2 pi k / R from +x towards +y and is given in um. A ring consists of the ends (R, 2) of a
-nucleus' rays, not closed. QuPath snaps coordinates to a grid of 0.01 px and rejects a whole file if one polygon does
-not survive this, so polygons are checked as they will be written: after rounding, and on that grid.
+nucleus' rays, the first of which is not repeated. QuPath snaps coordinates to a grid of 0.01 px and rejects a whole
+file if one polygon does not survive this, so polygons are checked as they will be written: rounded, and on that grid.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ QUPATH_GRID_PX = 0.01
 _CLEARANCE_PX = 2 * QUPATH_GRID_PX  # parts farther apart do not meet when each moves by half a cell of the grid
 _CIRCLE = np.array([(1, 0), (0.7, 0.7), (0, 1), (-0.7, 0.7), (-1, 0), (-0.7, -0.7), (0, -1), (0.7, -0.7)])
 _SMALLEST_RADIUS_PX = 0.5
-_EDGE_RAY_PAIRS = 4_000_000  # number of pairs of an edge and a ray that are processed at a time
+_EDGE_RAY_PAIRS = 4_000_000  # maximum number of pairs (edge, ray) processed at a time
 
 
 def ray_directions(n_rays: int) -> np.ndarray:
@@ -59,7 +59,7 @@ def clip_rays(
         box: left, top, right and bottom in the same pixels. Nuclei with a centre outside keep their rays.
 
     Returns:
-        (N, R) float32: ``rays_um`` itself if no ray crosses an edge, or else a copy in which such rays are shortened.
+        (N, R) float32: ``rays_um`` itself if no ray crosses an edge, or else a copy in which these rays are cut.
     """
     low, high = np.reshape(np.asarray(box, float), (2, 1, 2))
     reach = rays_um.max(axis=1, initial=0)[:, None] / np.asarray(mpp, float)
@@ -186,7 +186,7 @@ def polygons_to_rays(
 
 
 def _shorten(rays: np.ndarray, starts: np.ndarray, ends: np.ndarray, owner: np.ndarray) -> None:
-    """Shorten ``rays`` (N, R), in place, at edges ``starts`` to ``ends`` (E, 2) of nuclei ``owner`` (E,), sorted."""
+    """Shorten ``rays`` (N, R), in place, at edges ``starts`` to ``ends`` (E, 2), sorted by nucleus ``owner`` (E,)."""
     directions = ray_directions(rays.shape[1])
     start_side = directions[:, 0] * starts[:, 1:] - directions[:, 1] * starts[:, :1]  # (E, R)
     end_side = directions[:, 0] * ends[:, 1:] - directions[:, 1] * ends[:, :1]

@@ -147,7 +147,7 @@ class ShapeSample:
         self._hashes, self._values = hashes[first], values[first]
 
     def fit(self) -> MorphologyClusters:
-        """Cluster the sample with Lloyd's k-means, starting from equal-sized groups by area, so it is deterministic."""
+        """Cluster the sample with Lloyd's k-means, deterministic because it starts from equal-sized groups by area."""
         values = self._values if len(self._values) else np.zeros((1, len(MEASURES)))
         mean, deviation = values.mean(0), values.std(0)
         scale = np.where(deviation > 1e-6, deviation, 1.0)

@@ -24,7 +24,7 @@ def cut_relief(mask: np.ndarray, relief: np.ndarray, mpp: float) -> np.ndarray:
         (h, w) int32, 1..N in raster order of the peaks, 0 elsewhere; components below 9 um2 are dropped.
     """
     reach = max(int(APART_UM / mpp), 1)
-    # Padding makes all positions within ``reach`` exist; positions beyond the picture are outside the mask.
+    # With the padding, all positions within ``reach`` exist; those beyond the picture are outside the mask.
     framed = np.pad(mask, reach)
     inside = np.flatnonzero(framed)
     rising = np.argsort(relief[mask], kind="stable")

@@ -107,7 +107,7 @@ class Output:
         return self.switch is None or bool(settings.get(self.switch.name, self.switch.default))
 
     def complete(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Changes to the settings of a run that requests the output, such as values that it implies.
+        """Changes to the settings of a run that requests the output, such as values that the output implies.
 
         Raises:
             ConfigError: the output cannot be written with these settings.

@@ -45,7 +45,7 @@ def remove_outputs(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def remove_unrequested(plan: Plan, slide: str) -> None:
-    """Remove outputs that a run does not write and that contain old cells of the sheet, such as a former patient."""
+    """Remove outputs that a run does not write and that contain outdated values of the sheet, such as the patient."""
     files = SlideFiles(Path(plan.folder(slide)))
     for output in list_outputs():
         record = files.record(output.job)

@@ -1,1 +1,1 @@
-"""Slides: the readers, with one module each, and the header of a slide."""
+"""Reading of slides: readers (one per module), the header of a slide, and slides at URLs."""

@@ -142,7 +142,7 @@ def open_slide(path: Path | str, reader: str | None = None) -> SlideReader:
     """Open a slide, or a folder written by `muse fetch`, with ``reader`` or the first reader that accepts it.
 
     Raises:
-        SlideError: the file is missing, empty, truncated, a folder or not a slide.
+        SlideError: the file is missing, empty, truncated or not a slide, or the path is any other folder.
         HangingReadError: opening the file timed out.
         ConfigError: the reader is unknown.
     """

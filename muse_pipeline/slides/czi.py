@@ -20,7 +20,7 @@ COLOURS = {"Bgr24", "Bgr48", "Bgra32"}
 class CziReader(SlideReader):
     """A slide open in pylibCZIrw: the mosaic of all its scenes, white between them.
 
-    The library reads at any scale, from the file's pyramid if it has one; each level here halves the one before it.
+    The library reads at any scale, from the file's pyramid if it has one; here, each level is half the previous one.
     """
 
     name = "czi"

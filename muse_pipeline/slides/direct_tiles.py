@@ -96,7 +96,7 @@ class DirectTiles:
         return self._read(xy_px, level, size) if self._agrees[level] else None
 
     def _compare(self, level: int, referee: Read) -> bool:
-        """True if the first, the last and the largest tile (in bytes, so the most detailed) equal the referee's."""
+        """True if the first, last and largest tile equal the referee's; those that cannot be decoded are skipped."""
         if self._levels is None:
             self._open()
         if level not in self._levels:
@@ -108,7 +108,7 @@ class DirectTiles:
         for tile in {*map(int, (*stored[:1], *stored[-1:], n_bytes.argmax()))}:
             row, column = divmod(tile, index.n_bytes.shape[1])
             region = (column * index.tile_px[0], row * index.tile_px[1]), level, index.tile_px
-            if (pixels := self._read(*region)) is not None:  # else OpenSlide always reads this tile
+            if (pixels := self._read(*region)) is not None:  # otherwise, OpenSlide always reads this tile
                 agree.append(_equals(pixels, referee, region))
         return bool(agree) and all(agree)
 
@@ -134,7 +134,7 @@ class DirectTiles:
         (rows, columns), inside = meeting
         canvas = np.empty((size[1], size[0], 3), np.uint8)
         target = canvas[inside]
-        if target.shape != canvas.shape:  # else tiles cover all of it
+        if target.shape != canvas.shape:  # otherwise, tiles cover the whole canvas
             canvas.fill(WHITE)
         extent = target.shape[1::-1]
         width, height = index.tile_px
@@ -221,20 +221,20 @@ class Jpeg:
     """Decodes baseline JPEG with libjpeg-turbo; warnings are errors, as in OpenSlide.
 
     Attributes:
-        header: bytes to put at the start of every tile's stream: Adobe's segment and shared tables.
+        header: start marker, Adobe's segment and shared tables, which replace the start marker of every tile.
     """
 
     header: bytes
 
     START: ClassVar[bytes] = b"\xff\xd8"
     END: ClassVar[bytes] = b"\xff\xd9"
-    # Adobe's segment states whether colours were converted. Without it decoders guess; they do not see the TIFF's tag.
+    # Adobe's segment states whether colours were converted. Without it, decoders guess: they do not see TIFF's tag.
     ADOBE: ClassVar[bytes] = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
     CONVERTED: ClassVar[dict[str, bytes]] = {"RGB": b"\x00", "YCBCR": b"\x01"}
 
     @classmethod
     def of_page(cls, page: TiffPage) -> Jpeg | None:
-        """Codec of a page of JPEG tiles; None for other colour spaces."""
+        """Codec of a page of JPEG tiles; None unless their colours are RGB or YCbCr."""
         import simplejpeg  # noqa: F401 - without it OpenSlide decodes
 
         colours = cls.CONVERTED.get(name_of(page.photometric))

@@ -25,7 +25,7 @@ from muse_pipeline.core.process import map_in_order
 T, R = TypeVar("T"), TypeVar("R")
 
 LIMIT_S = 600.0  # a few megapixels take seconds, even from a slow network disk
-N_WAITS = 60  # waits that make up the limit; however long the process is suspended, this counts as one of them at most
+N_WAITS = 60  # the limit is divided into waits, so that a suspended process loses at most one, however long it sleeps
 
 
 class Call(Future):
@@ -65,7 +65,7 @@ class Call(Future):
                 try:
                     return super().result()
                 finally:
-                    del self  # avoids a cycle, as above
+                    del self  # avoids a cycle, as in ``make``
         self.hangs = True
         raise HangingReadError(
             f"{self.doing} has not ended after {LIMIT_S:g} s, so the slide is damaged or its disk hangs; "
@@ -82,7 +82,7 @@ def current_call() -> Call | None:
 
 
 class TimedThreads:
-    """A pool of threads for calls that may hang: closing it waits at most 10 s, the end of the program not at all.
+    """A pool of threads for calls that may hang: closing it waits at most 10 s, and the program ends without waiting.
 
     Args:
         n: number of threads.
@@ -138,7 +138,7 @@ def call_in_time(doing: str, function: Callable[..., T], *arguments: Any) -> T:
 
 
 def map_in_time(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """``process.map_in_order`` with a limit of ``LIMIT_S`` for each result, its reads of the slide included.
+    """Like ``process.map_in_order``, but with a limit of ``LIMIT_S`` for each result, including its reads of the slide.
 
     This is faster than ``map_in_order`` with ``call_in_time`` for every item, which passes each result between threads
     twice, with a core idle each time.

@@ -125,7 +125,7 @@ def _read_properties(handle: openslide.OpenSlide) -> SlideProperties:
 def _read_downsamples(
     reported: tuple[float, ...], sizes: tuple[tuple[int, int], ...]
 ) -> tuple[tuple[float, float], ...]:
-    """The stated downsamples of levels padded to whole tiles, as in Philips slides; of others, the ratios of sizes."""
+    """The ratios of sizes, but the stated downsamples for levels padded to whole tiles, as in Philips slides."""
     (width, height), exact = sizes[0], exact_downsamples(sizes)
     from_sizes = [(width / w + height / h) / 2 for w, h in sizes]
     return tuple(
@@ -135,7 +135,7 @@ def _read_downsamples(
 
 
 def _mpp_candidates(values: Mapping[str, str]):
-    if values.get("openslide.vendor") != "generic-tiff":  # for these, OpenSlide only repeats the resolution tags
+    if values.get("openslide.vendor") != "generic-tiff":  # for generic TIFF, OpenSlide only repeats the tags
         yield mpp_from_values(values.get("openslide.mpp-x"), values.get("openslide.mpp-y"), "openslide.mpp-x")
     description = values.get("tiff.ImageDescription", "")
     yield mpp_from_ome_xml(description, tuple(values.get(f"openslide.level[0].{side}") for side in ("width", "height")))

@@ -1,4 +1,4 @@
-"""The choice of the slide among the pictures of a TIFF file (thumbnails, labels, planes), and its colours."""
+"""The choice of the slide among the pictures of a TIFF file (thumbnails, labels, planes), and checks of its colours."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def find_picture(tiff: TiffFile) -> tuple[int, tuple[str, ...]]:
     """
     if any(getattr(tiff, f"is_{kind}") for kind in VENDORS):
         return 0, ()
-    if tiff.is_shaped and [each.axes for each in tiff.series] == ["YX"] * 3:  # single pages, perhaps colours
+    if tiff.is_shaped and [each.axes for each in tiff.series] == ["YX"] * 3:  # three separate pages, perhaps colours
         tiff.is_shaped = False
         del tiff.series  # tifffile then builds one series, with the pages as its planes
     ranks = [_rank(series, tiff.ome_metadata) for series in tiff.series]
@@ -105,7 +105,7 @@ def are_colours(pixels: np.ndarray) -> bool:
 
 
 def why_unsuited(path: Path, level_sizes_px: Sequence[tuple[int, int]]) -> str:
-    """The mistake, such as "a label for a level", that OpenSlide makes if it finds these levels in a TIFF; or ""."""
+    """The mistake, such as "a label for a level", that OpenSlide makes if it finds these levels in a TIFF, or ""."""
     import tifffile
 
     try:
@@ -126,7 +126,7 @@ def why_unsuited(path: Path, level_sizes_px: Sequence[tuple[int, int]]) -> str:
 
 def _is_alike(size_px: tuple[int, int], other: tuple[int, int]) -> bool:
     """True if two pictures have the same proportions, up to rounding to pixels or padding."""
-    # Rounding a side of the smaller picture by a pixel changes a product by a side of the larger one.
+    # Rounding a side of the smaller picture by a pixel changes ``wide`` or ``high`` by a side of the larger picture.
     wide, high = size_px[0] * other[1], size_px[1] * other[0]
     return abs(wide - high) <= max(MAX_PADDING * max(wide, high), 2 * sum(size_px))
 

@@ -287,7 +287,7 @@ class RemoteSlide:
 
 
 def _web_options() -> dict[str, Any]:
-    """Options for aiohttp: the environment's proxies and .netrc; timeouts for a stalled, not for a long download."""
+    """Options for aiohttp: use the environment's proxies and .netrc, and time out only if a download stalls."""
     import aiohttp
     from fsspec.config import conf
 

@@ -51,7 +51,7 @@ def require_file(path: Path) -> None:
 
 
 def name_problem(path: Path) -> str:
-    """A message if a path is not valid UTF-8, because sheets and results cannot contain it; "" if it is."""
+    """A message if a path is not valid UTF-8 and so cannot be written to sheets and results; "" if it is."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -109,7 +109,7 @@ BLOCK_BYTES = 1 << 20
 def fingerprint_file(path: Path | str) -> str:
     """SHA-256 (hex) of a file's size and of its first, middle and last MiB, or of all bytes if it has up to 3 MiB.
 
-    The name is not hashed. For a MIRAX slide, the files in the folder next to it are, because they contain its pixels.
+    The name is not hashed. The files in the folder next to a MIRAX slide are, because they contain its pixels.
     """
     path = Path(path)
     digest = hashlib.sha256()

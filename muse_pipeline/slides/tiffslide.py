@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from tiffslide import TiffSlide
 
 
-MAX_CHUNK_BYTES = 64 << 20  # larger chunks are left to ``ImageReader``: each read here would decode a whole one
+MAX_CHUNK_BYTES = 64 << 20  # larger chunks are left to ``ImageReader``: each read here would decode a whole chunk
 PROBE_PX = 1024
 
 
@@ -114,7 +114,7 @@ def _open(path: Path) -> tuple[TiffSlide, tuple[str, ...]]:
             index, doubts = find_picture(tiff)
             if not has_colours(tiff.series[index]):
                 raise why_planes(path, tiff.series[index])
-            if not any(getattr(tiff, f"is_{kind}") for kind in VENDORS):  # tiffslide opens the first picture
+            if not any(getattr(tiff, f"is_{kind}") for kind in VENDORS):  # otherwise tiffslide opens the first picture
                 slide.properties = _describe_picture(tiff.series[index], index)
             slide.properties  # noqa: B018 - parsed here, once, so that threads share it
     except SlideError:

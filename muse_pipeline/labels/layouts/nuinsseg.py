@@ -11,7 +11,7 @@ from muse_pipeline.labels.pictures import AnnotatedPicture, read_picture
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.nuclei.masks import read_mask
 
-MASKS = ("label masks modify", "label masks")  # in the second folder, overlaps have numbers of their own
+MASKS = ("label masks modify", "label masks")  # in the second folder, the overlap of two nuclei has its own number
 
 
 @LAYOUTS.register("nuinsseg")

@@ -15,7 +15,7 @@ from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.labels.pictures import AnnotatedPicture, require_mpp
 from muse_pipeline.labels.sources import LabelSource
 
-WORDS = ("Neoplastic", "Inflammatory", "Connective", "Dead", "Epithelial")  # channels of masks.npy, before background
+WORDS = ("Neoplastic", "Inflammatory", "Connective", "Dead", "Epithelial")  # channels of masks.npy, then background
 
 
 @LAYOUTS.register("pannuke")
