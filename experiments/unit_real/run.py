@@ -90,7 +90,7 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
 
 
 def make_finder(arm: str, seed: int, data: Path, runs: Path) -> Find:
-    """The finder of an arm, which is trained first, or whose stopped training is resumed, if it needs training."""
+    """The finder of an arm; if the arm needs training, it is trained first, or its stopped training is resumed."""
     if arm == "colour":
         return find_by_colour
     if arm == "otsu":
