@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def area_run(predictor: Predictor, side_px: int, tissue: TissueMask, info: SlideInfo) -> tuple[int, float]:
-    """Number of windows with sides of ``side_px``, and the mm2 that the model runs in them."""
+    """Number of windows with sides of ``side_px``, and the area in mm2 that the model runs on."""
     card = predictor.card
     predictor.card = replace(card, input_px=side_px)
     sizes = plan_windows(predictor, tissue, work_size_px(info.size_px, info.mpp, card.mpp))[:, 2:]

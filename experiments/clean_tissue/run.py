@@ -33,7 +33,7 @@ N_CROPS = 40
 
 
 class Crops(NamedTuple):
-    """Pattern of a set's pictures, and their um per pixel; None if the files state it."""
+    """File pattern of a set's pictures, and their um per pixel (None if the files state it)."""
 
     pattern: str
     mpp: float | None

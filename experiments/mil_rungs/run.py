@@ -130,7 +130,7 @@ def source(data: Path, split: str) -> TissueSource:
 
 
 def run_arm(arm: str, seed: int, data: Path, work: Path) -> dict:
-    """Train one arm, from the teacher of a previous arm if that exists, and score it."""
+    """Train one arm, starting from the teacher of a previous arm if there is one, and score it."""
     (teacher, student_settings), longer = ARMS[arm], arm == "longer"
     config = MilConfig(
         name=arm,

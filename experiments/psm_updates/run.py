@@ -157,7 +157,7 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
 
 
 def make_mask(arm: str, seed: int, images: Path, work: Path) -> Mask:
-    """The mask of an arm, after the training of its network if it has one."""
+    """The mask of an arm, whose network, if any, is trained first."""
     if arm == "otsu":
         return lambda pixels, mpp: fit_otsu([pixels], mpp)
     if not UPDATES[arm]:

@@ -399,7 +399,7 @@ def score(data: Path, fold: str, runs: Path, refiner: OutlineRefiner) -> dict:
 
 
 def render_table(runs: list[dict]) -> str:
-    """The table by network and kind of outlines; the folds of TNBC are joined if a network has both."""
+    """The table by network and kind of outlines; the folds of TNBC are joined if a network was scored on both."""
     shown = {name: measure for name, measure in MEASURES.items() if name != "Dice"}
     lines = [
         f"| pictures left out | network | outlines | {' | '.join(shown)} |",

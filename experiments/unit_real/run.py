@@ -85,7 +85,7 @@ REFERENCE = "label_free"  # arm from which differences are taken
 
 
 def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
-    """Scores of an arm, after its training if it needs one."""
+    """Scores of an arm, which is trained first if necessary."""
     return score(make_finder(arm, seed, args.data.resolve(), args.work), args.data)
 
 
