@@ -1,9 +1,9 @@
-"""Costs of detection beyond running the model on tissue: halo and glass that are run too, and reading and cutting.
+"""Costs of detection beyond running the model on tissue: running it on halo and glass, and reading and cutting.
 
     python benchmarks/detection_costs.py RESULTS/SLIDE [--sides 512 1024 2048] [--threads 2]
 
-On a CPU, the part of each window that contains tissue is run, with its halo. A larger window has less halo, but its
-part fits the tissue less closely. Seconds are processor seconds of detection with a network that does nothing.
+On a CPU, the model runs on the part of each window that contains tissue, with its halo. Larger windows have less halo,
+but the parts fit the tissue less closely. Seconds are processor seconds of detection with a network that does nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from muse_pipeline.tissue.stain import IDENTITY
 
 
 def main() -> None:
-    """Print the area that is run for each side of a window, then the seconds of three detections."""
+    """Print the area that the model runs on for each side of a window, then the seconds of three detections."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="RESULTS/SLIDE")
     parser.add_argument("--model", default="compact")
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def area_run(predictor: Predictor, side_px: int, tissue: TissueMask, info: SlideInfo) -> tuple[int, float]:
-    """Number of windows with sides of ``side_px``, and the mm2 that the model runs in them."""
+    """Number of windows with sides of ``side_px``, and the area in mm2 that the model runs on."""
     card = predictor.card
     predictor.card = replace(card, input_px=side_px)
     sizes = plan_windows(predictor, tissue, work_size_px(info.size_px, info.mpp, card.mpp))[:, 2:]

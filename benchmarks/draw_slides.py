@@ -4,9 +4,9 @@
     python benchmarks/draw_slides.py OUT_DIR --areas-mm2 15 --sides-px 31623 --repeat-px 100000
 
 Every slide is written as by `muse demo-slide` into a separate folder, OUT_DIR/20mm2 and so on. With --sides-px, each
-lies on a square glass of this side in pixels, rounded up to whole blocks of 1,024. With --repeat-px, copies of each are
-also laid side by side over a glass of this side, in OUT_DIR/20mm2-repeated. This takes only seconds, because compressed
-tiles are copied.
+slide lies on a square glass of this side in pixels, rounded up to whole blocks of 1,024. With --repeat-px, copies of
+each slide are also laid side by side over a glass of this side, in OUT_DIR/20mm2-repeated. This takes only seconds,
+because compressed tiles are copied.
 """
 
 from __future__ import annotations

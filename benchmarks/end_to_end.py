@@ -139,7 +139,7 @@ def children_seconds() -> float:
 
 
 def bare_run(model: str, slide: Path, threads: int) -> tuple[float, float, float]:
-    """Wall and processor seconds of `Predictor.run` on parts as large as those of the slide, and the parts' mm2.
+    """Wall and processor seconds of `Predictor.run` on parts as large as those of the slide, and their area in mm2.
 
     Each thread makes one call at a time. If there are many parts, a sample of them is run and extrapolated.
     """

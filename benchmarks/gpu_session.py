@@ -4,7 +4,7 @@ r"""All measurements that need a GPU, in one session on a machine with PyTorch a
     python benchmarks/gpu_session.py forward tests runs pretraining precision resume processes long \
         --data PACKED --work WORK --output gpu.json
 
-Every section adds its rows to the JSON file at once, so an interrupted session keeps what it has measured. Without a
+Each row is written to the JSON file as soon as it is measured, so an interrupted session keeps its rows. Without a
 GPU, the sections run on the CPU at a small size, to test the script.
 
 forward     mm2/s of a detector by runtime, precision and batch, and how many nuclei agree with fp32 on the CPU
@@ -228,7 +228,7 @@ def call(command: list) -> None:
 
 
 def tests(args: argparse.Namespace) -> Iterator[dict]:
-    """Yield the closing line of the tests."""
+    """Run the tests, and yield pytest's last line and the failed tests."""
     command = [sys.executable, "-m", "pytest", "-p", "gpu_session", "tests/methods", "tests/training", "tests/losses"]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "PYTHONPATH": paths}

@@ -35,7 +35,7 @@ from muse_pipeline.nuclei.table import Nuclei
 WINDOW_UM = 480.0  # core of a window of the built-in models
 GAP_PX = 2_000.0
 MEASURED = Path(__file__).with_suffix(".json")
-ROWS = {  # title of each stage in the table, and the maximum of its processor seconds
+ROWS = {  # title of each stage in the table, and the limit of its processor seconds
     "anndata": ("`muse anndata`", "15"),
     "spatialdata": ("`muse spatialdata`", "30"),
     "neighbours": ("neighbours of detected nuclei", "20"),
@@ -139,7 +139,7 @@ def find_neighbours(table: Path) -> None:
 
 
 def find_near(table: Path) -> None:
-    """Find the nuclei around each field, by rows."""
+    """Find the nuclei around each field by a search in positions sorted by y."""
     xy, fields, reach = _fields_of(table)
     for _ in with_near(xy, fields, reach):
         pass

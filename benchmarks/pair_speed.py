@@ -3,7 +3,8 @@
     python benchmarks/pair_speed.py [--stores 1000] [--threads 2] [--global-px 224]
 
 The stores of a synthetic slide and its partner are copied, and each copy counts as a separate slide. Views of H&E and
-of partners are counted. Rates are estimated from processor time, as on an idle machine; one is also given by the clock.
+of partners are counted. Rates are estimated from processor time, as on an idle machine; views per second are also given
+by the clock.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def measure(path: Path, info: SlideInfo, name: str, work: Callable, rounds: int)
 
 
 def read_blocks(slide: SlideReader, info: SlideInfo) -> str:
-    """Read level 0 in the blocks of `muse tile` at 0.5 um, and return a checksum of every 16th row, to cost little."""
+    """Read level 0 in the blocks of `muse tile` at 0.5 um, and return a checksum of every 16th row, which is cheap."""
     reader = AreaReader(slide, info, 0.5)
     checksum = hashlib.blake2b()
     step = 2 * CHUNK_PX, CHUNK_PX

@@ -2,9 +2,9 @@
 
     python benchmarks/view_speed.py config/train/muse_pretrain.yaml --data ../shared/data [--threads 2] [--set batch=8]
 
-Rates are estimated from processor time, as on an idle machine; one is also given by the clock. The cost of local views
-is the additional cost of batches with them over batches with only global views. For stores, the chunks that a set of
-views shows and the chunks that are decoded for it are counted too.
+Rates are estimated from processor time, as on an idle machine; sets per second are also given by the clock. The cost of
+local views is the additional cost of batches with them over batches with only global views. For stores, the chunks that
+a set of views shows and the chunks that are decoded for it are counted too.
 """
 
 from __future__ import annotations

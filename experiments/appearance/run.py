@@ -1,4 +1,4 @@
-"""How often slides are flagged as unlike the training pictures, when they are unlike them and when they are not.
+"""How often slides are flagged as unlike the training pictures, rightly and wrongly.
 
     python -m experiments.appearance.run --data ../shared/data --json confidence.json
 

@@ -2,7 +2,7 @@
 
     python -m experiments.areas.average START TRAINED OUTPUT
 
-TRAINED weighs three times as much as START. The appearance of training slides is that of START, because TRAINED was
+TRAINED weighs three times as much as START. The appearance of training slides is taken from START, because TRAINED was
 trained on pictures that are too small to show what slides look like.
 """
 

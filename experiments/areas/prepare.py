@@ -5,7 +5,7 @@
 `ebhi/` has the pictures and masks of EBHI-Seg with the camera's aspect ratio of 5 to 4; the published ones are squeezed
 to squares, in which nuclei are 0.8 times as wide as high. `ebhi_even.txt` lists the pictures of every second accession
 of EBHI-Seg (by CRC32 of the accession). `oesophagus.txt` lists every second image of NuInsSeg (even numbers), and
-`oesophagus/` has for each of them the area where outlines are complete, without the merged nuclei in its masks.
+`oesophagus/` has for each of these images the area where outlines are complete, which excludes merged nuclei.
 `slides/` has the first half of EBHI-Seg and OCDC as slides, each made of a picture and its mirror images;
 `epithelium.tsv` is their sheet, and `epithelium/` has their areas.
 """
@@ -66,7 +66,7 @@ def stretch(picture: Path, mask: Path, new_picture: Path, new_mask: Path) -> Non
 
 
 def write_slide(output: Path, picture: Path, mask: Path, patient: str, mpp: float) -> str:
-    """Write a picture with its mirror images as a slide, and the areas of its mask, and return its row of the sheet."""
+    """Write a picture with its mirror images as a slide, write its mask as areas, and return its row of the sheet."""
     pixels, inside = read_rgb(picture), (cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE) > 0).astype(np.uint8)
     if (scale := mpp / REGION_MPP) > 1:  # the model takes no coarser slides
         pixels, mpp = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC), REGION_MPP

@@ -37,7 +37,7 @@ INKS = {  # share of red, green and blue light that a stroke transmits
     "green": (0.12, 0.55, 0.4),
     "red": (0.85, 0.12, 0.15),
 }
-SOURCES = (  # folder, pattern of pictures, um per pixel, number of letters of a name that identify the patient
+SOURCES = (  # folder, pattern of pictures, um per pixel, number of first letters of a name that identify the patient
     ("brca-m2c", "*.png", 0.5, 12),
     ("tnbc-nuclei/images", "*.png", 0.25, 2),
     ("orion-crc-tiles", "*.tif", 0.5, 3),

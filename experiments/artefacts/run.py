@@ -11,10 +11,10 @@ synthesised (`draw.py`), and camera noise of 1.5 grey levels is added. The image
 `muse tissue` leaves out counts as flagged.
 
 The model `artefacts` was not trained on patients of these pictures. Its colours, and all its thresholds except the
-lower one of folds, were chosen on these pictures, on synthetic slides, and on CMU-1-Small-Region, parts of which it was
-trained on. The minimum area of folds, and the margin of cells left out around them, were also chosen on the sets of
-`clean_tissue`. The thresholds of focus were chosen on these pictures as well, and confirmed on other crops of BRCA-M2C,
-on TNBC (`--shares`) and on CMU-1-Small-Region, of which nothing is lost.
+lower one of folds, were chosen on these pictures, on synthetic slides, and on CMU-1-Small-Region, parts of which the
+model was trained on. The minimum area of folds, and the margin of cells left out around them, were also chosen on the
+sets of `clean_tissue`. The thresholds of focus were chosen on these pictures as well, and confirmed on other crops of
+BRCA-M2C, on TNBC (`--shares`) and on CMU-1-Small-Region, of which nothing is lost.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ SHARES = (
     (0.62, 0.4),
     (0.66, 0.36),
     (0.7, 0.36),
-)  # threshold as a share of the median, and upper limit of the ratio
+)  # threshold of the ratio of detail, as a share of its median, and the highest threshold allowed
 RUNS = runs_of(__file__)
 NOISE, SHARE = 1.5, 1 / 32
 Draw = Callable[[np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]  # returns changed picture and area
@@ -147,7 +147,7 @@ def other_images(data: Path) -> Iterator[tuple[str, list[np.ndarray]]]:
 
 
 def print_shares(data: Path) -> None:
-    """Print by threshold what share of areas blurred by 0.75 um is found, and what share of clean images is lost."""
+    """Print for each threshold the found share of areas blurred by 0.75 um, and the lost share of clean images."""
     for source, images in other_images(data):
         clean = [measure_focus_of(image, None, seed) for seed, image in enumerate(images)]
         blurred = [measure_focus_of(image, PLANTED["blurred by 0.75 um"], seed) for seed, image in enumerate(images)]

@@ -3,13 +3,13 @@
     python -m experiments.calibration.run config/train/compact.yaml runs/loso/A7 runs/loso/A8 runs/loso/AC \
         --data ../shared/data --output runs/scores
 
-Each folder is named for its site and has a model.onnx that was not trained on this site: it is written by
-`experiments.left_out_sites.run`, or for "mean" by `experiments.areas.run`. A folder named `colon` is scored on areas of
-the accessions of EBHI-Seg that `compact` was not trained on, by the probability of Epithelial against that of all other
-classes; they are in `prepared/` of the data, written by `python -m experiments.areas.prepare DATA`.
+Each folder is named for its site and has a model.onnx that was not trained on this site, written by
+`experiments.left_out_sites.run` or, for the arm "mean", by `experiments.areas.run`. A folder named `colon` is scored on
+areas of the accessions of EBHI-Seg that `compact` was not trained on, by the probability of Epithelial against that of
+all other classes. `python -m experiments.areas.prepare DATA` writes these areas to `DATA/prepared/`.
 
 The temperature for a site is fitted to the left-out predictions of the other sites. If there is only one site, and for
-colon, it is fitted to one half of the patients and scored on the other half, in turn. The last line is the temperature
+colon, it is fitted to one half of the patients and scored on the other half, in turn. The last line has the temperature
 fitted to the left-out predictions of all sites; `muse card MODEL --temperature T -o MODEL` writes it.
 """
 
@@ -59,7 +59,7 @@ class LeftOut:
 
     @property
     def patient(self) -> np.ndarray:
-        """(N,) patients, which TCGA names begin with."""
+        """(N,) patients, from the beginning of the TCGA names."""
         return np.array([name[:12] for name in self.picture])
 
 
@@ -131,7 +131,7 @@ def predict_colon(data: Path, folder: Path) -> LeftOut:
 
 
 def cross_fitted(site: LeftOut, others: list[LeftOut]) -> tuple[np.ndarray, list[float]]:
-    """Scaled probabilities of a site, and their temperatures, which were fitted to other sites or other patients."""
+    """Scaled probabilities of a site, and the temperatures, fitted to other sites or other patients of this site."""
     if others:
         temperature = fit_temperature(*pooled(others))
         return temper(site.prob, temperature), [temperature]

@@ -1,4 +1,4 @@
-"""False artefacts in clean tissue from twelve sets: the share of nuclei that lie in each kind.
+"""False artefacts in clean tissue from twelve sets: the share of nuclei in each kind of artefact.
 
     python -m experiments.clean_tissue.run --data DATA    # measures what is not recorded
     python -m experiments.clean_tissue.run --table        # prints the table
@@ -33,7 +33,7 @@ N_CROPS = 40
 
 
 class Crops(NamedTuple):
-    """Pattern of a set's pictures, and their um per pixel; None if the files state it."""
+    """File pattern of a set's pictures, and their um per pixel (None if the files state it)."""
 
     pattern: str
     mpp: float | None

@@ -3,8 +3,8 @@
     python -m experiments.colour_gain.run --data DATA    # measures what is not recorded
     python -m experiments.colour_gain.run --table        # prints the table
 
-Each crop of DSB-2018 is normalised by its own stains, unless that would exceed the limit. Outlines are not refined.
-DATA is a folder with dsb2018-brightfield/.
+Each crop of DSB-2018 is normalised by its own stains, unless the colour map would exceed the limit. Outlines are not
+refined. DATA is a folder with dsb2018-brightfield/.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ CLASSES, MPP = ("Lymphocyte", "Epithelial", "Stroma"), 0.5
 
 
 def share_index(to: Path, found: Path) -> None:
-    """Copy the index of nuclei from ``found`` to ``to``, unless that exists; it is the same for all arms."""
+    """Copy the index of nuclei, which is the same for all arms, from ``found`` to ``to``, unless ``to`` exists."""
     if found.is_dir() and not to.is_dir():
         shutil.copytree(found, to)
 

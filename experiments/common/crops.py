@@ -28,7 +28,7 @@ def overlap_labels(found: np.ndarray, true: np.ndarray) -> Overlaps:
     """Overlaps of two label pictures (h, w), in pixels; 0 is background, and instances are in order of their labels."""
     _, first = np.unique(np.append(0, found.ravel()), return_inverse=True)
     _, second = np.unique(np.append(0, true.ravel()), return_inverse=True)
-    first, second = first[1:], second[1:]  # the added 0 made sure that background has index 0, even if there is none
+    first, second = first[1:], second[1:]  # the added 0 gives background the index 0, even in a picture without it
     n_found, n_true = int(first.max(initial=0)), int(second.max(initial=0))
     both = (first > 0) & (second > 0)
     pair, shared = np.unique((first[both] - 1) * max(n_true, 1) + second[both] - 1, return_counts=True)

@@ -34,7 +34,7 @@ def count_predictions(
 
     Args:
         name: registered name of the backbone.
-        checkpoint: its weights; random if None.
+        checkpoint: weights of the backbone; random if None.
         known: pictures from which labelled ones are chosen at random, ``N_DRAWS`` times.
         judged: pictures whose nuclei are classified.
         seed: seed of random weights.

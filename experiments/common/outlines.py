@@ -78,7 +78,7 @@ def boundary_f1(counts: np.ndarray) -> np.ndarray:
 
 
 def _on_boundary(labels: np.ndarray) -> np.ndarray:
-    """(h, w) bool: pixels of nuclei with a pixel of a different label above, below or next to them."""
+    """(h, w) bool: pixels of nuclei that have a different label directly above, below, left or right."""
     padded = np.pad(labels, 1, mode="edge")
     height, width = labels.shape
     around = [padded[y : y + height, x : x + width] for x, y in ((0, 1), (2, 1), (1, 0), (1, 2))]

@@ -113,7 +113,7 @@ def distil(kind: str, site: str, seed: int, data: Path, work: Path) -> tuple[Pat
 
 
 def continue_smallest(image: LabelledImage, window_px: int, mpp: float) -> LabelledImage:
-    """Apply ``continue_mirrored`` only to pictures smaller than half a window; windows are white around larger ones."""
+    """Continue a picture by its mirror images if it is smaller than half a window; return a larger one unchanged."""
     return image if 2 * min(image.pixels.shape[:2]) >= window_px else continue_mirrored(image, window_px, mpp)
 
 

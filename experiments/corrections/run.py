@@ -45,7 +45,7 @@ RUNS = runs_of(__file__)
 AREAS = Path(__file__).with_name("areas.geojson")
 RECIPE = TOP / "config/train/my_labels.yaml"
 SLIDE = "CMU-1-Small-Region"
-LYMPHOCYTE_UM2, LYMPHOCYTE_ECCENTRICITY = 30.0, 0.75  # upper limits; the second belongs to axes of 3 to 2
+LYMPHOCYTE_UM2, LYMPHOCYTE_ECCENTRICITY = 30.0, 0.75  # upper limits; axes of 3 to 2 have this eccentricity
 CONTEXT_PX = 512  # size of the pictures around scored regions
 STEPS = 500
 # Changes to the settings of the recipe.
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def write_corrections(data: Path, work: Path) -> dict[str, int]:
-    """Find nuclei, correct them, and write them twice, with the corrected and the held-out regions, as QuPath does.
+    """Find and correct nuclei, and write them as QuPath does, once for the corrected and once for the held-out regions.
 
     Returns:
         Numbers of nuclei in corrected regions that were reclassified, deleted and kept.
@@ -118,7 +118,7 @@ def write_corrections(data: Path, work: Path) -> dict[str, int]:
 
 
 def correct_class(feature: dict, centre: shapely.Point, areas: dict[str, shapely.Geometry]) -> str | None:
-    """The correct class of a found nucleus by the rule; None if it is to be deleted."""
+    """The class of a found nucleus by the rule; None if the nucleus must be deleted."""
     if areas["Keratin"].contains(centre):
         return None
     if areas["Epithelium"].contains(centre):

@@ -5,7 +5,7 @@
         --card muse_pipeline/inference/built_in/compact.json
 
 The range comes from the training pictures of BRCA-M2C, for slides with enough nuclei of the class; ``--card`` writes it
-to the file next to the built-in model. All other pictures show how often sound tissue is doubted. Pictures of the same
+to the card of the built-in model. All other pictures show how often sound tissue is doubted. Pictures of the same
 slide are judged together, or of the same patient if pictures do not name their slide.
 """
 

@@ -3,9 +3,9 @@
     python -m experiments.doubts.run --data ../shared/data --model compact --json scale.json
 
 Every picture is judged with its true pixel size and with multiples of it, including half and double. Pictures of the
-same slide are also judged together; in TNBC those of a patient, in NuCLS all pictures. DSB-2018 states no pixel size;
-one is chosen so that the median radius of nuclei is 3.6 um, and DSB-2018 is left out of the sums. Slides of
-immunohistochemistry are not judged.
+same slide are also judged together, as are all pictures of a patient in TNBC, and all pictures of NuCLS. DSB-2018
+states no pixel size, so each picture gets the one at which its median nucleus has a radius of 3.6 um, and is left out
+of the sums. Slides of immunohistochemistry are not judged.
 """
 
 from __future__ import annotations

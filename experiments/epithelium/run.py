@@ -5,7 +5,7 @@
 
 "shipped" is the built-in model, scored on the accessions of EBHI-Seg that it was not trained on. "colon" is trained
 without the tiles of the mouth (OCDC), in ten minutes on one core, and is scored on them, too. A pixel is epithelium if
-that has the larger probability, on a map with cells of 4 um. DATA contains `prepared/`, written by
+that is the more probable class, on a map with cells of 4 um. DATA contains `prepared/`, written by
 `python -m experiments.areas.prepare DATA`.
 """
 
@@ -47,7 +47,7 @@ def train(data: Path, folder: Path) -> Path:
 
 
 def score(predictor: RegionPredictor, pictures: list[tuple[Path, Path, str]], mpp: float) -> dict:
-    """Patients, and for each picture the number of pixels of epithelium that are found and true, found, and true."""
+    """Patients, and for each picture the number of pixels of epithelium: correctly found, found, and true."""
     areas, patients = [], []
     side = predictor.card.input_px
     for picture, mask_path, patient in pictures:

@@ -6,8 +6,8 @@
 An arm is `config/train/psm.yaml` with changed settings; the last round of the recipe with seed 0 is the built-in
 `label_free`. The detectors of all rounds are scored at the threshold of the recipe, with outlines snapped to edges.
 They are also scored by threshold on the points of every fourth training picture of BRCA-M2C, which may be used to
-choose the threshold. TNBC, NuCLS and Otsu's threshold are as in `unit_real`; no round is trained on TNBC or NuCLS. A
-stopped run resumes.
+choose the threshold. The crops of TNBC and NuCLS and the masks by Otsu's threshold are those of `unit_real`; no round
+is trained on TNBC or NuCLS. A stopped run resumes.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ how well the labels of the fold can be matched at all.
 
 The fold "val" is the official split. Two of its patients are also in the training split; their crops are left out of
 training. Labels from unknown sites (NuCLS) are not trained on, because they could come from the left-out site.
-Detection
-and class F1 are at 3 um, from counts summed over the site's pictures, with intervals by bootstrap over patients.
+Detection and class F1 match nuclei within 3 um, and come from counts summed over the site's pictures, with intervals
+bootstrapped over patients.
 """
 
 from __future__ import annotations

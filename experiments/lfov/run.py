@@ -148,7 +148,7 @@ def render_row(runs: Mapping[tuple[str, int], dict], kind: str, share: int, site
 
 
 def best_counts(runs: Mapping[tuple[str, int], dict], arm: str, seeds: Sequence[int]) -> tuple[float, np.ndarray]:
-    """The threshold with the best mean class F1 over the seeds, and the counts (P, S, C + 1, 3) at it."""
+    """The threshold with the best mean class F1 over the seeds, and the counts (P, S, C + 1, 3) there."""
     counts = np.stack([np.array(runs[arm, seed]["counts"]) for seed in seeds], 1)  # (P, S, T, C + 1, 3)
     best = DetectionCounts(counts.sum(0)).mean_class_f1.mean(0).argmax()
     return THRESHOLDS[best], counts[:, :, best]

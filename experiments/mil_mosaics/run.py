@@ -53,7 +53,7 @@ TITLES = {
 STEPS, ROUND = 200, 100
 SCHEDULE = Schedule(steps=STEPS, learning_rate=1e-3, save_every=STEPS, log_every=STEPS)
 STUDENT = StudentSettings(rounds=3, schedule=dataclasses.replace(SCHEDULE, steps=ROUND))
-LONG = dataclasses.replace(SCHEDULE, steps=STEPS + STUDENT.rounds * ROUND)  # as teacher and student together
+LONG = dataclasses.replace(SCHEDULE, steps=STEPS + STUDENT.rounds * ROUND)  # as long as teacher and student together
 BATCH = 6
 
 
@@ -217,7 +217,7 @@ def map_fused(network: RegionNetwork, picture: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def map_activation(network: RegionNetwork, picture: np.ndarray) -> np.ndarray:
-    """Class activation map (h, w): the probability at each position; the mean logit is that of the image."""
+    """Class activation map (h, w): the probability at each position; the logits average to the logit of the image."""
     return in_pixels(network.side_logits(*as_input(picture))[-1].sigmoid(), picture)
 
 

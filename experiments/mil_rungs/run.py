@@ -3,8 +3,8 @@
     python -m experiments.mil_rungs.run            # trains what is not recorded
     python -m experiments.mil_rungs.run --table    # prints the table
 
-Images of 160 px show two tissues in the same colours, one with small nuclei and one with large nuclei, and a cluster of
-nuclei anywhere. Half of the images contain islands of the second tissue, and training uses only this label. Masks of
+Images of 160 px show tissue with small nuclei and one cluster of nuclei. Half of the images also contain islands of
+tissue with large nuclei, in the same colours, and the only label of an image is whether it contains islands. Masks of
 the islands score the maps of test images; weights are not chosen by these masks.
 """
 
@@ -103,7 +103,7 @@ def draw_islands(rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_tissue(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Picture (160, 160, 3) uint8 with large nuclei inside ``mask``, small ones outside, and a cluster anywhere."""
+    """Picture (160, 160, 3) uint8 with large nuclei inside ``mask``, small ones outside, and a random cluster."""
     picture = np.empty((SIDE_PX, SIDE_PX, 3), np.uint8)
     picture[:] = np.add(GROUND, rng.normal(0, 8, 3)).clip(0, 255)
     cluster = rng.uniform(0, SIDE_PX, 2)
@@ -130,7 +130,7 @@ def source(data: Path, split: str) -> TissueSource:
 
 
 def run_arm(arm: str, seed: int, data: Path, work: Path) -> dict:
-    """Train one arm, from the teacher of a previous arm if that exists, and score it."""
+    """Train one arm, starting from the teacher of a previous arm if there is one, and score it."""
     (teacher, student_settings), longer = ARMS[arm], arm == "longer"
     config = MilConfig(
         name=arm,

@@ -7,7 +7,7 @@ Outlines are those of `compact`. Its classes are not used, but it was trained on
 better than elsewhere. A labelled point belongs to the outline that is matched to it within 3 um. For each of the sites
 A7, A8 and AC, a logistic regression is fitted to the standardised features of the nuclei of the other two. Embeddings
 are those of `label_free`, which was trained on the pixels of these pictures without labels; those of `compact`, which
-was trained on these labels, would not be a test. Intervals are bootstraps over patients. DATA is a folder with
+was trained on these labels, would not be a test. Intervals are bootstrapped over patients. DATA is a folder with
 brca-m2c/.
 """
 

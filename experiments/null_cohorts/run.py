@@ -1,4 +1,4 @@
-"""How often a test finds a difference between groups of patients, if there is one or none, by the unit of the test.
+"""How often a test finds a difference between groups of patients, real or not, by the unit of the test.
 
     python -m experiments.null_cohorts.run              # measures what is not recorded
     python -m experiments.null_cohorts.run --table      # prints the table

@@ -47,7 +47,7 @@ TITLES = {
 MODELS = {
     "compact": ("dsb2018", "nuinsseg"),
     "label_free": ("tnbc", "nucls", "nuinsseg"),
-}  # and the sets that they were not trained on
+}  # the sets that each model was not trained on
 PEER = "HistomicsTK"
 Crop = tuple[str, str, np.ndarray, np.ndarray, np.ndarray | None]  # name, patient, pixels, instances, ignored pixels
 

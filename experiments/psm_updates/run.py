@@ -42,7 +42,7 @@ Mask = Callable[[np.ndarray, float], Callable[[np.ndarray], np.ndarray]]
 
 
 def as_instances(mask: Mask) -> Fit:
-    """A fit that finds instances: connected components, as "", and the mask cut by depth and stain, as ", cut"."""
+    """A fit that finds instances, keyed "" for connected components and ", cut" for the mask cut by depth and stain."""
 
     def fit(pixels: np.ndarray, mpp: float) -> Find:
         fitted, stains = mask(pixels, mpp), blend_stains(macenko(pixels))
@@ -119,7 +119,7 @@ class Tally:
         self.n_found += len(xy)
 
     def scores(self, third: np.ndarray) -> dict[str, float]:
-        """All columns but the time; ``third`` (T,) is the third by roundness to which each true nucleus belongs."""
+        """All columns but the time; ``third`` (T,) is 0, 1 or 2: the third by roundness of each true nucleus."""
         hit = np.concatenate(self.hit)
         values = (
             2 * self.shared / self.n_pixels,
@@ -157,7 +157,7 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
 
 
 def make_mask(arm: str, seed: int, images: Path, work: Path) -> Mask:
-    """The mask of an arm, after the training of its network if it has one."""
+    """The mask of an arm, whose network, if any, is trained first."""
     if arm == "otsu":
         return lambda pixels, mpp: fit_otsu([pixels], mpp)
     if not UPDATES[arm]:

@@ -8,9 +8,9 @@
 
 A wide network, the teacher, is trained on nuclei of TNBC, NuCLS and DSB-2018 with outlines drawn by hand. Its inputs
 are the outlines of `label_free` and of the first stage of `compact`, which was trained on hand-drawn outlines of NuCLS
-only; they are used unchanged, and moved, scaled and bent at random. A narrow network, the student, which is exported
-and has only every second ray, is trained on the same nuclei and on the teacher's outlines in these pictures and in
-those of BRCA-M2C, Orion and CAMELYON16. A fold leaves its pictures out of both trainings, and is scored with
+only; each outline is used unchanged, and moved, scaled and bent at random. A narrow network, the student, which is
+exported and has only every second ray, is trained on the same nuclei and on the teacher's outlines in these pictures
+and in those of BRCA-M2C, Orion and CAMELYON16. A fold leaves its pictures out of both trainings, and is scored with
 `label_free` and with stages of `compact` that were not trained on its pictures either. A fold takes a quarter of an
 hour of one core.
 """
@@ -98,7 +98,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Examples:
-    """Training examples: samples (N, 3, S, R) uint8, rays and true rays (N, R) float32 um."""
+    """Training examples: S pixels along each ray (N, 3, S, R) uint8, and rays and true rays (N, R) float32 um."""
 
     samples: np.ndarray
     rays: np.ndarray
@@ -181,7 +181,7 @@ def is_left_out(kind: str, patient: str, fold: str | None) -> bool:
 
 
 def train(data: Path, runs: Path, fold: str | None, output: Path) -> None:
-    """Train both networks on all pictures but those of the fold, and export the narrow one."""
+    """Train both networks on all pictures except those of the fold, and export the narrow one."""
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
     drawn = [
@@ -251,7 +251,7 @@ def draw_view(picture: Picture, rng: np.random.Generator) -> tuple[np.ndarray, n
     """Augment a picture at random: rotate, mirror, blur, scale and compress it.
 
     Returns:
-        The pixels at 0.5 um/px of the random scale; the instances, only rotated and mirrored; and their um per pixel.
+        The pixels, scaled and at 0.5 um/px; the instances, only rotated and mirrored; and the instances' um per pixel.
     """
     scale, turns, mirrored = np.exp(rng.uniform(np.log(0.7), np.log(1.4))), rng.integers(4), rng.random() < 0.5
     pixels, instances = (
@@ -399,7 +399,7 @@ def score(data: Path, fold: str, runs: Path, refiner: OutlineRefiner) -> dict:
 
 
 def render_table(runs: list[dict]) -> str:
-    """The table by network and kind of outlines; the folds of TNBC are joined if a network has both."""
+    """The table by network and kind of outlines; the folds of TNBC are joined if a network was scored on both."""
     shown = {name: measure for name, measure in MEASURES.items() if name != "Dice"}
     lines = [
         f"| pictures left out | network | outlines | {' | '.join(shown)} |",

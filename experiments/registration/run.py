@@ -164,7 +164,7 @@ def unmix_slide(data: Path) -> Section:
 
 
 def identity() -> Transform:
-    """The transform that puts the corners of both slides on each other."""
+    """The identity, with which the corners of both slides coincide."""
     return Transform(np.eye(2, 3))
 
 

@@ -3,8 +3,8 @@
     python -m experiments.synthetic_masks.run                 # measures what is not recorded
     python -m experiments.synthetic_masks.run --table         # prints the table
 
-A seed has 600 masks of 256 px at 0.25 um/px, like the examples, and the speed of one core for 200 of them at 0.25 and
-at 0.5 um/px. Nuclei at the border and contour pixels are left out, as in the examples.
+For each seed, 600 masks of 256 px at 0.25 um/px, like the examples, are measured, and the speed of one core is measured
+on 200 masks at 0.25 and at 0.5 um/px. Nuclei at the border and contour pixels are left out, as in the examples.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from muse_pipeline.methods.unit.synthesis_masks import InstanceMask, synthesise_
 from muse_pipeline.methods.unit.synthesis_settings import TissueSettings
 
 # The six 256-px example masks of UNITPathSSL's framework figure at 0.25 um/px, measured without contour pixels and
-# nuclei at the border: quantiles by measure, None if not measured; totals are the smallest and largest of the six.
+# nuclei at the border: quantiles by measure, None if not measured; totals are the minimum and maximum over the six.
 REFERENCE = {
     "Epithelial": {
         "area_um2": (9.5, 16.8, 33.4, 45.8, 83.8),

@@ -192,7 +192,7 @@ def render_table(task: str, runs: Sequence[dict], title: str, measures: dict[str
     rows = [f"| {title}, labelled | start | runs | {' | '.join(heads)} |", "|---" * (3 + 2 * len(heads)) + "|"]
     for arm in [arm for arm in ARMS if arm.startswith(f"{task}-")]:
         _, n, start = arm.split("-", 2)
-        beside = f"{task}-{max(int(n), min(N_LABELLED))}-{BASELINE}"  # random weights need labels
+        beside = f"{task}-{max(int(n), min(N_LABELLED))}-{BASELINE}"  # random weights need at least some labels
         own, base = ({run["seed"]: run for run in runs if run["arm"] == one} for one in (arm, beside))
         seeds = sorted(own.keys() & base.keys())
         if not seeds:

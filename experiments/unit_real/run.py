@@ -85,12 +85,12 @@ REFERENCE = "label_free"  # arm from which differences are taken
 
 
 def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
-    """Scores of an arm, after its training if it needs one."""
+    """Scores of an arm, which is trained first if necessary."""
     return score(make_finder(arm, seed, args.data.resolve(), args.work), args.data)
 
 
 def make_finder(arm: str, seed: int, data: Path, runs: Path) -> Find:
-    """The finder of an arm, which is trained first, or whose stopped training is resumed, if it needs training."""
+    """The finder of an arm; if the arm needs training, it is trained first, or its stopped training is resumed."""
     if arm == "colour":
         return find_by_colour
     if arm == "otsu":

@@ -3,7 +3,7 @@
     python -m experiments.unit_toy.run                        # trains and scores what is not recorded
     python -m experiments.unit_toy.run --table                # prints the table
 
-Tissue is rendered from synthesised masks of a different seed: two stains, varying cytoplasm and chromatin, blur, noise.
+Tissue is rendered from synthesised masks, with two stains, varying cytoplasm and chromatin, blur and noise.
 The first stage of `method: unit` trains without labels. Its reader is scored on 32 further synthetic pictures, by its
 instance head and by the masks that it predicts. The controls lack one part each. A run takes some minutes on one core;
 a stopped run continues.
@@ -207,7 +207,7 @@ def render_table(runs: list[dict]) -> str:
             continue
         cells = []
         for name in ("head", "head_at_default"):
-            is_untrained = arm == "no-guide"  # its masks are compared with the head of "whole"
+            is_untrained = arm == "no-guide"  # its predicted masks are compared with the head of "whole"
             change = [
                 run["masks" if is_untrained else name] - whole[run["seed"]][name]
                 for run in of_arm
