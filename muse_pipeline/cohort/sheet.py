@@ -26,7 +26,7 @@ NEWER = ("regions", "partner", "partner_transform", "organ")  # in a row of `she
 REQUIRED = ("slide_id", "path")
 MISSING = frozenset(
     {"NA", "N/A", "n/a", "#N/A", "#NA", "#NV", "<NA>", "NaN", "nan", "NULL", "null"}
-)  # R, pandas, Excel
+)  # as written by R, pandas and Excel
 NO_PATIENT = {"none", "unknown", "missing", *(word.casefold() for word in MISSING)}  # compared without regard to case
 _UTF16 = ("utf-16-le", "utf-16-be")
 
@@ -362,7 +362,7 @@ def absolute_path(cell: str, folder: Path) -> Path:
 
 
 def _location_problem(cell: str, column: str, folder: Path) -> str | None:
-    """The reason why the file or URL in ``cell`` is unusable; None if there is none or only a server can tell."""
+    """The reason why the file or URL in ``cell`` is unusable; None if it is usable or only a server can tell."""
     if not is_url(cell):
         return _file_problem(absolute_path(cell, folder))
     return url_problem(cell) if column == "path" else "is a URL, but only slides are fetched; copy the file here"

@@ -26,7 +26,7 @@ class NamedFile:
 
 @dataclass(frozen=True)
 class Roi(NamedFile):
-    """File with the region of interest, and the area that it covers on the slide."""
+    """File with the region of interest, and the area of the region on the slide."""
 
     area_mm2: Number
 

@@ -142,7 +142,7 @@ def load_detector(path: Path, name: str | None = None, **changes: Any) -> tuple[
     Args:
         path: the checkpoint.
         name: name of the model, instead of that in the checkpoint's settings.
-        changes: settings of the export (``methods.detector.config``) instead of the checkpoint's.
+        changes: settings of the export (``methods.detector.config``) that replace those in the checkpoint.
 
     Raises:
         CheckpointError: the checkpoint contains no detector, or one that does not fit its own description.

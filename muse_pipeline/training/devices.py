@@ -18,7 +18,7 @@ from muse_pipeline.losses.self_distillation import n_processes
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-WAIT = timedelta(days=1)  # how long processes wait for the first one, which prepares files
+WAIT = timedelta(days=1)  # how long processes wait for the first process, which prepares files
 Precision = Annotated[str, OneOf(("32-true", "bf16-mixed"))]
 
 

@@ -72,7 +72,7 @@ class RunFolder:
         curves: path of the plot of the metrics.
         pictures: folder of crops of the training pictures, on which an export is checked.
         resume: path of the resume point (``checkpoint.save_resume_point``).
-        best: path of the checkpoint of the best validation so far.
+        best: path of the checkpoint with the best validation score so far.
         checkpoint: path of the result of the run: the best validated weights or, without validation, the last ones.
     """
 
