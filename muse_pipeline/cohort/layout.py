@@ -95,7 +95,7 @@ class SlideFiles:
         return self.folder / store_name(mpp)
 
     def shard(self, name: str) -> Path:
-        """Path of the nuclei in one shard of the windows."""
+        """Path of the file of nuclei from one shard of the windows."""
         return self.folder / f"shards/{name}.parquet"
 
     def embeddings(self, model: str, nuclei: str = "") -> Path:

@@ -114,7 +114,7 @@ def read_sheet(path: Path | str) -> list[SheetRow]:
     """Read and check a sheet; relative paths in it are relative to its folder.
 
     Raises:
-        SheetError: the sheet has problems; the message lists all with their row numbers (the header is row 1).
+        SheetError: the sheet has problems; the message lists them with their row numbers (the header is row 1).
     """
     path = Path(path)
     header, records = read_table(path)
@@ -289,7 +289,7 @@ def _doubled_columns(header: list[str]) -> Iterator[str]:
 
 
 def _near_column(name: str, header: list[str]) -> str | None:
-    """The column that the unknown ``name`` may be a misspelling of; None if there is none or the header has it too."""
+    """The column that the unknown ``name`` may misspell; None if no column is similar, or the header contains it."""
     near = [] if name in COLUMNS else get_close_matches(name.casefold(), COLUMNS, n=1, cutoff=0.7)
     return near[0] if near and near[0] not in header else None
 

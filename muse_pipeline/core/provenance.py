@@ -151,7 +151,7 @@ class Regions:
         source: "model" or "drawn".
         status: "ok" or "failed".
         reason: reason for a failure; "" if there was none.
-        model: model that mapped the regions; None if they were drawn or after a failure.
+        model: model that mapped the regions; None for drawn regions and after a failure.
         file: file with drawn regions; None if a model mapped them.
         classes: area of each class; None after a failure.
         bands: areas along the border; None after a failure.

@@ -62,7 +62,7 @@ def export_onnx(
     Args:
         checkpoint: a checkpoint of ``muse finetune``.
         output: the file.
-        calibration: folder of pictures to calibrate int8; by default those of the run.
+        calibration: folder of pictures to calibrate int8; by default that of the run's own pictures.
         changes: ``name`` and settings of the export, as in ``load_detector``.
 
     Raises:

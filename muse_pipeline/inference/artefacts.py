@@ -139,7 +139,7 @@ def find_artefacts(
 
 
 def find_masks(store: Store, fit: MacenkoFit | None, threads: int = 1) -> list[np.ndarray]:
-    """A mask (rows, columns) bool of the cells of each kind; masks may overlap. Arguments as in ``find_artefacts``."""
+    """A mask (rows, columns) bool for each kind of artefact; they may overlap. Arguments as in ``find_artefacts``."""
     image = store.at(MPP)
     n_cells = tuple(-(-side // _CELL_PX) for side in image.size_px[::-1])
     blurred, is_tissue = find_blurred(*measure_focus(image, n_cells, threads)), tissue_on_cells(image, _CELL_PX)
@@ -320,7 +320,7 @@ def _average(values: np.ndarray) -> np.ndarray:
 
 
 def settle_areas(mask: np.ndarray, min_area_mm2: float) -> np.ndarray:
-    """Areas of at least ``min_area_mm2``, grown by one cell because the measure of a cell includes its neighbours."""
+    """Mask of areas of at least ``min_area_mm2``, grown by one cell, since a cell's measure includes its neighbours."""
     _, number, facts, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     large = facts[:, cv2.CC_STAT_AREA] >= min_area_mm2 * 1e6 / CELL_UM**2
     large[0] = False

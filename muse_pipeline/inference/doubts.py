@@ -111,7 +111,7 @@ def judge_appearance(reference: AppearanceReference | None, colour: SlideColour)
     """Compare a slide with the training pictures of a model.
 
     Args:
-        reference: reference in the model's card; None if it has none.
+        reference: reference in the model's card; None if the card has none.
         colour: stains and appearance of the slide.
     """
     if colour.dark_background:

@@ -72,7 +72,8 @@ def cut_after_single_values(model: bytes) -> tuple[bytes, bytes] | None:
 
     Returns:
         A model that maps ``pixels`` of any shape to float32 values, and a model that takes these values as ``pixels``;
-        None if there is nothing to split off. If the values at the cut are not float32, ONNX Runtime rejects both.
+        None if there is nothing to split off. ONNX Runtime rejects both models if the values between them are not
+        float32.
     """
     parts = list(_fields(_graph_of(model)))
     nodes = [content for number, content, _ in parts if number == NODE]
@@ -137,7 +138,7 @@ def _port(name: bytes, element: int) -> bytes:
 
 
 def _of_floats(port: bytes) -> bytes:
-    """The input with its elements changed to float32."""
+    """The same input with float32 elements."""
     (tensor,) = _contents(b"".join(_contents(port, TYPE)), TENSOR)
     shape = b"".join(whole for number, _, whole in _fields(tensor) if number != ELEMENT)
     (name,) = _contents(port, NAME)

@@ -89,7 +89,7 @@ def list_checkpoints() -> list[str]:
 
 
 def checkpoint_from(folder: Path, path: Path) -> Path:
-    """``path`` if it names a built-in model, or else ``folder / path``; ``find_checkpoint`` accepts both."""
+    """``path`` if it names a built-in model, or else ``folder / path``: a path for ``find_checkpoint``."""
     return path if find_checkpoint(path) != path else folder / path
 
 

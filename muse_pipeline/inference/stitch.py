@@ -167,7 +167,7 @@ class Measures:
         }
 
     def optional(self, embedding_dim: int, positive_od: float | None) -> OptionalColumns:
-        """The optional columns of the table: from these sources, from the network, and from the stain."""
+        """The optional columns of the table, which come from these sources, from the network and from the stain."""
         return OptionalColumns(
             embedding_dim=embedding_dim,
             clusters=self.clusters is not None,

@@ -158,7 +158,7 @@ class Alarm(Monitor):
         raise NotImplementedError
 
     def persists(self, name: str, is_outside: bool) -> bool:
-        """Record if ``name`` is outside its limits at a logged step; return True if it was at the last ``IN_A_ROW``."""
+        """Count the logged steps in a row at which ``name`` is outside its limits; True if ``IN_A_ROW`` or more."""
         self._outside[name] = self._outside.get(name, 0) + 1 if is_outside else 0
         return self._outside[name] >= IN_A_ROW
 
