@@ -82,7 +82,7 @@ class Card:
         training_data: data that the weights were trained on, with licences.
         colour: reference for the graph's input ``colour``.
         precision: type of weights and activations inside the graph, "fp32", "fp16" or "int8".
-        source: checkpoint's checksum, command and package versions; for int8 also the calibration windows.
+        source: checkpoint's checksum, command and package versions; for int8 also the calibration windows' checksum.
         does: predicate of a sentence about models of this kind, such as "finds nuclei".
         verb: command that runs a model of this kind.
         otherwise: end of the error if a model of another kind is given instead; ``{verb}`` is the command that runs it.

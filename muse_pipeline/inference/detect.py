@@ -161,7 +161,7 @@ def detect_shard(
 def _find_batches(
     store: Store, grid: WindowGrid, batch: int, shard: Shard, within: tuple[np.ndarray, np.ndarray] | None
 ) -> list[np.ndarray]:
-    """Indices of the windows in each batch of a shard; with ``within``, only batches with a core that touches it."""
+    """Indices of the windows in each batch of a shard; with ``within``, only if a core touches this rectangle."""
     batches = shard.batches(grid.windows_with_tissue(*store.tissue), batch)
     return batches if within is None else [windows for windows in batches if grid.touches(windows, *within).any()]
 

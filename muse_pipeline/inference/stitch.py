@@ -366,7 +366,8 @@ def choose_reports(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[
             chosen = chosen[~here]
 
 
-KEPT_FACTS = ("refiner_sha256", "appearance", "positive_od", "third_stain", "proposer", "warnings")  # if present
+# Optional facts that are copied from the shards to the provenance.
+KEPT_FACTS = ("refiner_sha256", "appearance", "positive_od", "third_stain", "proposer", "warnings")
 
 
 def describe(shards: ShardSet, card: ModelCard, info: SlideInfo, kept: KeptArea) -> Provenance:
