@@ -244,7 +244,7 @@ def _path_within(home: str, location: Path | SlideUrl) -> Path:
 
 
 def _walk(folder: Path) -> list[Path]:
-    """List the files under ``folder``, following links; skip hidden files, results, and folders listed before."""
+    """List the files under ``folder``, following links; skip hidden files, results, and folders listed already."""
     found: list[Path] = []
     entered: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):

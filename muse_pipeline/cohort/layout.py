@@ -95,11 +95,11 @@ class SlideFiles:
         return self.folder / store_name(mpp)
 
     def shard(self, name: str) -> Path:
-        """Path of the nuclei in one shard of the windows."""
+        """Path of the file of nuclei from one shard of the windows."""
         return self.folder / f"shards/{name}.parquet"
 
     def embeddings(self, model: str, nuclei: str = "") -> Path:
-        """Path of a model's features for the nuclei, or for those in another program's file called ``nuclei``."""
+        """Path of a model's features for the slide's nuclei, or for nuclei in a file called ``nuclei``."""
         return self.folder / f"embeddings-{'-'.join(map(slug, filter(None, [model, nuclei])))}.parquet"
 
     def record(self, job: str) -> Path:

@@ -17,7 +17,7 @@ from muse_pipeline.core.errors import LeftOutWarning, MuseError, OutputError
 from muse_pipeline.core.files import find_full_disk, find_json, write_json
 from muse_pipeline.core.text import one_line
 
-# Steps that are not reported as missing, because they are optional or the report makes up for them.
+# Steps that are not reported as missing: optional ones, and ``overlay``, whose pictures the report can draw.
 OPTIONAL = ("fetch", "regions", "propose", "overlay")
 KILLED = "killed (out of memory or time?); see its log and run again"
 STEPS = ("fetch", "inspect", "tissue", "tile", "regions", "propose", "detect", "stitch", "geojson", "overlay")

@@ -16,7 +16,7 @@ NO_REASON = "was killed or could not write (out of memory, time or disk space?)"
 
 
 def describe_nuclei(summary: dict[str, Any]) -> str:
-    """Text with the number of nuclei in a slide's summary, and the number left out because they lie in artefacts."""
+    """Text with the number of nuclei in a slide's summary, and of nuclei left out because they lie in artefacts."""
     n = Provenance.from_dict(summary["provenance"]).n_left_out
     flagged = f", {n:,} more in artefacts" if n else ""
     return f"{count_noun(summary['n_nuclei'], 'nucleus', 'nuclei')}{flagged}"
@@ -38,7 +38,7 @@ def find_failure(entries: Iterable[dict[str, Any]]) -> tuple[str, str] | None:
 
 
 def failed_steps(folder: Path) -> set[str]:
-    """Names, without suffix, of the ledgers in a slide's ``folder`` of steps that failed or were killed."""
+    """Names, without suffix, of those ledgers in a slide's ``folder`` whose steps failed or were killed."""
     return {path.stem for path in folder.glob("ledger/*.json") if _status(path) not in {"ok", "interrupted"}}
 
 

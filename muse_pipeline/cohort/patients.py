@@ -33,7 +33,7 @@ def patient_in_name(name: str, rule: str | int | None = None, folder: Path | Non
 
 
 def find_in_name(name: str, pattern: str) -> str | None:
-    """First group (or, without groups, all) of the match of ``pattern`` in a name; None if it does not match."""
+    """The first group of ``pattern`` in a name, or the whole match if it has no groups; None without a match."""
     found = re.search(pattern, name)
     return None if found is None else found[1 if found.re.groups else 0]
 
@@ -80,7 +80,7 @@ def find_patients(names: list[str], rows: dict[str, dict[str, str]], pattern: st
 
 
 def match_patient(name: str, pattern: str, option: str = "--patient") -> str:
-    """First group (or, without groups, all) of the match of ``pattern``, the value of ``option``, in a name.
+    """Like ``find_in_name``, but raise an error if nothing matches; ``option`` is the option that set ``pattern``.
 
     Raises:
         ConfigError: the expression is invalid or does not match.

@@ -77,7 +77,7 @@ class Plan:
         return slide in self.rows and "://" in self.rows[slide]["path"]
 
     def argument(self, slide: str) -> str:
-        """The path that a step opens: the slide's own, or the folder of its copy if the slide is at a URL."""
+        """The path that a step opens: that of the slide, or of the folder with its copy if the slide is at a URL."""
         path = self.row(slide)["path"]
         return f"{self.folder(slide)}/fetched" if self.is_remote(slide) else path
 
@@ -87,7 +87,7 @@ class Plan:
         return [self.argument(slide), *source]
 
     def input(self, slide: str) -> list[str]:
-        """The slide's file, or its copy, as an input of a rule."""
+        """The slide's file, or the folder with its copy, as an input of a rule."""
         return [self.argument(slide)] if self.is_remote(slide) else self.file(slide, "path")
 
     def file(self, slide: str, column: str) -> list[str]:
@@ -126,7 +126,7 @@ class Plan:
         return str(SlideFiles(Path(self.folder(slide))).embeddings(self.model["name"]))
 
     def embeddings(self, slide: str) -> list[str]:
-        """``embeddings_file`` as an input of a rule; empty unless the config requests it."""
+        """``embeddings_file`` as an input of a rule; empty unless the config requests embeddings."""
         return [self.embeddings_file(slide)] if self.config.get("embedding") else []
 
     def embeddings_option(self, slide: str) -> list[Any]:
@@ -140,7 +140,7 @@ class Plan:
         return 1 if is_small else THREADS
 
     def shards(self, slide: str, folder: str = "shards") -> list[str]:
-        """Paths of the slide's shards in ``folder``, which contains those of nuclei or of proposals."""
+        """Paths of the slide's shards in ``folder``, which contains shards of nuclei or of proposals."""
         return [f"{self.folder(slide)}/{folder}/{name}.parquet" for name in shard_names(self.row(slide)["shards"])]
 
     def every_shard(self, slides: Iterable[str], folder: str = "shards") -> list[str]:

@@ -189,7 +189,7 @@ def training_data(settings: Mapping[str, Any]) -> list[str]:
 
 
 def region_run(settings: Mapping[str, Any]) -> str | None:
-    """The file of the training run that makes the config's region model; None if that is not trained."""
+    """The file of the training run that makes the config's region model; None if the model is not trained."""
     regions = settings["regions"]
     return regions if regions and regions.endswith((".yaml", ".yml")) else None
 

@@ -26,7 +26,7 @@ NEWER = ("regions", "partner", "partner_transform", "organ")  # in a row of `she
 REQUIRED = ("slide_id", "path")
 MISSING = frozenset(
     {"NA", "N/A", "n/a", "#N/A", "#NA", "#NV", "<NA>", "NaN", "nan", "NULL", "null"}
-)  # R, pandas, Excel
+)  # as written by R, pandas and Excel
 NO_PATIENT = {"none", "unknown", "missing", *(word.casefold() for word in MISSING)}  # compared without regard to case
 _UTF16 = ("utf-16-le", "utf-16-be")
 
@@ -114,7 +114,7 @@ def read_sheet(path: Path | str) -> list[SheetRow]:
     """Read and check a sheet; relative paths in it are relative to its folder.
 
     Raises:
-        SheetError: the sheet has problems; the message lists all with their row numbers (the header is row 1).
+        SheetError: the sheet has problems; the message lists them with their row numbers (the header is row 1).
     """
     path = Path(path)
     header, records = read_table(path)
@@ -289,7 +289,7 @@ def _doubled_columns(header: list[str]) -> Iterator[str]:
 
 
 def _near_column(name: str, header: list[str]) -> str | None:
-    """The column that the unknown ``name`` may be a misspelling of; None if there is none or the header has it too."""
+    """The column that the unknown ``name`` may misspell; None if no column is similar, or the header contains it."""
     near = [] if name in COLUMNS else get_close_matches(name.casefold(), COLUMNS, n=1, cutoff=0.7)
     return near[0] if near and near[0] not in header else None
 
@@ -362,7 +362,7 @@ def absolute_path(cell: str, folder: Path) -> Path:
 
 
 def _location_problem(cell: str, column: str, folder: Path) -> str | None:
-    """The reason why the file or URL in ``cell`` is unusable; None if there is none or only a server can tell."""
+    """The reason why the file or URL in ``cell`` is unusable; None if it is usable or only a server can tell."""
     if not is_url(cell):
         return _file_problem(absolute_path(cell, folder))
     return url_problem(cell) if column == "path" else "is a URL, but only slides are fetched; copy the file here"

@@ -217,7 +217,7 @@ _POSITION = Lock()  # guards the position of an open file, which all threads sha
 
 
 def link_folder(link: Path, target: str, folder: Path) -> None:
-    """Make a symbolic link to a folder or, if that is not allowed, a folder with links to its files or copies of them.
+    """Make a symbolic link to a folder or, if that is not allowed, a folder with hard links or copies of its files.
 
     Args:
         link: path of the link.

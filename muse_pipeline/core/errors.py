@@ -14,7 +14,7 @@ class SlideError(MuseError, OSError):
 
 
 class HangingReadError(MuseError, TimeoutError):
-    """Reading a slide hangs. This is not a ``SlideError``, because one may concern only a damaged region of a slide."""
+    """Reading a slide hangs, so it is not read any further; a ``SlideError`` may concern only a damaged region."""
 
 
 class MppError(MuseError, ValueError):

@@ -26,7 +26,7 @@ class NamedFile:
 
 @dataclass(frozen=True)
 class Roi(NamedFile):
-    """File with the region of interest, and the area that it covers on the slide."""
+    """File with the region of interest, and the area of the region on the slide."""
 
     area_mm2: Number
 
@@ -151,7 +151,7 @@ class Regions:
         source: "model" or "drawn".
         status: "ok" or "failed".
         reason: reason for a failure; "" if there was none.
-        model: model that mapped the regions; None if they were drawn or after a failure.
+        model: model that mapped the regions; None for drawn regions and after a failure.
         file: file with drawn regions; None if a model mapped them.
         classes: area of each class; None after a failure.
         bands: areas along the border; None after a failure.

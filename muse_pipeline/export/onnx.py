@@ -62,7 +62,7 @@ def export_onnx(
     Args:
         checkpoint: a checkpoint of ``muse finetune``.
         output: the file.
-        calibration: folder of pictures to calibrate int8; by default those of the run.
+        calibration: folder of pictures to calibrate int8; by default that of the run's own pictures.
         changes: ``name`` and settings of the export, as in ``load_detector``.
 
     Raises:
@@ -142,7 +142,7 @@ def load_detector(path: Path, name: str | None = None, **changes: Any) -> tuple[
     Args:
         path: the checkpoint.
         name: name of the model, instead of that in the checkpoint's settings.
-        changes: settings of the export (``methods.detector.config``) instead of the checkpoint's.
+        changes: settings of the export (``methods.detector.config``) that replace those in the checkpoint.
 
     Raises:
         CheckpointError: the checkpoint contains no detector, or one that does not fit its own description.

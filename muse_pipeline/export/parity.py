@@ -20,7 +20,7 @@ from muse_pipeline.nuclei.table import Nuclei
 
 MAX_PICTURES = 6
 TIED_PX = 2.0 * CELL_PX  # maximum distance between two equally good cells, one of which becomes the peak by rounding
-MAX_TIED = 0.02  # accepted share of nuclei with such a tie
+MAX_TIED = 0.02  # accepted share of nuclei whose peak is tied
 # Neither symmetric nor the identity, so that a graph that ignores or transposes its map finds different nuclei.
 COLOUR = np.array([[1.05, -0.03, 0.02, 0.01], [0.04, 0.95, -0.02, 0.02], [-0.01, 0.03, 1.02, -0.01]], np.float32)
 
@@ -52,8 +52,8 @@ class Tolerance:
 
 # Half precision rounds to three digits, so the peak may move between two equally good cells. With int8 this happens for
 # about 1 % of the nuclei, which get the outlines of the other cells; the class probabilities of one nucleus in two
-# thousand change by up to a quarter. In full precision, embeddings reveal errors that hardly change nuclei: with GELU
-# approximated by tanh, they change by 1e-3 standard deviations.
+# thousand change by up to a quarter. In full precision, embeddings reveal errors that hardly change nuclei: if GELU
+# is approximated by tanh, embeddings change by 1e-3 standard deviations.
 TOLERANCES = {
     "fp32": Tolerance(0.0, 0.05, 0.001, 1e-3, 1e-3, 0.01, 0.99999, 3e-4),
     "fp16": Tolerance(0.005, 0.05, 0.001, 0.01, 0.02, 0.05, 0.999, math.inf),
@@ -117,7 +117,7 @@ def check_parity(checkpoint: Path, model: Path, images: Path, provider: str = "c
     Args:
         checkpoint: a checkpoint of ``muse finetune``.
         model: the model that was exported from it.
-        images: PNG pictures at the model's mpp; the upper left window of each is compared.
+        images: folder of PNG pictures at the model's mpp; the upper left windows of the first six are compared.
         provider: name of a provider as in ``Predictor``.
 
     Raises:

@@ -46,7 +46,7 @@ def load_region_model(path: Path, name: str | None = None, **changes: Any) -> tu
     Args:
         path: the checkpoint.
         name: name of the model, instead of that in the checkpoint.
-        changes: settings of ``RegionExport`` instead of the checkpoint's.
+        changes: settings of ``RegionExport`` that replace those in the checkpoint.
 
     Raises:
         CheckpointError: the checkpoint contains no region network, or one that does not fit its description.
@@ -163,7 +163,7 @@ class RegionParity:
 
 
 def check_region_parity(checkpoint: Path, model: Path, images: Path) -> RegionParity:
-    """Compare a checkpoint, run in float32, with the model exported from it, on the pictures in a folder.
+    """Compare a checkpoint, run in float32, with the model exported from it, on at most ``MAX_PICTURES`` pictures.
 
     Raises:
         LabelError: a picture cannot be read.

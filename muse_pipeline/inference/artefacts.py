@@ -1,11 +1,12 @@
 """Areas of a slide that are out of focus, folded, under an air bubble or inked, in which nuclei cannot be trusted.
 
-Focus is measured in the green channel, which both stains absorb. The channel is blurred repeatedly, each blur about
-twice as wide as the last, from 0.5 to 1.7 um; the difference between two successive blurs is the detail of that size.
-In focus, the energy of the detail of 0.5 to 0.9 um is 0.3 to 1 times that of the detail of 0.9 to 1.7 um, whatever the
-stain and contrast; a defocus of 1 um reduces this ratio to two fifths. The ratio also depends on tissue and scanner, so
-a cell is out of focus if its ratio is below a fraction of the slide's median, within limits. Camera noise is measured
-in the finest detail and subtracted. Folds, bubbles and ink are mapped by the built-in region model ``artefacts``.
+Focus is measured in the green channel, in which both stains are dark. The channel is blurred repeatedly, each blur
+about twice as wide as the last, from 0.5 to 1.7 um; the difference between two successive blurs is the detail of that
+size. In focus, the energy of the detail of 0.5 to 0.9 um is 0.3 to 1 times that of the detail of 0.9 to 1.7 um,
+whatever the stain and contrast; a defocus of 1 um reduces this ratio to two fifths. The ratio also depends on tissue
+and scanner, so the threshold below which a cell is out of focus is a fraction of the slide's median ratio, clipped to a
+fixed range. Camera noise is measured in the finest detail and subtracted. Folds, bubbles and ink are mapped by the
+built-in region model ``artefacts``.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ _CELL_PX = 32
 MIN_PROBABILITY = 0.5  # minimum probability of a kind that the model maps
 CONNECTED_PROBABILITY = 0.05  # minimum probability of cells connected to a fold: docs/results/artefacts.md
 MIN_AREAS_MM2 = (0.004, 0.002, 0.004, 0.0)  # minimum area of each of ``KINDS``; smaller areas are dropped
-SHARE_OF_MEDIAN = 0.62  # limit of the ratio of energies, relative to its median: docs/results/artefacts.md
-RATIO_LIMITS = (0.24, 0.36)  # bounds of that limit, for slides that are mostly blurred or rich in fine collagen
+SHARE_OF_MEDIAN = 0.62  # threshold of the ratio, as a fraction of the slide's median: docs/results/artefacts.md
+RATIO_LIMITS = (0.24, 0.36)  # range of that threshold, for slides that are mostly blurred or rich in fine collagen
 MIN_ENERGY = 0.5  # minimum energy of coarse detail in grey levels squared; cells with less are not judged
 _NOISE = (0.0334, 0.0139)  # energy of white noise in fine and in coarse detail, relative to that in the finest detail
 MIN_TISSUE = 0.6  # minimum fraction of tissue in a cell, since the edge of tissue would count as detail
 MAX_GREEN = 220  # brighter pixels are glass
-MOST = 0.5  # fraction of the tissue above which a slide is blurred as a whole, or dark rather than folded
-_BLOCK_CELLS = 16  # side of a block in cells: one chunk at 0.5 um/px, blurred separately with mirrored edges
+MOST = 0.5  # if more of the tissue is blurred, none of it is left out; if more is folded, the slide is dark
+_BLOCK_CELLS = 16  # side of a block in cells; a block is one chunk at 0.5 um/px, blurred by itself
 _STEPS = 64  # integer steps per grey level; blurring 16-bit integers gives the same result on every machine
 
 
@@ -138,17 +139,17 @@ def find_artefacts(
 
 
 def find_masks(store: Store, fit: MacenkoFit | None, threads: int = 1) -> list[np.ndarray]:
-    """A mask (rows, columns) bool of the cells of each kind; masks may overlap. Arguments as in ``find_artefacts``."""
+    """A mask (rows, columns) bool for each kind of artefact; they may overlap. Arguments as in ``find_artefacts``."""
     image = store.at(MPP)
     n_cells = tuple(-(-side // _CELL_PX) for side in image.size_px[::-1])
     blurred, is_tissue = find_blurred(*measure_focus(image, n_cells, threads)), tissue_on_cells(image, _CELL_PX)
     model = ArtefactPredictor(MODEL)
     found = map_slide(image, model, colour_of_fit(model.card.colour, fit), threads=threads)
-    fine = round(CELL_UM / found.cell_um)  # number of the model's cells along the side of a cell
+    fine = round(CELL_UM / found.cell_um)  # cells of the model's map along the side of a cell of ``CELL_UM``
     fold, *others = average_over_tissue(found.prob[1:], found.tissue, fine, n_cells) / 255  # class 0 is clean tissue
     masks = blurred, apply_hysteresis(fold), *(prob > MIN_PROBABILITY for prob in others)
     settled = [settle_areas(mask, least) & is_tissue for mask, least in zip(masks, MIN_AREAS_MM2, strict=True)]
-    settled[FOLD] = masks[FOLD] & drop_most(settled[FOLD], is_tissue)  # removes the cells by which areas were grown
+    settled[FOLD] = masks[FOLD] & drop_most(settled[FOLD], is_tissue)  # without the margin by which areas grew
     return settled
 
 
@@ -261,7 +262,7 @@ def find_blurred(
         fine: energy of the finer detail, from ``measure_focus``.
         coarse: energy of the coarser detail, from ``measure_focus``.
         share_of_median: fraction of the slide's median ratio of fine to coarse, below which a cell is out of focus.
-        limits: lowest and highest threshold; that from ``share_of_median`` is clipped to this range.
+        limits: lowest and highest threshold; the one from ``share_of_median`` is clipped to this range.
 
     Returns:
         (rows, columns) bool; False for cells with too little coarse detail, unless they are between blurred cells.
@@ -319,7 +320,7 @@ def _average(values: np.ndarray) -> np.ndarray:
 
 
 def settle_areas(mask: np.ndarray, min_area_mm2: float) -> np.ndarray:
-    """Areas of at least ``min_area_mm2``, grown by one cell because the measure of a cell includes its neighbours."""
+    """Mask of areas of at least ``min_area_mm2``, grown by one cell, since a cell's measure includes its neighbours."""
     _, number, facts, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     large = facts[:, cv2.CC_STAT_AREA] >= min_area_mm2 * 1e6 / CELL_UM**2
     large[0] = False

@@ -82,10 +82,10 @@ class Card:
         training_data: data that the weights were trained on, with licences.
         colour: reference for the graph's input ``colour``.
         precision: type of weights and activations inside the graph, "fp32", "fp16" or "int8".
-        source: checkpoint's checksum, command and package versions; for int8 also the calibration windows.
+        source: checkpoint's checksum, command and package versions; for int8 also the calibration windows' checksum.
         does: predicate of a sentence about models of this kind, such as "finds nuclei".
         verb: command that runs a model of this kind.
-        otherwise: end of the error if a model of a different kind is given; ``{verb}`` is that model's command.
+        otherwise: end of the error if a model of another kind is given instead; ``{verb}`` is the command that runs it.
     """
 
     name: str
@@ -122,7 +122,7 @@ class Card:
 
 
 def replace_outlines(given: dict[str, Any]) -> dict[str, Any]:
-    """Let settings of outlines replace inherited ones: ``refine`` resets ``snap_um`` and vice versa."""
+    """Complete settings of outlines, so that ``refine`` also resets an inherited ``snap_um`` and vice versa."""
     if given.get("refine"):
         return {"snap_um": 0.0, **given}
     return {"refine": False, **given} if "snap_um" in given else given
@@ -193,7 +193,7 @@ class ImportedCard(ModelCard):
         kind: content of its maps, one of ``core.types.NETWORKS``.
         maps: names of the graph's outputs that contain the maps.
         scaling: scaling of the pixels, a key of ``inference.maps.SCALINGS``.
-        dtype: NumPy's name of the input's type.
+        dtype: data type of the input, as NumPy names it.
         channels_first: True if the input is (B, 3, H, W), False if it is (B, H, W, 3).
         logits: True if the maps contain logits instead of probabilities.
         margin_px: width of the border of a window that the maps do not cover.

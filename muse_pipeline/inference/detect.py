@@ -1,6 +1,6 @@
 """Detection of the nuclei in one shard of a slide: a model or a proposer runs on fixed windows in fixed batches.
 
-Nuclei in a picture in memory are detected with the same windows and seams.
+Nuclei in a picture in memory are detected in the same windows, and seams are resolved in the same way.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.colour import SlideColour
 from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit
 
-CACHED_CHUNKS = 8  # number per thread (6 MB): the chunks that a window shares with the next one in its row
+CACHED_CHUNKS = 8  # chunks kept per thread (6 MB in all): those that a window shares with the next one in its row
 
 
 class Detector(Protocol):
@@ -161,7 +161,7 @@ def detect_shard(
 def _find_batches(
     store: Store, grid: WindowGrid, batch: int, shard: Shard, within: tuple[np.ndarray, np.ndarray] | None
 ) -> list[np.ndarray]:
-    """Indices of the windows in each batch of a shard; with ``within``, only batches with a core that touches it."""
+    """Indices of the windows in each batch of a shard; with ``within``, only if a core touches this rectangle."""
     batches = shard.batches(grid.windows_with_tissue(*store.tissue), batch)
     return batches if within is None else [windows for windows in batches if grid.touches(windows, *within).any()]
 

@@ -39,11 +39,11 @@ SMALLEST = (0.86, 0.955), (20.0, 12.0)  # mean class probabilities, and the mini
 LARGEST = (0.85, 0.92), (48.0, 75.0)  # mean class probabilities, and the maximum median areas in um2 for them
 # At half the true pixel size nuclei are both small and four times as dense; in frozen sections they are only small.
 SMALLEST_SPARSE, DENSE_PER_MM2 = 12.0, 8000.0  # minimum median area in um2 of a slide with fewer nuclei per mm2
-SMALLEST_ALONE = 14.0  # minimum for models of one class; twice the true pixel size hardly enlarges their nuclei
+SMALLEST_ALONE = 14.0  # minimum for models of one class, without a maximum: a doubled pixel size hardly enlarges nuclei
 CHECK = "check the pixel size"  # beginning of the warning
 _BIN_UM2, _LARGEST_UM2 = 0.1, 1000.0
 _STEPS = 1_000_000  # integer steps per unit of probability
-MARGIN = 1.2  # factor on the largest median area in training, for class probabilities as in training
+MARGIN = 1.2  # limit of a class's median area, relative to the largest in training, at usual probabilities
 
 
 class Measure(NamedTuple):
@@ -94,8 +94,8 @@ def describe_training(measured: Sequence[dict[str, float]]) -> AppearanceReferen
 def merge_references(*references: AppearanceReference | None) -> AppearanceReference | None:
     """The reference of a model that was trained on the pictures of all references.
 
-    The range of each measure contains those of all references. Medians are averaged, weighted by the numbers of
-    pictures, which are added up, so a picture in two references counts twice. References that are None are left out.
+    The range of each measure spans its ranges in all references. Medians are averaged, weighted by the numbers of
+    pictures; these numbers are added up, so a picture in two references counts twice. Each None is left out.
     """
     known = [reference for reference in references if reference is not None]
     ranges = {}
@@ -111,7 +111,7 @@ def judge_appearance(reference: AppearanceReference | None, colour: SlideColour)
     """Compare a slide with the training pictures of a model.
 
     Args:
-        reference: reference in the model's card; None if it has none.
+        reference: reference in the model's card; None if the card has none.
         colour: stains and appearance of the slide.
     """
     if colour.dark_background:
@@ -190,7 +190,8 @@ def describe_left_out(reasons: Iterable[str], of: str = "") -> str:
 
     Args:
         reasons: reason for each slide, from ``reason_left_out``.
-        of: phrase after "left out" that names the numbers, such as " of the counts of classes"; "" for all numbers.
+        of: phrase added after "left out" to say which numbers exclude the slides, such as " of the counts of classes";
+            "" if all numbers do.
     """
     counts = Counter(filter(None, reasons))
     if not counts:
@@ -202,10 +203,10 @@ def describe_left_out(reasons: Iterable[str], of: str = "") -> str:
 def judge_classes(references: Mapping[str, ClassReference], found: Mapping[str, Mapping[str, Any]]) -> str:
     """The reason why counts of classes are doubtful; "" if they are not.
 
-    A class is doubtful if the median area of its nuclei is more than 1.2 times the largest on any training slide. If
-    its mean probability is below the median over the training slides, the limit is lower; at their minimum or below, it
-    is the geometric mean of the median and the largest of their areas. A class with a higher mean probability than on
-    every training slide is not doubtful.
+    A class is doubtful if the median area of its nuclei exceeds a limit that depends on their mean class probability.
+    Between the median and the maximum probability on the training slides, the limit is 1.2 times the largest median
+    area on any training slide. It falls below the median probability, down to the geometric mean of the median and the
+    largest area at the minimum probability. Above the maximum probability there is no limit.
 
     Args:
         references: measures of the training nuclei of each class.

@@ -68,7 +68,7 @@ class Embedder(GraphRunner):
 
 
 def describe_backbone(detector: ModelCard, channels: int) -> EmbedderCard:
-    """The card of a detector's backbone, whose map is read at the centres of cells, as by the head."""
+    """The card of a detector's backbone, whose map is read at the centres of cells, as the head reads it."""
     shared = ("name", "mpp", "input_px", "stride_px", "licence", "training_data", "colour", "precision", "source")
     return EmbedderCard(
         **{name: getattr(detector, name) for name in shared},
@@ -90,7 +90,7 @@ def read_map(dense: np.ndarray, xy: np.ndarray, readout: str) -> np.ndarray:
     size = np.array(dense.shape[:0:-1])
     at = xy / CELL_PX - 0.5 if readout == HALF_PIXEL else xy / (size * CELL_PX) * (size - 1)
     at = np.clip(at, 0, size - 1)
-    # Cells to the right and below must exist, so the last cell is reached from the one before it, with a weight of 1.
+    # Interpolation needs the next cell in both directions, so the last cell is reached from the cell before it.
     low = np.minimum(np.floor(at).astype(int), size - 2)
     (x, y), (right, below) = low.T, (at - low).T.astype(np.float32)
     upper = dense[:, y, x] * (1 - right) + dense[:, y, x + 1] * right

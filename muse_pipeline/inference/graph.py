@@ -13,7 +13,7 @@ from muse_pipeline.core.errors import ModelError
 
 HEAD = "detector.head."  # prefix of the head's weights, see ``models.detector.DetectionGraph``
 PIXELS = b"pixels"  # name of the input
-OF_SINGLE_VALUES = {b"Cast", b"Add", b"Sub", b"Mul", b"Div", b"Log", b"Neg"}  # elementwise, with scalars
+OF_SINGLE_VALUES = {b"Cast", b"Add", b"Sub", b"Mul", b"Div", b"Log", b"Neg"}  # elementwise; other inputs are scalars
 ONLY_THE_SIZE = b"Shape"  # operator that reads only the size of its input
 # Field numbers in onnx.proto; a comment names the message that contains the fields.
 GRAPH, METADATA = 7, 14  # model
@@ -72,7 +72,8 @@ def cut_after_single_values(model: bytes) -> tuple[bytes, bytes] | None:
 
     Returns:
         A model that maps ``pixels`` of any shape to float32 values, and a model that takes these values as ``pixels``;
-        None if there is nothing to split off. If the values at the cut are not float32, ONNX Runtime rejects both.
+        None if there is nothing to split off. ONNX Runtime rejects both models if the values between them are not
+        float32.
     """
     parts = list(_fields(_graph_of(model)))
     nodes = [content for number, content, _ in parts if number == NODE]
@@ -98,16 +99,16 @@ def cut_after_single_values(model: bytes) -> tuple[bytes, bytes] | None:
 
 
 def _map_for_head(node: bytes) -> bytes:
-    """Name of the first input of a node that applies weights of the head to it; b"" for other nodes."""
+    """Name of a node's first input, if the node applies weights of the head to this input; otherwise b""."""
     first, *weights = _contents(node, INPUTS) or [b""]
     head = HEAD.encode()
     return first if not first.startswith(head) and any(name.startswith(head) for name in weights) else b""
 
 
 def _only_reader(nodes: list[bytes], value: bytes, scalars: set[bytes]) -> bytes:
-    """The only node that reads ``value``, if it combines it elementwise with ``scalars``; otherwise b""."""
+    """The only node that reads ``value``, if this node combines ``value`` elementwise with ``scalars``; else b""."""
     readers = [node for node in nodes if value in _contents(node, INPUTS)]
-    if value == PIXELS:  # the rest of the graph keeps this input and may read its size
+    if value == PIXELS:  # remains an input of the later operations, which may read its size
         readers = [node for node in readers if _operator(node) != ONLY_THE_SIZE]
     if len(readers) != 1 or _operator(readers[0]) not in OF_SINGLE_VALUES:
         return b""
@@ -137,7 +138,7 @@ def _port(name: bytes, element: int) -> bytes:
 
 
 def _of_floats(port: bytes) -> bytes:
-    """The input with its elements changed to float32."""
+    """The same input with float32 elements."""
     (tensor,) = _contents(b"".join(_contents(port, TYPE)), TENSOR)
     shape = b"".join(whole for number, _, whole in _fields(tensor) if number != ELEMENT)
     (name,) = _contents(port, NAME)

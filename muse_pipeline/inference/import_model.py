@@ -63,7 +63,7 @@ def import_model(
         **_read_input(network, session, input_px),
         **facts,
         maps=tuple(outputs or (usual if set(usual) <= set(names) else names)),
-        # Valid sizes for the trial, which ``_fit`` replaces with those of the maps.
+        # Sizes that are valid for the trial; ``_fit`` replaces them with sizes that follow from the maps.
         halo_px=0,
         stride_px=1,
         capacity=1,

@@ -23,9 +23,9 @@ from muse_pipeline.nuclei.watershed import MIN_NUCLEUS_UM2, SMOOTH_UM, cut_relie
 from muse_pipeline.tissue.find import drop_small
 
 MEAN, DEVIATION = (np.array(rgb, np.float32) for rgb in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))  # ImageNet's
-PERCENTILES = (1.0, 99.8)  # StarDist's
+PERCENTILES = (1.0, 99.8)  # stretched to 0 and 1, as in StarDist
 PEAK_UM = 1.0  # half the side of the square around a peak in which no point has a higher probability
-FALL_PER_UM = 0.1  # minimum fall of "position" at a border; it rises from -1 to 1 in a nucleus and falls between two
+FALL_PER_UM = 0.1  # where "position" falls faster, two nuclei meet; within a nucleus it rises from -1 to 1
 
 
 def _stretch(pixels: np.ndarray) -> np.ndarray:

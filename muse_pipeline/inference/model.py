@@ -89,7 +89,7 @@ def list_checkpoints() -> list[str]:
 
 
 def checkpoint_from(folder: Path, path: Path) -> Path:
-    """``path`` if it names a built-in model, or else ``folder / path``; ``find_checkpoint`` accepts both."""
+    """``path`` if it names a built-in model, or else ``folder / path``: a path for ``find_checkpoint``."""
     return path if find_checkpoint(path) != path else folder / path
 
 
@@ -167,8 +167,8 @@ def _open_in_torch(path: Path, provider: str, graph: bytes | None) -> TorchSessi
 def card_text(session: onnxruntime.InferenceSession, path: Path) -> str:
     """The card in a session's metadata as JSON; ``path`` is the model's file.
 
-    Entries that were measured later for a built-in model are in a separate JSON file, because ids of nuclei depend on
-    the checksum of the model's file.
+    Entries that were measured later for a built-in model are read from a separate JSON file, because ids of nuclei
+    depend on the checksum of the model's file.
 
     Raises:
         ModelError: there is no card.
@@ -224,7 +224,7 @@ OPTIONS = {
     # As with the CPU provider, nothing is rounded to 16 bits, even if the processor could, and a call uses one thread.
     "openvino": {"device_type": "CPU", "precision": "FP32", "num_of_threads": "1"},
 }
-# "auto" considers only providers that use the same kernels in every run; "cuda" is always faster where it starts.
+# "auto" considers only providers that use the same kernels in every run; of these, "cuda" is faster.
 AUTO, PREFERRED = "auto", ("cuda", "cpu")
 
 # The graph y = relu(x) for one number (opset 14), which tests whether a provider starts.

@@ -28,7 +28,7 @@ LEAST_EDGE_UM = 1.0  # minimum length of a ray that is moved to an edge
 EDGE_BLOCK = 128  # number of nuclei at a time, so that their samples fit into a core's cache
 MODEL = BUILT_IN / "outlines/refine.onnx"
 TRAINING_DATA = "outlines of TNBC (CC-BY-4.0), NuCLS and DSB-2018 (CC0-1.0)"
-N_REFINED = 16  # number of rays of the network
+N_REFINED = 16  # number of rays that the network reads and changes
 STEP_UM = 0.375  # step of the samples along a ray
 N_STEPS = 8  # samples on either side of the end, and largest change of a ray in steps
 LEAST_UM = 0.5  # minimum length of a ray that the network refines
@@ -134,7 +134,7 @@ class OutlineRefiner:
         refined, n_rays = np.empty_like(rays), rays.shape[1]
         to_network, to_rays = angle_weights(n_rays, N_REFINED), angle_weights(N_REFINED, n_rays)
         for start in range(0, len(rays), BLOCK):
-            block = np.arange(start, start + BLOCK).clip(max=len(rays) - 1)  # repeats the last nucleus
+            block = np.arange(start, start + BLOCK).clip(max=len(rays) - 1)  # a short block repeats the last nucleus
             own = rays[block] @ to_network
             samples = sample_along_rays(pixels, xy[block], own, mpp)
             density = cv2.LUT(samples.reshape(len(samples), -1), DENSITY).reshape(samples.shape)

@@ -79,10 +79,10 @@ class GraphRunner:
     Args:
         path: path of an ONNX file with a card.
         provider: provider, or "auto" (``inference.model.choose_provider``).
-        graph: graph derived from the file's, to run in its place; None to run the file's.
+        graph: graph derived from that of the file, to run instead; None to run the file's own graph.
 
     Attributes:
-        any_size: True if windows of any size are accepted and run at full speed; a GPU has to prepare for each size.
+        any_size: True if windows of any size are accepted; False for providers that have to prepare for each size.
         device: name of PyTorch's device; "" for other providers.
 
     Raises:
@@ -100,7 +100,7 @@ class GraphRunner:
         self.session, self._table = open_session(self.path, options, self.provider, graph), None
         is_ours = "colour" in [port.name for port in self.session.get_inputs()]
         if self.provider == "cpu" and is_ours:
-            with suppress(ModelError):  # ONNX Runtime rejects the parts of some graphs; these then run whole
+            with suppress(ModelError):  # ONNX Runtime rejects the parts of some graphs, which then run whole
                 self._tabulate_values(graph or self.path.read_bytes(), options)
         self.device = self.session.device_name if self.provider in TORCH else ""
         # ONNX Runtime falls back to the CPU if the libraries of a provider are missing.

@@ -140,7 +140,7 @@ def _to_pixels(ring: shapely.LinearRing, scale: np.ndarray) -> np.ndarray:
 
 
 def _find_reduction(store: Store) -> int:
-    """Reduction of the picture: the smallest factor that suffices, rounded up to a multiple of a level's factor."""
+    """Smallest factor by which the picture fits into ``PICTURE_PX``, rounded up to a multiple of a level's factor."""
     needed = max(1, -(-max(store.size_px) // PICTURE_PX))
     factor = max(factor for factor in PYRAMID if factor <= needed)
     return -(-needed // factor) * factor

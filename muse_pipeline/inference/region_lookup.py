@@ -25,7 +25,7 @@ from muse_pipeline.tissue.mask import KeptArea
 
 BANDS_UM = (50, 100)  # widths of bands on either side of the border
 NO_REGION = -1
-EPITHELIUM, SIDES = "Epithelium", {"Epithelial": 1, "Stroma": -1}  # side where nuclei are expected: 1 is inside
+EPITHELIUM, SIDES = "Epithelium", {"Epithelial": 1, "Stroma": -1}  # expected side of each class: 1 inside, -1 outside
 MARGIN_UM = 16.0  # four cells of the map; closer to the border, the region is uncertain
 
 

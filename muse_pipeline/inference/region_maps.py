@@ -1,7 +1,7 @@
 """Map the probabilities of tissue regions on a slide, in windows and batches as for nuclei, and trace their polygons.
 
-A window is a core and its halo. Every cell of the slide is in the core of exactly one window, so cores are placed side
-by side. Results depend only on the slide and the card, never on the number of threads. Polygons tile the tissue without
+A window is a core and its halo. Cores are placed side by side, so every cell of the slide is in the core of exactly one
+window. Results depend only on the slide and the card, never on the number of threads. Polygons tile the tissue without
 gaps or overlaps.
 """
 
@@ -35,7 +35,7 @@ PACKAGES = (
 )
 RIM_UM = KEEP_UM + TISSUE_UM  # margin by which the store's tissue exceeds the tissue that was found
 # Outlines lie within half a cell (4 um at 2 um/px) of the sides of cells: cutting corners through the middles of sides
-# moves them by up to sqrt(2) / 4, and omitting vertices by the remainder.
+# moves them by up to sqrt(2) / 4 of a cell, and leaving out vertices by up to ``SIMPLIFIED_BY``.
 SIMPLIFIED_BY = 0.14  # cells
 
 
@@ -234,7 +234,7 @@ def trace_regions(label: np.ndarray) -> Outlines:
     faces = _faces(simple)
     while len(wrong := _overlaps(faces)):  # only simplified arcs can cross each other
         hit = shapely.STRtree(simple).query(wrong, predicate="intersects")[1]
-        # If all of these arcs are original already, all others are restored too, which ends the loop.
+        # If none of these arcs is simplified any more, all other arcs are restored too, which ends the loop.
         if (simple[hit] == arcs[hit]).all():
             hit = np.arange(len(arcs))
         simple[hit] = arcs[hit]
@@ -250,7 +250,7 @@ def trace_regions(label: np.ndarray) -> Outlines:
 
 
 def _find_arcs(label: np.ndarray) -> list[np.ndarray]:
-    """Lines (n, 2) along cell sides that separate different values; they are closed or end where three or four meet.
+    """Lines (n, 2) along cell sides that separate different values; each is closed or ends where three or four meet.
 
     Sides are followed one by one, which takes a tenth of the time of ``shapely.line_merge``.
     """
@@ -274,7 +274,7 @@ def _find_arcs(label: np.ndarray) -> list[np.ndarray]:
 
 
 def _find_sides(label: np.ndarray) -> tuple[np.ndarray, int]:
-    """Ends (E, 2) of all sides between different values, as indices of lattice corners, and corners per row."""
+    """Ends (E, 2) of sides between different values, as indices of lattice corners; number of corners per row."""
     framed, width = np.pad(label, 1), label.shape[1] + 1
     row, column = np.nonzero(framed[1:, 1:-1] != framed[:-1, 1:-1])
     flat = np.stack([row * width + column, row * width + column + 1], 1)

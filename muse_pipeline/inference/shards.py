@@ -110,7 +110,7 @@ def _require_facts(facts: dict[str, Any]) -> None:
     if len(common["size_px"]) != 2 or not isinstance(common["versions"], dict) or min(common["size_px"]) < 1:
         raise ValueError("a fact has the wrong type")
     colour = common["colour"] or []  # some proposers do not use colours
-    # Evaluated only because it raises an error unless these are lists and a number.
+    # Evaluated only to raise an error unless the first two are lists and the last one is a number.
     [*colour, *common["slide_mpp"], float(common["corrupt_fraction"])]
 
 
@@ -124,7 +124,7 @@ def iterate_reports(path: Path) -> Iterator[Nuclei]:
 
 
 def iterate_positions(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield positions (N, 2) in work pixels and window indices (N,) of the same groups, reading a tenth of the data.
+    """Yield positions (N, 2) in work pixels and window indices (N,), group by group; reads only a tenth of the data.
 
     Raises:
         StoreError: a group cannot be read.

@@ -29,7 +29,7 @@ DARKEST = 1.3  # largest density of recoloured pixels; brown nuclei may be ten t
 N_RINGS = 4  # points on each ray from which the mean over a nucleus is computed; each represents the same area
 
 STAINS = np.array([stain / np.linalg.norm(stain) for stain in (TEXTBOOK[0], DAB, np.cross(TEXTBOOK[0], DAB))])
-_SHARES = np.linalg.inv(STAINS).T[:2].astype(np.float32)  # the third row is the residual
+_SHARES = np.linalg.inv(STAINS).T[:2].astype(np.float32)  # without the third stain, which is a residual
 BLUE = STAINS[0].astype(np.float32)
 
 

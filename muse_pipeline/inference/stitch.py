@@ -167,7 +167,7 @@ class Measures:
         }
 
     def optional(self, embedding_dim: int, positive_od: float | None) -> OptionalColumns:
-        """The optional columns of the table: from these sources, from the network, and from the stain."""
+        """The optional columns of the table, which come from these sources, from the network and from the stain."""
         return OptionalColumns(
             embedding_dim=embedding_dim,
             clusters=self.clusters is not None,
@@ -181,7 +181,7 @@ class Measures:
     def columns(
         self, nuclei: Nuclei, others: Nuclei | None, rings: np.ndarray, shapes: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """The columns of nuclei (frame: level0) with ``others`` around them, from their ``rings`` and ``shapes``."""
+        """The columns of ``nuclei`` (frame: level0) with these ``rings`` and ``shapes``; ``others`` lie around them."""
         columns = dict(shapes)
         if self.clusters:
             columns[CLUSTER] = self.clusters.assign(shapes)
@@ -208,7 +208,7 @@ def cut_touching(parts: Iterator[Nuclei], info: SlideInfo, row_um: float) -> Ite
 def surrounded(
     parts: Iterator[Nuclei], meter: FeatureMeter | None, row_um: float
 ) -> Iterator[tuple[Nuclei, Nuclei | None]]:
-    """Yield each part (frame: level0) with the nuclei around it that its features need; with None without ``meter``."""
+    """Yield parts (frame: level0) with the surrounding nuclei that ``meter`` needs, or with None without ``meter``."""
     if meter is None:
         return ((part, None) for part in parts)
     return with_surroundings(parts, meter.reach_um / np.asarray(meter.info.mpp), row_um / meter.info.mpp[1])
@@ -366,7 +366,8 @@ def choose_reports(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[
             chosen = chosen[~here]
 
 
-KEPT_FACTS = ("refiner_sha256", "appearance", "positive_od", "third_stain", "proposer", "warnings")  # optional, copied
+# Optional facts that are copied from the shards to the provenance.
+KEPT_FACTS = ("refiner_sha256", "appearance", "positive_od", "third_stain", "proposer", "warnings")
 
 
 def describe(shards: ShardSet, card: ModelCard, info: SlideInfo, kept: KeptArea) -> Provenance:

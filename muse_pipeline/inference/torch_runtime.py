@@ -177,7 +177,7 @@ class TorchSession:
     Args:
         path: path of the ONNX file.
         device: device that runs it.
-        graph: graph derived from the file's, to run in its place; None to run the file's.
+        graph: graph derived from that of the file, to run instead; None to run the file's own graph.
 
     Raises:
         UnsupportedOperatorError: the graph has an operator that this runtime lacks.
@@ -226,8 +226,8 @@ class TorchSession:
         with torch.inference_mode(), torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False):
             with self._lock:
                 program = self._program(given)
-                # On an accelerator, all calls share the inputs and outputs of a program, so the lock is held until they
-                # are copied.
+                # On an accelerator, all calls share the inputs and outputs of a program, so the lock is held until the
+                # outputs are copied.
                 if self.device.type != "cpu":
                     found = program.replay(given)
                     return [found[name].cpu().numpy() for name in names]

@@ -51,8 +51,8 @@ class Checkpoint:
         backbone: state dict of the backbone.
         head: state dict of the head; empty if there is only a backbone.
         meta: kind, settings (with names instead of paths), colour reference, images, patients, and the backbone's
-            input; ``resample_positions`` is True if the positional table comes from MUSE's authors, whose loader and
-            ours resample it whenever they read it.
+            input; ``resample_positions`` is True if the positional table comes from MUSE's authors and is resampled
+            at every reading, by their loader and by this package.
         networks: state dicts of the other trained networks by name, such as a generator.
     """
 

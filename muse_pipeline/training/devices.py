@@ -18,7 +18,7 @@ from muse_pipeline.losses.self_distillation import n_processes
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-WAIT = timedelta(days=1)  # how long processes wait for the first one, which prepares files
+WAIT = timedelta(days=1)  # how long processes wait for the first process, which prepares files
 Precision = Annotated[str, OneOf(("32-true", "bf16-mixed"))]
 
 
@@ -148,7 +148,7 @@ class _Gathered(torch.autograd.Function):
         distributed.all_reduce(counts)
         ends = counts.cumsum(0).tolist()
         ctx.own = slice(ends[distributed.get_rank()] - len(rows), ends[distributed.get_rank()])
-        # ``all_gather`` needs equal numbers of rows. A sum does not, if each row is zero in all processes but its own.
+        # ``all_gather`` needs equal numbers of rows, so all rows, which are zero in all processes but one, are summed.
         every = torch.zeros((ends[-1], *rows.shape[1:]), dtype=rows.dtype, device=rows.device)
         every[ctx.own] = rows
         distributed.all_reduce(every)

@@ -127,7 +127,7 @@ class BestWeights(Monitor):
         log.append(done - 1, scores)
 
 
-IN_A_ROW = 5  # consecutive logged steps outside the limits that end a run
+IN_A_ROW = 5  # number of consecutive logged steps outside the limits after which a run ends
 GRACE = 0.1  # initial share of a run that is not checked, because feature vectors may still be alike
 
 
@@ -158,7 +158,7 @@ class Alarm(Monitor):
         raise NotImplementedError
 
     def persists(self, name: str, is_outside: bool) -> bool:
-        """Record if ``name`` is outside its limits at a logged step; return True if it was at the last ``IN_A_ROW``."""
+        """Count the logged steps in a row at which ``name`` is outside its limits; True if ``IN_A_ROW`` or more."""
         self._outside[name] = self._outside.get(name, 0) + 1 if is_outside else 0
         return self._outside[name] >= IN_A_ROW
 
@@ -178,7 +178,7 @@ class Turn:
         self.optimiser = method.optimiser(name, schedule)
 
     def update(self, step: int, batches: Iterable[Any], fabric: Fabric) -> dict[str, Tensor]:
-        """Clip the mean gradient over ``batches`` and processes; return the mean losses and the unclipped norm."""
+        """Compute and clip the mean gradient over batches and processes; return mean losses and the unclipped norm."""
         set_step(self.optimiser, self.schedule, step)
         progress, total = step / self.schedule.steps, {}
         for batch in batches:
@@ -214,7 +214,7 @@ def train(
 
     Args:
         method: the method to train.
-        batches: function that returns the batch with a given number on the device; it depends only on the number.
+        batches: function that returns the batch with a given number, on the device; a batch depends only on its number.
         schedule: length and learning rate of the run.
         folder: folder of the run.
         fabric: launched Fabric, with device, precision and processes.

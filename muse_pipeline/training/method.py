@@ -164,7 +164,7 @@ class Method(nn.Module):
 class WeightedSum(Method):
     """Several methods that are trained together and usually share a backbone.
 
-    A batch is a mapping from the name of a method to its batch. Logged losses are prefixed with the method's name.
+    A batch maps the name of each method to a batch for this method. Logged losses are prefixed with the name.
 
     Args:
         methods: methods by name, each with the single turn "model". The checkpoint contains the first method's network.

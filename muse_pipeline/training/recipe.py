@@ -33,7 +33,7 @@ class Recipe(ABC):
 
     @abstractmethod
     def stages(self, config: Any, folder: Path) -> Sequence[Stage]:
-        """The stages of a run in ``folder``: one in the folder itself, or several in ``stages.stage_folder``."""
+        """The stages of a run: either one in ``folder`` itself, or several, each in its ``stages.stage_folder``."""
 
     def complete(self, values: dict[str, Any], folder: Path) -> dict[str, Any]:
         """Fill in settings that follow from other settings of a config file.

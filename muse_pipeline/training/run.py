@@ -43,8 +43,8 @@ class Options:
         threads: number of threads of each process on a CPU.
         devices: number of GPUs, or of processes on a CPU, of each node; each has its own batches.
         nodes: number of machines, each of which runs the same command.
-        loaders: number of threads that prepare batches in advance; 0 to prepare each batch when it is needed; None for
-            ``threads`` with a GPU and 0 without one.
+        loaders: number of threads that prepare batches in advance; 0 to prepare each batch when it is needed; None to
+            use ``threads`` of them with a GPU, and 0 without a GPU.
         start_over: True to train from the start, instead of raising an error, if the folder contains a run with
             different settings, data or weights.
         log: callback that receives each line for the user.
@@ -72,7 +72,7 @@ class RunFolder:
         curves: path of the plot of the metrics.
         pictures: folder of crops of the training pictures, on which an export is checked.
         resume: path of the resume point (``checkpoint.save_resume_point``).
-        best: path of the checkpoint of the best validation so far.
+        best: path of the checkpoint with the best validation score so far.
         checkpoint: path of the result of the run: the best validated weights or, without validation, the last ones.
     """
 
@@ -210,7 +210,7 @@ class Inputs:
         sources: dataclasses of settings whose paths are files or folders: labels, pictures, tissue.
         checkpoint: initial checkpoint of the run.
         teachers: checkpoints of the run's teachers.
-        previous: checkpoint of the previous stage; its weights are compared, but not the settings for the card.
+        previous: checkpoint of the previous stage; only its weights are compared, not its settings for the card.
         checksums: checksums of all other inputs, by name.
     """
 
@@ -294,7 +294,7 @@ def _checksums(number: int, source: Any) -> Iterator[tuple[str, str]]:
 
 
 def source_files(source: Any) -> Iterator[tuple[str, Path]]:
-    """Yield (setting, file) for each file that the settings of a source name, directly or in a folder.
+    """Yield (setting, file) for each file that a setting of the source names, directly or by its folder.
 
     Pictures that the source excludes are omitted.
     """
