@@ -89,7 +89,7 @@ def colour_of_fit(reference: ColourReference, fit: MacenkoFit | None) -> np.ndar
         return IDENTITY.copy()
     if reference.method != "macenko":
         raise ModelError(
-            f"the model's card asks for colour method '{reference.method}', which is unknown to this version; update"
+            f"the model's card asks for colour method '{reference.method}', which needs a newer muse-pipeline"
         )
     if fit is None:
         return IDENTITY.copy()

@@ -208,7 +208,7 @@ def read_label_image(path: Path, advice: str = "give each nucleus its own number
 
 
 LARGEST_NUCLEUS_UM2 = 5_000.0  # a radius of 40 um; larger areas are annotations of tissue
-WIDEST_NUCLEUS_UM = 100.0  # separate areas with a larger total extent do not belong to one nucleus
+WIDEST_NUCLEUS_UM = 100.0  # separate areas that together span more do not belong to one nucleus
 
 
 def require_nuclei(path: Path, mask: np.ndarray, mpp: tuple[float, float]) -> None:
@@ -243,7 +243,7 @@ def require_nuclei(path: Path, mask: np.ndarray, mpp: tuple[float, float]) -> No
         (x, y), (right_x, bottom) = low[index], high[index]
         if number_areas(mask[y:bottom, x:right_x] == numbers[index], SPECK_PX).max() > 1:
             raise LabelError(
-                f"{path}: the number {numbers[index]} marks areas with a total extent of more than "
+                f"{path}: the number {numbers[index]} marks separate areas that together span more than "
                 f"{WIDEST_NUCLEUS_UM:g} um; {remedy}"
             )
 

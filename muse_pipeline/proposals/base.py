@@ -1,4 +1,6 @@
-"""The interface of proposers, which are fitted to a sample of a slide and called on its windows, and their guard.
+"""The interface of proposers, and the guard that excludes windows from them.
+
+A proposer is fitted to a sample of a slide, and then called on the windows of the slide.
 
 A proposer is registered by name in ``PROPOSERS``. It is a class with ``Settings``, a frozen dataclass with defaults,
 and ``fit(sample, settings)``, a class method that returns the ``inference.detect.Detector`` of a slide. The sample is

@@ -162,7 +162,7 @@ class SlideResult:
 
     @property
     def n_left_out(self) -> int:
-        """Number of nuclei that totals leave out; 0 for a failed slide."""
+        """Number of nuclei excluded from the totals; 0 for a failed slide."""
         return self.provenance.n_left_out if self.provenance else 0
 
     @property

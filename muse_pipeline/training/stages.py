@@ -89,7 +89,7 @@ class TrainingStage(Stage, Generic[C, D]):
 
     @abstractmethod
     def inputs(self) -> Inputs:
-        """Files that determine the result; a folder that was started with different files is rejected."""
+        """Files that determine the result; a folder that contains a run with different files is rejected."""
 
     @abstractmethod
     def read(self, log: Log) -> D:
