@@ -48,7 +48,7 @@ def require_columns(settings: Mapping[str, Any]) -> None:
 
 
 def require_as_typed(settings: Mapping[str, Any], typed: Mapping[str, str]) -> None:
-    """Reject texts after ``--config`` that Snakemake, which parses them as YAML, cuts off or converts to other types.
+    """Reject texts after ``--config`` that YAML shortens, and words that a config file would not read as text.
 
     Args:
         settings: the config.

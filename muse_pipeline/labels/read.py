@@ -45,7 +45,7 @@ def read_labelled_images(
         else:
             of_source = list(read_slides(source, classes, mpp, n_rays, context_px))
         if not of_source:
-            settings = "`split`" if source.is_dataset else "`images` or `slides`, `split`"
+            settings = "`split`" if source.is_dataset else "`images`, `slides`, `split`"
             raise LabelError(f"{source.location}: yields no image; correct {settings} or `exclude`")
         images += of_source
     return images
