@@ -52,7 +52,7 @@ def all_sum(values: Tensor) -> Tensor:
 
 
 def n_processes() -> int:
-    """Number of processes that train together."""
+    """The number of processes (int) that train together."""
     return distributed.get_world_size() if _is_shared() else 1
 
 

@@ -85,7 +85,7 @@ def test_a_file_without_nuclei_may_be_meant(tmp_path):
         (geojson(GOOD, (box(5, 5, 5, 20), "Dark")), "feature 2: is a polygon without an area"),
         (
             geojson(({"type": "Polygon", "coordinates": []}, "Dark")),
-            r"neither points nor polygons \(found: 1 empty object",
+            r"no usable points or polygons \(left out: 1 empty object",
         ),
         (geojson(GOOD, (disc(50, 50, 85), None)), "feature 2: covers more .* give it the class 'Region'"),
         (geojson((box(30, 30, 50, 50), "Region"), GOOD), "feature 2: lies outside every 'Region' annotation; draw"),
