@@ -307,7 +307,7 @@ def write_instances(
         name: name of the picture.
         pixels: (h, w, 3) uint8 picture, or None.
         instances: (h, w) instance mask, 0 is background.
-        words: class of each instance, in ascending order of their numbers; written at the centre of the instance.
+        words: class of each instance, in ascending order of its number; written to a file of points, at the centres.
     """
     for kind in (INSTANCES, POINTS) if pixels is None else (IMAGES, INSTANCES, POINTS):
         (folder / kind).mkdir(exist_ok=True)

@@ -59,7 +59,8 @@ def clip_rays(
         box: left, top, right and bottom in the same pixels. Nuclei with a centre outside keep their rays.
 
     Returns:
-        (N, R) float32: ``rays_um`` itself if no ray crosses an edge, or else a copy in which these rays are cut.
+        (N, R) float32: ``rays_um`` itself if all nuclei lie clear of the edges; otherwise a copy in which rays that
+        cross an edge are cut.
     """
     low, high = np.reshape(np.asarray(box, float), (2, 1, 2))
     reach = rays_um.max(axis=1, initial=0)[:, None] / np.asarray(mpp, float)

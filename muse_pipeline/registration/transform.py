@@ -158,7 +158,9 @@ def read_given(path: Path, slide: SlideInfo, partner: SlideInfo, frame: str = "q
         matrix[:, 2] += offsets[1] - matrix[:, :2] @ offsets[0]
         return Transform(matrix_in_um(matrix, slide.mpp, partner.mpp))
     except OSError as error:
-        raise RegistrationError(f"{path}: cannot be read ({error.strerror}); give the file of a transform") from error
+        raise RegistrationError(
+            f"{path}: cannot be read ({error.strerror}); give a transform.json, landmarks or a matrix"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise RegistrationError(
             f"{path}: not a transform ({error}); give a transform.json, a .csv of landmarks, or a text file of a matrix"

@@ -169,7 +169,7 @@ def _decode_tile(file: int, levels: Mapping[int, TileIndex], level: int, row: in
         raise ValueError(f"a tile of {n_bytes} bytes")
     stream = read_at(file, n_bytes, int(index.offsets[row, column]))
     if len(stream) < n_bytes:
-        raise ValueError("a tile that ends beyond the file")
+        raise ValueError("a tile extends past the end of the file")
     pixels = index.codec.decode(stream, index.tile_px)
     if pixels.shape != (*index.tile_px[::-1], 3) or pixels.dtype != np.uint8:
         raise ValueError(f"a tile of {pixels.shape}")

@@ -89,7 +89,7 @@ def test_samples_are_those_of_the_picture_along_each_ray():
     assert samples[1, :, 0, 1] == pytest.approx(10 + along, abs=0.51)
     assert samples[0, :, 0, 2] == pytest.approx(np.maximum(20 - along, 0), abs=0.51)
     short = sample_along_rays(pixels, np.array([[20.5, 10.5]]), np.full((1, 4), 1.0, np.float32), MPP)
-    assert (short[0, : N_STEPS - 2, 0, 0] == 20).all()  # samples end at the centre
+    assert (short[0, : N_STEPS - 2, 0, 0] == 20).all()  # samples beyond the centre are taken at the centre
 
 
 def test_outlines_stay_where_there_is_nothing(refiner):

@@ -80,9 +80,7 @@ def test_a_number_marks_one_nucleus():
     require_nuclei("s.png", np.zeros((9, 9), int), (0.5, 0.5))
     wrapped = (squares(256) - 1).astype(np.uint8) + np.uint8(1)  # in 8 bits, 256 becomes 0
     wrapped[480:486, 480:486] = 1
-    with pytest.raises(
-        LabelError, match=r"s\.png: the number 1 marks separate areas that together span"
-    ):
+    with pytest.raises(LabelError, match=r"s\.png: the number 1 marks separate areas that together span"):
         require_nuclei("s.png", wrapped, (0.5, 0.5))
     for mask in (squares(256) + 1, 1 + (squares(256) > 0)):  # the second is like ilastik's simple segmentation
         with pytest.raises(LabelError, match=r"the number 1 covers 63,232 um2, .* nucleus; the background must be 0"):
