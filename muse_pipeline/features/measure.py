@@ -211,7 +211,7 @@ class FeatureMeter:
 
 
 def _shares(stains: np.ndarray) -> np.ndarray:
-    """(S, 3) weights of channels: ``density @ weights[s]`` is the least-squares amount of stain s of ``stains`` (S, 3)."""
+    """(S, 3) weights: ``density @ weights[s]`` is the least-squares amount of stain s of ``stains`` (S, 3)."""
     return np.linalg.pinv(np.asarray(stains, float)).T
 
 
