@@ -36,9 +36,9 @@ def main() -> None:
     data = parser.parse_args().data
     output, oesophagus = data / "prepared", data / "nuinsseg-oesophagus"
     output.mkdir(exist_ok=True)
-    for odd in (False, True):
-        for published, stretched in zip(ebhi_pictures(data, odd, True), ebhi_pictures(data, odd), strict=True):
-            stretch(*published[:2], *stretched[:2])
+    published = data / "ebhi-seg-colon"
+    for picture, mask, _ in (*ebhi_pictures(data, odd=False), *ebhi_pictures(data, odd=True)):
+        stretch(published / f"images/{picture.stem}.jpg", published / f"regions/{mask.name}", picture, mask)
     write_names(output / "ebhi_even.txt", [path.name for path, _, _ in ebhi_pictures(data, odd=False)])
     with (oesophagus / "manifest.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

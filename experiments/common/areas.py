@@ -27,7 +27,6 @@ from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.run import Options
 
 EBHI_MPP, ORAL_MPP = 1.2, 0.5  # neither is stated: nuclei look like those of the breast at these
-PUBLISHED_EBHI_MPP = 0.9  # of the squeezed pictures, by normal crypts of 65 to 85 px
 EPITHELIAL = 1  # index of the class
 MARGIN_UM = 2.0
 MOST_PICTURES = 130  # of EBHI-Seg that are scored
@@ -35,14 +34,13 @@ NARROW = TOP / "config/train/compact_narrow.yaml"
 WITHOUT_UNREAD = "sources.2.exclude=['01_', '02_', '04_']"  # patients of TNBC
 
 
-def ebhi_pictures(data: Path, odd: bool, published: bool = False) -> list[tuple[Path, Path, str]]:
-    """Picture, mask and accession of one half of EBHI-Seg, as wide as they were taken or squeezed as published."""
-    source = data / "ebhi-seg-colon"
-    folder, suffix = (source, "jpg") if published else (data / "prepared/ebhi", "png")
-    with (source / "manifest.csv").open(encoding="utf-8", newline="") as file:
+def ebhi_pictures(data: Path, odd: bool) -> list[tuple[Path, Path, str]]:
+    """Picture, mask and accession of one half of EBHI-Seg, as wide as they were taken."""
+    folder = data / "prepared/ebhi"
+    with (data / "ebhi-seg-colon/manifest.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if zlib.crc32(row["patient"].encode()) % 2 == odd]
     names = [(row["image"], row["patient"]) for row in rows]
-    return [(folder / f"images/{name}.{suffix}", folder / f"regions/{name}.png", patient) for name, patient in names]
+    return [(folder / f"images/{name}.png", folder / f"regions/{name}.png", patient) for name, patient in names]
 
 
 def oral_pictures(data: Path) -> list[tuple[Path, Path, str]]:
@@ -79,18 +77,18 @@ def score_areas(predictor: Predictor, pictures: list[tuple[Path, Path, str]], mp
     return {"patients": patients, "counts": counts}
 
 
-def area_source(data: Path, work: Path, published: bool = False) -> LabelSource:
+def area_source(data: Path, work: Path) -> LabelSource:
     """The half of EBHI-Seg's accessions that is trained on, every picture a quarter as often as the others."""
     work.mkdir(parents=True, exist_ok=True)
-    pictures = ebhi_pictures(data, odd=False, published=published)
-    split = work / f"ebhi_even{'_published' * published}.txt"
+    pictures = ebhi_pictures(data, odd=False)
+    split = work / "ebhi_even.txt"
     split.write_text("\n".join(path.name for path, _, _ in pictures) + "\n", encoding="utf-8")
     folder = pictures[0][0].parents[1]
     return LabelSource(
         labels=folder / "regions",
         format="areas",
         images=folder / "images",
-        mpp=PUBLISHED_EBHI_MPP if published else EBHI_MPP,
+        mpp=EBHI_MPP,
         class_map={"1": "Epithelial", "0": ["Lymphocyte", "Stroma"]},
         margin_um=MARGIN_UM,
         split=split,

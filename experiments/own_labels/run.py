@@ -1,14 +1,18 @@
-"""A few labelled pictures of tissue that the start has not read: what does the recipe for own labels gain?
+"""How much do a few labelled pictures of new tissue improve a detector, with the recipe for own labels?
 
     python -m experiments.own_labels.run --data DATA     # trains what is not recorded
     python -m experiments.own_labels.run --table
 
-The start is "base" of `experiments.areas.run` without site A8 of BRCA-M2C: it has read neither that site nor colon.
-"breast" is site A8 with its points, "colon" is EBHI-Seg with the areas of its epithelium, squeezed as published.
-Pictures to train on are drawn from one half of the patients, those of the other half are scored. "plain" is
-`config/train/my_labels.yaml`; "adapted" is the same after `config/train/adapt.yaml` on the pictures of the first half
-without labels; "held" is "adapted" with so large a weight of the distillation from the start that MUSE's loss has no
-effect, which is self-training on these pictures. The number behind the name counts labelled pictures.
+The initial detector is "base" of `experiments.areas.run` without site A8 of BRCA-M2C. It was trained neither on that
+site, nor on colon, nor on three patients of TNBC. "breast" is site A8 with its points, "colon" is EBHI-Seg with the
+areas of its epithelium, and "tnbc" is the three patients with their outlines. Pictures to train on are sampled from one
+half of the patients (in TNBC from patient 04); pictures of the other patients are scored.
+
+"plain" is `config/train/my_labels.yaml`. "adapted" runs `config/train/adapt.yaml` first, on the pictures of the first
+half without their labels. It has three controls: in "held", distillation from the initial detector has so large a
+weight that MUSE's loss has no effect, which is self-training on these pictures; in "shuffled", each nucleus is compared
+with a different one; in "views" (DINO), only whole views are compared. The number in the name of an arm counts labelled
+pictures. DATA contains `prepared/`, which `python -m experiments.areas.prepare DATA` writes.
 """
 
 from __future__ import annotations
@@ -17,28 +21,37 @@ import argparse
 import dataclasses
 import json
 import zlib
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import numpy as np
+import torch
 
 from experiments.common.areas import (
+    EBHI_MPP,
     MEASURES,
     NARROW,
-    PUBLISHED_EBHI_MPP,
     area_source,
     ebhi_pictures,
     render_score,
     score_areas,
     train_base,
 )
-from experiments.common.runs import TOP, by_arm_and_seed, run_arms, runs_of
+from experiments.common.crops import aji, detection_f1, read_tnbc, score_outlines
+from experiments.common.runs import TOP, run_arms, runs_of
 from experiments.common.sites import draw_pictures, excluding, export_fold, score_site, split_sources
 from experiments.common.training import finetune
+from experiments.muse_proof.controls import shuffle_identities
 from muse_pipeline.core.pictures import read_rgb, write_png
+from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.sources import LabelSource, image_paths
-from muse_pipeline.methods.adapt.run import AdaptConfig, AdaptStage
+from muse_pipeline.methods.adapt.run import AdaptBatch, AdaptConfig, AdaptStage
 from muse_pipeline.methods.detector.run import load_detector_config
+from muse_pipeline.methods.muse.data import PretrainData
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.recipe import load_run
 from muse_pipeline.training.run import Options
@@ -46,88 +59,171 @@ from muse_pipeline.training.run import Options
 RUNS = runs_of(__file__)
 SITE = "A8"
 SIZES = (0, 2, 5, 20)
-KINDS = ("plain", "adapted", "held")
-ARMS = [f"{tissue}-{kind}-{size}" for size in SIZES for tissue in ("breast", "colon") for kind in KINDS]
+CONTROLS = {  # arms that adapt the detector first, and how they change the recipe
+    "adapted": (),
+    "held": ("hold.weight=400",),
+    "shuffled": (),
+    "views": ("distillation.nucleus_weight=0",),
+}
+TNBC_TRAINING, TNBC_JUDGED = ("04_",), ("01_", "02_")
+TNBC_MPP, ADAPTED_MPP = 0.25, 0.5
 ADAPT_STEPS = 400
-HOLD_WEIGHTS = {"adapted": 4, "held": 400}
 OPTIONS = Options(accelerator="cpu", threads=1)
 
 
-def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
-    """Train and score an arm."""
-    cv2.setNumThreads(1)
-    tissue, kind, size = arm.split("-")
-    data, work = args.data.resolve(), args.work.resolve()
-    start = train_base(SITE, 0, data, work)
-    if kind != "plain":
-        start = adapt(start, tissue, HOLD_WEIGHTS[kind], seed, data, work / f"{tissue}-{kind}-{seed}")
-    mixing = None
-    if int(size):
-        start, mixing = train(start, tissue, int(size), seed, data, work / f"{arm}-{seed}")
-    predictor = Predictor(export_fold(start, work / f"{arm}-{seed}"))
-    if tissue == "colon":
-        scores = {"ebhi": score_areas(predictor, ebhi_pictures(data, odd=True, published=True), PUBLISHED_EBHI_MPP)}
-    else:
-        config = load_detector_config(NARROW, data, ())
-        scores = {"site": score_site(predictor, [breast_source(data, odd=True)], config)}
-    return {"mixing": mixing, **scores}
+@dataclass(frozen=True)
+class Tissue:
+    """Tissue that the initial detector was not trained on, in two parts that share no patient.
+
+    Attributes:
+        labelled: function of the data and of a folder for lists; returns the part to train on.
+        score: function of a model and the data; returns counts of each picture of the other part, and its patient.
+        factor: factor by which pictures are enlarged for the adaptation.
+        stride: step between the pictures that the adaptation uses; 1 uses all.
+    """
+
+    labelled: Callable[[Path, Path], LabelSource]
+    score: Callable[[Predictor, Path], dict]
+    factor: float = 1.0
+    stride: int = 1
 
 
-def train(start: Path, tissue: str, size: int, seed: int, data: Path, folder: Path) -> tuple[Path, dict]:
-    """The checkpoint of a training on labels, and how the mixing with the start was chosen."""
-    known = area_source(data, folder.parent, published=True) if tissue == "colon" else breast_source(data, odd=False)
-    source = dataclasses.replace(draw_pictures(known, size, seed), weight=1.0)
-    changes = [f"checkpoint={start}", f"distillation.teachers=[{start}]", "export.refine=false", f"seed={seed}"]
-    changes.append("training_data=the pictures of an experiment")
-    config = load_detector_config(TOP / "config/train/my_labels.yaml", data, changes)
-    checkpoint = finetune(dataclasses.replace(config, sources=(source,)), folder, OPTIONS)
-    return checkpoint, load_checkpoint(checkpoint).meta["mixing"]
-
-
-def adapt(start: Path, tissue: str, hold_weight: float, seed: int, data: Path, folder: Path) -> Path:
-    """The checkpoint of an adaptation to the pictures that labels are drawn from."""
-    pictures = unlabelled_pictures(tissue, data, folder.parent)
-    changes = [f"checkpoint={start}", f"seed={seed}", f"schedule.steps={ADAPT_STEPS}"]
-    changes.append(f"hold.weight={hold_weight}")
-    changes.append(f"sources=[{{images: {json.dumps(str(pictures))}, mpp: 0.5}}]")
-    _, config = load_run(TOP / "config/train/adapt.yaml", data, changes, only=AdaptConfig)
-    return AdaptStage(config, folder).run(OPTIONS)
-
-
-def unlabelled_pictures(tissue: str, data: Path, work: Path) -> Path:
-    """A folder of the pictures of the first half of the patients at 0.5 um per px; those of colon are enlarged."""
-    folder = work / f"{tissue}-pictures"
-    folder.mkdir(parents=True, exist_ok=True)
-    if tissue == "breast":
-        for path in image_paths(breast_source(data, odd=False)):
-            if not (link := folder / path.name).exists():
-                link.symlink_to(path)
-        return folder
-    for path, _, _ in ebhi_pictures(data, odd=False, published=True)[::4]:
-        if not (enlarged := folder / f"{path.stem}.png").is_file():
-            factor = PUBLISHED_EBHI_MPP / 0.5
-            write_png(enlarged, cv2.resize(read_rgb(path), None, fx=factor, fy=factor))
-    return folder
-
-
-def breast_source(data: Path, odd: bool) -> LabelSource:
+def breast(data: Path, odd: bool) -> LabelSource:
     """One half of the patients of the site."""
     _, (source,) = split_sources(load_detector_config(NARROW, data, ()), SITE)
     patients = {path.name[:12] for path in image_paths(source)}
     return excluding(source, *sorted(name for name in patients if zlib.crc32(name.encode()) % 2 != odd))
 
 
+def tnbc(data: Path, _: Path) -> LabelSource:
+    """The pictures of the patient of TNBC to train on."""
+    config = load_detector_config(NARROW, data, ())
+    source = next(source for source in config.sources if source.format == "masks")
+    return excluding(source, *(path.name for path in image_paths(source) if not path.name.startswith(TNBC_TRAINING)))
+
+
+def score_tnbc(predictor: Predictor, data: Path) -> dict:
+    """Compare outlines with those of the other patients."""
+    return {"tnbc": score_outlines(predictor, [crop for crop in read_tnbc(data) if crop[0].startswith(TNBC_JUDGED)])}
+
+
+def score_breast(predictor: Predictor, data: Path) -> dict:
+    """Compare nuclei with the points of the other half of the patients."""
+    return {"site": score_site(predictor, [breast(data, odd=True)], load_detector_config(NARROW, data, ()))}
+
+
+def score_colon(predictor: Predictor, data: Path) -> dict:
+    """Compare classes with the areas of the other accessions."""
+    return {"ebhi": score_areas(predictor, ebhi_pictures(data, odd=True), EBHI_MPP)}
+
+
+TISSUES = {
+    "breast": Tissue(lambda data, _: breast(data, odd=False), score_breast),
+    "colon": Tissue(area_source, score_colon, EBHI_MPP / ADAPTED_MPP, stride=4),
+    "tnbc": Tissue(tnbc, score_tnbc, TNBC_MPP / ADAPTED_MPP),
+}
+SCORES = {  # title -> part of the recorded run, and measure
+    "mean class F1": MEASURES["site: mean class F1"],
+    "detection F1": MEASURES["site: detection F1"],
+    "balanced accuracy": MEASURES["colon, other accessions: balanced accuracy"],
+    "AJI": ("tnbc", lambda sums: 100 * aji(sums)),
+    "F1 of outlined nuclei": ("tnbc", lambda sums: 100 * detection_f1(sums)),
+}
+KINDS = ("plain", *CONTROLS)
+ARMS = [f"{tissue}-{kind}-{size}" for size in SIZES for tissue in TISSUES for kind in KINDS]
+
+
+class ShuffledStage(AdaptStage):
+    """Adapts on pairs of views in which each nucleus is compared with a different one that both views show."""
+
+    def batches(self, data: PretrainData, device: torch.device) -> Callable[[int], AdaptBatch]:
+        """Batches in whose student views the identities of nuclei are shuffled."""
+        draw = super().batches(data, device)
+
+        def shuffle(number: int) -> AdaptBatch:
+            batch = draw(number)
+            return batch._replace(views=shuffle_identities(batch.views, seed_of_step(self.config.seed, number)))
+
+        return shuffle
+
+
+def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
+    """Train and score an arm."""
+    cv2.setNumThreads(1)
+    name, kind, size = arm.split("-")
+    tissue = TISSUES[name]
+    data, work = args.data.resolve(), args.work.resolve()
+    start = train_base(SITE, 0, data, work)
+    if kind != "plain":
+        pictures = unlabelled_pictures(tissue, data, work / f"{name}-pictures")
+        start = adapt(start, kind, seed, pictures, work / f"{name}-{kind}-{seed}")
+    mixing = None
+    if int(size):
+        source = draw_pictures(tissue.labelled(data, work), int(size), seed)
+        start, mixing = train(start, source, seed, data, work / f"{arm}-{seed}")
+    predictor = Predictor(export_fold(start, work / f"{arm}-{seed}"))
+    return {"mixing": mixing, **tissue.score(predictor, data)}
+
+
+def train(start: Path, source: LabelSource, seed: int, data: Path, folder: Path) -> tuple[Path, dict]:
+    """Train on labels; returns the checkpoint, and how its share in the mixture with the initial weights was chosen."""
+    changes = [f"checkpoint={start}", f"distillation.teachers=[{start}]", "export.refine=false", f"seed={seed}"]
+    changes.append("training_data=the pictures of an experiment")
+    config = load_detector_config(TOP / "config/train/my_labels.yaml", data, changes)
+    config = dataclasses.replace(config, sources=(dataclasses.replace(source, weight=1.0),))
+    checkpoint = finetune(config, folder, OPTIONS)
+    return checkpoint, load_checkpoint(checkpoint).meta["mixing"]
+
+
+def adapt(start: Path, kind: str, seed: int, pictures: Path, folder: Path) -> Path:
+    """Adapt the detector to pictures without labels, and return its checkpoint."""
+    changes = [f"checkpoint={start}", f"seed={seed}", f"schedule.steps={ADAPT_STEPS}", *CONTROLS[kind]]
+    changes.append(f"sources=[{{images: {json.dumps(str(pictures))}, mpp: {ADAPTED_MPP}}}]")
+    _, config = load_run(TOP / "config/train/adapt.yaml", pictures.parent, changes, only=AdaptConfig)
+    stage = ShuffledStage if kind == "shuffled" else AdaptStage
+    return stage(config, folder).run(OPTIONS)
+
+
+def unlabelled_pictures(tissue: Tissue, data: Path, folder: Path) -> Path:
+    """Write the pictures of the part to train on at ``ADAPTED_MPP``, and return their folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in image_paths(tissue.labelled(data, folder.parent))[:: tissue.stride]:
+        if not (resized := folder / f"{path.stem}.png").is_file():
+            write_png(resized, cv2.resize(read_rgb(path), None, fx=tissue.factor, fy=tissue.factor))
+    return folder
+
+
 def render(recorded: list[dict]) -> str:
-    """Scores of each arm, and its difference from the start with 95 % intervals over patients."""
-    runs = by_arm_and_seed(recorded)
-    table = ["| tissue | labelled pictures | arm, seed | class score | detection F1 |", "|---" * 5 + "|"]
-    for (arm, seed), run in runs.items():
-        tissue, kind, size = arm.split("-")
-        start = runs.get((f"{tissue}-plain-0", 0))
-        of_tissue = [measure for measure in list(MEASURES.values())[:3] if measure[0] in run]
-        cells = [render_score(run, None if run is start else start, *measure) for measure in of_tissue]
-        table.append(f"| {tissue} | {size} | {kind}, {seed} | {' | '.join([*cells, ''][:2])} |")
+    """The scores of each arm, and their differences from the initial detector with 95 % intervals."""
+    runs = group_by_arm(recorded)
+    kinds = [kind for kind in KINDS if any(arm.split("-")[1] == kind for arm in runs)]
+    table = [f"| tissue, score | labelled pictures | {' | '.join(kinds)} |", "|---" * (2 + len(kinds)) + "|"]
+    for tissue in TISSUES:
+        start = runs[f"{tissue}-plain-0"]
+        for title, (part, measure) in SCORES.items():
+            for size in SIZES if part in start else ():
+                of_size = [runs.get(f"{tissue}-{kind}-{size}", {}) for kind in kinds]
+                cells = [render_score(run, None if run is start else start, part, measure) for run in of_size]
+                if any(cells):
+                    of_seeds = [f"; {run['seeds']} seeds" if run.get("seeds", 1) > 1 else "" for run in of_size]
+                    table.append(f"| {tissue}, {title} | {size} | {' | '.join(map(str.__add__, cells, of_seeds))} |")
     return "\n".join(table)
+
+
+def group_by_arm(recorded: list[dict]) -> dict[str, dict]:
+    """Merge the runs of each arm: counts become means over seeds."""
+    runs = defaultdict(list)
+    for run in recorded:
+        runs[run["arm"]].append(run)
+    parts = {part for part, _ in SCORES.values()}
+    return {
+        arm: {"seeds": len(of_arm)}
+        | {
+            part: of_arm[0][part] | {"counts": np.mean([run[part]["counts"] for run in of_arm], 0)}
+            for part in parts & of_arm[0].keys()
+        }
+        for arm, of_arm in runs.items()
+    }
 
 
 if __name__ == "__main__":
