@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from experiments.common.training import shuffle_identities
 from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.data.nucleus_images import NucleusImage, NucleusIndex
 from muse_pipeline.data.views import ViewBatch, ViewBatches, ViewSampler
@@ -99,17 +100,6 @@ class EndsStage(MuseStage):
 
 class EndsShuffledStage(ShuffledStage, EndsStage):
     """Pretraining on views at the ends of the range of scales, with shuffled identities of nuclei."""
-
-
-def shuffle_identities(batch: ViewBatch, seed: int) -> ViewBatch:
-    """The batch, with the positions of shared nuclei of every pair of views permuted in the student's view."""
-    generator = torch.Generator().manual_seed(seed)
-    student_xy = batch.student_xy.clone()
-    for pair, number in np.ndindex(*batch.shared.shape[:2]):
-        shared = batch.shared[pair, number].nonzero()[:, 0]
-        order = torch.randperm(len(shared), generator=generator).to(shared.device)
-        student_xy[pair, number, shared] = batch.student_xy[pair, number, shared[order]]
-    return batch._replace(student_xy=student_xy)
 
 
 class EncoderAlone(CompactNetwork):

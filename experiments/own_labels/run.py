@@ -43,8 +43,7 @@ from experiments.common.areas import (
 from experiments.common.crops import aji, detection_f1, read_tnbc, score_outlines
 from experiments.common.runs import TOP, run_arms, runs_of
 from experiments.common.sites import draw_pictures, excluding, export_fold, score_site, split_sources
-from experiments.common.training import finetune
-from experiments.muse_proof.controls import shuffle_identities
+from experiments.common.training import finetune, shuffle_identities
 from muse_pipeline.core.pictures import read_rgb, write_png
 from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.inference.predictor import Predictor

@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from experiments.muse_proof.controls import EncoderAlone, EndsSampler, RandomPointsImage, shuffle_identities
+from experiments.common.training import shuffle_identities
+from experiments.muse_proof.controls import EncoderAlone, EndsSampler, RandomPointsImage
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.nucleus_images import NucleusIndex, NucleusPicture
 from muse_pipeline.data.views import ViewBatches, ViewSettings
