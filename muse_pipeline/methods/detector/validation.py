@@ -227,7 +227,7 @@ def compare_with_start(data: DetectorData, start: Start, network: NucleusDetecto
     before, now = Scorer(first, config, start.colour), Scorer(network, data.config, data.reference)
     labelled = _choose(data.held or data.images, config.mpp)
     totals = [scorer.total(labelled) for scorer in (before, now)]
-    name = MEAN if any(len(image.nuclei) and image.nuclei.label.max() >= 0 for image in labelled) else "detection"
+    name = MEAN if any(image.areas or (image.nuclei.label >= 0).any() for image in labelled) else "detection"
     scores = [scorer.scores(total)[name] for scorer, total in zip((before, now), totals, strict=True)]
     old, new = (int(total.values[0, :2].sum()) for total in totals)
     n_true = int(totals[0].values[0, [0, 2]].sum())
