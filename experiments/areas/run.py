@@ -86,7 +86,7 @@ def train(arm: str, seed: int, data: Path, work: Path) -> Path:
         changes.append("augmentation.scale=1.6")
     config = narrow_config(site, seed, data, changes)
     if kind in ("areas", "scales"):
-        config = dataclasses.replace(config, sources=(*config.sources, area_source(data, work)))
+        config = dataclasses.replace(config, sources=(*config.sources, area_source(data)))
     return finetune(config, work / f"{arm}-{seed}", Options(accelerator="cpu", threads=1))
 
 

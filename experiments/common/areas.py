@@ -77,13 +77,9 @@ def score_areas(predictor: Predictor, pictures: list[tuple[Path, Path, str]], mp
     return {"patients": patients, "counts": counts}
 
 
-def area_source(data: Path, work: Path) -> LabelSource:
+def area_source(data: Path) -> LabelSource:
     """The half of EBHI-Seg's accessions that is trained on, every picture a quarter as often as the others."""
-    work.mkdir(parents=True, exist_ok=True)
-    pictures = ebhi_pictures(data, odd=False)
-    split = work / "ebhi_even.txt"
-    split.write_text("\n".join(path.name for path, _, _ in pictures) + "\n", encoding="utf-8")
-    folder = pictures[0][0].parents[1]
+    folder = data / "prepared/ebhi"
     return LabelSource(
         labels=folder / "regions",
         format="areas",
@@ -91,7 +87,7 @@ def area_source(data: Path, work: Path) -> LabelSource:
         mpp=EBHI_MPP,
         class_map={"1": "Epithelial", "0": ["Lymphocyte", "Stroma"]},
         margin_um=MARGIN_UM,
-        split=split,
+        split=data / "prepared/ebhi_even.txt",
         allow_empty=True,
         weight=0.25,
     )

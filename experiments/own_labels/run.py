@@ -24,6 +24,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -75,13 +76,13 @@ class Tissue:
     """Tissue that the initial detector was not trained on, in two parts that share no patient.
 
     Attributes:
-        labelled: function of the data and of a folder for lists; returns the part to train on.
+        labelled: function of the data; returns the part to train on.
         score: function of a model and the data; returns counts of each picture of the other part, and its patient.
         factor: factor by which pictures are enlarged for the adaptation.
         stride: step between the pictures that the adaptation uses; 1 uses all.
     """
 
-    labelled: Callable[[Path, Path], LabelSource]
+    labelled: Callable[[Path], LabelSource]
     score: Callable[[Predictor, Path], dict]
     factor: float = 1.0
     stride: int = 1
@@ -94,7 +95,7 @@ def breast(data: Path, odd: bool) -> LabelSource:
     return excluding(source, *sorted(name for name in patients if zlib.crc32(name.encode()) % 2 != odd))
 
 
-def tnbc(data: Path, _: Path) -> LabelSource:
+def tnbc(data: Path) -> LabelSource:
     """The pictures of the patient of TNBC to train on."""
     config = load_detector_config(NARROW, data, ())
     source = next(source for source in config.sources if source.format == "masks")
@@ -117,14 +118,14 @@ def score_colon(predictor: Predictor, data: Path) -> dict:
 
 
 TISSUES = {
-    "breast": Tissue(lambda data, _: breast(data, odd=False), score_breast),
+    "breast": Tissue(partial(breast, odd=False), score_breast),
     "colon": Tissue(area_source, score_colon, EBHI_MPP / ADAPTED_MPP, stride=4),
     "tnbc": Tissue(tnbc, score_tnbc, TNBC_MPP / ADAPTED_MPP),
 }
 SCORES = {  # title -> part of the recorded run, and measure
     "mean class F1": MEASURES["site: mean class F1"],
     "detection F1": MEASURES["site: detection F1"],
-    "balanced accuracy": MEASURES["colon, other accessions: balanced accuracy"],
+    "balanced accuracy of Epithelial": MEASURES["colon, other accessions: balanced accuracy"],
     "AJI": ("tnbc", lambda sums: 100 * aji(sums)),
     "F1 of outlined nuclei": ("tnbc", lambda sums: 100 * detection_f1(sums)),
 }
@@ -158,7 +159,7 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
         start = adapt(start, kind, seed, pictures, work / f"{name}-{kind}-{seed}")
     mixing = None
     if int(size):
-        source = draw_pictures(tissue.labelled(data, work), int(size), seed)
+        source = draw_pictures(tissue.labelled(data), int(size), seed)
         start, mixing = train(start, source, seed, data, work / f"{arm}-{seed}")
     predictor = Predictor(export_fold(start, work / f"{arm}-{seed}"))
     return {"mixing": mixing, **tissue.score(predictor, data)}
@@ -186,7 +187,7 @@ def adapt(start: Path, kind: str, seed: int, pictures: Path, folder: Path) -> Pa
 def unlabelled_pictures(tissue: Tissue, data: Path, folder: Path) -> Path:
     """Write the pictures of the part to train on at ``ADAPTED_MPP``, and return their folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    for path in image_paths(tissue.labelled(data, folder.parent))[:: tissue.stride]:
+    for path in image_paths(tissue.labelled(data))[:: tissue.stride]:
         if not (resized := folder / f"{path.stem}.png").is_file():
             write_png(resized, cv2.resize(read_rgb(path), None, fx=tissue.factor, fy=tissue.factor))
     return folder

@@ -38,10 +38,7 @@ def test_nothing_that_is_read_is_written_over(muse, tmp_path):
     ]
     for picture, outline in ((slide, tmp_path / "o.geojson"), (tmp_path / "x", tmp_path / "x")):
         status, _, printed = muse(*here, "--picture", picture, "--outline", outline)
-        assert (status, slide.read_bytes()) == (
-            2,
-            b"pixels",
-        ) and "is already an input" in printed
+        assert (status, slide.read_bytes()) == (2, b"pixels") and "is already an input" in printed
 
 
 def listed_by(words, **options):

@@ -11,11 +11,12 @@ import onnx
 import pandas
 import pytest
 import torch
+from exports import single_window_size
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ModelError
-from muse_pipeline.export.onnx import load_embedder, trace_windows
+from muse_pipeline.export.onnx import load_embedder
 from muse_pipeline.features.measure import with_near
 from muse_pipeline.inference.card import METADATA_KEY
 from muse_pipeline.inference.embed import Embedder, embed_nuclei
@@ -37,8 +38,7 @@ def folder(tiled_slide, table_file, tmp_path_factory):
     torch.manual_seed(1)
     meta = {"kind": "backbone", "backbone": "muse_compact_16", "mpp": 0.5}
     save_checkpoint(folder.parent / "small.pt", Checkpoint(BACKBONES["muse_compact_16"]().state_dict(), {}, meta))
-    with pytest.MonkeyPatch.context() as patch:  # export for a single window size, which takes half as long
-        patch.setattr("muse_pipeline.export.onnx.trace_windows", lambda *graph: trace_windows(*graph[:3], False))
+    with single_window_size("onnx"):
         assert embed(folder, "--checkpoint", folder.parent / "small.pt") == 0
     return folder
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pytest
 import shapely
 from drawn_regions import GLASS_UM, MPP, SLIDE_MPP, draw_slide, draw_tumour, fit_network, save_drawn_model
+from exports import single_window_size
 from slide_files import write_pyramid
 
 from muse_pipeline.cli.main import main
-from muse_pipeline.export.onnx import trace_windows
 
 
 @dataclass
@@ -54,8 +53,7 @@ def take_to_store(folder: Path) -> None:
 def export_drawn_model(folder: Path) -> Path:
     """Fit a network, save its checkpoint and export it for a single window size, which takes half as long."""
     checkpoint = save_drawn_model(folder, fit_network())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("muse_pipeline.export.regions.trace_windows", lambda *graph: trace_windows(*graph[:3], False))
+    with single_window_size("regions"):
         assert main(["export", str(checkpoint), "--output", str(folder / "model.onnx")]) == 0
     return folder / "model.onnx"
 

@@ -112,8 +112,8 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
             )
         if config.distillation is None:
             raise ConfigError(
-                "the training labels are masks without classes, so those of the initial weights would be forgotten; "
-                "name these weights in `distillation.teachers`, so that they are taught"
+                "the training labels are masks without classes, so the network would forget the classes of its initial "
+                "weights; name these weights in `distillation.teachers`, so that they are taught"
             )
     if held and detector is None:
         require_every_class(held, config.class_names, "validation")
