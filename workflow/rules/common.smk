@@ -26,6 +26,7 @@ from pathlib import Path
 import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.io import apply_wildcards
+from snakemake.jobs import Job
 from snakemake.utils import validate
 
 from muse_pipeline.cohort import outcome, settings
@@ -47,6 +48,9 @@ os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 # enabled again for the run (`onstart`).
 gc.disable()
 atexit.register(gc.freeze)  # saves the garbage collection at exit, too
+# Snakemake would search the outputs of all jobs for every input of `all` and `report`, which takes minutes for 10,000
+# slides. The workflow has no pipes.
+Job.is_pipe_or_service_input = lambda job, path: False
 
 
 def or_exit(function, *arguments):

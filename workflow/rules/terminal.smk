@@ -7,7 +7,6 @@ Snakemake's messages about jobs are in .snakemake/log, and the output of steps i
 import logging
 from collections import Counter, defaultdict
 
-from snakemake.jobs import Job
 from snakemake.logging import logger
 from snakemake_interface_logger_plugins.common import LogEvent
 
