@@ -66,6 +66,7 @@ rule all:
 
 onstart:
     require_cores()
+    lift_rate_limit()
     gc.freeze()  # because the objects of the plan are never freed
     gc.enable()
     print(f"model: {MODEL.get('model', MODEL['name'])}, provider {MODEL['provider']}")

@@ -68,6 +68,9 @@ def run(args: argparse.Namespace) -> None:
     """Find the slides and the model, run the unfinished slides, and raise an error that lists failed ones."""
     # The time of a run includes these imports.
     started = time.monotonic()
+    from muse_pipeline.slides.inspect import start_inspector
+
+    start_inspector()  # before the imports, because pyarrow starts a thread
     from muse_pipeline.cli.run_slides import describe_costs, plan_run, run_slides
     from muse_pipeline.cohort.collect import find_rows
     from muse_pipeline.cohort.lock import lock_results
@@ -97,16 +100,16 @@ def run(args: argparse.Namespace) -> None:
     path = find_model(args.model or MODEL_OF_MODE[args.mode], provider)
     predictor = Predictor(path, provider)
     card = predictor.card
-    if args.mode == "label-free" and len(card.classes) > 1:
-        names = ", ".join(one.name for one in card.classes)
+    classes = [one.name for one in card.classes]
+    if args.mode == "label-free" and len(classes) > 1:
         raise ConfigError(
-            f"--mode label-free is for models of one class, but --model {args.model} has {names}; give only one of them"
+            f"--mode label-free is for models of one class, but --model {args.model} has {', '.join(classes)}; "
+            "give only one of them"
         )
     model_of_regions = find_region_model(args.regions, provider) if args.regions and not drawn else None
     of_run = {"output": str(args.output), "mpp": card.mpp, "regions": model_of_regions and str(model_of_regions)}
     settings = RunSettings(read_settings(args, run_settings()) | of_run, args.threads or count_cores())
     require_available(settings)
-    classes = [one.name for one in card.classes]
     require_measurements(settings.measurements, settings.features, classes, settings.cells)
     print(f"model: {name_model(path)} ({card.precision}), provider {provider}")
     output = Path(settings.output)  # in which ~ is expanded

@@ -112,7 +112,8 @@ def run_slides(rows: list[SheetRow], plan: SlidesPlan) -> tuple[list[str], list[
         remove_unrequested(plan.jobs, name)
     stopped = _run_each(rows, plan, kept)
     page, table = CohortFiles(plan.output).report, CohortFiles(plan.output).table
-    for line in write_report(gather_cohort(plan.output, read_rows(sheet)), plan.output, page, table):
+    slides, threads = gather_cohort(plan.output, read_rows(sheet)), plan.settings.threads
+    for line in write_report(slides, plan.output, page, table, threads=threads):
         print(line)
     remove_cohort_files(
         plan.output, [row.slide_id for row in rows if row.slide_id not in kept], OF_COHORT if sheet_changed else ()

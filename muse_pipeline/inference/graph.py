@@ -76,7 +76,7 @@ def cut_after_single_values(model: bytes) -> tuple[bytes, bytes] | None:
         float32.
     """
     parts = list(_fields(_graph_of(model)))
-    nodes = [content for number, content, _ in parts if number == NODE]
+    nodes = {content: _contents(content, INPUTS) for number, content, _ in parts if number == NODE}
     scalars = {_name_of_scalar(content) for number, content, _ in parts if number == INITIALIZER}
     ends = {name for number, content, _ in parts if number == OUTPUT for name in _contents(content, NAME)}
     chain, value = [], PIXELS
@@ -105,14 +105,14 @@ def _map_for_head(node: bytes) -> bytes:
     return first if not first.startswith(head) and any(name.startswith(head) for name in weights) else b""
 
 
-def _only_reader(nodes: list[bytes], value: bytes, scalars: set[bytes]) -> bytes:
+def _only_reader(nodes: dict[bytes, list[bytes]], value: bytes, scalars: set[bytes]) -> bytes:
     """The only node that reads ``value``, if this node combines ``value`` elementwise with ``scalars``; else b""."""
-    readers = [node for node in nodes if value in _contents(node, INPUTS)]
+    readers = [node for node, inputs in nodes.items() if value in inputs]
     if value == PIXELS:  # remains an input of the later operations, which may read its size
         readers = [node for node in readers if _operator(node) != ONLY_THE_SIZE]
     if len(readers) != 1 or _operator(readers[0]) not in OF_SINGLE_VALUES:
         return b""
-    others = [name for name in _contents(readers[0], INPUTS) if name != value]
+    others = [name for name in nodes[readers[0]] if name != value]
     return readers[0] if scalars.issuperset(others) else b""
 
 

@@ -24,6 +24,8 @@ from muse_pipeline.nuclei.parquet import (
     read_within,
 )
 
+NUMBERS_AT_ONCE = 1 << 20  # a small table is read several columns at a time
+
 
 def stream_positions(path: Path, *columns: str, counted_only: bool = False) -> Iterator[tuple[np.ndarray, ...]]:
     """Yield xy (n, 2) float64 in level-0 px and each of ``columns`` (n,), in batches of bounded size.
@@ -46,14 +48,15 @@ def median_features(path: Path, classes: Sequence[str]) -> dict[str, float]:
         classes: names of the classes of the nuclei.
     """
     with open_nuclei(path) as file:
-        columns = file.schema_arrow.names
+        columns, n_rows = file.schema_arrow.names, max(file.metadata.num_rows, 1)
     names = [each.name for each in every_feature(classes) if each.name in columns]
-    medians = {}
-    for name in names:
-        parts = [to_numpy(table[name]) for table in iterate_counted(path, [name])]
-        values = np.concatenate(parts) if parts else np.zeros(0)
-        if np.isfinite(values).any():
-            medians[name] = float(f"{np.nanmedian(values):.5g}")
+    medians, at_once = {}, max(NUMBERS_AT_ONCE // n_rows, 1)
+    for start in range(0, len(names), at_once):
+        tables = list(iterate_counted(path, names[start : start + at_once]))
+        for name in names[start : start + at_once] if tables else ():
+            values = np.concatenate([to_numpy(table[name]) for table in tables])
+            if np.isfinite(values).any():
+                medians[name] = float(f"{np.nanmedian(values):.5g}")
     return medians
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from muse_pipeline.cohort.ledgers import STEPS, order_steps
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.text import one_line
 from muse_pipeline.qupath.write import copy_import_script
 from muse_pipeline.report.album import EMBEDDED_SLIDES, Album
@@ -214,6 +215,7 @@ def write_report(
     pretraining: Path | None = None,
     statistics: Path | None = None,
     no_model: str = "",
+    threads: int = 1,
 ) -> list[str]:
     """Write the page, the tables and the import script for QuPath, and return lines that summarise the cohort.
 
@@ -225,10 +227,11 @@ def write_report(
         pretraining: folder of the cohort's pretraining run, if any.
         statistics: path of statistics.tsv, written by ``muse statistics``, if any.
         no_model: reason why there was no model for detection; "" if there was one.
+        threads: number of slides whose pictures are reduced at the same time.
     """
     write_table(slides, table)
     write_roi_table(slides, table.with_name("roi.tsv"))
-    write_page(slides, page, pretraining, statistics)
+    write_page(slides, page, pretraining, statistics, threads)
     copy_import_script(results / "qupath")
     failures = [] if no_model else summarise_failures(slides)  # without a model all slides fail for the same reason
     total = [describe_total(slides)] if len(classified(slides)) < sum(bool(slide.summary) for slide in slides) else []
@@ -236,7 +239,11 @@ def write_report(
 
 
 def write_page(
-    slides: Sequence[SlideResult], path: Path, pretraining: Path | None = None, statistics: Path | None = None
+    slides: Sequence[SlideResult],
+    path: Path,
+    pretraining: Path | None = None,
+    statistics: Path | None = None,
+    threads: int = 1,
 ) -> None:
     """Write the page: what needs attention, the cohort, groups of patients, a table, plots, every slide, costs, models.
 
@@ -269,7 +276,7 @@ def write_page(
         has_positive=any(slide.positive for slide in slides),
         class_names=class_names(slide for slide in ranked if slide.positive is None),
         plots=describe_plots(entries),
-        cards=(describe_card(entry, album) for entry in entries),
+        cards=map_in_order(lambda entry: describe_card(entry, album), entries, threads),
         cost_columns=COLUMNS,
         costs=[cost.texts for cost in step_costs(ranked)],
         pretraining=pretraining_facts(pretraining, album) if pretraining else None,

@@ -140,7 +140,7 @@ def _describe(
         "intensities": ihc and count_intensities(nuclei, provenance, annotations),
         "annotations": count_in_annotations(nuclei, annotations, classes, with_positive=ihc is not None),
         **({} if missing is None else {"tma": {"n_cores": len(cores), "missing": missing}}),
-        **_describe_regions(nuclei, provenance, classes),
+        **({"regions": count_in_regions(nuclei, provenance.regions, classes)} if provenance.regions else {}),
         "features": median_features(nuclei, provenance.class_names),
         "proposals": describe_proposals(proposals),
         "thumbnail": make_thumbnail(files.picture),
@@ -158,13 +158,6 @@ def _read_artefacts(folder: Path, info: SlideInfo) -> list[ClassArea]:
     with suppress(GeoJSONError):  # the file is missing or contains no areas
         return read_class_areas(SlideFiles(folder).artefacts, info)
     return []
-
-
-def _describe_regions(nuclei: Path, provenance: Provenance, classes: Sequence[NucleusClass]) -> dict[str, Any]:
-    """The entry ``regions`` of the summary; empty if regions were not requested."""
-    if provenance.regions is None:
-        return {}
-    return {"regions": count_in_regions(nuclei, provenance.regions, classes)}
 
 
 def _count_positive(provenance: Provenance) -> dict[str, Any] | None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from muse_pipeline.core.errors import MppError, SlideError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.slides.base import SlideReader, open_slide
+from muse_pipeline.slides.base import READERS, SlideReader, open_slide
+from muse_pipeline.slides.isolation import start_isolated
 from muse_pipeline.slides.mpp import choose_mpp, is_square, require_possible
 from muse_pipeline.slides.pictures import MOSTLY, share_of_dark
 from muse_pipeline.slides.signature import fingerprint_file, slide_origin
@@ -33,6 +34,12 @@ def inspect_slide(path: Path | str, slide_id: str, mpp: float | None = None, sou
         raise SlideError(f"{path}: comes from {origin}, not from {source}; fetch the latter with `muse fetch`")
     with open_slide(path) as slide:
         return describe_slide(slide, slide_id, mpp, origin, fingerprint_file(slide.path))
+
+
+def start_inspector() -> None:
+    """Load the readers, and fork the process that will inspect slides, if this process has no threads yet."""
+    READERS.names()
+    start_isolated()
 
 
 def describe_slide(slide: SlideReader, slide_id: str, mpp: float | None, origin: str, fingerprint: str) -> SlideInfo:

@@ -184,6 +184,12 @@ def call_isolated(function: Callable[..., Any], path: Path, *arguments: Any, lim
     return _Worker().call(function, (path, *arguments), limits)
 
 
+def start_isolated() -> None:
+    """Fork the process of the next ``call_isolated``, if this process has no threads yet that forbid it."""
+    if choose_start_method() == "fork":
+        _idle_workers.append(_Worker())
+
+
 def map_isolated(
     function: Callable[..., Any], calls: Iterable[tuple], n_processes: int = 1, limits: Limits = LIMITS
 ) -> Iterator[tuple[int, Any]]:

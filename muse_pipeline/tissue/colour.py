@@ -132,17 +132,18 @@ def cut_fields(pixels: np.ndarray, mpp: float) -> Iterator[np.ndarray]:
 
 def _colours(density: np.ndarray) -> dict[str, float]:
     """Log ratios and sums of channel densities in stained pixels and their darkest tenth, and share of foreign hues."""
-    stained = density[highest(density) > STAINED_DENSITY]
+    # compressing rows takes a quarter of the time of a mask, and adding columns a tenth of that of ``sum``
+    stained = density.compress(highest(density) > STAINED_DENSITY, axis=0)
     if len(stained) < MIN_MEASURED_PIXELS:
         return {}
-    total = stained.sum(1)
-    darkest = stained[total >= np.percentile(total, DARKEST)]
+    total = stained[:, 0] + stained[:, 1] + stained[:, 2]
+    is_dark = total >= np.percentile(total, DARKEST)
     found = {}
-    for name, part in (("tissue", stained), ("nuclei", darkest)):
+    for name, part, sums in (("tissue", stained, total), ("nuclei", stained[is_dark], total[is_dark])):
         red, green, blue = np.log(np.maximum(part.mean(0), 1e-3))
-        strength = np.log(part.sum(1).mean())
+        strength = np.log(sums.mean())
         found |= {f"{name} red": red - green, f"{name} blue": blue - green, f"{name} density": strength}
-    certain = stained[np.sqrt(np.einsum("ij,ij->i", stained, stained)) > CERTAIN_DENSITY]
+    certain = stained.compress(np.sqrt(np.einsum("ij,ij->i", stained, stained)) > CERTAIN_DENSITY, axis=0)
     if len(certain) >= MIN_MEASURED_PIXELS:
         found["foreign"] = 1 - is_stained(certain).mean()
     return found

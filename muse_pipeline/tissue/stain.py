@@ -78,7 +78,7 @@ def fit_macenko(pixels: np.ndarray, min_pixels: int = MIN_PIXELS) -> MacenkoFit 
         between the stains, or directions that are not blue-purple and pink.
     """
     density = optical_density(pixels)
-    density = density[is_stained(density)]
+    density = density.compress(is_stained(density), axis=0)
     if len(density) < min_pixels:
         return None
     stains = _extreme_directions(density)

@@ -117,7 +117,7 @@ def test_small_cohorts_carry_their_pictures_and_large_ones_link_to_them(cohort, 
 
 def test_same_results_same_page(slides, page_path, tmp_path):
     again = page_path.with_name("again.html")
-    write_page(slides, again)
+    write_page(slides, again, threads=3)
     assert again.read_bytes() == page_path.read_bytes()
 
 

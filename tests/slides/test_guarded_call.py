@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -91,6 +92,22 @@ def test_a_process_whose_call_failed_serves_no_other():
     with pytest.raises(MppError):
         call_isolated(reject, "b.svs", 7)
     assert call_isolated(process_of, "c.svs") != first
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="processes are forked on Linux alone")
+def test_a_process_that_was_forked_early_makes_the_first_call_after_threads_have_started():
+    program = (
+        "import threading\n"
+        "from muse_pipeline.slides import isolation\n"
+        "isolation.start_isolated()\n"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "isolation.start_isolated()\n"
+        "assert len(isolation._idle_workers) == 1 and isolation.call_isolated(len, 'a.svs') == 5\n"
+        "print(isolation._idle_workers[0].process)\n"
+    )
+    environ = {name: value for name, value in os.environ.items() if name != "MUSE_START_METHOD"}
+    run = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True, env=environ)
+    assert run.stdout.startswith("<ForkProcess")
 
 
 @pytest.mark.parametrize("n_threads", [1, 2])

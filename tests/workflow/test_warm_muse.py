@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import runpy
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -74,6 +76,11 @@ def test_the_process_has_no_thread_that_a_fork_would_miss(server):
     threads = Path(f"/proc/{server.pid}/task").glob("*/comm")
     names = sorted(thread.read_text().strip() for thread in threads if thread.parent.name != str(server.pid))
     assert names in ([], ["jemalloc_bg_thd"])
+
+
+def test_all_of_its_modules_exist():
+    for name in runpy.run_path(str(SCRIPT))["MODULES"]:  # the process itself skips a module that is missing
+        assert find_spec(name), name
 
 
 def test_a_killed_step_is_a_failure_of_its_caller(server, tmp_path):

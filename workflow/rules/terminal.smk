@@ -161,6 +161,12 @@ def require_cores():
         sys.exit(f"--jobs {n}: does not limit the cores used on this machine; give `--cores {n}` instead")
 
 
+def lift_rate_limit():
+    """Lift the limit on jobs per second on this machine, for which Snakemake plans again every second after each job."""
+    if workflow.local_exec:
+        workflow.scheduler.job_rate_limiter = None
+
+
 TERMINAL = TerminalFilter()
 if workflow.is_main_process and not (workflow.output_settings.printshellcmds or workflow.output_settings.verbose):
     for handler in logger.handlers:

@@ -16,11 +16,13 @@ import signal
 import socket
 import sys
 
-MODULES = (
+STEPS = (
     *("cli.image", "cli.detect", "cli.nuclei", "pipeline", "slides.inspect", "slides.openslide", "slides.tiffslide"),
     *("tissue.find", "tissue.outline", "tissue.colour", "store.store", "store.write", "inference.detect"),
-    *("inference.predictor", "inference.stitch", "features.measure", "qupath.write", "report.overlays"),
+    *("inference.predictor", "inference.stitch", "inference.region_lookup", "features.measure", "qupath.write"),
+    *("report.slide_summary",),
 )
+MODULES = *(f"muse_pipeline.{name}" for name in STEPS), "tiffslide", "numpy.random", "tqdm"
 FILES = (0, 1, 2)  # standard input, output and error
 N_BYTES = 8  # number of bytes in which a request's length is sent
 
@@ -89,7 +91,7 @@ def load_modules():
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     for name in MODULES:
         with contextlib.suppress(ImportError):  # an optional library is missing
-            importlib.import_module(f"muse_pipeline.{name}")
+            importlib.import_module(name)
     gc.freeze()  # because a garbage collection would copy the memory that forks share
 
 
