@@ -225,8 +225,7 @@ def read_label_table(path: Path, column: str) -> dict[str, tuple[str, str]]:
     if not rows or not {column, "label"} <= set(header):
         raise LabelError(f"{path}: needs the columns '{column}' and 'label' and at least one row; add them")
     found: dict[str, tuple[str, str]] = {}
-    for _, cells in rows:
-        row = dict(zip(header, cells, strict=False))
+    for row in (dict(zip(header, cells, strict=False)) for _, cells in rows):
         name, value, patient = (row.get(each, "") for each in (column, "label", "patient"))
         if found.setdefault(name, (value, "" if is_missing("patient", patient) else patient))[0] != value:
             raise LabelError(f"{path}: labels '{name}' both {found[name][0]} and {value}; keep one label")

@@ -174,10 +174,8 @@ def _read_landmarks(path: Path) -> np.ndarray:
     separator, ((_, header), *rows) = read_rows(path, ", ".join(LANDMARK_COLUMNS))
     if not rows or not set(LANDMARK_COLUMNS) <= set(header):
         raise ValueError(f"its columns are not {', '.join(LANDMARK_COLUMNS)}")
-    cells = [dict(zip(header, row, strict=False)) for _, row in rows]
-    points = np.array(
-        [[float(decimal_point(row.get(name, ""), separator)) for name in LANDMARK_COLUMNS] for row in cells]
-    )
+    cells = [dict(zip(header, [decimal_point(cell, separator) for cell in row], strict=False)) for _, row in rows]
+    points = np.array([[float(row.get(name, "")) for name in LANDMARK_COLUMNS] for row in cells])
     if len(points) < LEAST_LANDMARKS or not np.isfinite(points).all():
         raise ValueError(f"{len(points)} landmarks; at least {LEAST_LANDMARKS} are needed, all of them finite numbers")
     return points
