@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from muse_pipeline.cli.arguments import add_output_argument, positive
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from muse_pipeline.cohort.sheet import SheetRow
+    from muse_pipeline.tissue.tma import Core
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +88,7 @@ def find_core_rows(slide: SheetRow, sheet: Path, known: Mapping[str, Mapping[str
 
     Raises:
         SlideError: the slide cannot be read, or its tissue is not a grid of cores.
-        SheetError: a core map is given, but contains none of the slide's cores.
+        SheetError: a core map is given, but contains none of the slide's cores, or positions outside their grid.
     """
     from dataclasses import replace
 
@@ -108,7 +109,7 @@ def find_core_rows(slide: SheetRow, sheet: Path, known: Mapping[str, Mapping[str
         raise SlideError(f"{slide.path}: {error}") from error
     present = [core for core in cores if not core.is_missing]
     if known:
-        _compare_with_map(slide, [core.name for core in present], known)
+        _compare_with_map(slide, cores, known)
     rows = []
     for core in present:
         name = f"{slide.slide_id}_{core.name}"
@@ -132,19 +133,28 @@ def _read_core_map(path: Path) -> dict[str, dict[str, str]]:
     return known
 
 
-def _compare_with_map(slide: SheetRow, names: list[str], known: Mapping[str, object]) -> None:
-    """Warn of cores that only the slide or only the map has; raise an error if the two have no core in common."""
+def _compare_with_map(slide: SheetRow, cores: Sequence[Core], known: Mapping[str, object]) -> None:
+    """Warn of cores that only the slide or only the map has; raise an error if the map is not one of the slide's grid.
+
+    Empty outer rows and columns are not part of the grid, so names may be shifted if the map has more rows or columns.
+    """
     from warnings import warn
 
     from muse_pipeline.core.errors import LeftOutWarning, SheetError
     from muse_pipeline.core.text import some_of
 
+    names = [core.name for core in cores if not core.is_missing]
     of_map = [f"'{name}'" for name in known if name not in names]
     of_slide = [f"'{name}'" for name in names if name not in known]
     if len(of_map) == len(known):
         raise SheetError(
             f"--core-map: has no core of {slide.path}, only {some_of(of_map)}; the slide has {some_of(of_slide)}; "
             "correct the map's column 'core'"
+        )
+    if beyond := [f"'{name}'" for name in known if name not in {core.name for core in cores}]:
+        raise SheetError(
+            f"--core-map: has {some_of(beyond)}, but the grid of {slide.path} ends at {cores[-1].name}, and its names "
+            "are shifted if the first row or column is empty; give a map that names the cores as tma.geojson does"
         )
     map_has = f"lacks {len(of_map)} of the {len(known)} cores in the map"
     slide_has = f"has {len(of_slide)} of its {len(names)} cores not in the map"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from muse_pipeline.core.environment import all_processor_seconds, forget_peak_memory, peak_memory_mib
-from muse_pipeline.core.errors import LeftOutWarning, MuseError, OutputError
+from muse_pipeline.core.errors import MuseError, MuseWarning, OutputError
 from muse_pipeline.core.files import find_full_disk, find_json, write_json
 from muse_pipeline.core.text import one_line
 
@@ -128,7 +128,7 @@ def _explain_absence(step: str, stopped_at: StepRecord | None, no_model: str) ->
 def record_step(path: Path | None, step: str, folders: Sequence[Path] = ()) -> Iterator[list[str]]:
     """Write the outcome of a step, its time and its peak memory to ``path`` when the block ends or fails.
 
-    The block receives a list; texts appended to it are written as ``warnings``, and so is every ``LeftOutWarning``,
+    The block receives a list; texts appended to it are written as ``warnings``, and so is every ``MuseWarning``,
     which is also printed. The file is empty while the block runs, and stays empty if the process is killed.
 
     Args:
@@ -146,7 +146,7 @@ def record_step(path: Path | None, step: str, folders: Sequence[Path] = ()) -> I
     status, reason = "ok", ""
     noted: list[str] = []
     try:
-        with _show_left_out(step, noted), _name_full_disk(folders):
+        with _show_warnings(step, noted), _name_full_disk(folders):
             yield noted
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
@@ -186,18 +186,18 @@ def _write_quietly_after_failure(path: Path, entry: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _show_left_out(step: str, noted: list[str]) -> Iterator[None]:
-    """Print each ``LeftOutWarning`` once, as one line, and append it to ``noted``."""
+def _show_warnings(step: str, noted: list[str]) -> Iterator[None]:
+    """Print each ``MuseWarning`` once, as one line, and append it to ``noted``."""
 
     def show(message: Warning | str, category: type[Warning], *location: object) -> None:
-        if not issubclass(category, LeftOutWarning):
+        if not issubclass(category, MuseWarning):
             show_others(message, category, *location)
         elif (text := str(message)) not in noted:
             noted.append(text)
             print(f"muse {step}: {text}", file=sys.stderr)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("always", LeftOutWarning)
+        warnings.simplefilter("always", MuseWarning)
         show_others, warnings.showwarning = warnings.showwarning, show
         yield
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import glob
 import json
@@ -9,13 +10,14 @@ import os
 import shutil
 import tempfile
 import time
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from muse_pipeline.core.errors import MuseError, OutputError
+from muse_pipeline.core.errors import LabelError, MuseError, OutputError
 
 DAY_S = 86_400
 # EEXIST: there is a file where a folder should be. EFBIG: the file is larger than the disk or a quota allows.
@@ -194,3 +196,52 @@ def _write_error(folder: Path) -> int | None:
     except OSError as error:
         return error.errno if error.errno in FULL else None
     return None
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file in UTF-8, or in Windows-1252, which older programs write.
+
+    Raises:
+        LabelError: the file cannot be read, or has a different encoding (the message has the line).
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise LabelError(f"{path}: not readable ({error.strerror}); correct its path or its permissions") from error
+    try:
+        return content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        # UTF-16 can often be decoded as Windows-1252 too, but contains null characters.
+        if b"\0" not in content and not content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+            with suppress(UnicodeDecodeError):
+                return content.decode("cp1252").splitlines()
+        line = content.count(b"\n", 0, error.start) + 1
+        raise LabelError(f"{path}, line {line}: not readable as text in UTF-8; save the file as UTF-8") from error
+
+
+def read_rows(path: Path, columns: str) -> tuple[str, list[tuple[int, list[str]]]]:
+    """Read a table that a user gives, CSV or TSV, also with the semicolons of German tables.
+
+    Args:
+        path: path of the table.
+        columns: columns that it needs, for messages.
+
+    Returns:
+        The separator of the columns, and the stripped cells of each row that is not blank, with the line on which it
+        ends; the first row is the header.
+
+    Raises:
+        LabelError: the table cannot be read or is empty.
+    """
+    lines = read_lines(path)
+    header = next((line for line in lines if line.strip()), "")
+    usual = "\t" if path.suffix.lower() == ".tsv" else ","
+    separator = max((usual, "\t", ";", ","), key=header.count)
+    reader = csv.reader(lines, delimiter=separator, strict=True)
+    try:
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except csv.Error as error:
+        raise LabelError(f"{path}: not readable as CSV ({error}); give columns {columns}") from error
+    if not (rows := [(line, row) for line, row in rows if any(row)]):
+        raise LabelError(f"{path}: is empty; give columns {columns}")
+    return separator, rows

@@ -97,7 +97,7 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
 
     Raises:
         LabelError: the truth cannot be read, names an unknown class, is a mask of a different size from the slide,
-            is completely outside the slide or seems to have x and y exchanged.
+            is completely outside the slide, as its region may be, or seems to have x and y exchanged.
         GeoJSONError: the truth or region is not GeoJSON.
         NucleiError: the table or its slide.json was not written by this package, or the table has a higher score cut
             than requested.
@@ -121,6 +121,9 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
             f"{pair.truth}: no true nucleus lies on slide '{pair.slide_id}' (the first at x {x:.0f}, y {y:.0f}); "
             "give the truth of this slide, in its level-0 pixels, x before y"
         )
+    if region is not None and size_px is not None and not region.intersects(shapely.box(0, 0, *size_px)):
+        where = pair.region or pair.truth
+        raise LabelError(f"{where}: its region is outside slide '{pair.slide_id}'; give annotations of this slide")
     in_region = on_slide & _inside(region, truth.nuclei.xy)
     counted = truth[in_region]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +16,11 @@ from muse_pipeline.cohort.layout import CohortFiles
 from muse_pipeline.cohort.patients import find_patients
 from muse_pipeline.cohort.sheet import read_table
 from muse_pipeline.core.errors import GeoJSONError, LabelError, NucleiError, SheetError
-from muse_pipeline.core.text import decimal_point, one_line
+from muse_pipeline.core.files import read_rows
+from muse_pipeline.core.text import decimal_point
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.formats import require_distinct
-from muse_pipeline.labels.sources import read_lines, split_unit
+from muse_pipeline.labels.sources import split_unit
 from muse_pipeline.nuclei.class_names import find_class, map_class
 from muse_pipeline.nuclei.masks import label_image_to_polygons, read_label_image, read_mask, require_nuclei
 from muse_pipeline.nuclei.rays import interior_centres
@@ -138,25 +138,8 @@ def _classify(
 
 
 def _read_cells(path: Path) -> pd.DataFrame:
-    """Read a table of stripped cells; its index is the line on which each row ends.
-
-    Semicolons may separate the cells, as in German tables.
-    """
-    if not path.exists():
-        raise LabelError(f"{path}: no such file; give a CSV with columns x, y, class")
-    lines = read_lines(path)
-    usual = "\t" if path.suffix.lower() == ".tsv" else ","
-    header = next((line for line in lines if line.strip()), "")
-    separator = ";" if header.count(";") > header.count(usual) else usual
-    reader = csv.reader(lines, delimiter=separator, strict=True)
-    try:
-        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
-    except csv.Error as error:
-        raise LabelError(f"{path}: not readable as CSV ({one_line(error)}); give columns x, y, class") from error
-    rows = [(line, row) for line, row in rows if any(row)]
-    if not rows:
-        raise LabelError(f"{path}: is empty; give columns x, y, class")
-    (_, header), *rows = rows
+    """Read a table of stripped cells; its index is the line on which each row ends."""
+    separator, ((_, header), *rows) = read_rows(path, "x, y, class")
     for line, row in rows:
         if len(row) < len(header) or any(row[len(header) :]):
             raise LabelError(f"{path}, line {line}: has {len(row)} cells, but the header has {len(header)}; correct it")

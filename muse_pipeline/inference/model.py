@@ -178,7 +178,7 @@ def card_text(session: onnxruntime.InferenceSession, path: Path) -> str:
     except UnicodeDecodeError as error:
         raise ModelError(f"{path}: its metadata are not text; copy or export it again") from error
     if METADATA_KEY not in metadata:
-        raise ModelError(f"{path}: this ONNX file has no model card; export it with `muse export`")
+        raise ModelError(f"{path}: this ONNX file has no card; export it with `muse export` or `muse import-model`")
     measured = path.with_name(f"{path.stem.partition('-')[0]}.json")
     if path.parent != BUILT_IN or not measured.is_file():
         return metadata[METADATA_KEY]

@@ -13,9 +13,10 @@ from scipy.spatial import cKDTree
 
 from muse_pipeline.core.coords import row_column_index_to_xy, xy_index_to_xy
 from muse_pipeline.core.errors import GeoJSONError, LabelError, MuseWarning
+from muse_pipeline.core.files import read_lines
 from muse_pipeline.core.text import count_noun, decimal_point
 from muse_pipeline.core.types import Frame
-from muse_pipeline.labels.sources import LabelSource, read_lines, split_unit
+from muse_pipeline.labels.sources import LabelSource, split_unit
 from muse_pipeline.nuclei.class_names import find_class, map_class
 from muse_pipeline.nuclei.masks import label_image_to_nuclei, number_areas, read_label_image, read_mask, require_nuclei
 from muse_pipeline.nuclei.table import Nuclei

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +11,7 @@ from typing import Annotated
 from muse_pipeline.cohort.patients import patient_in_name, require_patient_rule
 from muse_pipeline.core.config import Between, NotNegative, OneOf, Positive, Weights
 from muse_pipeline.core.errors import LabelError
+from muse_pipeline.core.files import read_lines
 from muse_pipeline.core.pictures import list_pictures
 from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.qupath.objects import IGNORED, REGION
@@ -219,27 +218,6 @@ def read_split(source: LabelSource) -> list[str]:
         twice = next(name for name in names if names.count(name) > 1)
         raise LabelError(f"{source.split}: names {twice} twice; keep one")
     return names
-
-
-def read_lines(path: Path) -> list[str]:
-    """Read the lines of a text file in UTF-8, or in Windows-1252, which older programs write.
-
-    Raises:
-        LabelError: the file cannot be read, or has a different encoding (the message has the line).
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise LabelError(f"{path}: not readable ({error.strerror}); correct its path or its permissions") from error
-    try:
-        return content.decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        # UTF-16 can often be decoded as Windows-1252 too, but contains null characters.
-        if b"\0" not in content and not content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
-            with suppress(UnicodeDecodeError):
-                return content.decode("cp1252").splitlines()
-        line = content.count(b"\n", 0, error.start) + 1
-        raise LabelError(f"{path}, line {line}: not readable as text in UTF-8; save the file as UTF-8") from error
 
 
 def split_unit(name: str) -> tuple[str, str]:

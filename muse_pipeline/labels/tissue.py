@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from muse_pipeline.cohort.sheet import is_missing, read_sheet
 from muse_pipeline.core.config import Mpp
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ConfigError, LabelError
-from muse_pipeline.core.files import sha256_of
+from muse_pipeline.core.files import read_rows, sha256_of
 from muse_pipeline.core.pictures import list_pictures, read_grey, read_rgb, resize_picture
 from muse_pipeline.labels.formats import require_size
 from muse_pipeline.labels.regions import cut_regions, fill_polygon
@@ -222,16 +221,12 @@ def read_label_table(path: Path, column: str) -> dict[str, tuple[str, str]]:
     Raises:
         LabelError: the table cannot be read, has no row, lacks a column, or has two labels for a name.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="," if path.suffix.lower() == ".csv" else "\t"))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise LabelError(f"{path}: not readable as a table ({error}); give a TSV or CSV file in UTF-8") from error
-    if not rows or not {column, "label"} <= rows[0].keys():
+    _, ((_, header), *rows) = read_rows(path, f"{column}, label")
+    if not rows or not {column, "label"} <= set(header):
         raise LabelError(f"{path}: needs the columns '{column}' and 'label' and at least one row; add them")
     found: dict[str, tuple[str, str]] = {}
-    for row in rows:
-        name, value, patient = row[column].strip(), (row["label"] or "").strip(), (row.get("patient") or "").strip()
+    for row in (dict(zip(header, cells, strict=False)) for _, cells in rows):
+        name, value, patient = (row.get(each, "") for each in (column, "label", "patient"))
         if found.setdefault(name, (value, "" if is_missing("patient", patient) else patient))[0] != value:
             raise LabelError(f"{path}: labels '{name}' both {found[name][0]} and {value}; keep one label")
     return found

@@ -205,7 +205,8 @@ def read_csv_points(path: Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray]
     """
     try:
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # rows longer than the header
-            table = pd.read_csv(path, index_col=False)
+            of_excel = any(";" in str(name) for name in pd.read_csv(path, nrows=0).columns)
+            table = pd.read_csv(path, index_col=False, **({"sep": ";", "decimal": ","} if of_excel else {}))
     except (OSError, ValueError, EOFError, zlib.error, pd.errors.ParserWarning) as error:  # EOFError, zlib.error: gzip
         raise LabelError(f"{path}: cannot be read as CSV ({one_line(error)}); correct the file") from error
     for column in (x, y):

@@ -184,7 +184,7 @@ def _iterate_lines(
             continue
         number += 1
         if not comma:
-            raise GeoJSONError(f"{path}: feature {number}: no comma before it")
+            raise GeoJSONError(f"{path}: feature {number}: no comma before it; add it")
         comma = text.endswith(b",")
         try:
             feature = parse(text.removesuffix(b","))
@@ -192,11 +192,11 @@ def _iterate_lines(
             try:  # from here on, features may not have their own lines: parse the rest as one document
                 rest = parse(head + text + b"\n" + file.read())
             except ValueError:
-                raise GeoJSONError(f"{path}: feature {number}: not JSON ({error})") from error
+                raise GeoJSONError(f"{path}: feature {number}: not JSON ({error}); export it again") from error
             yield from _split(rest)
             return
         yield feature, container
-    raise GeoJSONError(f"{path}: ends after feature {number} without ']'; it was cut off")
+    raise GeoJSONError(f"{path}: ends after feature {number} without ']'; export it again")
 
 
 def _split(document: Any) -> Iterator[tuple[Any, str]]:
@@ -217,5 +217,5 @@ def _parse_document(text: bytes, path: Path | str, parse: Callable[[bytes], Any]
         position = getattr(error, "pos", len(text))
         before = text[: position + 1].decode(errors="replace") if position < len(text) else ""
         comma = re.search(r",\s*[\]}]$", before[-100:])
-        reason = f"a comma before '{before[-1]}'; remove it" if comma else f"not JSON ({error})"
+        reason = f"a comma before '{before[-1]}'; remove it" if comma else f"not JSON ({error}); export it again"
         raise GeoJSONError(f"{path}: {reason}") from error

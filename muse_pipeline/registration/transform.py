@@ -6,7 +6,6 @@ level-0 px. Users can provide landmarks, a matrix, or the transform.json of an e
 
 from __future__ import annotations
 
-import csv
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from muse_pipeline.core.coords import qupath_offset_px
-from muse_pipeline.core.errors import RegistrationError
-from muse_pipeline.core.files import read_json
+from muse_pipeline.core.errors import LabelError, RegistrationError
+from muse_pipeline.core.files import read_json, read_rows
+from muse_pipeline.core.text import decimal_point
 from muse_pipeline.core.types import SlideInfo
 
 BEND_NODE_UM = 250.0
@@ -157,6 +157,8 @@ def read_given(path: Path, slide: SlideInfo, partner: SlideInfo, frame: str = "q
         # If the frames start at a on the slide and b on the partner, [M t] maps level-0 px x to M (x - a) + t + b.
         matrix[:, 2] += offsets[1] - matrix[:, :2] @ offsets[0]
         return Transform(matrix_in_um(matrix, slide.mpp, partner.mpp))
+    except LabelError as error:
+        raise RegistrationError(str(error)) from error
     except OSError as error:
         raise RegistrationError(
             f"{path}: cannot be read ({error.strerror}); give a transform.json, landmarks or a matrix"
@@ -169,11 +171,11 @@ def read_given(path: Path, slide: SlideInfo, partner: SlideInfo, frame: str = "q
 
 def _read_landmarks(path: Path) -> np.ndarray:
     """(N, 4) x and y on the slide, then on the partner, in level-0 px of the file's frame."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file, skipinitialspace=True))
-    if not rows or not set(LANDMARK_COLUMNS) <= set(rows[0]):
+    separator, ((_, header), *rows) = read_rows(path, ", ".join(LANDMARK_COLUMNS))
+    if not rows or not set(LANDMARK_COLUMNS) <= set(header):
         raise ValueError(f"its columns are not {', '.join(LANDMARK_COLUMNS)}")
-    points = np.array([[float(row[name]) for name in LANDMARK_COLUMNS] for row in rows])
+    cells = [dict(zip(header, [decimal_point(cell, separator) for cell in row], strict=False)) for _, row in rows]
+    points = np.array([[float(row.get(name, "")) for name in LANDMARK_COLUMNS] for row in cells])
     if len(points) < LEAST_LANDMARKS or not np.isfinite(points).all():
         raise ValueError(f"{len(points)} landmarks; at least {LEAST_LANDMARKS} are needed, all of them finite numbers")
     return points
@@ -197,6 +199,8 @@ def _is_matrix(text: str) -> bool:
 def _read_matrix(text: str) -> np.ndarray:
     """(2, 3) matrix of the numbers in ``text``, row by row."""
     numbers = [float(number) for number in _NUMBER.findall(text)]
+    if len(numbers) not in {6, 9}:  # decimal commas
+        numbers = [float(number) for number in _NUMBER.findall(re.sub(r"(?<=\d),(?=\d)", ".", text))] or numbers
     if len(numbers) == 9 and numbers[6:] == [0, 0, 1]:
         numbers = numbers[:6]
     if len(numbers) != 6:

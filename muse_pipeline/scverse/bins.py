@@ -6,6 +6,7 @@ formats are ``binned_outputs`` of 10x Genomics' Space Ranger and ``transcripts.p
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 import shapely
 from scipy import sparse
 
-from muse_pipeline.core.errors import LabelError
+from muse_pipeline.core.errors import LabelError, MuseWarning
 from muse_pipeline.core.files import complete_file, read_json
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import SlideInfo
@@ -33,8 +34,12 @@ CONTROLS = "NegControl", "BLANK", "UnassignedCodeword", "DeprecatedCodeword", "I
 LEAST_QUALITY = 20.0  # minimum quality of a transcript, Phred-scaled; 10x Genomics' own limit
 BATCH = 1 << 20
 LEAST_ON_TISSUE = 0.5  # minimum fraction of positions in the tissue
+MOVED_UM = 20.0  # displacement of positions, for comparison: more than the size of a nucleus
+LEAST_EXCESS = 1.05  # minimum ratio between the counts in nuclei and those of displaced positions
+MOST_COMPARED = 200_000  # maximum number of positions that are compared
+LEAST_COMPARED = 2_500  # minimum number of counts of displaced positions in nuclei
 MOST_SCALE = 1.1  # largest ratio between lengths of the same tissue on the slide and in the assay
-
+STEPS = np.array([(0, 0), (1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)])
 
 Spots = tuple[np.ndarray, sparse.csr_matrix]  # positions (N, 2), um from the corner of the picture, and counts (N, G)
 
@@ -167,6 +172,9 @@ def count_in_nuclei(
     Raises:
         LabelError: the assay is empty, has a different scale from the slide, or lies outside the slide's tissue.
         RegistrationError: the transform cannot be read.
+
+    Warns:
+        MuseWarning: hardly more counts lie in nuclei than beside them.
     """
     to_px = _find_map(info, assay, transform)
     n_all, n_counts = _require_on_tissue(info, tissue, assay, to_px)
@@ -174,12 +182,19 @@ def count_in_nuclei(
         outlines = parse_outlines(file.read(["geometry"])["geometry"].to_numpy())
     tree, reach_px = shapely.STRtree(outlines), expand_um / float(np.mean(info.mpp))
     total = sparse.csr_matrix((len(outlines), len(assay.genes)), dtype=np.float32)
-    n_inside = 0
+    n_inside, compared, moved_px = 0, np.zeros(len(STEPS)), MOVED_UM / np.array(info.mpp)
+    some = slice(None, None, -(-n_all // MOST_COMPARED))
     for xy_um, counts in assay.batches():
         spot, nucleus = _assign(tree, to_px(xy_um), reach_px)
         n_inside += len(spot)
         belongs = sparse.csr_matrix((np.ones(len(spot), np.float32), (nucleus, spot)), (len(outlines), len(xy_um)))
         total = total + belongs @ counts
+        compared += _count_displaced(tree, to_px(xy_um[some]), moved_px, counts[some].sum(1).A1)
+    beside = compared[1:].mean()
+    if beside >= LEAST_COMPARED and compared[0] < LEAST_EXCESS * beside:
+        ratio = f"{compared[0] / beside:.2f} times the counts of places {MOVED_UM:g} um beside them"
+        check = "check that the slide and --transform are those of the assay"
+        warnings.warn(f"{assay.path}: nuclei have only {ratio}; {check}", MuseWarning, stacklevel=2)
     return total, float(total.sum()) / n_counts, n_inside / n_all
 
 
@@ -213,6 +228,12 @@ def _require_on_tissue(
             "slide of this assay, or --transform"
         )
     return n_all, n_counts
+
+
+def _count_displaced(tree: shapely.STRtree, xy: np.ndarray, step_px: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Sums of ``counts`` (N,) of the positions (N, 2) in outlines, displaced by each of ``STEPS`` times ``step_px``."""
+    inside = [tree.query(shapely.points(xy + step * step_px), "intersects")[0] for step in STEPS]
+    return np.array([counts[np.unique(spot)].sum() for spot in inside])
 
 
 def _assign(tree: shapely.STRtree, xy: np.ndarray, reach_px: float) -> tuple[np.ndarray, np.ndarray]:

@@ -67,7 +67,7 @@ def test_a_partner_is_registered_checked_and_tiled(muse, files, tmp_path):
     status, output, error = muse(*partner)  # without a transform, the partner must have a pixel size
     record = read_json(of_workflow / "partner.json")
     assert (status, record["status"]) == (0, "failed") and "--partner-mpp" in record["reason"], error
-    assert "partner.json contains the reason" in output
+    assert output == f"cannot be used: {record['reason']}\n"
     assert sorted(path.name for path in of_workflow.iterdir()) == ["image-600nm.zarr", "partner.json"]
     assert not any((of_workflow / "image-600nm.zarr").iterdir())
 

@@ -311,6 +311,10 @@ def test_a_truth_outside_the_slide_is_rejected_and_one_outside_the_region_has_it
     out = muse("evaluate", path, "--truth", truth, "--region", tmp_path / "r.geojson")[1]
     assert "names no classes" not in out
     assert "no true nucleus that counts has a class: only detection is scored" in out
+    region["geometry"] = json.loads(shapely.to_geojson(shapely.box(1800, 800, 1900, 900)))
+    (tmp_path / "r.geojson").write_text(json.dumps(region))
+    status, out, errors = muse("evaluate", path, "--truth", truth, "--region", tmp_path / "r.geojson")
+    assert (status, out) == (2, "") and "r.geojson: its region is outside slide 'a'; give annotations of this" in errors
 
 
 def test_mistakes_are_one_sentence(muse, cohort):

@@ -94,7 +94,7 @@ def test_a_truth_pasted_twice_is_rejected_and_a_few_doubles_are_not(tmp_path):
 
 
 def test_a_truth_that_is_no_file(tmp_path):
-    with pytest.raises(LabelError, match="no such file"):
+    with pytest.raises(LabelError, match="No such file"):
         read_truth(tmp_path / "none.csv", ["a"], MPP)
 
 

@@ -35,9 +35,10 @@ def draw_spots(slide, step_um=2.0):
     return xy_um, (label[:, None] == np.arange(3)) * np.array([3, 2, 1])
 
 
-def write_visium_hd(folder, slide, barcodes=None):
+def write_visium_hd(folder, slide, barcodes=None, depth=1, moved_um=0.0):
     """Write ``binned_outputs`` with bins of 2 um, and an empty folder for bins of 8 um."""
     xy_um, counts = draw_spots(slide)
+    xy_um, counts = xy_um + np.array([moved_um, 0]), counts * depth
     bins = folder / "square_002um"
     (bins / "spatial").mkdir(parents=True)
     (folder / "square_008um").mkdir()
@@ -116,6 +117,14 @@ def test_what_lies_beside_a_nucleus_counts_for_the_nearest(slide, tmp_path, muse
         shares.append(float(shown.split(" of the positions")[0].split("and ")[-1].rstrip("%")))
     assert (slide[0] / "bins.h5ad").is_file()
     assert shares[1] > 1.5 * shares[0]
+
+
+@pytest.mark.parametrize(("moved_um", "warned"), [(0.0, False), (3.0, False), (20.0, True)])
+def test_bins_that_lie_beside_their_nuclei_are_warned_of(slide, tmp_path, muse, moved_um, warned):
+    folder = write_visium_hd(tmp_path / "binned_outputs", slide, depth=100, moved_um=moved_um)
+    status, _, printed = muse("bins", slide[0], "--visium-hd", folder, "-o", tmp_path / "bins.h5ad")
+    assert (status, printed.count("\n")) == (0, int(warned))
+    assert printed.startswith(f"muse bins: {folder}") == warned
 
 
 @pytest.mark.parametrize(

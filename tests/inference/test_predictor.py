@@ -72,7 +72,7 @@ def test_a_graph_that_fails_on_windows_is_named(tmp_path):
 
 
 def test_a_model_without_a_card_is_rejected(tmp_path):
-    with pytest.raises(ModelError, match="no model card"):
+    with pytest.raises(ModelError, match="has no card; export it with `muse export` or `muse import-model`"):
         Predictor(foreign_model(tmp_path / "m.onnx"))
 
 

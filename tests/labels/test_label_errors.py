@@ -74,7 +74,7 @@ def test_a_file_without_nuclei_may_be_meant(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"type": "FeatureCollection", "features": [', "P.geojson: .*(cut off|not JSON)"),
+        ('{"type": "FeatureCollection", "features": [', "P.geojson: .*(export it again)"),
         ("20 20 Dark", "P.geojson: not JSON"),
         (geojson(GOOD, (point(20, 95), "Dark")), r"P.geojson, feature 2: \(20, 95\) lies outside the picture"),
         (

@@ -60,7 +60,7 @@ def test_empty_and_single(tmp_path):
         (COLLECTION + "[\n" + ",\n".join(LINES), "ends after feature 3 without"),
         (COLLECTION + "[\n" + LINES[0] + "\n]", "not JSON"),
         (COLLECTION + "[\n" + LINES[0] + ",\n" + LINES[1] + ",]}", "feature 2: not JSON"),
-        ("", "not JSON"),
+        ("", r"not JSON \(.*\); export it again"),
         ('{"a": 1}', "neither a FeatureCollection"),
     ],
 )

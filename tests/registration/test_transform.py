@@ -63,12 +63,26 @@ def test_landmarks_give_the_affine_map_that_made_them(tmp_path, frame):
 
 @pytest.mark.parametrize(
     "text",
-    ["0, -1.1, 600\n1.1, 0, -40", "0\t-1.1\t600\n1.1\t0\t-40\n0\t0\t1", "[[0.0e+00 -1.1e+00 6.0e+02]\n [1.1 0 -40.]]"],
+    [
+        "0, -1.1, 600\n1.1, 0, -40",
+        "0\t-1.1\t600\n1.1\t0\t-40\n0\t0\t1",
+        "[[0.0e+00 -1.1e+00 6.0e+02]\n [1.1 0 -40.]]",
+        "0,0, -1,1, 600,0\r\n1,1, 0,0, -40,0\r\n",
+        "0;-1,1;600\r\n1,1;0;-40\r\n0;0;1",
+    ],
 )
 def test_a_matrix_is_read_from_text(tmp_path, text):
     (tmp_path / "m.txt").write_text(text)
     found = read_given(tmp_path / "m.txt", info_of((0.5, 0.5)), info_of((0.5, 0.5)))
     np.testing.assert_allclose(found.matrix, MATRIX)
+
+
+def test_landmarks_saved_by_excel_are_those_with_decimal_points(tmp_path):
+    write_landmarks(tmp_path / "l.csv", [[1.5, 2], [30, 4], [5, 60.25]], [[300.5, 1], [-2, 33.75], [7, 8]])
+    text = (tmp_path / "l.csv").read_text().replace(",", ";").replace(".", ",").replace("\n", "\r\n")
+    (tmp_path / "excel.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    plain, excel = (read_given(tmp_path / name, info_of((1, 1)), info_of((1, 1))) for name in ("l.csv", "excel.csv"))
+    np.testing.assert_array_equal(excel.matrix, plain.matrix)
 
 
 def test_a_matrix_of_qupath_counts_from_the_bounds(tmp_path):

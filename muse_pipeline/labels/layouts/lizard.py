@@ -9,12 +9,13 @@ import numpy as np
 from scipy.io import loadmat
 
 from muse_pipeline.core.errors import LabelError
+from muse_pipeline.core.files import read_lines
 from muse_pipeline.core.text import one_line
 from muse_pipeline.labels.datasets import Layout, Sample, name_nuclei
 from muse_pipeline.labels.formats import measure_instances
 from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.labels.pictures import AnnotatedPicture, read_picture
-from muse_pipeline.labels.sources import LabelSource, read_lines
+from muse_pipeline.labels.sources import LabelSource
 
 WORDS = {1: "Neutrophil", 2: "Epithelial", 3: "Lymphocyte", 4: "Plasma", 5: "Eosinophil", 6: "Connective"}
 KEYS = ("inst_map", "id", "class")

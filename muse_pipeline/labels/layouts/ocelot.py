@@ -8,12 +8,13 @@ from pathlib import Path
 
 from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.core.errors import LabelError
+from muse_pipeline.core.files import read_lines
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.datasets import Layout, Sample
 from muse_pipeline.labels.formats import read_text
 from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.labels.pictures import AnnotatedPicture, read_picture, require_agreement, require_mpp
-from muse_pipeline.labels.sources import LabelSource, read_lines
+from muse_pipeline.labels.sources import LabelSource
 
 
 @LAYOUTS.register("ocelot")

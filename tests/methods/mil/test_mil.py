@@ -246,11 +246,14 @@ def test_masks_select_only_where_the_config_says_so(patches, tmp_path, muse):
     assert load_checkpoint(tmp_path / "run" / "checkpoint.pt").meta["selection"] == SCORES["masks"]
 
 
-def test_a_table_labels_pictures_and_names_patients(patches, tmp_path):
+@pytest.mark.parametrize("dialect", [{}, {"delimiter": ";"}, {"delimiter": "\t"}])
+def test_a_table_labels_pictures_and_names_patients(patches, tmp_path, dialect):
     images = patches / "training" / "Tumour"
     names = sorted(path.name for path in images.iterdir())
     with (tmp_path / "labels.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["image", "label", "patient"], [names[0], "t", "P1"], [names[1][:-4], "n", "P2"]])
+        csv.writer(file, **dialect).writerows(
+            [["image", "label", "patient"], [names[0], "t", "P1"], [names[1][:-4], "n", "P2"]]
+        )
     source = TissueSource(
         images=images, table=tmp_path / "labels.csv", mpp=1.0, class_map={"t": "Tumour", "n": "Stroma"}
     )
