@@ -22,7 +22,7 @@ from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.formats import class_set, require_size
 from muse_pipeline.labels.pictures import AreaCount, LabelledImage, read_picture
 from muse_pipeline.labels.regions import RegionWindow, cut_regions, fill_polygon
-from muse_pipeline.labels.slides import choose_slides, inspect_row, list_slides
+from muse_pipeline.labels.slides import choose_slides, inspect_row, list_slides, name_window
 from muse_pipeline.labels.sources import SUFFIXES, LabelFiles, LabelSource, all_pictures, image_paths
 from muse_pipeline.nuclei.masks import label_image_to_polygons, read_mask
 from muse_pipeline.nuclei.table import Nuclei
@@ -179,7 +179,7 @@ class AreaLabeller:
                     owner = np.where(window.contains(in_work), areas.owners(in_work), -1)
                     nuclei, owner = self.label(nuclei, areas, owner)
                     counts += np.bincount(owner, minlength=len(counts))
-                    name = f"{row.slide_id}_area_x{window.cell[0]}_y{window.cell[1]}"
+                    name = name_window(f"{row.slide_id}_area", window, info, self.mpp)
                     image = self.image(name, pixels, nuclei, colour.macenko, window.mask(), patient, areas, owner)
                     yield replace(image, annotated=window.annotated(), appearance=colour.appearance)
             areas.require_nuclei(counts, self.source)

@@ -17,7 +17,7 @@ from muse_pipeline.core.coords import level0_to_work, qupath_offset_px, work_to_
 from muse_pipeline.core.errors import GeoJSONError, LabelError
 from muse_pipeline.core.types import Frame, Slide, SlideInfo
 from muse_pipeline.labels.formats import Annotations, read_annotated, read_text, require_distinct
-from muse_pipeline.labels.pictures import LabelledImage, complete_outlines, require_agreement
+from muse_pipeline.labels.pictures import OF_SOURCE, LabelledImage, complete_outlines, require_agreement
 from muse_pipeline.labels.regions import RegionWindow, cut_regions
 from muse_pipeline.labels.sources import SUFFIXES, TEXT_SUFFIXES, LabelFiles, LabelSource, read_split
 from muse_pipeline.nuclei.parquet import footer_checksum
@@ -130,7 +130,8 @@ def inspect_row(row: SheetRow, source: LabelSource) -> SlideInfo:
         with open_slide(row.path) as slide:
             known = next(iter(slide.properties.mpp_candidates), None)
         if known is not None and not known.is_estimate:
-            require_agreement(row.path, stated, known.mpp, known.source)
+            origin = OF_SOURCE if source.mpp is not None else f"`mpp` of slide '{row.slide_id}' in {source.slides}"
+            require_agreement(row.path, stated, known.mpp, known.source, origin)
     return inspect_slide(row.path, row.slide_id, stated)
 
 
@@ -185,12 +186,11 @@ def _read_regions(
     n_left_out = int((~inside).sum())
     for window in cut_regions(area, reader.size_px, context_px):
         pixels = reader.read(window.origin, window.size)
-        corner = work_to_level0(np.array(window.cell[:2]), info.mpp, mpp).round().astype(int)
         own = _nuclei_of(window, nuclei)
         if source.grow_outlines:
             own = _grow_outlines(window, own, pixels, colour.macenko, mpp, n_rays)
         yield LabelledImage(
-            name=f"{row.slide_id}_x{corner[0]}_y{corner[1]}",
+            name=name_window(row.slide_id, window, info, mpp),
             pixels=pixels,
             nuclei=own,
             stain=colour.macenko,
@@ -205,6 +205,12 @@ def _read_regions(
             n_left_out=n_left_out,
         )
         n_left_out = 0
+
+
+def name_window(prefix: str, window: RegionWindow, info: SlideInfo, mpp: float) -> str:
+    """A name with the corner of the window's cell in absolute level-0 px."""
+    x, y = work_to_level0(np.array(window.cell[:2]), info.mpp, mpp).round().astype(int)
+    return f"{prefix}_x{x}_y{y}"
 
 
 def _region_area(annotations: Annotations, info: SlideInfo, mpp: float) -> BaseGeometry:

@@ -136,9 +136,13 @@ def test_an_empty_region_may_be_meant(tmp_path, slide):
 
 
 def test_a_stated_mpp_must_be_the_slides(tmp_path, slide):
-    with pytest.raises(LabelError, match=r"S.tif: the config states 0.5 um/px, but the file 0.25 um/px"):
+    with pytest.raises(LabelError, match=r"S.tif: `mpp` of this source is 0.5 um/px, but the file states 0.25"):
         read(make(tmp_path, slide, *labelled(), mpp=0.5))
     assert read(make(tmp_path, slide, *labelled(), mpp=0.252), context_px=64)
+    sheet = tmp_path / "slides.tsv"
+    sheet.write_text(f"slide_id\tpath\tmpp\nS\t{slide / 'S.tif'}\t0.5\n")
+    with pytest.raises(LabelError, match=r"`mpp` of slide 'S' in .*slides.tsv is 0.5 um/px, but the file states 0.25"):
+        read(make(tmp_path, sheet, *labelled()))
 
 
 def test_masks_are_for_pictures(tmp_path, slide):
