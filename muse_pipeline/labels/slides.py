@@ -28,7 +28,7 @@ from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.store.resample import AreaReader
 from muse_pipeline.tissue.colour import measure_colour
-from muse_pipeline.tissue.find import find_tissue, roi_coverage
+from muse_pipeline.tissue.find import find_tissue
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain import MacenkoFit
 
@@ -67,7 +67,6 @@ def is_from_viewer(path: Path, info: SlideInfo, results: Path | None) -> bool:
 
 
 OUTLINE_MARGIN_UM = 30.0  # context around the cell of a window, for outlines that grow over its border
-MIN_TISSUE = 0.2  # minimum share of tissue in a region with nuclei; a region with less is taken to lie on glass
 
 
 def read_slides(
@@ -247,7 +246,7 @@ def _require_nuclei(
 def _require_tissue(
     area: BaseGeometry, nuclei: Nuclei, tissue: TissueMask, annotations: Annotations, info: SlideInfo, mpp: float
 ) -> None:
-    """Reject a region with nuclei but little tissue, or with half of its nuclei on glass: the frame may be wrong.
+    """Reject a region with half of its nuclei on glass, because the frame may be wrong.
 
     Slides in which no tissue was found, such as fluorescence images, are not checked.
 
@@ -259,13 +258,11 @@ def _require_tissue(
         own = nuclei[shapely.intersects_xy(region, *nuclei.xy.T)]
         if not len(own):
             continue
-        coverage = roi_coverage(region, tissue.mask.shape, tissue.mask_mpp / mpp)
-        share = coverage[tissue.mask].sum() / coverage.sum()
         n_off = int((~tissue.kept.contains(work_to_level0(own.xy, info.mpp, mpp), info.mpp)).sum())
-        if share < MIN_TISSUE or 2 * n_off >= len(own):
+        if 2 * n_off >= len(own):
             raise LabelError(
-                f"{annotations.path}: {_where(region, info, mpp)} lies on glass ({share:.0%} of it is tissue, and "
-                f"{n_off} of its {len(own)} nuclei lie outside); are the positions pixels of this slide, as in QuPath?"
+                f"{annotations.path}: {_where(region, info, mpp)} lies on glass ({n_off} of its {len(own)} nuclei are "
+                "outside tissue); are the positions pixels of this slide, as in QuPath?"
             )
 
 

@@ -121,11 +121,11 @@ def test_a_region_on_glass_is_rejected(tmp_path, slide):
     write_pyramid(tmp_path / "half" / "S.tif", pixels, mpp=SLIDE_MPP)
     tissue = within(1000, 300, 1400, 640)
     glass = tissue + np.array([800, 0])
-    mostly = [(box(1000, 300, 1600, 640), "Region"), *((point(*xy), "Dark") for xy in tissue)]
+    mostly = [(box(1000, 300, 2700, 940), "Region"), *((point(*xy), "Dark") for xy in tissue)]
     assert sum(len(image.nuclei) for image in read(make(tmp_path, tmp_path / "half", *mostly))) == len(tissue)
     for left, xy, n in ((1800, glass, len(glass)), (1000, np.concatenate([tissue, glass]), len(glass))):
         drawn = (box(left, 300, 2200, 640), "Region"), *((point(*each), "Dark") for each in xy)
-        output = rf"the region at \({left}, 300\) of slide 'S' lies on glass .* {n} of its {len(xy)} nuclei lie outside"
+        output = rf"the region at \({left}, 300\) of slide 'S' lies on glass \({n} of its {len(xy)} nuclei are outside"
         with pytest.raises(LabelError, match=output):
             read(make(tmp_path, tmp_path / "half", *drawn))
 
