@@ -80,10 +80,12 @@ def _write_config(slides: list[Path | str], config: Path, changes: list[str], th
     from muse_pipeline.cohort.study import find_workflow
     from muse_pipeline.core.errors import SlideError
     from muse_pipeline.core.provenance import OTHER_STAIN
-    from muse_pipeline.methods.muse.cohort import Cohort, plan_cohort_run, settings_of
+    from muse_pipeline.methods.muse.cohort import Cohort, load_for_slides, plan_cohort_run, settings_of
     from muse_pipeline.nuclei.parquet import read_provenance
     from muse_pipeline.report.cohort import read_rows
 
+    recipe = find_workflow() / "config/train/adapt.yaml"
+    load_for_slides(recipe, None, changes)  # rejects wrong settings before nuclei are found, which may take hours
     results = CohortFiles(Path(slides[0]))
     if len(slides) == 1 and results.sheet.is_file():
         known = [SheetRow.from_dict(row) for row in read_rows(results.sheet)]
@@ -101,9 +103,7 @@ def _write_config(slides: list[Path | str], config: Path, changes: list[str], th
     rows = [row for row in known if verdicts.get(row.slide_id, OTHER_STAIN) != OTHER_STAIN]
     if len(rows) < len(known):
         print(f"left out, as they have no nuclei or a different stain: {len(known) - len(rows)} of {len(known)} slides")
-    planned = plan_cohort_run(
-        find_workflow() / "config/train/adapt.yaml", Cohort(rows, results.folder), changes=changes
-    )
+    planned = plan_cohort_run(recipe, Cohort(rows, results.folder), changes=changes)
 
     def with_nuclei(source):
         return replace(source, proposals=SlideFiles(source.store.parent).nuclei)

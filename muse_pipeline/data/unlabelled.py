@@ -60,8 +60,8 @@ def _open(source: UnlabelledSource, mpp: float) -> list[Image]:
         if abs(store.mpp / mpp - 1) > 1e-3:
             raise MppError(f"{store.path}: is at {store.mpp:g} um/px, but the config has {mpp:g}; correct `mpp`")
         return [store]
-    read = (read_picture(path, source.mpp) for path in picture_files(source.images))
-    return [Picture(resize_picture(pixels, picture_mpp / mpp)) for pixels, picture_mpp in read]
+    read = ((path.stem, *read_picture(path, source.mpp)) for path in picture_files(source.images))
+    return [Picture(resize_picture(pixels, picture_mpp / mpp), name) for name, pixels, picture_mpp in read]
 
 
 def picture_files(folder: Path) -> list[Path]:
@@ -96,10 +96,11 @@ class Picture:
 
     Args:
         pixels: (h, w, 3) uint8.
+        name: name of its file, without suffix.
     """
 
-    def __init__(self, pixels: np.ndarray):
-        self.pixels = pixels
+    def __init__(self, pixels: np.ndarray, name: str = ""):
+        self.pixels, self.name = pixels, name
         self.size_px = pixels.shape[1], pixels.shape[0]
         self.tissue = np.ones((-(-pixels.shape[0] // MASK_PX), -(-pixels.shape[1] // MASK_PX)), bool), float(MASK_PX)
 
@@ -179,6 +180,9 @@ class UnlabelledWindows:
 MIN_TISSUE = 0.5  # minimum share of tissue in a window of a slide
 
 
+PATIENT_OF_CROP = r"(?:^picture-\d{5}-|^)(TCGA-\w\w-\w{4}|.+?(?=-\d{5}-\d+-\d+$|$))"  # in names by ``cut_crops``
+
+
 def cut_crops(image: Image, number: int, side_px: int, most: int) -> dict[str, np.ndarray]:
     """Cut an image into crops (h, w, 3) uint8, keyed by name: windows of a store, or a whole picture.
 
@@ -189,7 +193,7 @@ def cut_crops(image: Image, number: int, side_px: int, most: int) -> dict[str, n
         most: maximum number of windows from a store, spread evenly over the windows that are at least half tissue.
     """
     if isinstance(image, Picture):
-        return {f"picture-{number:05d}": image.pixels}
+        return {f"picture-{number:05d}-{image.name}": image.pixels}
     mask, pixel_px = image.tissue
     columns, rows = (side // side_px for side in image.size_px)
     if not rows or not columns:

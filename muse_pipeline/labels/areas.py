@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import shapely
 
-from muse_pipeline.core.coords import level0_to_work, qupath_offset_px
+from muse_pipeline.core.coords import level0_to_work, qupath_offset_px, work_to_level0
 from muse_pipeline.core.errors import GeoJSONError, LabelError
 from muse_pipeline.core.pictures import resize_picture
 from muse_pipeline.core.types import Frame
@@ -22,7 +22,7 @@ from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.formats import class_set, require_size
 from muse_pipeline.labels.pictures import AreaCount, LabelledImage, read_picture
 from muse_pipeline.labels.regions import RegionWindow, cut_regions, fill_polygon
-from muse_pipeline.labels.slides import choose_slides, inspect_row, list_slides
+from muse_pipeline.labels.slides import choose_slides, inspect_row, list_slides, name_window
 from muse_pipeline.labels.sources import SUFFIXES, LabelFiles, LabelSource, all_pictures, image_paths
 from muse_pipeline.nuclei.masks import label_image_to_polygons, read_mask
 from muse_pipeline.nuclei.table import Nuclei
@@ -170,16 +170,20 @@ class AreaLabeller:
             counts = np.zeros(len(areas.shape), int)
             with open_slide(row.path, info.reader) as slide:
                 reader = AreaReader(slide, info, self.mpp)
-                colour = measure_colour(slide, info, find_tissue(slide, info).tissue)
+                tissue = find_tissue(slide, info).tissue
+                colour = measure_colour(slide, info, tissue)
                 patient = row.patient or self.source.patient_of(row.slide_id)
                 for window in cut_regions(shapely.union_all(areas.shape), reader.size_px, context_px):
                     pixels = reader.read(window.origin, window.size)
                     nuclei = self._find_in_cell(pixels, window, colour.macenko)
                     in_work = nuclei.xy + window.origin
-                    owner = np.where(window.contains(in_work), areas.owners(in_work), -1)
+                    is_own = window.contains(in_work)
+                    if not tissue.is_empty:  # as in a run, what is found on glass is not a nucleus
+                        is_own &= tissue.kept.contains(work_to_level0(in_work, info.mpp, self.mpp), info.mpp)
+                    owner = np.where(is_own, areas.owners(in_work), -1)
                     nuclei, owner = self.label(nuclei, areas, owner)
                     counts += np.bincount(owner, minlength=len(counts))
-                    name = f"{row.slide_id}_area_x{window.cell[0]}_y{window.cell[1]}"
+                    name = name_window(f"{row.slide_id}_area", window, info, self.mpp)
                     image = self.image(name, pixels, nuclei, colour.macenko, window.mask(), patient, areas, owner)
                     yield replace(image, annotated=window.annotated(), appearance=colour.appearance)
             areas.require_nuclei(counts, self.source)

@@ -60,8 +60,7 @@ class LabelledImage:
     """One picture at the model's mpp with its nuclei (frame: window).
 
     Attributes:
-        name: name of the picture; on a slide, the slide's id and the corner of the region's cell, in level-0 px (with
-            ``areas``, in work px).
+        name: name of the picture; on a slide, the slide's id and the corner of the region's cell, in level-0 px.
         pixels: (h, w, 3) uint8.
         nuclei: nuclei inside the region, with rays in um, NaN where an outline is unknown.
         stain: stains fitted to the picture or to the tissue of its slide; None if the fit failed.
@@ -130,6 +129,7 @@ def complete_outlines(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | No
 
 
 MPP_TOLERANCE = 0.05  # maximum relative difference of a stated mpp from that in the file
+OF_SOURCE = "`mpp` of this source"
 
 
 def read_pictures(source: LabelSource, classes: tuple[str, ...], mpp: float, n_rays: int) -> Iterator[LabelledImage]:
@@ -146,10 +146,11 @@ def read_pictures(source: LabelSource, classes: tuple[str, ...], mpp: float, n_r
         folders["regions"] = LabelFiles(source.regions, stems, SUFFIXES["geojson"])
     for path in image_paths(source):
         files = {kind: folder.of(path.stem) for kind, folder in folders.items()}
-        stated_mpp, setting = source.mpp, "mpp"
+        stated_mpp, origin = source.mpp, OF_SOURCE
         if source.diameter_um is not None:
-            stated_mpp, setting = source.diameter_um / median_diameter_px(files["labels"]), "diameter_um"
-        pixels, picture_mpp = read_picture(path, stated_mpp, setting)
+            stated_mpp = source.diameter_um / median_diameter_px(files["labels"])
+            origin = "the scale that follows from `diameter_um` of this source"
+        pixels, picture_mpp = read_picture(path, stated_mpp, origin)
         annotations = _read(files, source, classes, pixels.shape[1::-1], picture_mpp, n_rays)
         region = _fill(annotations, pixels.shape[1::-1])
         picture = AnnotatedPicture(path.name, pixels, picture_mpp, annotations, region)
@@ -240,17 +241,17 @@ def _share_grown(nuclei: Nuclei) -> float:
     return np.isfinite(nuclei.rays).all(1).mean()
 
 
-def read_picture(path: Path, mpp: float | None, setting: str = "mpp") -> tuple[np.ndarray, float]:
+def read_picture(path: Path, mpp: float | None, origin: str = OF_SOURCE) -> tuple[np.ndarray, float]:
     """Read the pixels (h, w, 3) uint8 and the um per pixel of a plain picture.
 
     Args:
         path: path of the picture.
-        mpp: um per pixel in the config, if given.
-        setting: name of the setting that ``mpp`` comes from, for messages.
+        mpp: um per pixel that is stated elsewhere, if known.
+        origin: description of ``mpp`` for messages.
 
     Raises:
         LabelError: the picture cannot be decoded, its pixels are not square, or its mpp is unknown, implausible for
-            nuclei, or different in the config and the file.
+            nuclei, or different from that in the file.
     """
     try:
         with open_slide(path, "image") as picture:
@@ -264,19 +265,19 @@ def read_picture(path: Path, mpp: float | None, setting: str = "mpp") -> tuple[n
             "labelled picture needs square pixels; resample it and its labels, or label it as a slide"
         )
     if mpp is not None and known is not None:
-        require_agreement(path, mpp, known.mpp, known.source, setting)
+        require_agreement(path, mpp, known.mpp, known.source, origin)
     if mpp is not None or known is None:
-        return pixels, require_mpp(path, mpp, f"`{setting}` of this source")
+        return pixels, require_mpp(path, mpp, origin)
     return pixels, require_mpp(path, float(known.mpp[0]), f"the mpp in the file ({known.source})")
 
 
-def require_mpp(path: Path, mpp: float | None, stated: str = "`mpp` of this source") -> float:
+def require_mpp(path: Path, mpp: float | None, origin: str = OF_SOURCE) -> float:
     """Return ``mpp`` if it is known and plausible for a picture of nuclei.
 
     Args:
         path: path of the picture.
         mpp: um per pixel in the file or the config, if given.
-        stated: description of the value to correct if ``mpp`` is implausible, for the message.
+        origin: description of ``mpp`` for the message.
 
     Raises:
         LabelError: the mpp is unknown, or implausible for a picture of nuclei.
@@ -286,23 +287,23 @@ def require_mpp(path: Path, mpp: float | None, stated: str = "`mpp` of this sour
     low, high = PLAUSIBLE_RANGE_UM
     if not low <= mpp <= high:
         raise LabelError(
-            f"{path}: {mpp:.4g} um per pixel is outside the range for nuclei, {low:g} to {high:g}; correct {stated}"
+            f"{path}: {mpp:.4g} um per pixel is outside the range for nuclei, {low:g} to {high:g}; correct {origin}"
         )
     return mpp
 
 
 def require_agreement(
-    path: Path | str, stated: float, known: tuple[float, float], known_source: str, setting: str = "mpp"
+    path: Path | str, mpp: float, known: tuple[float, float], known_source: str, origin: str = OF_SOURCE
 ) -> None:
-    """Reject an mpp in the source's ``setting`` that differs by more than 5 % from the mpp in the file.
+    """Reject an mpp that differs by more than 5 % from the mpp in the file; ``origin`` describes it in the message.
 
     Raises:
         LabelError: the values differ; the message has both.
     """
-    if any(abs(stated / side - 1) > MPP_TOLERANCE for side in known):
+    if any(abs(mpp / side - 1) > MPP_TOLERANCE for side in known):
         raise LabelError(
-            f"{path}: the config states {stated:.4g} um/px, but the file {known[0]:.4g} um/px ({known_source}); "
-            f"correct or remove `{setting}` of this source"
+            f"{path}: {origin} is {mpp:.4g} um/px, but the file states {known[0]:.4g} um/px ({known_source}); correct "
+            "or remove the former"
         )
 
 

@@ -17,7 +17,7 @@ from muse_pipeline.core.coords import level0_to_work, qupath_offset_px, work_to_
 from muse_pipeline.core.errors import GeoJSONError, LabelError
 from muse_pipeline.core.types import Frame, Slide, SlideInfo
 from muse_pipeline.labels.formats import Annotations, read_annotated, read_text, require_distinct
-from muse_pipeline.labels.pictures import LabelledImage, complete_outlines, require_agreement
+from muse_pipeline.labels.pictures import OF_SOURCE, LabelledImage, complete_outlines, require_agreement
 from muse_pipeline.labels.regions import RegionWindow, cut_regions
 from muse_pipeline.labels.sources import SUFFIXES, TEXT_SUFFIXES, LabelFiles, LabelSource, read_split
 from muse_pipeline.nuclei.parquet import footer_checksum
@@ -28,7 +28,7 @@ from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.store.resample import AreaReader
 from muse_pipeline.tissue.colour import measure_colour
-from muse_pipeline.tissue.find import find_tissue, roi_coverage
+from muse_pipeline.tissue.find import find_tissue
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain import MacenkoFit
 
@@ -67,7 +67,6 @@ def is_from_viewer(path: Path, info: SlideInfo, results: Path | None) -> bool:
 
 
 OUTLINE_MARGIN_UM = 30.0  # context around the cell of a window, for outlines that grow over its border
-MIN_TISSUE = 0.2  # minimum share of tissue in a region with nuclei; a region with less is taken to lie on glass
 
 
 def read_slides(
@@ -130,7 +129,8 @@ def inspect_row(row: SheetRow, source: LabelSource) -> SlideInfo:
         with open_slide(row.path) as slide:
             known = next(iter(slide.properties.mpp_candidates), None)
         if known is not None and not known.is_estimate:
-            require_agreement(row.path, stated, known.mpp, known.source)
+            origin = OF_SOURCE if source.mpp is not None else f"`mpp` of slide '{row.slide_id}' in {source.slides}"
+            require_agreement(row.path, stated, known.mpp, known.source, origin)
     return inspect_slide(row.path, row.slide_id, stated)
 
 
@@ -185,12 +185,11 @@ def _read_regions(
     n_left_out = int((~inside).sum())
     for window in cut_regions(area, reader.size_px, context_px):
         pixels = reader.read(window.origin, window.size)
-        corner = work_to_level0(np.array(window.cell[:2]), info.mpp, mpp).round().astype(int)
         own = _nuclei_of(window, nuclei)
         if source.grow_outlines:
             own = _grow_outlines(window, own, pixels, colour.macenko, mpp, n_rays)
         yield LabelledImage(
-            name=f"{row.slide_id}_x{corner[0]}_y{corner[1]}",
+            name=name_window(row.slide_id, window, info, mpp),
             pixels=pixels,
             nuclei=own,
             stain=colour.macenko,
@@ -205,6 +204,12 @@ def _read_regions(
             n_left_out=n_left_out,
         )
         n_left_out = 0
+
+
+def name_window(prefix: str, window: RegionWindow, info: SlideInfo, mpp: float) -> str:
+    """A name with the corner of the window's cell in absolute level-0 px."""
+    x, y = work_to_level0(np.array(window.cell[:2]), info.mpp, mpp).round().astype(int)
+    return f"{prefix}_x{x}_y{y}"
 
 
 def _region_area(annotations: Annotations, info: SlideInfo, mpp: float) -> BaseGeometry:
@@ -241,7 +246,7 @@ def _require_nuclei(
 def _require_tissue(
     area: BaseGeometry, nuclei: Nuclei, tissue: TissueMask, annotations: Annotations, info: SlideInfo, mpp: float
 ) -> None:
-    """Reject a region with nuclei but little tissue, or with half of its nuclei on glass: the frame may be wrong.
+    """Reject a region with half of its nuclei on glass, because the frame may be wrong.
 
     Slides in which no tissue was found, such as fluorescence images, are not checked.
 
@@ -253,13 +258,11 @@ def _require_tissue(
         own = nuclei[shapely.intersects_xy(region, *nuclei.xy.T)]
         if not len(own):
             continue
-        coverage = roi_coverage(region, tissue.mask.shape, tissue.mask_mpp / mpp)
-        share = coverage[tissue.mask].sum() / coverage.sum()
         n_off = int((~tissue.kept.contains(work_to_level0(own.xy, info.mpp, mpp), info.mpp)).sum())
-        if share < MIN_TISSUE or 2 * n_off >= len(own):
+        if 2 * n_off >= len(own):
             raise LabelError(
-                f"{annotations.path}: {_where(region, info, mpp)} lies on glass ({share:.0%} of it is tissue, and "
-                f"{n_off} of its {len(own)} nuclei lie outside); are the positions pixels of this slide, as in QuPath?"
+                f"{annotations.path}: {_where(region, info, mpp)} lies on glass ({n_off} of its {len(own)} nuclei are "
+                "outside tissue); are the positions pixels of this slide, as in QuPath?"
             )
 
 

@@ -13,13 +13,13 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.text import count_noun, some_of
 from muse_pipeline.inference.card import AppearanceReference, ColourReference
 from muse_pipeline.inference.doubts import describe_training
-from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.pictures import LEAST_POINTS, LabelledImage
 from muse_pipeline.labels.tissue import TissueImage
 from muse_pipeline.tissue.colour import measure_picture
 from muse_pipeline.tissue.stain import MacenkoFit
 
-PLAUSIBLE_RADIUS_UM = (1.5, 8.0)
-MIN_SHARE_GROWN = 0.5
+PLAUSIBLE_RADIUS_UM = (1.7, 5.5)  # medians in breast and skin: 2.0 to 4.3; at twice the mpp: 4.0 to 6.5
+MIN_SHARE_GROWN = 0.5  # in pictures of BRCA-M2C 0.81 or more, with the labels of another picture 0.44 or less
 LISTED = 24  # patients with a row of their own in the table; a longer table would push the warnings out of sight
 
 
@@ -99,16 +99,18 @@ def _describe_areas(images: Sequence[LabelledImage]) -> Iterator[str]:
 
 
 def _doubts_about_scale(images: Sequence[LabelledImage]) -> Iterator[str]:
-    """Yield a warning for each source whose mpp makes nuclei implausibly small or large."""
+    """Yield a warning for each source whose mpp makes nuclei implausibly small or large, or with labels off nuclei."""
     by_source = defaultdict(list)
     for image in images:
-        by_source[image.source, image.stated_mpp, image.grow_outlines].append(image.nuclei.rays)
+        by_source[image.source, image.stated_mpp, image.grow_outlines].append(image)
     low, high = PLAUSIBLE_RADIUS_UM
-    for (source, mpp, are_grown), all_rays in by_source.items():
+    for (source, mpp, are_grown), of_source in by_source.items():
         scale = f"at the stated {mpp:g} um/px" if mpp else "at the um/px of their files"
         suspect = "`mpp`" if mpp else "that positions are pixels at full size"
-        rays = np.concatenate(all_rays)
+        rays = np.concatenate([image.nuclei.rays for image in of_source])
         radii = rays[np.isfinite(rays).all(1)].mean(1)
+        known = [(image, np.isfinite(image.nuclei.rays).all(1)) for image in of_source if are_grown]
+        off = [each for each in known if len(each[1]) >= LEAST_POINTS and each[1].mean() < MIN_SHARE_GROWN]
         if are_grown and len(radii) < MIN_SHARE_GROWN * len(rays):
             yield (
                 f"{source}: only {len(radii):,} of {len(rays):,} points lie on something the size of a nucleus "
@@ -118,6 +120,12 @@ def _doubts_about_scale(images: Sequence[LabelledImage]) -> Iterator[str]:
             yield (
                 f"{source}: outlines have a median radius of {np.median(radii):.2g} um {scale}, but nuclei have "
                 f"{low:g} to {high:g} um; check {suspect}"
+            )
+        elif off:
+            image, is_known = off[0]
+            yield (
+                f"{source}: in {count_noun(len(off), 'picture')}, most points lie beside nuclei, first in {image.name} "
+                f"({(~is_known).sum():,} of {len(is_known):,}); check that these are the labels of this picture, in px"
             )
 
 

@@ -205,8 +205,10 @@ def read_csv_points(path: Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray]
     """
     try:
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # rows longer than the header
-            of_excel = any(";" in str(name) for name in pd.read_csv(path, nrows=0).columns)
-            table = pd.read_csv(path, index_col=False, **({"sep": ";", "decimal": ","} if of_excel else {}))
+            header = pd.read_csv(path, nrows=0).columns
+            # Where commas are decimal, spreadsheets separate columns by semicolons.
+            with_semicolons = {"sep": ";", "decimal": ","} if len(header) == 1 and ";" in header[0] else {}
+            table = pd.read_csv(path, index_col=False, **with_semicolons)
     except (OSError, ValueError, EOFError, zlib.error, pd.errors.ParserWarning) as error:  # EOFError, zlib.error: gzip
         raise LabelError(f"{path}: cannot be read as CSV ({one_line(error)}); correct the file") from error
     for column in (x, y):
@@ -221,7 +223,7 @@ def _require_numbers(path: Path, cells: pd.DataFrame) -> np.ndarray:
     xy = cells.apply(pd.to_numeric, errors="coerce").to_numpy(float)
     broken = np.argwhere(~np.isfinite(xy))
     if len(broken):
-        row, column = broken[0]
+        row, column = broken[0]  # the header is row 1
         cell = cells.iat[row, column]
-        raise LabelError(f"{path}: row {row + 1} has '{cell}' instead of a number; correct or delete the row")
+        raise LabelError(f"{path}: row {row + 2} has '{cell}' instead of a number; correct or delete the row")
     return xy

@@ -373,15 +373,22 @@ def write_class_areas(path: Path | str, areas: Sequence[ClassArea], info: SlideI
             file.write(encode(text, split_name(Path(path))[1]))
 
 
-def read_class_areas(path: Path | str, info: SlideInfo) -> list[ClassArea]:
+def read_class_areas(path: Path, info: SlideInfo, may_lack: bool = False) -> list[ClassArea]:
     """The annotated areas of a file that have a class, in absolute level-0 px and on the slide.
 
     Areas of the class "Ignore" are subtracted. "Region*" and "Tissue" are not classes of tissue. Areas without a
     class or outside the slide are left out with a warning, as are the objects that ``read_areas`` warns of.
 
+    Args:
+        path: path of the file: plain, gzip or zip.
+        info: the slide.
+        may_lack: return an empty list if there is no file or no area.
+
     Raises:
         GeoJSONError: the file is not GeoJSON, or contains no area with a class on the slide.
     """
+    if may_lack and not path.exists():
+        return []
     areas, others = _read_shapes(path, (ANNOTATION,))
     areas = [replace(area, shape=shape) for area in areas if (shape := union_of_areas(np.array([area.shape])))]
     shapes, is_ignored = _columns(areas)
@@ -397,7 +404,7 @@ def read_class_areas(path: Path | str, info: SlideInfo) -> list[ClassArea]:
         elif shape is not None and not is_called((REGION, *IGNORED), area.class_name):
             found.append(ClassArea(area.class_name, area.color, shape))
     _warn_of_left_out(path, others)
-    if not found:
+    if not found and not may_lack:
         raise GeoJSONError(
             f"{path}: has no area with a class on slide '{info.slide_id}'; draw areas and set their class"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import numpy as np
 from muse_pipeline import __version__
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import work_size_px, work_to_level0
-from muse_pipeline.core.errors import GeoJSONError
 from muse_pipeline.core.files import complete_file, read_json, sha256_of, write_json
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Provenance
@@ -22,7 +20,7 @@ from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import stains
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.nuclei.parquet import POSITIVE, footer_checksum, read_provenance
-from muse_pipeline.qupath.regions import ClassArea, read_class_areas, read_cores
+from muse_pipeline.qupath.regions import read_class_areas, read_cores
 from muse_pipeline.report.album import make_thumbnail
 from muse_pipeline.report.counts import count_in_annotations, count_in_regions, count_intensities
 from muse_pipeline.report.density import (
@@ -121,7 +119,7 @@ def _describe(
     def draw_map() -> None:
         if not seen:
             backdrop = _read_backdrop(store) if store else [np.where(tissue.mask, np.uint8(215), np.uint8(255))] * 3
-            areas = _read_artefacts(folder, info) if provenance.quality else []
+            areas = read_class_areas(files.artefacts, info, may_lack=True) if provenance.quality else []
             draw_density(grid, tissue.mask, backdrop, files.density, areas, info.mpp)
 
     def draw_fields() -> list[dict[str, Any]]:
@@ -151,13 +149,6 @@ def _describe(
         "provenance": provenance.to_dict(),
         **({name: seen[name] for name in OF_PIXELS} if seen else {}),
     }
-
-
-def _read_artefacts(folder: Path, info: SlideInfo) -> list[ClassArea]:
-    """Areas of artefacts of the slide in ``folder``."""
-    with suppress(GeoJSONError):  # the file is missing or contains no areas
-        return read_class_areas(SlideFiles(folder).artefacts, info)
-    return []
 
 
 def _count_positive(provenance: Provenance) -> dict[str, Any] | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
@@ -23,14 +22,13 @@ from shapely.geometry.base import BaseGeometry
 from muse_pipeline import __version__
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import qupath_offset_px
-from muse_pipeline.core.errors import GeoJSONError
 from muse_pipeline.core.files import complete_file, find_json
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import stains
 from muse_pipeline.nuclei.parquet import footer_checksum, open_nuclei, read_provenance
-from muse_pipeline.qupath.regions import ClassArea, read_class_areas
+from muse_pipeline.qupath.regions import read_class_areas
 from muse_pipeline.report.overlays import find_proposals
 from muse_pipeline.report.plots import COLOR_BLIND_SAFE
 from muse_pipeline.slides.inspect import read_info
@@ -254,9 +252,7 @@ def _layers(files: SlideFiles, info: SlideInfo) -> Iterator[dict[str, Any]]:
         if tissue.roi is not None:
             yield _layer(ROI, "#000000", tissue.roi, info)
     for path, what in ((files.region_outlines, "Region"), (files.artefacts, "Artefact")):
-        areas: list[ClassArea] = []
-        with suppress(GeoJSONError):  # there is no file, or it has no areas
-            areas = read_class_areas(path, info)
+        areas = read_class_areas(path, info, may_lack=True)
         for name in sorted({area.class_name for area in areas}):
             own = [area for area in areas if area.class_name == name]
             color = "#{:02x}{:02x}{:02x}".format(*own[0].color)

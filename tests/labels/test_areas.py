@@ -103,7 +103,7 @@ def test_a_coarse_picture_is_enlarged(tmp_path):
 def test_areas_of_a_slide_and_its_windows(tmp_path):
     size = (900, 600)
     xy = grid_xy(size, first_px=60)
-    write_pyramid(tmp_path / "S.tif", draw_nuclei(size, xy))
+    write_pyramid(tmp_path / "S.tif", draw_nuclei(size, xy), mpp=0.51)
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels/S.geojson").write_text(
         geojson((box(80, 80, 380, 520), "Dark"), (box(500, 80, 800, 520), "other"))
@@ -112,8 +112,21 @@ def test_areas_of_a_slide_and_its_windows(tmp_path):
     images = read_labelled_images([source], CLASSES, 0.5, 8, 256)
     inside = ((xy > (84, 84)) & (xy < (376, 516))).all(1).sum() + ((xy > (504, 84)) & (xy < (796, 516))).all(1).sum()
     assert len(images) > 2 and sum(len(image.nuclei) for image in images) == inside
+    assert images[0].name == "S_area_x83_y83"  # level-0 px
     (dark, others) = LabelSummary(images, CLASSES).areas
     assert dark.startswith("Dark: ") and "in 1 area (" in dark and others.startswith("Pale or Red: ")
+
+
+def test_what_is_found_on_glass_is_not_labelled(tmp_path):
+    pixels = np.full((600, 900, 3), 243, np.uint8)
+    pixels[:, :400] = draw_nuclei((400, 600), grid_xy((400, 600), first_px=60))
+    pixels[250:310, 700:760] = draw_nuclei((60, 60), np.array([[30.0, 30.0]]))  # a speck that looks like a nucleus
+    write_pyramid(tmp_path / "S.tif", pixels)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/S.geojson").write_text(geojson((box(650, 200, 800, 350), "Dark")))
+    source = LabelSource(tmp_path / "labels", "areas", slides=tmp_path, class_map=MAP, margin_um=2.0)
+    with pytest.raises(LabelError, match="feature 1: `compact` finds no nucleus at least 2 um inside"):
+        read_labelled_images([source], CLASSES, 0.5, 8, 256)
 
 
 def test_the_summary_counts_nuclei_by_class_and_area(tmp_path):

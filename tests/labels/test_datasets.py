@@ -1,5 +1,6 @@
 """Open datasets: the synthetic nuclei are read from each layout, and each error is one sentence."""
 
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from drawn_datasets import DRAWERS, LABELS, RADIUS_PX, SIZE, XY
 from scipy.io import loadmat, savemat
 
@@ -144,6 +146,13 @@ def overwrite(pattern, content):
     return lambda folder: next(folder.rglob(pattern)).write_bytes(content)
 
 
+def tiff_content(mpp):
+    content = io.BytesIO()
+    options = {"photometric": "rgb", "resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(content, np.zeros((*SIZE[::-1], 3), np.uint8), **options)
+    return content.getvalue()
+
+
 def change_mat(**changes):
     def change(folder):
         path = sorted(folder.rglob("*.mat"))[0]
@@ -209,6 +218,10 @@ WRONG = {
             change_metadata(lambda pairs: pairs["001"].update(cell={"resized_mpp_x": 20})),
             "001.jpg: 20 um per pixel is outside .*; correct resized_mpp_x of sample 001 in .*metadata.json",
         ),
+        (
+            overwrite("003.jpg", tiff_content(mpp=0.5)),
+            r"003.jpg: resized_mpp_x of sample 003 in .*metadata.json is 0.2 um/px, but the file states 0.5",
+        ),
         (overwrite("001.csv", b"5,5,3\n"), r"001.csv, line 1: class '3' is not in class_map \(1, 2\)"),
         (
             overwrite("001.csv", b"500,5,2\n"),
@@ -247,7 +260,7 @@ def test_um_per_pixel_are_never_guessed(tmp_path, name):
             {"mpp": 25.0},
             r"25 um per pixel is outside the range for nuclei, 0.11 to 2; correct `mpp` of this source",
         ),
-        ("ocelot", {"mpp": 0.5}, r"003.jpg: the config states 0.5 um/px, but the file 0.2 um/px \(metadata.json\)"),
+        ("ocelot", {"mpp": 0.5}, r"003.jpg: `mpp` of this source is 0.5 um/px, but the file states 0.2"),
         ("pannuke", {"class_map": {"Dead": None}}, r"masks.npy, picture 0, instance 1: class 'Neoplastic' is not in"),
         ("lizard", {"class_map": {}}, "consep_1.mat, instance 1: class 'Neutrophil'"),
         ("puma", {"class_map": {}}, "feature 1: class 'nuclei_tumor'"),

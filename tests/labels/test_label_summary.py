@@ -8,6 +8,7 @@ from drawn_labels import CLASSES, make_source, read
 
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.labels.statistics import LabelSummary, check_leaks
+from muse_pipeline.nuclei.table import Nuclei
 
 TEXT = "20 20 Dark\n60 20 Pale\n100 20 Dark\n60 60 none\n"
 CLASS_MAP = {"Dark": "Dark", "Pale": "Pale", "none": None}
@@ -56,10 +57,21 @@ def test_an_mpp_that_makes_nuclei_too_small_or_too_large(image):
         return LabelSummary([replace(image, nuclei=replace(image.nuclei, rays=rays))], CLASSES).warnings
 
     assert warnings(1) == ()
+    assert "median radius of 1.5" in warnings(0.5)[0] and "median radius of 6" in warnings(2)[0]
     assert "median radius of 0.9" in warnings(0.3)[0]
     assert "median radius of 9" in warnings(3)[0]
     assert "at the stated 0.5 um/px" in warnings(3)[0]
     assert "only 0 of 4 points" in warnings(np.nan)[0]
+
+
+def test_one_picture_with_the_labels_of_another_is_named(image):
+    nuclei = Nuclei.concatenate([image.nuclei] * 3)
+    rays = nuclei.rays.copy()
+    rays[5:] = np.nan
+    pictures = [replace(image, nuclei=nuclei), replace(image, name="Q", nuclei=replace(nuclei, rays=rays))]
+    (warning,) = LabelSummary([pictures[0], *pictures], CLASSES).warnings
+    assert "in 1 picture, most points lie beside nuclei, first in Q (7 of 12)" in warning
+    assert LabelSummary([pictures[0], replace(pictures[1], grow_outlines=False)], CLASSES).warnings == ()
 
 
 def test_of_a_file_that_has_its_mpp_the_positions_are_doubted(image):

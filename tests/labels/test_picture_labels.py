@@ -231,6 +231,6 @@ def test_a_diameter_that_contradicts_the_file_is_what_is_named(tmp_path):
     (tmp_path / "images" / "P.png").unlink()
     options = {"photometric": "rgb", "resolution": (40_000, 40_000), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(tmp_path / "images" / "P.tif", draw_nuclei((120, 90), XY), **options)
-    words = r"states 0\.\d+ um/px, but the file 0\.25 um/px .*correct or remove `diameter_um` of"
+    words = r"follows from `diameter_um` of this source is 0\.\d+ um/px, but the file states 0\.25 um/px"
     with pytest.raises(LabelError, match=words):
         read(source)

@@ -121,11 +121,11 @@ def test_a_region_on_glass_is_rejected(tmp_path, slide):
     write_pyramid(tmp_path / "half" / "S.tif", pixels, mpp=SLIDE_MPP)
     tissue = within(1000, 300, 1400, 640)
     glass = tissue + np.array([800, 0])
-    mostly = [(box(1000, 300, 1600, 640), "Region"), *((point(*xy), "Dark") for xy in tissue)]
+    mostly = [(box(1000, 300, 2700, 940), "Region"), *((point(*xy), "Dark") for xy in tissue)]
     assert sum(len(image.nuclei) for image in read(make(tmp_path, tmp_path / "half", *mostly))) == len(tissue)
     for left, xy, n in ((1800, glass, len(glass)), (1000, np.concatenate([tissue, glass]), len(glass))):
         drawn = (box(left, 300, 2200, 640), "Region"), *((point(*each), "Dark") for each in xy)
-        output = rf"the region at \({left}, 300\) of slide 'S' lies on glass .* {n} of its {len(xy)} nuclei lie outside"
+        output = rf"the region at \({left}, 300\) of slide 'S' lies on glass \({n} of its {len(xy)} nuclei are outside"
         with pytest.raises(LabelError, match=output):
             read(make(tmp_path, tmp_path / "half", *drawn))
 
@@ -136,9 +136,13 @@ def test_an_empty_region_may_be_meant(tmp_path, slide):
 
 
 def test_a_stated_mpp_must_be_the_slides(tmp_path, slide):
-    with pytest.raises(LabelError, match=r"S.tif: the config states 0.5 um/px, but the file 0.25 um/px"):
+    with pytest.raises(LabelError, match=r"S.tif: `mpp` of this source is 0.5 um/px, but the file states 0.25"):
         read(make(tmp_path, slide, *labelled(), mpp=0.5))
     assert read(make(tmp_path, slide, *labelled(), mpp=0.252), context_px=64)
+    sheet = tmp_path / "slides.tsv"
+    sheet.write_text(f"slide_id\tpath\tmpp\nS\t{slide / 'S.tif'}\t0.5\n")
+    with pytest.raises(LabelError, match=r"`mpp` of slide 'S' in .*slides.tsv is 0.5 um/px, but the file states 0.25"):
+        read(make(tmp_path, sheet, *labelled()))
 
 
 def test_masks_are_for_pictures(tmp_path, slide):

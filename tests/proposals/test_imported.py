@@ -54,6 +54,10 @@ def test_csv_in_pixels_and_um_with_scores(tmp_path):
     assert pixels.xy == pytest.approx(XY / 2)
     assert pixels.score == pytest.approx([0.9, 0.8, 0.7])
     assert pixels.rays == pytest.approx(4.0)
+    text = path.read_text().replace(",", ";").replace("0.", "0,")
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    saved_by_excel = read(path, x="cx", y="cy")
+    assert np.array_equal(saved_by_excel.xy, pixels.xy) and np.array_equal(saved_by_excel.score, pixels.score)
     path.write_text("x,y\n" + "".join(f"{x / 4},{y / 4}\n" for x, y in XY))
     um = read(path, unit="um", radius_um=3.0)
     assert um.xy == pytest.approx(XY / 2)
@@ -118,10 +122,10 @@ def test_wrong_files_are_rejected_in_words(tmp_path):
     with pytest.raises(LabelError, match="no column 'y'"):
         read(tmp_path / "a.csv")
     (tmp_path / "b.csv").write_text('x,y\n1,2\n"3,5",4\n')
-    with pytest.raises(LabelError, match="row 2 has '3,5' instead of a number; correct or delete the row"):
+    with pytest.raises(LabelError, match="row 3 has '3,5' instead of a number; correct or delete the row"):
         read(tmp_path / "b.csv")
     (tmp_path / "b.csv").write_text("x,y\n1,2\n3,\n")
-    with pytest.raises(LabelError, match="row 2 has 'nan' instead of a number"):
+    with pytest.raises(LabelError, match="row 3 has 'nan' instead of a number"):
         read(tmp_path / "b.csv")
     (tmp_path / "half.csv.gz").write_bytes(gzip.compress(b"x,y\n1,2\n")[:-10])
     with pytest.raises(LabelError, match="cannot be read as CSV"):

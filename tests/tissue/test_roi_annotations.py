@@ -63,6 +63,17 @@ def test_each_area_has_its_name_without_what_is_ignored(tmp_path):
         assert len(read_class_areas(write_roi(path, (box(0, 0, 200, 100), None, "Tumor"), *off_slide), INFO)) == 1
 
 
+def test_areas_may_be_missing_but_not_damaged(tmp_path):
+    path = tmp_path / "artefacts.geojson"
+    assert read_class_areas(path, INFO, may_lack=True) == []
+    assert read_class_areas(write_roi(path), INFO, may_lack=True) == []
+    with pytest.raises(GeoJSONError, match="has no area with a class"):
+        read_class_areas(path, INFO)
+    path.write_bytes(write_roi(path, (box(0, 0, 200, 100), None, "Fold")).read_bytes()[:-9])
+    with pytest.raises(GeoJSONError, match=r"artefacts\.geojson: "):
+        read_class_areas(path, INFO, may_lack=True)
+
+
 def test_each_tma_core_that_is_not_missing_is_an_area(tmp_path):
     path = write_roi(
         tmp_path / "roi.geojson",

@@ -43,16 +43,16 @@ class Ocelot(Layout):
     def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
         """Read one picture with its nuclei, as described in ``Layout``."""
         picture, points, _ = sample.files
-        stated = self._read_mpp(picture)
+        stated, origin = self._read_mpp(picture)
         if source.mpp is not None:
             require_agreement(picture, source.mpp, (stated, stated), "metadata.json")
-        pixels, mpp = read_picture(picture, stated)
+        pixels, mpp = read_picture(picture, stated, origin)
         annotations = read_text(points, source, classes, Frame.WINDOW, n_rays, "x y class")
         annotations.require_within(pixels.shape[1::-1], "the picture")
         return AnnotatedPicture(sample.name, pixels, mpp, annotations)
 
-    def _read_mpp(self, picture: Path) -> float:
-        """The um per pixel in the metadata.
+    def _read_mpp(self, picture: Path) -> tuple[float, str]:
+        """The um per pixel in the metadata, and a description of its place for messages.
 
         Raises:
             LabelError: the value is missing, is not a number, or is implausible for a picture of nuclei.
@@ -61,7 +61,8 @@ class Ocelot(Layout):
         where = f"resized_mpp_x of sample {picture.stem}"
         if not isinstance(mpp, float | int):
             raise LabelError(f"{self._metadata_path}: {where} is not a number; correct it")
-        return require_mpp(picture, mpp, f"{where} in {self._metadata_path}")
+        origin = f"{where} in {self._metadata_path}"
+        return require_mpp(picture, mpp, origin), origin
 
     @cached_property
     def _metadata_path(self) -> Path:

@@ -258,7 +258,10 @@ class AdaptStage(MuseStage):
             counts += [np.bincount(found.label, minlength=n_classes) for found in (old, new)]
             both += after.count(new, old, None)
         totals, of_class = counts.sum(1), DetectionCounts(both.values[1:].sum(0)).f1
-        log(f"nuclei on {N_IMAGES} fields of the tissue: {totals[0]:,} by {begun.name}, {totals[1]:,} now")
+        log(
+            f"nuclei on {N_IMAGES} fields of the tissue, which may overlap: {totals[0]:,} by {begun.name}, "
+            f"{totals[1]:,} now"
+        )
         if totals.all():
             log(f"agreement (F1 at 3 um): {both.f1[0]:.1f}, with the same class {of_class:.1f}")
             for name, *shares in zip(begun.class_names, *(100 * counts.T / totals).T, strict=True):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from muse_pipeline.core.errors import ConfigError, LabelError
+from muse_pipeline.core.text import count_noun
 from muse_pipeline.data.windows import LabelledWindows, continue_mirrored
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.stains import colour_of_fit, reference_stains
@@ -73,8 +74,8 @@ class DetectorData:
         raw = [image.name for image in (*self.images, *self.held) if image.stain is None]
         if raw and self.reference.method != "identity":
             log(
-                f"warning: the stains of {len(raw)} pictures (first {raw[0]}) could not be fitted, so these are used "
-                "without normalisation; check that they are H&E"
+                f"warning: the stains of {count_noun(len(raw), 'picture')} (first {raw[0]}) could not be fitted and "
+                "are not normalised; check that this one is H&E"
             )
 
 

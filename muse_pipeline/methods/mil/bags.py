@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,23 +75,31 @@ def list_labelled_slides(settings: SlideLabelSettings, classes: tuple[str, ...])
             )
         of_slide = patient or rows[slide_id].patient or patient_in_name(slide_id)
         found.append(LabelledSlide(slide_id, classes.index(name), of_slide))
+    dealt = deal_folds(found, settings.folds)
     for index, name in enumerate(classes):
-        n_patients = len({slide.patient for slide in found if slide.label == index})
-        if n_patients < settings.folds:
+        own = np.array([slide.label == index for slide in found], bool)
+        if len(np.unique(dealt[own])) < settings.folds:
+            n_patients = len({slide.patient for slide in found if slide.label == index})
             raise LabelError(
-                f"{location}: slides of {name} come from {count_noun(n_patients, 'patient')}, but {settings.folds} "
-                "folds need one patient each; add slides, or lower `folds`"
+                f"{location}: slides of {name} come from {count_noun(n_patients, 'patient')}, too few for each of "
+                f"{settings.folds} folds to have one; add slides of other patients, or lower `folds`"
             )
     return found
 
 
 def deal_folds(slides: Sequence[LabelledSlide], folds: int) -> np.ndarray:
     """(N,) index of each slide's fold; a patient's slides share a fold, and classes are spread evenly over folds."""
-    labels: dict[str, int] = {}
+    labels = defaultdict(set)
     for slide in slides:
-        labels[slide.patient] = max(slide.label, labels.get(slide.patient, 0))
-    ordered = sorted(labels, key=lambda patient: (labels[patient], patient))
-    fold_of = {patient: number % folds for number, patient in enumerate(ordered)}
+        labels[slide.patient].add(slide.label)
+    # Patients of several classes come first, so that the others can fill the folds that still lack a class.
+    ordered = sorted(labels, key=lambda patient: (-len(labels[patient]), min(labels[patient]), patient))
+    fold_of, of_class, dealt = {}, Counter(), Counter()
+    for patient in ordered:
+        like = [sum(of_class[fold, label] for label in labels[patient]) for fold in range(folds)]
+        fold = fold_of[patient] = min(range(folds), key=lambda one: (like[one], dealt[one]))
+        of_class.update((fold, label) for label in labels[patient])
+        dealt[fold] += 1
     return np.array([fold_of[slide.patient] for slide in slides])
 
 

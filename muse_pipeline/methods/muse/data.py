@@ -13,7 +13,7 @@ from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ConfigError, LabelError, MppError, NucleiError
 from muse_pipeline.core.files import cache_name, sha256_of
-from muse_pipeline.core.text import some_of
+from muse_pipeline.core.text import count_noun, some_of
 from muse_pipeline.data.nucleus_images import NucleusImage, NucleusIndex, NucleusPicture, NucleusSlide, NucleusSource
 from muse_pipeline.data.unlabelled import picture_files
 from muse_pipeline.inference.card import ColourReference
@@ -92,11 +92,13 @@ def read_pretrain_data(
     kept = [one for one in images if len(one.nuclei.xy) >= min_nuclei]
     if not kept:
         raise ConfigError(
-            f"none of {len(images)} images has {min_nuclei} nuclei; check the proposals, or lower `min_nuclei`"
+            f"no image has {min_nuclei} nuclei (of {count_noun(len(images), 'image')}); check the nuclei that were "
+            "found there, or lower `min_nuclei`"
         )
     if len(kept) < len(images):
         few = next(one.name for one in images if len(one.nuclei.xy) < min_nuclei)
-        log(f"{len(images) - len(kept)} images have fewer than {min_nuclei} nuclei and are left out, first {few}")
+        n = count_noun(len(images) - len(kept), "image was", "images were")
+        log(f"{n} left out, first {few}, with fewer than {min_nuclei} nuclei")
     regions.require_use(kept)
     fits = [one.stain for one in kept]
     reference = mean_stains(fits, "macenko") if any(fit is not None for fit in fits) else ColourReference()

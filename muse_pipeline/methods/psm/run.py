@@ -21,7 +21,7 @@ from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.pictures import read_grey, read_rgb, write_png
-from muse_pipeline.data.unlabelled import cut_crops, open_unlabelled
+from muse_pipeline.data.unlabelled import PATIENT_OF_CROP, cut_crops, open_unlabelled
 from muse_pipeline.inference.card import ColourReference, NucleusClass
 from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.outlines import MODEL as REFINER
@@ -312,6 +312,6 @@ def detector_config(config: PsmConfig, labels: Path) -> DetectorConfig:
         **config.of_model(),
         mpp=config.mpp,
         classes=(NucleusClass(CLASS, COLOUR),),
-        sources=(label_source(labels, config.mpp),),
+        sources=(replace(label_source(labels, config.mpp), patient=PATIENT_OF_CROP),),
         seed=config.seed,
     )

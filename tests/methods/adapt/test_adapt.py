@@ -115,7 +115,7 @@ def test_the_card_names_the_start_and_that_nothing_was_measured(finished):
 def test_changes_are_printed_with_what_is_not_known(finished):
     _, printed = finished
     assert printed[0] == "muse_compact_16 from old.pt, on 4 images of 4 patients"
-    assert any(line.startswith("nuclei on 4 fields of the tissue: ") and " by old, " in line for line in printed)
+    assert any(line.startswith("nuclei on 4 fields of the tissue, ") and " by old, " in line for line in printed)
     assert any(line.startswith("agreement (F1 at 3 um): ") for line in printed)
     shares = [line.split(": ")[1].split(" %")[0] for line in printed if line.startswith(("Dark", "Pale"))]
     assert sum(map(float, shares)) == pytest.approx(100, abs=0.2)
@@ -254,13 +254,13 @@ def test_results_of_a_run_give_stores_and_nuclei(tmp_path):
     assert found.hold.weight == 9
 
 
-def test_slides_are_not_searched_by_several_processes_nor_for_a_checkpoint_that_is_not_there(
-    tmp_path, muse, monkeypatch
-):
+def test_slides_are_not_searched_by_several_processes_nor_for_wrong_settings(tmp_path, muse, monkeypatch):
     (tmp_path / "s.tif").touch()
     words = ("adapt", tmp_path / "s.tif", "-o", tmp_path / "run")
     status, _, errors = muse(*words, "--set", "checkpoint=lost.pt")
     assert status == 2 and "lost.pt: there is no such checkpoint" in errors
+    status, _, errors = muse(*words, "--set", "hold.wieght=3")
+    assert status == 2 and "hold: unknown setting 'wieght'; did you mean 'weight'?" in errors
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     status, _, errors = muse(*words)
     assert status == 2 and "srun starts several processes" in errors

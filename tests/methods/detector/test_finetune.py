@@ -120,7 +120,7 @@ def test_a_picture_whose_stains_cannot_be_fitted_is_named(folder, tmp_path):
     data = read_detector_data(load_detector_config(write_config(blank, colour="macenko")))
     output = []
     data.describe(RunFolder(tmp_path), output.append)
-    assert "the stains of 1 pictures (first P1) could not be fitted" in output[-1]
+    assert "the stains of 1 picture (first P1) could not be fitted" in output[-1]
 
 
 @pytest.mark.parametrize(("window_px", "context_px"), [(96, 1024), (2048, 2048)])

@@ -221,7 +221,7 @@ def test_the_slides_of_a_fold_are_read_by_the_model_that_was_trained_on_the_othe
 @pytest.mark.parametrize(
     ("column", "sentence"),
     [
-        ("Tumour\tTumour\tTumour\tStroma", "slides of Stroma come from 1 patient, but 2 folds need"),
+        ("Tumour\tTumour\tTumour\tStroma", "slides of Stroma come from 1 patient, too few for each of 2 folds"),
         ("Tumour\tTumour\tStroma\tNecrosis", "label 'Necrosis' is not a class of the model"),
     ],
 )
@@ -299,6 +299,9 @@ def test_folds_keep_patients_together_and_have_every_class():
     assert dealt[0] == dealt[1] and dealt[2] == dealt[3]
     for fold in range(2):
         assert {slide.label for slide, one in zip(slides, dealt, strict=True) if one == fold} == {0, 1}
+    both = {"P0": (0, 1), "P1": (1,), "P2": (0, 1), "P3": (1,)}  # in order of patients, P0 and P2 share a fold
+    slides = [LabelledSlide(f"s{label}{patient}", label, patient) for patient, own in both.items() for label in own]
+    assert deal_folds(slides, 2).tolist() == [0, 0, 0, 1, 1, 1]
 
 
 def test_area_under_the_curve_counts_ordered_pairs():

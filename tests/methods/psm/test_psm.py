@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from labelled import CPU, draw_labelled_folder
 
+from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.core.errors import CheckpointError, ConfigError, LabelError, OutputError
+from muse_pipeline.data.unlabelled import PATIENT_OF_CROP
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.methods.psm.run import PsmRecipe, write_found
 from muse_pipeline.training.checkpoint import load_checkpoint
@@ -63,9 +65,15 @@ def test_every_stage_has_its_folder(finished):
     assert any("instances in 3 pictures" in line for line in output)
 
 
+def test_the_patients_are_those_of_the_pictures_and_slides(finished):
+    assert load_checkpoint(finished[0] / "checkpoint.pt").meta["patients"] == ["P0", "P1", "P2"]
+    names = {"S 1-00002-512-0": "S 1", "TCGA-A7-A0DA-01Z-00003-0-0": "TCGA-A7-A0DA", "picture-00000-a-1": "a-1"}
+    assert {name: patient_in_name(name, PATIENT_OF_CROP) for name in names} == names
+
+
 def test_labels_are_nearly_the_nuclei_that_were_drawn(config_path, finished):
     for number in range(3):
-        name = f"picture-{number:05d}"
+        name = f"picture-{number:05d}-P{number}"
         instances = cv2.imread(str(finished[0] / "stages/2-labels" / "instances" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
         assert instances.dtype == np.uint16
         assert abs(int(instances.max()) - n_drawn(config_path, f"P{number}")) <= 6
