@@ -326,8 +326,6 @@ def multiscale(name: str, axes: tuple[str, ...], mpp: float, factors: tuple[int,
         shift = [0.0 if axis == "c" else mpp * (factor - 1) / 2 for axis in axes]
         transformations = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": shift}]
         datasets.append({"path": str(level), "coordinateTransformations": transformations})
-    return {"name": name, "axes": [_axis(axis) for axis in axes], "datasets": datasets, "type": "area mean"}
-
-
-def _axis(name: str) -> dict[str, str]:
-    return {"name": name, "type": "channel"} if name == "c" else {"name": name, "type": "space", "unit": "micrometer"}
+    space = {"type": "space", "unit": "micrometer"}
+    described = [{"name": axis, **({"type": "channel"} if axis == "c" else space)} for axis in axes]
+    return {"name": name, "axes": described, "datasets": datasets, "type": "area mean"}

@@ -23,7 +23,7 @@ from muse_pipeline.store.chunks import (
     chunks_by_shard,
     chunks_with_tissue,
     chunks_within,
-    tissue_in_chunks,
+    count_cells,
     tissue_on_lattice,
 )
 from muse_pipeline.store.resample import AreaReader
@@ -128,7 +128,8 @@ def write_store(
         create_levels(folder, reader.size_px, codec)
         label = tissue_on_lattice(tissue, mpp, reader.size_px)
         write_label(folder, label, mpp)
-        n_pixels = tissue_in_chunks(label, tissue_pixel_px(mpp), chunks.shape)
+        counts = count_cells(label, np.ones(2), CHUNK_PX / tissue_pixel_px(mpp), chunks.shape)
+        n_pixels = np.concatenate([n for _, n in counts])
         corrupt = CorruptChunks(n_pixels, int(label.sum()), max_corrupt, info.slide_id)
         tissue_sha256 = tissue.sha256
         del label, tissue  # the masks of large slides need much memory

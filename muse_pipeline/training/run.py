@@ -261,7 +261,7 @@ def describe_run(settings: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
         "revision": find_revision(Path(__file__).parents[2]),
         "python": platform.python_version(),
         "packages": find_versions(PACKAGES),
-        "command": ["muse", *(_name_of(word) for word in sys.argv[1:])],
+        "command": ["muse", *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])],
         "config_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
         "inputs": inputs.describe(),
     }
@@ -277,10 +277,6 @@ def find_revision(folder: Path) -> str | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _name_of(word: str) -> str:
-    return Path(word).name if Path(word).is_absolute() else word
 
 
 def _checksums(number: int, source: Any) -> Iterator[tuple[str, str]]:

@@ -69,7 +69,8 @@ def write_tiles(store: Store, folder: Path, threads: int = 1) -> dict[str, Any]:
         Size and um per pixel of level 0, side of a tile, colour of the glass, and for every level the names
         "COLUMN_ROW" of the tiles that exist.
     """
-    n_levels, glass = count_levels(store.size_px), read_glass(store)
+    n_levels, smallest = count_levels(store.size_px), store.at(store.mpp * PYRAMID[-1])
+    glass = np.round(estimate_glass(smallest.read((0, 0), smallest.size_px))).astype(np.uint8)
     plate = np.broadcast_to(glass, (2 * TILE_PX, 2 * TILE_PX, 3)).copy()
     for level in range(n_levels):
         (folder / str(level)).mkdir(parents=True)
@@ -86,12 +87,6 @@ def write_tiles(store: Store, folder: Path, threads: int = 1) -> dict[str, Any]:
         "glass": glass.tolist(),
         "tiles": found,
     }
-
-
-def read_glass(store: Store) -> np.ndarray:
-    """(3,) uint8, the colour of the glass around the tissue."""
-    smallest = store.at(store.mpp * PYRAMID[-1])
-    return np.round(estimate_glass(smallest.read((0, 0), smallest.size_px))).astype(np.uint8)
 
 
 def count_levels(size_px: tuple[int, int]) -> int:

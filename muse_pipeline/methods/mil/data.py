@@ -154,16 +154,12 @@ class RegionScorer:
         return {name: round(value, 5) for name, value in scores.items()}
 
 
-def image_probability(fused: np.ndarray) -> np.ndarray:
-    """(K,) generalised means of the maps (K, h, w) of an image."""
-    return np.mean(fused.astype(np.float64) ** EXPONENT, (1, 2)) ** (1 / EXPONENT)
-
-
 def image_auc(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> float:
-    """Area under the ROC curve of the images' probabilities, averaged over all classes but the first."""
+    """Area under the ROC curve of generalised means of the images' maps, averaged over all classes but the first."""
     labelled = [index for index, image in enumerate(images) if image.label >= 0]
     labels = np.array([images[index].label for index in labelled])
-    scores = np.stack([image_probability(maps[index]) for index in labelled])
+    of_images = (np.mean(maps[index].astype(np.float64) ** EXPONENT, (1, 2)) for index in labelled)
+    scores = np.stack([mean ** (1 / EXPONENT) for mean in of_images])
     areas = [area_under_curve(scores[:, k], labels == k + 1) for k in range(scores.shape[1])]
     return float(np.nanmean(areas))
 
