@@ -108,7 +108,10 @@ def run_verb(arguments: list[str]) -> int:
     A verb appends warnings for its ledger to ``args.warnings``.
     """
     args = parse(arguments)
-    _require_working_folder()
+    try:
+        Path.cwd()  # to which paths are relative
+    except FileNotFoundError as error:
+        raise OutputError("the working folder was deleted; change to a folder that exists and run it again") from error
     if hasattr(args, "ledger") or args.verb in {"run", "image", *OF_THE_WORKFLOW}:
         # These verbs use only small matrices, and starting NumPy's threads takes 40 ms.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -141,18 +144,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if not arguments[0].startswith("-") and arguments[0] not in VERBS:
         parser.reject(arguments[0], VERBS)
     return parser.parse_args(arguments)
-
-
-def _require_working_folder() -> None:
-    """Check that the working folder, to which paths are relative, exists.
-
-    Raises:
-        OutputError: the working folder was deleted.
-    """
-    try:
-        Path.cwd()
-    except FileNotFoundError as error:
-        raise OutputError("the working folder was deleted; change to a folder that exists and run it again") from error
 
 
 def _require_inputs_kept(args: argparse.Namespace) -> None:

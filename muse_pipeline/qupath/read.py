@@ -63,7 +63,8 @@ class NucleusParts:
         Raises:
             LabelError: a part is wrong; the message says which object it belongs to.
         """
-        reject_objects(wrong, self.number, self.path, what)
+        if wrong.any():
+            raise LabelError(f"{self.path}, feature {self.number[wrong.argmax()]}: {what}")
 
 
 def split_parts(geometry: np.ndarray, number: np.ndarray, path: Path | str) -> NucleusParts:
@@ -98,16 +99,6 @@ def flatten(geometry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         parts, within = shapely.get_parts(parts, return_index=True)
         owner = owner[within]
     return parts, owner
-
-
-def reject_objects(wrong: np.ndarray, number: np.ndarray, path: Path | str, what: str) -> None:
-    """Raise an error with the text ``what`` about the first object that is ``wrong`` (N,).
-
-    Raises:
-        LabelError: an object is wrong; the message says which.
-    """
-    if wrong.any():
-        raise LabelError(f"{path}, feature {number[wrong.argmax()]}: {what}")
 
 
 _BATCH = 8_192

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -159,15 +159,10 @@ def read_chunk(reader: ImageReader, chunk: Chunk, codec: str) -> ReadChunk:
     except SlideError as error:
         damage = error
     smaller = [planes]
-    for finer, coarser in pairwise(PYRAMID):
-        smaller.append(reduce_planes(smaller[-1], coarser // finer))
+    for factor in PYRAMID[1:]:
+        size = CHUNK_PX // factor, CHUNK_PX // factor
+        smaller.append(np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in smaller[-1]]))
     return ReadChunk(compress(planes, codec), tuple(smaller[1:]), damage)
-
-
-def reduce_planes(planes: np.ndarray, factor: int) -> np.ndarray:
-    """(3, side, side) uint8, shrunk by ``factor``."""
-    size = planes.shape[2] // factor, planes.shape[1] // factor
-    return np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in planes])
 
 
 def compress(planes: np.ndarray, codec: str) -> bytes | None:

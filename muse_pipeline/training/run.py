@@ -30,7 +30,7 @@ from muse_pipeline.training.checkpoint import load_checkpoint, steps_done
 
 Log = Callable[[str], None]
 Progress = Callable[[int, int, dict[str, float]], None]
-N_PICTURES, PICTURE_PX = 6, 1024
+PICTURE_PX = 1024
 PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "opencv-python-headless", "onnx", "onnxruntime")
 
 
@@ -178,11 +178,6 @@ class RunFolder:
             return dict(read_json(self.provenance)["inputs"])
         except (ValueError, OSError, KeyError, TypeError) as error:
             raise CheckpointError(f"{self.provenance}: cannot be read ({error}); choose another run folder") from error
-
-
-def spread_evenly(n: int, n_chosen: int = N_PICTURES) -> list[int]:
-    """Indices of at most ``n_chosen`` of ``n`` pictures, spread evenly."""
-    return np.unique(np.linspace(0, n - 1, n_chosen).round().astype(int)).tolist()
 
 
 def _differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> Iterator[str]:

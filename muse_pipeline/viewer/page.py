@@ -113,7 +113,7 @@ def _write_block(store: Store, block: Block, folder: Path, n_levels: int, glass:
     tiles = {
         f"{2 * block.column + column}_{2 * block.row + row}": tile
         for row, column in np.ndindex(-(-size[1] // TILE_PX), -(-size[0] // TILE_PX))
-        if (tile := _part(pixels, row, column)).min() < BACKGROUND
+        if (tile := pixels[row * TILE_PX :, column * TILE_PX :][:TILE_PX, :TILE_PX]).min() < BACKGROUND
     }
     if not tiles:
         return []
@@ -128,11 +128,6 @@ def _write_block(store: Store, block: Block, folder: Path, n_levels: int, glass:
         written.append((block.level + 1, name))
         _write_tile(half, folder / f"{block.level + 1}/{name}.jpg")
     return written
-
-
-def _part(pixels: np.ndarray, row: int, column: int) -> np.ndarray:
-    """One of the four tiles of a block."""
-    return pixels[row * TILE_PX : (row + 1) * TILE_PX, column * TILE_PX : (column + 1) * TILE_PX]
 
 
 def _write_tile(pixels: np.ndarray, path: Path) -> None:

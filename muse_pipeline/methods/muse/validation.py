@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from muse_pipeline.core.pictures import spread_evenly
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.models.base import Backbone, read_at
-from muse_pipeline.training.run import spread_evenly
 
 AUTHORS_CELL_PX = 224
 
@@ -165,7 +165,7 @@ def read_held(sources: Sequence[LabelSource], mpp: float) -> list[LabelledImage]
     if not classes or not all(source.class_map for source in sources):
         return []
     images = [image for image in read_labelled_images(sources, tuple(classes), mpp, n_rays=3) if known(image).size]
-    images = [images[index] for index in spread_evenly(len(images), MAX_IMAGES)] if images else []
+    images = [images[index] for index in spread_evenly(len(images), MAX_IMAGES)]
     n_classes = len({label for image in images for label in known(image).tolist()})
     return images if n_classes > 1 and len({image.patient for image in images}) > 1 else []
 

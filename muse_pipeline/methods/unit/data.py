@@ -13,7 +13,7 @@ from torch import Tensor
 
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.files import sha256_of
-from muse_pipeline.core.pictures import list_pictures
+from muse_pipeline.core.pictures import list_pictures, spread_evenly
 from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.data.unlabelled import Image, UnlabelledSource, WindowSampler, cut_crops, open_unlabelled
 from muse_pipeline.data.windows import FAR, NEAR_PX
@@ -30,7 +30,7 @@ from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.background import lowest
 from muse_pipeline.tissue.colour import AppearanceSample, usable_pixels
 from muse_pipeline.tissue.stain import fit_macenko
-from muse_pipeline.training.run import Log, RunFolder, plain_settings, spread_evenly
+from muse_pipeline.training.run import Log, RunFolder, plain_settings
 from muse_pipeline.training.stages import PreparedStage
 
 
