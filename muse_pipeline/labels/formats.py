@@ -234,8 +234,7 @@ def read_text(
             columns, n_columns = _header_columns(cells, order, where), len(cells)
             continue
         if len(cells) != n_columns:
-            expected = order if n_columns == 3 else f"{n_columns} values, as in the header"
-            raise LabelError(f"{where}: expected {expected}, found '{line[:80]}'; correct it")
+            raise LabelError(f"{where}: expected {_expected(order, n_columns)}, found '{line[:80]}'; correct it")
         first, second, word = (cells[column] for column in columns)
         first, second = decimal_point(first, separator), decimal_point(second, separator)
         if not (_is_number(first) and _is_number(second)):
@@ -263,6 +262,10 @@ def _header_columns(cells: list[str], order: str, where: str) -> tuple[int, ...]
             "or begin with the first nucleus"
         )
     return tuple(names.index(name) for name in needed)
+
+
+def _expected(order: str, n_columns: int) -> str:
+    return order if n_columns == 3 else f"{n_columns} values, as in the header"
 
 
 def _is_number(text: str) -> bool:

@@ -186,8 +186,7 @@ def _read_regions(
     for window in cut_regions(area, reader.size_px, context_px):
         pixels = reader.read(window.origin, window.size)
         corner = work_to_level0(np.array(window.cell[:2]), info.mpp, mpp).round().astype(int)
-        own = nuclei[window.contains(nuclei.xy)]
-        own = replace(own, xy=own.xy - window.origin, frame=Frame.WINDOW)
+        own = _nuclei_of(window, nuclei)
         if source.grow_outlines:
             own = _grow_outlines(window, own, pixels, colour.macenko, mpp, n_rays)
         yield LabelledImage(
@@ -268,6 +267,12 @@ def _where(region: BaseGeometry, info: SlideInfo, mpp: float) -> str:
     """Describe a region by its corner in QuPath's coordinates."""
     x, y = work_to_level0(np.array(region.bounds[:2]), info.mpp, mpp) - qupath_offset_px(info.bounds)
     return f"the region at ({x:.0f}, {y:.0f}) of slide '{info.slide_id}'"
+
+
+def _nuclei_of(window: RegionWindow, nuclei: Nuclei) -> Nuclei:
+    """The nuclei (frame: window) in the cell of a window."""
+    own = nuclei[window.contains(nuclei.xy)]
+    return replace(own, xy=own.xy - window.origin, frame=Frame.WINDOW)
 
 
 def _grow_outlines(

@@ -18,6 +18,7 @@ from muse_pipeline.cohort.sheet import is_missing, read_sheet
 from muse_pipeline.core.config import Mpp
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ConfigError, LabelError
+from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.pictures import list_pictures, read_grey, read_rgb, resize_picture
 from muse_pipeline.labels.formats import require_size
 from muse_pipeline.labels.regions import cut_regions, fill_polygon
@@ -168,6 +169,14 @@ def source_files(source: TissueSource) -> Iterator[tuple[str, str, Path]]:
         for path in sorted(location.rglob("*")) if location.is_dir() else [location]:
             if path.is_file():
                 yield kind, f"{kind}/{path.relative_to(location.parent).as_posix()}", path
+
+
+def source_checksums(source: TissueSource) -> dict[str, str]:
+    """Checksums of a source's files, keyed by the names that ``source_files`` gives them."""
+    return {
+        name: fingerprint_file(path) if kind in ("folders", "images") else sha256_of(path)
+        for kind, name, path in source_files(source)
+    }
 
 
 def list_labelled(source: TissueSource, classes: tuple[str, ...]) -> list[LabelledPath]:

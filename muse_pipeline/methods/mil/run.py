@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 
-from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.pictures import spread_evenly
 from muse_pipeline.data.windows import RegionWindows
 from muse_pipeline.inference.card import REGIONS
 from muse_pipeline.inference.model import find_checkpoint
-from muse_pipeline.labels.tissue import source_files
+from muse_pipeline.labels.tissue import source_checksums, source_files
 from muse_pipeline.methods.mil.attention import slide_metrics, slide_stages
 from muse_pipeline.methods.mil.bags import list_labelled_slides
 from muse_pipeline.methods.mil.config import (
@@ -37,7 +36,6 @@ from muse_pipeline.methods.mil.method import (
     begin_round,
 )
 from muse_pipeline.models.region import RegionNetwork
-from muse_pipeline.slides.signature import fingerprint_file
 from muse_pipeline.training.checkpoint import Checkpoint, load_backbone, load_checkpoint, save_checkpoint, seen_before
 from muse_pipeline.training.loop import BestWeights, Monitor
 from muse_pipeline.training.method import Method
@@ -116,9 +114,9 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         """The labelled images, the checkpoint with the initial backbone, and that of the previous stage."""
         sources = [source for some in all_sources(self.config) for source in some]
         checksums = {
-            f"source {number}: {name}": fingerprint_file(path) if kind in ("folders", "images") else sha256_of(path)
+            f"source {number}: {name}": checksum
             for number, source in enumerate(sources)
-            for kind, name, path in source_files(source)
+            for name, checksum in source_checksums(source).items()
         }
         return Inputs(checkpoint=self._start, previous=self.config.previous, checksums=checksums)
 
