@@ -85,7 +85,7 @@ def count_chunks(config: MuseConfig, data: PretrainData) -> dict[str, float]:
         n_decoded, shown = len(decoded), 0
         for one in sets:
             decoded.clear()
-            shards._recent_chunk.cache_clear()
+            shards.read_recent_chunk.cache_clear()
             for view in one.views:
                 view.cut(one.image)
             shown += len(set(decoded))

@@ -182,11 +182,12 @@ def sum_up(checks: Sequence[SlideCheck]) -> dict[str, Any]:
     """Summarise the checks of a cohort in a JSON-ready dictionary, which also contains the checks."""
     runnable = [check for check in checks if not check.problem]
     elsewhere = [check for check in runnable if check.fetch_bytes is not None]
+    kinds = Counter((check.vendor, *(round(side, 3) for side in check.mpp)) for check in checks if check.mpp)
     return {
         "n_slides": len(checks),
         "n_problems": len(checks) - len(runnable),
         "duplicates": find_duplicates(checks),
-        "scanners": count_scanners(checks),
+        "scanners": [{"vendor": vendor, "mpp": [x, y], "slides": n} for (vendor, x, y), n in kinds.most_common()],
         "elsewhere": {"slides": len(elsewhere), "fetch_bytes": sum(check.fetch_bytes for check in elsewhere)},
         "tissue_mm2": sum(check.tissue_mm2 for check in runnable if check.fetch_bytes is None),
         "slides": [asdict(check) for check in checks],
@@ -204,12 +205,6 @@ def find_duplicates(checks: Sequence[SlideCheck]) -> list[list[str]]:
         elif check.fingerprint:
             same[check.fingerprint, check.roi].append(check.slide_id)
     return [names for names in same.values() if len(names) > 1]
-
-
-def count_scanners(checks: Sequence[SlideCheck]) -> list[dict[str, Any]]:
-    """Count the slides per vendor and mpp (rounded to 0.001 um), the most frequent first."""
-    kinds = Counter((check.vendor, *(round(side, 3) for side in check.mpp)) for check in checks if check.mpp)
-    return [{"vendor": vendor, "mpp": [x, y], "slides": n} for (vendor, x, y), n in kinds.most_common()]
 
 
 def render_preflight(cohort: dict[str, Any]) -> str:

@@ -104,9 +104,5 @@ def _write_config(slides: list[Path | str], config: Path, changes: list[str], th
     if len(rows) < len(known):
         print(f"left out, as they have no nuclei or a different stain: {len(known) - len(rows)} of {len(known)} slides")
     planned = plan_cohort_run(recipe, Cohort(rows, results.folder), changes=changes)
-
-    def with_nuclei(source):
-        return replace(source, proposals=SlideFiles(source.store.parent).nuclei)
-
-    sources = tuple(map(with_nuclei, planned.config.sources))
+    sources = tuple(replace(one, proposals=SlideFiles(one.store.parent).nuclei) for one in planned.config.sources)
     write_settings(config, settings_of(replace(planned.config, sources=sources)))

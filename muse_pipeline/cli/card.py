@@ -11,7 +11,6 @@ The network does not change. `muse export` has already added the appearance of a
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,7 @@ from muse_pipeline.cli.arguments import (
 )
 
 if TYPE_CHECKING:
-    from muse_pipeline.inference.card import ModelCard, RegionCard
+    from muse_pipeline.inference.card import ModelCard
 
 WRITES = frozenset({"json"})  # --output is left out, since it may be the model's own file
 
@@ -94,22 +93,17 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError("give --output ONNX, the file to write; it may be the model's own")
 
     from muse_pipeline.export.onnx import measure_folders, recard
+    from muse_pipeline.inference.card import ModelCard
 
     if args.pictures:
         facts["appearance"] = measure_folders([_folder(*words) for words in args.pictures])
         print(f"measured {facts['appearance'].n_pictures} pictures")
     card = recard(model, args.output, facts)
-    print(f"{args.output}: {', '.join([card.name, *_changeable(card)])}")
-
-
-def _changeable(card: ModelCard | RegionCard) -> Iterator[str]:
-    """Yield text about each setting of a detector's card that can be changed; nothing for a region model."""
-    from muse_pipeline.inference.card import ModelCard
-
+    text = f"{args.output}: {card.name}"
     if isinstance(card, ModelCard):
-        yield f"temperature {card.temperature:g}"
         moved = f"outlines moved by at most {card.snap_um:g} um" if card.snap_um else "outlines as the model found them"
-        yield "outlines refined" if card.refine else moved
+        text += f", temperature {card.temperature:g}, {'outlines refined' if card.refine else moved}"
+    print(text)
 
 
 def _text(card: ModelCard) -> str:

@@ -51,8 +51,10 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.core.files import complete_file
     from muse_pipeline.export.onnx import export_onnx
     from muse_pipeline.export.parity import check_parity
-    from muse_pipeline.export.regions import check_region_parity, export_region_model, is_region_checkpoint
+    from muse_pipeline.export.regions import check_region_parity, export_region_model
+    from muse_pipeline.inference.card import REGIONS
     from muse_pipeline.inference.model import find_checkpoint, list_checkpoints
+    from muse_pipeline.training.checkpoint import load_checkpoint
     from muse_pipeline.training.run import RunFolder
 
     checkpoint = find_checkpoint(args.checkpoint)
@@ -63,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     changes = {name: value for name in names if (value := getattr(args, name)) is not None}
     kept = RunFolder(checkpoint.parent).pictures
     pictures = args.check_images or (kept if kept.is_dir() else None)
-    of_regions = is_region_checkpoint(checkpoint)
+    of_regions = load_checkpoint(checkpoint).meta.get("kind") == REGIONS
     export, check = (export_region_model, check_region_parity) if of_regions else (export_onnx, check_parity)
     with complete_file(args.output) as partial:
         export(

@@ -108,12 +108,18 @@ def run_verb(arguments: list[str]) -> int:
     A verb appends warnings for its ledger to ``args.warnings``.
     """
     args = parse(arguments)
-    _require_working_folder()
+    try:
+        Path.cwd()  # to which paths are relative
+    except FileNotFoundError as error:
+        raise OutputError("the working folder was deleted; change to a folder that exists and run it again") from error
     if hasattr(args, "ledger") or args.verb in {"run", "image", *OF_THE_WORKFLOW}:
         # These verbs use only small matrices, and starting NumPy's threads takes 40 ms.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _require_inputs_kept(args)
-    with record_step(getattr(args, "ledger", None), args.verb, _folders(args)) as args.warnings:
+    # In reverse order, so that the folders of outputs come first.
+    files = [value for value in reversed(vars(args).values()) if isinstance(value, Path)]
+    folders = [*(path.parent for path in files), Path()]
+    with record_step(getattr(args, "ledger", None), args.verb, folders) as args.warnings:
         try:
             return args.run(args) or 0
         except ModuleNotFoundError as error:
@@ -140,18 +146,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _require_working_folder() -> None:
-    """Check that the working folder, to which paths are relative, exists.
-
-    Raises:
-        OutputError: the working folder was deleted.
-    """
-    try:
-        Path.cwd()
-    except FileNotFoundError as error:
-        raise OutputError("the working folder was deleted; change to a folder that exists and run it again") from error
-
-
 def _require_inputs_kept(args: argparse.Namespace) -> None:
     """Check that no output would overwrite an input or another output.
 
@@ -170,12 +164,6 @@ def _require_inputs_kept(args: argparse.Namespace) -> None:
                     f"--{name} {path}: is already an input or another output of this command; give a different path"
                 )
             written.add(path.resolve())
-
-
-def _folders(args: argparse.Namespace) -> list[Path]:
-    """The folders of all paths in the command, in reverse order so that those of outputs come first."""
-    files = [value for value in vars(args).values() if isinstance(value, Path)]
-    return [*(path.parent for path in reversed(files)), Path()]
 
 
 def build_parser(arguments: list[str], groups: Mapping[str, str] = GROUPS) -> argparse.ArgumentParser:

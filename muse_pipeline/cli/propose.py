@@ -47,5 +47,5 @@ def run(args: argparse.Namespace) -> None:
     settings = parse_yaml(args.settings, "--settings")
     colour = read_colour(args.colour, store.fingerprint)
     with show_progress("windows") as progress:
-        proposer = fit_proposer(store, args.method, settings, colour, info)
-        args.warnings += propose_shard(store, proposer, shard, args.output, threads=args.threads, progress=progress)
+        fitted = fit_proposer(store, args.method, settings, colour, info)
+        args.warnings += propose_shard(store, *fitted, shard, args.output, threads=args.threads, progress=progress)

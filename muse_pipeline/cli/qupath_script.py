@@ -7,6 +7,7 @@ muse.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 
@@ -20,12 +21,13 @@ def run(args: argparse.Namespace) -> None:
     """Write the scripts."""
     from muse_pipeline.cohort.study import find_workflow
     from muse_pipeline.core.errors import ConfigError
-    from muse_pipeline.qupath.scripts import find_command, find_script_folders, write_scripts
+    from muse_pipeline.qupath.scripts import find_script_folders, write_scripts
 
     config = args.config or find_workflow() / "config/train/my_labels.yaml"
     if not config.is_file():
         raise ConfigError(f"{config}: there is no such file; give the training settings with --config")
+    muse = Path(sys.executable).with_name("muse.exe" if sys.platform == "win32" else "muse")
     folders = [args.output] if args.output else find_script_folders(Path.home())
     for folder in folders:
-        for path in write_scripts(folder, find_command(), config.resolve()):
+        for path in write_scripts(folder, muse, config.resolve()):
             print(path)

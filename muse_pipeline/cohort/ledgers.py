@@ -140,7 +140,10 @@ def record_step(path: Path | None, step: str, folders: Sequence[Path] = ()) -> I
         OutputError: a disk is full.
     """
     if path is not None:
-        _begin_entry(path)
+        with suppress(OSError):  # a disk that is full or read-only is reported by the step itself
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            path.touch()
     forget_peak_memory()
     started, used = time.monotonic(), all_processor_seconds()
     status, reason = "ok", ""
@@ -166,23 +169,11 @@ def record_step(path: Path | None, step: str, folders: Sequence[Path] = ()) -> I
                 "peak_memory_mib": peak_memory_mib(),
                 **({"warnings": noted} if noted else {}),
             }
-            _write_quietly_after_failure(path, entry)
-
-
-def _begin_entry(path: Path) -> None:
-    """Write an empty entry, in place of any older one."""
-    with suppress(OSError):  # a disk that is full or read-only is reported by the step itself
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        path.touch()
-
-
-def _write_quietly_after_failure(path: Path, entry: dict[str, Any]) -> None:
-    try:
-        write_json(path, entry)
-    except OSError:
-        if entry["status"] == "ok":  # otherwise the error of the step itself is reported
-            raise
+            try:
+                write_json(path, entry)
+            except OSError:
+                if status == "ok":  # otherwise the error of the step itself is reported
+                    raise
 
 
 @contextmanager

@@ -27,7 +27,13 @@ def lock_results(folder: Path, program: str) -> Iterator[None]:
     Raises:
         OutputError: another run has locked the folder, or the lock cannot be written.
     """
-    with _open_lock(folder / NAME) as file:
+    path = folder / NAME
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = path.open("ab+", buffering=0)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another output folder") from error
+    with opened as file:
         try:
             lock_file(file)
         except BlockingIOError as error:
@@ -51,14 +57,6 @@ def find_other_run(folder: Path) -> str | None:
         except OSError:  # a disk that has no locks
             return None
     return None
-
-
-def _open_lock(path: Path) -> IO[bytes]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("ab+", buffering=0)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another output folder") from error
 
 
 def _describe(folder: Path, file: IO[bytes]) -> str:

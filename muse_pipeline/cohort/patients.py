@@ -46,16 +46,10 @@ def require_patient_rule(rule: str | int | None, folder: Path) -> None:
     """
     if isinstance(rule, int) and rule < 1:
         raise LabelError(f"{folder}: patient {rule} is not a number of leading characters; give 1 or more")
-    if isinstance(rule, str) and not _is_pattern(rule):
-        raise LabelError(f"{folder}: patient '{rule}' is not a regular expression; correct it")
-
-
-def _is_pattern(text: str) -> bool:
     try:
-        re.compile(text)
-    except re.error:
-        return False
-    return True
+        re.compile(str(rule))
+    except re.error as error:
+        raise LabelError(f"{folder}: patient '{rule}' is not a regular expression; correct it") from error
 
 
 def find_patients(names: list[str], rows: dict[str, dict[str, str]], pattern: str | None) -> tuple[dict[str, str], str]:

@@ -18,6 +18,11 @@ def list_pictures(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
 
 
+def spread_evenly(n: int, n_chosen: int = 6) -> list[int]:
+    """Indices of at most ``n_chosen`` of ``n`` pictures or tiles, spread evenly."""
+    return np.unique(np.linspace(0, n - 1, min(n_chosen, n)).round().astype(int)).tolist()
+
+
 def read_rgb(path: Path, remedy: str = "remove it or write it again") -> np.ndarray:
     """Read a plain picture as (h, w, 3) uint8 RGB.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from muse_pipeline.core.config import Mpp
 from muse_pipeline.core.errors import ConfigError, MppError, StoreError
-from muse_pipeline.core.pictures import list_pictures, resize_picture
+from muse_pipeline.core.pictures import list_pictures, resize_picture, spread_evenly
 from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.labels.pictures import read_picture
 from muse_pipeline.store.store import open_store
@@ -202,8 +202,7 @@ def cut_crops(image: Image, number: int, side_px: int, most: int) -> dict[str, n
     inside = mask[: round(size[1]), : round(size[0])].astype(np.float32)
     share = cv2.resize(inside, (columns, rows), interpolation=cv2.INTER_AREA)
     positions = np.argwhere(share >= MIN_TISSUE)
-    chosen = np.unique(np.linspace(0, len(positions) - 1, min(most, len(positions))).round().astype(int))
     return {
         f"{image.slide_id}-{number:05d}-{x}-{y}": image.read((x, y), (side_px, side_px))
-        for y, x in (positions[chosen] * side_px).tolist()
+        for y, x in (positions[spread_evenly(len(positions), most)] * side_px).tolist()
     }

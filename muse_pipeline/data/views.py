@@ -326,7 +326,9 @@ class ViewBatches:
         least = self.augmentation.partial_colour
         colour = part_way(colour, least + (1 - least) * torch.rand(n, generator=generator))
         colour = vary_colour(colour, self._stains, self.augmentation, generator)
-        return _without_hue(colour, torch.rand(n, generator=generator) < self.grey)
+        # A weighted mean of the three densities is grey.
+        grey = colour.new_tensor(LUMINANCE).expand(3, 3) @ colour
+        return torch.where((torch.rand(n, generator=generator) < self.grey)[:, None, None], grey, colour)
 
     def _match(self, sets: Sequence[ViewSet], generator: np.random.Generator) -> tuple[Tensor, ...]:
         """``teacher_xy``, ``student_xy``, ``shared`` and ``octaves`` of a ``ViewBatch``."""
@@ -346,9 +348,3 @@ class ViewBatches:
 
 def _draw(numbers: np.ndarray, most: int, generator: np.random.Generator) -> np.ndarray:
     return numbers if len(numbers) <= most else np.sort(generator.choice(numbers, most, replace=False))
-
-
-def _without_hue(colour: Tensor, chosen: Tensor) -> Tensor:
-    """Make the ``chosen`` (B,) maps grey, by a weighted mean of the three densities."""
-    mean = colour.new_tensor(LUMINANCE).expand(3, 3) @ colour
-    return torch.where(chosen[:, None, None], mean, colour)

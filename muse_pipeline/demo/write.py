@@ -148,10 +148,10 @@ class Blocks:
         width, height = (int(np.ceil(side / (BLOCK_PX * self.mpp))) for side in self.tissue.layout.size_um)
         return width, height
 
-    def window(self, column: int, row: int, n_columns: int = 1) -> Window:
-        """The rectangle of a block, or of ``n_columns`` blocks side by side."""
+    def window(self, column: int, row: int) -> Window:
+        """The rectangle of a block."""
         side = BLOCK_PX * self.mpp
-        return Window(column * side, row * side, self.mpp, (n_columns * BLOCK_PX, BLOCK_PX))
+        return Window(column * side, row * side, self.mpp, (BLOCK_PX, BLOCK_PX))
 
 
 def write_demo(
@@ -211,7 +211,10 @@ def write_truth(folder: Path, blocks: Blocks) -> int:
         pa.csv.CSVWriter(csv_path, SCHEMA_CSV) as csv,
         pa.parquet.ParquetWriter(parquet_path, SCHEMA, compression="zstd") as parquet,
     ):
-        for nuclei in _rows_of_nuclei(blocks):
+        columns, rows = blocks.n
+        for row in range(rows):
+            windows = (blocks.window(column, row) for column in range(columns))
+            nuclei = Nuclei.concatenate([true_nuclei(blocks.tissue, window) for window in windows])
             table = _to_table(nuclei)
             csv.write_table(table.select(SCHEMA_CSV.names))
             parquet.write_table(table)
@@ -221,13 +224,6 @@ def write_truth(folder: Path, blocks: Blocks) -> int:
 
 SCHEMA_CSV = pa.schema([("x", pa.float64()), ("y", pa.float64()), ("class", pa.string())])
 SCHEMA = pa.schema([*SCHEMA_CSV, ("label", pa.int32()), ("rays", pa.list_(pa.float32(), TRUTH_RAYS))])
-
-
-def _rows_of_nuclei(blocks: Blocks) -> Iterator[Nuclei]:
-    columns, rows = blocks.n
-    for row in range(rows):
-        parts = [true_nuclei(blocks.tissue, blocks.window(column, row)) for column in range(columns)]
-        yield Nuclei.concatenate(parts)
 
 
 def _to_table(nuclei: Nuclei) -> pa.Table:

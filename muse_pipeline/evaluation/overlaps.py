@@ -51,16 +51,12 @@ class Overlaps:
         """
         kept = np.flatnonzero(self.iou > above)
         # Outlines in different clusters do not compete, so each cluster is a small assignment problem.
-        edges = coo_array((np.ones(len(kept)), (self.found[kept], len(self.found_area) + self.true[kept])), self._nodes)
+        n_found, n_nodes = len(self.found_area), len(self.found_area) + len(self.true_area)
+        edges = coo_array((np.ones(len(kept)), (self.found[kept], n_found + self.true[kept])), (n_nodes, n_nodes))
         cluster = connected_components(edges, directed=False)[1][self.found[kept]]
         order = np.argsort(cluster, kind="stable")
         groups = np.split(kept[order], np.flatnonzero(np.diff(cluster[order])) + 1)
         return np.sort(np.concatenate([one if len(one) < 2 else self._assign(one) for one in groups]))
-
-    @property
-    def _nodes(self) -> tuple[int, int]:
-        n_nodes = len(self.found_area) + len(self.true_area)
-        return n_nodes, n_nodes
 
     def _assign(self, pairs: np.ndarray) -> np.ndarray:
         """The best one-to-one matching among pairs (G,) of one cluster of outlines."""

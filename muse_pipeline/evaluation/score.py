@@ -136,6 +136,8 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
         _choose_accepted(counted, matches)
         matches = match_nuclei(found, counted.nuclei, len(classes), mpp, rules.radius_um, judged)
     panoptic, jaccard = _score_outlines(pair.nuclei, kept, counted, matches, len(classes), mpp)
+    # Infinite beyond FAR_UM, and if there are no true nuclei.
+    nearest_um, _ = cKDTree(counted.nuclei.xy * mpp).query(found.xy * mpp, distance_upper_bound=FAR_UM)
     return SlideScore(
         slide_id=pair.slide_id,
         patient=pair.patient,
@@ -156,7 +158,7 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
         checked_against_slide=size_px is not None,
         true_in_tissue=_count_in_tissue(SlideFiles(pair.nuclei.parent).mask, counted.nuclei.xy, mpp),
         roi=provenance.roi.name if provenance.roi else None,
-        found_far=int((judged & _far_from(counted.nuclei.xy * mpp, found.xy * mpp)).sum()),
+        found_far=int((judged & np.isinf(nearest_um)).sum()),
         names_classes=bool((truth.nuclei.label >= 0).any()),
     )
 
@@ -216,13 +218,6 @@ def _count_in_tissue(tissue: Path, xy: np.ndarray, mpp: tuple[float, float]) -> 
         return int(TissueMask.load(tissue).kept.contains(xy, mpp).sum()) if tissue.is_file() else None
     except StoreError:  # only a remark depends on it
         return None
-
-
-def _far_from(true_um: np.ndarray, found_um: np.ndarray) -> np.ndarray:
-    """(P,) bool: True for found nuclei farther than ``FAR_UM`` from every true nucleus."""
-    if not len(true_um):
-        return np.ones(len(found_um), bool)
-    return np.isinf(cKDTree(true_um).query(found_um, distance_upper_bound=FAR_UM)[0])
 
 
 def _calibrate(found: Nuclei, matches: Matches) -> CalibrationCounts | None:

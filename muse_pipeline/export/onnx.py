@@ -223,20 +223,16 @@ def measure_folders(folders: Iterable[tuple[Path, float]]) -> AppearanceReferenc
         LabelError: a picture cannot be read.
         ModelError: a folder has no picture, or nothing can be measured.
     """
-    reference = describe_training([measure_picture(read_rgb(path), mpp) for path, mpp in _pictures(folders)])
-    if reference is None:
-        raise ModelError("nothing can be measured in the pictures; give those that the model was trained on")
-    return reference
-
-
-def _pictures(folders: Iterable[tuple[Path, float]]) -> list[tuple[Path, float]]:
-    found = []
+    measured = []
     for folder, mpp in folders:
         paths = list_pictures(folder)
         if not paths:
             raise ModelError(f"{folder}: contains no pictures; give a folder of those that the model was trained on")
-        found += [(path, mpp) for path in paths]
-    return found
+        measured += [measure_picture(read_rgb(path), mpp) for path in paths]
+    reference = describe_training(measured)
+    if reference is None:
+        raise ModelError("nothing can be measured in the pictures; give those that the model was trained on")
+    return reference
 
 
 WINDOW_PX = 1024  # side of a window for networks that accept any size

@@ -131,7 +131,11 @@ def check_parity(checkpoint: Path, model: Path, images: Path, provider: str = "c
     if not windows:
         raise ModelError(f"{images}: no PNG pictures to check the export on; give a folder that has some")
     tolerance = TOLERANCES[card.precision]
-    pairs = [(_run_torch(graph, window), _run_model(predictor, window)) for window in windows]
+    pairs = []
+    for window in windows:
+        batch = np.repeat(window[None], card.batch, 0)
+        found = nuclei_of_windows(predictor.run(predictor.outputs, batch, COLOUR))[0]
+        pairs.append((_run_torch(graph, window), found))
     parity = compare(pairs, card.threshold, tolerance)
     if not parity.n_nuclei:
         raise ModelError(
@@ -200,11 +204,6 @@ def _window(path: Path, input_px: int) -> np.ndarray:
     pixels = read_rgb(path)[:input_px, :input_px]
     window[: pixels.shape[0], : pixels.shape[1]] = pixels
     return window
-
-
-def _run_model(predictor: Predictor, window: np.ndarray) -> Nuclei:
-    batch = np.repeat(window[None], predictor.card.batch, 0)
-    return nuclei_of_windows(predictor.run(predictor.outputs, batch, COLOUR))[0]
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ import onnx
 from torch import Tensor
 
 from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.core.pictures import list_pictures, read_rgb
+from muse_pipeline.core.pictures import list_pictures, read_rgb, spread_evenly
 from muse_pipeline.inference.card import ModelCard, RegionCard
 from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.models.base import Backbone, Features
@@ -237,8 +237,7 @@ def calibration_windows(folder: Path, card: ModelCard | RegionCard) -> list[Cali
             f"{folder}: no pictures to calibrate precision 'int8' on; give a folder of pictures like those that the "
             "model will see (--calibration FOLDER)"
         )
-    chosen = np.unique(np.linspace(0, len(paths) - 1, MAX_WINDOWS).round().astype(int))
-    return [_window(paths[index], card) for index in chosen]
+    return [_window(paths[index], card) for index in spread_evenly(len(paths), MAX_WINDOWS)]
 
 
 def describe_calibration(windows: Sequence[CalibrationWindow]) -> str:

@@ -31,15 +31,6 @@ TOLERANCES = {"fp32": (1e-3, 1e-4), "fp16": (0.05, 0.005), "int8": (0.5, 0.03)}
 MAX_PICTURES = 6
 
 
-def is_region_checkpoint(path: Path) -> bool:
-    """True if a checkpoint of this package contains a region network.
-
-    Raises:
-        CheckpointError: the checkpoint cannot be read.
-    """
-    return load_checkpoint(path).meta.get("kind") == REGIONS
-
-
 def load_region_model(path: Path, name: str | None = None, **changes: Any) -> tuple[RegionNetwork, RegionCard]:
     """Load a region network, in evaluation mode, and its card.
 

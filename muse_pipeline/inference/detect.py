@@ -131,7 +131,9 @@ def detect_shard(
     card, guard = finder.card, choice.guard
     require_mpp(store, card)
     grid = WindowGrid(store.size_px, card.input_px, card.halo_px, choice.offset_px)
-    batches = _find_batches(store, grid, card.batch, shard, choice.within)
+    batches = shard.batches(grid.windows_with_tissue(*store.tissue), card.batch)
+    if choice.within is not None:
+        batches = [windows for windows in batches if grid.touches(windows, *choice.within).any()]
     store.keep_chunks(CACHED_CHUNKS * (threads + 1))
     run_batch = partial(_run_batch, store=store, finder=finder, grid=grid, guard=guard)
     full, guarded = [], defaultdict(list)  # indices of windows
@@ -156,14 +158,6 @@ def detect_shard(
         }
         writer.finish(facts)
     return facts
-
-
-def _find_batches(
-    store: Store, grid: WindowGrid, batch: int, shard: Shard, within: tuple[np.ndarray, np.ndarray] | None
-) -> list[np.ndarray]:
-    """Indices of the windows in each batch of a shard; with ``within``, only if a core touches this rectangle."""
-    batches = shard.batches(grid.windows_with_tissue(*store.tissue), batch)
-    return batches if within is None else [windows for windows in batches if grid.touches(windows, *within).any()]
 
 
 def _run_batch(

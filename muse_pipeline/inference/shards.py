@@ -114,25 +114,12 @@ def _require_facts(facts: dict[str, Any]) -> None:
     [*colour, *common["slide_mpp"], float(common["corrupt_fraction"])]
 
 
-def iterate_reports(path: Path) -> Iterator[Nuclei]:
-    """Yield the reported nuclei (frame: work) group by group, in window order.
+def iterate_groups(path: Path, read: Callable[[pq.ParquetFile, int], T]) -> Iterator[T]:
+    """Yield what ``read_reports`` or ``read_positions`` returns for each group of a shard, in window order.
 
     Raises:
         StoreError: a group cannot be read.
     """
-    return _iterate_groups(path, _read_reports)
-
-
-def iterate_positions(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield positions (N, 2) in work pixels and window indices (N,), group by group; reads only a tenth of the data.
-
-    Raises:
-        StoreError: a group cannot be read.
-    """
-    return _iterate_groups(path, _read_positions)
-
-
-def _iterate_groups(path: Path, read: Callable[[pq.ParquetFile, int], T]) -> Iterator[T]:
     with _as_damage(path), pq.ParquetFile(path) as file:
         n_groups = file.num_row_groups
     for group in range(n_groups):
@@ -150,12 +137,14 @@ def _as_damage(path: Path) -> Iterator[None]:
         raise StoreError(f"{path}: is damaged; delete it and run {MAKERS} for it again") from error
 
 
-def _read_positions(file: pq.ParquetFile, group: int) -> tuple[np.ndarray, np.ndarray]:
+def read_positions(file: pq.ParquetFile, group: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (N, 2) in work pixels and window indices (N,) of a group; reads only a tenth of the data."""
     table = file.read_row_group(group, ["x", "y", "window"], use_threads=False)
     return _positions(table), to_numpy(table["window"])
 
 
-def _read_reports(file: pq.ParquetFile, group: int) -> Nuclei:
+def read_reports(file: pq.ParquetFile, group: int) -> Nuclei:
+    """The reported nuclei (frame: work) of a group."""
     table = file.read_row_group(group, use_threads=False)
     prob, rays = (lists_to_numpy(table[name]) for name in ("prob", "rays"))
     if not np.isfinite(rays).all():

@@ -49,18 +49,14 @@ def _read(path: Path | str) -> SlideColour:
     try:
         statistics = read_json(path)
         fit = statistics["macenko"]
-        if _are_measures(statistics.get("appearance", {})) and (fit is None or _is_fit(fit)):
+        measures = np.array(list(statistics.get("appearance", {}).values()), float)
+        if np.isfinite(measures).all() and (fit is None or _is_fit(fit)):
             return SlideColour.from_dict(statistics)
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror}); make it with `muse tissue`") from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass
     raise StoreError(f"{path}: is not a colour.json of this version; make it with `muse tissue`")
-
-
-def _are_measures(appearance: dict[str, float]) -> bool:
-    """True if all values are finite numbers."""
-    return bool(np.isfinite(np.array(list(appearance.values()), float)).all())
 
 
 def _is_fit(fit: dict[str, Any]) -> bool:

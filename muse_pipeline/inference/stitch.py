@@ -21,7 +21,7 @@ from muse_pipeline.core.types import INTENSITIES_OD, Frame, SlideInfo
 from muse_pipeline.features.neighbours import with_surroundings
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.doubts import NuclearSize, SizeSample, judge_classes
-from muse_pipeline.inference.shards import iterate_positions, iterate_reports, read_shard_facts
+from muse_pipeline.inference.shards import iterate_groups, read_positions, read_reports, read_shard_facts
 from muse_pipeline.inference.stains import stains_with
 from muse_pipeline.nuclei.pairs import REACH_UM, SLACK_UM, SeamResolver, cut_apart
 from muse_pipeline.nuclei.parquet import (
@@ -345,7 +345,7 @@ def resolve_stream(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[
     Only the positions in a row of windows, which is as wide as the slide, are in memory. Positions are read
     ahead; the nuclei themselves are read once it is known which of them are kept.
     """
-    groups = (nuclei for path in paths for nuclei in iterate_reports(path))
+    groups = (nuclei for path in paths for nuclei in iterate_groups(path, read_reports))
     for nuclei, kept in zip(groups, choose_reports(paths, grid, mpp), strict=True):
         if len(kept):
             yield nuclei[kept]
@@ -355,7 +355,7 @@ def choose_reports(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[
     """Yield, for each group of the shards, the indices (n,) of the nuclei that are kept, in the order of the table."""
     seams = SeamResolver(grid, mpp)
     chosen, stops = np.zeros(0, np.int64), deque([0])  # indices of the nuclei to be returned, and ends of the groups
-    for part in chain(chain.from_iterable(map(iterate_positions, paths)), [None]):
+    for part in chain(*(iterate_groups(path, read_positions) for path in paths), [None]):
         if part is not None:
             stops.append(stops[-1] + len(part[1]))
         chosen = np.concatenate([chosen, seams.finish() if part is None else seams.add(*part)])

@@ -127,15 +127,11 @@ class Program:
                 self.steps.append(step)
         outputs = {port.name for port in session.get_outputs()}
         self.outputs = {name: fixed[name].to(session.device) for name in outputs & fixed.keys()}
-        self._find_last_uses(outputs)
-        self.captured = None
-
-    def _find_last_uses(self, kept: set[str]) -> None:
-        seen = set(kept)
         for step in reversed(self.steps):
             named = [each for each in (*step.arguments, *step.results) if isinstance(each, str) and each]
-            step.unused = [name for name in dict.fromkeys(named) if name not in seen]
-            seen.update(named)
+            step.unused = [name for name in dict.fromkeys(named) if name not in outputs]
+            outputs.update(named)
+        self.captured = None
 
     def run(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Run the steps on ``inputs`` and return the outputs by name, in 32 bits, on the device."""
@@ -380,13 +376,9 @@ def _expand(_a: dict, x: Tensor, shape: Tensor) -> Tensor:
     return x.expand(torch.broadcast_shapes(x.shape, tuple(shape.tolist())))
 
 
-def _simple(function: Callable) -> Callable:
-    return lambda _a, *tensors: function(*tensors)
-
-
 OPERATORS: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     **{
-        name: _simple(function)
+        name: lambda _a, *tensors, function=function: function(*tensors)
         for name, function in {
             "Abs": torch.abs,
             "Add": torch.add,

@@ -269,11 +269,7 @@ class NucleusDetector(nn.Module):
 
     def forward(self, pixels: Tensor, colour: Tensor) -> NucleusMaps:
         """(B, 3, H, W) in 0..255 and (3, 4) or (B, 3, 4) -> maps at stride 4."""
-        return self.read_maps(self.features(pixels, colour))
-
-    def read_maps(self, dense: Tensor) -> NucleusMaps:
-        """Output of the head for a dense map from ``features``."""
-        return self.head(self.backbone.lattice.at_cells(dense))
+        return self.head(self.backbone.lattice.at_cells(self.features(pixels, colour)))
 
     def propose(self, dense: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Output of ``NucleusHead.propose`` for a dense map from ``features``."""

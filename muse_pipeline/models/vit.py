@@ -121,9 +121,6 @@ class VisionTransformer(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.register_buffer("baked_positions", None, persistent=False)
         self.baked_grid: tuple[int, int] | None = None
-        self._initialise()
-
-    def _initialise(self) -> None:
         for parameter in (self.cls_token, self.pos_embed):
             nn.init.trunc_normal_(parameter, std=0.02)
         for module in self.modules():

@@ -148,11 +148,6 @@ def describe_misfit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor])
     return _misfit(_shapes(weights), _shapes(wanted))
 
 
-def positions_grid(weights: Mapping[str, Tensor]) -> int | None:
-    """Patches per side of the positional table; None if the weights contain no such table."""
-    return square_grid(weights[POSITIONS]) if POSITIONS in weights else None
-
-
 def _misfit(found: Shapes, wanted: Shapes) -> str:
     both = found.keys() & wanted.keys()
     other = sorted(name for name in both if not _same_shape(name, found[name], wanted[name]))

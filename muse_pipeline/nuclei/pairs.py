@@ -214,11 +214,6 @@ class Reports:
     number: np.ndarray
     merged_windows: np.ndarray
 
-    @property
-    def is_confirmed(self) -> np.ndarray:
-        """(N,) bool: True for nuclei that at least two windows reported."""
-        return self.merged_windows[:, 1] >= 0
-
     def __getitem__(self, index: np.ndarray) -> Reports:
         return Reports(self.xy[index], self.window[index], self.number[index], self.merged_windows[index])
 
@@ -342,7 +337,8 @@ class SeamResolver:
         return final
 
     def _settle(self, reports: Reports) -> np.ndarray:
-        kept = reports[reports.is_confirmed | self.grid.owns(reports.xy, reports.window)]
+        is_confirmed = reports.merged_windows[:, 1] >= 0  # by at least two windows
+        kept = reports[is_confirmed | self.grid.owns(reports.xy, reports.window)]
         x, y = kept.xy.T
         return kept.number[np.lexsort((x, y, kept.window))]
 

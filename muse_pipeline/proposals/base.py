@@ -2,9 +2,9 @@
 
 A proposer is fitted to a sample of a slide, and then called on the windows of the slide.
 
-A proposer is registered by name in ``PROPOSERS``. It is a class with ``Settings``, a frozen dataclass with defaults,
-and ``fit(sample, settings)``, a class method that returns the ``inference.detect.Detector`` of a slide. The sample is
-taken with a fixed seed, so that the estimates are the same for every shard; the detector's ``facts`` contain them.
+A proposer is registered by name in ``PROPOSERS``. It is a ``Proposer`` with ``Settings``, a frozen dataclass with
+defaults, and ``fit(sample, settings)``, a class method that returns the proposer of a slide. The sample is taken with a
+fixed seed, so that the estimates are the same for every shard; the proposer's ``facts`` contain them.
 
 The guard skips windows in which nothing should be proposed: glass, ink, brown stain and windows out of focus. It judges
 whole windows; ``tissue.background`` excludes single pen strokes and brown nuclei within a good window. The guard also
@@ -18,9 +18,9 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -31,6 +31,7 @@ from muse_pipeline.core.environment import find_versions
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.card import ModelCard, NucleusClass
 from muse_pipeline.inference.detect import Detector, Guard, WindowChoice, detect_shard
+from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
 from muse_pipeline.store.grid import Shard, WindowGrid
 from muse_pipeline.store.store import Store
@@ -139,6 +140,31 @@ def proposal_card(name: str, mpp: float, n_rays: int = N_RAYS) -> ModelCard:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Proposer(Detector):
+    """Base class of proposers; ``find`` returns the nuclei of a window.
+
+    Attributes:
+        name: name under which the proposer is registered.
+        is_guarded: True if the guard skips unsuitable windows.
+        mpp: um per pixel of the windows.
+    """
+
+    name: ClassVar[str]
+    is_guarded: ClassVar[bool] = True
+
+    mpp: float
+
+    @cached_property
+    def card(self) -> ModelCard:
+        """The proposer's card, in the format of a model card."""
+        return proposal_card(self.name, self.mpp)
+
+    def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
+        """The nuclei of each window; its position is ignored."""
+        return [self.find(window) for window in pixels]
+
+
 GLASS, INK, BROWN, BLURRED = "glass", "ink", "brown stain", "out of focus"
 STAINED_DENSITY = 0.15  # optical density of the darkest channel at about 2 um/px; clean glass is below 0.1
 MIN_STAINED = 0.01  # minimum stained share of a window
@@ -212,18 +238,10 @@ def name_guarded(guarded: Mapping[str, list[int]], n_windows: int) -> list[str]:
     return [f"{n} of {n_windows} windows skipped ({reason}): nothing is proposed there" for reason, n in counts.items()]
 
 
-@dataclass(frozen=True)
-class FittedProposer:
-    """A proposer fitted to a slide, and the guard that decides which windows it skips; None to skip no window."""
-
-    finder: Detector
-    guard: Guard | None
-
-
 def fit_proposer(
     store: Store, method: str, settings: dict[str, Any], colour: SlideColour, info: SlideInfo | None = None
-) -> FittedProposer:
-    """Fit a proposer to a slide.
+) -> tuple[Proposer, Guard | None]:
+    """Fit a proposer to a slide; return it with the guard that decides which windows it skips, None to skip none.
 
     Args:
         store: the slide's image.
@@ -237,14 +255,14 @@ def fit_proposer(
     """
     proposer = PROPOSERS[method]
     sample = sample_slide(store, colour, info)
-    is_guarded = getattr(proposer, "GUARDED", True)  # imported detections are not guarded
-    guard = Guard(partial(judge_window, mpp=store.mpp), tuple(judge_slide(sample))) if is_guarded else None
-    return FittedProposer(proposer.fit(sample, read_settings(method, settings)), guard)
+    guard = Guard(partial(judge_window, mpp=store.mpp), tuple(judge_slide(sample))) if proposer.is_guarded else None
+    return proposer.fit(sample, read_settings(method, settings)), guard
 
 
 def propose_shard(
     store: Store,
-    proposer: FittedProposer,
+    proposer: Proposer,
+    guard: Guard | None,
     shard: Shard,
     output: Path,
     *,
@@ -256,6 +274,7 @@ def propose_shard(
     Args:
         store: the slide's image.
         proposer: proposer fitted to the slide.
+        guard: guard that decides which windows are skipped, as from ``fit_proposer``.
         shard: the windows to search.
         output: Parquet file to write, an input of ``muse stitch``.
         threads: number of windows searched at the same time; the result does not depend on it.
@@ -264,8 +283,8 @@ def propose_shard(
     Returns:
         Warnings for the ledger: those of the guard, and one if no nuclei were found.
     """
-    guard, choice = proposer.guard, WindowChoice(guard=proposer.guard)
-    facts = detect_shard(store, proposer.finder, shard, output, threads=threads, progress=progress, choice=choice)
+    choice = WindowChoice(guard=guard)
+    facts = detect_shard(store, proposer, shard, output, threads=threads, progress=progress, choice=choice)
     warnings = list(guard.remarks) if guard else []
     warnings += name_guarded(facts.get("guarded_windows", {}), facts["n_windows"])
     if facts["n_windows"] and not pq.read_metadata(output).num_rows:

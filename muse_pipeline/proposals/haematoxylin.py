@@ -9,7 +9,6 @@ separated by the power diagram of their centres and radii.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import Annotated, Any
 
 import cv2
@@ -18,12 +17,10 @@ import scipy  # loads its modules at first use, so that `muse proposer`, which o
 
 from muse_pipeline.core.config import Between
 from muse_pipeline.core.types import Frame
-from muse_pipeline.inference.card import ModelCard
-from muse_pipeline.inference.detect import Detector
 from muse_pipeline.nuclei.rays import ray_directions
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
-from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, proposer_facts, shrink, shrink_factor
+from muse_pipeline.proposals.base import N_RAYS, Proposer, SlideSample, proposer_facts, shrink, shrink_factor
 from muse_pipeline.proposals.otsu_mask import blend_stains, haematoxylin, otsu_threshold
 from muse_pipeline.tissue.background import clear_foreign_colours
 
@@ -171,11 +168,10 @@ class HaematoxylinSettings:
 
 @PROPOSERS.register("haematoxylin")
 @dataclass(frozen=True, eq=False)
-class HaematoxylinFinder(Detector):
+class HaematoxylinFinder(Proposer):
     """Finds the nuclei in a slide's windows.
 
     Attributes:
-        mpp: um per pixel of the windows.
         settings: settings of the proposer.
         stains: (2, 3) unit stain vectors, haematoxylin first.
         edge_density: density that separates nuclei from their background in the slide's sample.
@@ -183,8 +179,8 @@ class HaematoxylinFinder(Detector):
     """
 
     Settings = HaematoxylinSettings
+    name = "haematoxylin"
 
-    mpp: float
     settings: HaematoxylinSettings
     stains: np.ndarray
     edge_density: float
@@ -209,15 +205,6 @@ class HaematoxylinFinder(Detector):
     def work_mpp(self) -> float:
         """Um per pixel of the shrunk windows, in which nuclei are found."""
         return self.mpp * shrink_factor(self.mpp)
-
-    @cached_property
-    def card(self) -> ModelCard:
-        """The proposer's card, in the format of a model card."""
-        return proposal_card("haematoxylin", self.mpp)
-
-    def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
-        """The nuclei of each window; its position is ignored."""
-        return [self.find(window) for window in pixels]
 
     def find(self, pixels: np.ndarray) -> Nuclei:
         """The nuclei (frame: window) of (h, w, 3) uint8 ``pixels`` of any size, highest score first."""

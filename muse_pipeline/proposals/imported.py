@@ -6,7 +6,6 @@ import re
 import warnings
 import zlib
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,12 +18,10 @@ from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import Frame, SlideInfo
-from muse_pipeline.inference.card import ModelCard
-from muse_pipeline.inference.detect import Detector
 from muse_pipeline.nuclei.masks import label_image_to_nuclei, read_label_image, require_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
-from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, proposer_facts
+from muse_pipeline.proposals.base import N_RAYS, Proposer, SlideSample, proposer_facts
 from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 from muse_pipeline.qupath.read import read_geojson
 from muse_pipeline.qupath.regions import require_nucleus_size, split_regions
@@ -64,20 +61,18 @@ class ImportSettings:
 
 @PROPOSERS.register("imported")
 @dataclass(frozen=True, eq=False)
-class ImportedNuclei(Detector):
+class ImportedNuclei(Proposer):
     """Returns the nuclei that a file contains in each window.
 
     Attributes:
-        mpp: um per pixel of the windows.
         settings: settings of the import.
         nuclei: all nuclei of the file (frame: work), sorted by y.
         sha256: checksum of the file.
     """
 
     Settings = ImportSettings
-    GUARDED = False
+    name, is_guarded = "imported", False
 
-    mpp: float
     settings: ImportSettings
     nuclei: Nuclei
     sha256: str
@@ -106,11 +101,6 @@ class ImportedNuclei(Detector):
         )
         nuclei = nuclei[np.lexsort((nuclei.xy[:, 0], nuclei.xy[:, 1]))]
         return cls(sample.mpp, settings, nuclei, sha256_of(path))
-
-    @cached_property
-    def card(self) -> ModelCard:
-        """The proposer's card, in the format of a model card."""
-        return proposal_card("imported", self.mpp)
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
         """The nuclei in the windows at ``origin_xy``, highest score first; ``pixels`` are ignored."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from typing import Annotated, Any
 
 import cv2
@@ -11,12 +10,10 @@ import numpy as np
 from scipy import ndimage
 
 from muse_pipeline.core.config import Between
-from muse_pipeline.inference.card import ModelCard
-from muse_pipeline.inference.detect import Detector
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
-from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, proposer_facts, shrink, shrink_factor
+from muse_pipeline.proposals.base import N_RAYS, Proposer, SlideSample, proposer_facts, shrink, shrink_factor
 from muse_pipeline.proposals.otsu_mask import OtsuMask, blend_stains, fit_otsu
 from muse_pipeline.tissue.background import clear_foreign_colours
 
@@ -41,18 +38,17 @@ class OtsuSettings:
 
 @PROPOSERS.register("otsu")
 @dataclass(frozen=True, eq=False)
-class OtsuFinder(Detector):
+class OtsuFinder(Proposer):
     """Finds the nuclei in a slide's windows.
 
     Attributes:
-        mpp: um per pixel of the windows.
         settings: settings of the proposer.
         fitted: stain vectors, threshold and spread of the slide, for windows shrunk by ``shrink_factor``.
     """
 
     Settings = OtsuSettings
+    name = "otsu"
 
-    mpp: float
     settings: OtsuSettings
     fitted: OtsuMask
 
@@ -68,15 +64,6 @@ class OtsuFinder(Detector):
         threshold = max(settings.strictness * mask.threshold, MIN_DENSITY)
         fitted = replace(mask, stains=stains, threshold=round(threshold, 6), spread=round(mask.spread, 8))
         return cls(sample.mpp, settings, fitted)
-
-    @cached_property
-    def card(self) -> ModelCard:
-        """The proposer's card, in the format of a model card."""
-        return proposal_card("otsu", self.mpp)
-
-    def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
-        """The nuclei of each window; its position is ignored."""
-        return [self.find(window) for window in pixels]
 
     def find(self, pixels: np.ndarray) -> Nuclei:
         """The nuclei (frame: window) of (h, w, 3) uint8 ``pixels`` of any size, highest score first."""

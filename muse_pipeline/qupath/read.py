@@ -63,7 +63,8 @@ class NucleusParts:
         Raises:
             LabelError: a part is wrong; the message says which object it belongs to.
         """
-        reject_objects(wrong, self.number, self.path, what)
+        if wrong.any():
+            raise LabelError(f"{self.path}, feature {self.number[wrong.argmax()]}: {what}")
 
 
 def split_parts(geometry: np.ndarray, number: np.ndarray, path: Path | str) -> NucleusParts:
@@ -98,16 +99,6 @@ def flatten(geometry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         parts, within = shapely.get_parts(parts, return_index=True)
         owner = owner[within]
     return parts, owner
-
-
-def reject_objects(wrong: np.ndarray, number: np.ndarray, path: Path | str, what: str) -> None:
-    """Raise an error with the text ``what`` about the first object that is ``wrong`` (N,).
-
-    Raises:
-        LabelError: an object is wrong; the message says which.
-    """
-    if wrong.any():
-        raise LabelError(f"{path}, feature {number[wrong.argmax()]}: {what}")
 
 
 _BATCH = 8_192
@@ -202,17 +193,13 @@ def read_geojson(path: Path | str, offset_px: tuple[int, int] = (0, 0), tiles: b
         object_types += types
         names += [entry.get("name") for entry in properties]
     used = np.array([reason == "" for reason in reasons], bool)
-    _report_left_out(path, Counter(filter(None, reasons)), used.any())
+    if counts := Counter(filter(None, reasons)):
+        if not used.any():
+            raise GeoJSONError(f"{path}: has no usable points or polygons (left out: {list_counts(counts)}); draw some")
+        warnings.warn(f"{path}: left out {list_counts(counts)}", LeftOutWarning, stacklevel=2)
     geometry = shapely.transform(np.concatenate(geometries)[used], lambda xy: xy + np.asarray(offset_px, float))
     columns = (np.array(column, object)[used] for column in (class_names, object_types, names))
     return GeoJSONObjects(path, geometry, *columns, np.flatnonzero(used) + 1)
-
-
-def _report_left_out(path: Path | str, counts: Counter[str], has_others: bool) -> None:
-    if counts and not has_others:
-        raise GeoJSONError(f"{path}: has no usable points or polygons (left out: {list_counts(counts)}); draw some")
-    if counts:
-        warnings.warn(f"{path}: left out {list_counts(counts)}", LeftOutWarning, stacklevel=3)
 
 
 def to_feature(item: Any) -> dict[str, Any]:

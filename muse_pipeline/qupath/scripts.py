@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -66,8 +65,3 @@ def _quote(path: Path) -> str:
     """A path as a string literal in Groovy."""
     # In double quotes, Groovy replaces $name by the value of a variable.
     return json.dumps(str(path)).replace("$", "\\$")
-
-
-def find_command() -> Path:
-    """The path of ``muse`` in the folder of the running Python."""
-    return Path(sys.executable).with_name("muse.exe" if sys.platform == "win32" else "muse")

@@ -243,7 +243,7 @@ def refine(pair: Pair, start: Transform) -> tuple[Transform, Transform, Power]:
 def fit_affine(matches: Matches, measured_with: Transform) -> tuple[Transform, float] | None:
     """The affine map that most tiles agree with, and their share of the tiles on the partner.
 
-    None if fewer than ``LEAST_TILES`` agree, or if the map stretches too much.
+    None if fewer than ``LEAST_TILES`` agree, or if the map stretches or shrinks a direction by more than a quarter.
     """
     clear = matches.is_clear
     if clear.sum() < LEAST_TILES:
@@ -253,15 +253,12 @@ def fit_affine(matches: Matches, measured_with: Transform) -> tuple[Transform, f
     matrix, agrees = cv2.estimateAffine2D(
         source, target, method=cv2.RANSAC, ransacReprojThreshold=BEND_ROOM_UM, maxIters=5000, confidence=0.999
     )
-    if matrix is None or agrees.sum() < LEAST_TILES or not is_plausible(matrix):
+    if matrix is None or agrees.sum() < LEAST_TILES:
+        return None
+    stretch = np.linalg.svd(matrix[:, :2], compute_uv=False)
+    if not (stretch.min() > 0.75 and stretch.max() < 1.33):
         return None
     return Transform(matrix), float(agrees.sum()) / int(matches.is_seen.sum())
-
-
-def is_plausible(matrix: np.ndarray) -> bool:
-    """True if a matrix (2, 3), from um to um, shrinks or stretches no direction by more than about a quarter."""
-    stretch = np.linalg.svd(matrix[:, :2], compute_uv=False)
-    return bool(stretch.min() > 0.75 and stretch.max() < 1.33)
 
 
 def fit_bend(matches: Matches, measured_with: Transform, affine: Transform, size_um: np.ndarray) -> Transform:

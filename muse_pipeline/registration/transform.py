@@ -23,6 +23,7 @@ BEND_NODE_UM = 250.0
 LANDMARK_COLUMNS = ("x", "y", "partner_x", "partner_y")
 LEAST_LANDMARKS = 3
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan|inf", re.IGNORECASE)
+_NUMBERS = re.compile(r"(?:[\s\d.,;e+-]|nan|inf)+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +152,8 @@ def read_given(path: Path, slide: SlideInfo, partner: SlideInfo, frame: str = "q
         if path.suffix.lower() == ".json":
             return Transform.from_dict(read_json(path), slide.mpp, partner.mpp)
         offsets = [np.array(qupath_offset_px(info.bounds, frame), float) for info in (slide, partner)]
-        if path.suffix.lower() == ".csv" and not _is_matrix(path.read_text(encoding="utf-8-sig")):
+        # An alignment file of Xenium Explorer contains only numbers, like any other matrix.
+        if path.suffix.lower() == ".csv" and not _NUMBERS.fullmatch(path.read_text(encoding="utf-8-sig")):
             return _fit_landmarks(_read_landmarks(path), slide, partner, offsets)
         matrix = _read_matrix(path.read_text(encoding="utf-8"))
         # If the frames start at a on the slide and b on the partner, [M t] maps level-0 px x to M (x - a) + t + b.
@@ -189,11 +191,6 @@ def _fit_landmarks(points: np.ndarray, slide: SlideInfo, partner: SlideInfo, off
         raise ValueError("its landmarks lie on a line")
     matrix, *_ = np.linalg.lstsq(np.column_stack([source, np.ones(len(source))]), target, rcond=None)
     return Transform(matrix.T.copy())
-
-
-def _is_matrix(text: str) -> bool:
-    """True if ``text`` contains only numbers, as an alignment file of Xenium Explorer does."""
-    return re.fullmatch(r"(?:[\s\d.,;e+-]|nan|inf)+", text, re.IGNORECASE) is not None
 
 
 def _read_matrix(text: str) -> np.ndarray:

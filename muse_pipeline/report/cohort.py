@@ -178,11 +178,6 @@ class SlideResult:
         return f"{share:.1%} of the nuclei lie in artefacts ({kinds}) and are in no total" if share >= MUCH else ""
 
     @property
-    def lacks_regions(self) -> str:
-        """The reason why requested tissue regions are missing; "" if none are."""
-        return self.regions["reason"] if self.regions and self.regions["status"] != "ok" else ""
-
-    @property
     def lacks_partner(self) -> str:
         """The reason why the registration of the slide's partner failed; "" if it did not."""
         return self.partner["reason"] if self.partner and self.partner["status"] == FAILED else ""

@@ -115,7 +115,8 @@ def find_reasons(slide: SlideResult) -> dict[str, str]:
     found["picture"] = next((one for one in warnings if SEVERAL in one), "")
     found["tissue"] = slide.tissue_doubt
     found["artefacts"] = slide.artefact_doubt
-    found["regions"], found["partner"] = slide.lacks_regions, slide.lacks_partner
+    found["regions"] = slide.regions["reason"] if slide.regions else ""
+    found["partner"] = slide.lacks_partner
     return {kind: reason for kind in KINDS if (reason := found.get(kind))}
 
 

@@ -170,7 +170,10 @@ def draw_density(
     picture = cv2.merge([cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in backdrop])
     density = _resample_density(grid, size, um_per_px)
     top = _round_up(np.percentile(density[density > 1], 99.5)) if (density > 1).any() else 1.0
-    inside = _resample_mask(mask, size) > 0.5
+    # The width of the mask is reduced first to save memory.
+    narrow = map_strips(lambda strip: cv2.resize(strip.astype(np.float32), (size[0], len(strip))), mask)
+    inside = cv2.resize(narrow, size) > 0.5
+    del narrow
     for first in range(0, len(picture), BLEND_ROWS):
         rows = slice(first, first + BLEND_ROWS)
         picture[rows] = _blend_density(picture[rows], density[rows] / top, inside[rows])
@@ -206,12 +209,6 @@ def _resample_density(grid: DensityGrid, size: tuple[int, int], um_per_px: float
     to_cells = np.array([[scale, 0, shift], [0, scale, shift]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(smooth, to_cells, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
-
-
-def _resample_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A bool mask resampled linearly to ``size``, as (h, w) float32; its width is reduced first to save memory."""
-    narrow = map_strips(lambda strip: cv2.resize(strip.astype(np.float32), (size[0], len(strip))), mask)
-    return cv2.resize(narrow, size)
 
 
 def _add_colour_bar(canvas: Image.Image, pen: ImageDraw.ImageDraw, left: int, top: float, beside_px: int = 0) -> int:

@@ -221,7 +221,11 @@ def _class_mix(entries: Sequence[ShownSlide], counts: np.ndarray, groups: Sequen
     width = _MIX_WIDTH / max(len(order), 1)
     edges = np.cumsum(np.hstack([np.zeros((len(slides), 1)), shares]), 1)[order] * _MIX_HEIGHT
     classes = add_up(slide.summary for slide in slides)
-    bands = [(each["color"], _band(edges, k, width)) for k, each in enumerate(classes)]
+    bands = []
+    for k, each in enumerate(classes):  # the areas of a class in all columns, as a single path
+        cells = ((n * width, row[k], row[k + 1]) for n, row in enumerate(edges))
+        path = "".join(f"M{x:.2f} {top:.1f}h{width:.2f}V{bottom:.1f}h-{width:.2f}z" for x, top, bottom in cells)
+        bands.append((each["color"], path))
     for group in groups:  # a bar in the colour of the group below its columns
         own = (k for k, i in enumerate(order) if slides[i].group == group)
         path = "".join(f"M{k * width:.2f} {_MIX_HEIGHT + 3}h{width:.2f}v7h-{width:.2f}z" for k in own)
@@ -247,9 +251,3 @@ def _column_names(names: Sequence[str], width: float, top: int) -> dict[str, Any
     y, height = (top + 6, top + longest + 12) if turned else (top + 16, top + 22)
     found = [(name, round((k + 0.5) * width - 4 * turned, 1), y) for k, name in enumerate(shown)]
     return {"names": found, "turned": turned, "height": height}
-
-
-def _band(edges: np.ndarray, k: int, width: float) -> str:
-    """The areas of class ``k`` in all columns, as a single path."""
-    parts = (f"M{n * width:.2f} {row[k]:.1f}h{width:.2f}V{row[k + 1]:.1f}h-{width:.2f}z" for n, row in enumerate(edges))
-    return "".join(parts)

@@ -124,7 +124,11 @@ def _overview(slide: SlideResult, album: Album) -> Iterator[dict[str, Any] | Non
     if slide.regions and slide.files.region_picture.is_file():
         yield album.figure(slide.files.region_picture, "Tissue regions", _OVERVIEW_PX)
     if slide.partner and not slide.lacks_partner:
-        caption = f"Registered partner: {_residuals(slide.partner['residuals'])}"
+        residuals = slide.partner["residuals"]
+        caption = (
+            f"Registered partner: residual {residuals['median_um']:.1f} µm (95 % below {residuals['p95_um']:.1f}), "
+            f"{residuals['kept']} of {residuals['tiles']} tiles kept"
+        )
         yield album.figure(slide.files.partner / CHECKERBOARD, caption, _OVERVIEW_PX)
     if slide.n_nuclei:
         has_artefacts = any((slide.artefacts_mm2 or {}).values())
@@ -136,13 +140,6 @@ def _fields(slide: SlideResult, album: Album) -> Iterator[dict[str, Any] | None]
     """Pictures of the nuclei in the chosen fields."""
     for field in slide.summary["fields"] if slide.summary else ():
         yield album.figure(slide.folder / field["picture"], _field_caption(field, slide.info), _OVERLAY_PX)
-
-
-def _residuals(residuals: dict[str, Any]) -> str:
-    return (
-        f"residual {residuals['median_um']:.1f} µm (95 % below {residuals['p95_um']:.1f}), "
-        f"{residuals['kept']} of {residuals['tiles']} tiles kept"
-    )
 
 
 def _field_caption(field: dict[str, Any], info: SlideInfo) -> str:

@@ -219,7 +219,12 @@ class NucleiTable:
         provenance = read_provenance(path)
         with open_nuclei(path) as file:
             schema, n_nuclei = file.schema_arrow, file.metadata.num_rows
-        vectors = _embeddings_schema(embeddings, n_nuclei) if embeddings else schema
+        vectors = schema
+        if embeddings:
+            with open_nuclei(embeddings) as file:
+                vectors = file.schema_arrow
+                if "embedding" not in vectors.names or file.metadata.num_rows != n_nuclei:
+                    raise _other_nuclei(embeddings)
         classes = provenance.class_names
         categories = {"class": classes}
         if REGION in schema.names:
@@ -267,13 +272,6 @@ class NucleiTable:
             if found["id"].to_pylist() != batch.ids.astype(f"U{ID_LENGTH}").tolist():
                 raise _other_nuclei(self.embeddings)
             yield Batch(self, batch.rows.append_column("embedding", found["embedding"]))
-
-
-def _embeddings_schema(path: Path, n_nuclei: int) -> pa.Schema:
-    with open_nuclei(path) as file:
-        if "embedding" not in file.schema_arrow.names or file.metadata.num_rows != n_nuclei:
-            raise _other_nuclei(path)
-        return file.schema_arrow
 
 
 def _other_nuclei(path: Path) -> NucleiError:

@@ -40,8 +40,9 @@ class CziReader(SlideReader):
         try:
             self._document = Document(str(path))
             _require_one_colour_picture(path, self._document)
-            self._corner, size = _mosaic(self._document)
-            self.properties = _read_properties(self._document, size)
+            box = self._document.total_bounding_rectangle_no_pyramid  # around all scenes, in stage pixels
+            self._corner = box.x, box.y
+            self.properties = _read_properties(self._document, (box.w, box.h))
         except RuntimeError as error:  # the only exception that the library raises
             raise NearlyReadError(f"pylibCZIrw: {one_line(error)}") from error
 
@@ -76,12 +77,6 @@ def _require_one_colour_picture(path: Path, document) -> None:
     for name, what in (("Z", "focal planes"), ("T", "time points")):
         if (n := sizes.get(name, (0, 1))[1]) > 1:
             raise SlideError(f"{path}: has {n} {what}; export one of them as a slide")
-
-
-def _mosaic(document) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Corner and size of the rectangle around all scenes, in stage pixels."""
-    box = document.total_bounding_rectangle_no_pyramid
-    return (box.x, box.y), (box.w, box.h)
 
 
 def _read_properties(document, size: tuple[int, int]) -> SlideProperties:

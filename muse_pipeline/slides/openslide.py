@@ -46,7 +46,10 @@ class OpenSlideReader(SlideReader):
             raise UnsuitedError("OpenSlide finds only one level; others may be in the sub-directories of an OME-TIFF")
         if self.properties.vendor in TILED_VENDORS and (wrong := why_unsuited(path, self.properties.level_sizes_px)):
             raise UnsuitedError(f"OpenSlide mistakes {wrong}")
-        self._direct_tiles = self._find_direct_tiles()
+        # Levels without an integer downsample are left to OpenSlide, which interpolates (see ``_paint``).
+        whole = (level for level, downsample in enumerate(self._downsamples) if downsample % 1 == 0)
+        sizes = {level: self.properties.level_sizes_px[level] for level in whole}
+        self._direct_tiles = DirectTiles(path, sizes) if self.properties.vendor in TILED_VENDORS else None
 
     def _open(self) -> openslide.OpenSlide:
         try:
@@ -57,15 +60,6 @@ class OpenSlideReader(SlideReader):
             if planes := FOCAL_PLANES.search(str(error)):
                 raise SlideError(f"{self.path}: has {planes[1]} focal planes; export one of them as a slide") from error
             raise NearlyReadError(f"OpenSlide: {one_line(error)}") from error
-
-    def _find_direct_tiles(self) -> DirectTiles | None:
-        # Levels without an integer downsample are left to OpenSlide, which interpolates (see ``_paint``).
-        sizes = {
-            level: size
-            for level, size in enumerate(self.properties.level_sizes_px)
-            if self._downsamples[level] % 1 == 0
-        }
-        return DirectTiles(self.path, sizes) if self.properties.vendor in TILED_VENDORS else None
 
     def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
         """Read pixels; if OpenSlide's own downsample is not an integer, they are off by up to half a level-0 pixel.

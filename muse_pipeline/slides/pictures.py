@@ -76,11 +76,6 @@ def count_planes(series: TiffPageSeries) -> int:
     return prod(n for axis, n in zip(series.axes, series.shape, strict=True) if axis not in "YXS")
 
 
-def has_colours(series: TiffPageSeries) -> bool:
-    """True if a picture may be bright field: one plane of grey or colours, or three planes that may be colours."""
-    return count_planes(series) == 1 or (count_planes(series) == 3 and series.axes[:-2] in {"C", "I", "Q"})
-
-
 def why_planes(path: Path, series: TiffPageSeries) -> SlideError:
     """The error to raise for a picture of several planes."""
     n = count_planes(series)

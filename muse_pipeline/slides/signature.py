@@ -117,16 +117,11 @@ def fingerprint_file(path: Path | str) -> str:
         size = part.stat().st_size
         digest.update(size.to_bytes(8, "big"))
         with part.open("rb") as file:
-            for start in _block_starts(size):
+            blocks = 0, (size - BLOCK_BYTES) // 2, size - BLOCK_BYTES
+            for start in blocks if size > 3 * BLOCK_BYTES else range(0, size, BLOCK_BYTES):
                 file.seek(start)
                 digest.update(file.read(BLOCK_BYTES))
     return digest.hexdigest()
-
-
-def _block_starts(size: int) -> list[int]:
-    if size <= 3 * BLOCK_BYTES:
-        return list(range(0, size, BLOCK_BYTES))
-    return [0, (size - BLOCK_BYTES) // 2, size - BLOCK_BYTES]
 
 
 def _companions(path: Path) -> list[Path]:

@@ -30,7 +30,6 @@ from muse_pipeline.slides.pictures import (
     complaints_of_tifffile,
     count_planes,
     find_picture,
-    has_colours,
     is_mistagged,
     name_of,
     state_mpp,
@@ -112,10 +111,12 @@ def _open(path: Path) -> tuple[TiffSlide, tuple[str, ...]]:
             slide = tiffslide.TiffSlide(path)
             tiff = slide.ts_tifffile
             index, doubts = find_picture(tiff)
-            if not has_colours(tiff.series[index]):
-                raise why_planes(path, tiff.series[index])
+            series = tiff.series[index]
+            # A picture has one plane of grey or colours, or three planes that may be colours.
+            if (n := count_planes(series)) != 1 and (n != 3 or series.axes[:-2] not in {"C", "I", "Q"}):
+                raise why_planes(path, series)
             if not any(getattr(tiff, f"is_{kind}") for kind in VENDORS):  # otherwise tiffslide opens the first picture
-                slide.properties = _describe_picture(tiff.series[index], index)
+                slide.properties = _describe_picture(series, index)
             slide.properties  # noqa: B018 - parsed here, once, so that threads share it
     except SlideError:
         raise

@@ -104,7 +104,10 @@ def measure_slide(folder: Path) -> dict[Measure, float]:
     columns = _read_columns(path, ["label", *(feature.name for feature in features)], iterate_counted)
     for feature in features:
         if feature.name in columns:
-            found[Measure(f"median_{feature.name}", "feature", feature.unit)] = _median(columns[feature.name])
+            values = columns[feature.name]
+            known = values[np.isfinite(values)]
+            median = float(np.median(known)) if len(known) else np.nan
+            found[Measure(f"median_{feature.name}", "feature", feature.unit)] = median
     if EDGE in columns and len(classes) > 1:
         found |= _mixing(columns, classes)
     if provenance.regions and provenance.regions.bands is not None:
@@ -139,11 +142,6 @@ def _read_columns(
             parts[name].append(column.cast(pa.string()).to_numpy() if name == REGION else to_numpy(column))
     # The empty first part is only for tables without rows; it would change the type of other columns.
     return {name: np.concatenate(each[1:] or each) for name, each in parts.items()}
-
-
-def _median(values: np.ndarray) -> float:
-    known = values[np.isfinite(values)]
-    return float(np.median(known)) if len(known) else np.nan
 
 
 def _mixing(columns: Mapping[str, np.ndarray], classes: list[str]) -> dict[Measure, float]:

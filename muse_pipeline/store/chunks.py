@@ -110,12 +110,6 @@ def chunks_by_shard(chunks: np.ndarray) -> list[Chunk]:
     return sorted(found, key=lambda chunk: (chunk.shard, rank[chunk.in_shard]))
 
 
-def tissue_in_chunks(label: np.ndarray, label_px: int, shape: tuple[int, int]) -> np.ndarray:
-    """(rows, columns) int: number of tissue pixels of ``label``, of side ``label_px``, that each chunk touches."""
-    counts = [n for _, n in count_cells(label, np.ones(2), CHUNK_PX / label_px, shape)]
-    return np.concatenate(counts)
-
-
 def _grid_shape(size_px: tuple[int, int], cell_px: int) -> tuple[int, int]:
     return -(-size_px[1] // cell_px), -(-size_px[0] // cell_px)
 

@@ -8,7 +8,7 @@ contents.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from muse_pipeline.core.errors import StoreError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.text import one_line
-from muse_pipeline.store.zarr_files import CODECS, LOSSLESS, METADATA, Plane, ShardFiles
+from muse_pipeline.store.zarr_files import CODECS, LOSSLESS, METADATA, Plane, ShardFiles, read_recent_chunk
 
 CHUNK_PX = 512
 SHARD_PX = 4096
@@ -71,7 +71,7 @@ def _require_ours(attributes: dict[str, Any], image: dict[str, Any], tissue: Pla
     shard_px = [3, SHARD_PX, SHARD_PX]
     if len(shape) != 3 or shape[0] != 3 or kind != "uint8" or shards != shard_px:
         raise ValueError(f"its image is {kind} of shape {shape} in shards of {shards}, not uint8 in {shard_px}")
-    if attributes.get("codec", LOSSLESS) not in CODECS:
+    if attributes["codec"] not in CODECS:
         raise ValueError(f"its chunks are compressed by {attributes['codec']}, not by {' or '.join(CODECS)}")
     pixels = tuple(-(-side // tissue_pixel_px(mpp)) for side in shape[1:])
     if tissue.shape != pixels:
@@ -90,7 +90,7 @@ def _require_files(attributes: dict[str, Any], path: Path) -> None:
     Raises:
         ValueError: a file is missing.
     """
-    written = set(attributes.get("files", ()))  # older stores do not list their files
+    written = set(attributes["files"])
     if lost := sorted(written - set(list_files(path))):
         raise ValueError(f"{len(lost)} of its {len(written)} files are missing, the first is {lost[0]}")
 
@@ -128,7 +128,7 @@ class Store:
         self._reduction, self._rest = reduction, reduction // self._level
         self._chunk_px = chunk_px(self._level)
         level = path / str(PYRAMID.index(self._level))
-        self.codec = str(attributes.get("codec", LOSSLESS))  # older stores do not name their codec
+        self.codec = str(attributes["codec"])
         self._shards = ShardFiles(level, self._chunk_px, SHARD_PX // self._level // self._chunk_px, self.codec)
         self._read_chunk = self._shards.read_chunk
         self.mpp = float(attributes["mpp"]) * reduction
@@ -158,7 +158,7 @@ class Store:
 
     def share_chunks(self) -> None:
         """Use the process's shared cache of decoded chunks, for boxes close together that are read in succession."""
-        self._read_chunk = self._shards.read_recent_chunk
+        self._read_chunk = partial(read_recent_chunk, self._shards)
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
         """Read ``size`` = (width, height) work pixels from the corner ``xy``, which may lie outside the image.
@@ -326,8 +326,6 @@ def multiscale(name: str, axes: tuple[str, ...], mpp: float, factors: tuple[int,
         shift = [0.0 if axis == "c" else mpp * (factor - 1) / 2 for axis in axes]
         transformations = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": shift}]
         datasets.append({"path": str(level), "coordinateTransformations": transformations})
-    return {"name": name, "axes": [_axis(axis) for axis in axes], "datasets": datasets, "type": "area mean"}
-
-
-def _axis(name: str) -> dict[str, str]:
-    return {"name": name, "type": "channel"} if name == "c" else {"name": name, "type": "space", "unit": "micrometer"}
+    space = {"type": "space", "unit": "micrometer"}
+    described = [{"name": axis, **({"type": "channel"} if axis == "c" else space)} for axis in axes]
+    return {"name": name, "axes": described, "datasets": datasets, "type": "area mean"}

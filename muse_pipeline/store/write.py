@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ from muse_pipeline.store.chunks import (
     chunks_by_shard,
     chunks_with_tissue,
     chunks_within,
-    tissue_in_chunks,
+    count_cells,
     tissue_on_lattice,
 )
 from muse_pipeline.store.resample import AreaReader
@@ -128,7 +128,8 @@ def write_store(
         create_levels(folder, reader.size_px, codec)
         label = tissue_on_lattice(tissue, mpp, reader.size_px)
         write_label(folder, label, mpp)
-        n_pixels = tissue_in_chunks(label, tissue_pixel_px(mpp), chunks.shape)
+        counts = count_cells(label, np.ones(2), CHUNK_PX / tissue_pixel_px(mpp), chunks.shape)
+        n_pixels = np.concatenate([n for _, n in counts])
         corrupt = CorruptChunks(n_pixels, int(label.sum()), max_corrupt, info.slide_id)
         tissue_sha256 = tissue.sha256
         del label, tissue  # the masks of large slides need much memory
@@ -158,15 +159,10 @@ def read_chunk(reader: ImageReader, chunk: Chunk, codec: str) -> ReadChunk:
     except SlideError as error:
         damage = error
     smaller = [planes]
-    for finer, coarser in pairwise(PYRAMID):
-        smaller.append(reduce_planes(smaller[-1], coarser // finer))
+    for factor in PYRAMID[1:]:
+        size = CHUNK_PX // factor, CHUNK_PX // factor
+        smaller.append(np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in smaller[-1]]))
     return ReadChunk(compress(planes, codec), tuple(smaller[1:]), damage)
-
-
-def reduce_planes(planes: np.ndarray, factor: int) -> np.ndarray:
-    """(3, side, side) uint8, shrunk by ``factor``."""
-    size = planes.shape[2] // factor, planes.shape[1] // factor
-    return np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in planes])
 
 
 def compress(planes: np.ndarray, codec: str) -> bytes | None:

@@ -268,10 +268,6 @@ class ShardFiles:
         content = read_at(file.fileno(), int(length), int(offset))
         return decode(content, self.chunk_px, self.codec)
 
-    def read_recent_chunk(self, row: int, column: int) -> np.ndarray | None:
-        """``read_chunk``, with a cache of the last ``N_RECENT`` chunks of this process."""
-        return _recent_chunk(self, row, column)
-
     def open_shard(self, row: int, column: int):
         """Open a shard's file and read its table (rows, columns, 2); None if there is no file."""
         try:
@@ -285,7 +281,8 @@ class ShardFiles:
 
 
 @lru_cache(maxsize=N_RECENT)
-def _recent_chunk(shards: ShardFiles, row: int, column: int) -> np.ndarray | None:
+def read_recent_chunk(shards: ShardFiles, row: int, column: int) -> np.ndarray | None:
+    """``ShardFiles.read_chunk``, with a cache of the last ``N_RECENT`` chunks of this process."""
     return shards.read_chunk(row, column)
 
 

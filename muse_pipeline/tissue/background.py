@@ -125,17 +125,12 @@ FAINT_DENSITY = 0.06  # density of red: fainter edges of a pen cannot be mistake
 def clear_foreign_colours(haematoxylin: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     """``haematoxylin`` (h, w) float32, zero where (h, w, 3) uint8 ``pixels`` at about 0.5 um/px are ink or brown."""
     height, width = haematoxylin.shape
-    foreign = find_foreign_colours(pixels)
+    density = DENSITY[coarsen(pixels)]
+    foreign = find_ink(density) | is_brown(density)
     if not foreign.any():
         return haematoxylin
     enlarged = cv2.resize(foreign.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
     return np.where(enlarged > 0, np.float32(0), haematoxylin)
-
-
-def find_foreign_colours(pixels: np.ndarray) -> np.ndarray:
-    """(h', w') bool: ink or brown in ``pixels`` averaged ``COARSE``-fold."""
-    density = DENSITY[coarsen(pixels)]
-    return find_ink(density) | is_brown(density)
 
 
 def find_ink(density: np.ndarray) -> np.ndarray:

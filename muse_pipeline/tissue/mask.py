@@ -186,20 +186,18 @@ class TissueMask:
             raise StoreError(
                 f"{path}: not a readable tissue mask ({one_line(error)[:200]}); run `muse tissue` again"
             ) from error
-        if info is not None:
-            tissue._require_of(info, path)
-        return tissue
-
-    def _require_of(self, info: SlideInfo, path: Path | str) -> None:
-        if self.fingerprint not in {None, info.fingerprint}:
+        if info is None:
+            return tissue
+        if tissue.fingerprint not in {None, info.fingerprint}:
             raise StoreError(
                 f"{path}: belongs to a slide other than '{info.slide_id}'; run `muse tissue` for that slide"
             )
-        if self.slide_mpp not in {None, tuple(info.mpp)}:
+        if tissue.slide_mpp not in {None, tuple(info.mpp)}:
             raise StoreError(
-                f"{path}: made for {list(self.slide_mpp)} um/px of slide '{info.slide_id}', which now has "
+                f"{path}: made for {list(tissue.slide_mpp)} um/px of slide '{info.slide_id}', which now has "
                 f"{list(info.mpp)} um/px; run `muse tissue` again"
             )
+        return tissue
 
     def require_sound(self) -> None:
         """Require that a file contained a valid mask.

@@ -137,7 +137,11 @@ def stain_map(stains: np.ndarray, strong: np.ndarray, to_stains: np.ndarray, to_
     Returns:
         (3, 4) float32; columns 0-2 multiply the density, column 3 (zero here) is added.
     """
-    source, target = (np.vstack([s, _normal(s)]).T for s in (np.asarray(stains, float), np.asarray(to_stains, float)))
+    bases = []
+    for pair in (np.asarray(stains, float), np.asarray(to_stains, float)):
+        normal = np.cross(pair[0], pair[1])
+        bases.append(np.vstack([pair, normal / np.linalg.norm(normal)]).T)
+    source, target = bases
     gain = np.diag([*(np.asarray(to_strong, float) / np.asarray(strong, float)), 1.0])
     linear = target @ gain @ np.linalg.inv(source)
     return np.hstack([linear, np.zeros((3, 1))]).astype(np.float32)
@@ -148,8 +152,3 @@ def gain_ratio(colour: np.ndarray, stains: np.ndarray) -> float:
     plane, _ = np.linalg.qr(np.asarray(stains, float).T)
     largest, smallest = np.linalg.svd(colour[:, :3] @ plane, compute_uv=False)
     return float(largest / smallest) if smallest else np.inf
-
-
-def _normal(stains: np.ndarray) -> np.ndarray:
-    normal = np.cross(stains[0], stains[1])
-    return normal / np.linalg.norm(normal)

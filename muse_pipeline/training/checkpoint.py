@@ -18,13 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.core.errors import CheckpointError
 from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.detector import NucleusDetector, NucleusHead
-from muse_pipeline.models.vit import PATCH_PX
+from muse_pipeline.models.vit import PATCH_PX, square_grid
 from muse_pipeline.models.weights import (
     POSITIONS,
     PREFIX,
@@ -33,14 +32,11 @@ from muse_pipeline.models.weights import (
     load_weights,
     matching_backbones,
     nearest_backbone,
-    positions_grid,
     read_pickle,
     require_finite,
 )
 
 FORMAT = "muse_pipeline 3"
-# Version 1 had a different layout; heads of version 2 predict rays, not their inverse squares.
-OLDER = ("muse_pipeline 1", "muse_pipeline 2")
 
 
 @dataclass(frozen=True)
@@ -68,13 +64,13 @@ class Checkpoint:
 
     @property
     def patients(self) -> frozenset[str]:
-        """Patients of training and validation images; derived from the names of images if an older file lists none."""
-        return frozenset(map(str, self.meta.get("patients", map(patient_in_name, self.images))))
+        """Patients of training and validation images."""
+        return frozenset(map(str, self.meta.get("patients", ())))
 
     @property
     def learnt_patients(self) -> frozenset[str]:
-        """Patients of training images; all ``patients`` for older files, which do not list them separately."""
-        return frozenset(map(str, self.meta.get("learnt_patients", self.patients)))
+        """Patients of training images."""
+        return frozenset(map(str, self.meta.get("learnt_patients", ())))
 
     def weights_sha256(self) -> str:
         """Checksum (hex) of the weights, without ``meta``."""
@@ -139,8 +135,6 @@ def parse_checkpoint(state: dict[str, Any], path: Path) -> Checkpoint:
     """
     if not is_ours(state):
         raise CheckpointError(f"{path}: not a checkpoint of this package; give the checkpoint.pt of a training run")
-    if state["format"] in OLDER:
-        raise CheckpointError(f"{path}: written by an older version with different networks; train it again")
     if state["format"] != FORMAT:
         raise CheckpointError(
             f"{path}: has the layout '{state['format']}', but this version reads '{FORMAT}'; install the version that "
@@ -319,7 +313,7 @@ def recognise_backbone(weights: dict[str, Tensor], path: Path) -> str:
             f"{path}: fits no known backbone; compared with the nearest, {near}: {misfit}; known: "
             f"{', '.join(BACKBONES.names())}"
         )
-    grid = positions_grid(weights)
+    grid = square_grid(weights[POSITIONS]) if POSITIONS in weights else None
     by_name = re.search(r"[-_](\d+)$", path.stem)
     sides = [by_name[1]] if by_name else []
     sides += [str(grid * PATCH_PX)] if grid else []

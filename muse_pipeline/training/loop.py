@@ -258,7 +258,9 @@ def train(
             _require_finite(method.state_dict(), step, folder)
             if fabric.is_global_zero:
                 save_resume_point(folder.resume, step + 1, n_batches, method, optimisers)
-                reports.after_save(step + 1)
+                draw_curves(reports.log.read(), folder.curves)
+                for monitor in monitors:
+                    monitor.on_save(step + 1)
 
 
 class Reports:
@@ -294,12 +296,6 @@ class Reports:
         if self.leads and schedule.is_due(done, schedule.validate_every):
             for monitor in self.monitors:
                 monitor.on_validate(done, self.log)
-
-    def after_save(self, done: int) -> None:
-        """Draw the curves and call the monitors; called by the first process after a resume point was saved."""
-        draw_curves(self.log.read(), self.folder.curves)
-        for monitor in self.monitors:
-            monitor.on_save(done)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from muse_pipeline.training.checkpoint import load_checkpoint, steps_done
 
 Log = Callable[[str], None]
 Progress = Callable[[int, int, dict[str, float]], None]
-N_PICTURES, PICTURE_PX = 6, 1024
+PICTURE_PX = 1024
 PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "opencv-python-headless", "onnx", "onnxruntime")
 
 
@@ -180,11 +180,6 @@ class RunFolder:
             raise CheckpointError(f"{self.provenance}: cannot be read ({error}); choose another run folder") from error
 
 
-def spread_evenly(n: int, n_chosen: int = N_PICTURES) -> list[int]:
-    """Indices of at most ``n_chosen`` of ``n`` pictures, spread evenly."""
-    return np.unique(np.linspace(0, n - 1, n_chosen).round().astype(int)).tolist()
-
-
 def _differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> Iterator[str]:
     """Yield the dotted names of the settings in which two mappings differ."""
     for name in one.keys() | other.keys():
@@ -261,7 +256,7 @@ def describe_run(settings: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
         "revision": find_revision(Path(__file__).parents[2]),
         "python": platform.python_version(),
         "packages": find_versions(PACKAGES),
-        "command": ["muse", *(_name_of(word) for word in sys.argv[1:])],
+        "command": ["muse", *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])],
         "config_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
         "inputs": inputs.describe(),
     }
@@ -277,10 +272,6 @@ def find_revision(folder: Path) -> str | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _name_of(word: str) -> str:
-    return Path(word).name if Path(word).is_absolute() else word
 
 
 def _checksums(number: int, source: Any) -> Iterator[tuple[str, str]]:

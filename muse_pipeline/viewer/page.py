@@ -67,7 +67,8 @@ def write_tiles(store: Store, folder: Path, threads: int = 1) -> dict[str, Any]:
         Size and um per pixel of level 0, side of a tile, colour of the glass, and for every level the names
         "COLUMN_ROW" of the tiles that exist.
     """
-    n_levels, glass = count_levels(store.size_px), read_glass(store)
+    n_levels, smallest = count_levels(store.size_px), store.at(store.mpp * PYRAMID[-1])
+    glass = np.round(estimate_glass(smallest.read((0, 0), smallest.size_px))).astype(np.uint8)
     plate = np.broadcast_to(glass, (2 * TILE_PX, 2 * TILE_PX, 3)).copy()
     for level in range(n_levels):
         (folder / str(level)).mkdir(parents=True)
@@ -84,12 +85,6 @@ def write_tiles(store: Store, folder: Path, threads: int = 1) -> dict[str, Any]:
         "glass": glass.tolist(),
         "tiles": found,
     }
-
-
-def read_glass(store: Store) -> np.ndarray:
-    """(3,) uint8, the colour of the glass around the tissue."""
-    smallest = store.at(store.mpp * PYRAMID[-1])
-    return np.round(estimate_glass(smallest.read((0, 0), smallest.size_px))).astype(np.uint8)
 
 
 def count_levels(size_px: tuple[int, int]) -> int:
@@ -116,7 +111,7 @@ def _write_block(store: Store, block: Block, folder: Path, n_levels: int, glass:
     tiles = {
         f"{2 * block.column + column}_{2 * block.row + row}": tile
         for row, column in np.ndindex(-(-size[1] // TILE_PX), -(-size[0] // TILE_PX))
-        if (tile := _part(pixels, row, column)).min() < BACKGROUND
+        if (tile := pixels[row * TILE_PX :, column * TILE_PX :][:TILE_PX, :TILE_PX]).min() < BACKGROUND
     }
     if not tiles:
         return []
@@ -131,11 +126,6 @@ def _write_block(store: Store, block: Block, folder: Path, n_levels: int, glass:
         written.append((block.level + 1, name))
         _write_tile(half, folder / f"{block.level + 1}/{name}.jpg")
     return written
-
-
-def _part(pixels: np.ndarray, row: int, column: int) -> np.ndarray:
-    """One of the four tiles of a block."""
-    return pixels[row * TILE_PX : (row + 1) * TILE_PX, column * TILE_PX : (column + 1) * TILE_PX]
 
 
 def _write_tile(pixels: np.ndarray, path: Path) -> None:

@@ -403,25 +403,21 @@ def test_what_follows_a_gzip_member_is_left_out_as_by_java(tmp_path):
     assert "the gzip compression is damaged" in str(check_geojson(path))
 
 
-# Files as six other tools write them, reconstructed from descriptions of these tools.
+# Files as six other tools write them, reconstructed from descriptions of these tools: name -> (the features of a
+# FeatureCollection or a whole text, what is said about it).
 PEERS = {
     "objectType outside properties, class name as type": (
-        json.dumps(
+        [
             {
-                "type": "FeatureCollection",
-                "features": [
-                    {
-                        "type": "Feature",
-                        "id": f"object_{n}",
-                        "objectType": "detection",
-                        "name": "nucleus",
-                        "geometry": {"type": "Polygon", "coordinates": [square(20 * n)]},
-                        "properties": {"type": "Neoplastic", "classification": CLASS},
-                    }
-                    for n in range(3)
-                ],
+                "type": "Feature",
+                "id": f"object_{n}",
+                "objectType": "detection",
+                "name": "nucleus",
+                "geometry": {"type": "Polygon", "coordinates": [square(20 * n)]},
+                "properties": {"type": "Neoplastic", "classification": CLASS},
             }
-        ),
+            for n in range(3)
+        ],
         "becomes an annotation, as objectType stands outside properties and properties.type 'Neoplastic' is read",
     ),
     "all nuclei of a class in one MultiPolygon": (
@@ -457,39 +453,29 @@ PEERS = {
         "feature 1 and 2 more: is a tile, not a nucleus",
     ),
     "no objectType": (
-        json.dumps(
+        [
             {
-                "type": "FeatureCollection",
-                "features": [
-                    {
-                        "type": "Feature",
-                        "geometry": {"type": "Polygon", "coordinates": [square(20 * n)]},
-                        "properties": {"classification": CLASS},
-                    }
-                    for n in range(3)
-                ],
+                "type": "Feature",
+                "geometry": {"type": "Polygon", "coordinates": [square(20 * n)]},
+                "properties": {"classification": CLASS},
             }
-        ),
+            for n in range(3)
+        ],
         "feature 1 and 2 more: becomes an annotation, as objectType is missing",
     ),
     "patches with scores": (
-        json.dumps(
+        [
             {
-                "type": "FeatureCollection",
-                "features": [
-                    {
-                        "type": "Feature",
-                        "id": ID,
-                        "geometry": {"type": "Polygon", "coordinates": [square(side=350)]},
-                        "properties": {
-                            "isLocked": False,
-                            "measurements": [{"name": "prob_Tumor", "value": 0.5}],
-                            "objectType": "tile",
-                        },
-                    }
-                ],
+                "type": "Feature",
+                "id": ID,
+                "geometry": {"type": "Polygon", "coordinates": [square(side=350)]},
+                "properties": {
+                    "isLocked": False,
+                    "measurements": [{"name": "prob_Tumor", "value": 0.5}],
+                    "objectType": "tile",
+                },
             }
-        ),
+        ],
         "feature 1: is a tile, not a nucleus",
     ),
 }
@@ -497,8 +483,9 @@ PEERS = {
 
 @pytest.mark.parametrize("peer", PEERS)
 def test_styles_of_peers(tmp_path, peer):
-    text, reason = PEERS[peer]
-    verdict = check_geojson(write(tmp_path / "peer.geojson", text=text))
+    content, reason = PEERS[peer]
+    path = tmp_path / "peer.geojson"
+    verdict = check_geojson(write(path, text=content) if isinstance(content, str) else write(path, *content))
     assert not verdict.is_good and reason in str(verdict)
 
 

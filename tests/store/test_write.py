@@ -28,13 +28,14 @@ def noise_slide(width=2900, height=2300, **kw):
     return ArraySlide([np.random.default_rng(0).integers(0, 250, (height, width, 3), np.uint8)], **kw)
 
 
-def mask_with(info, *rectangles, roi=None):
-    """A mask of 8 um per pixel with rectangles (left, top, right, bottom) in um."""
-    shape = tuple(int(np.ceil(info.size_px[i] * info.mpp[i] / 8)) for i in (1, 0))
-    mask = np.zeros(shape, bool)
+def write(path, slide, *rectangles, slide_mpp=MPP, roi=None, **options):
+    """Write a store of a slide whose tissue is rectangles (left, top, right, bottom) in um; return its SlideInfo."""
+    info = slide.info(slide_mpp)
+    mask = np.zeros([int(np.ceil(info.size_px[i] * info.mpp[i] / 8)) for i in (1, 0)], bool)
     for left, top, right, bottom in rectangles:
         mask[int(top // 8) : int(bottom // 8), int(left // 8) : int(right // 8)] = True
-    return TissueMask(mask, np.array([8.0, 8.0]), roi, mask.sum() * 64e-6)
+    write_store(slide, info, TissueMask(mask, np.array([8.0, 8.0]), roi, mask.sum() * 64e-6), path, **options)
+    return info
 
 
 def files_of(folder):
@@ -47,10 +48,9 @@ def files_of(folder):
 
 def test_only_chunks_that_touch_a_rectangle(tmp_path):
     slide = noise_slide()
-    info = slide.info(MPP)
-    write_store(slide, info, mask_with(info, (0, 0, 725, 575)), tmp_path / "whole.zarr")
+    write(tmp_path / "whole.zarr", slide, (0, 0, 725, 575))
     corners = np.array([-40.0, 511.5]), np.array([1024.0, 900.0])
-    write_store(slide, info, mask_with(info, (0, 0, 725, 575)), tmp_path / "part.zarr", within=corners)
+    write(tmp_path / "part.zarr", slide, (0, 0, 725, 575), within=corners)
     whole, part = (open_store(tmp_path / f"{name}.zarr") for name in ("whole", "part"))
     expected = whole.read((0, 0), whole.size_px)
     expected[1024:] = 255
@@ -61,8 +61,7 @@ def test_only_chunks_that_touch_a_rectangle(tmp_path):
 
 def test_chunks_near_tissue_hold_the_slide_and_the_rest_is_white(tmp_path):
     slide = noise_slide()
-    info = slide.info(MPP)
-    write_store(slide, info, mask_with(info, (300, 300, 400, 310)), tmp_path / "a.zarr")
+    info = write(tmp_path / "a.zarr", slide, (300, 300, 400, 310))
     store = open_store(tmp_path / "a.zarr")
     expected = AreaReader(slide, info, 0.5).read((0, 0), store.size_px)
     expected[:512] = 255  # row 512 is at 256 um; tissue and its margin are at 268 to 342 um
@@ -75,9 +74,7 @@ def test_chunks_near_tissue_hold_the_slide_and_the_rest_is_white(tmp_path):
 
 
 def test_reading_beyond_the_image_is_white_and_contiguous(tmp_path):
-    slide = noise_slide()
-    info = slide.info(MPP)
-    write_store(slide, info, mask_with(info, (0, 0, 725, 575)), tmp_path / "a.zarr")
+    write(tmp_path / "a.zarr", noise_slide(), (0, 0, 725, 575))
     store = open_store(tmp_path / "a.zarr")
     whole = store.read((0, 0), store.size_px)
     around = store.read((-70, -30), (store.size_px[0] + 100, store.size_px[1] + 100))
@@ -93,26 +90,21 @@ def test_reading_beyond_the_image_is_white_and_contiguous(tmp_path):
 
 def test_glass_takes_no_room(tmp_path):
     slide = ArraySlide([np.zeros((600, 9000, 3), np.uint8)])
-    info = slide.info((0.5, 0.5))
-    write_store(slide, info, mask_with(info, (4400, 0, 4440, 40)), tmp_path / "a.zarr")
+    write(tmp_path / "a.zarr", slide, (4400, 0, 4440, 40), slide_mpp=(0.5, 0.5))
     assert [name for name in files_of(tmp_path / "a.zarr") if name.startswith("0/c")] == ["0/c/0/0/2"]
     index = np.frombuffer((tmp_path / "a.zarr/0/c/0/0/2").read_bytes()[-64 * 16 - 4 : -4], "<u8").reshape(64, 2)
     assert (index[:, 0] != 2**64 - 1).sum() == 1
 
 
 def test_no_tissue_is_a_valid_empty_store(tmp_path):
-    slide = noise_slide(300, 200)
-    info = slide.info(MPP)
-    write_store(slide, info, mask_with(info), tmp_path / "a.zarr")
+    write(tmp_path / "a.zarr", noise_slide(300, 200))
     store = open_store(tmp_path / "a.zarr")
     assert (store.read((0, 0), store.size_px) == 255).all() and not store.tissue[0].any()
     assert not [name for name in files_of(tmp_path / "a.zarr") if "/c/" in name]
 
 
 def test_viewers_can_read_it(tmp_path):
-    slide = ArraySlide([np.full((1000, 1300, 3), 90, np.uint8)])
-    info = slide.info(MPP)
-    write_store(slide, info, mask_with(info, (0, 0, 320, 248)), tmp_path / "a.zarr")
+    write(tmp_path / "a.zarr", ArraySlide([np.full((1000, 1300, 3), 90, np.uint8)]), (0, 0, 320, 248))
     group = zarr.open_group(str(tmp_path / "a.zarr"), mode="r")
     image, label = Image.from_zarr(group), ImageLabel.from_zarr(group["labels/tissue"])
     assert [axis.name for axis in image.ome_attributes.multiscales[0].axes] == ["c", "y", "x"]
@@ -125,9 +117,7 @@ def test_viewers_can_read_it(tmp_path):
 def test_every_level_shows_the_same_position(tmp_path):
     image = np.full((2048, 2048, 3), 250, np.uint8)
     image[320:448, 640:896] = 20  # y 160 to 224 um, x 320 to 448 um
-    slide = ArraySlide([image])
-    info = slide.info((0.5, 0.5))
-    write_store(slide, info, mask_with(info, (0, 0, 1024, 1024)), tmp_path / "a.zarr")
+    write(tmp_path / "a.zarr", ArraySlide([image]), (0, 0, 1024, 1024), slide_mpp=(0.5, 0.5))
     group = zarr.open_group(str(tmp_path / "a.zarr"), mode="r")
     for dataset in group.attrs["ome"]["multiscales"][0]["datasets"]:
         scale, shift = (
@@ -142,8 +132,7 @@ def test_every_level_shows_the_same_position(tmp_path):
 @pytest.mark.parametrize("mpp", [0.5, 0.25, 0.3])
 def test_the_label_is_the_mask_and_16_um(tmp_path, mpp):
     slide = ArraySlide([np.full((800, 800, 3), 90, np.uint8)])
-    info = slide.info((0.25, 0.25))
-    write_store(slide, info, mask_with(info, (64, 80, 96, 120)), tmp_path / "a.zarr", mpp=mpp)
+    write(tmp_path / "a.zarr", slide, (64, 80, 96, 120), slide_mpp=(0.25, 0.25), mpp=mpp)
     tissue, tissue_px = open_store(tmp_path / "a.zarr").tissue
     rows, columns = np.nonzero(tissue)
     found_um = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) * tissue_px * mpp
@@ -155,8 +144,7 @@ def test_shards_are_written_as_zarr_writes_them(tmp_path):
     """The files have the same bytes as those of zarr, which also leaves out white chunks."""
     slide = noise_slide(4500, 1300)
     slide.levels[0][:, 900:2600] = 255
-    info = slide.info((0.5, 0.5))
-    write_store(slide, info, mask_with(info, (0, 0, 2250, 650)), tmp_path / "a.zarr", threads=2)
+    write(tmp_path / "a.zarr", slide, (0, 0, 2250, 650), slide_mpp=(0.5, 0.5), threads=2)
     before = files_of(tmp_path / "a.zarr")
     for level in range(3):
         array = zarr.open_array(str(tmp_path / f"a.zarr/{level}"), mode="r+")
@@ -166,19 +154,15 @@ def test_shards_are_written_as_zarr_writes_them(tmp_path):
 
 
 def test_threads_change_nothing(tmp_path):
-    slide = noise_slide()
-    info = slide.info(MPP)
-    tissue = mask_with(info, (0, 0, 400, 400), (600, 300, 700, 500))
     for threads in (1, 3):
-        write_store(slide, info, tissue, tmp_path / f"{threads}.zarr", threads=threads)
+        tissue = (0, 0, 400, 400), (600, 300, 700, 500)
+        write(tmp_path / f"{threads}.zarr", noise_slide(), *tissue, threads=threads)
     assert files_of(tmp_path / "1.zarr") == files_of(tmp_path / "3.zarr")
 
 
 def test_a_corrupt_region_costs_one_chunk_and_is_listed(tmp_path):
     slide = noise_slide(corrupt=[(1100, 100, 50, 50)])
-    info = slide.info(MPP)
-    tissue = mask_with(info, (0, 0, 725, 575))
-    write_store(slide, info, tissue, tmp_path / "a.zarr", max_corrupt=0.5)
+    write(tmp_path / "a.zarr", slide, (0, 0, 725, 575), max_corrupt=0.5)
     store = open_store(tmp_path / "a.zarr")
     assert store.attributes["corrupt"] == [[512, 0, 512, 512]]
     assert store.attributes["corrupt_fraction"] == pytest.approx(512 * 512 / (1450 * 1152), rel=0.05)
@@ -188,19 +172,17 @@ def test_a_corrupt_region_costs_one_chunk_and_is_listed(tmp_path):
 
 def test_too_much_corruption_fails_the_slide_and_leaves_nothing(tmp_path):
     slide = noise_slide(corrupt=[(1100, 100, 50, 50)])
-    info = slide.info(MPP)
     with pytest.raises(
         SlideError, match=r"'drawn': at least 1\d\.\d% of the tissue cannot be decoded, more than the 1\.0%"
     ):
-        write_store(slide, info, mask_with(info, (0, 0, 725, 575)), tmp_path / "a.zarr", max_corrupt=0.01)
+        write(tmp_path / "a.zarr", slide, (0, 0, 725, 575), max_corrupt=0.01)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_older_store_is_replaced_whole(tmp_path):
     slide = noise_slide(600, 500)
-    info = slide.info(MPP)
-    write_store(slide, info, mask_with(info, (0, 0, 100, 100)), tmp_path / "a.zarr")
-    write_store(slide, info, mask_with(info), tmp_path / "a.zarr")
+    write(tmp_path / "a.zarr", slide, (0, 0, 100, 100))
+    write(tmp_path / "a.zarr", slide)
     assert not open_store(tmp_path / "a.zarr").tissue[0].any()
     assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
 
@@ -214,9 +196,7 @@ def test_what_is_no_store_is_reported(tmp_path):
 
 
 def test_a_damaged_chunk_is_reported(tmp_path):
-    slide = noise_slide(600, 500)
-    info = slide.info(MPP)
-    write_store(slide, info, mask_with(info, (0, 0, 100, 100)), tmp_path / "a.zarr")
+    write(tmp_path / "a.zarr", noise_slide(600, 500), (0, 0, 100, 100))
     chunk = tmp_path / "a.zarr/0/c/0/0/0"
     chunk.write_bytes(chunk.read_bytes()[:-40])
     with pytest.raises(StoreError, match=r"chunk \(0, 0\) is damaged"):
@@ -225,9 +205,7 @@ def test_a_damaged_chunk_is_reported(tmp_path):
 
 @pytest.mark.parametrize("content", [b"no Zstandard", Zstd().encode(np.ones(7, np.uint8))])
 def test_a_damaged_label_of_tissue_is_reported(tmp_path, content):
-    slide = noise_slide(600, 500)
-    info = slide.info(MPP)
-    write_store(slide, info, mask_with(info, (0, 0, 100, 100)), tmp_path / "a.zarr")
+    write(tmp_path / "a.zarr", noise_slide(600, 500), (0, 0, 100, 100))
     (tmp_path / "a.zarr/labels/tissue/0/c/0/0").write_bytes(content)
     store = open_store(tmp_path / "a.zarr")
     with pytest.raises(StoreError, match=r"a.zarr: its tissue is damaged .*; run `muse tile` again"):
@@ -238,9 +216,7 @@ def test_a_damaged_label_of_tissue_is_reported(tmp_path, content):
 
 def test_a_lost_file_is_no_glass(tmp_path):
     """Chunks without a file are read as white, like most of a slide, so a lost file must be an error."""
-    slide = noise_slide(600, 500)
-    info = slide.info(MPP)
-    write_store(slide, info, mask_with(info, (0, 0, 100, 100)), tmp_path / "a.zarr")
+    write(tmp_path / "a.zarr", noise_slide(600, 500), (0, 0, 100, 100))
     for name in ("0/c/0/0/0", "labels/tissue/0/c/0/0"):
         copy = shutil.copytree(tmp_path / "a.zarr", tmp_path / name.replace("/", "-"))
         (copy / name).unlink()
@@ -250,11 +226,9 @@ def test_a_lost_file_is_no_glass(tmp_path):
 
 def test_a_damaged_store_of_ours_is_written_anew(tmp_path):
     slide = noise_slide(600, 500)
-    info = slide.info(MPP)
-    tissue = mask_with(info, (0, 0, 100, 100))
-    write_store(slide, info, tissue, tmp_path / "a.zarr")
+    write(tmp_path / "a.zarr", slide, (0, 0, 100, 100))
     (tmp_path / "a.zarr/zarr.json").write_text("{")
-    write_store(slide, info, tissue, tmp_path / "a.zarr")
+    write(tmp_path / "a.zarr", slide, (0, 0, 100, 100))
     assert open_store(tmp_path / "a.zarr").tissue[0].any()
 
 
@@ -272,8 +246,7 @@ def test_the_last_pixels_of_a_mask_cover_one_more():
 
 def test_a_roi_does_not_change_pixels(tmp_path):
     slide = noise_slide(600, 500)
-    info = slide.info(MPP)
-    write_store(slide, info, mask_with(info, (0, 0, 100, 100), roi=box(0, 0, 80, 80)), tmp_path / "a.zarr")
+    info = write(tmp_path / "a.zarr", slide, (0, 0, 100, 100), roi=box(0, 0, 80, 80))
     store = open_store(tmp_path / "a.zarr")
     np.testing.assert_array_equal(store.read((0, 0), (200, 200)), AreaReader(slide, info, 0.5).read((0, 0), (200, 200)))
 
@@ -288,17 +261,15 @@ def test_names():
 
 def test_a_store_never_takes_the_position_of_something_else(tmp_path):
     slide = noise_slide(200, 200)
-    info = slide.info(MPP)
-    tissue = mask_with(info, (0, 0, 48, 48))
     (tmp_path / "slides").mkdir()
     (tmp_path / "slides/a.svs").write_bytes(b"years of work")
     zarr.create_group(store=str(tmp_path / "another's.zarr"), zarr_format=3, attributes={"cells": 1})
     before = files_of(tmp_path)
     for name in ("slides", "another's.zarr"):
         with pytest.raises(OutputError, match="did not create"):
-            write_store(slide, info, tissue, tmp_path / name)
+            write(tmp_path / name, slide, (0, 0, 48, 48))
     assert files_of(tmp_path) == before
-    write_store(slide, info, tissue, tmp_path / "image-500nm.zarr")
+    write(tmp_path / "image-500nm.zarr", slide, (0, 0, 48, 48))
     before = files_of(tmp_path)
-    write_store(slide, info, tissue, tmp_path / "image-500nm.zarr")
+    write(tmp_path / "image-500nm.zarr", slide, (0, 0, 48, 48))
     assert files_of(tmp_path) == before

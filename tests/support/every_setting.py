@@ -10,7 +10,6 @@ import dataclasses
 
 import torch
 import yaml
-from numeric_settings import with_setting
 
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.training.checkpoint import save_checkpoint
@@ -28,6 +27,16 @@ REPORTS = {
 }
 CARD = {"classes": "colours in the viewer", "export": "how the model is run: tests/export"}
 NAMES = {"patient": "what a name means: tests/labels/test_pictures.py"}
+
+
+def with_setting(config, name, value):
+    """The config with a different value for the setting ``name``, such as ``schedule.clip``."""
+    first, _, rest = name.partition(".")
+    earlier = config[int(first)] if isinstance(config, tuple) else getattr(config, first)
+    changed = with_setting(earlier, rest, value) if rest else value
+    if isinstance(config, tuple):
+        return (*config[: int(first)], changed, *config[int(first) + 1 :])
+    return dataclasses.replace(config, **{first: changed})
 
 
 def numbers_in(value, name="", kind=""):
@@ -97,9 +106,25 @@ def first_difference(one, other):
     return None
 
 
-APPEARANCE = {
+BLUR = {
     "augmentation.blur": 1.0,
     "augmentation.blur_um": ({"augmentation.blur": 1.0}, 0.3),  # does not change the width of the kernel
+}
+IN_VIEWS = {
+    **BLUR,
+    "views.global_px": 96,
+    "views.local_px": 64,
+    "views.mpp.0": 0.75,
+    "views.mpp.1": 0.75,
+    "views.min_matches": 1000,
+    "views.max_matches": 1,
+    "views.draws": ({"views.min_matches": 1000}, 1),
+    "balance": 1.0,
+    "grey": 1.0,
+    "min_nuclei": 33,
+}
+APPEARANCE = {
+    **BLUR,
     "augmentation.scale": 2.0,
     "augmentation.free_rotation": 1.0,
 }

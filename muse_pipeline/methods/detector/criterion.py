@@ -189,12 +189,6 @@ def known_cells(maps: NucleusMaps, batch: LabelledBatch) -> tuple[Tensor, Tensor
     return (depth_um > 0).to(maps.centre), (depth_um >= RIM_UM).to(maps.centre)
 
 
-def unannotated_cells(batch: LabelledBatch) -> tuple[Tensor, Tensor]:
-    """Two (B, 1, h, w) bool maps: cells without any labels, and these cells together with those of class areas."""
-    region = batch.region[:, None]
-    return region == 0, (region == 0) | (region == CLASSES_ONLY)
-
-
 def class_error(logits: Tensor, label: Tensor, shares: Tensor | None, class_weights: Tensor) -> tuple[Tensor, Tensor]:
     """(N,) class loss of each nucleus, and (N,) bool, False for nuclei of unknown class.
 

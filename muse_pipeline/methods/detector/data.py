@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from muse_pipeline.core.errors import ConfigError, LabelError
+from muse_pipeline.core.pictures import spread_evenly
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.data.windows import LabelledWindows, continue_mirrored
 from muse_pipeline.inference.card import ColourReference
@@ -26,7 +27,7 @@ from muse_pipeline.labels.statistics import (
 )
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.start import Start
-from muse_pipeline.training.run import Log, RunFolder, spread_evenly
+from muse_pipeline.training.run import Log, RunFolder
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from muse_pipeline.core.config import Fraction, OneOf, Weights
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import CLASSES_ONLY, LabelledBatch
 from muse_pipeline.labels.pictures import LabelledImage
-from muse_pipeline.methods.detector.criterion import CRITERIA, RAY_WEIGHT, mean_over, unannotated_cells
+from muse_pipeline.methods.detector.criterion import CRITERIA, RAY_WEIGHT, mean_over
 from muse_pipeline.models.detector import MEAN_RADIUS_UM, NucleusDetector, NucleusMaps
 from muse_pipeline.training.method import AveragedNetwork, Method, Schedule, build_adamw
 
@@ -92,7 +92,8 @@ class DistillationTerm(nn.Module):
             heat, label = teacher_pred.centre.sigmoid(), teacher_pred.label.log_softmax(1)
         taught = known = torch.ones_like(heat)
         if self.where == "outside":
-            taught, known = (cells.to(heat) for cells in unannotated_cells(batch))
+            region = batch.region[:, None]
+            taught, known = (region == 0).to(heat), ((region == 0) | (region == CLASSES_ONLY)).to(heat)
         elif batch.shares is not None:  # class areas have class labels, which the teachers might contradict
             taught = (batch.region[:, None] != CLASSES_ONLY).to(heat)
         centre = functional.binary_cross_entropy_with_logits(student.centre, heat, reduction="none")

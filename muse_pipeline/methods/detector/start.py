@@ -23,8 +23,6 @@ from muse_pipeline.training.checkpoint import (
     read_weights,
 )
 
-RETIRED = ("region_px", "consistency")  # settings of older checkpoints that do not affect a trained network
-
 
 def load_trained(path: Path) -> tuple[NucleusDetector, DetectorConfig, Checkpoint]:
     """Return the network of a checkpoint in evaluation mode, the settings of its training, and the checkpoint.
@@ -37,18 +35,13 @@ def load_trained(path: Path) -> tuple[NucleusDetector, DetectorConfig, Checkpoin
     checkpoint = load_checkpoint(path)
     if not _holds_detector(checkpoint):
         raise CheckpointError(f"{path}: holds no detector (kind: {checkpoint.meta.get('kind')}); finetune one first")
-    config = _read_settings(checkpoint, path)
+    config = parse_config(checkpoint.meta["config"], DetectorConfig, str(path))
     try:
         network = NucleusDetector(config.backbone, config.head, len(config.classes), config.n_rays)
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}; it was trained with a different version of this package") from error
     load_detector_weights(network, checkpoint, path)
     return network.eval(), config, checkpoint
-
-
-def _read_settings(checkpoint: Checkpoint, path: Path) -> DetectorConfig:
-    settings = {name: value for name, value in checkpoint.meta["config"].items() if name not in RETIRED}
-    return parse_config(settings, DetectorConfig, str(path))
 
 
 def describe_origins(paths: Sequence[Path], config: DetectorConfig, images: Collection[str]) -> dict[str, str]:
@@ -68,7 +61,7 @@ def describe_origins(paths: Sequence[Path], config: DetectorConfig, images: Coll
         checkpoint = read_weights(path, config.trust_pickle)
         if not _holds_detector(checkpoint) or checkpoint.images <= set(images):
             continue
-        origin = _read_settings(checkpoint, path)
+        origin = parse_config(checkpoint.meta["config"], DetectorConfig, str(path))
         card = complete_texts(origin, checkpoint.meta)
         role = "It continues" if config.checkpoint and path == find_checkpoint(config.checkpoint) else "Its teacher is"
         found["training_data"].append(f"{role} {origin.name}, which was trained on: {card['training_data']}")
@@ -135,17 +128,16 @@ def read_start(config: DetectorConfig) -> Start | None:
         return None
     path = find_checkpoint(config.checkpoint)
     checkpoint = read_weights(path, config.trust_pickle)
-    is_whole = _holds_detector(checkpoint) and _is_same_detector(checkpoint.meta["config"], config)
+    if not _holds_detector(checkpoint):
+        return Start(path, checkpoint, is_whole=False)
+    begun = checkpoint.meta["config"]
+    initial = begun["head"], begun["n_rays"], tuple(one["name"] for one in begun["classes"]), begun["mpp"]
+    is_whole = initial == (config.head, config.n_rays, config.class_names, config.mpp)
     return Start(path, checkpoint, is_whole)
 
 
 def _holds_detector(checkpoint: Checkpoint) -> bool:
     return bool(checkpoint.head) and checkpoint.meta.get("kind") == "detector"  # region models have a head too
-
-
-def _is_same_detector(begun: dict[str, Any], config: DetectorConfig) -> bool:
-    initial = begun["head"], begun["n_rays"], tuple(one["name"] for one in begun["classes"]), begun["mpp"]
-    return initial == (config.head, config.n_rays, config.class_names, config.mpp)
 
 
 def take_over(network: NucleusDetector, start: Start) -> None:

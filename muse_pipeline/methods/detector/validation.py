@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from muse_pipeline.core.pictures import spread_evenly
 from muse_pipeline.evaluation.detection import RADIUS_UM, DetectionCounts, match_nuclei, match_points
 from muse_pipeline.inference.card import ColourReference, ModelCard
 from muse_pipeline.inference.detect import detect_image
@@ -242,8 +243,7 @@ def compare_with_start(data: DetectorData, start: Start, network: NucleusDetecto
 
 def _choose(images: Sequence[LabelledImage], mpp: float) -> list[LabelledImage]:
     """At most ``N_IMAGES`` images, spread evenly, each cropped to its annotated region and ``AROUND_UM`` around it."""
-    chosen = np.unique(np.linspace(0, len(images) - 1, N_IMAGES).round().astype(int))
-    return [_cut(images[index], round(AROUND_UM / mpp)) for index in chosen]
+    return [_cut(images[index], round(AROUND_UM / mpp)) for index in spread_evenly(len(images), N_IMAGES)]
 
 
 def _cut(image: LabelledImage, margin_px: int) -> LabelledImage:

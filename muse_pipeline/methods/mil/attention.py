@@ -15,10 +15,9 @@ from torch.nn import functional
 
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.files import read_json, sha256_of, write_json
-from muse_pipeline.core.pictures import write_png
+from muse_pipeline.core.pictures import spread_evenly, write_png
 from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.evaluation.bootstrap import area_interval, area_under_curve
-from muse_pipeline.labels.tissue import TissueSource
 from muse_pipeline.methods.mil.bags import Bag, BagsStage, open_bags, open_slide_store
 from muse_pipeline.methods.mil.config import MilConfig
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
@@ -234,7 +233,8 @@ class TilesStage(PreparedStage):
         """
         networks = [load_attention(path) for path in self.models]
         bags = open_bags(self.bags, len(networks))
-        outputs = [read_bag(networks[bag.fold], bag) for bag in bags]
+        with torch.no_grad():
+            outputs = [networks[bag.fold](torch.from_numpy(np.array(bag.features())).float()) for bag in bags]
         scores = score_slides(bags, outputs, self.config.class_names)
         write_json(folder / SCORES_OF_SLIDES, scores)
         log(describe_slide_scores(scores))
@@ -264,12 +264,6 @@ class TilesStage(PreparedStage):
         return rows
 
 
-@torch.no_grad()
-def read_bag(network: GatedAttention, bag: Bag) -> BagOutput:
-    """Compute the output for one slide."""
-    return network(torch.from_numpy(np.array(bag.features())).float())
-
-
 def choose_tiles(output: BagOutput, label: int, most: int, least_probability: float) -> np.ndarray:
     """Choose a slide's tiles for training, and return their indices.
 
@@ -283,7 +277,7 @@ def choose_tiles(output: BagOutput, label: int, most: int, least_probability: fl
     """
     n = len(output.attention)
     if label == 0:
-        return np.unique(np.linspace(0, n - 1, min(most, n)).round().astype(int))
+        return np.array(spread_evenly(n, most), int)
     order = output.attention[:, label - 1].argsort(descending=True, stable=True)[:most]
     probability = output.tile_logit[:, label - 1].sigmoid()
     return order[probability[order] >= least_probability].numpy()
@@ -326,11 +320,3 @@ def slide_metrics(folder: Path | None) -> dict[str, float]:
         return {}
     scores = read_json(folder / SCORES_OF_SLIDES)["classes"]
     return {f"AUC of slides, {name}": round(score["auc"], 4) for name, score in scores.items()}
-
-
-def tile_sources(folder: Path, mpp: float) -> tuple[tuple[TissueSource, ...], tuple[TissueSource, ...]]:
-    """The images of a tiles stage as sources for training and for validation."""
-    return tuple(
-        (TissueSource(images=folder / split / "images", table=folder / split / LABELS, mpp=mpp),)
-        for split in (TRAINING, VALIDATION)
-    )

@@ -20,7 +20,7 @@ from muse_pipeline.inference.stains import colour_of_fit, reference_stains
 from muse_pipeline.labels.statistics import check_leaks, mean_stains
 from muse_pipeline.labels.tissue import UNKNOWN, TissueImage, TissueSource, read_tissue_images, require_all_classes
 from muse_pipeline.losses.mil import EXPONENT
-from muse_pipeline.methods.mil.attention import tile_sources
+from muse_pipeline.methods.mil.attention import LABELS, TRAINING, VALIDATION
 from muse_pipeline.methods.mil.config import StageConfig
 from muse_pipeline.models.region import RegionNetwork
 
@@ -74,8 +74,11 @@ class RegionData:
 
 def all_sources(config: StageConfig) -> tuple[tuple[TissueSource, ...], tuple[TissueSource, ...]]:
     """Sources for training and for validation, including the tiles chosen by attention."""
-    tiles, held_tiles = tile_sources(config.tiles, config.mpp) if config.tiles else ((), ())
-    return (*config.sources, *tiles), (*config.validation, *held_tiles)
+    if config.tiles is None:
+        return config.sources, config.validation
+    folders = config.tiles / TRAINING, config.tiles / VALIDATION
+    tiles, held_tiles = (TissueSource(images=one / "images", table=one / LABELS, mpp=config.mpp) for one in folders)
+    return (*config.sources, tiles), (*config.validation, held_tiles)
 
 
 def read_region_data(config: StageConfig) -> RegionData:
@@ -154,16 +157,12 @@ class RegionScorer:
         return {name: round(value, 5) for name, value in scores.items()}
 
 
-def image_probability(fused: np.ndarray) -> np.ndarray:
-    """(K,) generalised means of the maps (K, h, w) of an image."""
-    return np.mean(fused.astype(np.float64) ** EXPONENT, (1, 2)) ** (1 / EXPONENT)
-
-
 def image_auc(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> float:
-    """Area under the ROC curve of the images' probabilities, averaged over all classes but the first."""
+    """Area under the ROC curve of generalised means of the images' maps, averaged over all classes but the first."""
     labelled = [index for index, image in enumerate(images) if image.label >= 0]
     labels = np.array([images[index].label for index in labelled])
-    scores = np.stack([image_probability(maps[index]) for index in labelled])
+    of_images = (np.mean(maps[index].astype(np.float64) ** EXPONENT, (1, 2)) for index in labelled)
+    scores = np.stack([mean ** (1 / EXPONENT) for mean in of_images])
     areas = [area_under_curve(scores[:, k], labels == k + 1) for k in range(scores.shape[1])]
     return float(np.nanmean(areas))
 

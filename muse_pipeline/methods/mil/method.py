@@ -12,13 +12,11 @@ from torch import Tensor
 from muse_pipeline.data.windows import RegionBatch
 from muse_pipeline.losses.mil import fusion_dice, image_cross_entropy, weighted_cross_entropy
 from muse_pipeline.methods.mil.config import StageConfig, StudentSettings
-from muse_pipeline.methods.mil.data import SCORES
+from muse_pipeline.methods.mil.data import SCORES, THRESHOLD
 from muse_pipeline.models.region import RegionMaps, RegionNetwork
 from muse_pipeline.models.weights import load_weights
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
 from muse_pipeline.training.method import AveragedNetwork, Method
-
-THRESHOLD = 0.5
 
 
 def dice_teacher(maps: RegionMaps, batch: RegionBatch) -> Tensor:

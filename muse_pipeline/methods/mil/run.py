@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from muse_pipeline.core.pictures import spread_evenly
 from muse_pipeline.data.windows import RegionWindows
 from muse_pipeline.inference.card import REGIONS
 from muse_pipeline.inference.model import find_checkpoint
@@ -39,7 +40,7 @@ from muse_pipeline.training.checkpoint import Checkpoint, load_backbone, load_ch
 from muse_pipeline.training.loop import BestWeights, Monitor
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.recipe import RECIPES, Recipe, require_training_data
-from muse_pipeline.training.run import Inputs, Log, plain_settings, spread_evenly
+from muse_pipeline.training.run import Inputs, Log, plain_settings
 from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
 
 

@@ -191,11 +191,6 @@ def _choose_rows(cohort: Cohort) -> tuple[list[SheetRow], list[SheetRow]]:
     if not chosen:
         raise ConfigError("no slide of the sheet is left for training; check `exclude` and the held-out splits")
     held = [row for row in rows if row.split in held_splits]
-    _require_apart(chosen, held)
-    return chosen, held
-
-
-def _require_apart(chosen: Iterable[SheetRow], held: Iterable[SheetRow]) -> None:
     learnt = {_patient(row): row for row in chosen}
     for row in held:
         if (other := learnt.get(_patient(row))) is not None:
@@ -203,6 +198,7 @@ def _require_apart(chosen: Iterable[SheetRow], held: Iterable[SheetRow]) -> None
                 f"{_patient(row)}: slide '{row.slide_id}' is held out as '{row.split}', but '{other.slide_id}' of the "
                 "same patient would be in training; give both slides the same split, or exclude the latter"
             )
+    return chosen, held
 
 
 def _patient(row: SheetRow) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from muse_pipeline.core.pictures import spread_evenly
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource
@@ -38,12 +39,8 @@ class PointWindow:
     label: np.ndarray
 
 
-def cut_point_windows(images: Sequence[LabelledImage], window_px: int) -> list[PointWindow]:
+def cut_point_windows(index: int, image: LabelledImage, window_px: int) -> list[PointWindow]:
     """Plan windows of ``window_px`` so that every nucleus of known class is assigned to exactly one of them."""
-    return [window for index, image in enumerate(images) for window in _cut(index, image, window_px)]
-
-
-def _cut(index: int, image: LabelledImage, window_px: int) -> list[PointWindow]:
     nuclei = image.nuclei[image.nuclei.label >= 0]
     if not len(nuclei):
         return []
@@ -70,8 +67,6 @@ def read_window(image: LabelledImage, window: PointWindow, window_px: int) -> np
     left, top = max(-x, 0), max(-y, 0)
     pixels = image.pixels[max(y, 0) : y + window_px, max(x, 0) : x + window_px]
     below, right = window_px - top - pixels.shape[0], window_px - left - pixels.shape[1]
-    if not (top or left or below or right):
-        return pixels
     return np.pad(pixels, ((top, below), (left, right), (0, 0)), mode="reflect")
 
 
@@ -94,7 +89,8 @@ class PointSet:
 
     def __init__(self, images: Sequence[LabelledImage], colours: np.ndarray, window_px: int):
         self.images, self.colours, self.window_px = images, colours, window_px
-        self.windows = cut_point_windows(images, window_px)
+        planned = (cut_point_windows(index, image, window_px) for index, image in enumerate(images))
+        self.windows = [window for windows in planned for window in windows]
         self.label = torch.from_numpy(np.concatenate([np.zeros(0, int), *(w.label for w in self.windows)])).long()
         patients = [np.repeat(images[window.image].patient, len(window.label)) for window in self.windows]
         self.patient = np.concatenate([np.zeros(0, str), *patients])
@@ -169,8 +165,7 @@ def read_held(sources: Sequence[LabelSource], mpp: float) -> list[LabelledImage]
     if not classes or not all(source.class_map for source in sources):
         return []
     images = [image for image in read_labelled_images(sources, tuple(classes), mpp, n_rays=3) if known(image).size]
-    chosen = np.unique(np.linspace(0, len(images) - 1, MAX_IMAGES).round().astype(int)) if images else ()
-    images = [images[index] for index in chosen]
+    images = [images[index] for index in spread_evenly(len(images), MAX_IMAGES)]
     n_classes = len({label for image in images for label in known(image).tolist()})
     return images if n_classes > 1 and len({image.patient for image in images}) > 1 else []
 

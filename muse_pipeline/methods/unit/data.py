@@ -13,7 +13,7 @@ from torch import Tensor
 
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.files import sha256_of
-from muse_pipeline.core.pictures import list_pictures
+from muse_pipeline.core.pictures import list_pictures, spread_evenly
 from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.data.unlabelled import Image, UnlabelledSource, WindowSampler, cut_crops, open_unlabelled
 from muse_pipeline.data.windows import FAR, NEAR_PX
@@ -29,8 +29,8 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.background import lowest
 from muse_pipeline.tissue.colour import AppearanceSample, usable_pixels
-from muse_pipeline.tissue.stain import MacenkoFit, fit_macenko
-from muse_pipeline.training.run import Log, RunFolder, plain_settings, spread_evenly
+from muse_pipeline.tissue.stain import fit_macenko
+from muse_pipeline.training.run import Log, RunFolder, plain_settings
 from muse_pipeline.training.stages import PreparedStage
 
 
@@ -216,12 +216,6 @@ class Recoloured:
         return mapped.round().byte().permute(1, 2, 0).numpy()
 
 
-def fit_stains(image: Image) -> MacenkoFit | None:
-    """Fit the stains of windows drawn at random from an image; None if they cannot be fitted."""
-    windows = WindowSampler([image], STAIN_PX)(STAIN_WINDOWS, np.random.default_rng(0))
-    return fit_macenko(windows.reshape(-1, 3))
-
-
 class TissueWindows:
     """Draws windows of tissue, turned and mirrored at random; a batch depends only on its step.
 
@@ -331,7 +325,8 @@ def read_unit_data(config: UnitConfig, masks: Path) -> UnitData:
     usable = read_usable_masks(masks, config.mpp, config.window_px)
     images = open_unlabelled(config.sources, config.mpp)
     require_stained(_draw_sample(images, config), config.mpp)
-    fits = [fit_stains(image) for image in images]
+    samples = (WindowSampler([image], STAIN_PX)(STAIN_WINDOWS, np.random.default_rng(0)) for image in images)
+    fits = [fit_macenko(windows.reshape(-1, 3)) for windows in samples]
     reference = mean_stains(fits, config.colour)
     mapped = [Recoloured(image, colour_of_fit(reference, fit)) for image, fit in zip(images, fits, strict=True)]
     palette = measure_palette(_draw_sample(mapped, config))

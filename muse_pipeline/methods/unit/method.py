@@ -100,7 +100,8 @@ class UnitTraining(Method):
         made = self.translate(batch)
         self._made.append((made.rendered.detach(), made.read.detach()))
         found = translation_objective(self._terms(batch, made), self._weights(progress))
-        return found | (self._gauges(batch, made) if self._is_gauged() else {})
+        is_gauged = int(self.step) % self.config.schedule.log_every == 0
+        return found | (self._gauges(batch, made) if is_gauged else {})
 
     def translate(self, batch: UnitBatch) -> Translation:
         """Compute both cycles: mask to tissue to mask, and tissue to mask to tissue."""
@@ -192,9 +193,6 @@ class UnitTraining(Method):
 
     def _augmented(self, pictures: Tensor) -> Tensor:
         return self.augment(pictures, torch.default_generator) if self.augment else pictures
-
-    def _is_gauged(self) -> bool:
-        return int(self.step) % self.config.schedule.log_every == 0
 
     @torch.no_grad()
     def _gauges(self, batch: UnitBatch, made: Translation) -> dict[str, Tensor]:

@@ -186,7 +186,8 @@ class SnapshotScorer:
         parts = [self._find(batch) for batch in self._batches]
         self.method.train()
         rendered, tissue, mirrored = ([one for part in column for one in part] for column in zip(*parts, strict=True))
-        truth = [xy for batch in self._batches for xy in _nuclei_inside(batch)]
+        side = self._batches[0].masks.shape[-1]
+        truth = [xy[((xy >= 0) & (xy < side)).all(1)].numpy() for batch in self._batches for xy in batch.xy]
 
         def f1(found: list[Found], true: list[np.ndarray], threshold: float) -> float:
             return detection_f1([one.above(threshold) for one in found], true, self.mpp)
@@ -215,9 +216,3 @@ class SnapshotScorer:
         return [
             Found(one[s > 0].float().cpu().numpy(), s[s > 0].cpu().numpy()) for one, s in zip(xy, score, strict=True)
         ]
-
-
-def _nuclei_inside(batch: UnitBatch) -> list[np.ndarray]:
-    """Positions (N, 2) px of the nuclei inside each mask window of a batch."""
-    side = batch.masks.shape[-1]
-    return [xy[((xy >= 0) & (xy < side)).all(1)].numpy() for xy in batch.xy]

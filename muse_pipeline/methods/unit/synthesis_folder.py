@@ -246,7 +246,15 @@ def fit_tissue(paths: Sequence[Path], tissue: TissueSettings) -> Fit:
     fitted = replace(tissue, epithelial=population, stroma=population)
     boxes = (np.floor(table[:, :2] / BOX_UM) for table in tables)
     per_box = np.median(np.concatenate([np.unique(each, axis=0, return_counts=True)[1] for each in boxes]))
-    return _match_density(fitted, float(per_box) / BOX_UM**2 * 1e6)
+    wanted = float(per_box) / BOX_UM**2 * 1e6
+    for _ in range(ROUNDS):  # the densities of glands and stroma are scaled towards the wanted number of nuclei
+        factor = wanted / density_per_mm2(fitted)
+        scaled = {name: getattr(fitted, name) * factor for name in ("glands_per_mm2", "stroma_per_mm2")}
+        scaled["glands_per_mm2"] = min(scaled["glands_per_mm2"], TissueSettings.glands_per_mm2)
+        fitted = replace(
+            fitted, **{name: round(float(np.clip(value, 1, MOST_PER_MM2)), 1) for name, value in scaled.items()}
+        )
+    return Fit(fitted, round(wanted), round(density_per_mm2(fitted)))
 
 
 def fit_population(axes_um: np.ndarray) -> Population:
@@ -265,18 +273,6 @@ def _read(path: Path) -> np.ndarray:
     with open_nuclei(path) as file:
         table = file.read(columns=list(COLUMNS))
     return np.stack([to_numpy(table[name]).astype(float) for name in COLUMNS], 1) * (*mpp, 1, 1)
-
-
-def _match_density(tissue: TissueSettings, wanted: float) -> Fit:
-    """Scale the densities of glands and stroma, in ``ROUNDS`` steps, towards ``wanted`` nuclei per mm2 of masks."""
-    for _ in range(ROUNDS):
-        factor = wanted / density_per_mm2(tissue)
-        scaled = {name: getattr(tissue, name) * factor for name in ("glands_per_mm2", "stroma_per_mm2")}
-        scaled["glands_per_mm2"] = min(scaled["glands_per_mm2"], TissueSettings.glands_per_mm2)
-        tissue = replace(
-            tissue, **{name: round(float(np.clip(value, 1, MOST_PER_MM2)), 1) for name, value in scaled.items()}
-        )
-    return Fit(tissue, round(wanted), round(density_per_mm2(tissue)))
 
 
 def density_per_mm2(tissue: TissueSettings) -> float:

@@ -39,7 +39,8 @@ def save_detector(path, share=1.0, kind="detector"):
         torch.nn.init.uniform_(norm.running_mean, -0.1, 0.1)  # unlike the mean of any batch
     config = load_detector_config(write_training_config(path.parent, threshold=0.0))
     config = dataclasses.replace(config, name="old", export=dataclasses.replace(config.export, colour_share=share))
-    meta = {**describe_detector(config, STAINS), "kind": kind, "images": ["X1"], "patients": ["X"]}
+    meta = {**describe_detector(config, STAINS), "kind": kind, "images": ["X1"]}
+    meta["patients"] = meta["learnt_patients"] = ["X"]
     meta["appearance"] = {"n_pictures": 1, "ranges": {"brown": [0.0, 0.0, 0.0], "tissue density": [9.0, 9.0, 9.0]}}
     save_checkpoint(path, Checkpoint(network.backbone.state_dict(), network.head.state_dict(), meta))
     return path

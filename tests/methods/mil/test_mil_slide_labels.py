@@ -10,8 +10,7 @@ import pytest
 import torch
 import yaml
 from drawn_regions import GLASS_UM, MPP, SLIDE_MPP, dice, draw_slide
-from every_setting import REPORTS, SCHEDULE, Kind, parts_of_step
-from numeric_settings import with_setting
+from every_setting import REPORTS, SCHEDULE, Kind, parts_of_step, with_setting
 from region_slides import read_polygons
 from slide_files import write_pyramid
 

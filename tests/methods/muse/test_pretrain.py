@@ -347,184 +347,79 @@ def test_a_patient_of_the_judged_is_rejected(slide, pictures, tmp_path, muse):
     assert status == 0, printed
 
 
-def no_proposals(location, source):
-    return [{"store": source["store"]}], {}
+SOURCE = {"store": "S1/image-500nm.zarr", "proposals": "S1/proposals.parquet"}
+WRONG_SETTINGS = [
+    ({"views": {"global_px": 100_000}}, "views: global_px is 100000; give a whole number from 1 to 4,096"),
+    ({"views": {"mpp": [0.25, 0.5]}}, "is at 0.5 um/px, coarser than views at 0.25"),
+    ({"views": {"local_px": 40}}, "40 px does not suit muse_compact_16"),
+    ({"distillation": {"n_prototypes": 1_000_000_000}}, "distillation: n_prototypes is 1000000000"),
+    ({"distillation": {"nucleus_weight": 0, "image_weight": 0}}, "nothing would be learnt"),
+    ({"seed": 10**22}, "seed is 10000000000000000000000; give"),
+    ({"min_nuclei": 10_000}, "no image has 10000 nuclei (of 1 image)"),
+    ({"backbone": "muse_compact_166"}, "did you mean 'muse_compact_16'"),
+    ({"checkpoint": "nowhere.pt"}, "no such checkpoint"),
+    ({"checkpoint": "compact"}, "choose the backbone that it fits"),
+    ({"held": [{"labels": "S1", "format": "geojson"}]}, "either `images` or `slides`"),
+    ({"sources": []}, "sources: the list is empty"),
+    ({"sources": [{"store": SOURCE["store"]}]}, "`proposals` is missing"),
+    ({"sources": [{**SOURCE, "images": "images"}]}, "exactly one of `store`, `images` and `labelled`"),
+    ({"sources": [{**SOURCE, "weight": 0}]}, "sources: weight is 0.0; give a number above 0"),
+    ({"sources": [{**SOURCE, "patient": "("}]}, "is not a regular expression"),
+    ({"sources": [{**SOURCE, "patient": 0}]}, "not a number of leading characters"),
+    ({"sources": [{"images": "S1"}]}, "holds no picture"),
+    ({"sources": [{"images": "picture"}]}, "its pixel size is unknown"),
+    ({"sources": [{"images": "picture", "mpp": 0.5, "detector": "label_fre"}]}, "did you mean 'label_free'"),
+    # before nuclei are detected
+    ({"sources": [{"images": "picture", "mpp": 2.0}]}, "a: is at 2 um/px, coarser than views at"),
+]
 
 
-def missing_proposals(location, source):
-    (location / "proposals.parquet").unlink()
+def require_one_sentence(folder, muse, sentence, sources=(SOURCE,), **settings):
+    path = write_config(folder / "c.yaml", list(sources), **settings)
+    status, _, printed = muse("pretrain", path, "-o", folder / "run", "--accelerator", "cpu")
+    assert status == 2, printed
+    assert sentence in printed
+    assert [line for line in printed.splitlines() if line.startswith("muse pretrain: ")] == printed.splitlines()[-1:]
+    assert not (folder / "run" / "checkpoint.pt").exists()
 
 
-def too_few(location, source):
-    return None, {"min_nuclei": 10_000}
+@pytest.mark.parametrize(("settings", "sentence"), WRONG_SETTINGS, ids=lambda one: one if isinstance(one, str) else "")
+def test_a_wrong_setting_is_one_sentence(slide, tmp_path, muse, settings, sentence):
+    shutil.copytree(slide, tmp_path / "S1")
+    (tmp_path / "picture").mkdir()
+    cv2.imwrite(str(tmp_path / "picture" / "a.png"), np.full((90, 90, 3), 220, np.uint8))
+    require_one_sentence(tmp_path, muse, sentence, **settings)
 
 
-def too_fine(location, source):
-    return None, {"views": {"mpp": [0.25, 0.5]}}
-
-
-def unknown_backbone(location, source):
-    return None, {"backbone": "muse_compact_166"}
-
-
-def wrong_side(location, source):
-    return None, {"views": {"local_px": 40}}
-
-
-def other_slide(location, source):
-    write_proposals(location / "proposals.parquet", np.full((90, 2), 300.0), fingerprint="1" * 16)
-
-
-def missing_store(location, source):
-    shutil.rmtree(source["store"])
-
-
-def missing_colour(location, source):
-    (location / "colour.json").unlink()
-
-
-def wrong_colour(location, source):
-    (location / "colour.json").write_text('{"macenko": {"stains": [1]}}')
-
-
-def empty_table(location, source):
-    write_proposals(location / "proposals.parquet", np.zeros((0, 2)))
-
-
-def empty_file(location, source):
-    (location / "proposals.parquet").write_bytes(b"")
-
-
-def not_numbers(location, source):
-    xy = np.random.default_rng(0).uniform(0, 600, (90, 2))
-    xy[3, 1] = np.nan
-    write_proposals(location / "proposals.parquet", xy)
-
-
-def outside(location, source):
-    write_proposals(location / "proposals.parquet", np.full((90, 2), 5e6))
-
-
-def damaged_chunks(location, source):
-    for path in (location / "image-500nm.zarr" / "0" / "c").rglob("*"):
+def damage_chunks(folder):
+    for path in (folder / "image-500nm.zarr" / "0" / "c").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[:-200] + bytes(200))
 
 
-def no_sources(location, source):
-    return [], {}
+def move_nuclei(xy, **changes):
+    """A function that writes a table of nuclei at other positions."""
+    return lambda folder: write_proposals(folder / "proposals.parquet", np.array(xy), **changes)
 
 
-def two_kinds(location, source):
-    return [{**source, "images": "images"}], {}
+WRONG_FILES = [
+    (lambda folder: (folder / "proposals.parquet").unlink(), "proposals.parquet: no such file"),
+    (lambda folder: (folder / "proposals.parquet").write_bytes(b""), "not a readable Parquet file"),
+    (move_nuclei([[300.0, 300.0]] * 90, fingerprint="1" * 16), "nuclei of a different slide than"),
+    (move_nuclei(np.zeros((0, 2))), "no image has 20 nuclei (of 1 image)"),
+    (move_nuclei([[300.0, 300.0]] * 89 + [[300.0, np.nan]]), "1 of 90 positions are not numbers"),
+    (move_nuclei([[5e6, 5e6]] * 90), "no image has 20 nuclei (of 1 image)"),
+    (lambda folder: shutil.rmtree(folder / "image-500nm.zarr"), "no such store; run `muse tile` first"),
+    (lambda folder: (folder / "colour.json").unlink(), "colour.json: cannot be read"),
+    (lambda folder: (folder / "colour.json").write_text('{"macenko": {"stains": [1]}}'), "not a colour.json"),
+    (damage_chunks, "is damaged"),
+]
 
 
-def weightless(location, source):
-    return [{**source, "weight": 0}], {}
-
-
-def wrong_rule(location, source):
-    return [{**source, "patient": "("}], {}
-
-
-def empty_rule(location, source):
-    return [{**source, "patient": 0}], {}
-
-
-def no_checkpoint(location, source):
-    return None, {"checkpoint": "nowhere.pt"}
-
-
-def other_network(location, source):
-    return None, {"checkpoint": "compact"}
-
-
-def held_of_nothing(location, source):
-    return None, {"held": [{"labels": str(location), "format": "geojson"}]}
-
-
-def nothing_to_learn(location, source):
-    return None, {"distillation": {"nucleus_weight": 0, "image_weight": 0}}
-
-
-def no_picture(location, source):
-    return [{"images": str(location)}], {}
-
-
-def no_detector(location, source):
-    cv2.imwrite(str(location / "a.png"), np.full((90, 90, 3), 220, np.uint8))
-    return [{"images": str(location), "mpp": 0.5, "detector": "label_fre"}], {}
-
-
-def no_mpp(location, source):
-    cv2.imwrite(str(location / "a.png"), np.full((90, 90, 3), 220, np.uint8))
-    return [{"images": str(location)}], {}
-
-
-def huge_views(location, source):
-    return None, {"views": {"global_px": 100_000}}
-
-
-def huge_projector(location, source):
-    return None, {"distillation": {"n_prototypes": 1_000_000_000}}
-
-
-def huge_seed(location, source):
-    return None, {"seed": 10**22}
-
-
-def pictures_too_coarse(location, source):
-    """A source with pictures that are too coarse; they are rejected before nuclei are detected."""
-    cv2.imwrite(str(location / "a.png"), np.full((90, 90, 3), 220, np.uint8))
-    return [{"images": str(location), "mpp": 2.0}], {}
-
-
-WRONG = {
-    huge_views: "views: global_px is 100000; give a whole number from 1 to 4,096",
-    huge_projector: "distillation: n_prototypes is 1000000000",
-    huge_seed: "seed is 10000000000000000000000; give",
-    pictures_too_coarse: "a: is at 2 um/px, coarser than views at",
-    no_proposals: "`proposals` is missing",
-    missing_proposals: "proposals.parquet: no such file",
-    too_few: "no image has 10000 nuclei (of 1 image)",
-    too_fine: "is at 0.5 um/px, coarser than views at 0.25",
-    unknown_backbone: "did you mean 'muse_compact_16'",
-    wrong_side: "40 px does not suit muse_compact_16",
-    other_slide: "nuclei of a different slide than",
-    missing_store: "no such store; run `muse tile` first",
-    missing_colour: "colour.json: cannot be read",
-    wrong_colour: "not a colour.json",
-    empty_table: "no image has 20 nuclei (of 1 image)",
-    empty_file: "not a readable Parquet file",
-    not_numbers: "1 of 90 positions are not numbers",
-    outside: "no image has 20 nuclei (of 1 image)",
-    damaged_chunks: "is damaged",
-    no_sources: "sources: the list is empty",
-    two_kinds: "exactly one of `store`, `images` and `labelled`",
-    weightless: "sources: weight is 0.0; give a number above 0",
-    wrong_rule: "is not a regular expression",
-    empty_rule: "not a number of leading characters",
-    no_checkpoint: "no such checkpoint",
-    other_network: "choose the backbone that it fits",
-    held_of_nothing: "either `images` or `slides`",
-    nothing_to_learn: "nothing would be learnt",
-    no_picture: "holds no picture",
-    no_detector: "did you mean 'label_free'",
-    no_mpp: "its pixel size is unknown",
-}
-
-
-@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.__name__)
-def test_what_cannot_be_used_is_one_sentence(slide, tmp_path, muse, wrong):
-    location = shutil.copytree(slide, tmp_path / "S1")
-    source = source_of(location)
-    sources, settings = wrong(location, source) or (None, {})
-    path = write_config(tmp_path / "c.yaml", [source] if sources is None else sources, **settings)
-    status, _, printed = muse("pretrain", path, "-o", tmp_path / "run", "--accelerator", "cpu")
-    assert status == 2, printed
-    assert WRONG[wrong] in printed
-    assert [line for line in printed.splitlines() if line.startswith("muse pretrain: ")] == printed.splitlines()[-1:]
-    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+@pytest.mark.parametrize(("change", "sentence"), WRONG_FILES, ids=lambda one: one if isinstance(one, str) else "")
+def test_a_wrong_file_is_one_sentence(slide, tmp_path, muse, change, sentence):
+    change(shutil.copytree(slide, tmp_path / "S1"))
+    require_one_sentence(tmp_path, muse, sentence)
 
 
 @pytest.mark.parametrize("argument", [["--loaders", "-1"], ["--loaders", "x"], ["--devices", "0"], ["--threads", "0"]])

@@ -88,7 +88,6 @@ def test_positions_of_a_slide_are_in_px_of_its_store(folder, sources, tmp_path):
     [
         ({"patients": ["Q1", "R1"], "learnt_patients": ["R1"]}, True),  # Q1 was seen in validation only
         ({"patients": ["Q1"], "learnt_patients": ["Q1"]}, False),
-        ({"patients": ["Q1"]}, False),  # the file does not separate training from validation
     ],
 )
 def test_a_patient_that_the_start_has_learnt_from_is_not_judged(folder, tmp_path, meta, is_judged):

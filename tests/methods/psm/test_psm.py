@@ -1,7 +1,5 @@
 """PSM, from pictures without labels to a detector: each stage runs once, and mistakes are reported."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -174,11 +172,6 @@ def test_tissue_without_nuclei_is_one_sentence(config_path, tmp_path, muse):
 def test_a_wrong_setting_is_rejected(config_path, change, message):
     with pytest.raises(ConfigError, match=message):
         load_psm_config(config_path, changes=[change])
-
-
-def test_the_example_config_can_be_read():
-    config = load_psm_config(Path(__file__).parents[3] / "config" / "train" / "psm.yaml")
-    assert config.name == "label_free"
 
 
 @pytest.mark.slow

@@ -6,50 +6,25 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from lightning_fabric import Fabric
-from numeric_settings import numeric_settings, with_setting
+import yaml
+from every_setting import REPORTS, SCHEDULE, Kind, numbers_in, other_value, parts_of_step, with_setting
 from pretraining import draw_slide
 from test_psm import CONFIG, load_psm_config
 from test_psm_stages import stained
 
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.unlabelled import UnlabelledSource
-from muse_pipeline.methods.psm.activation import ActivationStage
+from muse_pipeline.methods.psm.config import DetectorSettings
 from muse_pipeline.methods.psm.run import (
     MasksStage,
     PsmRecipe,
-    activation_config,
     detector_config,
     read_pictures_and_masks,
     split_instances,
 )
 from muse_pipeline.proposals.activation_map import ActivationNetwork
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
-from muse_pipeline.training.loop import train
-from muse_pipeline.training.run import RunFolder
 
-SCHEDULE = {
-    "steps": 3,
-    "learning_rate": 4e-3,
-    "warmup": 1.0,
-    "weight_decay": 0.2,
-    "last_weight_decay": 0.5,
-    "clip": 1e-3,
-    "accumulate": 2,
-    "reference_batches": 4,
-}
-AUGMENTATION = {
-    "scale": 2.0,
-    "free_rotation": 0.0,
-    "stain_gain": 0.6,
-    "stain_mix": 0.3,
-    "shift": 0.2,
-    "partial_colour": 0.9,
-    "blur": 0.0,
-    "blur_um": 1.5,
-    "noise": 20.0,
-}
-TRAINED = {**{f"schedule.{name}": value for name, value in SCHEDULE.items()}, "window_px": 64, "batch": 3}
 OTSU = {"mpp": 0.45, "windows_per_store": 2, "store_window_px": 96, "mask_settings.max_share": 0.05}
 ACTIVATION = {
     "mask_settings.clusters.beta": 0.1,
@@ -62,33 +37,24 @@ ACTIVATION = {
 }
 MIN_AREA_UM2 = 45.0
 STAGES = {"self_training.rounds": 2, "self_training.threshold": 0.2}
-DETECTOR = {
-    **{f"schedule.{name}": value for name, value in SCHEDULE.items()},
-    **{f"augmentation.{name}": value for name, value in AUGMENTATION.items()},
-    "n_rays": 12,
-    "window_px": 128,
-    "batch": 3,
-}
-EXPORT = {"input_px", "halo_px", "batch", "capacity", "threshold", "embedding", "any_window", "colour_share", "snap_um"}
-NO_EFFECT = {
-    "metrics": "figures for the card",
-    "sources.0.mpp": "the scale that pictures are read at: tests/data",
-    **{f"detector.export.{name}": "how the model is run: tests/export" for name in (*EXPORT, "refine")},
-    **{
-        f"{stage}.schedule.{name}": "tests/training/test_loop.py"
-        for stage in ("activation", "detector")
-        for name in ("save_every", "log_every", "validate_every")
-    },
-}
-TRIED = {
-    *(f"activation.{name}" for name in TRAINED),
-    *OTSU,
-    *ACTIVATION,
-    "labels.min_area_um2",
-    *STAGES,
-    *(f"detector.{name}" for name in DETECTOR),
-    "seed",
-}
+TRIED = {*OTSU, *ACTIVATION, "labels.min_area_um2", *STAGES, "seed"}
+NETWORKS = ("activation.", "detector.")  # sections of which every setting is tried
+NO_EFFECT = {"sources.0.mpp": "the scale that pictures are read at: tests/data"}
+
+
+def activation(stages, read):
+    return parts_of_step(stages[0], read)
+
+
+SMALL = {"window_px": 32, "batch": 2}
+SETTINGS = Kind(
+    {**yaml.safe_load(CONFIG), "method": "psm", "masks": "activation", "activation": {**SMALL, "schedule": SCHEDULE}},
+    activation,
+    "activation.schedule",
+    {"activation.window_px": 64, "seed": 1},
+    {f"activation.{name}": reason for name, reason in REPORTS.items()},
+    "activation.",
+)
 
 
 @pytest.fixture(scope="module")
@@ -106,37 +72,16 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def config(folder):
     (folder / "psm.yaml").write_text(CONFIG)
-    small = ["schedule={steps: 2, warmup: 0.5}", "window_px=32", "batch=2"]
-    return load_psm_config(folder / "psm.yaml", changes=[f"activation.{one}" for one in small])
+    return load_psm_config(folder / "psm.yaml")
 
 
 def test_every_numeric_setting_is_either_tried_or_explained(config):
-    assert {*numeric_settings(config)} == TRIED | NO_EFFECT.keys()
+    assert {name for name, _ in numbers_in(config) if not name.startswith(NETWORKS)} == TRIED | NO_EFFECT.keys()
 
 
-def weights_after(config, folder):
-    """All tensors of the activation stage's method at the end of a run."""
-    folder.mkdir(exist_ok=True)
-    stage = ActivationStage(activation_config(config), folder / "run")
-    torch.manual_seed(stage.config.seed)
-    data, fabric = stage.read(print), Fabric(accelerator="cpu", devices=1)
-    method = stage.build(data)
-    batches = stage.batches(data, fabric.device)
-    train(method, batches, stage.config.schedule, RunFolder(folder), fabric, seed=stage.config.seed)
-    return method.state_dict()
-
-
-@pytest.fixture(scope="module")
-def plain(config, tmp_path_factory):
-    """All tensors at the end of a run with unchanged settings."""
-    return weights_after(config, tmp_path_factory.mktemp("activation"))
-
-
-@pytest.mark.parametrize("name", [*TRAINED, "seed"])
-def test_a_numeric_setting_changes_the_updates(config, plain, tmp_path, name):
-    key, value = ("seed", 1) if name == "seed" else (f"activation.{name}", TRAINED[name])
-    found = weights_after(with_setting(config, key, value), tmp_path)
-    assert any(one.shape != plain[key].shape or not torch.equal(one, plain[key]) for key, one in found.items())
+@pytest.mark.parametrize("name", SETTINGS.names)
+def test_every_setting_of_the_activation_stage_acts(folder, name):
+    assert SETTINGS.difference(name, folder) is not None
 
 
 def masks_of(config, activation, folder):
@@ -189,9 +134,10 @@ def test_a_numeric_setting_changes_the_stages(config, tmp_path, name):
     assert one != other
 
 
-@pytest.mark.parametrize("name", DETECTOR)
+@pytest.mark.parametrize("name", [name for name, _ in numbers_in(DetectorSettings())])
 def test_a_numeric_setting_reaches_the_detector(config, tmp_path, name):
     """The effect of the setting on a detector is tested with the detector."""
-    found = detector_config(with_setting(config, f"detector.{name}", DETECTOR[name]), tmp_path)
-    assert found == with_setting(detector_config(config, tmp_path), name, DETECTOR[name])
+    value = other_value(name, dict(numbers_in(config.detector))[name] or 0)
+    found = detector_config(with_setting(config, f"detector.{name}", value), tmp_path)
+    assert found == with_setting(detector_config(config, tmp_path), name, value)
     assert found != detector_config(config, tmp_path)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from every_setting import APPEARANCE, NAMES, SCHEDULE, Kind, last_stage
+from every_setting import IN_VIEWS, NAMES, SCHEDULE, Kind, last_stage
 from labelled import write_config as write_training_config
 from paired import SETTINGS, draw_paired_pictures, draw_paired_slide, write_paired_config
 from pretraining import draw_slide, write_proposals
@@ -200,18 +200,6 @@ def test_settings_that_cannot_work_are_refused(partner, settings, words, slide, 
     refused(muse, tmp_path, source, words, **settings)
 
 
-IN_VIEWS = {
-    "views.global_px": 96,
-    "views.local_px": 64,
-    "views.mpp.0": 0.75,
-    "views.mpp.1": 0.75,
-    "views.min_matches": 1000,
-    "views.max_matches": 1,
-    "views.draws": ({"views.min_matches": 1000}, 1),
-    "balance": 1.0,
-    "grey": 1.0,
-    "min_nuclei": 40,
-}
 SETTINGS_OF_RUN = Kind(
     {
         **SETTINGS,
@@ -231,7 +219,6 @@ SETTINGS_OF_RUN = Kind(
     "alignment distillation schedule weight partner_backbone",
     {
         **IN_VIEWS,
-        **{name: value for name, value in APPEARANCE.items() if "blur" in name},
         "sources.0.weight": 1e-9,
         "sources.1.weight": 1e-9,
         "partner_backbone": "muse_compact_24",
