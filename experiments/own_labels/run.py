@@ -194,36 +194,32 @@ def unlabelled_pictures(tissue: Tissue, data: Path, folder: Path) -> Path:
 
 
 def render(recorded: list[dict]) -> str:
-    """The scores of each arm, and their differences from the initial detector with 95 % intervals."""
-    runs = group_by_arm(recorded)
+    """The mean scores of each arm, and their differences from the initial detector with 95 % intervals."""
+    runs: dict[str, dict[int, dict]] = defaultdict(dict)  # arm -> seed -> run
+    for run in recorded:
+        runs[run["arm"]][run["seed"]] = run
     kinds = [kind for kind in KINDS if any(arm.split("-")[1] == kind for arm in runs)]
     table = [f"| tissue, score | labelled pictures | {' | '.join(kinds)} |", "|---" * (2 + len(kinds)) + "|"]
     for tissue in TISSUES:
         start = runs[f"{tissue}-plain-0"]
         for title, (part, measure) in SCORES.items():
-            for size in SIZES if part in start else ():
-                of_size = [runs.get(f"{tissue}-{kind}-{size}", {}) for kind in kinds]
-                cells = [render_score(run, None if run is start else start, part, measure) for run in of_size]
+            for size in SIZES if all(part in run for run in start.values()) else ():
+                cells = []
+                for kind in kinds:
+                    arm = runs[f"{tissue}-{kind}-{size}"]
+                    before = None if arm is start else mean_counts([start[seed] for seed in arm], part)
+                    text = render_score(mean_counts(list(arm.values()), part), before, part, measure)
+                    cells.append(f"{text}; {len(arm)} seeds" if len(arm) > 1 else text)
                 if any(cells):
-                    of_seeds = [f"; {run['seeds']} seeds" if run.get("seeds", 1) > 1 else "" for run in of_size]
-                    table.append(f"| {tissue}, {title} | {size} | {' | '.join(map(str.__add__, cells, of_seeds))} |")
+                    table.append(f"| {tissue}, {title} | {size} | {' | '.join(cells)} |")
     return "\n".join(table)
 
 
-def group_by_arm(recorded: list[dict]) -> dict[str, dict]:
-    """Merge the runs of each arm: counts become means over seeds."""
-    runs = defaultdict(list)
-    for run in recorded:
-        runs[run["arm"]].append(run)
-    parts = {part for part, _ in SCORES.values()}
-    return {
-        arm: {"seeds": len(of_arm)}
-        | {
-            part: of_arm[0][part] | {"counts": np.mean([run[part]["counts"] for run in of_arm], 0)}
-            for part in parts & of_arm[0].keys()
-        }
-        for arm, of_arm in runs.items()
-    }
+def mean_counts(runs: list[dict], part: str) -> dict[str, dict]:
+    """The mean over runs of the counts in a part of their results; empty without runs."""
+    if not runs:
+        return {}
+    return {part: {**runs[0][part], "counts": np.mean([run[part]["counts"] for run in runs], 0)}}
 
 
 if __name__ == "__main__":
