@@ -219,7 +219,7 @@ def test_files_that_are_missing_or_one_too_many(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mpp", "message"), [(None, "its pixel size is unknown"), (0.3, r"states 0.3 um/px, but .* 0.25 um/px")]
+    ("mpp", "message"), [(None, "its pixel size is unknown"), (0.3, "is 0.3 um/px, but the file states 0.25 um/px")]
 )
 def test_scale(tmp_path, mpp, message):
     import tifffile
