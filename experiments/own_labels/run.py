@@ -41,7 +41,7 @@ from experiments.common.areas import (
     score_areas,
     train_base,
 )
-from experiments.common.crops import aji, detection_f1, read_tnbc, score_outlines
+from experiments.common.crops import aji, read_tnbc, score_outlines
 from experiments.common.runs import TOP, run_arms, runs_of
 from experiments.common.sites import draw_pictures, excluding, export_fold, score_site, split_sources
 from experiments.common.training import finetune, shuffle_identities
@@ -127,7 +127,6 @@ SCORES = {  # title -> part of the recorded run, and measure
     "detection F1": MEASURES["site: detection F1"],
     "balanced accuracy of Epithelial": MEASURES["colon, other accessions: balanced accuracy"],
     "AJI": ("tnbc", lambda sums: 100 * aji(sums)),
-    "F1 of outlined nuclei": ("tnbc", lambda sums: 100 * detection_f1(sums)),
 }
 KINDS = ("plain", *CONTROLS)
 ARMS = [f"{tissue}-{kind}-{size}" for size in SIZES for tissue in TISSUES for kind in KINDS]
@@ -208,8 +207,7 @@ def render(recorded: list[dict]) -> str:
                 for kind in kinds:
                     arm = runs[f"{tissue}-{kind}-{size}"]
                     before = None if arm is start else mean_counts([start[seed] for seed in arm], part)
-                    text = render_score(mean_counts(list(arm.values()), part), before, part, measure)
-                    cells.append(f"{text}; {len(arm)} seeds" if len(arm) > 1 else text)
+                    cells.append(render_score(mean_counts(list(arm.values()), part), before, part, measure))
                 if any(cells):
                     table.append(f"| {tissue}, {title} | {size} | {' | '.join(cells)} |")
     return "\n".join(table)
