@@ -182,7 +182,7 @@ def test_a_detector_learns_from_what_the_one_before_found(config_path, tmp_path)
     assert last == tmp_path / "checkpoint.pt"
     labels, trained = stage_folder(tmp_path, 4, "found-labels-1"), stage_folder(tmp_path, 5, "self-training-1")
     for number in range(3):
-        instances = labels / "instances" / f"picture-{number:05d}.png"
+        instances = labels / "instances" / f"picture-{number:05d}-P{number}.png"
         n_found = cv2.imread(str(instances), cv2.IMREAD_UNCHANGED).max()
         assert abs(int(n_found) - n_drawn(config_path, f"P{number}")) <= 8
     before = (trained / "resume.pt").stat().st_mtime_ns
