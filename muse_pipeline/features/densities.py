@@ -43,12 +43,10 @@ def _look_up(values: np.ndarray, table: np.ndarray) -> np.ndarray:
     return cv2.LUT(values, table) if values.size else np.zeros(values.shape, table.dtype)  # LUT returns None if empty
 
 
-def split_near(mask: np.ndarray, planes: Sequence[np.ndarray], table: np.ndarray) -> np.ndarray:
-    """``split_stain`` in ``mask`` (h, w) bool and the pixels next to it; other pixels have undefined values."""
-    beside = cv2.dilate(mask.view(np.uint8), cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))
-    pixel, density = np.flatnonzero(beside), np.empty(mask.size, np.int32)
-    density[pixel] = split_stain([plane.take(pixel)[:, None] for plane in planes], table).ravel()
-    return density.reshape(mask.shape)
+def _gather(planes: Sequence[np.ndarray], pixel: np.ndarray) -> list[np.ndarray]:
+    """Three channels (M, 1) uint8 of the pixels with these indices (M,) in planes (h, w) uint8."""
+    pixel = pixel.astype(np.intp, copy=False)  # converted once for all channels
+    return [plane.take(pixel)[:, None] for plane in planes]
 
 
 def measure_densities(zones: Zones, planes: np.ndarray, tables: np.ndarray) -> dict[str, np.ndarray]:
@@ -59,8 +57,7 @@ def measure_densities(zones: Zones, planes: np.ndarray, tables: np.ndarray) -> d
         planes: (3, h, w) uint8 image.
         tables: (2, 3, 256) from ``stain_tables``.
     """
-    parts = zones.nucleus, zones.rim, zones.ring
-    values = [[plane.take(part.pixel)[:, None] for plane in planes] for part in parts]
+    values = [_gather(planes, part.pixel) for part in (zones.nucleus, zones.rim, zones.ring)]
     found = {}
     for stain, table in zip("he", tables, strict=True):
         nucleus, rim, ring = (split_stain(each, table).ravel() for each in values)
@@ -75,9 +72,8 @@ def measure_densities(zones: Zones, planes: np.ndarray, tables: np.ndarray) -> d
 def mean_densities(pixels: Pixels, planes: Sequence[np.ndarray]) -> np.ndarray:
     """Mean optical density (N, 3) of each of three channels (h, w) uint8; NaN for nuclei without pixels."""
     table = np.rint(DENSITY.astype(float) / np.log(10) / STEP).astype(np.int32)
-    pixel = pixels.pixel.astype(np.intp)  # converted once for all channels
-    taken = (_look_up(plane.take(pixel)[:, None], table).ravel() for plane in planes)
-    return np.stack([_mean(pixels, values) * STEP for values in taken], -1)
+    densities = (_look_up(channel, table).ravel() for channel in _gather(planes, pixels.pixel))
+    return np.stack([_mean(pixels, values) * STEP for values in densities], -1)
 
 
 def mean_and_sd(pixels: Pixels, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -111,19 +107,24 @@ def _percentiles(values: np.ndarray, n: np.ndarray) -> list[np.ndarray]:
 LEVEL_OD, N_LEVELS = 0.05, 32  # the last level includes densities above 1.6, and the first level negative ones
 
 
-def measure_texture(nuclei: Pixels, density: np.ndarray, mpp: float) -> dict[str, np.ndarray]:
+def measure_texture(nuclei: Pixels, planes: np.ndarray, table: np.ndarray, mpp: float) -> dict[str, np.ndarray]:
     """The features of the group *texture*, (N,) each; NaN where a feature is undefined.
 
     Args:
         nuclei: pixels of the nuclei.
-        density: (h, w) density of haematoxylin in units of ``STEP``; only pixels of nuclei and those next to them need
-            values.
+        planes: (3, h, w) uint8 image.
+        table: (3, 256) of haematoxylin, from ``stain_tables``.
         mpp: um per pixel.
     """
-    y, x = np.divmod(nuclei.pixel, density.shape[1])
-    values = density.ravel().take(nuclei.pixel)
+    (height, width), pixel = planes.shape[1:], nuclei.pixel.astype(np.intp)  # converted once for all channels
+    y = nuclei.pixel // width  # vectorised, unlike divmod
+    x = nuclei.pixel - y * np.int32(width)
+    # The pixels themselves, and those to the right, to the left, below and above, if the image has them.
+    shifts = 0, x < width - 1, -1 * (x > 0), width * (y < height - 1), -width * (y > 0)
+    values, *beside = (split_stain(_gather(planes, pixel + shift), table).ravel() for shift in shifts)
     level = (values * (STEP / LEVEL_OD)).astype(np.int32).clip(0, N_LEVELS - 1)
-    gradient_mean, gradient_sd = mean_and_sd(nuclei, _gradient(nuclei, density, x, y) * (STEP / mpp))
+    across, down = ((beside[k] - beside[k + 1]).astype(float) for k in (0, 2))
+    gradient_mean, gradient_sd = mean_and_sd(nuclei, np.sqrt(across * across + down * down) / 2 * (STEP / mpp))
     return {
         "texture_gradient_mean": gradient_mean,
         "texture_gradient_sd": gradient_sd,
@@ -131,16 +132,6 @@ def measure_texture(nuclei: Pixels, density: np.ndarray, mpp: float) -> dict[str
         **_haralick(nuclei, level, x, y),
         "texture_clumped_fraction": _clumped_fraction(nuclei, values),
     }
-
-
-def _gradient(nuclei: Pixels, density: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(M,) magnitude of the gradient per pixel, from central differences at the pixels in columns x and rows y."""
-    (height, width), values = density.shape, density.ravel()
-    pixel = nuclei.pixel.astype(np.intp)
-    across = values.take(pixel + (x < width - 1)) - values.take(pixel - (x > 0))
-    down = values.take(pixel + width * (y < height - 1)) - values.take(pixel - width * (y > 0))
-    across, down = across.astype(float), down.astype(float)
-    return np.sqrt(across * across + down * down) / 2
 
 
 def _entropy(nuclei: Pixels, level: np.ndarray) -> np.ndarray:
@@ -159,31 +150,34 @@ def _haralick(nuclei: Pixels, level: np.ndarray, x: np.ndarray, y: np.ndarray) -
     """
     n = len(nuclei.n)
     cell, stride = _cells(nuclei, x, y)
-    level = level.astype(np.int16)
+    level, n_levels = level.astype(np.int16), int(level.max(initial=0)) + 1
     level_of_cell = np.full(cell.max(initial=0) + stride + 2, -1, np.int16)
     level_of_cell[cell] = level
-    matrix = nuclei.owner * N_LEVELS**2
-    entries = []
-    for step in (1, stride - 1, stride, stride + 1):
+    first_entry, none = nuclei.owner * (n_levels**2 + 1), np.int16(n_levels**2)  # the last entry is for missing pairs
+    entries = np.empty((4, len(level)), np.int64)
+    n_pairs, sums, products = np.zeros((3, len(level)), np.int16)  # over the pairs with each pixel
+    for row, step in zip(entries, (1, stride - 1, stride, stride + 1), strict=True):
         other = level_of_cell.take(cell + step)
-        known = np.flatnonzero(other >= 0)
-        first, second = level.take(known), other.take(known)
-        entries.append(matrix.take(known) + (np.abs(first - second) * N_LEVELS + np.minimum(first, second)))
-    counts = np.bincount(np.concatenate(entries), minlength=n * N_LEVELS**2).reshape(n, N_LEVELS, N_LEVELS)
-    apart = lower = np.arange(N_LEVELS)
-    n_apart, lower_sums = counts.sum(2), counts @ lower  # (n, N_LEVELS) each, indexed by difference
-    n_pairs, differences, inverse = ((n_apart * each).sum(1) for each in (1, apart**2, 1 / (1 + apart**2)))
-    # The product of the two levels of a pair is lower * (lower + apart).
-    products = counts.sum(1) @ lower**2 + lower_sums @ apart
+        known = other >= 0
+        entry = np.abs(level - other) * np.int16(n_levels) + np.minimum(level, other)
+        np.add(first_entry, np.where(known, entry, none), out=row)
+        n_pairs += known
+        sums += (level + other) * known
+        products += level * other * known
+    counts = np.bincount(entries.ravel(), minlength=n * (n_levels**2 + 1)).reshape(n, -1)[:, :-1]
+    apart, n_apart = np.arange(N_LEVELS), np.zeros((n, N_LEVELS), int)
+    n_apart[:, :n_levels] = counts.reshape(n, n_levels, n_levels).sum(2)
+    differences, inverse = ((n_apart * each).sum(1) for each in (apart**2, 1 / (1 + apart**2)))
+    n_pairs, sums, products = map(nuclei.sum, (n_pairs, sums, products))
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean = (2 * lower_sums.sum(1) + n_apart @ apart) / (2 * n_pairs)
+        mean = sums / (2 * n_pairs)
         variance = (2 * products + differences) / (2 * n_pairs) - mean**2  # over both pixels of every pair
         correlation = np.where(variance > 1e-9, (products / n_pairs - mean**2) / variance, np.nan)
         return {
             "texture_contrast": differences / n_pairs,
             "texture_correlation": correlation,
             "texture_homogeneity": inverse / n_pairs,
-            "texture_asm": _sum_of_squares(counts) / n_pairs**2,
+            "texture_asm": _sum_of_squares(counts, n_levels) / n_pairs**2,
         }
 
 
@@ -204,10 +198,9 @@ def _cells(nuclei: Pixels, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, in
     return np.repeat(shift, nuclei.n[known]) + y * stride + x, stride
 
 
-def _sum_of_squares(counts: np.ndarray) -> np.ndarray:
+def _sum_of_squares(counts: np.ndarray, n_levels: int) -> np.ndarray:
     """(n,) sums of squares of symmetric matrices, whose entries off the diagonal are half those of ``counts``."""
-    flat = counts.reshape(len(counts), -1)
-    whole, on_diagonal = (np.einsum("nk,nk->n", part, part) for part in (flat, counts[:, 0]))
+    whole, on_diagonal = (np.einsum("nk,nk->n", part, part) for part in (counts, counts[:, :n_levels]))
     return (whole + on_diagonal) / 2
 
 

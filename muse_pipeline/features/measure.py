@@ -16,7 +16,6 @@ from muse_pipeline.features.densities import (
     mean_densities,
     measure_densities,
     measure_texture,
-    split_near,
     stain_tables,
 )
 from muse_pipeline.features.neighbours import REACH_UM, measure_edge_distance, measure_neighbours
@@ -31,7 +30,8 @@ from muse_pipeline.tissue.stain import TEXTBOOK, MacenkoFit
 
 MAX_RAY_UM = 24.0  # pixels farther from a nucleus' centre are left out, so that only nearby nuclei can touch
 FIELD_PX = 1500  # longest side of a field, the area that is read at once
-AT_ONCE = 512  # number of nuclei whose pixels are held at once, so that they fit in the CPU's cache
+# Number of nuclei whose pixels are held at once, so that they fit in the CPU's cache; texture takes more memory.
+AT_ONCE, AT_ONCE_WITH_TEXTURE = 512, 256
 CACHED_CHUNKS = 64  # 50 MB, because adjacent rows of fields share chunks
 
 
@@ -168,15 +168,13 @@ class FeatureMeter:
         xy, rays, cells = own
         width, height = high - low
         image = self.store.mpp, low, (int(height), int(width))
-        groups = [slice(start, start + AT_ONCE) for start in range(0, len(xy), AT_ONCE)]
+        at_once = AT_ONCE_WITH_TEXTURE if "texture" in self.groups else AT_ONCE
+        groups = [slice(start, start + at_once) for start in range(0, len(xy), at_once)]
         zones = [find_zones(xy[group], rays[group], *image) for group in groups]
         taken = np.zeros(height * width, bool)
         for nuclei in (*(each.nucleus for each in zones), find_nuclei(others_xy, others_rays, *image)):
             taken[nuclei.pixel] = True
         planes = self.store.read_planes(tuple(low), (width, height))
-        density = None
-        if "texture" in self.groups:
-            density = split_near(taken.reshape(height, width), planes, self._tables[0])
         rows = None if cells is None else np.ascontiguousarray(planes[:, ::ROW_STEP])
         parts = []
         for group, nuclei in zip(zones, groups, strict=True):
@@ -184,8 +182,8 @@ class FeatureMeter:
             parts.append(measure_densities(replace(group, ring=free), planes, self._tables))
             if cells is not None:  # without ``taken``, because cells do not contain other nuclei
                 parts[-1] |= self._measure_cells([each[nuclei] for each in own], image, group.outline, rows)
-            if density is not None:
-                parts[-1] |= measure_texture(group.nucleus, density, self.store.mpp)
+            if "texture" in self.groups:
+                parts[-1] |= measure_texture(group.nucleus, planes, self._tables[0], self.store.mpp)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _measure_cells(

@@ -10,10 +10,13 @@ import numpy as np
 
 from muse_pipeline.core.types import Frame
 from muse_pipeline.features.catalogue import EDGE_UM, MIX_UM, RADII_UM
+from muse_pipeline.features.zones import count_from
+from muse_pipeline.nuclei.pairs import SLACK
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.mask import KeptArea
 
 REACH_UM = RADII_UM[-1]
+_AT_ONCE = 256  # number of nuclei whose neighbours are compared at once, so that they fit in the CPU's cache
 
 
 def with_surroundings(parts: Iterable[Nuclei], reach: np.ndarray, back_px: float) -> Iterator[tuple[Nuclei, Nuclei]]:
@@ -80,26 +83,44 @@ def measure_neighbours(
         others_label: (M,) labels of the other nuclei.
         classes: names of the classes, by label.
     """
-    from scipy.spatial import cKDTree
-
     all_um, all_label = np.concatenate([um, others_um]), np.concatenate([label, others_label])
-    tree = cKDTree(all_um)
-    # The second nearest, because the nearest is the nucleus itself.
-    nearest = tree.query(um, [2], distance_upper_bound=REACH_UM)[0][:, 0]
-    found = {"neighbours_nearest_um": np.where(np.isfinite(nearest), nearest, np.nan)}
-    counts = {radius: tree.query_ball_point(um, radius, return_length=True) - 1 for radius in RADII_UM}
-    found |= {f"neighbours_within_{radius}um": n for radius, n in counts.items()}
+    # Positions are sorted into square cells; two empty cells surround them, so that every cell has two on each side.
+    column, row = np.floor((all_um - all_um.min(0)) / (REACH_UM / 2 * SLACK)).astype(int).T + 2
+    n_columns = column.max() + 3
+    cell = row * n_columns + column
+    order = np.argsort(cell, kind="stable")
+    first = np.searchsorted(cell[order], np.arange((row.max() + 3) * n_columns + 1))
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    (x, y), sorted_label = np.ascontiguousarray(all_um[order].T), all_label[order]
+    names = [f"neighbours_within_{radius}um" for radius in RADII_UM]
+    found = {"neighbours_nearest_um": np.empty(len(um))} | {name: np.empty(len(um), int) for name in names}
+    n_same, of_class = np.zeros(len(um)), np.empty((len(classes), len(um)), int)
+    for group in (slice(start, min(start + _AT_ONCE, len(um))) for start in range(0, len(um), _AT_ONCE)):
+        own, rows = place[group], cell[group, None] + n_columns * np.arange(-2, 3)
+        begin, n = first[rows - 2], first[rows + 3] - first[rows - 2]
+        near, bounds = count_from(begin.ravel(), n.ravel()), np.append(0, np.cumsum(n.sum(1)))
+        across, down = (each.take(near) - np.repeat(each[own], np.diff(bounds)) for each in (x, y))
+        squared = across * across + down * down
+        squared[bounds[:-1] + n[:, :2].sum(1) + own - begin[:, 2]] = np.inf  # the nucleus itself
+        nearest = np.minimum.reduceat(squared, bounds[:-1])
+        found["neighbours_nearest_um"][group] = np.where(nearest < REACH_UM**2, np.sqrt(nearest), np.nan)
+        for name, radius in zip(names, RADII_UM, strict=True):
+            within = np.flatnonzero(squared <= radius**2)
+            ends = np.searchsorted(within, bounds)
+            found[name][group] = np.diff(ends)
+            if radius == MIX_UM:
+                label_within = sorted_label.take(near.take(within))
+                for number, n_class in enumerate(of_class):
+                    n_class[group] = np.diff(np.searchsorted(np.flatnonzero(label_within == number), ends))
     if len(classes) < 2:
         return found
-    n_around = counts[MIX_UM]
-    same = np.zeros(len(um))
+    n_around = found[f"neighbours_within_{MIX_UM}um"]
     with np.errstate(invalid="ignore"):
         for number, name in enumerate(classes):
-            of_class = cKDTree(all_um[all_label == number])
-            n = of_class.query_ball_point(um, MIX_UM, return_length=True) - (label == number)
-            found[f"neighbours_fraction_{name}"] = n / n_around
-            same[label == number] = n[label == number]
-        found["neighbours_same_class_fraction"] = same / n_around
+            found[f"neighbours_fraction_{name}"] = of_class[number] / n_around
+            n_same[label == number] = of_class[number, label == number]
+        found["neighbours_same_class_fraction"] = n_same / n_around
     return found
 
 

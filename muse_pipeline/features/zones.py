@@ -8,6 +8,7 @@ indices of two nested outlines together delimit the zone between them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -30,12 +31,12 @@ class Pixels:
     pixel: np.ndarray
     start: np.ndarray
 
-    @property
+    @cached_property
     def n(self) -> np.ndarray:
         """(N,) number of pixels of each nucleus."""
         return np.diff(self.start)
 
-    @property
+    @cached_property
     def owner(self) -> np.ndarray:
         """(M,) index of each pixel's nucleus."""
         return np.repeat(np.arange(len(self.start) - 1), self.n)

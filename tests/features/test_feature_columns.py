@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.features.catalogue import features_of
-from muse_pipeline.features.neighbours import with_surroundings
+from muse_pipeline.features.neighbours import measure_neighbours, with_surroundings
 from muse_pipeline.nuclei.parquet import iterate_nuclei, nuclei_schema, read_provenance
 from muse_pipeline.nuclei.table import Nuclei
 
@@ -66,6 +66,21 @@ def test_neighbours_are_those_of_one_tree_over_the_slide(table, tiled_slide):
         assert row["neighbours_same_class_fraction"] == pytest.approx((label[around] == label[index]).mean())
         for number, name in enumerate(CLASSES):
             assert row[f"neighbours_fraction_{name}"] == pytest.approx((label[around] == number).mean())
+
+
+def test_neighbours_at_exactly_the_radius_count():
+    random = np.random.default_rng(3)
+    um, label = 5.0 * random.integers(0, 60, (400, 2)), random.integers(-1, 3, 400)  # -1: without class
+    found = measure_neighbours(um[:300], label[:300], um[300:], label[300:], CLASSES)
+    squared = ((um[:300, None] - um) ** 2).sum(2)
+    squared[np.arange(300), np.arange(300)] = np.inf
+    for radius in (25, 50, 100):
+        assert (found[f"neighbours_within_{radius}um"] == (squared <= radius**2).sum(1)).all()
+    assert (found["neighbours_nearest_um"] == np.sqrt(squared.min(1))).all()
+    around = squared <= 50**2
+    for number, name in enumerate(CLASSES):
+        expected = (around & (label == number)).sum(1) / around.sum(1)
+        assert (found[f"neighbours_fraction_{name}"] == expected).all()
 
 
 def test_the_edge_of_the_tissue_is_as_far_as_the_mask_says(table, tiled_slide):

@@ -141,7 +141,7 @@ def test_texture_is_that_of_scikit_image(nuclei, pixels):
     xy, rays = nuclei
     density = split_stain(cv2.split(pixels), stain_tables(TEXTBOOK)[0])
     zones = find_zones(xy, rays, *IMAGE)
-    found = measure_texture(zones.nucleus, density, MPP)
+    found = measure_texture(zones.nucleus, pixels.transpose(2, 0, 1), stain_tables(TEXTBOOK)[0], MPP)
     density = density * STEP
     level = np.clip(density / 0.05, 0, 31).astype(np.uint8)
     padded = np.pad(density, 1, "edge")
