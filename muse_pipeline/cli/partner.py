@@ -29,11 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Register the partner, write its store, and record the result."""
-    from muse_pipeline.core.files import read_json
     from muse_pipeline.registration.partner import open_pair_of_files, write_partner_store
     from muse_pipeline.registration.record import (
-        RECORD,
         TRANSFORM,
+        read_outcome,
         read_registered,
         record_outcome,
         summary_text,
@@ -56,4 +55,4 @@ def run(args: argparse.Namespace) -> None:
             write_partner_store(pair, registered, tissue, args.output, mpp=args.mpp, max_corrupt=args.max_corrupt)
         facts["residuals"] = content["residuals"]
     if "residuals" not in facts:
-        print(f"cannot be used: {read_json(folder / RECORD)['reason']}")
+        print(f"cannot be used: {read_outcome(folder)['reason']}")

@@ -151,7 +151,8 @@ def _compare_with_map(slide: SheetRow, cores: Sequence[Core], known: Mapping[str
             f"--core-map: has no core of {slide.path}, only {some_of(of_map)}; the slide has {some_of(of_slide)}; "
             "correct the map's column 'core'"
         )
-    if beyond := [f"'{name}'" for name in known if name not in {core.name for core in cores}]:
+    grid = {core.name for core in cores}
+    if beyond := [f"'{name}'" for name in known if name not in grid]:
         raise SheetError(
             f"--core-map: has {some_of(beyond)}, but the grid of {slide.path} ends at {cores[-1].name}, and its names "
             "are shifted if the first row or column is empty; give a map that names the cores as tma.geojson does"

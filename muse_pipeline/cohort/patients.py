@@ -46,10 +46,11 @@ def require_patient_rule(rule: str | int | None, folder: Path) -> None:
     """
     if isinstance(rule, int) and rule < 1:
         raise LabelError(f"{folder}: patient {rule} is not a number of leading characters; give 1 or more")
-    try:
-        re.compile(str(rule))
-    except re.error as error:
-        raise LabelError(f"{folder}: patient '{rule}' is not a regular expression; correct it") from error
+    if isinstance(rule, str):
+        try:
+            re.compile(rule)
+        except re.error as error:
+            raise LabelError(f"{folder}: patient '{rule}' is not a regular expression; correct it") from error
 
 
 def find_patients(names: list[str], rows: dict[str, dict[str, str]], pattern: str | None) -> tuple[dict[str, str], str]:

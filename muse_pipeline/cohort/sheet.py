@@ -17,7 +17,7 @@ from typing import Any
 
 from muse_pipeline.cohort.layout import BESIDE_SLIDES
 from muse_pipeline.core.errors import LeftOutWarning, MppError, SheetError
-from muse_pipeline.core.text import decimal_point, some_of
+from muse_pipeline.core.text import decimal_point, most_frequent_separator, some_of
 from muse_pipeline.slides.mpp import require_mpp
 from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
 
@@ -203,7 +203,7 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 def find_separator(path: Path) -> str:
     """The separator of a sheet's columns: the most frequent of tab, comma and semicolon in its first line."""
     line, usual = _first_line(path).decode(errors="replace"), "," if path.suffix.lower() == ".csv" else "\t"
-    return max((usual, "\t", ";", ","), key=line.count)
+    return most_frequent_separator(line, usual)
 
 
 def is_missing(column: str, cell: str) -> bool:

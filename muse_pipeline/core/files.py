@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from muse_pipeline.core.errors import LabelError, MuseError, OutputError
+from muse_pipeline.core.text import most_frequent_separator
 
 DAY_S = 86_400
 # EEXIST: there is a file where a folder should be. EFBIG: the file is larger than the disk or a quota allows.
@@ -236,7 +237,7 @@ def read_rows(path: Path, columns: str) -> tuple[str, list[tuple[int, list[str]]
     lines = read_lines(path)
     header = next((line for line in lines if line.strip()), "")
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
-    separator = max((usual, "\t", ";", ","), key=header.count)
+    separator = most_frequent_separator(header, usual)
     reader = csv.reader(lines, delimiter=separator, strict=True)
     try:
         rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]

@@ -70,6 +70,11 @@ def slug(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
 
 
+def most_frequent_separator(header: str, usual: str) -> str:
+    """The most frequent of tab, comma and semicolon in the header of a table; ``usual`` if none is more frequent."""
+    return max((usual, "\t", ";", ","), key=header.count)
+
+
 def decimal_point(cell: str, separator: str | None) -> str:
     """Replace a decimal comma by a point if ``separator`` is a semicolon, as in German tables."""
     return cell.replace(",", ".", 1) if separator == ";" and "." not in cell else cell
