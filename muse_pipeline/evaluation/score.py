@@ -115,15 +115,7 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     on_slide = ((truth.nuclei.xy >= 0) & (truth.nuclei.xy <= (np.inf if size_px is None else size_px))).all(1)
     found = read_nuclei(pair.nuclei)
     _require_order(pair.truth, truth.nuclei.xy, found.xy, mpp, rules.radius_um)
-    if len(on_slide) and not on_slide.any():
-        x, y = truth.nuclei.xy[0]
-        raise LabelError(
-            f"{pair.truth}: no true nucleus lies on slide '{pair.slide_id}' (the first at x {x:.0f}, y {y:.0f}); "
-            "give the truth of this slide, in its level-0 pixels, x before y"
-        )
-    if region is not None and size_px is not None and not region.intersects(shapely.box(0, 0, *size_px)):
-        where = pair.region or pair.truth
-        raise LabelError(f"{where}: its region is outside slide '{pair.slide_id}'; give annotations of this slide")
+    _require_on_slide(pair, truth.nuclei.xy, on_slide, region, size_px)
     in_region = on_slide & _inside(region, truth.nuclei.xy)
     counted = truth[in_region]
 
@@ -161,6 +153,25 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
         found_far=int((judged & np.isinf(nearest_um)).sum()),
         names_classes=bool((truth.nuclei.label >= 0).any()),
     )
+
+
+def _require_on_slide(
+    pair: SlidePair,
+    xy: np.ndarray,
+    on_slide: np.ndarray,
+    region: shapely.Geometry | None,
+    size_px: tuple[int, int] | None,
+) -> None:
+    """Require that a true nucleus, and some of the region, are on the slide."""
+    if len(on_slide) and not on_slide.any():
+        x, y = xy[0]
+        raise LabelError(
+            f"{pair.truth}: no true nucleus lies on slide '{pair.slide_id}' (the first at x {x:.0f}, y {y:.0f}); "
+            "give the truth of this slide, in its level-0 pixels, x before y"
+        )
+    if region is not None and size_px is not None and not region.intersects(shapely.box(0, 0, *size_px)):
+        where = pair.region or pair.truth
+        raise LabelError(f"{where}: its region is outside slide '{pair.slide_id}'; give annotations of this slide")
 
 
 LEAST_TRUE, MOST = 5, 0.5  # minimum number of true nuclei; minimum fraction near found ones (by chance up to 0.25)

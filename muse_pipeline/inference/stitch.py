@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -19,7 +19,7 @@ from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import OTHER_STAIN, ClassSizes, Provenance, SizeRecord
 from muse_pipeline.core.types import INTENSITIES_OD, Frame, SlideInfo
 from muse_pipeline.features.neighbours import with_surroundings
-from muse_pipeline.inference.card import ModelCard
+from muse_pipeline.inference.card import ClassReference, ModelCard
 from muse_pipeline.inference.doubts import NuclearSize, SizeSample, judge_classes
 from muse_pipeline.inference.shards import iterate_groups, read_positions, read_reports, read_shard_facts
 from muse_pipeline.inference.stains import stains_with
@@ -136,15 +136,28 @@ def stitch_shards(
             size = replace(size, mean_class_probability=None)
         if shards.verb == "detect":
             is_same_stain = shards.common.get("appearance", {}).get("verdict") != OTHER_STAIN
-            doubt = size.describe_doubt(info.mpp, kept.area_mm2) if is_same_stain else ""
-            sized = SizeRecord(size.median_area_um2, size.mean_class_probability, doubt)
-            writer.complete(nuclear_size=sized)
-            if card.nuclei:
-                sizes = {name: asdict(one) for name, one in zip(names, of_class, strict=True)}
-                # If the pixel size is doubtful, so are areas, and classes cannot be judged by them.
-                doubt = judge_classes(card.nuclei, sizes) if is_same_stain and not doubt else ""
-                writer.complete(class_sizes=ClassSizes(sizes, doubt))
+            of_names = dict(zip(names, of_class, strict=True))
+            writer.complete(**_judge_sizes(size, of_names, card.nuclei, info, kept.area_mm2, is_same_stain))
     return writer.provenance
+
+
+def _judge_sizes(
+    size: NuclearSize,
+    of_class: Mapping[str, NuclearSize],
+    references: Mapping[str, ClassReference],
+    info: SlideInfo,
+    area_mm2: float,
+    is_same_stain: bool,
+) -> dict[str, SizeRecord | ClassSizes]:
+    """Fields of ``Provenance`` for the sizes of nuclei; only slides with the model's stain are judged."""
+    doubt = size.describe_doubt(info.mpp, area_mm2) if is_same_stain else ""
+    fields = {"nuclear_size": SizeRecord(size.median_area_um2, size.mean_class_probability, doubt)}
+    if references:
+        sizes = {name: asdict(one) for name, one in of_class.items()}
+        # If the pixel size is doubtful, so are areas, and classes cannot be judged by them.
+        doubt = judge_classes(references, sizes) if is_same_stain and not doubt else ""
+        fields["class_sizes"] = ClassSizes(sizes, doubt)
+    return fields
 
 
 @dataclass(frozen=True)
