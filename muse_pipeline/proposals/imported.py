@@ -16,7 +16,7 @@ from muse_pipeline.core.config import Between, OneOf
 from muse_pipeline.core.coords import GEOJSON_FRAMES, level0_to_work, qupath_offset_px
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.files import sha256_of
-from muse_pipeline.core.text import one_line
+from muse_pipeline.core.text import most_frequent_separator, one_line
 from muse_pipeline.core.types import Frame, SlideInfo
 from muse_pipeline.nuclei.masks import label_image_to_nuclei, read_label_image, require_nuclei
 from muse_pipeline.nuclei.table import Nuclei
@@ -195,10 +195,10 @@ def read_csv_points(path: Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray]
     """
     try:
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # rows longer than the header
-            header = pd.read_csv(path, nrows=0).columns
-            # Where commas are decimal, spreadsheets separate columns by semicolons.
-            with_semicolons = {"sep": ";", "decimal": ","} if len(header) == 1 and ";" in header[0] else {}
-            table = pd.read_csv(path, index_col=False, **with_semicolons)
+            separator = most_frequent_separator(",".join(pd.read_csv(path, nrows=0).columns), ",")
+            # ``core.files.read_rows`` would need gigabytes for the cells of a million nuclei.
+            decimal = "," if separator == ";" else "."
+            table = pd.read_csv(path, index_col=False, sep=separator, decimal=decimal)
     except (OSError, ValueError, EOFError, zlib.error, pd.errors.ParserWarning) as error:  # EOFError, zlib.error: gzip
         raise LabelError(f"{path}: cannot be read as CSV ({one_line(error)}); correct the file") from error
     for column in (x, y):
