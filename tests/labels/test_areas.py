@@ -113,7 +113,7 @@ def test_areas_of_a_slide_and_its_windows(tmp_path):
     inside = ((xy > (84, 84)) & (xy < (376, 516))).all(1).sum() + ((xy > (504, 84)) & (xy < (796, 516))).all(1).sum()
     assert len(images) > 2 and sum(len(image.nuclei) for image in images) == inside
     assert images[0].name == "S_area_x83_y83"  # level-0 px
-    (dark, others) = LabelSummary(images, CLASSES).areas
+    (dark, others) = LabelSummary(images, CLASSES, 0.5).areas
     assert dark.startswith("Dark: ") and "in 1 area (" in dark and others.startswith("Pale or Red: ")
 
 
@@ -130,7 +130,7 @@ def test_what_is_found_on_glass_is_not_labelled(tmp_path):
 
 
 def test_the_summary_counts_nuclei_by_class_and_area(tmp_path):
-    summary = LabelSummary(read(make(tmp_path, TWO_AREAS)), CLASSES)
+    summary = LabelSummary(read(make(tmp_path, TWO_AREAS)), CLASSES, 0.5)
     assert summary.areas == (
         "Dark: 8 nuclei in 1 area (8 to 8 per area, median 8)",
         "Pale or Red: 12 nuclei in 1 area (12 to 12 per area, median 12)",

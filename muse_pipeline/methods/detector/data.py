@@ -64,7 +64,7 @@ class DetectorData:
         """Print label counts by patient, write them by picture, and warn of pictures without fitted stains."""
         for split, images in (("training", self.images), ("validation", self.held)):
             if images:
-                summary = LabelSummary(images, self.config.class_names)
+                summary = LabelSummary(images, self.config.class_names, self.config.mpp)
                 log(f"{split} labels:\n{summary.text()}")
                 summary.write(run.path / f"labels-{split}.tsv")
                 if missing := missing_classes(images, self.config.class_names):
