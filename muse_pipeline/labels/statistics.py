@@ -217,6 +217,13 @@ def class_weights(images: list[LabelledImage], n_classes: int) -> np.ndarray:
     return (weights * counts.sum() / ((weights * counts).sum() or 1)).astype(np.float32)
 
 
+def untaught_classes(images: list[LabelledImage], classes: tuple[str, ...]) -> list[str]:
+    """The classes of which there is neither a labelled nucleus nor a nucleus in an area of several classes."""
+    shares = [image.nuclei.prob for image in images if image.areas]
+    in_areas = {index for one in shares for index in np.flatnonzero((one > one.min(1, keepdims=True)).any(0))}
+    return [name for name in missing_classes(images, classes) if classes.index(name) not in in_areas]
+
+
 def count_classes(images: list[LabelledImage], n_classes: int) -> np.ndarray:
     """(C,) number of nuclei of each class."""
     labels = np.concatenate([image.nuclei.label for image in images])

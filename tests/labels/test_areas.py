@@ -20,7 +20,7 @@ from muse_pipeline.labels import areas as module
 from muse_pipeline.labels.areas import expected_shares
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource
-from muse_pipeline.labels.statistics import LabelSummary, class_weights
+from muse_pipeline.labels.statistics import LabelSummary, class_weights, untaught_classes
 from muse_pipeline.methods.detector.criterion import DenseCriterion, class_error
 from muse_pipeline.methods.detector.method import DistillationTerm
 from muse_pipeline.methods.detector.validation import count_area_classes
@@ -137,6 +137,9 @@ def test_the_summary_counts_nuclei_by_class_and_area(tmp_path):
     )
     assert summary.text().splitlines()[-2:] == [*summary.areas]
     assert summary.counts.tolist() == [[8, 0, 0, 12]]
+    assert untaught_classes(summary.images, CLASSES) == []  # pairs of classes are taught too
+    images = read(make(tmp_path / "one", TWO_AREAS, class_map={"Dark": "Dark", "other": None}))
+    assert untaught_classes(images, CLASSES) == ["Pale", "Red"]
 
 
 @pytest.mark.parametrize(
