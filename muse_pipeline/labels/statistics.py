@@ -63,7 +63,8 @@ class LabelSummary:
         rows += [[name, len(of), *self.counts[of].sum(0)] for name, of in groups]
         rows += [[count_noun(len(of_patient), "patient"), len(self.images), *self.counts.sum(0)]]
         width = max(len(str(row[0])) for row in rows)
-        lines = ["  ".join([f"{row[0]:<{width}}", *(_right(cell) for cell in row[1:])]) for row in rows]
+        cells = [[cell if isinstance(cell, str) else f"{cell:,}" for cell in row] for row in rows]
+        lines = ["  ".join([f"{row[0]:<{width}}", *(f"{cell:>10}" for cell in row[1:])]) for row in cells]
         return "\n".join([*lines, *self.areas, *(f"warning: {warning}" for warning in self.warnings)])
 
     def write(self, path: Path) -> None:
@@ -159,10 +160,6 @@ def _what_was_left_out(images: Sequence[LabelledImage]) -> Iterator[str]:
         if n:
             where = "outside the annotated regions and"
             yield f"{source}: {count_noun(n, f'nucleus lies {where} was', f'nuclei lie {where} were')} left out"
-
-
-def _right(cell: object) -> str:
-    return f"{cell if isinstance(cell, str) else format(int(cell), ','):>10}"
 
 
 def mean_stains(fits: list[MacenkoFit | None], method: str, weights: list[float] | None = None) -> ColourReference:

@@ -205,15 +205,9 @@ def read_csv_points(path: Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray]
         if column not in table:
             known = ", ".join(map(str, table.columns[:8]))
             raise LabelError(f"{path}: no column '{column}', only {known}; give the columns' names as `x` and `y`")
-    score = pd.to_numeric(table[SCORE], errors="coerce").to_numpy(float) if SCORE in table else np.ones(len(table))
-    return _require_numbers(path, table[[x, y]]), score
-
-
-def _require_numbers(path: Path, cells: pd.DataFrame) -> np.ndarray:
-    xy = cells.apply(pd.to_numeric, errors="coerce").to_numpy(float)
-    broken = np.argwhere(~np.isfinite(xy))
-    if len(broken):
-        row, column = broken[0]  # the header is row 1
-        cell = cells.iat[row, column]
+    xy = table[[x, y]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    for row, column in np.argwhere(~np.isfinite(xy))[:1]:  # the header is row 1
+        cell = table[[x, y]].iat[row, column]
         raise LabelError(f"{path}: row {row + 2} has '{cell}' instead of a number; correct or delete the row")
-    return xy
+    score = pd.to_numeric(table[SCORE], errors="coerce").to_numpy(float) if SCORE in table else np.ones(len(table))
+    return xy, score
