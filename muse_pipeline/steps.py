@@ -16,6 +16,8 @@ from muse_pipeline.core.text import count_noun
 from muse_pipeline.core.types import INTENSITIES_OD, SUBTRACTED
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from muse_pipeline.core.provenance import NamedFile
     from muse_pipeline.core.types import SlideInfo
     from muse_pipeline.features.measure import FeatureSettings
@@ -421,9 +423,42 @@ def _known_nuclei(
     from muse_pipeline.core.files import sha256_of
     from muse_pipeline.core.provenance import NamedFile
     from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
+    from muse_pipeline.slides.inspect import read_info
 
     if foreign:
         path, nuclei = foreign
+        _doubt_positions(path, nuclei.xy, files.nuclei, read_info(files.info))
         return nuclei, ["Nucleus"], slide_id, NamedFile(path.name, sha256_of(path))
     known = read_provenance(files.nuclei)
     return read_nuclei(files.nuclei), known.class_names, known.slide_id, known.model
+
+
+LEAST_COMPARED, MOST_COMPARED = 50, 20_000  # numbers of positions
+# Least ratio of the positions on nuclei to those displaced by 20 um: for nuclei of H&E 3.5 or more, with errors of 3 um
+# 1.7; for positions in um, or with x and y exchanged, 1.3 or less.
+LEAST_EXCESS = 1.5
+
+
+def _doubt_positions(path: Path, xy: np.ndarray, nuclei: Path, info: SlideInfo) -> None:
+    """Warn if positions (N, 2) of another program, in level-0 px, lie as often beside the run's nuclei as on them."""
+    import warnings
+
+    import numpy as np
+    import shapely
+
+    from muse_pipeline.core.errors import MuseWarning
+    from muse_pipeline.nuclei.parquet import open_nuclei, parse_outlines
+    from muse_pipeline.scverse.bins import MOVED_UM, count_displaced
+
+    xy = xy[:: max(len(xy) // MOST_COMPARED, 1)]
+    with open_nuclei(nuclei) as file:
+        tree = shapely.STRtree(parse_outlines(file.read(["geometry"])["geometry"].to_numpy()))
+    if len(tree) and len(xy) >= LEAST_COMPARED:
+        on, *beside = count_displaced(tree, xy, MOVED_UM / np.array(info.mpp), np.ones(len(xy)))
+        if on <= LEAST_EXCESS * np.mean(beside):
+            warnings.warn(
+                f"{path}: only {on:,.0f} of {len(xy):,} nuclei lie on nuclei of the run, hardly more than by chance; "
+                "give positions in level-0 pixels of this slide, x before y",
+                MuseWarning,
+                stacklevel=2,
+            )

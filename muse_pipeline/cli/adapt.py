@@ -27,10 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Find the nuclei of the slides and write a config, unless a config is given; then train."""
-    import os
-
     from muse_pipeline.core.errors import ConfigError
-    from muse_pipeline.training.devices import find_launcher
+    from muse_pipeline.training.devices import find_launcher, is_first_process
 
     args.config = args.slides[0]
     threads = ["--threads", str(args.threads)] if args.threads else []
@@ -42,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
             f"without it, or give the config that `muse adapt` writes ({args.output / 'slides.yaml'})"
         )
     args.config = args.output / "slides.yaml"
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # the processes of other devices start once the files exist
+    if is_first_process():  # the processes of other devices start once the files exist
         changes = [_from_here(change) for change in args.set]
         _write_config(args.slides, args.config, changes, threads)
     # The written config already contains the changes.

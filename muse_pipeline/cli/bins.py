@@ -55,9 +55,10 @@ def run(args: argparse.Namespace) -> None:
     info, output = read_info(files.info), args.output or files.bins
     assay = read_visium_hd(args.visium_hd) if args.visium_hd else read_xenium(args.xenium)
     tissue = TissueMask.load(files.mask, info)
-    counts, of_counts, of_positions = count_in_nuclei(files.nuclei, info, tissue, assay, args.transform, args.expand_um)
-    write_bins(files.nuclei, assay, counts, output)
+    found = count_in_nuclei(files.nuclei, info, tissue, assay, args.transform, args.expand_um)
+    write_bins(files.nuclei, assay, found.matrix, output)
+    n_nuclei, n_genes = found.matrix.shape
     print(
-        f"{output}: {counts.shape[0]:,} nuclei, {counts.shape[1]:,} genes; {of_counts:.1%} of the counts and "
-        f"{of_positions:.1%} of the positions belong to nuclei"
+        f"{output}: {n_nuclei:,} nuclei, {n_genes:,} genes; {found.of_counts:.1%} of the counts and "
+        f"{found.of_positions:.1%} of the positions belong to nuclei"
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_doubts_argument, add_output_argument
+from muse_pipeline.cli.arguments import add_doubts_argument, add_output_argument, add_threads_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_doubts_argument(parser)
     add_output_argument(parser, "HTML", "the page (default: RESULTS/report.html)", required=False)
     parser.add_argument("--table", type=Path, metavar="TSV", help="the table (default: RESULTS/cohort.tsv)")
+    add_threads_argument(parser, "slides whose pictures are reduced at the same time")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -43,7 +44,8 @@ def run(args: argparse.Namespace) -> None:
     rows = read_rows(args.slides or find_sheet(args.results))
     groups = read_groups(args.sheet, args.group) if args.group else {}
     slides = gather_cohort(args.results, rows, args.no_model, groups, args.include_doubtful)
-    for line in write_report(slides, args.results, page, table, args.pretraining, args.statistics, args.no_model):
+    of_cohort = args.pretraining, args.statistics, args.no_model
+    for line in write_report(slides, args.results, page, table, *of_cohort, args.threads):
         print(line)
 
 

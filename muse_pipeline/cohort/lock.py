@@ -1,4 +1,4 @@
-"""A lock on a folder of results: only one run, of the workflow or of ``muse run``, writes to it at a time."""
+"""A lock on a folder of results: one run at a time, of the workflow, ``muse run`` or a training, writes to it."""
 
 from __future__ import annotations
 

@@ -84,6 +84,7 @@ MASK_PX = 16  # side of a pixel of a picture's tissue mask, in px of the picture
 class Image(Protocol):
     """An image to cut windows from, such as a ``Store``; ``tissue`` is (mask, side of a mask pixel in px)."""
 
+    slide_id: str
     size_px: tuple[int, int]
     tissue: tuple[np.ndarray, float]
 
@@ -96,11 +97,11 @@ class Picture:
 
     Args:
         pixels: (h, w, 3) uint8.
-        name: name of its file, without suffix.
+        slide_id: name of its file, without suffix.
     """
 
-    def __init__(self, pixels: np.ndarray, name: str = ""):
-        self.pixels, self.name = pixels, name
+    def __init__(self, pixels: np.ndarray, slide_id: str = ""):
+        self.pixels, self.slide_id = pixels, slide_id
         self.size_px = pixels.shape[1], pixels.shape[0]
         self.tissue = np.ones((-(-pixels.shape[0] // MASK_PX), -(-pixels.shape[1] // MASK_PX)), bool), float(MASK_PX)
 
@@ -193,7 +194,7 @@ def cut_crops(image: Image, number: int, side_px: int, most: int) -> dict[str, n
         most: maximum number of windows from a store, spread evenly over the windows that are at least half tissue.
     """
     if isinstance(image, Picture):
-        return {f"picture-{number:05d}-{image.name}": image.pixels}
+        return {f"picture-{number:05d}-{image.slide_id}": image.pixels}
     mask, pixel_px = image.tissue
     columns, rows = (side // side_px for side in image.size_px)
     if not rows or not columns:

@@ -15,7 +15,14 @@ from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.inference.card import METADATA_KEY, ImportedCard
 from muse_pipeline.inference.graph import add_metadata
-from muse_pipeline.inference.maps import channels_first, list_maps, nuclei_of_maps, scale_pixels
+from muse_pipeline.inference.maps import (
+    channels_first,
+    is_inside,
+    list_maps,
+    nuclei_of_maps,
+    probabilities,
+    scale_pixels,
+)
 from muse_pipeline.inference.model import open_session, run_session
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.tissue.stain import IDENTITY
@@ -28,6 +35,8 @@ N_RAYS = 32  # number of rays of an outline that a watershed finds
 RADIUS_UM, PERIOD_UM = 4.0, 16.0  # radius and spacing of the synthetic nuclei
 NUCLEI, TISSUE = (96, 72, 140), (232, 196, 214)  # colours of the synthetic nuclei and of the background
 PLAUSIBLE_UM = 1.0, 30.0  # plausible range of the median ray
+PROBABILITIES = ("nucleus", "classes", "classes and boundary")  # contents of maps (``list_maps``)
+ROUNDING = 0.01  # largest excess of a probability over 0 to 1, in half precision
 
 
 def import_model(
@@ -76,14 +85,8 @@ def import_model(
     field = _draw_field(card)
     maps = run_session(session, network, list(card.maps), {session.get_inputs()[0].name: scale_pixels(field, card)})
     card = _fit(network, card, maps, halo_um)
-    if not all((values < np.inf).all() for values in maps):
-        raise ModelError(f"{network}: returns NaN or infinity for synthetic nuclei; export the network again")
-    rays_um = nuclei_of_maps(maps, card)[0].rays if card.kind == "stardist" else np.zeros(0)
-    if len(rays_um) and not PLAUSIBLE_UM[0] <= np.median(rays_um) <= PLAUSIBLE_UM[1]:
-        raise ModelError(
-            f"{network}: returns rays of {np.median(rays_um):,.1f} um for synthetic nuclei with a radius of "
-            f"{RADIUS_UM:g} um; correct --mpp, --scaling or --outputs, or export the network again"
-        )
+    if wrong := _find_fault(card, maps):
+        raise ModelError(f"{network}: returns {wrong}, or export the network again")
     with complete_file(output) as unfinished:
         unfinished.write_bytes(add_metadata(network.read_bytes(), METADATA_KEY, card.to_json()))
         try:
@@ -96,6 +99,31 @@ def import_model(
             ) from error
         predictor(field, IDENTITY)
     return card
+
+
+def _find_fault(card: ImportedCard, maps: list[np.ndarray]) -> str:
+    """Describe a fault in the maps of synthetic nuclei, and what to correct; "" if there is none."""
+    if not all((values < np.inf).all() for values in maps):
+        return "NaN or infinity for synthetic nuclei; correct --scaling"
+    maps = [channels_first(values) for values in maps]
+    contents = [content for _, content, _ in list_maps(card.kind, len(card.classes))]
+    for name, content, values in zip(card.maps, contents, maps, strict=False):
+        prob = values if len(maps) == len(contents) else values[:, :1]  # the first of all maps in one output
+        low, high = prob.min(), prob.max()
+        if content in PROBABILITIES and not card.logits and not -ROUNDING <= low <= high <= 1 + ROUNDING:
+            return f"{low:.3g} to {high:.3g} as probabilities ('{name}'); give --logits, correct --scaling or --outputs"
+    rays_um = nuclei_of_maps(maps, card)[0].rays if card.kind == "stardist" else np.zeros(0)
+    if len(rays_um) and not PLAUSIBLE_UM[0] <= np.median(rays_um) <= PLAUSIBLE_UM[1]:
+        return (
+            f"rays of {np.median(rays_um):,.1f} um for synthetic nuclei with a radius of {RADIUS_UM:g} um; correct "
+            "--mpp, --scaling or --outputs"
+        )
+    if card.kind == "boundary":
+        prob = probabilities(maps[0][0], card)
+        is_found = 1 - prob[0] >= card.threshold
+        if is_found.any() and not (is_found & is_inside(prob)).any():
+            return "only boundaries for synthetic nuclei; correct --kind, --outputs or --scaling"
+    return ""
 
 
 def _draw_field(card: ImportedCard) -> np.ndarray:

@@ -83,26 +83,26 @@ def _decode_rays(maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
     """Nuclei at the peaks of the probability; if a nucleus has several peaks, ``nuclei.pairs`` keeps the best one."""
     if len(maps) == 1:
         maps = np.split(maps[0], (1, 1 + card.n_rays))
-    score = _probability(maps[0], card)[0]
+    score = probabilities(maps[0], card)[0]
     around = np.ones((2 * max(round(PEAK_UM / card.mpp / card.stride_px), 1) + 1,) * 2, np.uint8)
     row, column = np.nonzero((score >= card.threshold) & (score == cv2.dilate(score, around)))
     rays = maps[1][:, row, column].T.clip(0) * np.float32(card.mpp)
     xy = np.stack([column, row], 1) * card.stride_px + 0.5  # centre of the first pixel of a cell, not of the cell
-    classes = _probability(maps[2], card)[:, row, column] if len(card.classes) > 1 else None
+    classes = probabilities(maps[2], card)[:, row, column] if len(card.classes) > 1 else None
     return _table(xy, rays, score[row, column], classes, card)
 
 
 def _decode_areas(maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
     """Nuclei that a watershed separates in the thresholded map of nuclei."""
     mpp = card.mpp * card.stride_px
-    nucleus = _probability(maps[0], card)
+    nucleus = probabilities(maps[0], card)
     nucleus = nucleus[0] if len(nucleus) == 1 else 1 - nucleus[0]
     mask = drop_small(nucleus >= card.threshold, MIN_NUCLEUS_UM2 / mpp**2)
     mask = ~drop_small(~mask, MIN_NUCLEUS_UM2 / mpp**2, connectivity=4)  # holes
     labels = cut_relief(mask, _relief(maps, mask, mpp, card), mpp)
     found = label_image_to_nuclei(labels, (mpp, mpp), card.n_rays)
     # The last channel of a "boundary" network is the boundary, which is left out.
-    classes = _probability(maps[-1 if card.kind == "hover" else 0], card)[: len(card.classes) + 1]
+    classes = probabilities(maps[-1 if card.kind == "hover" else 0], card)[: len(card.classes) + 1]
     n_pixels = np.bincount(labels.ravel())[1:]
     score, *of_classes = (
         np.bincount(labels.ravel(), each.ravel())[1:] / n_pixels for each in (nucleus, *classes)
@@ -113,8 +113,7 @@ def _decode_areas(maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
 def _relief(maps: list[np.ndarray], mask: np.ndarray, mpp: float, card: ImportedCard) -> np.ndarray:
     """(h, w) float32, highest in the middle of nuclei: a distance map, or the depth in the mask without boundaries."""
     if card.kind == "boundary":
-        prob = _probability(maps[0], card)
-        return depth_um(mask & (prob[-1] < prob[1:-1].sum(0)), mpp)
+        return depth_um(mask & is_inside(probabilities(maps[0], card)), mpp)
     smooth = [cv2.GaussianBlur(each, (0, 0), SMOOTH_UM / mpp) for each in maps[1]]
     if card.kind == "distance":
         return smooth[0]
@@ -122,7 +121,12 @@ def _relief(maps: list[np.ndarray], mask: np.ndarray, mpp: float, card: Imported
     return depth_um(mask & (rise > -FALL_PER_UM * mpp), mpp)
 
 
-def _probability(values: np.ndarray, card: ImportedCard) -> np.ndarray:
+def is_inside(prob: np.ndarray) -> np.ndarray:
+    """(h, w) bool: where nuclei are more probable than the boundary, in the map (C, h, w) of a "boundary" network."""
+    return prob[-1] < prob[1:-1].sum(0)
+
+
+def probabilities(values: np.ndarray, card: ImportedCard) -> np.ndarray:
     """(C, h, w) probabilities from a map of probabilities, or of logits if the card says so."""
     if not card.logits:
         return values

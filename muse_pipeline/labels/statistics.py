@@ -15,11 +15,16 @@ from muse_pipeline.inference.card import AppearanceReference, ColourReference
 from muse_pipeline.inference.doubts import describe_training
 from muse_pipeline.labels.pictures import LEAST_POINTS, LabelledImage
 from muse_pipeline.labels.tissue import TissueImage
+from muse_pipeline.nuclei.rays import ray_directions
 from muse_pipeline.tissue.colour import measure_picture
 from muse_pipeline.tissue.stain import MacenkoFit
 
 PLAUSIBLE_RADIUS_UM = (1.7, 5.5)  # medians in breast and skin: 2.0 to 4.3; at twice the mpp: 4.0 to 6.5
 MIN_SHARE_GROWN = 0.5  # in pictures of BRCA-M2C 0.81 or more, with the labels of another picture 0.44 or less
+# Share of outlines that are not darker inside than around: in H&E (BRCA-M2C, NuCLS, NuInsSeg) 0.01 or less, with the
+# outlines of another picture 0.21 or more; in fluorescence nearly 1.
+SHARE_MISPLACED = 0.15, 0.85
+AROUND_UM = 1.5  # distance from an outline to the pixels around it
 LISTED = 24  # patients with a row of their own in the table; a longer table would push the warnings out of sight
 
 
@@ -29,6 +34,7 @@ class LabelSummary:
     Args:
         images: the pictures.
         classes: names of the C classes.
+        mpp: um per pixel of the pictures.
 
     Attributes:
         counts: (P, C + 1) number of nuclei of each class; the last column is for nuclei of unknown class.
@@ -36,13 +42,13 @@ class LabelSummary:
         warnings: descriptions of possible faults.
     """
 
-    def __init__(self, images: Sequence[LabelledImage], classes: tuple[str, ...]):
+    def __init__(self, images: Sequence[LabelledImage], classes: tuple[str, ...], mpp: float):
         self.images, self.columns = images, (*classes, "unknown")
         n = len(self.columns)
         # The index -1 of an unknown class refers to the last column.
         self.counts = np.stack([np.bincount(image.nuclei.label % n, minlength=n) for image in images])
         self.areas = tuple(_describe_areas(images))
-        self.warnings = (*_doubts_about_scale(images), *_what_was_left_out(images))
+        self.warnings = (*_doubts_about_scale(images, mpp), *_what_was_left_out(images))
 
     def text(self) -> str:
         """A table with a row per patient (one for all others after ``LISTED``) and a total, then areas and warnings."""
@@ -57,7 +63,8 @@ class LabelSummary:
         rows += [[name, len(of), *self.counts[of].sum(0)] for name, of in groups]
         rows += [[count_noun(len(of_patient), "patient"), len(self.images), *self.counts.sum(0)]]
         width = max(len(str(row[0])) for row in rows)
-        lines = ["  ".join([f"{row[0]:<{width}}", *(_right(cell) for cell in row[1:])]) for row in rows]
+        cells = [[cell if isinstance(cell, str) else f"{cell:,}" for cell in row] for row in rows]
+        lines = ["  ".join([f"{row[0]:<{width}}", *(f"{cell:>10}" for cell in row[1:])]) for row in cells]
         return "\n".join([*lines, *self.areas, *(f"warning: {warning}" for warning in self.warnings)])
 
     def write(self, path: Path) -> None:
@@ -98,7 +105,7 @@ def _describe_areas(images: Sequence[LabelledImage]) -> Iterator[str]:
         )
 
 
-def _doubts_about_scale(images: Sequence[LabelledImage]) -> Iterator[str]:
+def _doubts_about_scale(images: Sequence[LabelledImage], mpp_px: float) -> Iterator[str]:
     """Yield a warning for each source whose mpp makes nuclei implausibly small or large, or with labels off nuclei."""
     by_source = defaultdict(list)
     for image in images:
@@ -109,8 +116,7 @@ def _doubts_about_scale(images: Sequence[LabelledImage]) -> Iterator[str]:
         suspect = "`mpp`" if mpp else "that positions are pixels at full size"
         rays = np.concatenate([image.nuclei.rays for image in of_source])
         radii = rays[np.isfinite(rays).all(1)].mean(1)
-        known = [(image, np.isfinite(image.nuclei.rays).all(1)) for image in of_source if are_grown]
-        off = [each for each in known if len(each[1]) >= LEAST_POINTS and each[1].mean() < MIN_SHARE_GROWN]
+        off = [(image, *found) for image in of_source if (found := _find_misplaced(image, mpp_px))]
         if are_grown and len(radii) < MIN_SHARE_GROWN * len(rays):
             yield (
                 f"{source}: only {len(radii):,} of {len(rays):,} points lie on something the size of a nucleus "
@@ -122,11 +128,28 @@ def _doubts_about_scale(images: Sequence[LabelledImage]) -> Iterator[str]:
                 f"{low:g} to {high:g} um; check {suspect}"
             )
         elif off:
-            image, is_known = off[0]
+            image, what, n, n_all = off[0]
             yield (
-                f"{source}: in {count_noun(len(off), 'picture')}, most points lie beside nuclei, first in {image.name} "
-                f"({(~is_known).sum():,} of {len(is_known):,}); check that these are the labels of this picture, in px"
+                f"{source}: in {count_noun(len(off), 'picture')}, many {what} lie beside nuclei, first in {image.name} "
+                f"({n:,} of {n_all:,}); check that these are the labels of this picture, in px"
             )
+
+
+def _find_misplaced(image: LabelledImage, mpp: float) -> tuple[str, int, int] | None:
+    """Find labels beside nuclei, as in the labels of another picture: their kind, their number, and that of all."""
+    is_known = np.isfinite(image.nuclei.rays).all(1)
+    if image.grow_outlines and len(is_known) >= LEAST_POINTS and is_known.mean() < MIN_SHARE_GROWN:
+        return "points", int((~is_known).sum()), len(is_known)
+    xy_um, rays = image.nuclei.xy[is_known] * mpp, image.nuclei.rays[is_known]
+    if len(rays) < LEAST_POINTS:
+        return None
+    reach_um = np.stack([rays / 2, rays + AROUND_UM])
+    places = xy_um[:, None] + ray_directions(rays.shape[1]) * reach_um[..., None]
+    column, row = np.moveaxis((places / mpp).astype(int), -1, 0)
+    height, width = image.pixels.shape[:2]
+    inside, around = image.pixels[row.clip(0, height - 1), column.clip(0, width - 1)].mean((2, 3))
+    n = int((inside >= around).sum())
+    return ("outlines", n, len(rays)) if SHARE_MISPLACED[0] < n / len(rays) < SHARE_MISPLACED[1] else None
 
 
 def _what_was_left_out(images: Sequence[LabelledImage]) -> Iterator[str]:
@@ -137,10 +160,6 @@ def _what_was_left_out(images: Sequence[LabelledImage]) -> Iterator[str]:
         if n:
             where = "outside the annotated regions and"
             yield f"{source}: {count_noun(n, f'nucleus lies {where} was', f'nuclei lie {where} were')} left out"
-
-
-def _right(cell: object) -> str:
-    return f"{cell if isinstance(cell, str) else format(int(cell), ','):>10}"
 
 
 def mean_stains(fits: list[MacenkoFit | None], method: str, weights: list[float] | None = None) -> ColourReference:
@@ -193,6 +212,13 @@ def class_weights(images: list[LabelledImage], n_classes: int) -> np.ndarray:
     weights = np.zeros(n_classes)
     weights[counts > 0] = counts[counts > 0] ** -0.5
     return (weights * counts.sum() / ((weights * counts).sum() or 1)).astype(np.float32)
+
+
+def untaught_classes(images: list[LabelledImage], classes: tuple[str, ...]) -> list[str]:
+    """The classes of which there is neither a labelled nucleus nor a nucleus in an area of several classes."""
+    shares = [image.nuclei.prob for image in images if image.areas]
+    in_areas = {index for one in shares for index in np.flatnonzero((one > one.min(1, keepdims=True)).any(0))}
+    return [name for name in missing_classes(images, classes) if classes.index(name) not in in_areas]
 
 
 def count_classes(images: list[LabelledImage], n_classes: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from muse_pipeline.core.config import Between, OneOf
 from muse_pipeline.core.coords import GEOJSON_FRAMES, level0_to_work, qupath_offset_px
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.files import sha256_of
-from muse_pipeline.core.text import one_line
+from muse_pipeline.core.text import most_frequent_separator, one_line
 from muse_pipeline.core.types import Frame, SlideInfo
 from muse_pipeline.nuclei.masks import label_image_to_nuclei, read_label_image, require_nuclei
 from muse_pipeline.nuclei.table import Nuclei
@@ -195,25 +195,19 @@ def read_csv_points(path: Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray]
     """
     try:
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # rows longer than the header
-            header = pd.read_csv(path, nrows=0).columns
-            # Where commas are decimal, spreadsheets separate columns by semicolons.
-            with_semicolons = {"sep": ";", "decimal": ","} if len(header) == 1 and ";" in header[0] else {}
-            table = pd.read_csv(path, index_col=False, **with_semicolons)
+            separator = most_frequent_separator(",".join(pd.read_csv(path, nrows=0).columns), ",")
+            # ``core.files.read_rows`` would need gigabytes for the cells of a million nuclei.
+            decimal = "," if separator == ";" else "."
+            table = pd.read_csv(path, index_col=False, sep=separator, decimal=decimal)
     except (OSError, ValueError, EOFError, zlib.error, pd.errors.ParserWarning) as error:  # EOFError, zlib.error: gzip
         raise LabelError(f"{path}: cannot be read as CSV ({one_line(error)}); correct the file") from error
     for column in (x, y):
         if column not in table:
             known = ", ".join(map(str, table.columns[:8]))
             raise LabelError(f"{path}: no column '{column}', only {known}; give the columns' names as `x` and `y`")
-    score = pd.to_numeric(table[SCORE], errors="coerce").to_numpy(float) if SCORE in table else np.ones(len(table))
-    return _require_numbers(path, table[[x, y]]), score
-
-
-def _require_numbers(path: Path, cells: pd.DataFrame) -> np.ndarray:
-    xy = cells.apply(pd.to_numeric, errors="coerce").to_numpy(float)
-    broken = np.argwhere(~np.isfinite(xy))
-    if len(broken):
-        row, column = broken[0]  # the header is row 1
-        cell = cells.iat[row, column]
+    xy = table[[x, y]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    for row, column in np.argwhere(~np.isfinite(xy))[:1]:  # the header is row 1
+        cell = table[[x, y]].iat[row, column]
         raise LabelError(f"{path}: row {row + 2} has '{cell}' instead of a number; correct or delete the row")
-    return xy
+    score = pd.to_numeric(table[SCORE], errors="coerce").to_numpy(float) if SCORE in table else np.ones(len(table))
+    return xy, score

@@ -175,5 +175,6 @@ def _misfit(pair: Pair, start: Transform | None) -> str:
     how = "as given" if start else "at any angle, mirrored or not"
     return (
         f"{pair.partner_info.path}: does not fit slide '{pair.info.slide_id}' {how}; check that both show the same "
-        f"tissue and that the partner has {pair.partner_info.mpp[0]:.4g} um per pixel"
+        f"tissue, and that the slide has {pair.info.mpp[0]:.4g} um per pixel and the partner "
+        f"{pair.partner_info.mpp[0]:.4g}"
     )

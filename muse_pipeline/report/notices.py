@@ -11,6 +11,7 @@ from muse_pipeline.inference.doubts import OF_CLASSES, OF_NUCLEI
 from muse_pipeline.report.cohort import STATUSES, SlideResult, counted
 from muse_pipeline.slides.mpp import DOUBT
 from muse_pipeline.slides.pictures import SEVERAL
+from muse_pipeline.tissue.third_stain import NOT_FOUND
 
 LEVELS = RED, AMBER = "red", "amber"  # red: numbers are missing or wrong; amber: they may be wrong
 
@@ -48,6 +49,7 @@ KINDS = {
     ),
     "classes": Kind(RED, OF_CLASSES["classes"], "whose nuclei do not suit their classes"),
     "organ": Kind(AMBER, OF_CLASSES["organ"], "of an organ in which the classes are not validated"),
+    "third_stain": Kind(AMBER, "no third stain", "without the third stain that was requested"),
     "tissue": Kind(AMBER, "check tissue", "whose tissue is doubtful, check before use", "the tissue is doubtful: {}"),
     "picture": Kind(
         AMBER, "check picture", "whose file has several pictures; check before use that the right one was read"
@@ -113,6 +115,7 @@ def find_reasons(slide: SlideResult) -> dict[str, str]:
     of_mpp = (one for one in warnings if one.startswith(DOUBT) and one != slide.doubts.get("scale"))
     found["mpp"] = "; ".join(of_mpp)
     found["picture"] = next((one for one in warnings if SEVERAL in one), "")
+    found["third_stain"] = NOT_FOUND if NOT_FOUND in slide.warnings else ""
     found["tissue"] = slide.tissue_doubt
     found["artefacts"] = slide.artefact_doubt
     found["regions"] = slide.regions["reason"] if slide.regions else ""

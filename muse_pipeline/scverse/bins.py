@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -153,9 +154,23 @@ def _encode(batch: pa.RecordBatch) -> tuple[np.ndarray, list[str]]:
     return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
 
 
+class CountsInNuclei(NamedTuple):
+    """The counts of an assay in nuclei.
+
+    Attributes:
+        matrix: (N, G) counts of each nucleus.
+        of_counts: fraction of all counts that belong to nuclei.
+        of_positions: fraction of all positions that belong to nuclei.
+    """
+
+    matrix: sparse.csr_matrix
+    of_counts: float
+    of_positions: float
+
+
 def count_in_nuclei(
     nuclei: Path, info: SlideInfo, tissue: TissueMask, assay: Assay, transform: Path | None, expand_um: float
-) -> tuple[sparse.csr_matrix, float, float]:
+) -> CountsInNuclei:
     """Sum the counts of an assay in each nucleus.
 
     Args:
@@ -167,7 +182,7 @@ def count_in_nuclei(
         expand_um: largest distance from a nucleus at which positions outside all nuclei still belong to it.
 
     Returns:
-        Counts (N, G) of the nuclei, and the fractions of all counts and of all positions that belong to nuclei.
+        The counts of the nuclei, and their shares of the assay.
 
     Raises:
         LabelError: the assay is empty, has a different scale from the slide, or lies outside the slide's tissue.
@@ -189,13 +204,13 @@ def count_in_nuclei(
         n_inside += len(spot)
         belongs = sparse.csr_matrix((np.ones(len(spot), np.float32), (nucleus, spot)), (len(outlines), len(xy_um)))
         total = total + belongs @ counts
-        compared += _count_displaced(tree, to_px(xy_um[some]), moved_px, counts[some].sum(1).A1)
+        compared += count_displaced(tree, to_px(xy_um[some]), moved_px, counts[some].sum(1).A1)
     beside = compared[1:].mean()
     if beside >= LEAST_COMPARED and compared[0] < LEAST_EXCESS * beside:
         ratio = f"{compared[0] / beside:.2f} times the counts of places {MOVED_UM:g} um beside them"
         check = "check that the slide and --transform are those of the assay"
         warnings.warn(f"{assay.path}: nuclei have only {ratio}; {check}", MuseWarning, stacklevel=2)
-    return total, float(total.sum()) / n_counts, n_inside / n_all
+    return CountsInNuclei(total, float(total.sum()) / n_counts, n_inside / n_all)
 
 
 def _find_map(info: SlideInfo, assay: Assay, transform: Path | None) -> Callable[[np.ndarray], np.ndarray]:
@@ -230,7 +245,7 @@ def _require_on_tissue(
     return n_all, n_counts
 
 
-def _count_displaced(tree: shapely.STRtree, xy: np.ndarray, step_px: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def count_displaced(tree: shapely.STRtree, xy: np.ndarray, step_px: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Sums of ``counts`` (N,) of the positions (N, 2) in outlines, displaced by each of ``STEPS`` times ``step_px``."""
     inside = [tree.query(shapely.points(xy + step * step_px), "intersects")[0] for step in STEPS]
     return np.array([counts[np.unique(spot)].sum() for spot in inside])

@@ -19,7 +19,7 @@ from muse_pipeline.tissue.background import highest, lowest
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.overview import choose_overview_level, strips
 from muse_pipeline.tissue.stain import MIN_PIXELS, MacenkoFit, fit_macenko, is_brown, is_stained, optical_density
-from muse_pipeline.tissue.third_stain import find_third_stain
+from muse_pipeline.tissue.third_stain import NOT_FOUND, find_third_stain
 
 SAMPLE_UM = 0.5  # resolution of the models' input; coarser pixels mix nuclei with their surroundings
 FIELD_UM = 128.0
@@ -233,7 +233,7 @@ def measure_colour(
     measures, mpp = sample.measure(fit), round(sample.mpp, 6)
     third = find_third_stain(pixels) if third_stain else None
     if third_stain and third is None and not tissue.is_empty:
-        warnings.append("no third stain distinct from haematoxylin and DAB was found; DAB is measured without one")
+        warnings.append(NOT_FOUND)
     return SlideColour(rounded, measures, dark_background, len(pixels), mpp, tuple(warnings), info.fingerprint, third)
 
 

@@ -17,6 +17,7 @@ CERTAIN_DENSITY = 0.5  # |OD|; the directions of paler pixels are noise
 MIN_RESIDUAL_DEGREES = 6.0  # angle to the best-fitting plane that 1 % of the pixels exceed; 3 to 5 with two stains
 MIN_ANGLE_DEGREES = 12.0  # angle to the plane of haematoxylin and DAB; at half of it, noise in DAB grows tenfold
 MIN_FROM_BLUE_DEGREES = 20.0  # angle to Ruifrok's haematoxylin: up to 14 for that of slides, from 26 for other stains
+NOT_FOUND = "no third stain distinct from haematoxylin and DAB was found; DAB is measured without one"
 PURE = 0.8  # fraction of the extreme angle; pixels beyond it are pure
 
 

@@ -81,8 +81,10 @@ def find_launcher() -> tuple[str, int]:
 
 
 def is_first_process() -> bool:
-    """True in the process that writes files; always True before other processes are started."""
-    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
+    """True in the process that writes files, also before the processes of the run are connected."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank() == 0
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def wait_for_processes() -> None:

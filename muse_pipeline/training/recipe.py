@@ -5,16 +5,18 @@ from __future__ import annotations
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from muse_pipeline.cohort.lock import lock_results
 from muse_pipeline.core.config import locate, parse_config, read_settings
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.registry import Registry
 from muse_pipeline.inference.model import checkpoint_from
-from muse_pipeline.training.devices import find_launcher, is_first_process, open_fabric
+from muse_pipeline.training.devices import find_launcher, is_first_process, open_fabric, wait_for_processes
 from muse_pipeline.training.run import Inputs, Options, RunFolder, describe_run, plain_settings
 from muse_pipeline.training.stages import Stage
 
@@ -149,6 +151,7 @@ def train_run(recipe: Recipe, config: Any, folder: Path, options: Options, until
     Raises:
         CheckpointError: a stage's folder was made from different inputs.
         ConfigError: there is no stage ``until``.
+        OutputError: another process is training in the folder, or a stage's folder contains files that no run wrote.
         ProviderError: the devices are not available, or a different number of processes was started.
         MuseError: the config or its data cannot be used.
     """
@@ -158,9 +161,15 @@ def train_run(recipe: Recipe, config: Any, folder: Path, options: Options, until
         raise ConfigError(f"--until {until}: the stages of this run are {', '.join(names)}")
     if find_launcher()[0]:  # all processes exist; otherwise the first stage that trains starts them
         open_fabric(options.accelerator, options.devices, "32-true", options.nodes)
-    if [stage.folder for stage in stages] == [Path(folder)]:
+    with lock_results(Path(folder), "a training") if is_first_process() else nullcontext():
+        wait_for_processes()
+        return _run_stages(stages, config, Path(folder), options, until)
+
+
+def _run_stages(stages: Sequence[Stage], config: Any, folder: Path, options: Options, until: str | None) -> Path:
+    if [stage.folder for stage in stages] == [folder]:
         return stages[0].run(options)
-    run = RunFolder(Path(folder))
+    run = RunFolder(folder)
     run.require_own()
     for stage in stages:
         result = stage.run(options)

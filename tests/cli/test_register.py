@@ -77,7 +77,7 @@ def test_a_partner_is_registered_checked_and_tiled(muse, files, tmp_path):
     [
         ("ihc.png", [], "--partner-mpp"),
         ("glass.png", ["--partner-mpp", "0.8"], "no tissue found"),
-        ("ihc.png", ["--partner-mpp", "1.6"], "does not fit slide 'he'"),
+        ("ihc.png", ["--partner-mpp", "1.6"], "that the slide has 0.6 um per pixel and the partner 1.6"),
         ("none.png", [], "no such file"),
         ("ihc.png", ["--partner-mpp", "0.8", "--start", "none.csv"], "cannot be read"),
     ],

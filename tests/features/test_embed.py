@@ -130,10 +130,11 @@ def test_a_graph_without_a_head_cannot_be_cut(folder):
         cut_before_head(path.read_bytes(), "dense", path)
 
 
-def test_points_of_another_program_get_the_same_vectors_and_features(folder, found, table):
+def test_points_of_another_program_get_the_same_vectors_and_features(folder, found, table, capsys):
     points = folder.parent / "points.csv"
     found[["x", "y"]].to_csv(points, index=False)
     assert embed(folder, "--nuclei", points, "--features") == 0
+    assert capsys.readouterr().err == ""
     foreign = pandas.read_parquet(folder / "embeddings-small-points.csv.parquet")
     order = np.lexsort(found[["x", "y"]].to_numpy().T)
     np.testing.assert_array_equal(np.stack(foreign["embedding"]), np.stack(found["embedding"])[order])
@@ -141,6 +142,17 @@ def test_points_of_another_program_get_the_same_vectors_and_features(folder, fou
     assert foreign["area_um2"].median() == pytest.approx(50, abs=1)  # circles of radius 4 um
     counts = "neighbours_within_50um"
     assert (foreign[counts].to_numpy() == table[counts].to_numpy()[order]).all()
+
+
+@pytest.mark.parametrize("wrong", ["um", "y, x"])
+def test_positions_that_are_not_those_of_the_slide_are_doubted(wrong, folder, found, tiled_slide, capsys):
+    xy = found[["x", "y"]].to_numpy()
+    xy = xy * tiled_slide.info.mpp if wrong == "um" else xy[:, ::-1]
+    xy = xy[(xy < tiled_slide.info.size_px).all(1)]
+    pandas.DataFrame(xy, columns=["x", "y"]).to_csv(folder.parent / "wrong.csv", index=False)
+    assert embed(folder, "--nuclei", folder.parent / "wrong.csv") == 0
+    message = capsys.readouterr().err
+    assert f"of {len(xy):,} nuclei lie on nuclei of the run, hardly more than by chance" in message
 
 
 def test_outlines_of_another_program_get_the_features_of_detected_nuclei(folder, found, table, tiled_slide):

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from drawn_networks import draw_boundary, draw_distance, draw_hover, draw_stardist
+from drawn_networks import Drawing, draw_boundary, draw_distance, draw_hover, draw_stardist
 from drawn_tissue import CLASSES, draw_labelled_tissue
 from inference_slides import open_tiled, tile_slide
 from scipy.spatial import cKDTree
@@ -176,6 +176,19 @@ def test_implausible_rays_are_one_sentence(px, message, muse, tmp_path):
     words = ("--kind", "stardist", *COMMON, "--classes", *CLASSES, "-o", tmp_path / "m.onnx")
     status, _, errors = muse("import-model", tmp_path / "network.onnx", *words)
     assert (status, errors.count("\n")) == (2, 1) and message in errors
+    assert not (tmp_path / "m.onnx").exists()
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("logits", [(), ("--logits",)])
+def test_a_network_that_returns_its_input_is_rejected(scaling, logits, muse, tmp_path):
+    net = Drawing(channels_first=True)
+    net.give("maps", net.pixels)
+    words = ("--kind", "boundary", "--mpp", "0.5", "--scaling", scaling, *logits, "-o", tmp_path / "m.onnx")
+    status, _, errors = muse("import-model", net.save(tmp_path / "network.onnx"), *words)
+    assert (status, errors.count("\n")) == (2, 1)
+    assert ("only boundaries for synthetic nuclei" in errors) == bool(logits or scaling in ("unit", "percentile"))
+    assert "as probabilities ('maps'); give --logits" in errors or "only boundaries" in errors
     assert not (tmp_path / "m.onnx").exists()
 
 

@@ -20,7 +20,7 @@ from muse_pipeline.labels import areas as module
 from muse_pipeline.labels.areas import expected_shares
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource
-from muse_pipeline.labels.statistics import LabelSummary, class_weights
+from muse_pipeline.labels.statistics import LabelSummary, class_weights, untaught_classes
 from muse_pipeline.methods.detector.criterion import DenseCriterion, class_error
 from muse_pipeline.methods.detector.method import DistillationTerm
 from muse_pipeline.methods.detector.validation import count_area_classes
@@ -113,7 +113,7 @@ def test_areas_of_a_slide_and_its_windows(tmp_path):
     inside = ((xy > (84, 84)) & (xy < (376, 516))).all(1).sum() + ((xy > (504, 84)) & (xy < (796, 516))).all(1).sum()
     assert len(images) > 2 and sum(len(image.nuclei) for image in images) == inside
     assert images[0].name == "S_area_x83_y83"  # level-0 px
-    (dark, others) = LabelSummary(images, CLASSES).areas
+    (dark, others) = LabelSummary(images, CLASSES, 0.5).areas
     assert dark.startswith("Dark: ") and "in 1 area (" in dark and others.startswith("Pale or Red: ")
 
 
@@ -130,13 +130,16 @@ def test_what_is_found_on_glass_is_not_labelled(tmp_path):
 
 
 def test_the_summary_counts_nuclei_by_class_and_area(tmp_path):
-    summary = LabelSummary(read(make(tmp_path, TWO_AREAS)), CLASSES)
+    summary = LabelSummary(read(make(tmp_path, TWO_AREAS)), CLASSES, 0.5)
     assert summary.areas == (
         "Dark: 8 nuclei in 1 area (8 to 8 per area, median 8)",
         "Pale or Red: 12 nuclei in 1 area (12 to 12 per area, median 12)",
     )
     assert summary.text().splitlines()[-2:] == [*summary.areas]
     assert summary.counts.tolist() == [[8, 0, 0, 12]]
+    assert untaught_classes(summary.images, CLASSES) == []  # pairs of classes are taught too
+    images = read(make(tmp_path / "one", TWO_AREAS, class_map={"Dark": "Dark", "other": None}))
+    assert untaught_classes(images, CLASSES) == ["Pale", "Red"]
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from drawn_labels import CLASSES, make_source, read
+from drawn_labels import CLASSES, draw_nuclei, grid_xy, make_source, read
 
 from muse_pipeline.core.errors import LabelError
+from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.statistics import LabelSummary, check_leaks
 from muse_pipeline.nuclei.table import Nuclei
 
@@ -21,10 +22,10 @@ def image(tmp_path_factory):
 
 def test_many_patients_share_a_line(image):
     pictures = [replace(image, name=f"{i:02}", patient=f"{i:02}") for i in range(30)]
-    lines = [line.split() for line in LabelSummary(pictures, CLASSES).text().splitlines()]
+    lines = [line.split() for line in LabelSummary(pictures, CLASSES, 0.5).text().splitlines()]
     assert [line[0] for line in lines] == ["patient", *(f"{i:02}" for i in range(24)), "6", "30"]
     assert lines[-2:] == [["6", "others", "6", "12", "6", "6"], ["30", "patients", "30", "60", "30", "30"]]
-    lines = LabelSummary(pictures[:25], CLASSES).text().splitlines()
+    lines = LabelSummary(pictures[:25], CLASSES, 0.5).text().splitlines()
     assert lines[-2].split()[0] == "24"  # the 25th patient, because a line "1 others" would be as long
 
 
@@ -34,7 +35,7 @@ def test_counts_by_picture_and_patient(image, tmp_path):
         replace(image, name="Q", n_left_out=7),
         replace(image, name="R", patient="other", nuclei=image.nuclei[:1]),
     ]
-    summary = LabelSummary(pictures, CLASSES)
+    summary = LabelSummary(pictures, CLASSES, 0.5)
     assert summary.counts.tolist() == [[2, 1, 1], [2, 1, 1], [1, 0, 0]]
     *table, warning = summary.text().splitlines()
     assert [line.split() for line in table] == [
@@ -45,7 +46,7 @@ def test_counts_by_picture_and_patient(image, tmp_path):
     ]
     assert warning.endswith("7 nuclei lie outside the annotated regions and were left out")
     summary.write(tmp_path / "labels.tsv")
-    assert LabelSummary(pictures[:1], CLASSES).text().splitlines()[-1].startswith("1 patient ")
+    assert LabelSummary(pictures[:1], CLASSES, 0.5).text().splitlines()[-1].startswith("1 patient ")
     lines = (tmp_path / "labels.tsv").read_text().splitlines()
     assert lines[0] == "picture\tpatient\tDark\tPale\tunknown\tleft out"
     assert lines[2:] == ["Q\tP\t2\t1\t1\t7", "R\tother\t1\t0\t0\t0"]
@@ -54,7 +55,7 @@ def test_counts_by_picture_and_patient(image, tmp_path):
 def test_an_mpp_that_makes_nuclei_too_small_or_too_large(image):
     def warnings(factor):
         rays = image.nuclei.rays * np.float32(factor)
-        return LabelSummary([replace(image, nuclei=replace(image.nuclei, rays=rays))], CLASSES).warnings
+        return LabelSummary([replace(image, nuclei=replace(image.nuclei, rays=rays))], CLASSES, 0.5).warnings
 
     assert warnings(1) == ()
     assert "median radius of 1.5" in warnings(0.5)[0] and "median radius of 6" in warnings(2)[0]
@@ -69,15 +70,30 @@ def test_one_picture_with_the_labels_of_another_is_named(image):
     rays = nuclei.rays.copy()
     rays[5:] = np.nan
     pictures = [replace(image, nuclei=nuclei), replace(image, name="Q", nuclei=replace(nuclei, rays=rays))]
-    (warning,) = LabelSummary([pictures[0], *pictures], CLASSES).warnings
-    assert "in 1 picture, most points lie beside nuclei, first in Q (7 of 12)" in warning
-    assert LabelSummary([pictures[0], replace(pictures[1], grow_outlines=False)], CLASSES).warnings == ()
+    (warning,) = LabelSummary([pictures[0], *pictures], CLASSES, 0.5).warnings
+    assert "in 1 picture, many points lie beside nuclei, first in Q (7 of 12)" in warning
+    assert LabelSummary([pictures[0], replace(pictures[1], grow_outlines=False)], CLASSES, 0.5).warnings == ()
+
+
+def test_one_picture_with_the_outlines_of_another_is_named(image):
+    rng = np.random.default_rng(0)
+    xy, others = (rng.permutation(grid_xy((320, 320), step_px=20))[:60] + rng.uniform(-3, 3, (60, 2)) for _ in range(2))
+
+    def warnings(pixels, xy):
+        nuclei = Nuclei(xy, Frame.WINDOW, rays=np.full((60, 8), 3, np.float32), label=np.zeros(60, int))
+        return LabelSummary([replace(image, pixels=pixels, nuclei=nuclei)], CLASSES, 0.5).warnings
+
+    pixels = draw_nuclei((320, 320), xy)
+    assert warnings(pixels, xy) == warnings(255 - pixels, xy) == ()  # also in fluorescence
+    (warning,) = warnings(pixels, others)
+    assert "in 1 picture, many outlines lie beside nuclei, first in P (" in warning
+    assert warnings(pixels, np.concatenate([xy[:55], others[55:]])) == ()
 
 
 def test_of_a_file_that_has_its_mpp_the_positions_are_doubted(image):
     def warnings(factor):
         nuclei = replace(image.nuclei, rays=image.nuclei.rays * np.float32(factor))
-        return LabelSummary([replace(image, nuclei=nuclei, stated_mpp=None)], CLASSES).warnings
+        return LabelSummary([replace(image, nuclei=nuclei, stated_mpp=None)], CLASSES, 0.5).warnings
 
     assert warnings(1) == ()
     (warning,) = warnings(0.3)
@@ -86,9 +102,9 @@ def test_of_a_file_that_has_its_mpp_the_positions_are_doubted(image):
 
 
 def test_what_was_left_out_is_given(image):
-    (warning,) = LabelSummary([replace(image, n_left_out=1204)], CLASSES).warnings
+    (warning,) = LabelSummary([replace(image, n_left_out=1204)], CLASSES, 0.5).warnings
     assert warning.endswith("1,204 nuclei lie outside the annotated regions and were left out")
-    (warning,) = LabelSummary([replace(image, n_left_out=1)], CLASSES).warnings
+    (warning,) = LabelSummary([replace(image, n_left_out=1)], CLASSES, 0.5).warnings
     assert warning.endswith("1 nucleus lies outside the annotated regions and was left out")
 
 

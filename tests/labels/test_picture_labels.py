@@ -85,7 +85,7 @@ def test_points_that_are_not_grown_have_no_outline_and_raise_no_doubt_about_the_
     rays = images[0].nuclei.rays
     assert rays[0] == pytest.approx(4 * 0.5, rel=0.02)
     assert np.isnan(rays[1:]).all()
-    assert LabelSummary(images, CLASSES).warnings == ()
+    assert LabelSummary(images, CLASSES, 0.5).warnings == ()
     require_outlines(images)
     points = make_source(tmp_path / "points", "P.txt", "20 20 Dark\n", "x y class", grow_outlines=False)
     with pytest.raises(ConfigError, match="have no outline; add a source of polygons or masks, or remove `grow_out"):

@@ -67,8 +67,11 @@ def test_csv_in_pixels_and_um_with_scores(tmp_path):
 def test_csv_saved_by_excel_has_the_same_positions_and_scores(tmp_path):
     rows = "".join(f"{x};{y};0,{9 - i};Größe\r\n" for i, (x, y) in enumerate(XY)).replace(".", ",")
     (tmp_path / "a.csv").write_bytes(("\ufeffx;y;score;class\r\n" + rows).encode())
-    nuclei = read(tmp_path / "a.csv")
-    assert nuclei.xy == pytest.approx(XY / 2) and nuclei.score == pytest.approx([0.9, 0.8, 0.7])
+    with_tabs = rows.replace(",", ".").replace(";", "\t")
+    (tmp_path / "b.csv").write_bytes(("x\ty\tscore\tclass\r\n" + with_tabs).encode())
+    for name in ("a.csv", "b.csv"):
+        nuclei = read(tmp_path / name)
+        assert nuclei.xy == pytest.approx(XY / 2) and nuclei.score == pytest.approx([0.9, 0.8, 0.7])
 
 
 def test_separators_at_the_end_of_rows_shift_nothing(tmp_path):

@@ -23,6 +23,7 @@ from muse_pipeline.report.notices import rank_slides, summarise_failures, summar
 from muse_pipeline.report.page import write_page, write_table
 from muse_pipeline.report.slide_card import describe_card
 from muse_pipeline.slides.mpp import MppCandidate, choose_mpp
+from muse_pipeline.tissue.third_stain import NOT_FOUND
 
 
 @pytest.fixture(scope="module")
@@ -255,6 +256,14 @@ def test_flags_are_in_the_table_the_page_and_the_closing_lines(flagged_slides, t
     assert lines[0].startswith("2 slides unlike the model's training pictures")
     assert f"  brown: {BROWN}; its nuclei are in no total" in lines
     assert summarise_flags(flagged_slides[:1]) == []
+
+
+def test_a_third_stain_that_is_not_found_is_in_the_closing_lines(slides):
+    lines = summarise_flags([slides["good"], replace(slides["good"], warnings=[NOT_FOUND])])
+    assert lines[:2] == [
+        "1 slide without the third stain that was requested:",
+        f"  good: {NOT_FOUND}",
+    ]
 
 
 def test_an_mpp_against_the_file_is_on_the_page_and_in_the_closing_lines(slides, tmp_path):

@@ -100,7 +100,8 @@ def draw_boundary(path: Path, side: int | str = SIDE) -> Path:
     net = Drawing(channels_first=True, side=side)
     dark = net.filter(GAUSS)
     boundary = net.add("Abs", [net.linear(dark, 25, -8.5)])
-    net.give("maps", net.add("Concat", [classify(net, dark), net.linear(boundary, -1, 1)], axis=1))
+    edge = net.add("Clip", [net.linear(boundary, -1, 1), 0.0, 1.0])
+    net.give("maps", net.add("Concat", [classify(net, dark), edge], axis=1))
     return net.save(path)
 
 

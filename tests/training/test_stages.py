@@ -1,14 +1,21 @@
-"""Stages that prepare files once, even in a run of several processes."""
+"""Stages that prepare files once, even in a run of several processes, and the lock on the folder of a run."""
 
+import os
+import signal
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
 from processes import run_in_two
 
+from muse_pipeline.core.errors import OutputError
 from muse_pipeline.core.files import read_json, write_json
+from muse_pipeline.training.recipe import Recipe, train_run
 from muse_pipeline.training.run import Options
-from muse_pipeline.training.stages import MADE_FROM, PreparedStage
+from muse_pipeline.training.stages import MADE_FROM, PreparedStage, Stage
 
 
 class Noted(PreparedStage):
@@ -38,3 +45,62 @@ def test_one_of_two_processes_writes_and_both_read(tmp_path):
         assert found.tolist() == [1, 1, 2]
     assert (tmp_path / "writers").read_text().split() == ["1", "2"]
     assert read_json(tmp_path / "stage" / MADE_FROM) == {"number": 2}
+
+
+OTHER = """
+import sys
+from pathlib import Path
+from muse_pipeline.cohort.lock import find_other_run, lock_results
+print(find_other_run(Path(sys.argv[1])), flush=True)
+with lock_results(Path(sys.argv[1]), "another training"):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def start_other(folder: Path) -> subprocess.Popen:
+    """A process that prints which run has locked the folder, and then locks it."""
+    command = [sys.executable, "-c", OTHER, str(folder)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+class Watched(Stage):
+    """Logs what another process finds about, and does to, the folder of the run."""
+
+    result = property(lambda stage: stage.folder)
+
+    def run(self, options):
+        for text in start_other(self.folder).communicate():
+            options.log(text)
+        return self.folder
+
+
+class WatchedRecipe(Recipe):
+    """A run of one stage."""
+
+    def stages(self, config, folder):
+        return (Watched(folder, "watched"),)
+
+
+def test_two_trainings_at_once_do_not_share_a_folder(tmp_path):
+    lines = []
+    train_run(WatchedRecipe(), None, tmp_path, Options(log=lines.append))
+    found = f"{tmp_path}: a training (process {os.getpid()} on "
+    assert lines[0].startswith(found)
+    assert f"OutputError: {found}" in lines[1]
+
+    with start_other(tmp_path) as other:
+        assert [other.stdout.readline() for _ in range(2)] == ["None\n", "locked\n"]
+        with pytest.raises(OutputError, match=rf"another training \(process {other.pid} on .* is writing results"):
+            train_run(WatchedRecipe(), None, tmp_path, Options())
+        other.send_signal(signal.SIGKILL)
+    assert train_run(WatchedRecipe(), None, tmp_path, Options()) == tmp_path
+
+
+def train_nothing(folder: Path, rank: int) -> torch.Tensor:
+    train_run(WatchedRecipe(), None, folder, Options())
+    return torch.tensor(rank)
+
+
+def test_the_processes_of_one_training_share_its_folder(tmp_path):
+    assert run_in_two(partial(train_nothing, tmp_path), tmp_path) == [0, 1]

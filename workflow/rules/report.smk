@@ -142,6 +142,7 @@ rule report:
         "<results>/benchmarks/report.tsv"
     conda:
         "../../envs/infer.yaml"
+    threads: 4
     params:
         made_with=settings_of(
             pretraining=PRETRAINING_FOLDER,
@@ -155,6 +156,7 @@ rule report:
         r"""
         {params.command:q} {params.statistics:q} \
             --output {output.page:q} \
-            --table {output.table:q} >{log:q} 2>&1
+            --table {output.table:q} \
+            --threads {threads} >{log:q} 2>&1
         echo {params.made_with:q} >{output.made_with:q}
         """

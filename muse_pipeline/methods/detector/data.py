@@ -24,6 +24,7 @@ from muse_pipeline.labels.statistics import (
     missing_classes,
     require_every_class,
     require_outlines,
+    untaught_classes,
 )
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.start import Start
@@ -64,11 +65,11 @@ class DetectorData:
         """Print label counts by patient, write them by picture, and warn of pictures without fitted stains."""
         for split, images in (("training", self.images), ("validation", self.held)):
             if images:
-                summary = LabelSummary(images, self.config.class_names)
+                summary = LabelSummary(images, self.config.class_names, self.config.mpp)
                 log(f"{split} labels:\n{summary.text()}")
                 summary.write(run.path / f"labels-{split}.tsv")
-                if missing := missing_classes(images, self.config.class_names):
-                    log(f"classes without {split} labels: {', '.join(missing)}")
+                if untaught := untaught_classes(images, self.config.class_names):
+                    log(f"classes without {split} labels: {', '.join(untaught)}")
         distillation = self.config.distillation
         if distillation and (share := distillation.on(self.images).share) < distillation.share:
             log(f"the teachers have {share:.0%} of the loss, because no picture has tissue around a labelled region")

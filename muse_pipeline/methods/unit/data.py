@@ -13,9 +13,9 @@ from torch import Tensor
 
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.files import sha256_of
-from muse_pipeline.core.pictures import list_pictures, spread_evenly
+from muse_pipeline.core.pictures import spread_evenly
 from muse_pipeline.data.augment import seed_of_step
-from muse_pipeline.data.unlabelled import Image, UnlabelledSource, WindowSampler, cut_crops, open_unlabelled
+from muse_pipeline.data.unlabelled import Image, WindowSampler, cut_crops, open_unlabelled
 from muse_pipeline.data.windows import FAR, NEAR_PX
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.stains import colour_of_fit
@@ -26,7 +26,6 @@ from muse_pipeline.methods.unit.synthesis_masks import LEAST_DIAMETER_PX, Instan
 from muse_pipeline.models.base import recoloured
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.background import lowest
 from muse_pipeline.tissue.colour import AppearanceSample, usable_pixels
 from muse_pipeline.tissue.stain import fit_macenko
@@ -330,7 +329,8 @@ def read_unit_data(config: UnitConfig, masks: Path) -> UnitData:
     reference = mean_stains(fits, config.colour)
     mapped = [Recoloured(image, colour_of_fit(reference, fit)) for image, fit in zip(images, fits, strict=True)]
     palette = measure_palette(_draw_sample(mapped, config))
-    return UnitData(usable, images, _names(config.sources), reference, mapped, palette)
+    names = tuple(sorted({image.slide_id for image in images}))
+    return UnitData(usable, images, names, reference, mapped, palette)
 
 
 def _draw_sample(images: Sequence[Image], config: UnitConfig) -> np.ndarray:
@@ -366,13 +366,3 @@ def measure_palette(windows: np.ndarray) -> np.ndarray:
     brightness = pixels.mean(1)
     dark, pale = np.percentile(brightness, (DARK, PALE))
     return np.stack([pixels[brightness <= dark].mean(0), pixels[brightness >= pale].mean(0)])
-
-
-def _names(sources: Sequence[UnlabelledSource]) -> tuple[str, ...]:
-    names: list[str] = []
-    for source in sources:
-        if source.store is not None:
-            names.append(open_store(source.store).slide_id)
-        else:
-            names += [path.stem for path in list_pictures(source.images)]
-    return tuple(sorted(set(names)))

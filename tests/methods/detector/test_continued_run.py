@@ -27,7 +27,7 @@ from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.tissue.colour import measure_colour
 from muse_pipeline.tissue.find import find_tissue
-from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from muse_pipeline.training.run import Options
 
 EXPORT = {"input_px": 128, "halo_px": 16, "threshold": 0.05, "colour_share": 0.4}
@@ -221,11 +221,21 @@ def masks(folder, tmp_path) -> str:
 
 
 def test_the_start_teaches_its_classes_where_masks_have_none(folder, masks, tmp_path):
-    teacher = f"distillation={{teachers: [{folder / 'first/checkpoint.pt'}]}}"
-    checkpoint, output = run(continued(folder, f"sources={masks}", teacher), tmp_path / "run")
-    assert "classes without training labels: Dark, Pale" in output
-    assert any(sentence.startswith("detection F1 on the training labels") for sentence in output)
-    assert all(torch.isfinite(value).all() for value in checkpoint.head.values())
+    first, teachers = folder / "first/checkpoint.pt", [folder / "first/checkpoint.pt", tmp_path / "swapped.pt"]
+    start = load_checkpoint(first)
+    head = {
+        name: torch.cat([each[:3], each[3:5].flip(0), each[5:]]) for name, each in start.head.items() if "out." in name
+    }
+    save_checkpoint(teachers[1], dataclasses.replace(start, head=start.head | head))
+    taught = []
+    for teacher in teachers:
+        words = f"sources={masks}", f"distillation={{teachers: [{teacher}]}}"
+        checkpoint, output = run(continued(folder, *words), tmp_path / teacher.stem)
+        assert "classes without training labels: Dark, Pale" in output
+        assert any(sentence.startswith("detection F1 on the training labels") for sentence in output)
+        taught.append(checkpoint.head["out.weight"])
+    towards_swapped = head["out.weight"] - start.head["out.weight"]
+    assert ((taught[1] - taught[0]) * towards_swapped).sum() > 0
 
 
 @pytest.mark.parametrize(
