@@ -15,7 +15,7 @@ import dataclasses
 
 import numpy as np
 
-from experiments.common.few_labels import N_PICTURES, SCORES, SETTINGS, load_breast, read_site, score, without
+from experiments.common.breast import N_PICTURES, SCORES, SETTINGS, load_breast, read_site, score, without
 from experiments.common.runs import by_arm_and_seed, run_arms, runs_of
 from experiments.common.training import finetune
 from muse_pipeline.evaluation.bootstrap import compare_scores

@@ -25,8 +25,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from experiments.common.breast import SCORES, SETTINGS, load_breast, read_site, score, scorer_of, without
 from experiments.common.crops import MPP, aji, compare, detection_f1, network_finder, overlap_labels, read_tnbc
-from experiments.common.few_labels import SCORES, SETTINGS, load_breast, read_site, score, scorer_of, without
 from experiments.common.runs import run_arms, runs_of
 from experiments.common.training import finetune
 from muse_pipeline.evaluation.bootstrap import compare_scores
