@@ -53,7 +53,7 @@ ALL = tuple(
     for each in (*FIRST_COLUMNS, *features_of("all", CLASSES))
     if not each.name.startswith((*NOT_WITHOUT_CLASSES, "neighbours_tissue"))
 )
-EMBEDDING = tuple(f"embedding_{number}" for number in range(48))
+EMBEDDING = tuple(f"embedding_{number}" for number in range(24))
 SETS = {
     "shape": SHAPE,
     "basic": tuple(name for name in ALL if not name.startswith(("texture", "neighbours"))),
