@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from muse_pipeline.cohort.layout import SlideFiles, shard_names, store_name
 from muse_pipeline.cohort.ledgers import record_step
 from muse_pipeline.core.process import return_large_arrays
-from muse_pipeline.outputs.artefacts import subtracted
+from muse_pipeline.outputs.artefacts import can_judge_focus, subtracted
 from muse_pipeline.outputs.base import FinishedSlide, Output, list_outputs
 from muse_pipeline.outputs.removal import remove_outputs
 from muse_pipeline.steps import Pixels, detect, fetch, inspect, regions, stitch, tile, tissue
@@ -153,10 +153,10 @@ def _choose_pixels(shards: Sequence[Path], slide: FinishedSlide) -> Pixels | Non
     from muse_pipeline.inference.shards import read_shard_facts
 
     files, features, kinds = slide.files, slide.settings["features"], subtracted(slide.settings)
-    if features == "none" and kinds is None:
-        return None
     card = ModelCard.from_json(read_shard_facts(shards[0])["common"]["card"], str(shards[0]))
-    artefacts = None if kinds is None else files.artefacts
+    artefacts = files.artefacts if kinds is not None and can_judge_focus(card.mpp) else None
+    if features == "none" and artefacts is None:
+        return None
     expand_um = (slide.settings["cells"] or {}).get("expand_um")
     return Pixels(files.store(card.mpp), files.colour, features, artefacts, kinds or (), expand_um)
 

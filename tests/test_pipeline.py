@@ -30,7 +30,7 @@ CROP = 1100, 900, 1300, 700  # x, y, width, height: tissue on both sides of seam
 
 def run(slide: Path, output: Path, *arguments: object) -> Path:
     """Run `muse run` and return the slide's folder."""
-    assert main(["run", str(slide), "--features", "none", "-o", str(output), *map(str, arguments)]) == 0
+    assert main(["run", str(slide), "--features", "none", "--no-quality", "-o", str(output), *map(str, arguments)]) == 0
     return output / slide.stem
 
 

@@ -9,7 +9,7 @@ import pytest
 from muse_pipeline import settings
 from muse_pipeline.cli.arguments import add_setting_arguments, read_settings
 from muse_pipeline.core.errors import ConfigError, GeoJSONError
-from muse_pipeline.core.types import SUBTRACTED
+from muse_pipeline.core.types import ARTEFACTS
 from muse_pipeline.outputs.artefacts import subtracted
 from muse_pipeline.outputs.geojson import require_measurements
 from muse_pipeline.settings import RunSettings, list_settings
@@ -33,7 +33,7 @@ def test_the_config_its_schema_and_its_table_are_made_from_the_settings():
     ("name", "value"),
     [
         *[("csv", True), ("viewer", False), ("features", "none"), ("max_features", 1000), ("max_corrupt", 0.25)],
-        *[("measurements", ["h_mean", "area"]), ("quality", True), ("quality", {"subtract": []})],
+        *[("measurements", ["h_mean", "area"]), ("quality", False), ("quality", {"subtract": []})],
         *[("quality", {"subtract": ["blurred"]}), ("frame", "openslide"), ("shards", 3), ("model", "compact-int8")],
     ],
 )
@@ -77,20 +77,19 @@ def test_what_follows_from_other_settings_is_filled_in(monkeypatch):
         complete(spatialdata=True, keep_stores=False)
 
 
-def test_quality_needs_an_image_in_which_focus_can_be_judged():
-    assert complete(quality=True, mpp=0.25)["quality"]
-    with pytest.raises(ConfigError, match=r"focus is judged at 0\.5 um/px, but 0\.3 um/px does not divide it"):
-        complete(quality=True, mpp=0.3)
+@pytest.mark.parametrize("mpp", [1.0, 0.3])
+def test_artefacts_are_sought_by_default_where_focus_can_be_judged(mpp):
+    assert complete()["quality"] == complete(mpp=0.25)["quality"] == {"subtract": list(ARTEFACTS)}
+    assert complete(mpp=mpp)["quality"] is False
+    with pytest.raises(ConfigError, match=rf"focus is judged at 0\.5 um/px, but {mpp:g} um/px does not divide it"):
+        complete(quality={"subtract": ["blurred"]}, mpp=mpp)
 
 
-def test_quality_subtracts_what_is_out_of_focus_and_nothing_else():
-    for setting in (True, {"subtract": ["blurred"]}, {"subtract": ["blur"]}):
-        assert complete(quality=setting)["quality"] == {"subtract": ["blurred"]}
+def test_quality_subtracts_all_artefacts_or_those_that_are_named():
+    assert complete(quality={"subtract": ["ink", "blur", "ink"]})["quality"] == {"subtract": ["ink", "blurred"]}
     assert complete(quality={"subtract": []})["quality"] == {"subtract": []}
-    assert subtracted({"quality": True}) == SUBTRACTED and subtracted({"quality": False}) is None
-    with pytest.raises(ConfigError, match=r"'ink' is shown, but cannot be subtracted, because in some"):
-        complete(quality={"subtract": ["blurred", "ink"]})
-    with pytest.raises(ConfigError, match=r"there is no artefact 'dust' to subtract; choose blurred"):
+    assert subtracted({"quality": True}) == ARTEFACTS and subtracted({"quality": False}) is None
+    with pytest.raises(ConfigError, match=r"there is no artefact 'dust' to subtract; choose among blurred, fold, bu"):
         complete(quality={"subtract": ["dust"]})
 
 

@@ -14,7 +14,8 @@ The model `artefacts` was not trained on patients of these pictures. Its colours
 lower one of folds, were chosen on these pictures, on synthetic slides, and on CMU-1-Small-Region, parts of which the
 model was trained on. The minimum area of folds, and the margin of cells left out around them, were also chosen on the
 sets of `clean_tissue`. The thresholds of focus were chosen on these pictures as well, and confirmed on other crops of
-BRCA-M2C, on TNBC (`--shares`) and on CMU-1-Small-Region, of which nothing is lost.
+BRCA-M2C, on TNBC (`--shares`) and on CMU-1-Small-Region, of which nothing is lost. The rules about the mean colour and
+the length of areas were chosen on synthetic artefacts, the synthetic slide of `muse demo-slide` and `clean_tissue`.
 """
 
 from __future__ import annotations

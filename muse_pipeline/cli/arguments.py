@@ -81,7 +81,7 @@ def add_setting_arguments(parser: argparse.ArgumentParser, settings: Iterable[Se
         _add_option(parser, setting)
         for name, schema in setting.parts.items():
             kind = {"nargs": "*"} if schema["type"] == "array" else {"type": _any_number}
-            what = f"{setting.option} with different {schema['description']}"
+            what = f"{'' if setting.default else f'{setting.option} with '}different {schema['description']}"
             parser.add_argument(f"--{name.replace('_', '-')}", **kind, metavar=setting.metavar, help=what)
 
 

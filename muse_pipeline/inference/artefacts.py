@@ -6,13 +6,15 @@ size. In focus, the energy of the detail of 0.5 to 0.9 um is 0.3 to 1 times that
 whatever the stain and contrast; a defocus of 1 um reduces this ratio to two fifths. The ratio also depends on tissue
 and scanner, so the threshold below which a cell is out of focus is a fraction of the slide's median ratio, clipped to a
 fixed range. Camera noise is measured in the finest detail and subtracted. Folds, bubbles and ink are mapped by the
-built-in region model ``artefacts``.
+built-in region model ``artefacts``, which runs only where tissue is dark or out of focus. An area is kept if its mean
+colour agrees: folds and ink are darker than the slide, folds have more of both stains than the tissue around them, ink
+is darker than bone and blood, and focus is not judged in tissue without haematoxylin, such as bone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -22,15 +24,17 @@ import shapely
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Quality
-from muse_pipeline.core.types import ARTEFACTS, SUBTRACTED, SlideInfo
-from muse_pipeline.inference.model import BUILT_IN, run_session
-from muse_pipeline.inference.predictor import MAP, RegionPredictor
+from muse_pipeline.core.types import ARTEFACTS, SlideInfo
+from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.inference.model import BUILT_IN
+from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.inference.region_maps import map_slide, tissue_on_cells
-from muse_pipeline.inference.stains import colour_of_fit
+from muse_pipeline.inference.stains import colour_of_fit, reference_stains
 from muse_pipeline.qupath.regions import ClassArea, write_class_areas
+from muse_pipeline.store.resample import MAX_COARSER
 from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.mask import TissueMask
-from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit
+from muse_pipeline.tissue.stain import DENSITY, IDENTITY, MacenkoFit
 
 MODEL = BUILT_IN / "regions/artefacts.onnx"
 KINDS = ARTEFACTS  # "blurred" is measured; the others are the model's classes after the first, in its order
@@ -42,6 +46,18 @@ CELL_UM = 16.0  # side of a cell
 _CELL_PX = 32
 MIN_PROBABILITY = 0.5  # minimum probability of a kind that the model maps
 CONNECTED_PROBABILITY = 0.05  # minimum probability of cells connected to a fold: docs/results/artefacts.md
+# Colours of areas, as natural logarithms: docs/results/artefacts.md
+MIN_HAEMATOXYLIN = 0.1  # mean of an area in which focus is judged; bone and other tissue without nuclei have less
+MIN_INK = 0.95  # minimum density of ink; bone and blood have up to 0.91
+DARKER = 1.6  # minimum density of folds and ink, relative to the slide's median
+MORE_STAIN = (1.3, 1.6)  # minimum haematoxylin and eosin of a fold, relative to the tissue around it
+MIN_FOLD_UM = 200.0  # minimum length of a fold, without its margin
+MAX_PALE = 0.4  # maximum fraction of the cells around a fold that have less than ``PALE`` of its density
+PALE = 0.25
+_AROUND = 5  # width in cells of the border in which a fold is compared with the tissue around it
+_SQUARE = np.ones((3, 3), np.uint8)
+_SEARCHED_MM2 = (0.002, 0.001, 0.004)  # least area searched for folds and for ink, if dark, and for bubbles, if soft
+_WINDOW_PX = 480  # side of the model's windows, small because most tissue is neither dark nor out of focus
 MIN_AREAS_MM2 = (0.004, 0.002, 0.004, 0.0)  # minimum area of each of ``KINDS``; smaller areas are dropped
 SHARE_OF_MEDIAN = 0.62  # threshold of the ratio, as a fraction of the slide's median: docs/results/artefacts.md
 RATIO_LIMITS = (0.24, 0.36)  # range of that threshold, for slides that are mostly blurred or rich in fine collagen
@@ -49,7 +65,7 @@ MIN_ENERGY = 0.5  # minimum energy of coarse detail in grey levels squared; cell
 _NOISE = (0.0334, 0.0139)  # energy of white noise in fine and in coarse detail, relative to that in the finest detail
 MIN_TISSUE = 0.6  # minimum fraction of tissue in a cell, since the edge of tissue would count as detail
 MAX_GREEN = 220  # brighter pixels are glass
-MOST = 0.5  # if more of the tissue is blurred, none of it is left out; if more is folded, the slide is dark
+MOST = 0.5  # maximum fraction of blurred tissue that is left out, and of another artefact that is not unusual colour
 _BLOCK_CELLS = 16  # side of a block in cells; a block is one chunk at 0.5 um/px, blurred by itself
 _STEPS = 64  # integer steps per grey level; blurring 16-bit integers gives the same result on every machine
 
@@ -73,7 +89,7 @@ class ArtefactMap:
     slide_mpp: tuple[float, float]
     model_sha256: str
     kinds: tuple[str, ...] = KINDS
-    subtract: tuple[str, ...] = SUBTRACTED
+    subtract: tuple[str, ...] = KINDS
     tissue_mm2: float = 0.0
 
     @property
@@ -115,7 +131,7 @@ def find_artefacts(
     tissue: TissueMask,
     fit: MacenkoFit | None,
     threads: int = 1,
-    subtract: Sequence[str] = SUBTRACTED,
+    subtract: Sequence[str] = KINDS,
 ) -> ArtefactMap:
     """Find the areas of a slide that are out of focus, folded, under a bubble or inked, in its image at ``MPP``.
 
@@ -140,16 +156,34 @@ def find_artefacts(
 
 def find_masks(store: Store, fit: MacenkoFit | None, threads: int = 1) -> list[np.ndarray]:
     """A mask (rows, columns) bool for each kind of artefact; they may overlap. Arguments as in ``find_artefacts``."""
-    image = store.at(MPP)
-    n_cells = tuple(-(-side // _CELL_PX) for side in image.size_px[::-1])
-    blurred, is_tissue = find_blurred(*measure_focus(image, n_cells, threads)), tissue_on_cells(image, _CELL_PX)
-    model = ArtefactPredictor(MODEL)
-    found = map_slide(image, model, colour_of_fit(model.card.colour, fit), threads=threads)
-    fine = round(CELL_UM / found.cell_um)  # cells of the model's map along the side of a cell of ``CELL_UM``
-    fold, *others = average_over_tissue(found.prob[1:], found.tissue, fine, n_cells) / 255  # class 0 is clean tissue
-    masks = blurred, apply_hysteresis(fold), *(prob > MIN_PROBABILITY for prob in others)
+    image, model = store.at(MPP), RegionPredictor(MODEL)
+    model.card = replace(model.card, input_px=_WINDOW_PX)
+    colour, is_tissue = colour_of_fit(model.card.colour, fit), tissue_on_cells(image, _CELL_PX)
+    density, stains = measure_stains(image, colour, model.card.colour)
+    usual = float(np.median(density[is_tissue])) if is_tissue.any() else 0.0
+    fine, coarse = measure_focus(image, is_tissue.shape, threads)
+    has_detail = max(store.slide_mpp) <= MPP * MAX_COARSER  # an enlarged slide looks out of focus everywhere
+    blurred, dark = find_blurred(fine, coarse) & has_detail, density >= DARKER * usual
+
+    def map_kinds(candidates: np.ndarray, colour: np.ndarray) -> np.ndarray:
+        where = candidates & is_tissue, CELL_UM / model.card.mpp
+        found = map_slide(image, model, colour, where=where, threads=threads)
+        n = round(CELL_UM / found.cell_um)  # cells of the model's map along the side of a cell of ``CELL_UM``
+        return average_over_tissue(found.prob[1:], found.tissue, n, is_tissue.shape) / 255  # class 0 is clean tissue
+
+    # Normalised stains tell folds from darkly stained tissue, but normalisation would distort the colours of ink.
+    fold, *_ = map_kinds(settle_areas(dark, _SEARCHED_MM2[0]), colour)
+    unfocused = settle_areas(blurred | ((coarse > 0) & (coarse <= MIN_ENERGY)), _SEARCHED_MM2[2])
+    _, bubble, ink = map_kinds(unfocused | settle_areas(dark, _SEARCHED_MM2[1]), IDENTITY)
+    masks = (
+        keep_areas(blurred, stains[..., 0], MIN_HAEMATOXYLIN),
+        find_folds(fold, density, stains, is_tissue, usual),
+        bubble > MIN_PROBABILITY,
+        keep_areas(ink > MIN_PROBABILITY, density, max(DARKER * usual, MIN_INK)),
+    )
     settled = [settle_areas(mask, least) & is_tissue for mask, least in zip(masks, MIN_AREAS_MM2, strict=True)]
-    settled[FOLD] = masks[FOLD] & drop_most(settled[FOLD], is_tissue)  # without the margin by which areas grew
+    settled[1:] = [drop_most(mask, is_tissue) for mask in settled[1:]]
+    settled[FOLD] &= masks[FOLD]  # without the margin by which areas grew
     return settled
 
 
@@ -170,20 +204,54 @@ def _measure_areas(kind: np.ndarray, tissue: TissueMask) -> dict[str, float]:
     return dict(zip(KINDS, np.round(n * np.prod(tissue.mask_mpp) / 1e6, 6).tolist(), strict=True))
 
 
-class ArtefactPredictor(RegionPredictor):
-    """Maps folds in the normalised image, and bubbles and ink in the unchanged one.
+def measure_stains(image: Store, colour: np.ndarray, reference: ColourReference) -> tuple[np.ndarray, np.ndarray]:
+    """Optical density of each cell of an image, and the amounts (rows, columns, 2) of haematoxylin and eosin.
 
-    Normalised stains tell folds from darkly stained tissue, but normalisation would distort the colours of ink.
+    The amounts are those after normalisation by the map ``colour`` (3, 4) to the stains of ``reference``.
     """
+    cells = image.at(CELL_UM)
+    density = cv2.LUT(cells.read((0, 0), cells.size_px), DENSITY)
+    amounts = np.linalg.pinv(reference_stains(reference)).T.astype(np.float32)
+    return density.mean(-1), cv2.transform(cv2.transform(density, colour), amounts)
 
-    def __call__(self, pixels: np.ndarray, colour: np.ndarray) -> np.ndarray:
-        """Map both images as ``RegionPredictor`` does, and take folds from the normalised one."""
-        inputs = self.inputs(pixels, colour)
-        normalised, unchanged = (
-            run_session(self.session, self.path, [MAP], {**inputs, "colour": each})[0] for each in (colour, IDENTITY)
-        )
-        unchanged[:, FOLD] = normalised[:, FOLD]
-        return unchanged
+
+def keep_areas(mask: np.ndarray, values: np.ndarray, minimum: float) -> np.ndarray:
+    """The connected areas of a mask (rows, columns) bool in which the mean of ``values`` is at least ``minimum``."""
+    n, number = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    count = np.maximum(np.bincount(number.ravel(), minlength=n), 1)
+    return mask & (np.bincount(number.ravel(), values.ravel(), n) / count >= minimum)[number]
+
+
+def find_folds(
+    prob: np.ndarray, density: np.ndarray, stains: np.ndarray, is_tissue: np.ndarray, usual: float
+) -> np.ndarray:
+    """Find long areas with a high probability ``prob`` of a fold that have more of both stains than tissue around them.
+
+    The slide's median density is ``usual``; for the other arrays see ``measure_stains``.
+    """
+    folds = np.zeros(prob.shape, bool)
+    _, number, facts, _ = cv2.connectedComponentsWithStats(apply_hysteresis(prob).view(np.uint8), connectivity=8)
+    for index, (x, y, width, height, _) in enumerate(facts[1:].tolist(), 1):
+        box = slice(max(y - _AROUND, 0), y + height + _AROUND), slice(max(x - _AROUND, 0), x + width + _AROUND)
+        area = number[box] == index
+        _, sides, _ = cv2.minAreaRect(np.argwhere(area).astype(np.float32))
+        core = area & (prob[box] > MIN_PROBABILITY)
+        is_dark = density[box][core].mean() >= DARKER * usual
+        if is_dark and (max(sides) + 1) * CELL_UM >= MIN_FOLD_UM:
+            folds[box] |= area & _stands_out(area, core, density[box], stains[box], is_tissue[box])
+    return folds
+
+
+def _stands_out(
+    area: np.ndarray, core: np.ndarray, density: np.ndarray, stains: np.ndarray, is_tissue: np.ndarray
+) -> bool:
+    """True if ``core``, part of an area, has more of both stains than the tissue around the area, with little glass."""
+    inner, near, wide = (cv2.dilate(area.view(np.uint8), _SQUARE, iterations=n) > 0 for n in (1, _AROUND - 1, _AROUND))
+    is_pale = density < PALE * density[core].mean()
+    around = wide & ~inner & is_tissue & ~is_pale
+    if not around.any() or is_pale[near & ~inner].mean() > MAX_PALE:
+        return False
+    return bool((stains[core].mean(0) >= MORE_STAIN * np.median(stains[around], 0)).all())
 
 
 def apply_hysteresis(prob: np.ndarray) -> np.ndarray:
@@ -193,16 +261,9 @@ def apply_hysteresis(prob: np.ndarray) -> np.ndarray:
 
 
 def average_over_tissue(values: np.ndarray, tissue: np.ndarray, fine: int, n_cells: tuple[int, int]) -> np.ndarray:
-    """Means of ``values`` over the tissue in each cell.
+    """Means (C, rows, columns) float32 over the tissue in each cell, 0 in cells without tissue.
 
-    Args:
-        values: (C, h, w), 0 outside tissue.
-        tissue: (h, w) bool.
-        fine: number of pixels of ``values`` along the side of a cell.
-        n_cells: numbers of rows and columns of cells.
-
-    Returns:
-        (C, rows, columns) float32; 0 in cells without tissue.
+    The ``values`` (C, h, w) are 0 outside ``tissue`` (h, w) bool; a cell is ``fine`` of their pixels wide.
     """
 
     def average(plane: np.ndarray) -> np.ndarray:
@@ -215,22 +276,17 @@ def average_over_tissue(values: np.ndarray, tissue: np.ndarray, fine: int, n_cel
     return np.stack([average(plane) for plane in values]) / np.maximum(average(tissue), 1 / fine**2)
 
 
-def drop_most(folds: np.ndarray, is_tissue: np.ndarray) -> np.ndarray:
-    """The folds, or none if they cover more than ``MOST`` of the tissue: then the whole slide is dark, not folded."""
-    return folds & (folds.sum() <= MOST * is_tissue.sum())
+def drop_most(areas: np.ndarray, is_tissue: np.ndarray) -> np.ndarray:
+    """The areas, or none if they cover more than ``MOST`` of the tissue: then the slide has unusual colours."""
+    return areas & (areas.sum() <= MOST * is_tissue.sum())
 
 
 def measure_focus(image: Store, n_cells: tuple[int, int], threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Energy of fine and coarse detail in the cells of an image, each cell averaged with the tissue cells around it.
 
-    Args:
-        image: image at ``MPP``.
-        n_cells: numbers of rows and columns of cells of the image.
-        threads: number of threads; results do not depend on it.
-
     Returns:
         Energies of the detail of 0.5 to 0.9 um and of the detail of 0.9 to 1.7 um, each (rows, columns) float32 in
-        grey levels squared; both are 0 outside tissue.
+        grey levels squared; both are 0 outside tissue. They do not depend on the number of ``threads``.
     """
     cv2.setNumThreads(1)
     measures = np.zeros((*n_cells, 3), np.float32)
@@ -256,16 +312,10 @@ def find_blurred(
     share_of_median: float = SHARE_OF_MEDIAN,
     limits: tuple[float, float] = RATIO_LIMITS,
 ) -> np.ndarray:
-    """Find cells whose ratio of fine to coarse detail is low compared with the rest of the slide.
+    """Find cells whose ratio of fine to coarse detail, from ``measure_focus``, is low compared with the slide's median.
 
-    Args:
-        fine: energy of the finer detail, from ``measure_focus``.
-        coarse: energy of the coarser detail, from ``measure_focus``.
-        share_of_median: fraction of the slide's median ratio of fine to coarse, below which a cell is out of focus.
-        limits: lowest and highest threshold; the one from ``share_of_median`` is clipped to this range.
-
-    Returns:
-        (rows, columns) bool; False for cells with too little coarse detail, unless they are between blurred cells.
+    The threshold is ``share_of_median`` times the median, clipped to ``limits``. Cells with too little coarse detail
+    are found only between blurred cells.
     """
     judged = coarse > MIN_ENERGY
     usual = np.median(fine[judged] / coarse[judged]) if judged.any() else 0.0
@@ -324,4 +374,4 @@ def settle_areas(mask: np.ndarray, min_area_mm2: float) -> np.ndarray:
     _, number, facts, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     large = facts[:, cv2.CC_STAT_AREA] >= min_area_mm2 * 1e6 / CELL_UM**2
     large[0] = False
-    return cv2.dilate(large[number].astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    return cv2.dilate(large[number].astype(np.uint8), _SQUARE) > 0

@@ -21,7 +21,7 @@ from muse_pipeline.core.environment import find_versions
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.inference.card import RegionCard
 from muse_pipeline.inference.predictor import RegionPredictor
-from muse_pipeline.store.grid import Shard, WindowGrid
+from muse_pipeline.store.grid import Shard, WindowGrid, WindowPart
 from muse_pipeline.store.store import TISSUE_UM, Store
 from muse_pipeline.tissue.mask import KEEP_UM
 
@@ -37,6 +37,7 @@ RIM_UM = KEEP_UM + TISSUE_UM  # margin by which the store's tissue exceeds the t
 # Outlines lie within half a cell (4 um at 2 um/px) of the sides of cells: cutting corners through the middles of sides
 # moves them by up to sqrt(2) / 4 of a cell, and leaving out vertices by up to ``SIMPLIFIED_BY``.
 SIMPLIFIED_BY = 0.14  # cells
+PartOf = Callable[[np.ndarray], WindowPart]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def map_slide(
     predictor: RegionPredictor,
     colour: np.ndarray,
     *,
+    where: tuple[np.ndarray, float] | None = None,
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> SlideMap:
@@ -75,6 +77,8 @@ def map_slide(
         store: the slide's image at an mpp that divides the card's.
         predictor: the model.
         colour: (3, 4) map of the slide's colours, see ``inference.stains``.
+        where: mask (h, w) bool of the area to map, and the side of its pixels in pixels of the model; other windows get
+            probabilities of 0. None to map all tissue.
         threads: number of batches that are run at the same time.
         progress: function called with (batches done, batches in all).
 
@@ -85,10 +89,12 @@ def map_slide(
     cv2.setNumThreads(1)
     card, store = predictor.card, store.at(predictor.card.mpp)
     grid = WindowGrid(store.size_px, card.input_px, card.halo_px)
-    batches = Shard(1, 1).batches(grid.windows_with_tissue(*store.tissue), card.batch)
+    where = where or store.tissue
+    batches = Shard(1, 1).batches(grid.windows_with_tissue(*where), card.batch)
     width, height = (-(-side // card.cell_px) for side in store.size_px)
     prob = np.zeros((len(card.classes), height, width), np.uint8)
-    run_batch = partial(_run_batch, store=store, predictor=predictor, colour=colour, grid=grid)
+    part_of = partial(grid.part, tissue=where[0], tissue_px=where[1], stride_px=card.stride_px)
+    run_batch = partial(_run_batch, store=store, predictor=predictor, colour=colour, grid=grid, part_of=part_of)
     for done, maps in enumerate(map_in_order(run_batch, batches, threads), 1):
         corners = grid.core_xy(batches[done - 1]) // card.cell_px
         for (x, y), found in zip(corners.tolist(), maps, strict=True):
@@ -103,11 +109,11 @@ def map_slide(
 
 
 def _run_batch(
-    windows: np.ndarray, store: Store, predictor: RegionPredictor, colour: np.ndarray, grid: WindowGrid
+    windows: np.ndarray, store: Store, predictor: RegionPredictor, colour: np.ndarray, grid: WindowGrid, part_of: PartOf
 ) -> np.ndarray:
     """Maps (n, C, core, core) uint8 of the cores of n windows."""
     card = predictor.card
-    part = grid.part(windows, *store.tissue, card.stride_px) if predictor.any_size else grid.whole
+    part = part_of(windows) if predictor.any_size else grid.whole
     pixels = np.full((card.batch, part.height, part.width, 3), 255, np.uint8)
     for slot, corner in enumerate(grid.part_xy(windows, part)):
         pixels[slot] = store.read(tuple(corner), (part.width, part.height))

@@ -174,8 +174,11 @@ class SlideResult:
     def artefact_doubt(self) -> str:
         """Describe the percentage of nuclei left out because of artefacts; "" if it is low."""
         share = self.n_left_out / max((self.n_nuclei or 0) + self.n_left_out, 1)
-        kinds = ", ".join(self.provenance.quality.subtract) if self.n_left_out else ""
-        return f"{share:.1%} of the nuclei lie in artefacts ({kinds}) and are in no total" if share >= MUCH else ""
+        if share < MUCH:
+            return ""
+        quality = self.provenance.quality
+        kinds = ", ".join(kind for kind in quality.subtract if quality.area_mm2.get(kind))
+        return f"{share:.1%} of the nuclei lie in artefacts ({kinds}) and are in no total"
 
     @property
     def lacks_partner(self) -> str:

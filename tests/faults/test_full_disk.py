@@ -22,7 +22,7 @@ MADE = {  # verb -> its outputs for a slide
     "tissue": ("tissue.npz", "tissue.png", "tissue.geojson", "colour.json"),
     "tile": ("image-500nm.zarr",),
     "detect": ("shards",),
-    "stitch": ("nuclei.parquet",),
+    "stitch": ("nuclei.parquet", "artefacts.geojson"),
     "geojson": ("nuclei.geojson.gz", "nuclei.provenance.json"),
     "overlay": ("summary.json", "density.png", "overlays"),
     "report": ("../report.html", "../cohort.tsv"),

@@ -5,6 +5,7 @@ import gzip
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -21,7 +22,6 @@ from slide_files import write_pyramid
 from muse_pipeline import read_nuclei
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.cohort.sheet import SheetRow
-from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.types import Bounds
 from muse_pipeline.demo.field import PERIOD_UM
@@ -31,24 +31,28 @@ from muse_pipeline.inference.artefacts import (
     COLORS,
     KINDS,
     MIN_AREAS_MM2,
+    MODEL,
     ArtefactMap,
     apply_hysteresis,
     average_over_tissue,
     drop_most,
     find_artefacts,
     find_blurred,
+    find_folds,
+    keep_areas,
     measure_focus,
     settle_areas,
 )
-from muse_pipeline.inference.region_maps import tissue_on_cells
+from muse_pipeline.inference.predictor import RegionPredictor
+from muse_pipeline.inference.region_maps import map_slide, tissue_on_cells
 from muse_pipeline.inference.stains import read_colour
 from muse_pipeline.nuclei.parquet import write_csv
-from muse_pipeline.outputs.artefacts import require_quality_mpp
 from muse_pipeline.pipeline import make_image
 from muse_pipeline.settings import RunSettings
 from muse_pipeline.statistics.cohort import measure_slide
 from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.mask import TissueMask
+from muse_pipeline.tissue.stain import IDENTITY
 
 MPP, SIZE_PX = 0.5, (2600, 1400)
 BLURRED = shapely.Point(650, 700).buffer(400)  # in level-0 px
@@ -85,11 +89,11 @@ def slide(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(slide):
-    """Folders of three runs: ``flagged`` (`--quality`), ``cut`` (without blurred areas, three shards) and ``plain``."""
+    """Folders of three runs: ``flagged`` (by default), ``cut`` (all kinds named, three shards) and ``plain``."""
     from muse_pipeline.cli.main import main
 
-    cut = ["--subtract", "blurred", "--shards", "3", "--threads", "2"]
-    options = {"flagged": ["--quality"], "cut": [*cut, "--no-viewer"], "plain": ["--no-viewer"]}
+    cut = ["--subtract", *KINDS, "--shards", "3", "--threads", "2"]
+    options = {"flagged": [], "cut": [*cut, "--no-viewer"], "plain": ["--no-quality", "--no-viewer"]}
     for name, more in options.items():
         folder = slide.parent / name
         words = ["run", slide, "--output", folder, "--features", "none", "--threads", "1"]
@@ -175,6 +179,46 @@ def test_cells_connected_with_probable_ones_are_taken_in():
     assert not apply_hysteresis(np.zeros((2, 3))).any()
 
 
+@pytest.mark.parametrize(
+    ("changed", "is_fold"),
+    [
+        ({}, True),
+        ({"length": 12}, False),  # a short area
+        ({"density": 1.5}, False),  # hardly darker than the slide
+        ({"eosin": 1.5}, False),  # crowded nuclei: more haematoxylin only
+        ({"haematoxylin": 1.4}, True),
+        ({"haematoxylin": 1.2}, False),  # keratin: more eosin only
+        ({"around": 0.1}, False),  # a piece of keratin or bone, with glass around it
+    ],
+)
+def test_folds_are_long_and_have_more_of_both_stains_than_the_tissue_around_them(changed, is_fold):
+    known = {"length": 20, "density": 2.0, "haematoxylin": 2.0, "eosin": 2.0, "around": 1.0, **changed}
+    fold = np.s_[15:19, 10 : 10 + known["length"]]
+    prob, density, stains = np.zeros((40, 40)), np.full((40, 40), known["around"]), np.ones((40, 40, 2))
+    prob[fold], density[fold], stains[fold] = 0.9, known["density"], (known["haematoxylin"], known["eosin"])
+    found = find_folds(prob, density, stains, np.ones((40, 40), bool), usual=1.0)
+    assert (found == ((prob > 0) & is_fold)).all()
+
+
+def test_areas_are_kept_by_their_mean():
+    mask, values = np.zeros((6, 9), bool), np.zeros((6, 9))
+    mask[1, 1:4] = mask[1, 6:8] = True
+    values[1, 1:4], values[1, 6:8], values[4:] = (0, 2, 4), (1, 2), 9
+    assert np.argwhere(keep_areas(mask, values, 2.0)).tolist() == [[1, 1], [1, 2], [1, 3]]
+    assert not keep_areas(np.zeros_like(mask), values, 2.0).any()
+
+
+def test_the_map_of_a_part_is_that_of_the_whole(coarse_slide):
+    image, model = open_store(SlideFiles(coarse_slide).store(MPP)), RegionPredictor(MODEL)
+    model.card = replace(model.card, input_px=480)
+    whole = map_slide(image, model, IDENTITY)
+    where = np.zeros((-(-whole.prob.shape[1] // 2), -(-whole.prob.shape[2] // 2)), bool)
+    where[30:40, 20:35] = True
+    part = map_slide(image, model, IDENTITY, where=(where, CELL_UM / model.card.mpp))
+    assert (part.prob[:, 60:80, 40:70] == whole.prob[:, 60:80, 40:70]).all() and part.prob[:, 60:80, 40:70].any()
+    assert not part.prob[:, 160:].any() and whole.prob[:, 160:].any()
+
+
 def test_a_slide_that_is_dark_in_most_places_has_no_fold():
     tissue = np.ones((4, 5), bool)
     folds = np.zeros_like(tissue)
@@ -194,19 +238,19 @@ def test_nuclei_there_are_flagged(results):
     assert outside.sum() > 500 and not quality[outside].any()
 
 
-def test_those_out_of_focus_are_in_no_total(results):
+def test_nuclei_in_artefacts_are_in_no_total(results):
     table = pq.read_table(results / "flagged/drawn/nuclei.parquet")
-    kinds = table["quality"].to_pylist()
+    kinds = Counter(filter(None, table["quality"].to_pylist()))
     flagged, plain = (read_row(results / name) for name in ("flagged", "plain"))
     n = int(flagged["nuclei_in_artefacts"])
     assert int(flagged["nuclei"]) + n == int(plain["nuclei"]) == len(table)
-    assert n == kinds.count("blurred") > 50 and kinds.count("ink") > 50
-    left_out = float(flagged["blurred_mm2"])
+    assert n == kinds.total() and kinds["blurred"] > 50 and kinds["ink"] > 50 and kinds["bubble"]
+    left_out = sum(float(flagged[f"{kind}_mm2"]) for kind in KINDS)
     assert float(flagged["tissue_mm2"]) + left_out == pytest.approx(float(plain["tissue_mm2"]), abs=2e-4)
     assert float(flagged["ink_mm2"]) > 0 and "blurred_mm2" not in plain
     whole = float(plain["tissue_mm2"])
     reports = [(results / name / "report.html").read_text(encoding="utf-8") for name in ("flagged", "plain")]
-    doubt = f"{n / len(table):.1%} of the nuclei lie in artefacts (blurred) and are in no total"
+    doubt = f"{n / len(table):.1%} of the nuclei lie in artefacts (blurred, bubble, ink) and are in no total"
     for phrase in (
         doubt,
         f"mm² ink ({100 * float(flagged['ink_mm2']) / whole:.1f} %)",
@@ -254,9 +298,9 @@ def test_a_table_with_the_column_is_written_as_csv(results, tmp_path):
     assert kinds.keys() == {"", "blurred", "bubble", "ink"}
 
 
-def test_overlays_do_not_count_those_out_of_focus(results):
+def test_overlays_do_not_count_nuclei_in_artefacts(results):
     table = pq.read_table(results / "flagged/drawn/nuclei.parquet", columns=["x", "y", "quality"])
-    xy, sound = np.stack([table["x"], table["y"]], 1), np.array(table["quality"].to_pylist()) != "blurred"
+    xy, sound = np.stack([table["x"], table["y"]], 1), table["quality"].is_null().to_numpy(zero_copy_only=False)
     for field in json.loads((results / "flagged/drawn/summary.json").read_text())["fields"]:
         low, size = np.array(field["xy_level0"]), np.array(field["size_um"]) / MPP
         assert field["n_nuclei"] == (((xy >= low) & (xy < low + size)).all(1) & sound).sum()
@@ -278,7 +322,7 @@ def test_without_the_setting_there_is_no_column_and_no_file(results):
 
 def test_areas_of_an_earlier_table_are_removed(results, muse, tmp_path):
     folder = shutil.copytree(results / "flagged/drawn", tmp_path / "drawn")
-    status, _, errors = muse("nuclei", folder / "shards/1-of-1.parquet", "--no-pictures", "-o", folder)
+    status, _, errors = muse("nuclei", folder / "shards/1-of-1.parquet", "--no-quality", "--no-pictures", "-o", folder)
     assert status == 0, errors
     assert "quality" not in pq.read_schema(folder / "nuclei.parquet").names
     assert not (folder / "artefacts.geojson").exists()
@@ -300,12 +344,6 @@ def test_areas_end_with_what_the_scanner_declares(tmp_path):
     ArtefactMap(np.zeros((10, 20), np.int8), {}, (MPP, MPP), "").write_outlines(tmp_path / "artefacts.geojson", info)
     (area,) = read_areas(tmp_path)["Blurred"]
     assert area.equals(shapely.box(0, 0, 430, 270))
-
-
-@pytest.mark.parametrize("mpp", [1.0, 0.3])
-def test_images_in_which_focus_cannot_be_judged_are_rejected(mpp):
-    with pytest.raises(ConfigError, match=f"focus is judged at 0.5 um/px, but {mpp:g} um/px does not divide it"):
-        require_quality_mpp(mpp)
 
 
 def read_areas(folder):

@@ -10,14 +10,15 @@ def step_commands(slide: Path, folder: Path, threads: int = 1) -> list[list[str]
     info, tissue, colour = (folder / name for name in ("slide.json", "tissue.npz", "colour.json"))
     nuclei = folder / "nuclei.parquet"
     store, shard, at_once = folder / "image-500nm.zarr", folder / "shards/1-of-1.parquet", ["--threads", threads]
-    features = ["--features", "basic", "--store", store, "--colour", colour]
+    artefacts = ["--artefacts", folder / "artefacts.geojson"]
+    pixels = ["--features", "basic", "--store", store, "--colour", colour, *artefacts]
     pictures = ["--mask", tissue, "--picture", folder / "tissue.png", "--outline", folder / "tissue.geojson"]
     commands = [
         ["inspect", slide, "--slide-id", folder.name, "--output", info],
         ["tissue", slide, "--info", info, *pictures, "--colour", colour],
         ["tile", slide, "--info", info, "--tissue", tissue, *at_once, "--output", store],
         ["detect", store, "--model", "compact", "--colour", colour, *at_once, "--output", shard],
-        ["stitch", shard, "--info", info, "--tissue", tissue, *features, *at_once, "--output", nuclei],
+        ["stitch", shard, "--info", info, "--tissue", tissue, *pixels, *at_once, "--output", nuclei],
         ["geojson", nuclei, "--info", info, *at_once, "--output", folder / "nuclei.geojson.gz"],
         ["overlay", folder],
     ]

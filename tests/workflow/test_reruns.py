@@ -85,7 +85,7 @@ CHANGED_SETTINGS = [
     ("statistics", {"group": "split"}, {"statistics": 1, "report": 1}),
     ("include_doubtful", ["scale"], {"report": 1}),
     ("viewer", False, NUCLEI),
-    ("quality", True, NUCLEI),
+    ("quality", False, NUCLEI),
     ("pretrain_store", {"codec": "jpeg"}, {}),
 ]
 # The built-in model works only at 0.5 um/px, so this setting needs a different model.
