@@ -6,17 +6,19 @@
 "base" is a narrow network trained from random weights on the labels of `config/train/compact_narrow.yaml`, but without
 a site of BRCA-M2C, NuCLS and three patients of TNBC. "more" continues from it on the same labels, with "base" as its
 teacher. "areas" does the same, but also has the epithelium of half of the accessions of EBHI-Seg; "mean" is the average
-of the weights of "areas" and "base", 3 to 1; "scales" is "areas" with windows magnified by up to 1.6. All are scored on
-the site, on TNBC and NuCLS, on the other accessions of EBHI-Seg, and on the mouth of OCDC, which no arm was trained on.
-A run of "base" takes 25 minutes on one core, other runs 12. "shipped" is the built-in model `compact`, which was
-trained on every site and on the mouth. DATA contains `prepared/`, written by `python -m experiments.areas.prepare
-DATA`.
+of the weights of "areas" and "base", 3 to 1. All are scored on the site, on TNBC and NuCLS, on the other accessions of
+EBHI-Seg, and on the mouth of OCDC, which no arm was trained on. A run of "base" takes 25 minutes on one core, other
+runs 12. "shipped" is the built-in model `compact`, which was trained on every site and on the mouth. DATA contains
+`prepared/`, written by `python -m experiments.areas.prepare DATA`.
+
+The table compares "mean" with "more"; "each" pools the patients of all sites.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -45,7 +47,7 @@ from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.training.run import Options
 
 RUNS = runs_of(__file__)
-KINDS = ("base", "more", "areas", "mean", "scales")
+KINDS = ("base", "more", "areas", "mean")
 SHIPPED = "shipped"
 ARMS = [*(f"{kind}-{site}" for site in SITES for kind in KINDS), SHIPPED]
 
@@ -82,24 +84,31 @@ def train(arm: str, seed: int, data: Path, work: Path) -> Path:
         return base
     changes = [f"checkpoint={base}", f"distillation.teachers=[{base}]", "distillation.share=0.5"]
     changes += ["schedule.steps=1000", "schedule.learning_rate=1e-3"]
-    if kind == "scales":
-        changes.append("augmentation.scale=1.6")
     config = narrow_config(site, seed, data, changes)
-    if kind in ("areas", "scales"):
+    if kind == "areas":
         config = dataclasses.replace(config, sources=(*config.sources, area_source(data)))
     return finetune(config, work / f"{arm}-{seed}", Options(accelerator="cpu", threads=1))
 
 
 def render(recorded: list[dict]) -> str:
-    """Scores of each arm, and its difference from "more" with 95 % intervals bootstrapped over patients."""
-    runs = by_arm_and_seed(recorded)
-    table = [f"| left out | arm | {' | '.join(MEASURES)} |", "|---" * (2 + len(MEASURES)) + "|"]
-    for (arm, seed), run in runs.items():
-        kind, _, site = arm.partition("-")
-        reference = runs.get((f"more-{site}", seed)) if kind in ("areas", "mean", "scales") else None
-        cells = [render_score(run, reference, *measure) for measure in MEASURES.values()]
-        table.append(f"| {site or 'none'} | {kind} | {' | '.join(cells)} |")
-    return "\n".join(table)
+    """Scores of "mean", and differences from "more" with 95 % intervals bootstrapped over patients."""
+    runs = {arm: run for (arm, _), run in by_arm_and_seed(recorded).items()}
+    rows = {}
+    for left_out, sites in {**{site: (site,) for site in SITES}, "each": SITES}.items():
+        mean, more = (pool([runs[f"{kind}-{site}"] for site in sites]) for kind in ("mean", "more"))
+        rows[left_out] = [render_score(mean, more, *measure) for measure in MEASURES.values()]
+    rows["none: shipped"] = [render_score(runs[SHIPPED], None, *measure) for measure in MEASURES.values()]
+    header = f"| left out | {' | '.join(MEASURES)} |\n{'|---' * (1 + len(MEASURES))}|\n"
+    return header + "\n".join(f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items())
+
+
+def pool(runs: list[dict]) -> dict:
+    """One run with the pictures of all ``runs``."""
+    parts = {part for part, _ in MEASURES.values()}
+    return {
+        part: {key: [*chain.from_iterable(run[part][key] for run in runs)] for key in ("patients", "counts")}
+        for part in parts
+    }
 
 
 if __name__ == "__main__":
