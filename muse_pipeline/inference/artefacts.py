@@ -227,8 +227,11 @@ def find_folds(
 ) -> np.ndarray:
     """Find long areas with a high probability ``prob`` of a fold that have more of both stains than tissue around them.
 
-    The slide's median density is ``usual``; for the other arrays see ``measure_stains``.
+    Other areas are parts of such a fold if they lie on the same dark tissue, because a fold that crosses dense cells
+    has hardly more haematoxylin than these. The slide's median density is ``usual``; for the other arrays see
+    ``measure_stains``.
     """
+    dark = density >= DARKER * usual
     folds = np.zeros(prob.shape, bool)
     _, number, facts, _ = cv2.connectedComponentsWithStats(apply_hysteresis(prob).view(np.uint8), connectivity=8)
     for index, (x, y, width, height, _) in enumerate(facts[1:].tolist(), 1):
@@ -239,7 +242,9 @@ def find_folds(
         is_dark = density[box][core].mean() >= DARKER * usual
         if is_dark and (max(sides) + 1) * CELL_UM >= MIN_FOLD_UM:
             folds[box] |= area & _stands_out(area, core, density[box], stains[box], is_tissue[box])
-    return folds
+    _, dark_area = cv2.connectedComponents(dark.view(np.uint8), connectivity=8)
+    beside = (number > 0) & dark & np.isin(dark_area, dark_area[folds & dark])
+    return folds | np.isin(number, number[beside])
 
 
 def _stands_out(

@@ -200,6 +200,19 @@ def test_folds_are_long_and_have_more_of_both_stains_than_the_tissue_around_them
     assert (found == ((prob > 0) & is_fold)).all()
 
 
+@pytest.mark.parametrize(("between", "is_joined"), [(2.0, True), (1.0, False)])
+def test_parts_of_a_fold_among_dense_cells_belong_to_it_if_dark_tissue_joins_them(between, is_joined):
+    prob, density, stains = np.zeros((40, 60)), np.ones((40, 60)), np.ones((40, 60, 2))
+    fold, part = np.s_[15:19, 10:30], np.s_[15:19, 34:40]
+    density[15:19, 30:34] = between
+    for area in (fold, part):
+        prob[area], density[area], stains[area] = 0.9, 2.0, (2.0, 2.0)
+    stains[:, 31:] = 2.0, 1.0  # dense cells around the part
+    found = find_folds(prob, density, stains, np.ones((40, 60), bool), usual=1.0)
+    assert found[fold].all() and (found[part] == is_joined).all()
+    assert (found <= (prob > 0)).all()
+
+
 def test_areas_are_kept_by_their_mean():
     mask, values = np.zeros((6, 9), bool), np.zeros((6, 9))
     mask[1, 1:4] = mask[1, 6:8] = True
