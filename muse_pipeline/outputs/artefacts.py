@@ -34,8 +34,8 @@ class Artefacts(Output):
             "required": ["subtract"],
         },
         "find areas out of focus, folds, air bubbles and ink, whose nuclei totals leave out",
-        "Writes `artefacts.geojson`, and the column `quality` for every nucleus. `{subtract: [ink]}` leaves out only "
-        "these kinds, `{subtract: []}` nothing. `true` does not search images in which focus cannot be judged "
+        "Writes `artefacts.geojson`, and the column `quality` for every nucleus. `{subtract: [ink]}` leaves out "
+        "ink only, `{subtract: []}` nothing. `true` does not search images in which focus cannot be judged "
         "([docs/guide/confidence.md](../docs/guide/confidence.md#artefacts))",
         metavar="KIND",
     )
