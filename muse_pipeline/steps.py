@@ -291,8 +291,8 @@ def stitch(
         else None
     )
     unsought = "no artefacts were sought: the slide has a different stain" if flagged and not flagged.kinds else None
-    soft = flagged.soft if flagged else None
-    return [warning for warning in (*doubts, failed, unmeasured, unsought, soft) if warning]
+    unfocused = flagged.focus_doubt if flagged else None
+    return [warning for warning in (*doubts, failed, unmeasured, unsought, unfocused) if warning]
 
 
 def _find_artefacts(
@@ -427,7 +427,8 @@ def _known_nuclei(
 
     if foreign:
         path, nuclei = foreign
-        _doubt_positions(path, nuclei.xy, files.nuclei, read_info(files.info))
+        if files.nuclei.exists():
+            _doubt_positions(path, nuclei.xy, files.nuclei, read_info(files.info))
         return nuclei, ["Nucleus"], slide_id, NamedFile(path.name, sha256_of(path))
     known = read_provenance(files.nuclei)
     return read_nuclei(files.nuclei), known.class_names, known.slide_id, known.model

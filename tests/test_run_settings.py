@@ -85,6 +85,12 @@ def test_artefacts_are_sought_by_default_where_focus_can_be_judged(mpp):
         complete(quality={"subtract": ["blurred"]}, mpp=mpp)
 
 
+def test_artefacts_to_subtract_are_rejected_if_none_are_searched(muse, tmp_path):
+    (tmp_path / "a.svs").touch()
+    status, _, error = muse("run", tmp_path / "a.svs", "-o", tmp_path / "r", "--no-quality", "--subtract", "fold")
+    assert (status, error) == (2, "muse run: --no-quality and --subtract contradict each other; give one of them\n")
+
+
 def test_quality_subtracts_all_artefacts_or_those_that_are_named():
     assert complete(quality={"subtract": ["ink", "blur", "ink"]})["quality"] == {"subtract": ["ink", "blurred"]}
     assert complete(quality={"subtract": []})["quality"] == {"subtract": []}

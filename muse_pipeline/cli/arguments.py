@@ -12,6 +12,7 @@ from typing import Any
 
 from muse_pipeline.core.config import Between
 from muse_pipeline.core.environment import count_cores
+from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import json_text, write_json
 from muse_pipeline.core.setting import Setting, plain
 from muse_pipeline.core.types import ACCELERATORS, DOUBTS
@@ -81,7 +82,7 @@ def add_setting_arguments(parser: argparse.ArgumentParser, settings: Iterable[Se
         _add_option(parser, setting)
         for name, schema in setting.parts.items():
             kind = {"nargs": "*"} if schema["type"] == "array" else {"type": _any_number}
-            what = f"{'' if setting.default else f'{setting.option} with '}different {schema['description']}"
+            what = f"{'' if setting.default else f'{setting.option} with different '}{schema['description']}"
             parser.add_argument(f"--{name.replace('_', '-')}", **kind, metavar=setting.metavar, help=what)
 
 
@@ -106,11 +107,17 @@ def _add_option(parser: argparse.ArgumentParser, setting: Setting) -> None:
 
 
 def read_settings(args: argparse.Namespace, settings: Iterable[Setting]) -> dict[str, Any]:
-    """Return the values, keyed by name, of the settings for which ``add_setting_arguments`` added options."""
+    """Return the values, keyed by name, of the settings for which ``add_setting_arguments`` added options.
+
+    Raises:
+        ConfigError: an output is switched off and has settings.
+    """
     values = {}
     for setting in settings:
         parts = {name: value for name in setting.parts if (value := getattr(args, name)) is not None}
         values[setting.name] = parts or getattr(args, setting.name)
+        if parts and setting.default and not getattr(args, setting.name):
+            raise ConfigError(f"{setting.option} and --{min(parts)} contradict each other; give one of them")
     return values
 
 

@@ -93,13 +93,18 @@ class ArtefactMap:
     tissue_mm2: float = 0.0
 
     @property
-    def soft(self) -> str:
-        """A warning if most of the tissue is out of focus and therefore not subtracted; "" otherwise.
+    def focus_doubt(self) -> str:
+        """A warning if nothing is left out for its focus, although this was requested; "" otherwise.
 
         Focus is measured relative to the rest of the slide, which is not a reference if most of it is out of focus.
+        An enlarged slide looks out of focus everywhere.
         """
+        if KINDS[0] not in self.subtract or not self.kinds:
+            return ""
+        if not has_detail(self.slide_mpp):
+            return f"focus is not judged in slides coarser than {MPP * MAX_COARSER:g} um per pixel"
         share = self.area_mm2.get(KINDS[0], 0.0) / max(self.tissue_mm2, 1e-6)
-        if share <= MOST or KINDS[0] not in self.subtract:
+        if share <= MOST:
             return ""
         return f"{share:.0%} of the tissue is out of focus, so nothing is left out for it; check the slide"
 
@@ -111,7 +116,7 @@ class ArtefactMap:
 
     def describe(self) -> Quality:
         """The description for the provenance of the table."""
-        left_out = tuple(kind for kind in self.subtract if not (self.soft and kind == KINDS[0]))
+        left_out = tuple(kind for kind in self.subtract if not (self.focus_doubt and kind == KINDS[0]))
         return Quality(MPP, CELL_UM, self.model_sha256, self.area_mm2, tuple(self.subtract), left_out)
 
     def write_outlines(self, path: Path, info: SlideInfo) -> None:
@@ -162,8 +167,7 @@ def find_masks(store: Store, fit: MacenkoFit | None, threads: int = 1) -> list[n
     density, stains = measure_stains(image, colour, model.card.colour)
     usual = float(np.median(density[is_tissue])) if is_tissue.any() else 0.0
     fine, coarse = measure_focus(image, is_tissue.shape, threads)
-    has_detail = max(store.slide_mpp) <= MPP * MAX_COARSER  # an enlarged slide looks out of focus everywhere
-    blurred, dark = find_blurred(fine, coarse) & has_detail, density >= DARKER * usual
+    blurred, dark = find_blurred(fine, coarse) & has_detail(store.slide_mpp), density >= DARKER * usual
 
     def map_kinds(candidates: np.ndarray, colour: np.ndarray) -> np.ndarray:
         where = candidates & is_tissue, CELL_UM / model.card.mpp
@@ -185,6 +189,11 @@ def find_masks(store: Store, fit: MacenkoFit | None, threads: int = 1) -> list[n
     settled[1:] = [drop_most(mask, is_tissue) for mask in settled[1:]]
     settled[FOLD] &= masks[FOLD]  # without the margin by which areas grew
     return settled
+
+
+def has_detail(slide_mpp: tuple[float, float]) -> bool:
+    """True if a slide is fine enough to judge focus at ``MPP``."""
+    return max(slide_mpp) <= MPP * MAX_COARSER
 
 
 def seek_no_artefacts(store: Store, subtract: Sequence[str]) -> ArtefactMap:

@@ -28,7 +28,7 @@ class Artefacts(Output):
                 "subtract": {
                     "type": "array",
                     "items": {"type": "string"},
-                    "description": "artefacts whose nuclei and areas the totals leave out, or none",
+                    "description": "artefacts that totals leave out, of blurred, fold, bubble and ink, or none",
                 }
             },
             "required": ["subtract"],

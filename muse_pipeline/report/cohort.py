@@ -172,13 +172,15 @@ class SlideResult:
 
     @property
     def artefact_doubt(self) -> str:
-        """Describe the percentage of nuclei left out because of artefacts; "" if it is low."""
-        share = self.n_left_out / max((self.n_nuclei or 0) + self.n_left_out, 1)
-        if share < MUCH:
+        """Describe what is out of focus but not left out, or the percentage of nuclei left out; "" if that is low."""
+        quality = self.provenance.quality if self.provenance else None
+        if quality is None:
             return ""
-        quality = self.provenance.quality
+        if any(quality.area_mm2.get(kind) for kind in set(quality.asked) - set(quality.subtract)):
+            return "most of the tissue is out of focus, so nothing is left out for it"
+        share = self.n_left_out / max((self.n_nuclei or 0) + self.n_left_out, 1)
         kinds = ", ".join(kind for kind in quality.subtract if quality.area_mm2.get(kind))
-        return f"{share:.1%} of the nuclei lie in artefacts ({kinds}) and are in no total"
+        return f"{share:.1%} of the nuclei lie in artefacts ({kinds}) and are in no total" if share >= MUCH else ""
 
     @property
     def lacks_partner(self) -> str:

@@ -195,7 +195,7 @@ def per_mm2(n: int | None, mm2: float | None) -> float | None:
 def count_in_annotations(
     nuclei: Path, annotations: Sequence[RoiAnnotation], classes: Sequence[NucleusClass], with_positive: bool
 ) -> list[dict[str, Any]]:
-    """Name, areas and nuclei of each annotation, for ``summary.json``; a nucleus may count in several of them.
+    """Name, areas and counted nuclei of each annotation, for ``summary.json``; a nucleus may count in several of them.
 
     Args:
         nuclei: path of the table.
@@ -208,7 +208,8 @@ def count_in_annotations(
     n_by_class = np.zeros((len(annotations), len(classes) + 1), int)  # the last column counts nuclei without a class
     n_positive = np.zeros(len(annotations), int)
     shapely.prepare([each.geometry for each in annotations])
-    for xy, label, *positive in stream_positions(nuclei, "label", *([POSITIVE] if with_positive else [])):
+    columns = ("label", *([POSITIVE] if with_positive else []))
+    for xy, label, *positive in stream_positions(nuclei, *columns, counted_only=True):
         column = np.where((label >= 0) & (label < len(classes)), label, len(classes))
         for index, each in enumerate(annotations):
             inside = shapely.contains_xy(each.geometry, xy)

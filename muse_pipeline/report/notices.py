@@ -54,7 +54,7 @@ KINDS = {
     "picture": Kind(
         AMBER, "check picture", "whose file has several pictures; check before use that the right one was read"
     ),
-    "artefacts": Kind(AMBER, "artefacts", "with nuclei in artefacts, which no total includes"),
+    "artefacts": Kind(AMBER, "artefacts", "with artefacts, check before use"),
     "regions": Kind(AMBER, "no regions", "without tissue regions, because their model failed", "no tissue regions: {}"),
     "partner": Kind(
         AMBER,

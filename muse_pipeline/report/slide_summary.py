@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import shapely
 
 from muse_pipeline import __version__
 from muse_pipeline.cohort.layout import SlideFiles
@@ -44,7 +45,7 @@ from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.grid import WindowGrid
 from muse_pipeline.store.store import CHUNK_PX, PYRAMID, Store, open_store
 from muse_pipeline.tissue.find import measure_annotation
-from muse_pipeline.tissue.mask import TissueMask
+from muse_pipeline.tissue.mask import RoiAnnotation, RoiArea, TissueMask
 
 FORMAT = 5  # format of a summary; summaries of other formats are made again
 OF_PIXELS = ("fields", "has_pixels", "corrupt_level0")  # entries of a summary that need the store
@@ -115,12 +116,15 @@ def _describe(
     if files.tma.exists():
         cores, missing = read_cores(files.tma, info)
         annotations = (*annotations, *(measure_annotation(each, tissue, info) for each in cores))
+    artefacts = read_class_areas(files.artefacts, info, may_lack=True) if provenance.quality else []
+    if artefacts and annotations:
+        subtracted = [area.shape for area in artefacts if area.class_name.lower() in provenance.quality.subtract]
+        annotations = [_take_out(each, shapely.union_all(subtracted), tissue, info) for each in annotations]
 
     def draw_map() -> None:
         if not seen:
             backdrop = _read_backdrop(store) if store else [np.where(tissue.mask, np.uint8(215), np.uint8(255))] * 3
-            areas = read_class_areas(files.artefacts, info, may_lack=True) if provenance.quality else []
-            draw_density(grid, tissue.mask, backdrop, files.density, areas, info.mpp)
+            draw_density(grid, tissue.mask, backdrop, files.density, artefacts, info.mpp)
 
     def draw_fields() -> list[dict[str, Any]]:
         if not store:
@@ -149,6 +153,13 @@ def _describe(
         "provenance": provenance.to_dict(),
         **({name: seen[name] for name in OF_PIXELS} if seen else {}),
     }
+
+
+def _take_out(annotation: RoiAnnotation, area: shapely.Geometry, tissue: TissueMask, info: SlideInfo) -> RoiAnnotation:
+    """The annotation without the tissue in an area (absolute level-0 px) that totals leave out."""
+    part = RoiArea(annotation.name, annotation.class_name, annotation.geometry & area, is_ignored=False)
+    lost_mm2 = measure_annotation(part, tissue, info).tissue_mm2
+    return replace(annotation, tissue_mm2=round(annotation.tissue_mm2 - lost_mm2, 6))
 
 
 def _count_positive(provenance: Provenance) -> dict[str, Any] | None:

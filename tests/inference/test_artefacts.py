@@ -48,6 +48,7 @@ from muse_pipeline.inference.region_maps import map_slide, tissue_on_cells
 from muse_pipeline.inference.stains import read_colour
 from muse_pipeline.nuclei.parquet import write_csv
 from muse_pipeline.pipeline import make_image
+from muse_pipeline.report.cohort import gather_cohort
 from muse_pipeline.settings import RunSettings
 from muse_pipeline.statistics.cohort import measure_slide
 from muse_pipeline.store.store import open_store
@@ -319,6 +320,25 @@ def test_overlays_do_not_count_nuclei_in_artefacts(results):
         assert field["n_nuclei"] == (((xy >= low) & (xy < low + size)).all(1) & sound).sum()
 
 
+def test_a_slide_that_is_mostly_out_of_focus_is_listed_for_a_check(results):
+    (slide,) = gather_cohort(results / "flagged", read_json(results / "flagged/sheet.json"))
+    slide.summary["provenance"]["quality"] |= {"asked": ["blurred", "ink"], "subtract": ["ink"]}
+    assert slide.artefact_doubt == "most of the tissue is out of focus, so nothing is left out for it"
+
+
+def test_annotations_lack_what_totals_leave_out(slide, results, tmp_path):
+    from muse_pipeline.cli.main import main
+
+    whole = {"type": "Feature", "geometry": shapely.geometry.mapping(shapely.box(0, 0, *SIZE_PX))}
+    whole["properties"] = {"objectType": "annotation", "name": "whole"}
+    (tmp_path / "whole.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [whole]}))
+    words = ["run", slide, "--output", tmp_path / "r", "--roi", tmp_path / "whole.geojson", "--features", "none"]
+    assert main([*map(str, words), "--no-viewer"]) == 0
+    row, (annotation,) = read_row(tmp_path / "r"), read_json(tmp_path / "r/drawn/summary.json")["annotations"]
+    assert annotation["n_nuclei"] == int(row["nuclei"]) == int(read_row(results / "flagged")["nuclei"])
+    assert annotation["tissue_mm2"] == pytest.approx(float(row["tissue_mm2"]), abs=2e-4)
+
+
 @pytest.mark.parametrize(("name", "is_shown"), [("flagged", True), ("plain", False)])
 def test_the_picture_of_the_density_shows_where_they_are(results, name, is_shown):
     picture = np.asarray(Image.open(results / name / "drawn/density.png").convert("RGB"))
@@ -386,13 +406,15 @@ def test_an_image_of_another_slide_is_rejected(results, muse, tmp_path):
 
 
 def test_a_slide_that_is_soft_in_most_places_keeps_its_nuclei_in_the_totals():
-    def describe(blurred_mm2, subtract):
+    def describe(blurred_mm2, subtract, mpp=0.5):
         areas = {"blurred": blurred_mm2, "ink": 0.5}
-        found = ArtefactMap(np.zeros((1, 1), np.int8), areas, (0.5, 0.5), "", subtract=subtract, tissue_mm2=2.0)
-        return list(found.describe().subtract), list(found.describe().asked), found.soft
+        found = ArtefactMap(np.zeros((1, 1), np.int8), areas, (mpp, mpp), "", subtract=subtract, tissue_mm2=2.0)
+        return list(found.describe().subtract), list(found.describe().asked), found.focus_doubt
 
     assert describe(0.9, ("blurred",)) == (["blurred"], ["blurred"], "")
     subtract, asked, soft = describe(1.2, ("blurred",))
     assert (subtract, asked) == ([], ["blurred"])
     assert soft == "60% of the tissue is out of focus, so nothing is left out for it; check the slide"
     assert describe(1.2, ()) == ([], [], "")
+    coarse = "focus is not judged in slides coarser than 0.525 um per pixel"
+    assert describe(0.0, ("blurred", "ink"), mpp=0.55) == (["ink"], ["blurred", "ink"], coarse)
