@@ -153,7 +153,7 @@ def test_killed_and_cancelled_jobs_begin_anew_and_the_bytes_are_those_of_one_mac
 def test_a_job_asks_for_its_largest_step_and_for_more_when_it_failed(slurm, killed, request):
     n_kills = slurm_kills(request.config)
     first, second = [(4, 3000 * attempt) for attempt in range(1, n_kills + 2)], [(4, 3000), (4, 6000)]
-    report = (1, 2000)
+    report = (4, 2000)
     assert sorted(map(slurm.granted, killed)) == sorted([*first, *second, report])
     assert not slurm.gpus().keys() & set(killed)
 
