@@ -448,10 +448,11 @@ def _doubt_positions(path: Path, xy: np.ndarray, nuclei: Path, info: SlideInfo) 
     import shapely
 
     from muse_pipeline.core.errors import MuseWarning
+    from muse_pipeline.core.pictures import spread_evenly
     from muse_pipeline.nuclei.parquet import open_nuclei, parse_outlines
     from muse_pipeline.scverse.bins import MOVED_UM, count_displaced
 
-    xy = xy[:: max(len(xy) // MOST_COMPARED, 1)]
+    xy = xy[spread_evenly(len(xy), MOST_COMPARED)]
     with open_nuclei(nuclei) as file:
         tree = shapely.STRtree(parse_outlines(file.read(["geometry"])["geometry"].to_numpy()))
     if len(tree) and len(xy) >= LEAST_COMPARED:

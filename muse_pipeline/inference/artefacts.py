@@ -248,8 +248,7 @@ def find_folds(
         area = number[box] == index
         _, sides, _ = cv2.minAreaRect(np.argwhere(area).astype(np.float32))
         core = area & (prob[box] > MIN_PROBABILITY)
-        is_dark = density[box][core].mean() >= DARKER * usual
-        if is_dark and (max(sides) + 1) * CELL_UM >= MIN_FOLD_UM:
+        if (max(sides) + 1) * CELL_UM >= MIN_FOLD_UM and density[box][core].mean() >= DARKER * usual:
             folds[box] |= area & _stands_out(area, core, density[box], stains[box], is_tissue[box])
     _, dark_area = cv2.connectedComponents(dark.view(np.uint8), connectivity=8)
     beside = (number > 0) & dark & np.isin(dark_area, dark_area[folds & dark])

@@ -107,8 +107,8 @@ def _find_fault(card: ImportedCard, maps: list[np.ndarray]) -> str:
         return "NaN or infinity for synthetic nuclei; correct --scaling"
     maps = [channels_first(values) for values in maps]
     contents = [content for _, content, _ in list_maps(card.kind, len(card.classes))]
-    for name, content, values in zip(card.maps, contents, maps, strict=False):
-        prob = values if len(maps) == len(contents) else values[:, :1]  # the first of all maps in one output
+    for name, content, values in zip(card.maps, contents, maps, strict=False):  # one output may have all maps
+        prob = values if len(maps) == len(contents) else values[:, :1]
         low, high = prob.min(), prob.max()
         if content in PROBABILITIES and not card.logits and not -ROUNDING <= low <= high <= 1 + ROUNDING:
             return f"{low:.3g} to {high:.3g} as probabilities ('{name}'); give --logits, correct --scaling or --outputs"

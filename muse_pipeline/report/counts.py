@@ -208,7 +208,7 @@ def count_in_annotations(
     n_by_class = np.zeros((len(annotations), len(classes) + 1), int)  # the last column counts nuclei without a class
     n_positive = np.zeros(len(annotations), int)
     shapely.prepare([each.geometry for each in annotations])
-    columns = ("label", *([POSITIVE] if with_positive else []))
+    columns = ("label", POSITIVE) if with_positive else ("label",)
     for xy, label, *positive in stream_positions(nuclei, *columns, counted_only=True):
         column = np.where((label >= 0) & (label < len(classes)), label, len(classes))
         for index, each in enumerate(annotations):

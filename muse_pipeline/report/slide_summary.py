@@ -118,8 +118,9 @@ def _describe(
         annotations = (*annotations, *(measure_annotation(each, tissue, info) for each in cores))
     artefacts = read_class_areas(files.artefacts, info, may_lack=True) if provenance.quality else []
     if artefacts and annotations:
-        subtracted = [area.shape for area in artefacts if area.class_name.lower() in provenance.quality.subtract]
-        annotations = [_take_out(each, shapely.union_all(subtracted), tissue, info) for each in annotations]
+        kinds = provenance.quality.subtract
+        left_out = shapely.union_all([one.shape for one in artefacts if one.class_name.lower() in kinds])
+        annotations = [_take_out(each, left_out, tissue, info) for each in annotations]
 
     def draw_map() -> None:
         if not seen:

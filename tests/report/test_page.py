@@ -204,10 +204,13 @@ def test_the_filter_shows_rows_and_cards_of_a_name_a_kind_and_a_range(page_path,
 
 def test_the_command_sums_up_and_ends_well_although_slides_failed(cohort, muse, tmp_path):
     results, sheet = cohort
+    pages = []
     for threads in (1, 2):
         outputs = "--output", tmp_path / "r.html", "--table", tmp_path / "c.tsv", "--threads", threads
         status, out, _ = muse("report", results, "--slides", sheet, *outputs)
         assert status == 0
+        pages.append((tmp_path / "r.html").read_bytes())
+    assert pages[0] == pages[1]
     assert out.splitlines()[0] == f"4 slides: 1 ok, 1 partial, 2 failed; see {tmp_path / 'r.html'}"
     assert (tmp_path / "c.tsv").is_file()
 
