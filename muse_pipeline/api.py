@@ -27,7 +27,7 @@ from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.geodataframe import Box, box_corners, read_nuclei
 from muse_pipeline.inference.detect import ModelFinder, WindowChoice, detect_shard
 from muse_pipeline.inference.doubts import find_doubts
-from muse_pipeline.inference.model import choose_provider, find_model, precision_warnings
+from muse_pipeline.inference.model import choose_provider, find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stitch import stitch_shards
 from muse_pipeline.nuclei.pairs import REACH_UM, SLACK_UM
@@ -158,10 +158,7 @@ def find_nuclei(
     with TemporaryDirectory(prefix="muse-") as folder, _opencv_threads_restored():
         table = _run_steps(slide, tissue, predictor, box, threads or count_cores(), Path(folder))
         nuclei = read_nuclei(table, box)
-    warn_user(
-        slide.info.slide_id,
-        [*messages, *precision_warnings(predictor.card, provider), *_list_problems(nuclei, slide.info.warnings)],
-    )
+    warn_user(slide.info.slide_id, [*messages, *_list_problems(nuclei, slide.info.warnings)])
     return nuclei
 
 

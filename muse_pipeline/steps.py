@@ -176,7 +176,6 @@ def regions(
     the model are appended to ``warnings``, even if mapping fails later.
     """
     from muse_pipeline.core.process import print_load, show_progress
-    from muse_pipeline.inference.model import precision_warnings
     from muse_pipeline.inference.region_files import record_failure, write_regions
     from muse_pipeline.inference.region_maps import map_slide
     from muse_pipeline.inference.stains import colour_of_fit, read_colour
@@ -186,7 +185,6 @@ def regions(
     known = read_info(info)
     with record_failure(output, known.slide_id):
         predictor = load_predictor()
-        warnings += precision_warnings(predictor.card, predictor.provider)
         image = open_store(store)
         image.require_lossless()
         fitted = colour_of_fit(predictor.card.colour, read_colour(colour, image.fingerprint).macenko)
@@ -201,7 +199,7 @@ def detect(store: Path, predictor: Predictor, colour: Path, shard: str, output: 
     """Find the nuclei in one shard of a store (``1-of-1`` is the whole store), and return warnings."""
     from muse_pipeline.core.process import print_load, show_progress
     from muse_pipeline.inference.detect import ModelFinder, detect_shard
-    from muse_pipeline.inference.model import name_model, precision_warnings
+    from muse_pipeline.inference.model import name_model
     from muse_pipeline.inference.stains import read_colour
     from muse_pipeline.store.grid import Shard
     from muse_pipeline.store.store import open_store
@@ -213,7 +211,7 @@ def detect(store: Path, predictor: Predictor, colour: Path, shard: str, output: 
     print(f"model: {name_model(predictor.path)} ({predictor.card.precision}), provider {predictor.provider}{device}")
     with print_load("finding nuclei", threads), show_progress("windows") as progress:
         detect_shard(image, finder, part, output, threads=threads, progress=progress)
-    return [*precision_warnings(predictor.card, predictor.provider), *finder.appearance.sentences()]
+    return finder.appearance.sentences()
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ MPP, MIN_PX, RAYS = 0.25, 20, 32
 BOWL_RADIUS_UM, BOWL_LEAST_PX = 3.6, 20  # radius of the median nucleus in DSB-2018, which states no um per pixel
 SNAP_UM = 1.5  # as in the card of `label_free`
 Find = Callable[[np.ndarray], np.ndarray]  # (h, w, 3) uint8 -> (h, w) int32 instances
+Crop = tuple[str, str, np.ndarray, np.ndarray, np.ndarray | None]  # name, patient, pixels, instances, ignored pixels
 
 
 def overlap_labels(found: np.ndarray, true: np.ndarray) -> Overlaps:
@@ -105,6 +106,39 @@ def read_dsb2018(data: Path) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
         (path.stem, path.stem, read_rgb(path), cv2.imread(str(folder / "labels" / path.name), -1).astype(np.int32))
         for path in sorted((folder / "images").glob("*.png"))
     ]
+
+
+def read_crops(data: Path, name: str) -> list[Crop]:
+    """The crops of a set at 0.25 um/px."""
+    if name != "nuinsseg":
+        read = {"tnbc": read_tnbc, "nucls": read_nucls, "dsb2018": read_dsb2018}[name]
+        return [(*crop, None) for crop in read(data)]
+    folder, crops = data / "nuinsseg-oesophagus", []
+    for path in sorted((folder / "images").glob("*.jpg")):
+        instances, ignored = (
+            cv2.imread(str(folder / kind / f"{path.stem}.png"), cv2.IMREAD_UNCHANGED)
+            for kind in ("instances", "ignore")
+        )
+        patient = path.stem.rstrip("abc")  # a letter numbers the pictures from one source
+        if int(patient.partition("_")[2]) % 2 == 0:  # training pictures of `compact`
+            continue
+        crops.append((path.stem, patient, read_rgb(path), instances.astype(np.int32), ignored > 0))
+    return crops
+
+
+def score_crops(found: list[np.ndarray], crops: list[Crop]) -> dict:
+    """The patients, and the counts of ``compare`` for each crop."""
+    counts = []
+    for labels, (_, _, _, true, ignored) in zip(found, crops, strict=True):
+        counts.append(compare(labels if ignored is None else drop_ignored(labels, ignored), true))
+    return {"patients": [crop[1] for crop in crops], "counts": counts}
+
+
+def drop_ignored(labels: np.ndarray, ignored: np.ndarray) -> np.ndarray:
+    """The label image without the nuclei of which more than half lies in ``ignored``."""
+    area = np.bincount(labels.ravel())
+    inside = np.bincount(labels[ignored], minlength=len(area))
+    return np.where((inside > 0.5 * area)[labels], 0, labels)
 
 
 def compare(found: np.ndarray, true: np.ndarray) -> list[float]:

@@ -22,18 +22,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from experiments.common.crops import (
-    MPP,
-    aji,
-    compare,
-    detection_f1,
-    network_finder,
-    read_dsb2018,
-    read_nucls,
-    read_tnbc,
-)
+from experiments.common.crops import MPP, Crop, aji, detection_f1, network_finder, read_crops, score_crops
 from experiments.common.runs import add_run, is_recorded, read_runs, runs_of, with_interval
-from muse_pipeline.core.pictures import read_rgb, write_png
+from muse_pipeline.core.pictures import write_png
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 
@@ -49,7 +40,6 @@ MODELS = {
     "label_free": ("tnbc", "nucls", "nuinsseg"),
 }  # the sets that each model was not trained on
 PEER = "HistomicsTK"
-Crop = tuple[str, str, np.ndarray, np.ndarray, np.ndarray | None]  # name, patient, pixels, instances, ignored pixels
 
 
 def main() -> None:
@@ -68,9 +58,11 @@ def main() -> None:
         is_peer_missing = args.histomicstk and not is_recorded(RUNS, set=name, model=PEER)
         crops = read_crops(args.data, name) if missing or is_peer_missing else []
         for model in missing:
-            add_run(RUNS, {"set": name, "model": model, **score([finders[model](crop[2]) for crop in crops], crops)})
+            add_run(
+                RUNS, {"set": name, "model": model, **score_crops([finders[model](crop[2]) for crop in crops], crops)}
+            )
         if is_peer_missing:
-            add_run(RUNS, {"set": name, "model": PEER, **score(run_histomicstk(args.histomicstk, crops), crops)})
+            add_run(RUNS, {"set": name, "model": PEER, **score_crops(run_histomicstk(args.histomicstk, crops), crops)})
 
 
 def as_drawn(model: str) -> Predictor:
@@ -79,39 +71,6 @@ def as_drawn(model: str) -> Predictor:
     if predictor.refiner:
         predictor.card, predictor.refiner = dataclasses.replace(predictor.card, refine=False), None
     return predictor
-
-
-def read_crops(data: Path, name: str) -> list[Crop]:
-    """The crops of a set at 0.25 um/px."""
-    if name != "nuinsseg":
-        read = {"tnbc": read_tnbc, "nucls": read_nucls, "dsb2018": read_dsb2018}[name]
-        return [(*crop, None) for crop in read(data)]
-    folder, crops = data / "nuinsseg-oesophagus", []
-    for path in sorted((folder / "images").glob("*.jpg")):
-        instances, ignored = (
-            cv2.imread(str(folder / kind / f"{path.stem}.png"), cv2.IMREAD_UNCHANGED)
-            for kind in ("instances", "ignore")
-        )
-        patient = path.stem.rstrip("abc")  # a letter numbers the pictures from one source
-        if int(patient.partition("_")[2]) % 2 == 0:  # training pictures of `compact`
-            continue
-        crops.append((path.stem, patient, read_rgb(path), instances.astype(np.int32), ignored > 0))
-    return crops
-
-
-def score(found: list[np.ndarray], crops: list[Crop]) -> dict:
-    """The patients, and the counts of ``compare`` for each crop."""
-    counts = []
-    for labels, (_, _, _, true, ignored) in zip(found, crops, strict=True):
-        counts.append(compare(labels if ignored is None else drop_ignored(labels, ignored), true))
-    return {"patients": [crop[1] for crop in crops], "counts": counts}
-
-
-def drop_ignored(labels: np.ndarray, ignored: np.ndarray) -> np.ndarray:
-    """The label image without the nuclei of which more than half lies in ``ignored``."""
-    area = np.bincount(labels.ravel())
-    inside = np.bincount(labels[ignored], minlength=len(area))
-    return np.where((inside > 0.5 * area)[labels], 0, labels)
 
 
 def run_histomicstk(python: str, crops: list[Crop]) -> list[np.ndarray]:

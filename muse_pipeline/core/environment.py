@@ -15,7 +15,6 @@ from threading import Lock
 from typing import IO
 
 PACKAGES = ("numpy", "zarr", "numcodecs", "tifffile", "imagecodecs", "opencv-python-headless", "pyarrow", "shapely")
-WITH_VNNI, WITHOUT_VNNI = "VNNI is available; `compact` runs in int8", "no VNNI; built-in models run in floating point"
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,6 @@ def examine_environment() -> list[Finding]:
         _find_package("slides by URL", "s3fs", remedy="not installed; install the extra `remote` to fetch slides"),
         _find_package("workflow", "snakemake"),
         Finding("packages", True, ", ".join(f"{name} {_version(name) or 'missing'}" for name in PACKAGES)),
-        Finding("processor", True, WITH_VNNI if has_vnni() else WITHOUT_VNNI),
         Finding("cores", True, f"{count_cores()} available of {os.cpu_count()}"),
         _find_memory(),
         _find_memory_limit(),
@@ -75,12 +73,6 @@ def count_cores() -> int:
     if len(quota) == 2 and all(map(str.isdigit, quota)):
         allowed = min(allowed, max(1, round(int(quota[0]) / int(quota[1]))))
     return allowed
-
-
-def has_vnni() -> bool:
-    """True if the processor has exact 8-bit dot products (x86: VNNI)."""
-    flags = _read_text("/proc/cpuinfo").partition("\nflags")[2].partition("\n")[0].split()
-    return not {"avx512_vnni", "avx_vnni"}.isdisjoint(flags)
 
 
 def forget_peak_memory() -> None:

@@ -8,11 +8,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from muse_pipeline.core.environment import Finding, has_vnni, reserve_gpu
+from muse_pipeline.core.environment import Finding, reserve_gpu
 from muse_pipeline.core.errors import ModelError, ProviderError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.types import PROVIDERS, REGION_MODELS
-from muse_pipeline.inference.card import METADATA_KEY, Card, ModelCard, RegionCard
+from muse_pipeline.inference.card import METADATA_KEY, Card
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,24 +94,8 @@ def checkpoint_from(folder: Path, path: Path) -> Path:
 
 
 def precisions_for(provider: str) -> tuple[str, ...]:
-    """The precisions that suit a provider, best first: "int8" on a processor with VNNI, otherwise "fp32" and "fp16".
-
-    Without VNNI, products of bytes are summed in 16 bits, which may overflow. On GPUs, int8 is not faster.
-    """
-    return ("int8",) if provider == "cpu" and has_vnni() else ("fp32", "fp16")
-
-
-def precision_warnings(card: ModelCard | RegionCard, provider: str) -> list[str]:
-    """A warning if the model is in int8, which this processor does not compute reliably; otherwise an empty list."""
-    if card.precision != "int8" or provider != "cpu" or has_vnni():
-        return []
-    floats = (f"{card.name}-{precision}" for precision in precisions_for(provider))
-    built_in = next((name for name in floats if (BUILT_IN / f"{name}.onnx").is_file()), None)
-    where = f" ({built_in})" if built_in else ""
-    return [
-        f"model '{card.name}' is in int8, and this processor reports no VNNI: sums may overflow, and "
-        f"results differ from those of other processors; choose the floating-point model{where}"
-    ]
+    """The precisions that suit a provider, best first: "int8" on processors, "fp32" and "fp16" on GPUs."""
+    return ("int8",) if provider == "cpu" else ("fp32", "fp16")
 
 
 def read_card(path: Path, kind: type[AnyCard] = Card) -> AnyCard:

@@ -1,76 +1,32 @@
-"""Built-in models exist in floating point and in int8; the choice depends on the processor, and is printed."""
+"""Built-in models exist in floating point and in int8; the choice depends on the provider, and is printed."""
 
 import dataclasses
 import hashlib
-import json
 
 import cv2
 import numpy as np
 import onnx
-import pytest
-from finished_slide import write_slide
 
-from muse_pipeline.core import environment
 from muse_pipeline.core.files import read_json
-from muse_pipeline.inference import model as model_file
-from muse_pipeline.inference.card import METADATA_KEY
 from muse_pipeline.inference.detect import detect_image
-from muse_pipeline.inference.model import BUILT_IN, find_model, name_model, precision_warnings, read_card
+from muse_pipeline.inference.model import BUILT_IN, find_model, name_model, read_card
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.tissue.stain import IDENTITY
 
 
-@pytest.fixture(params=[True, False])
-def vnni(request, monkeypatch):
-    monkeypatch.setattr(model_file, "has_vnni", lambda: request.param)
-    return request.param
-
-
-def test_a_name_means_what_suits_the_processor_and_a_name_with_its_precision_the_same_everywhere(vnni):
-    assert find_model("compact").stem == ("compact-int8" if vnni else "compact-fp32")
+def test_a_name_means_what_suits_the_provider_and_a_name_with_its_precision_the_same_everywhere():
+    assert find_model("compact").stem == "compact-int8"
     assert find_model("compact", "cuda").stem == "compact-fp32"
     for name in ("compact-int8", "compact-fp32", "label_free"):
         assert name_model(find_model(name)) == name
 
 
-def test_the_workflow_is_given_which_it_is(vnni, muse, tmp_path):
+def test_the_workflow_is_given_which_it_is(muse, tmp_path):
     status, out, _ = muse("model", "compact", "--resolved", tmp_path / "m.json")
-    found = read_json(tmp_path / "m.json")
-    name = "compact-int8" if vnni else "compact-fp32"
-    assert (status, found["model"], found["precision"], found["file"]) == (0, name, name[-4:], None)
-    assert out.startswith(f"{name}: 0.5 um/px")
-    assert found["sha256"] == hashlib.sha256(find_model(name).read_bytes()).hexdigest()
-
-
-def test_integers_on_a_processor_that_may_overflow_are_a_warning(vnni):
-    card = read_card(BUILT_IN / "compact-int8.onnx")
-    assert [("compact-fp32" in output) for output in precision_warnings(card, "cpu")] == ([] if vnni else [True])
-    own = dataclasses.replace(card, name="/tumours **")
-    assert ["floating-point model" in output for output in precision_warnings(own, "cpu")] == ([] if vnni else [True])
-    assert not precision_warnings(card, "cuda")
-    assert not precision_warnings(read_card(BUILT_IN / "compact-fp32.onnx"), "cpu")
-
-
-def test_a_region_model_in_integers_is_warned_of_also_if_its_step_fails(vnni, muse, tmp_path):
-    network = onnx.load(BUILT_IN / "regions/epithelium.onnx")
-    (card,) = (entry for entry in network.metadata_props if entry.key == METADATA_KEY)
-    card.value = json.dumps(json.loads(card.value) | {"precision": "int8"})
-    onnx.save(network, tmp_path / "int8.onnx")
-    store = write_slide(tmp_path, "one") / "image-250nm.zarr"
-    words = ("--model", tmp_path / "int8.onnx", "--ledger", tmp_path / "ledger.json", "-o", tmp_path / "regions")
-    status, _, printed = muse("regions", store, *words)
-    assert status == 2 and "image-250nm.zarr" in printed
-    warned = read_json(tmp_path / "ledger.json").get("warnings", [])
-    assert ["reports no VNNI: sums may overflow" in each for each in warned] == ([] if vnni else [True])
-
-
-@pytest.mark.parametrize(
-    ("flags", "found"), [("sse2 avx2 avx512_vnni", True), ("avx_vnni", True), ("sse2 avx2", False)]
-)
-def test_vnni_is_read_from_the_processors_flags(monkeypatch, flags, found):
-    output = f"processor\t: 0\nvmx flags\t: avx_vnni\nflags\t\t: {flags}\nbugs\t\t:\n"
-    monkeypatch.setattr(environment, "_read_text", lambda path: output)
-    assert environment.has_vnni() is found
+    resolved = read_json(tmp_path / "m.json")
+    assert (status, resolved["model"], resolved["precision"], resolved["file"]) == (0, "compact-int8", "int8", None)
+    assert out.startswith("compact-int8: 0.5 um/px")
+    assert resolved["sha256"] == hashlib.sha256(find_model("compact").read_bytes()).hexdigest()
 
 
 def test_both_files_are_made_from_the_weights_beside_them():
@@ -90,3 +46,14 @@ def test_both_find_the_same_nuclei(shared_data):
     assert len(floats) > 50
     assert abs(len(floats) - len(int8)) < 0.05 * len(floats)
     assert (apart < 1).mean() > 0.95
+
+
+def test_few_pairs_of_products_saturate_16_bits_even_if_every_activation_is_at_its_maximum():
+    """On x86-64 without VNNI, products of neighbouring channels are added in pairs, in 16 bits."""
+    network = onnx.load(BUILT_IN / "compact-int8.onnx")
+    kernels = [onnx.numpy_helper.to_array(t) for t in network.graph.initializer if t.data_type == onnx.TensorProto.INT8]
+    layers = [k.transpose(0, 2, 3, 1).reshape(len(k), -1).astype(int) for k in kernels if k.ndim == 4]
+    pairs = np.concatenate([(k[:, :-1:2] + k[:, 1::2]).ravel() for k in layers])
+    saturated = np.abs(255 * pairs) > 2**15 - 1
+    assert pairs.size > 600_000
+    assert 0 < saturated.mean() < 0.02
