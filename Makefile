@@ -3,6 +3,9 @@
 PYTHON ?= python3
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 TORCH := torch==2.13.0
+CONSTRAINTS := envs/constraints.txt
+# Compiling every module takes longer than compiling the imported ones at their first import.
+PIP_INSTALL := python -m pip install --no-compile $(if $(UNPINNED),,--constraint $(CONSTRAINTS))
 
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -10,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE  # because it makes every process compile the package again
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-spawn docs lint clean
+.PHONY: help demo test test-slow test-spawn docs lint lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -22,7 +25,7 @@ demo: demo/config.yaml  ## synthesise a slide, find its nuclei, score them
 	@echo "Report:     demo/results/report.html"
 	@echo "For QuPath: demo/demo.svs with demo/results/demo/nuclei.geojson.gz"
 
-test: $(VENV)/develop.stamp  ## run the tests that take minutes
+test: $(VENV)/develop.stamp  ## run the tests that take minutes (UNPINNED=1: with the newest packages, in a new .venv)
 	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/develop.stamp  ## run the tests that take longer
@@ -39,6 +42,11 @@ lint: $(VENV)/develop.stamp  ## check style
 	ruff format --check .
 	snakefmt --check Snakefile workflow
 
+lock: $(VENV)/run.stamp  ## choose the newest versions of all packages for envs/constraints.txt
+	python -m pip install --quiet uv
+	echo "$(TORCH)" | uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade --no-annotate \
+	    --no-header --quiet --constraint - --output-file $(CONSTRAINTS)
+
 clean:  ## remove what the demo wrote
 	rm -rf demo
 
@@ -47,16 +55,15 @@ demo/config.yaml: | $(VENV)/run.stamp
 
 # Only training and the tests need torch. It is installed before the other packages, which would otherwise choose a
 # different build.
-$(VENV)/run.stamp: pyproject.toml
+$(VENV)/run.stamp: pyproject.toml $(CONSTRAINTS)
 	@echo "creating $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
-	@echo "installing the packages that run models into $(VENV): a few minutes"
-	@python -m pip install --quiet -e ".[cpu]"
+	@echo "installing the packages that run models into $(VENV)"
+	@$(PIP_INSTALL) -e ".[cpu]"
 	@touch $@
 
 $(VENV)/develop.stamp: pyproject.toml $(VENV)/run.stamp
-	@echo "installing $(TORCH) into $(VENV): a few minutes"
-	@python -m pip install --quiet $(TORCH)
-	@echo "installing the packages for training and tests into $(VENV): a few minutes"
-	@python -m pip install --quiet -e ".[cpu,train,dev]"
+	@echo "installing PyTorch and the packages for training and tests into $(VENV)"
+	@$(PIP_INSTALL) $(TORCH)
+	@$(PIP_INSTALL) -e ".[cpu,train,dev]"
 	@touch $@

@@ -1,8 +1,9 @@
 #!/bin/sh
-# Installs the wheel next to this script with an extra (cpu or gpu), for the Containerfile and for muse-pipeline.def.
+# Installs the wheel next to this script with an extra (cpu or gpu) and the tested versions of its dependencies, for the Containerfile and for muse-pipeline.def.
 set -eu
 extra=$1
-for wheel in "$(dirname "$0")"/muse_pipeline-*.whl; do
-    python3 -m pip install --no-cache-dir "$wheel[$extra]"
+folder=$(dirname "$0")
+for wheel in "$folder"/muse_pipeline-*.whl; do
+    python3 -m pip install --no-cache-dir --constraint "$folder/constraints.txt" "$wheel[$extra]"
 done
 muse doctor

@@ -1,12 +1,15 @@
 """Values that the project states more than once agree."""
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from muse_pipeline import __version__
 from muse_pipeline.cli.main import VERBS
@@ -28,6 +31,19 @@ def test_environments_mirror_the_extras(name, extras):
     wanted = [*PROJECT["dependencies"], *(line for extra in extras for line in PROJECT["optional-dependencies"][extra])]
     pip = next(entry["pip"] for entry in load(f"envs/{name}.yaml")["dependencies"] if isinstance(entry, dict))
     assert pip == wanted
+
+
+def test_the_pinned_versions_are_within_the_ranges():
+    lines = (TOP / "envs/constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {}
+    for pin in map(Requirement, lines):
+        pinned.setdefault(canonicalize_name(pin.name), []).append(str(pin.specifier).removeprefix("=="))
+    ranges = [
+        *PROJECT["dependencies"],
+        *(line for extra in PROJECT["optional-dependencies"].values() for line in extra),
+    ]
+    for needed in map(Requirement, ranges):
+        assert all(map(needed.specifier.contains, pinned[canonicalize_name(needed.name)])), needed
 
 
 def test_the_config_shows_the_defaults():
@@ -84,3 +100,12 @@ def test_citations():
     assert citation["version"] == __version__ == PROJECT["version"]
     assert citation["license"] == PROJECT["license"]
     assert len(citation["references"]) == 5
+
+
+def test_the_checkout_is_small_enough_for_the_gpu_benchmark():
+    """``benchmarks/gpu_session.py`` runs on machines to which the checkout is copied first."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=TOP, capture_output=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a Git checkout")
+    files = [TOP / name for name in listed.stdout.decode().rstrip("\0").split("\0")]
+    assert sum(file.stat().st_size for file in files if file.is_file()) < 64 * 2**20
