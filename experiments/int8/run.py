@@ -1,7 +1,7 @@
 """The built-in model in int8 and in floating point, on processors with and without VNNI, and sums that saturate.
 
-    python -m experiments.int8.run --data DATA --models compact-fp32 compact-int8 --processor vnni
-    qemu-x86_64 -cpu Haswell PYTHON -m experiments.int8.run --data DATA --models compact-int8 --processor avx2
+    python -m experiments.int8.run --data DATA --processor "Zen 4"
+    qemu-x86_64 -cpu Haswell PYTHON -m experiments.int8.run --data DATA --models compact-int8 --processor Haswell
     python -m experiments.int8.run --data DATA --saturation
     python -m experiments.int8.run --table
 
@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with the sets")
     parser.add_argument("--models", nargs="+", default=["compact-fp32", "compact-int8"])
-    parser.add_argument("--processor", default="vnni", help="name of this processor's kind in the table")
+    parser.add_argument("--processor", help="name of this processor in the table")
     parser.add_argument("--sets", nargs="+", default=[BREAST, *OUTLINED])
     parser.add_argument("--saturation", action="store_true")
     parser.add_argument("--table", action="store_true")
@@ -148,7 +148,7 @@ def render_table(runs: list[dict]) -> str:
             sums = [values.sum(0) for values in counts]
             measures = {"detection F1": [100 * detection_f1(s) for s in sums], "AJI": [100 * aji(s) for s in sums]}
         rows += [
-            f"| {title}, {len(counts[0])} crops | {measure} | {' | '.join(f'{value:.2f}' for value in values)} |"
+            f"| {title}, {len(counts[0])} crops | {measure} | {' | '.join(f'{value:.1f}' for value in values)} |"
             for measure, values in measures.items()
         ]
     for layers in (run["saturation"].values() for run in runs if "saturation" in run):
