@@ -23,7 +23,6 @@ from muse_pipeline.training.recipe import RECIPES
 METHODS = {
     "detector": "A detector trained on labels: [own-model.md](guide/own-model.md).",
     "muse": "MUSE pretraining: [pretraining.md](guide/pretraining.md).",
-    "adapt": "A detector adapted to tissue without labels: [pretraining.md](guide/pretraining.md#adapt-a-detector).",
     "psm": "PSM, nuclei without labels: [label-free.md](guide/label-free.md).",
     "trident": "TriDeNT, pretraining with a partner: [trident.md](guide/trident.md).",
     "unit": "UNITPathSSL, translation between masks and tissue: [unit.md](guide/unit.md).",

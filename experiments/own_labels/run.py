@@ -8,11 +8,11 @@ site, nor on colon, nor on three patients of TNBC. "breast" is site A8 with its 
 areas of its epithelium, and "tnbc" is the three patients with their outlines. Pictures to train on are sampled from one
 half of the patients (in TNBC from patient 04); pictures of the other patients are scored.
 
-"plain" is `config/train/my_labels.yaml`. "adapted" runs `config/train/adapt.yaml` first, on the pictures of the first
-half without their labels. It has three controls: in "held", distillation from the initial detector has so large a
-weight that MUSE's loss has no effect, which is self-training on these pictures; in "shuffled", each nucleus is compared
-with a different one; in "views" (DINO), only whole views are compared. The number in the name of an arm counts labelled
-pictures. DATA contains `prepared/`, which `python -m experiments.areas.prepare DATA` writes.
+"plain" is `config/train/my_labels.yaml`. "adapted" first continues MUSE from the detector (`adapt.yaml`), on the
+pictures of the first half without their labels. It has three controls: in "held", distillation from the initial
+detector has so large a weight that MUSE's loss has no effect, which is self-training on these pictures; in "shuffled",
+each nucleus is compared with a different one; in "views" (DINO), only whole views are compared. The number in the name
+of an arm counts labelled pictures. DATA contains `prepared/`, which `python -m experiments.areas.prepare DATA` writes.
 """
 
 from __future__ import annotations
@@ -45,15 +45,16 @@ from experiments.common.crops import aji, read_tnbc, score_outlines
 from experiments.common.runs import TOP, run_arms, runs_of
 from experiments.common.sites import draw_pictures, excluding, export_fold, score_site, split_sources
 from experiments.common.training import finetune, shuffle_identities
+from experiments.own_labels.adapt import AdaptBatch, AdaptConfig, AdaptStage
+from muse_pipeline.core.config import locate, parse_config, read_settings
 from muse_pipeline.core.pictures import read_rgb, write_png
 from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.sources import LabelSource, image_paths
-from muse_pipeline.methods.adapt.run import AdaptBatch, AdaptConfig, AdaptStage
 from muse_pipeline.methods.detector.run import load_detector_config
+from muse_pipeline.methods.detector.start import load_trained
 from muse_pipeline.methods.muse.data import PretrainData
 from muse_pipeline.training.checkpoint import load_checkpoint
-from muse_pipeline.training.recipe import load_run
 from muse_pipeline.training.run import Options
 
 RUNS = runs_of(__file__)
@@ -176,9 +177,11 @@ def train(start: Path, source: LabelSource, seed: int, data: Path, folder: Path)
 
 def adapt(start: Path, kind: str, seed: int, pictures: Path, folder: Path) -> Path:
     """Adapt the detector to pictures without labels, and return its checkpoint."""
-    changes = [f"checkpoint={start}", f"seed={seed}", f"schedule.steps={ADAPT_STEPS}", *CONTROLS[kind]]
+    changes = [f"backbone={load_trained(start)[1].backbone}", f"checkpoint={start}", f"seed={seed}"]
+    changes += [f"schedule.steps={ADAPT_STEPS}", *CONTROLS[kind]]
     changes.append(f"sources=[{{images: {json.dumps(str(pictures))}, mpp: {ADAPTED_MPP}}}]")
-    _, config = load_run(TOP / "config/train/adapt.yaml", pictures.parent, changes, only=AdaptConfig)
+    recipe = Path(__file__).with_name("adapt.yaml")
+    config = locate(parse_config(read_settings(recipe, changes), AdaptConfig, str(recipe)), pictures.parent, Path)
     stage = ShuffledStage if kind == "shuffled" else AdaptStage
     return stage(config, folder).run(OPTIONS)
 

@@ -24,7 +24,7 @@ GROUPS = {
     "before a run": "doctor inspect sheet workflow preflight",
     "a run and its results": "run view statistics",
     "further files of a slide": "embed anndata spatialdata bins",
-    "a model of your own": "adapt finetune pretrain train export evaluate",
+    "a model of your own": "finetune pretrain train export evaluate",
 }
 MORE = {  # only in `muse help all`
     "single steps of a run": ("fetch tissue register tile image regions propose detect stitch geojson overlay report"),

@@ -1,4 +1,4 @@
-"""Train a model as a config describes, by the `method` adapt, detector, mil, muse, psm, trident or unit.
+"""Train a model as a config describes, by the `method` detector, mil, muse, psm, trident or unit.
 
 Writes into the run folder: checkpoint.pt, the resolved config.yaml, provenance.json, metrics.jsonl and curves.png. A
 method with several stages has a folder for each under stages/, and psm also writes <name>.onnx. The same command
@@ -38,7 +38,7 @@ was stopped, and keeps finished stages. At the end, <name>.onnx is written into 
 docs/guide/label-free.md.
 """,
 }
-METHODS = {"adapt": "adapt", "finetune": "detector", "pretrain": "muse", "psm": "psm"}
+METHODS = {"finetune": "detector", "pretrain": "muse", "psm": "psm"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -105,7 +105,6 @@ BAD_INPUT = {
     "import-model": ["{noise}", "--kind", "hover", "--mpp", "0.5", "--scaling", "unit", "-o", "{out}"],
     "pretrain-config": ["{missing}", "--sheet", "{missing}", "--results", "{missing}", "-o", "{out}"],
     "pretrain": ["{missing}", "-o", "{out}"],
-    "adapt": ["{missing}", "-o", "{out}"],
     "finetune": ["{missing}", "-o", "{out}"],
     "train": ["{missing}", "-o", "{out}"],
     "psm": ["{missing}", "-o", "{out}"],

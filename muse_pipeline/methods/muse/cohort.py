@@ -107,7 +107,7 @@ def plan_cohort_run(
         LabelError: a patient would be in both training and evaluation.
     """
     rows, held = _choose_rows(cohort)
-    recipe, config = load_for_slides(path, data, list(changes))
+    recipe, config = _load_for_slides(path, data, list(changes))
     slides = tuple(_source(row, cohort.results.resolve() / row.slide_id, config) for row in rows)
     judged = [source for judge in judged_by for source in load_detector_config(*judge).validation]
     # The slides replace the placeholder, which is the last source.
@@ -125,7 +125,7 @@ def plan_cohort_run(
     return CohortRun(config, [row.slide_id for row in rows], paired, [row.slide_id for row in held])
 
 
-def load_for_slides(path: Path, data: Path | None, changes: list[str]) -> tuple[Recipe, MuseConfig | UnitConfig]:
+def _load_for_slides(path: Path, data: Path | None, changes: list[str]) -> tuple[Recipe, MuseConfig | UnitConfig]:
     """Read the recipe of a config and its settings, with a placeholder for the slides as the last source.
 
     Raises:

@@ -149,11 +149,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
 
         colours = np.stack([colour_of_fit(data.reference, image.stain) for image in self._held])
         points = PointSet(self._held, colours, self.config.views.global_px)
-        return (BestWeights(SCORE, partial(score_held, self.backbone_of(method), points), keep),)
-
-    def backbone_of(self, method: Method) -> Backbone:
-        """The backbone that is scored."""
-        return method.trained()
+        return (BestWeights(SCORE, partial(score_held, method.trained(), points), keep),)
 
     def checkpoint(self, data: PretrainData, method: Method) -> Checkpoint:
         """The trained backbone."""

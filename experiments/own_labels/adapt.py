@@ -1,50 +1,36 @@
-"""A run that adapts a trained detector by MUSE, kept stable by distillation from a frozen copy of that detector."""
+"""The training that adapts a detector by MUSE, kept stable by distillation from a frozen copy of that detector."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.config import Between, Count, Fraction, NotNegative, Weights
 from muse_pipeline.core.text import count_noun
-from muse_pipeline.core.types import Frame
 from muse_pipeline.data.augment import Augmentation, LabelledBatch, WeakView
-from muse_pipeline.data.nucleus_images import NucleusPicture
-from muse_pipeline.data.views import MAX_SIDE_PX, ViewBatch, ViewSampler, ViewSettings
-from muse_pipeline.evaluation.detection import DetectionCounts
-from muse_pipeline.inference.card import AppearanceReference, ColourReference
-from muse_pipeline.inference.doubts import describe_training, merge_references
-from muse_pipeline.inference.model import checkpoint_from, find_checkpoint
-from muse_pipeline.inference.stains import colour_of_fit, read_colour
-from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.data.views import MAX_SIDE_PX, ViewBatch, ViewSettings
+from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.methods.detector.config import DetectorConfig
-from muse_pipeline.methods.detector.data import keep_pictures
 from muse_pipeline.methods.detector.method import DistillationTerm
 from muse_pipeline.methods.detector.run import describe_detector
 from muse_pipeline.methods.detector.start import Start, describe_origins, load_trained
-from muse_pipeline.methods.detector.validation import N_IMAGES, Scorer
 from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.data import PretrainData, require_fine
 from muse_pipeline.methods.muse.method import MusePretraining
 from muse_pipeline.methods.muse.run import MuseStage, make_batches
-from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.detector import NucleusDetector
-from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.tissue.colour import measure_picture
 from muse_pipeline.training.checkpoint import Checkpoint
 from muse_pipeline.training.method import AveragedNetwork, Schedule, build_adamw
-from muse_pipeline.training.recipe import RECIPES, Recipe
 from muse_pipeline.training.run import Log
-from muse_pipeline.training.stages import Stage
 
 
 @dataclass(frozen=True)
@@ -152,25 +138,6 @@ class Adaptation(MusePretraining):
         return self.average.network
 
 
-@RECIPES.register("adapt")
-class AdaptRecipe(Recipe):
-    """Adapts a detector to tissue with nucleus positions, in one stage."""
-
-    Config = AdaptConfig
-    ends_in_model = True
-
-    def complete(self, values: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """Fill in the backbone's name from the checkpoint."""
-        path = find_checkpoint(checkpoint_from(folder, Path(str(values.get("checkpoint", AdaptConfig.checkpoint)))))
-        if not path.is_file():  # a missing file is reported when the run begins
-            return values
-        return {"backbone": load_trained(path)[1].backbone, **values}
-
-    def stages(self, config: AdaptConfig, folder: Path) -> Sequence[Stage]:
-        """Return the only stage, the training."""
-        return (AdaptStage(config, folder),)
-
-
 class AdaptStage(MuseStage):
     """Trains a detector by MUSE and distillation; reads data as MUSE's pretraining does."""
 
@@ -217,15 +184,6 @@ class AdaptStage(MuseStage):
 
         return draw
 
-    def backbone_of(self, method: Adaptation) -> Backbone:
-        """The averaged detector's backbone."""
-        return method.trained().backbone
-
-    def describe(self, data: PretrainData, log: Log) -> None:
-        """Print a summary of the training data, draw some views, and save pictures for checking the export."""
-        super().describe(data, log)
-        keep_pictures(self._fields(data), self.run_folder)
-
     def checkpoint(self, data: PretrainData, method: Adaptation) -> Checkpoint:
         """Checkpoint of the averaged detector, with the initial detector's settings."""
         config, (_, begun, start), network = self.config, self.begun, method.trained()
@@ -238,52 +196,13 @@ class AdaptStage(MuseStage):
             training_data=f"Adapted without labels, by MUSE and distillation from {begun.name}, to {learnt_from}.",
             limits="The adapted detector was not evaluated on labels.",
         )
-        appearance = merge_references(start.appearance, _appearance(data))
         meta = {
             **describe_detector(settings, data.reference),
             "origins": describe_origins([start.path], settings, {image.name for image in data.images}),
-            "appearance": appearance and dataclasses.asdict(appearance),
+            "appearance": start.appearance and dataclasses.asdict(start.appearance),
             **{name: known[name] for name in ("images", "patients", "learnt_patients", "step")},
         }
         return Checkpoint(network.backbone.state_dict(), network.head.state_dict(), meta)
-
-    def finish(self, data: PretrainData, method: Adaptation, log: Log) -> None:
-        """Print how the detections on fields of tissue changed, and what cannot be judged without labels."""
-        teacher, begun, start = self.begun
-        before, after = (Scorer(network, begun, start.colour) for network in (teacher, method.trained()))
-        n_classes = len(begun.classes)
-        counts, both = np.zeros((2, n_classes), int), DetectionCounts(np.zeros((n_classes + 1, 3)))
-        for field in self._fields(data):
-            old, new = before.find(field), after.find(field)
-            counts += [np.bincount(found.label, minlength=n_classes) for found in (old, new)]
-            both += after.count(new, old, None)
-        totals, of_class = counts.sum(1), DetectionCounts(both.values[1:].sum(0)).f1
-        log(
-            f"nuclei on {N_IMAGES} fields of the tissue, which may overlap: {totals[0]:,} by {begun.name}, "
-            f"{totals[1]:,} now"
-        )
-        if totals.all():
-            log(f"agreement (F1 at 3 um): {both.f1[0]:.1f}, with the same class {of_class:.1f}")
-            for name, *shares in zip(begun.class_names, *(100 * counts.T / totals).T, strict=True):
-                log("{}: {:.1f} % of the nuclei before, {:.1f} % now".format(name, *shares))
-        log(
-            "unknown without labels: whether nuclei, classes and outlines became better or worse; label some nuclei "
-            "and compare the two models (`muse evaluate`)"
-        )
-
-    def _fields(self, data: PretrainData) -> list[LabelledImage]:
-        """``N_IMAGES`` random fields of tissue at the detector's um per pixel, from evenly chosen images."""
-        settings, generator = _views_of_one_scale(FIELD_PX, self.begun[1].mpp), np.random.default_rng(self.config.seed)
-        images = [data.images[number * len(data.images) // N_IMAGES] for number in range(N_IMAGES)]
-        fields = [ViewSampler([image], settings)(generator).views[0].cut(image) for image in images]
-        none = Nuclei(np.zeros((0, 2)), Frame.WINDOW)
-        return [
-            LabelledImage(name=image.name, pixels=pixels, nuclei=none, stain=image.stain, weight=1.0)
-            for image, pixels in zip(images, fields, strict=True)
-        ]
-
-
-FIELD_PX = 512
 
 
 def _views_of_one_scale(side_px: int, mpp: float) -> ViewSettings:
@@ -294,14 +213,3 @@ def _normalise(data: PretrainData, reference: ColourReference) -> PretrainData:
     """Return ``data`` with colour maps that normalise the images' stains to ``reference``."""
     colours = np.stack([colour_of_fit(reference, image.stain) for image in data.images])
     return dataclasses.replace(data, colours=colours, reference=reference)
-
-
-def _appearance(data: PretrainData) -> AppearanceReference | None:
-    """Describe the appearance of the images, so that the model does not flag slides like them as unfamiliar."""
-    measured = [
-        measure_picture(image.pixels, image.mpp)
-        if isinstance(image, NucleusPicture)
-        else read_colour(source.colour or SlideFiles(source.store.parent).colour).appearance
-        for image, source in zip(data.images, data.sources, strict=True)
-    ]
-    return describe_training([one for one in measured if one])
