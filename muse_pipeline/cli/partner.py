@@ -38,17 +38,20 @@ def run(args: argparse.Namespace) -> None:
         summary_text,
         write_registration,
     )
-    from muse_pipeline.registration.register import register_partner
+    from muse_pipeline.registration.register import inspect_for_pair, register_partner
     from muse_pipeline.registration.transform import read_given
     from muse_pipeline.slides.inspect import read_info
+    from muse_pipeline.slides.isolation import call_isolated
     from muse_pipeline.tissue.mask import TissueMask
 
     info, folder = read_info(args.info), args.output.parent
     with record_outcome(args.partner, args.output, info.slide_id) as facts:
         is_known = args.start is not None and args.start.suffix.lower() == ".json"
         partner_mpp = read_registered(args.start).partner["mpp"][0] if is_known else None
-        with open_pair_of_files(args.slide, info, args.partner, partner_mpp, args.threads) as pair:
-            start = read_given(args.start, info, pair.partner_info) if args.start else None
+        advice = "run `muse register` with --partner-mpp, and name its transform.json in the sheet's partner_transform"
+        partner_info = call_isolated(inspect_for_pair, args.partner, args.partner.stem, partner_mpp, advice)
+        with open_pair_of_files(args.slide, info, args.partner, partner_info, args.threads) as pair:
+            start = read_given(args.start, info, partner_info) if args.start else None
             content = write_registration(pair, register_partner(pair, start), folder)
             print(summary_text(content))
             registered, tissue = read_registered(folder / TRANSFORM), TissueMask.load(args.tissue, info)

@@ -1,7 +1,7 @@
 """Register a second picture of the same tissue to its H&E slide, and check the result tile by tile.
 
-The partner may be rotated, mirrored, slightly bent or stained differently, and may cover only a part of the slide.
-Writes transform.json, checkerboard.png and residuals.tsv, but nothing for a partner that does not fit.
+The partner may be rotated, mirrored or stained differently, and may cover only a part of the slide. Writes
+transform.json, checkerboard.png and residuals.tsv, but nothing for a partner that does not fit.
 """
 
 from __future__ import annotations
@@ -34,6 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )
     parser.add_argument("--max-residual", type=positive, metavar="UM", help="largest residual of a tile (default: 5)")
+    parser.add_argument(
+        "--outline",
+        action="store_true",
+        help="fit only the outline of the tissue: for areas of neighbouring sections, whose nuclei differ",
+    )
     add_threads_argument(parser)
     add_output_argument(parser, "FOLDER", "for transform.json, checkerboard.png and residuals.tsv")
     add_ledger_argument(parser)
@@ -41,15 +46,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Register the partner and print a summary."""
+    from muse_pipeline.core.errors import MisfitError
+    from muse_pipeline.registration.outline import register_outline
     from muse_pipeline.registration.partner import open_pair_of_files
     from muse_pipeline.registration.record import summary_text, write_registration
-    from muse_pipeline.registration.register import LIMIT_UM, register_partner
+    from muse_pipeline.registration.register import LIMIT_UM, inspect_for_pair, register_partner
     from muse_pipeline.registration.transform import read_given
-    from muse_pipeline.slides.inspect import inspect_slide
     from muse_pipeline.slides.isolation import call_isolated
 
-    info = call_isolated(inspect_slide, args.slide, args.slide_id or args.slide.stem, args.mpp)
-    with open_pair_of_files(args.slide, info, args.partner, args.partner_mpp, args.threads) as pair:
-        start = read_given(args.start, pair.info, pair.partner_info, args.frame) if args.start else None
-        found = register_partner(pair, start, args.max_residual or LIMIT_UM)
-        print(summary_text(write_registration(pair, found, args.output)))
+    info, partner_info = (
+        call_isolated(inspect_for_pair, path, name, mpp, f"give it with {option}")
+        for path, name, mpp, option in (
+            (args.slide, args.slide_id or args.slide.stem, args.mpp, "--mpp"),
+            (args.partner, args.partner.stem, args.partner_mpp, "--partner-mpp"),
+        )
+    )
+    with open_pair_of_files(args.slide, info, args.partner, partner_info, args.threads) as pair:
+        start = read_given(args.start, info, partner_info, args.frame) if args.start else None
+        try:
+            registration = (
+                register_outline(pair, start)
+                if args.outline
+                else register_partner(pair, start, args.max_residual or LIMIT_UM)
+            )
+        except MisfitError as error:
+            raise MisfitError(
+                f"{error}; correct --mpp or --partner-mpp, give an initial transform with --start, accept larger "
+                "residuals with --max-residual, or fit the outline of the tissue with --outline, which is enough for "
+                "areas"
+            ) from error
+        print(summary_text(write_registration(pair, registration, args.output)))

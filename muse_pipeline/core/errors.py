@@ -53,6 +53,10 @@ class RegistrationError(MuseError, ValueError):
     """A partner does not fit its slide, or its transform cannot be used."""
 
 
+class MisfitError(RegistrationError):
+    """The nuclei of a partner do not match those of its slide."""
+
+
 class LabelError(MuseError, ValueError):
     """A label file cannot be read or has an undeclared class."""
 

@@ -22,7 +22,7 @@ MIN_CORRELATION = 0.2
 OTHER_POSITION_UM = 8.0  # positions farther than this from the best one count as other positions
 FLAT = 0.02  # standard deviation of optical density; a tile that varies less shows no nuclei
 COVERED = 0.25  # minimum share of tissue in a tile that is used for a fit
-MIN_SEEN = 0.8  # minimum share of a tile that lies on the partner
+MIN_SEEN = 0.8  # minimum share of a tile, as far as it lies on the slide, that lies on the partner
 
 
 class Picture:
@@ -154,10 +154,9 @@ def match_tiles(
     threads: int = 1,
 ) -> Matches:
     """Find the tiles around ``centre_um`` (N, 2) on the partner, near the positions that ``transform`` predicts."""
-    size_um = np.asarray(partner.size_px) * partner.mpp
 
     def match(centre: np.ndarray) -> TileMatch:
-        return _match_tile(slide, partner, transform, centre, power, size_um)
+        return _match_tile(slide, partner, transform, centre, power)
 
     found = list(map_in_order(match, centre_um, threads))
     columns = [np.array([getattr(tile, name) for tile in found]) for name in TileMatch._fields]
@@ -179,19 +178,18 @@ EVEN = TileMatch(np.zeros(2), 0.0, True, False, True)
 
 
 def _match_tile(
-    slide: PixelReader,
-    partner: PixelReader,
-    transform: Transform,
-    centre: np.ndarray,
-    power: Power,
-    partner_size_um: np.ndarray,
+    slide: PixelReader, partner: PixelReader, transform: Transform, centre: np.ndarray, power: Power
 ) -> TileMatch:
     side, reach = power.tile_px, power.reach_px
-    inner = grid_um(centre - side * power.um / 2, power.um, (side, side))
-    outer = grid_um(centre - (side / 2 + reach) * power.um, power.um, (side + 2 * reach,) * 2)
+    corner = centre - side * power.um / 2
+    # Only the part of the tile that lies on the slide is compared.
+    on_slide = np.round((np.asarray(slide.size_px) * slide.mpp - corner) / power.um).astype(int)
+    width, height = on_slide.clip(1, side).tolist()
+    inner = grid_um(corner, power.um, (width, height))
+    outer = grid_um(corner - reach * power.um, power.um, (width + 2 * reach, height + 2 * reach))
     on_partner = transform.to_partner(outer)
-    is_on = ((on_partner >= 0) & (on_partner < partner_size_um)).all(-1)
-    if is_on[reach : reach + side, reach : reach + side].mean() < MIN_SEEN:
+    is_on = ((on_partner >= 0) & (on_partner < np.asarray(partner.size_px) * partner.mpp)).all(-1)
+    if is_on[reach : reach + height, reach : reach + width].mean() < MIN_SEEN:
         return UNSEEN
     tile, around = nuclear_density(sample(slide, inner)), nuclear_density(sample(partner, on_partner))
     if around.std() < FLAT:

@@ -16,9 +16,8 @@ from muse_pipeline.core.types import Slide, SlideInfo
 from muse_pipeline.registration.match import WarpedReader, grid_um
 from muse_pipeline.registration.placement import Pair
 from muse_pipeline.registration.record import RegisteredPartner
-from muse_pipeline.registration.register import inspect_partner, open_pair
+from muse_pipeline.registration.register import open_pair
 from muse_pipeline.slides.base import open_slide
-from muse_pipeline.slides.isolation import call_isolated
 from muse_pipeline.store.resample import AreaReader
 from muse_pipeline.store.write import write_store
 from muse_pipeline.tissue.mask import TissueMask
@@ -27,7 +26,7 @@ from muse_pipeline.tissue.overview import strips
 
 @contextmanager
 def open_pair_of_files(
-    slide: Path, info: SlideInfo, partner: Path, partner_mpp: float | None = None, threads: int = 1
+    slide: Path, info: SlideInfo, partner: Path, partner_info: SlideInfo, threads: int = 1
 ) -> Iterator[Pair]:
     """Open a slide and its partner, and find the tissue of both.
 
@@ -35,18 +34,16 @@ def open_pair_of_files(
         slide: file of the H&E slide.
         info: facts about the H&E slide.
         partner: file of the partner.
-        partner_mpp: um per level-0 pixel of the partner, if its file does not state it.
+        partner_info: facts about the partner.
         threads: number of threads that compare tiles.
 
     Yields:
         The pair, which is closed when the block ends.
 
     Raises:
-        MppError: the partner's pixel size is unknown.
         RegistrationError: a slide has no tissue.
-        SlideError: the partner cannot be read.
+        SlideError: a slide cannot be read.
     """
-    partner_info = call_isolated(inspect_partner, partner, partner_mpp)
     with open_slide(slide, info.reader) as opened, open_slide(partner, partner_info.reader) as opened_partner:
         yield open_pair(opened, info, opened_partner, partner_info, threads)
 

@@ -2,7 +2,7 @@
 
 The search tries all angles and shifts, mirrored and not. It correlates two maps of each slide by FFT: the tissue, and
 the density of its nuclear stain. The best of the few placements that it finds is chosen at finer resolution, and
-refined by an affine map and then by a mild bend.
+refined to an affine map.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import scipy  # loads its modules at first use, because loading takes longer tha
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.types import Slide, SlideInfo
 from muse_pipeline.registration.match import Matches, Picture, PixelReader, Power, lattice, match_tiles, nuclear_density
-from muse_pipeline.registration.transform import BEND_NODE_UM, Bend, Transform
+from muse_pipeline.registration.transform import Transform
 from muse_pipeline.store.resample import MAX_COARSER, AreaReader
 
 CANVAS_PX = 192  # longer side of a slide in the search, in pixels
@@ -35,13 +35,7 @@ LEAST_TILES = 6
 FEW_TILES = 60  # number of tiles for the comparison of placements
 MIN_FITTING = 0.25  # minimum share of the tiles on the partner that agree with an affine map; by chance, few do
 SURE_FITTING = 0.6  # if this share of tiles agrees, no further placements are tried
-BEND_ROOM_UM = 40.0  # tiles within this distance agree with an affine map; a bend may explain the distance
-OUTLIER_UM = 5.0  # largest difference between a tile's shift and its neighbours' that a mild bend does not explain
-MILD = 0.02  # change of a mild bend's shift, in um per um
-N_NEIGHBOURS = 8
-BEND_SMOOTHING = 1e-2
-WORTH_BENDING_UM = 0.5  # a bend is tried if the median error of the affine map exceeds this
-MIN_GAIN = 0.15  # a bend must reduce the error by this share in tiles that it was not fitted to
+AGREE_UM = 40.0  # tiles within this distance agree with an affine map; mild bends of the section explain the distance
 
 
 @dataclass(frozen=True)
@@ -195,16 +189,16 @@ class Pair:
         return match_tiles(*self.readers(power.um), transform, centre_um, power, self.threads)
 
 
-def choose_placement(pair: Pair, starts: Sequence[Transform]) -> Transform | None:
-    """The placement that most tiles agree with, improved at low power; None if their share is below ``MIN_FITTING``."""
-    best, best_part = None, MIN_FITTING
+def choose_placement(pair: Pair, starts: Sequence[Transform]) -> tuple[Transform, float]:
+    """The placement that most tiles agree with, improved at low power, and their share of the tiles on the partner."""
+    best, best_part = starts[0], 0.0
     for start in starts:
         transform, part = place_roughly(pair, start)
         if part >= best_part:
             best, best_part = transform, part
         if part >= SURE_FITTING:
             break
-    return best
+    return best, best_part
 
 
 def place_roughly(pair: Pair, start: Transform) -> tuple[Transform, float]:
@@ -219,15 +213,13 @@ def place_roughly(pair: Pair, start: Transform) -> tuple[Transform, float]:
     return transform, part
 
 
-def refine(pair: Pair, start: Transform) -> tuple[Transform, Transform, Power]:
-    """Fit an affine map and a bend at increasing power, as long as enough tiles of the two stains match.
+def refine(pair: Pair, start: Transform) -> tuple[Transform, Power]:
+    """Fit an affine map at increasing power, as long as enough tiles of the two stains match.
 
     Returns:
-        The best transform without a bend; the best transform; and the finest power at which tiles match, at least
-        the first of ``HIGH_POWERS``.
+        The best transform, and the finest power at which tiles match, at least the first of ``HIGH_POWERS``.
     """
-    affine = transform = start
-    reached = HIGH_POWERS[0]
+    transform, reached = start, HIGH_POWERS[0]
     for power in HIGH_POWERS:
         if power.um < pair.finest_um:
             break
@@ -235,9 +227,8 @@ def refine(pair: Pair, start: Transform) -> tuple[Transform, Transform, Power]:
         fitted = fit_affine(matches, transform)
         if fitted is None or fitted[1] < MIN_FITTING:
             break
-        affine, reached = fitted[0], power
-        transform = fit_bend(matches, transform, affine, pair.low.picture.size_um)
-    return affine, transform, reached
+        transform, reached = fitted[0], power
+    return transform, reached
 
 
 def fit_affine(matches: Matches, measured_with: Transform) -> tuple[Transform, float] | None:
@@ -251,7 +242,7 @@ def fit_affine(matches: Matches, measured_with: Transform) -> tuple[Transform, f
     source, target = matches.centre_um[clear], matches.partner_um(measured_with)[clear]
     # OpenCV uses the same seed in each call, so the result is reproducible.
     matrix, agrees = cv2.estimateAffine2D(
-        source, target, method=cv2.RANSAC, ransacReprojThreshold=BEND_ROOM_UM, maxIters=5000, confidence=0.999
+        source, target, method=cv2.RANSAC, ransacReprojThreshold=AGREE_UM, maxIters=5000, confidence=0.999
     )
     if matrix is None or agrees.sum() < LEAST_TILES:
         return None
@@ -259,42 +250,3 @@ def fit_affine(matches: Matches, measured_with: Transform) -> tuple[Transform, f
     if not (stretch.min() > 0.75 and stretch.max() < 1.33):
         return None
     return Transform(matrix), float(agrees.sum()) / int(matches.is_seen.sum())
-
-
-def fit_bend(matches: Matches, measured_with: Transform, affine: Transform, size_um: np.ndarray) -> Transform:
-    """Add a smooth bend to an affine map, but only if it reduces the error in tiles that it was not fitted to."""
-    at = matches.centre_um[matches.is_clear]
-    shift = affine.straighten(matches.partner_um(measured_with)[matches.is_clear]) - at
-    fits = _agrees_with_neighbours(at, shift)
-    at, shift = at[fits], shift[fits]
-    # With this number, each of the four parts that are held out in turn has at least ``LEAST_TILES``.
-    if len(at) < 4 * LEAST_TILES:
-        return affine
-    error = np.median(np.linalg.norm(shift, axis=1))
-    if error < WORTH_BENDING_UM or np.median(_held_out_errors(at, shift)) > (1 - MIN_GAIN) * error:
-        return affine
-    nodes = [np.arange(0, side + BEND_NODE_UM, BEND_NODE_UM) for side in size_um]
-    grid = np.stack(np.meshgrid(*nodes), -1)
-    values = _spline(at, shift)(grid.reshape(-1, 2) / 1000).reshape(grid.shape)
-    return Transform(affine.matrix, Bend(values.astype(np.float32), BEND_NODE_UM))
-
-
-def _agrees_with_neighbours(at: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """(N,) bool: True if a tile's shift is similar to the shifts of the nearest tiles."""
-    far, near = scipy.spatial.cKDTree(at).query(at, k=min(N_NEIGHBOURS + 1, len(at)))
-    middle = np.median(shift[near[:, 1:]], axis=1)
-    return np.linalg.norm(shift - middle, axis=1) < OUTLIER_UM + MILD * np.median(far[:, 1:], axis=1)
-
-
-def _held_out_errors(at: np.ndarray, shift: np.ndarray, n_parts: int = 4) -> np.ndarray:
-    """(N,) um: error at each tile of a bend that was fitted without the tile's own part of the tiles."""
-    error = np.empty(len(at))
-    for part in range(n_parts):
-        held = np.arange(len(at)) % n_parts == part
-        error[held] = np.linalg.norm(_spline(at[~held], shift[~held])(at[held] / 1000) - shift[held], axis=1)
-    return error
-
-
-def _spline(at: np.ndarray, shift: np.ndarray) -> scipy.interpolate.RBFInterpolator:
-    """A thin-plate spline, as a function of positions in mm, fitted to ``shift`` (N, 2) at positions (N, 2) in um."""
-    return scipy.interpolate.RBFInterpolator(at / 1000, shift, smoothing=BEND_SMOOTHING, kernel="thin_plate_spline")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,13 @@ from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.registration.match import PixelReader, grid_um, sample
 from muse_pipeline.registration.placement import Pair
 from muse_pipeline.registration.register import ABOVE_LIMIT, KEPT, NO_MATCH, OUTSIDE, Registration, TileResiduals
-from muse_pipeline.registration.transform import Transform
+from muse_pipeline.registration.transform import Transform, read_transform
 
 TRANSFORM, RESIDUALS, CHECKERBOARD, RECORD = "transform.json", "residuals.tsv", "checkerboard.png", "partner.json"
 OK, FAILED = "ok", "failed"
 
 FORMAT = 1
-DIRECTION = "slide to partner: partner_xy = matrix @ (x + bend_x, y + bend_y, 1)"
+DIRECTION = "slide to partner: partner_xy = matrix @ (x, y, 1)"
 COLUMNS = ("x", "y", "side", "status", "residual_um", "measured", "correlation")
 
 WIDTH_PX = 1500
@@ -104,12 +104,12 @@ def describe(found: Registration) -> dict[str, Any]:
         "units": "px",
         "slide": _identify(found.slide),
         "partner": _identify(found.partner),
-        **transform.to_dict(found.slide.mpp, found.partner.mpp),
+        "matrix": transform.matrix_px(found.slide.mpp, found.partner.mpp).tolist(),
         "mirrored": transform.is_mirrored,
         "degrees": round(transform.degrees, 3),
         "scale": round(transform.scale, 5),
-        "bend_um": round(transform.bend_um, 2),
         "compared_at_um": found.power.um,
+        "outline": found.outline and asdict(found.outline),
         "residuals": summarise(tiles),
         "tile_um": tiles.side_um,
         "kept_tiles": ["".join("01"[int(kept)] for kept in row) for row in kept_grid],
@@ -128,12 +128,22 @@ def summarise(tiles: TileResiduals) -> dict[str, Any]:
 
 def summary_text(content: dict[str, Any]) -> str:
     """Summarise the content of transform.json in a few lines of text."""
-    residuals = content["residuals"]
-    bend = f"bent by up to {content['bend_um']:.1f} um" if content["bend"] else "not bent"
+    residuals, outline = content["residuals"], content["outline"]
     side = "mirrored, " if content["mirrored"] else ""
     lines = [
         f"{content['partner']['path']} on slide '{content['slide']['slide_id']}'",
-        f"  placement   {side}turned by {content['degrees']:.2f} degrees, scale {content['scale']:.4f}, {bend}",
+        f"  placement   {side}turned by {content['degrees']:.2f} degrees, scale {content['scale']:.4f}",
+    ]
+    if outline:
+        return "\n".join(
+            [
+                *lines,
+                f"  outlines    overlap {outline['dice']:.0%} (Dice), {outline['median_um']:g} um apart in the median, "
+                f"95 % below {outline['p95_um']:g} um",
+                "  tiles       none kept: nuclei were not compared, so use this map for areas only",
+            ]
+        )
+    lines += [
         f"  residuals   median {residuals['median_um']:.2f} um, 95 % below {residuals['p95_um']:.2f} um",
         f"  tiles       {residuals['kept']} of {residuals['tiles']} kept; {residuals['above_limit']} above "
         f"{residuals['limit_um']:g} um, {residuals['no_match']} without a match, {residuals['outside']} outside the "
@@ -179,11 +189,12 @@ class RegisteredPartner:
     def is_kept(self, um: np.ndarray) -> np.ndarray:
         """True for positions (..., 2) in um on the slide that are in a kept tile and on the partner."""
         column, row = np.moveaxis(np.floor(um / self.tile_um).astype(int), -1, 0)
-        within = (row >= 0) & (row < self.kept.shape[0]) & (column >= 0) & (column < self.kept.shape[1])
+        # A rest of less than half a tile, at the right and lower edge, belongs to the last tile.
         at = row.clip(0, self.kept.shape[0] - 1), column.clip(0, self.kept.shape[1] - 1)
-        on_partner = self.transform.to_partner(um)
-        size_um = np.multiply(self.partner["size_px"], self.partner["mpp"])
-        return within & self.kept[at] & ((on_partner >= 0) & (on_partner < size_um)).all(-1)
+        is_on = self.kept[at]
+        for info, position in ((self.slide, um), (self.partner, self.transform.to_partner(um))):
+            is_on = is_on & ((position >= 0) & (position < np.multiply(info["size_px"], info["mpp"]))).all(-1)
+        return is_on
 
     def require(self, slide: SlideInfo, partner: SlideInfo) -> None:
         """Require that the registration belongs to this slide and partner.
@@ -207,7 +218,7 @@ def read_registered(path: Path) -> RegisteredPartner:
     try:
         content = read_json(path)
         slide, partner = content["slide"], content["partner"]
-        transform = Transform.from_dict(content, slide["mpp"], partner["mpp"])
+        transform = read_transform(content, slide["mpp"], partner["mpp"])
         kept = np.array([[sign == "1" for sign in row] for row in content["kept_tiles"]])
         if content["format"] != FORMAT or kept.ndim != 2:
             raise ValueError("unknown format")

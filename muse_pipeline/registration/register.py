@@ -9,10 +9,18 @@ import cv2
 import numpy as np
 import scipy  # loads its modules at first use, because loading takes longer than processing a small slide
 
-from muse_pipeline.core.errors import MppError, RegistrationError
+from muse_pipeline.core.errors import MisfitError, MppError, RegistrationError
 from muse_pipeline.core.types import Slide, SlideInfo
 from muse_pipeline.registration.match import Picture, tiles_on_tissue
-from muse_pipeline.registration.placement import LowPower, Pair, Power, choose_placement, find_placements, refine
+from muse_pipeline.registration.placement import (
+    MIN_FITTING,
+    LowPower,
+    Pair,
+    Power,
+    choose_placement,
+    find_placements,
+    refine,
+)
 from muse_pipeline.registration.transform import Transform
 from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.tissue.find import find_tissue
@@ -60,12 +68,27 @@ class TileResiduals:
 
     def kept_grid(self, size_um: np.ndarray) -> np.ndarray:
         """(rows, columns) bool over a slide of ``size_um``: True for tiles that are kept."""
-        # With the tolerance, a rounding error does not add tiles to a slide that ends at the edge of a tile.
-        columns, rows = np.ceil(size_um / self.side_um - 1e-9).astype(int)
+        # A rest of less than half a tile belongs to the last tile.
+        columns, rows = np.ceil(size_um / self.side_um - 0.5).astype(int).clip(1)
         kept = np.zeros((rows, columns), bool)
         column, row = (self.centre_um[self.is_kept] // self.side_um).astype(int).T
         kept[row, column] = True
         return kept
+
+
+@dataclass(frozen=True)
+class OutlineFit:
+    """The agreement of the outlines of the tissue.
+
+    Attributes:
+        dice: Dice coefficient of both tissues.
+        median_um: median distance from the outline on the slide to that on the partner.
+        p95_um: 95th percentile of these distances.
+    """
+
+    dice: float
+    median_um: float
+    p95_um: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,20 +98,18 @@ class Registration:
     Attributes:
         slide: the H&E slide.
         partner: its partner.
-        rigid: the best placement of the search, or the given transform, before refinement.
-        affine: the best transform without a bend.
         transform: the best transform.
         power: power at which tiles were compared.
         tiles: residuals of ``transform``.
+        outline: agreement of the outlines, if these alone were registered.
     """
 
     slide: SlideInfo
     partner: SlideInfo
-    rigid: Transform
-    affine: Transform
     transform: Transform
     power: Power
     tiles: TileResiduals
+    outline: OutlineFit | None = None
 
 
 def register_partner(pair: Pair, start: Transform | None = None, limit_um: float = LIMIT_UM) -> Registration:
@@ -100,21 +121,21 @@ def register_partner(pair: Pair, start: Transform | None = None, limit_um: float
         limit_um: largest residual of a tile that is kept.
 
     Raises:
-        RegistrationError: the partner does not match the slide.
+        MisfitError: the nuclei of both slides do not match.
     """
     starts = [start] if start else find_placements(pair.low, pair.partner_low, pair.threads)
-    placed = choose_placement(pair, starts)
-    if placed is None:
-        raise RegistrationError(_misfit(pair, start))
-    affine, transform, power = refine(pair, placed)
+    placed, part = choose_placement(pair, starts)
+    if part < MIN_FITTING:
+        raise MisfitError(_misfit(pair, start, part))
+    transform, power = refine(pair, placed)
     tiles = measure_tiles(pair, transform, power, limit_um)
     if tiles.is_kept.sum() < MIN_KEPT * max(tiles.is_seen.sum(), 1):
-        raise RegistrationError(
-            f"{pair.partner_info.path}: only {tiles.is_kept.sum()} of {tiles.is_seen.sum()} tiles lie within "
-            f"{limit_um:g} um of slide '{pair.info.slide_id}'; it may show a different section; raise --max-residual "
-            "or leave out the partner"
+        raise MisfitError(
+            f"{pair.partner_info.path}: {tiles.is_kept.sum()} of {tiles.is_seen.sum()} tiles lie within {limit_um:g} "
+            f"um of slide '{pair.info.slide_id}', and {MIN_KEPT:.0%} are needed; it may show a different section, or "
+            "be bent"
         )
-    return Registration(pair.info, pair.partner_info, starts[0], affine, transform, power, tiles)
+    return Registration(pair.info, pair.partner_info, transform, power, tiles)
 
 
 def open_pair(slide: Slide, info: SlideInfo, partner: Slide, partner_info: SlideInfo, threads: int = 1) -> Pair:
@@ -129,20 +150,23 @@ def open_pair(slide: Slide, info: SlideInfo, partner: Slide, partner_info: Slide
     return Pair(slide, info, low, partner, partner_info, _low_power(partner, partner_info), threads)
 
 
-def inspect_partner(path: Path, mpp: float | None = None) -> SlideInfo:
-    """The facts about a partner's file, as from ``inspect_slide``.
+def inspect_for_pair(path: Path, slide_id: str, mpp: float | None, advice: str) -> SlideInfo:
+    """The facts about a file of a pair, as from ``inspect_slide``.
+
+    Args:
+        path: the file.
+        slide_id: name of the slide.
+        mpp: um per level-0 pixel; overrides the file.
+        advice: end of the error about an um per pixel that is unknown or impossible.
 
     Raises:
         SlideError: the file cannot be opened.
-        MppError: ``mpp`` is None and the file does not state its pixel size.
+        MppError: ``mpp`` is None and the file does not state its pixel size, or the size is impossible.
     """
     try:
-        return inspect_slide(path, path.stem, mpp)
+        return inspect_slide(path, slide_id, mpp)
     except MppError as error:
-        raise MppError(
-            f"{error}; for a partner the option is --partner-mpp, and in a sheet its column partner_transform "
-            "can be the transform.json of `muse register`"
-        ) from error
+        raise MppError(f"{str(error).rpartition('; ')[0]}; {advice}") from error
 
 
 def measure_tiles(pair: Pair, transform: Transform, power: Power, limit_um: float) -> TileResiduals:
@@ -167,14 +191,19 @@ def _low_power(slide: Slide, info: SlideInfo) -> LowPower:
     found = find_tissue(slide, info)
     if found.tissue.is_empty:
         why = found.warnings[-1] if found.warnings else "no tissue found"
-        raise RegistrationError(f"{info.path}: {why}, so it cannot be registered; leave out the partner")
+        raise RegistrationError(
+            f"{info.path}: {why}, so it cannot be registered; both slides must show dark tissue on bright background"
+        )
     return LowPower(Picture(found.overview.pixels, found.overview.mpp), found.tissue.mask)
 
 
-def _misfit(pair: Pair, start: Transform | None) -> str:
+def _misfit(pair: Pair, start: Transform | None, part: float) -> str:
+    """Name the limits of a registration, beside what the pair has."""
     how = "as given" if start else "at any angle, mirrored or not"
+    areas_mm2 = [np.prod(low.picture.mpp) * low.mask.sum() / 1e6 for low in (pair.low, pair.partner_low)]
     return (
-        f"{pair.partner_info.path}: does not fit slide '{pair.info.slide_id}' {how}; check that both show the same "
-        f"tissue, and that the slide has {pair.info.mpp[0]:.4g} um per pixel and the partner "
-        f"{pair.partner_info.mpp[0]:.4g}"
+        f"{pair.partner_info.path}: does not fit slide '{pair.info.slide_id}' {how}: nuclei agree in {part:.0%} of the "
+        f"tiles, and {MIN_FITTING:.0%} are needed. Both must show the same nuclei and share half of the tissue (the "
+        f"slide has {areas_mm2[0]:.3g} mm2, the partner {areas_mm2[1]:.3g}), and the um per pixel (slide "
+        f"{pair.info.mpp[0]:.4g}, partner {pair.partner_info.mpp[0]:.4g}) must be right within 6 %"
     )

@@ -1,4 +1,4 @@
-"""The map from an H&E slide to its partner: an affine matrix and, if needed, a smooth bend.
+"""The affine map from an H&E slide to its partner.
 
 Within the package, positions on both slides are in um from the corner of level 0; in files, they are in absolute
 level-0 px. Users can provide landmarks, a matrix, or the transform.json of an earlier registration.
@@ -19,36 +19,10 @@ from muse_pipeline.core.files import read_json, read_rows
 from muse_pipeline.core.text import decimal_point
 from muse_pipeline.core.types import SlideInfo
 
-BEND_NODE_UM = 250.0
 LANDMARK_COLUMNS = ("x", "y", "partner_x", "partner_y")
 LEAST_LANDMARKS = 3
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan|inf", re.IGNORECASE)
 _NUMBERS = re.compile(r"(?:[\s\d.,;e+-]|nan|inf)+", re.IGNORECASE)
-
-
-@dataclass(frozen=True, eq=False)
-class Bend:
-    """A displacement on the slide, interpolated bilinearly between nodes and constant beyond them.
-
-    Attributes:
-        shift_um: (rows, columns, 2) float32, displacement of the nodes in x and y; the first node is at the corner of
-            level 0.
-        node_um: distance between nodes.
-    """
-
-    shift_um: np.ndarray
-    node_um: float
-
-    def at(self, um: np.ndarray) -> np.ndarray:
-        """The displacement (..., 2) in um at positions ``um`` (..., 2) on the slide."""
-        last = np.array(self.shift_um.shape[1::-1]) - 1
-        at = (np.asarray(um, float) / self.node_um).clip(0, last)
-        low = np.minimum(at.astype(int), np.maximum(last - 1, 0))
-        (column, row), (x, y) = np.moveaxis(low, -1, 0), np.moveaxis((at - low).astype(np.float32)[..., None], -2, 0)
-        right, below = np.minimum(column + 1, last[0]), np.minimum(row + 1, last[1])
-        upper = self.shift_um[row, column] * (1 - x) + self.shift_um[row, right] * x
-        lower = self.shift_um[below, column] * (1 - x) + self.shift_um[below, right] * x
-        return upper * (1 - y) + lower * y
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,22 +31,13 @@ class Transform:
 
     Attributes:
         matrix: (2, 3) float64; matrix @ (x, y, 1) is a position on the partner, with x and y on the slide, all in um.
-        bend: displacement added to (x, y) first; None for no displacement.
     """
 
     matrix: np.ndarray
-    bend: Bend | None = None
 
     def to_partner(self, um: np.ndarray) -> np.ndarray:
         """Map positions (..., 2) on the slide to the partner, both in um."""
-        um = np.asarray(um, float)
-        if self.bend is not None:
-            um = um + self.bend.at(um)
-        return um @ self.matrix[:, :2].T + self.matrix[:, 2]
-
-    def straighten(self, partner_um: np.ndarray) -> np.ndarray:
-        """Map positions (..., 2) on the partner to the slide, ignoring the bend."""
-        return (np.asarray(partner_um, float) - self.matrix[:, 2]) @ np.linalg.inv(self.matrix[:, :2]).T
+        return np.asarray(um, float) @ self.matrix[:, :2].T + self.matrix[:, 2]
 
     @property
     def is_mirrored(self) -> bool:
@@ -92,36 +57,22 @@ class Transform:
         """Size of the tissue on the partner relative to the slide, both measured in um."""
         return float(np.sqrt(abs(np.linalg.det(self.matrix[:, :2]))))
 
-    @property
-    def bend_um(self) -> float:
-        """Largest displacement by the bend, in um."""
-        return 0.0 if self.bend is None else float(np.linalg.norm(self.bend.shift_um, axis=-1).max())
+    def matrix_px(self, slide_mpp: tuple[float, float], partner_mpp: tuple[float, float]) -> np.ndarray:
+        """The matrix (2, 3) from absolute level-0 px to absolute level-0 px."""
+        return self.matrix @ np.diag([*slide_mpp, 1.0]) / np.array(partner_mpp)[:, None]
 
-    def to_dict(self, slide_mpp: tuple[float, float], partner_mpp: tuple[float, float]) -> dict[str, Any]:
-        """JSON-ready entries: ``matrix``, from absolute level-0 px to absolute level-0 px, and ``bend``, in um."""
-        to_um = np.diag([*slide_mpp, 1.0])
-        matrix = self.matrix @ to_um / np.array(partner_mpp)[:, None]
-        bend = None
-        if self.bend is not None:
-            bend = {"node_um": self.bend.node_um, "shift_um": np.round(self.bend.shift_um.astype(float), 2).tolist()}
-        return {"matrix": matrix.tolist(), "bend": bend}
 
-    @classmethod
-    def from_dict(
-        cls, values: dict[str, Any], slide_mpp: tuple[float, float], partner_mpp: tuple[float, float]
-    ) -> Transform:
-        """The inverse of ``to_dict``.
+def read_transform(
+    content: dict[str, Any], slide_mpp: tuple[float, float], partner_mpp: tuple[float, float]
+) -> Transform:
+    """The transform in the content of a transform.json.
 
-        Raises:
-            KeyError, TypeError, ValueError: an entry is missing or invalid.
-        """
-        matrix = matrix_in_um(np.array(values["matrix"], float), slide_mpp, partner_mpp)
-        if (bend := values.get("bend")) is None:
-            return cls(matrix)
-        shift = np.array(bend["shift_um"], np.float32)
-        if shift.ndim != 3 or shift.shape[2] != 2 or not np.isfinite(shift).all() or not bend["node_um"] > 0:
-            raise ValueError(f"the bend, of shape {shift.shape}, is invalid")
-        return cls(matrix, Bend(shift, float(bend["node_um"])))
+    Raises:
+        KeyError, TypeError, ValueError: the matrix is missing or invalid, or the file is of a version that bent slides.
+    """
+    if content.get("bend"):
+        raise ValueError("it bends the slide, which this version does not support")
+    return Transform(matrix_in_um(np.array(content["matrix"], float), slide_mpp, partner_mpp))
 
 
 def matrix_in_um(matrix_px: np.ndarray, slide_mpp: tuple[float, float], partner_mpp: tuple[float, float]) -> np.ndarray:
@@ -150,7 +101,7 @@ def read_given(path: Path, slide: SlideInfo, partner: SlideInfo, frame: str = "q
     """
     try:
         if path.suffix.lower() == ".json":
-            return Transform.from_dict(read_json(path), slide.mpp, partner.mpp)
+            return read_transform(read_json(path), slide.mpp, partner.mpp)
         offsets = [np.array(qupath_offset_px(info.bounds, frame), float) for info in (slide, partner)]
         # An alignment file of Xenium Explorer contains only numbers, like any other matrix.
         if path.suffix.lower() == ".csv" and not _NUMBERS.fullmatch(path.read_text(encoding="utf-8-sig")):

@@ -12,7 +12,7 @@ from muse_pipeline.core.files import read_json
 from muse_pipeline.registration.record import read_registered
 from muse_pipeline.store.store import open_store
 
-WARP = Warp(degrees=-97, scale=0.97, shift_um=(80, 40), bend_um=10)
+WARP = Warp(degrees=-97, scale=0.97, shift_um=(80, 40))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,6 @@ def test_a_partner_is_registered_checked_and_tiled(muse, files, tmp_path):
     [
         ("ihc.png", [], "--partner-mpp"),
         ("glass.png", ["--partner-mpp", "0.8"], "no tissue found"),
-        ("ihc.png", ["--partner-mpp", "1.6"], "that the slide has 0.6 um per pixel and the partner 1.6"),
         ("none.png", [], "no such file"),
         ("ihc.png", ["--partner-mpp", "0.8", "--start", "none.csv"], "cannot be read"),
     ],
@@ -89,6 +88,25 @@ def test_a_partner_that_cannot_be_used_is_one_sentence_and_nothing_is_written(
     status, _, error = muse("register", files[0] / "he.tif", files[0] / partner, *options, "-o", out)
     assert status == 2 and why in error and error.count("\n") == 1
     assert not out.exists()
+
+
+def test_advice_is_for_the_verb(muse, files, tmp_path):
+    he, ihc = files[0] / "he.tif", files[0] / "ihc.png"
+    for pair, option in (((ihc, he), "--mpp"), ((he, ihc), "--partner-mpp")):
+        status, _, error = muse("register", *pair, "-o", tmp_path / "out")
+        assert status == 2 and error.endswith(f"give it with {option}\n") and "sheet" not in error
+    status, _, error = muse("register", he, ihc, "--partner-mpp", "1.6", "-o", tmp_path / "out")
+    assert status == 2 and "(slide 0.6, partner 1.6)" in error and "--outline" in error
+
+
+@pytest.mark.slow
+def test_an_outline_is_registered(muse, files, tmp_path):
+    folder, _ = files
+    pair = [folder / "he.tif", folder / "ihc.png", "--partner-mpp", "0.8", "--outline"]
+    status, printed, error = muse("register", *pair, "-o", tmp_path)
+    assert status == 0 and "outlines    overlap 9" in printed, error
+    content = read_json(tmp_path / "transform.json")
+    assert content["outline"]["dice"] > 0.9 and not any("1" in row for row in content["kept_tiles"])
 
 
 def test_a_foreign_transform_is_recorded(muse, files, tmp_path):

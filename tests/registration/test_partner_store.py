@@ -17,7 +17,7 @@ from muse_pipeline.store.store import open_store
 from muse_pipeline.store.write import write_store
 from muse_pipeline.tissue.find import find_tissue
 
-WARP = Warp(degrees=173, scale=1.03, shift_um=(60, 200), bend_um=10)
+WARP = Warp(degrees=173, scale=1.03, shift_um=(60, 200))
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from drawn import ArraySlide
 
 from muse_pipeline.core.errors import RegistrationError
 from muse_pipeline.core.types import Bounds
-from muse_pipeline.registration.transform import Bend, Transform, read_given
+from muse_pipeline.registration.transform import Transform, read_given, read_transform
 
 MATRIX = np.array([[0.0, -1.1, 300.0], [1.1, 0.0, -20.0]])  # turned by 90 degrees clockwise, as y points down
 PIXELS = np.zeros((40, 50, 3), np.uint8)
@@ -16,31 +16,18 @@ def info_of(mpp, bounds=None):
     return ArraySlide([PIXELS]).info(mpp, bounds=bounds)
 
 
-def test_a_bend_is_bilinear_between_nodes_and_constant_beyond():
-    shift = np.zeros((2, 3, 2), np.float32)
-    shift[0, 1] = 8.0, -4.0
-    bend = Bend(shift, 100.0)
-    at = np.array([[100.0, 0.0], [50.0, 0.0], [150.0, 50.0], [100.0, -30.0], [900.0, 900.0]])
-    np.testing.assert_allclose(bend.at(at), [[8, -4], [4, -2], [2, -1], [8, -4], [0, 0]], atol=1e-6)
-    assert bend.at(at.reshape(1, 5, 2)).shape == (1, 5, 2)
-
-
 def test_a_transform_describes_itself():
     turned = Transform(MATRIX)
     assert (round(turned.degrees), round(turned.scale, 3), turned.is_mirrored) == (90, 1.1, False)
     assert Transform(np.array([[-1.0, 0, 9], [0, 1, 0]])).is_mirrored
-    np.testing.assert_allclose(turned.straighten(turned.to_partner([[5.0, 7.0]])), [[5, 7]])
 
 
 def test_a_transform_survives_its_file_whatever_the_pixels():
-    bend = Bend(np.random.default_rng(0).normal(0, 5, (3, 4, 2)).astype(np.float32), 250.0)
     slide_mpp, partner_mpp = (0.25, 0.26), (0.5, 0.5)
-    values = Transform(MATRIX, bend).to_dict(slide_mpp, partner_mpp)
-    corner = np.array(values["matrix"]) @ [1000, 1000, 1]
-    np.testing.assert_allclose(corner * partner_mpp, MATRIX @ [250, 260, 1])
-    at = np.random.default_rng(1).uniform(0, 700, (20, 2))
-    again = Transform.from_dict(values, slide_mpp, partner_mpp)
-    np.testing.assert_allclose(again.to_partner(at), Transform(MATRIX, bend).to_partner(at), atol=0.02)
+    matrix = Transform(MATRIX).matrix_px(slide_mpp, partner_mpp)
+    np.testing.assert_allclose(matrix @ [1000, 1000, 1] * partner_mpp, MATRIX @ [250, 260, 1])
+    again = read_transform({"matrix": matrix.tolist()}, slide_mpp, partner_mpp)
+    np.testing.assert_allclose(again.matrix, MATRIX)
 
 
 def write_landmarks(path, points_px, targets_px):
@@ -103,6 +90,7 @@ def test_a_matrix_of_qupath_counts_from_the_bounds(tmp_path):
         ("m.txt", "1 1 0 1 1 0", "not an invertible map"),
         ("t.json", '{"matrix": [[1, 0], [0, 1]]}', "not a transform"),
         ("t.json", "{", "not a transform"),
+        ("t.json", '{"matrix": [[1, 0, 0], [0, 1, 0]], "bend": {"node_um": 250}}', "it bends the slide"),
     ],
 )
 def test_what_is_no_transform_is_one_sentence(tmp_path, name, text, why):

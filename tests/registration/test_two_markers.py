@@ -32,7 +32,7 @@ def study(tmp_path, monkeypatch):
         "format": FORMAT,
         "slide": {"mpp": MPP, "size_px": [3200, 3200]},
         "partner": {"mpp": PARTNER_MPP, "size_px": [2000, 2000]},
-        **Transform(MATRIX).to_dict(MPP, PARTNER_MPP),
+        "matrix": Transform(MATRIX).matrix_px(MPP, PARTNER_MPP).tolist(),
         "tile_um": 400.0,
         "kept_tiles": ["11", "10"],
     }
