@@ -30,7 +30,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -134,15 +133,13 @@ def forward(args: argparse.Namespace) -> Iterator[dict]:
     expected = [found for window in windows for found in reference(window, IDENTITY)]
     owned = ((card.input_px - 2 * card.halo_px) * card.mpp / 1000) ** 2  # mm2 of a window without its halo
     yield {"runtime": "onnxruntime cpu, one core", "batch": 1} | speed(reference, windows[0], owned, 3)
-    for provider, half in ((TORCH_PROVIDER, True), (TORCH_PROVIDER, False), ("cuda", False)):
+    for provider in (TORCH_PROVIDER, "cuda"):
         if not starts(provider):
             yield {"runtime": provider, "error": "does not start"}
             continue
         for batch in (1, 8, 32) if ON_GPU else (1,):
             predictor = Predictor(model, provider)
-            if provider == TORCH_PROVIDER:
-                predictor.session.half = half and ON_GPU
-            row = {"runtime": provider, "precision": "fp16" if half and ON_GPU else "fp32", "batch": batch}
+            row = {"runtime": provider, "batch": batch}
             found = [nuclei for window in windows for nuclei in predictor(window, IDENTITY)]
             pairs = [[(each.xy, each.score) for each in nuclei] for nuclei in (expected, found)]
             counts = dict(zip(("nuclei", "within 1 px of the CPU's"), compare(*pairs), strict=True))
@@ -152,17 +149,10 @@ def forward(args: argparse.Namespace) -> Iterator[dict]:
 
 
 def speed(predictor: Predictor, pixels: np.ndarray, owned: float, repeats: int) -> dict:
-    """mm2/s of the graph, including copies from and to the host; with PyTorch, also on the device only."""
+    """mm2/s of the graph, including copies from and to the host."""
     mm2 = len(pixels) * owned
     row = {"mm2/s": mm2 / median_seconds(lambda: predictor.run(predictor.outputs, pixels, IDENTITY), repeats)}
     if predictor.device and ON_GPU:
-        session = predictor.session
-        for program in session.programs.values():
-            captured = program.captured
-            if len(program.inputs["pixels"]) == len(pixels) and captured is not None:
-                row["mm2/s, captured graph"] = mm2 / median_seconds(captured.replay, repeats)
-                with torch.inference_mode():
-                    row["mm2/s, call by call"] = mm2 / median_seconds(partial(program.run, program.inputs), repeats)
         row["GiB"] = torch.cuda.max_memory_allocated() / 2**30
     return row
 

@@ -78,7 +78,7 @@ def breaches_of_direction(module: str, source: str) -> list[str]:
             continue
         if (height(target) >= height(part) or (part, target) in NEVER) and (part, target) not in ALLOWED:
             breaches.append(f"{module} imports {imported}: from {part} that arrow does not point down")
-        if target in WITH_TORCH and part not in WITH_TORCH | {LOADS_ON_DEMAND}:
+        if target in WITH_TORCH and part not in WITH_TORCH | {LOADS_ON_DEMAND} and module != TORCH_RUNTIME:
             breaches.append(f"{module} imports {imported}, and torch with it")
     return breaches
 

@@ -33,9 +33,9 @@ from muse_pipeline.inference.card import (
     replace_outlines,
 )
 from muse_pipeline.inference.doubts import describe_training
-from muse_pipeline.inference.embed import DENSE, embedding_halo
+from muse_pipeline.inference.embed import embedding_halo
 from muse_pipeline.inference.model import find_checkpoint, read_card
-from muse_pipeline.inference.predictor import EMBEDDING, OUTPUTS
+from muse_pipeline.inference.predictor import DENSE, EMBEDDING, OUTPUTS
 from muse_pipeline.methods.detector.config import DetectorConfig, export_window
 from muse_pipeline.methods.detector.start import complete_texts, load_trained
 from muse_pipeline.methods.detector.validation import SCORE

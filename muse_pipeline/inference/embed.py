@@ -21,14 +21,13 @@ from muse_pipeline.core.process import map_in_order
 from muse_pipeline.inference.card import EmbedderCard, ModelCard
 from muse_pipeline.inference.detect import require_mpp
 from muse_pipeline.inference.graph import cut_before_head
-from muse_pipeline.inference.model import card_text, read_card
-from muse_pipeline.inference.predictor import GraphRunner
+from muse_pipeline.inference.model import TORCH, card_text, read_card
+from muse_pipeline.inference.predictor import DENSE, GraphRunner
 from muse_pipeline.nuclei.arrow import to_arrow
 from muse_pipeline.nuclei.parquet import PROVENANCE_KEY, ROW_GROUP
 from muse_pipeline.store.grid import WindowGrid
 from muse_pipeline.store.store import Store
 
-DENSE = "dense"  # name of the graph's output
 HALF_PIXEL = "x/4-0.5"  # see ``models.base``
 
 
@@ -47,8 +46,10 @@ class Embedder(GraphRunner):
     def __init__(self, path: Path, provider: str = "cpu"):
         detector = read_card(path)
         if isinstance(detector, ModelCard):
-            super().__init__(path, provider, cut_before_head(Path(path).read_bytes(), DENSE, Path(path)))
-            self.card = describe_backbone(detector, self.session.get_outputs()[0].shape[1])
+            graph = None if provider in TORCH else cut_before_head(Path(path).read_bytes(), DENSE, Path(path))
+            super().__init__(path, provider, graph)
+            channels = next(port.shape[1] for port in self.session.get_outputs() if port.name == DENSE)
+            self.card = describe_backbone(detector, channels)
         else:
             super().__init__(path, provider)
             self.card = EmbedderCard.from_json(card_text(self.session, self.path), str(self.path))

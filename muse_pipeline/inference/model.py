@@ -12,7 +12,7 @@ from muse_pipeline.core.environment import Finding, reserve_gpu
 from muse_pipeline.core.errors import ModelError, ProviderError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.types import PROVIDERS, REGION_MODELS
-from muse_pipeline.inference.card import METADATA_KEY, Card
+from muse_pipeline.inference.card import METADATA_KEY, Card, read_any_card
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,12 +104,16 @@ def read_card(path: Path, kind: type[AnyCard] = Card) -> AnyCard:
     Raises:
         ModelError: the file is not ONNX, has no card, or is a model of a different kind.
     """
+    return kind.from_json(card_text(_open_for_metadata(path), path), str(path))
+
+
+def _open_for_metadata(path: Path) -> onnxruntime.InferenceSession:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # Only the metadata are read, so optimising the graph would waste time.
+    # The graph is not run, so optimising it would waste time.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return kind.from_json(card_text(open_session(path, options, "cpu"), path), str(path))
+    return open_session(path, options, "cpu")
 
 
 def open_session(
@@ -117,7 +121,7 @@ def open_session(
 ) -> onnxruntime.InferenceSession | TorchSession:
     """Open an ONNX Runtime session for a file, or for a ``graph`` made from it, and silence the runtime's own warnings.
 
-    For the providers in ``TORCH``, open a ``TorchSession``, which has the same methods.
+    For the providers in ``TORCH``, open a ``TorchSession``, which has the same methods and runs the file's checkpoint.
 
     Raises:
         ModelError: the file is not ONNX, or the runtime does not support its graph.
@@ -126,7 +130,7 @@ def open_session(
     import onnxruntime
 
     if provider in TORCH:
-        return _open_in_torch(path, provider, graph)
+        return _open_in_torch(path, provider)
     options.log_severity_level = 3
     providers = runtime_arguments(provider)
     try:
@@ -136,16 +140,13 @@ def open_session(
         raise ModelError(f"{path}: {NOT_YET_MODELS.get(path.suffix.lower(), broken)}") from error
 
 
-def _open_in_torch(path: Path, provider: str, graph: bytes | None) -> TorchSession:
+def _open_in_torch(path: Path, provider: str) -> TorchSession:
     require_start(provider)
-    from muse_pipeline.inference.torch_runtime import TorchSession, UnsupportedOperatorError, find_device
+    from muse_pipeline.inference.torch_runtime import TorchSession, find_device, find_origin
 
-    try:
-        return TorchSession(path, find_device(provider), graph)
-    except UnsupportedOperatorError as error:
-        raise ModelError(f"{path}: {error}; choose a floating-point model, or another provider") from error
-    except ValueError as error:
-        raise ModelError(f"{path}: not usable as an ONNX model ({error}); export it again") from error
+    file = _open_for_metadata(path)
+    card = read_any_card(card_text(file, path), str(path))
+    return TorchSession(find_device(provider), file, card, find_origin(path, card))
 
 
 def card_text(session: onnxruntime.InferenceSession, path: Path) -> str:
@@ -265,9 +266,9 @@ def _lacks(provider: str) -> str:
 
 
 def is_installed(provider: str) -> bool:
-    """True if the installed ONNX Runtime has the provider; for PyTorch's providers, if torch and onnx are installed."""
+    """True if the installed ONNX Runtime has the provider; for PyTorch's providers, if torch is installed."""
     if provider in TORCH:
-        return all(map(find_spec, ("torch", "onnx")))
+        return find_spec("torch") is not None
     import onnxruntime
 
     return RUNTIMES[provider] in onnxruntime.get_available_providers()

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 OUTPUTS, EMBEDDING = ("xy", "score", "prob", "rays"), "embedding"  # outputs of every detector, and an optional one
 MAP = "map"  # output of region models
+DENSE = "dense"  # output of networks up to the head: the backbone's map
 LARGEST_CUT = 64 << 20  # bytes; larger graphs are not cut, because operations on pixels take little of their time
 
 

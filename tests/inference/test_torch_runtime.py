@@ -1,21 +1,23 @@
-"""Graphs run by PyTorch give the numbers of ONNX Runtime; graphs that PyTorch cannot run are rejected."""
+"""Networks run by PyTorch give the numbers of ONNX Runtime; models without their checkpoint are rejected."""
+
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
-import torch
-from onnx import TensorProto, helper
 
 from muse_pipeline.core.errors import ModelError, ProviderError
+from muse_pipeline.core.files import sha256_of
+from muse_pipeline.export.onnx import write_model
 from muse_pipeline.inference.artefacts import MODEL as ARTEFACTS
-from muse_pipeline.inference.model import find_model, starts
-from muse_pipeline.inference.outlines import MODEL as REFINER
-from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.inference.torch_runtime import TorchSession
+from muse_pipeline.inference.card import RegionCard
+from muse_pipeline.inference.embed import Embedder
+from muse_pipeline.inference.model import BUILT_IN, find_model, read_card, starts
+from muse_pipeline.inference.predictor import Predictor, RegionPredictor
+from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.tissue.stain import IDENTITY
-
-CPU = torch.device("cpu")
+from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -26,56 +28,57 @@ def nuclei_pixels(tiled_slide):
     return tiled_slide.store.read(tuple((xy - 128).round().astype(int).tolist()), (256, 256))
 
 
-def in_both(path, inputs, outputs=None):
-    """Outputs of ONNX Runtime and of PyTorch, which is called twice, because its first call builds the program."""
-    session = TorchSession(path, CPU)
-    assert [port.name for port in session.get_inputs()] == list(inputs)
-    first, second = session.run(outputs, inputs), session.run(outputs, inputs)
-    assert all(np.array_equal(*pair) for pair in zip(first, second, strict=True))
-    return onnxruntime.InferenceSession(str(path)).run(outputs, inputs), first
-
-
 @pytest.mark.parametrize("model", ["compact-fp32", "label_free"])
 @pytest.mark.parametrize("sides", [(256, 256), (64, 128)])
-def test_a_detector_gives_the_same_numbers(model, sides, nuclei_pixels):
-    pixels = np.ascontiguousarray(nuclei_pixels[: sides[0], : sides[1]].transpose(2, 0, 1)[None])
-    expected, found = in_both(find_model(model), {"pixels": pixels, "colour": IDENTITY})
+def test_a_built_in_detector_gives_the_same_numbers(model, sides, nuclei_pixels):
+    pixels = np.ascontiguousarray(nuclei_pixels[: sides[0], : sides[1]])[None]
+    expected, actual = (
+        predictor.run(predictor.outputs, pixels, IDENTITY)
+        for predictor in (Predictor(find_model(model), provider) for provider in ("cpu", "torch-cpu"))
+    )
     n = int((expected[1] > 0).sum())
     assert n
-    for name, wanted, got in zip(("xy", "score", "prob", "rays"), expected, found, strict=True):
+    for name, wanted, got in zip(("xy", "score", "prob", "rays"), expected, actual, strict=True):
         assert got.shape == wanted.shape
         np.testing.assert_allclose(got[:, :n], wanted[:, :n], rtol=0, atol=1e-3, err_msg=name)
 
 
-def test_a_region_model_and_the_refiner_give_the_same_numbers(nuclei_pixels):
-    pixels = np.ascontiguousarray(nuclei_pixels[:128, :128].transpose(2, 0, 1)[None])
-    np.testing.assert_allclose(*in_both(ARTEFACTS, {"pixels": pixels, "colour": IDENTITY}), rtol=0, atol=1e-4)
-    generator = np.random.default_rng(0)
-    shape = onnxruntime.InferenceSession(str(REFINER)).get_inputs()[0].shape
-    density = generator.random([each if isinstance(each, int) else 7 for each in shape], np.float32)
-    rays = 3 + generator.random((density.shape[2], density.shape[3]), np.float32)
-    np.testing.assert_allclose(*in_both(REFINER, {"density": density, "rays": rays}), rtol=0, atol=1e-4)
+def test_the_features_of_a_detector_are_the_same_numbers(nuclei_pixels):
+    xy = np.array([[60.5, 100.0], [128.0, 128.0]])
+    path = find_model("compact-fp32")
+    expected, actual = (Embedder(path, provider)(nuclei_pixels, IDENTITY, xy) for provider in ("cpu", "torch-cpu"))
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4)
 
 
-def test_equal_scores_keep_their_order(tmp_path):
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 6])
-    outputs = [
-        helper.make_tensor_value_info(*each, [1, 4]) for each in (("v", TensorProto.FLOAT), ("i", TensorProto.INT64))
-    ]
-    k = helper.make_tensor("k", TensorProto.INT64, [1], [4])
-    graph = helper.make_graph([helper.make_node("TopK", ["x", "k"], ["v", "i"], axis=1)], "g", [x], outputs, [k])
-    path = tmp_path / "m.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
-    values = np.array([[1, 3, 3, 0, 3, 1]], np.float32)
-    (_, expected), (_, found) = in_both(path, {"x": values})
-    assert np.array_equal(found, expected)
-    assert found.tolist() == [[1, 2, 4, 0]]
+def test_a_region_model_runs_the_network_of_the_checkpoint_beside_it(nuclei_pixels, tmp_path):
+    network = RegionNetwork("muse_compact_16", 4, (0.2, 0.3, 0.5)).eval()
+    save_checkpoint(
+        tmp_path / "checkpoint.pt", Checkpoint(network.backbone.state_dict(), network.sides.state_dict(), {})
+    )
+    own = {"backbone": "muse_compact_16", "fusion": "0.2, 0.3, 0.5"}
+    card = read_card(ARTEFACTS, RegionCard)
+    card = replace(card, source={**own, "checkpoint_sha256": "0" * 64})
+    write_model(onnx.load(str(ARTEFACTS)), card, tmp_path / "regions.onnx")
+    with pytest.raises(ModelError, match=r"copy it to regions\.pt, or choose provider 'cuda' or 'cpu'"):
+        RegionPredictor(tmp_path / "regions.onnx", "torch-cpu")
+    card = replace(card, source={**own, "checkpoint_sha256": sha256_of(tmp_path / "checkpoint.pt")})
+    write_model(onnx.load(str(ARTEFACTS)), card, tmp_path / "regions.onnx")
+    probabilities = RegionPredictor(tmp_path / "regions.onnx", "torch-cpu")(nuclei_pixels[None], IDENTITY)
+    assert probabilities.shape == (1, 4, 64, 64)
+    assert probabilities.min() > 0 and probabilities.max() < 1
 
 
-def test_integers_are_rejected_by_name():
-    with pytest.raises(
-        ModelError, match=r"this runtime has no operator .*QuantizeLinear.*; choose a floating-point model"
-    ):
+def test_a_copy_of_a_model_needs_its_checkpoint(tmp_path):
+    model = shutil.copy(find_model("compact-fp32"), tmp_path / "mine.onnx")
+    shutil.copy(BUILT_IN / "torch" / "label_free.pt", tmp_path / "mine.pt")  # not the checkpoint of this model
+    with pytest.raises(ModelError, match=r"mine\.onnx: provider 'torch' runs the checkpoint .*copy it to mine\.pt"):
+        Predictor(model, "torch-cpu")
+    shutil.copy(BUILT_IN / "compact.pt", tmp_path / "mine.pt")
+    assert Predictor(model, "torch-cpu").device == "cpu"
+
+
+def test_a_model_in_int8_is_rejected():
+    with pytest.raises(ModelError, match="in int8, which provider 'torch' does not run; choose a floating-point model"):
         Predictor(find_model("compact-int8"), "torch-cpu")
 
 
