@@ -6,8 +6,9 @@
 Each pair is an H&E picture and the same tissue restained by a rule, rotated, scaled and moved by a known map, at a
 different um per pixel; `bend` is also bent, which an affine map cannot follow. Half of the pairs are synthetic. In the
 others, the H&E is a real slide of skin (DATA/wsi-cmu-small-region), whose haematoxylin and eosin are unmixed and
-recoloured as immunohistochemistry with a brown marker in a third of the area. Errors are distances on the partner at points of the tissue. `large` is a synthetic
-pair of 100 mm2, written as tiled JPEG pyramids, for which the time and memory of `muse register` are measured too.
+recoloured as immunohistochemistry with a brown marker in a third of the area. Errors are distances on the partner at
+points of the tissue. `large` is a synthetic pair of 100 mm2, written as tiled JPEG pyramids, for which the time and
+memory of `muse register` are measured too.
 """
 
 from __future__ import annotations
