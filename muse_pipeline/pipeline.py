@@ -123,9 +123,7 @@ def make_image(
         warnings.extend(found)
 
 
-def make_nuclei(
-    shards: Sequence[Path], slide: FinishedSlide, regions: Path | None = None, begin: Begin = str, draw: bool = True
-) -> None:
+def make_nuclei(shards: Sequence[Path], slide: FinishedSlide, regions: Path | None = None, begin: Begin = str) -> None:
     """Run the steps from a slide's shards to its nuclei and the outputs that are written with them.
 
     Args:
@@ -134,17 +132,15 @@ def make_nuclei(
         regions: folder written by ``muse regions``, or a GeoJSON of areas with classes, to add the region of every
             nucleus; or None.
         begin: function called with the name of every step before it starts.
-        draw: False to leave out the outputs that show proposals, if a separate job writes them.
     """
     files, settings = slide.files, slide.settings
-    _forget_steps(files, "stitch", *(output.step for output in list_outputs() if draw or not output.shows_proposals))
+    _forget_steps(files, "stitch", *(output.step for output in list_outputs()))
     with _step(files, "stitch", begin) as warnings:
         pixels = _choose_pixels(shards, slide)
         found = files.info, files.mask, files.nuclei
         warnings.extend(stitch(shards, *found, slide.threads, regions, pixels, settings["intensities"]))
         remove_outputs(files.folder, settings)
-    outputs = [output for output in list_outputs(settings, "nuclei") if not output.by_stitch]
-    write_outputs(slide, [output for output in outputs if draw or not output.shows_proposals], begin)
+    write_outputs(slide, [output for output in list_outputs(settings, "nuclei") if not output.by_stitch], begin)
 
 
 def _choose_pixels(shards: Sequence[Path], slide: FinishedSlide) -> Pixels | None:

@@ -15,7 +15,6 @@ from muse_pipeline.settings import list_settings
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse nuclei``."""
     parser.add_argument("shards", type=Path, nargs="+", metavar="SHARD", help="all shards of the slide")
-    parser.add_argument("--no-pictures", action="store_true", help="leave out what shows proposals, for `overlay`")
     parser.add_argument("--regions", type=Path, metavar="PATH", help="see `muse stitch`")
     add_setting_arguments(parser, list_settings("nuclei").values())
     add_threads_argument(parser)
@@ -31,4 +30,4 @@ def run(args: argparse.Namespace) -> None:
 
     settings = RunSettings(read_settings(args, list_settings("nuclei").values()), args.threads)
     slide = FinishedSlide(SlideFiles(args.output), settings, threads=args.threads)
-    make_nuclei(args.shards, slide, args.regions, draw=not args.no_pictures)
+    make_nuclei(args.shards, slide, args.regions)

@@ -1,7 +1,6 @@
 """Draw a finished slide: its density, three fields with outlines, its viewer, and a summary for the report.
 
-`muse report` also draws missing pictures, but this separate step can run for many slides at the same time, and before
-their image stores are removed.
+`muse report` also draws missing pictures, but this separate step can run for many slides at the same time.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from muse_pipeline.outputs.base import list_outputs
 
 
 def drawing_settings() -> list[Setting]:
-    """The settings of the outputs that show proposals."""
-    return [setting for output in list_outputs() if output.shows_proposals for setting in output.all_settings()]
+    """The settings of the outputs that this step writes."""
+    return [setting for output in list_outputs() if output.step == "overlay" for setting in output.all_settings()]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,5 +36,5 @@ def run(args: argparse.Namespace) -> None:
     settings = RunSettings(read_settings(args, drawing_settings()))
     slide = FinishedSlide(SlideFiles(args.folder), settings)
     for output in list_outputs(settings):
-        if output.shows_proposals:
+        if output.step == "overlay":
             args.warnings += output.write(slide) or ()

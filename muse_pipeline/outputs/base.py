@@ -69,7 +69,6 @@ class Output:
         job: job of the workflow that writes the output and depends on its settings.
         by_stitch: True if `stitch` writes it, because a column of the nuclei depends on it.
         of_table: names of its settings on which columns of the nuclei depend.
-        shows_proposals: True if it also shows nuclei that were found without labels.
         features: set of features that it needs; "" if it needs none.
         needs_image: True if it needs the image of the slide even after the run.
         package: package that it needs in addition to those that every installation has; "" if it needs none.
@@ -86,7 +85,6 @@ class Output:
     job: ClassVar[str] = "nuclei"
     by_stitch: ClassVar[bool] = False
     of_table: ClassVar[tuple[str, ...]] = ()
-    shows_proposals: ClassVar[bool] = False
     features: ClassVar[str] = ""
     needs_image: ClassVar[bool] = False
     package: ClassVar[str] = ""

@@ -32,11 +32,10 @@ class Summary(Output):
     rank = 40
     of_table = ("intensities",)
     step = "overlay"
-    shows_proposals = True
 
     @override
     def removed_patterns(self) -> tuple[str, ...]:
-        return ("summary.json", "density.png", "overlays/[0-9].png", "overlays/proposals.png")
+        return ("summary.json", "density.png", "overlays/[0-9].png")
 
     @override
     def complete(self, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,7 +79,6 @@ class Viewer(Output):
     )
     rank = 30
     step = "overlay"
-    shows_proposals = True
 
     @override
     def write(self, slide: FinishedSlide) -> None:

@@ -24,7 +24,7 @@ OF_SLIDE = (
     *(f"regions.{kind}" for kind in ("geojson", "png", "zarr", "json")),
     *(f"ledger/{step}.json" for step in ("fetch", "inspect", "tissue", "tile-*", "regions", "propose-*", "detect-*")),
     *("ledger/stitch.json", "ledger/stitch-*.json", "ledger/geojson-*.json"),
-    *(f"logs/settings/{job}.json" for job in ("image", "regions", "detect-*", "overlay", "*-proposals")),
+    *(f"logs/settings/{job}.json" for job in ("image", "regions", "detect-*", "*-proposals")),
 )
 
 

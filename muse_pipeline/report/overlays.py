@@ -1,33 +1,26 @@
-"""The report's pictures of density, fields and proposals, with a scale bar and a legend."""
+"""The report's pictures of density and fields, with a scale bar and a legend."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import shapely
 from PIL import Image, ImageDraw, ImageFont
 
-from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import level0_to_work, work_to_level0, xy_to_xy_index
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.pictures import PNG
-from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.card import NucleusClass
-from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.qupath.regions import ClassArea
 from muse_pipeline.report.density import (
     CELL_UM,
     DensityGrid,
     Field,
-    choose_fields,
-    count_nuclei,
     read_outlines,
-    stream_positions,
 )
 from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.overview import map_strips
@@ -243,7 +236,6 @@ def draw_field(
     path: Path,
     *,
     column: str = "label",
-    caption: str | None = None,
 ) -> dict[str, int]:
     """Write a PNG of the part of a field on the slide, with its nuclei, a scale bar, a legend and a caption.
 
@@ -254,7 +246,6 @@ def draw_field(
         classes: classes, indexed by the values of ``column``.
         path: path of the PNG.
         column: column of the table with the classes.
-        caption: description of the field, by default the reason for its choice.
 
     Returns:
         The number of nuclei centred in the field by class name, without nuclei that totals leave out.
@@ -271,7 +262,7 @@ def draw_field(
     if n_flagged := int((flagged & inside).sum()):
         legend.append(LegendEntry(f"in artefacts {n_flagged:,}", BLACK))
     add_legend(pen, left, canvas.height - STRIP_PX // 2, legend, canvas.width)
-    add_caption(canvas, (caption or field.caption).capitalize())
+    add_caption(canvas, field.caption.capitalize())
     save_picture(canvas, path)
     return counts
 
@@ -330,39 +321,3 @@ def _to_picture(
     xy = level0_to_work(coordinates - corner_level0, store.slide_mpp, store.mpp) * enlargement
     starts = np.flatnonzero(np.diff(ring)) + 1
     return (np.split(xy, starts) if len(xy) else []), label[nucleus]
-
-
-def find_proposals(folder: Path, info: SlideInfo) -> Path | None:
-    """The path of the proposals in a slide's ``folder``; None if that slide has none.
-
-    A run without proposals keeps those of earlier runs, which may belong to a different slide of the same name.
-    """
-    path = SlideFiles(folder).proposals
-    return path if path.is_file() and read_provenance(path).fingerprint == info.fingerprint else None
-
-
-def describe_proposals(path: Path | None) -> dict[str, Any] | None:
-    """Method and number of proposals; None if there are none."""
-    if path is None:
-        return None
-    facts = read_provenance(path)
-    return {"method": facts.proposer["method"], "n_nuclei": facts.n_nuclei}
-
-
-def draw_proposals(
-    path: Path | None, store: Store, info: SlideInfo, fields: list[Field], picture: Path
-) -> tuple[Field, int] | None:
-    """Write a PNG of the proposals at ``path`` in the first of ``fields``; without fields, where proposals are densest.
-
-    Returns:
-        The field and the number of proposals centred in it; None if there is nothing to draw.
-    """
-    if path is None:
-        return None
-    if not fields:
-        fields = choose_fields(count_nuclei(stream_positions(path, "label"), info.size_px, info.mpp, 1))
-    if not fields:
-        return None
-    classes = read_provenance(path).classes
-    caption = f"proposals, {fields[0].caption}"
-    return fields[0], sum(draw_field(store, path, fields[0], classes, picture, caption=caption).values())

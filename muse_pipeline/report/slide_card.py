@@ -157,10 +157,9 @@ def _files(slide: SlideResult, album: Album) -> dict[str, Any]:
     if not slide.summary:
         return {"viewer": "", "files": []}
     files = slide.files
-    proposals = [files.proposals_geojson, files.proposals] if slide.summary.get("proposals") else []
     regions = [files.region_outlines] if slide.regions else []
     artefacts = [files.artefacts] if slide.artefacts_mm2 else []
-    results = [files.geojson, files.nuclei, *proposals, *regions, *artefacts, files.outline]
+    results = [files.geojson, files.nuclei, *regions, *artefacts, files.outline]
     return {
         "viewer": album.link(files.viewer) if files.viewer.is_file() else "",
         "files": [(path.name, album.link(path)) for path in results if path.is_file()],

@@ -26,7 +26,6 @@ from muse_pipeline.report.album import make_thumbnail
 from muse_pipeline.report.counts import count_in_annotations, count_in_regions, count_intensities
 from muse_pipeline.report.density import (
     DensityGrid,
-    Field,
     choose_fields,
     count_nuclei,
     median_features,
@@ -34,12 +33,9 @@ from muse_pipeline.report.density import (
 )
 from muse_pipeline.report.overlays import (
     LONG_SIDE_PX,
-    describe_proposals,
     draw_density,
     draw_field,
-    draw_proposals,
     field_size_px,
-    find_proposals,
 )
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.grid import WindowGrid
@@ -70,15 +66,13 @@ def summarise_slide(folder: Path, threads: int = 1) -> dict[str, Any]:
     info = read_info(files.info)
     if files.tma.exists():
         made_from["tma"] = sha256_of(files.tma)
-    if proposals := find_proposals(folder, info):
-        made_from["proposals"] = footer_checksum(proposals)
     known = _read_known(folder)
     if known and known["made_from"] == made_from and (known["has_pixels"] or not store_path.exists()):
         return known
     store = open_store(store_path) if store_path.exists() else None
     of_same_nuclei = known and known["made_from"].get("nuclei") == made_from["nuclei"]
     seen = known if of_same_nuclei and known["has_pixels"] and store is None else None
-    summary = {"made_from": made_from, **_describe(folder, info, provenance, store, seen, proposals, threads)}
+    summary = {"made_from": made_from, **_describe(folder, info, provenance, store, seen, threads)}
     write_json(files.summary, summary)
     return summary
 
@@ -102,7 +96,6 @@ def _describe(
     provenance: Provenance,
     store: Store | None,
     seen: dict[str, Any] | None,
-    proposals: Path | None,
     threads: int,
 ) -> dict[str, Any]:
     """The summary; results that need pixels are copied from ``seen``, an earlier summary, if the store was removed."""
@@ -130,7 +123,7 @@ def _describe(
     def draw_fields() -> list[dict[str, Any]]:
         if not store:
             return []
-        return _draw_fields(folder, store, info, _choose_marks(nuclei, info, classes, grid, ihc), proposals)
+        return _draw_fields(folder, store, info, _choose_marks(nuclei, info, classes, grid, ihc))
 
     _, fields = map_in_order(lambda draw: draw(), (draw_map, draw_fields), threads)
     return {
@@ -145,7 +138,6 @@ def _describe(
         **({} if missing is None else {"tma": {"n_cores": len(cores), "missing": missing}}),
         **({"regions": count_in_regions(nuclei, provenance.regions, classes)} if provenance.regions else {}),
         "features": median_features(nuclei, provenance.class_names),
-        "proposals": describe_proposals(proposals),
         "thumbnail": make_thumbnail(files.picture),
         "fields": fields,
         "has_pixels": store is not None,
@@ -218,35 +210,23 @@ def _to_level0(rectangles: np.ndarray, slide_mpp: tuple[float, float], mpp: floa
     return np.round(np.hstack([corner, size])).astype(int).tolist()
 
 
-def _draw_fields(
-    folder: Path,
-    store: Store,
-    info: SlideInfo,
-    marks: Marks,
-    proposals: Path | None,
-) -> list[dict[str, Any]]:
+def _draw_fields(folder: Path, store: Store, info: SlideInfo, marks: Marks) -> list[dict[str, Any]]:
     """Draw the chosen fields as ``overlays/1.png`` ...; earlier overlays are replaced all at once."""
-    drawn, fields, nuclei = [], choose_fields(marks.grid), SlideFiles(folder).nuclei
+    drawn, nuclei = [], SlideFiles(folder).nuclei
     with complete_file(folder / "overlays") as partial:
         partial.mkdir()
-        for number, field in enumerate(fields, 1):
+        for number, field in enumerate(choose_fields(marks.grid), 1):
             picture = partial / f"{number}.png"
             counts = draw_field(store, nuclei, field, marks.classes, picture, column=marks.column)
-            drawn.append(_entry(f"{number}.png", field.caption, field, sum(counts.values()), store))
-        if proposed := draw_proposals(proposals, store, info, fields, partial / "proposals.png"):
-            field, n_proposed = proposed
-            drawn.append(_entry("proposals.png", f"proposals, {field.caption}", field, n_proposed, store))
+            entry = {
+                "picture": f"overlays/{number}.png",
+                "caption": field.caption,
+                "xy_level0": np.round(work_to_level0(field.xy_um, store.slide_mpp, 1.0), 1).tolist(),
+                "size_um": [round(side * store.mpp, 1) for side in field_size_px(store, field)],
+                "n_nuclei": sum(counts.values()),
+            }
+            drawn.append(entry)
     return drawn
-
-
-def _entry(picture: str, caption: str, field: Field, n_nuclei: int, store: Store) -> dict[str, Any]:
-    return {
-        "picture": f"overlays/{picture}",
-        "caption": caption,
-        "xy_level0": np.round(work_to_level0(field.xy_um, store.slide_mpp, 1.0), 1).tolist(),
-        "size_um": [round(side * store.mpp, 1) for side in field_size_px(store, field)],
-        "n_nuclei": n_nuclei,
-    }
 
 
 def _read_backdrop(store: Store) -> Iterator[np.ndarray]:

@@ -29,7 +29,6 @@ from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import stains
 from muse_pipeline.nuclei.parquet import footer_checksum, open_nuclei, read_provenance
 from muse_pipeline.qupath.regions import read_class_areas
-from muse_pipeline.report.overlays import find_proposals
 from muse_pipeline.report.plots import COLOR_BLIND_SAFE
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.store import BACKGROUND, PYRAMID, Store, open_store
@@ -156,8 +155,6 @@ def write_viewer(folder: Path, threads: int = 1) -> Path:
     provenance, info = read_provenance(nuclei), read_info(files.info)
     store_path = files.store(provenance.model_mpp)
     made_from = {"nuclei": footer_checksum(nuclei), "version": __version__, "format": FORMAT}
-    if proposals := find_proposals(folder, info):
-        made_from["proposals"] = footer_checksum(proposals)
     if _is_current(viewer, made_from, store_path.exists()):
         return files.viewer
     store = open_store(store_path) if store_path.exists() else None
@@ -167,7 +164,6 @@ def write_viewer(folder: Path, threads: int = 1) -> Path:
         slide = _describe(info, provenance, footer_checksum(nuclei))
         slide |= {"image": image, "n_nuclei": provenance.n_nuclei, "n_left_out": provenance.n_left_out}
         slide |= _write_nuclei(nuclei, info, slide, partial)
-        slide["proposals"] = _write_proposals(proposals, info, partial) if proposals else None
         slide["layers"] = list(_layers(files, info))
         _write_page(partial, slide)
         known = {"made_from": made_from, "image": image}
@@ -223,15 +219,6 @@ def _write_nuclei(path: Path, info: SlideInfo, slide: dict[str, Any], folder: Pa
         "overview": overview.write(folder / "overview.js"),
         "gallery": gallery.entries(),
     }
-
-
-def _write_proposals(path: Path, info: SlideInfo, folder: Path) -> dict[str, Any]:
-    with open_nuclei(path) as file:
-        n_rays = file.schema_arrow.field("rays").type.list_size
-    chunks = ChunkWriter(folder / "proposals", info, n_rays)
-    for batch in iterate_batches(path, by_stain=False):
-        chunks.add(batch)
-    return chunks.finish()
 
 
 def _layers(files: SlideFiles, info: SlideInfo) -> Iterator[dict[str, Any]]:

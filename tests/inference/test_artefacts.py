@@ -355,7 +355,7 @@ def test_without_the_setting_there_is_no_column_and_no_file(results):
 
 def test_areas_of_an_earlier_table_are_removed(results, muse, tmp_path):
     folder = shutil.copytree(results / "flagged/drawn", tmp_path / "drawn")
-    status, _, errors = muse("nuclei", folder / "shards/1-of-1.parquet", "--no-quality", "--no-pictures", "-o", folder)
+    status, _, errors = muse("nuclei", folder / "shards/1-of-1.parquet", "--no-quality", "-o", folder)
     assert status == 0, errors
     assert "quality" not in pq.read_schema(folder / "nuclei.parquet").names
     assert not (folder / "artefacts.geojson").exists()

@@ -1,5 +1,3 @@
-import shutil
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -9,7 +7,6 @@ from PIL import Image
 from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.report import density
-from muse_pipeline.report.overlays import find_proposals
 from muse_pipeline.report.slide_summary import summarise_slide
 
 
@@ -49,14 +46,6 @@ def test_what_is_current_is_kept_and_what_is_not_is_made_again(slide_folder):
     info = SlideInfo.from_dict(read_json(slide_folder / "slide.json"))
     write_nuclei(slide_folder, info, 2 * xy[:100], label[:100])
     assert summarise_slide(slide_folder)["n_nuclei"] == 100
-
-
-def test_proposals_of_another_file_of_the_slides_name_are_not_shown(slide_folder):
-    shutil.copy(slide_folder / "nuclei.parquet", slide_folder / "proposals.parquet")
-    info = read_json(slide_folder / "slide.json")
-    path = find_proposals(slide_folder, SlideInfo.from_dict(info))
-    assert path == slide_folder / "proposals.parquet"
-    assert find_proposals(slide_folder, SlideInfo.from_dict({**info, "fingerprint": "another"})) is None
 
 
 def test_a_missing_picture_is_drawn_again_with_the_same_bytes(slide_folder):

@@ -162,18 +162,6 @@ def test_what_was_not_stored_has_the_colour_of_the_glass(tmp_path):
                 assert not (np.asarray(picture) == 255).all(-1).any()
 
 
-def test_proposals_are_a_set_of_their_own(folder):
-    nuclei = read_nuclei(folder / "nuclei.parquet")
-    write_nuclei(folder, nuclei[:50])
-    (folder / "nuclei.parquet").rename(folder / "proposals.parquet")
-    write_nuclei(folder, nuclei)
-    shutil.rmtree(folder / "viewer")
-    slide = read_slide(write_viewer(folder).parent)
-    assert sum(n for *_, n in slide["proposals"]["index"]) == 50
-    assert sum(n for *_, n in slide["chunks"]["index"]) == len(nuclei)
-    assert (folder / "viewer/proposals/0_0.js").read_text().startswith('muse.receive("proposals/0_0",')
-
-
 @pytest.mark.parametrize(("size_px", "n_levels"), [((1, 1), 1), ((1024, 700), 1), ((1025, 10), 2), ((4097, 1), 4)])
 def test_levels_end_with_a_single_tile(size_px, n_levels):
     assert count_levels(size_px) == n_levels

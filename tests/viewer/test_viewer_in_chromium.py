@@ -102,16 +102,6 @@ def test_the_image_is_that_of_the_position(open_tab, viewer):
     assert (abs(later - fresh)[below:-60] > 30).any(-1).mean() < 0.001
 
 
-def test_proposals_are_drawn_near(open_tab, finished, tmp_path):
-    folder = shutil.copytree(finished, tmp_path / "one")
-    shutil.copy(folder / "nuclei.parquet", folder / "proposals.parquet")
-    tab = open_tab(write_viewer(folder).parent, fragment()).nuclei_alone()
-    tab.page.keyboard.press("n")
-    assert (tab.pixels() < 100).all(-1).sum() == 0
-    tab.page.get_by_label("Proposals").check()
-    assert (tab.pixels() < 60).all(-1).sum() > 1000
-
-
 def test_a_position_is_linked_and_found_again(open_tab, viewer):
     tab = open_tab(viewer, fragment((900, 700), 0.4))
     assert np.allclose(tab.page.evaluate("muse.toQuPath(...muse.middle())"), (900, 700), atol=0.5)

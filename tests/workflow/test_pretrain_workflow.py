@@ -132,7 +132,7 @@ def test_from_slides_to_a_page_that_links_the_run(tmp_path, shared_data):
     assert 'href="pretraining/tiny-pretraining/views.png"' in page
     assert "Nothing to be done" in run_snakemake(tmp_path, "--dry-run").stdout
 
-    of_every_slide = ("detect", "nuclei", "overlay")
+    of_every_slide = ("detect", "nuclei")
     write_config(tmp_path, pretrain={**PRETRAIN, "schedule": {"steps": 7}}, model="tiny.yaml")
     planned = planned_jobs(run_snakemake(tmp_path, "--dry-run").stdout)
     assert planned.keys() == {"pretrain", "finetune", "export", *of_every_slide, "report", "all"}

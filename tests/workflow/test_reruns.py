@@ -34,16 +34,15 @@ ROWS = [  # the shards of slide b do not depend on the config
 ]
 
 # Rule -> number of jobs if a step is repeated for both slides; the jobs that depend on the step are included.
-PICTURES = {"overlay": 2, "report": 1}
-NUCLEI = {"nuclei": 2, **PICTURES}
+NUCLEI = {"nuclei": 2, "report": 1}
 DETECTION = {"detect": 3, **NUCLEI}
-PROPOSALS = {"propose": 3, "stitch_proposals": 2, "geojson_proposals": 2, **PICTURES}
+PROPOSALS = {"propose": 3, "stitch_proposals": 2, "geojson_proposals": 2}
 EVERYTHING = {"image": 2, **DETECTION, **PROPOSALS}
 PRETRAINING = {"pretrain": 1, "report": 1}
 # The same if steps are repeated for slide a alone.
 CUT_OF_A = {
     **{"detect": 1, "nuclei": 1, "propose": 1, "stitch_proposals": 1, "geojson_proposals": 1},
-    **{"overlay": 1, "report": 1},
+    "report": 1,
 }
 A = {"image": 1, **CUT_OF_A}
 
@@ -59,7 +58,7 @@ CHANGED_SETTINGS = [
     ("pretrain", {**PRETRAIN, "views": {**PRETRAIN["views"], "mpp": [0.25, 0.5]}}, {**PRETRAINING, "tile": 2}),
     ("train_data", ".", {}),  # only a training run reads it
     ("provider", "openvino", DETECTION),
-    ("proposals", None, {"nuclei": 2, "report": 1}),
+    ("proposals", None, {}),
     ("proposals", {"method": "otsu"}, PROPOSALS),
     ("proposals", {"method": "haematoxylin", "min_distance_um": 3.5}, PROPOSALS),
     ("regions", "tumour.onnx", {"regions": 2, "check_regions": 1, **NUCLEI}),
@@ -100,7 +99,7 @@ CHANGED_CELLS = [
     ("shards", "3", {**CUT_OF_A, "detect": 3, "propose": 3}),
     ("patient", "P1", {"report": 1}),
     ("split", "test", {"report": 1}),
-    ("regions", "roi.geojson", {"nuclei": 1, "overlay": 1, "report": 1}),
+    ("regions", "roi.geojson", {"nuclei": 1, "report": 1}),
     ("partner", "b.tif", {"report": 1}),
     ("organ", "kidney", {"report": 1}),
     ("label", "Tumour", {}),  # only training reads it

@@ -4,13 +4,9 @@ Reads a slide's image store and the model; writes <results>/{slide}/shards/*.par
 that are written with it (muse_pipeline/outputs): nuclei.geojson.gz with its provenance, summary.json and others.
 """
 
-# Pictures that show proposals are drawn by a separate job, so that nuclei are written even if proposals fail.
-DRAWS_AT_ONCE = not config["proposals"]
 MEASURES_PIXELS = config["features"] != "none" or config["quality"]
-WRITTEN_WITH_NUCLEI = [each for each in list_outputs(config, "nuclei") if DRAWS_AT_ONCE or not each.shows_proposals]
-OF_DRAWN = [setting for each in list_outputs() if each.shows_proposals for setting in each.all_settings()]
+WRITTEN_WITH_NUCLEI = list_outputs(config, "nuclei")
 WRITTEN_LATER = [each for each in list_outputs(config) if each not in WRITTEN_WITH_NUCLEI]
-DRAWN_LATER = [each for each in list_outputs(config, "nuclei") if each not in WRITTEN_WITH_NUCLEI]
 
 
 def model_file(wildcards):
@@ -61,7 +57,7 @@ rule nuclei:
         info="<results>/{slide}/slide.json",
         mask="<results>/{slide}/tissue.npz",
         regions=of_slide(PLAN.regions),
-        store=f"<results>/{{slide}}/{STORE}" if DRAWS_AT_ONCE or MEASURES_PIXELS else [],
+        store=f"<results>/{{slide}}/{STORE}",
         colour="<results>/{slide}/colour.json" if MEASURES_PIXELS else [],
         changed=if_changed("nuclei"),
     output:
@@ -76,12 +72,11 @@ rule nuclei:
     params:
         made_with=settings_of(of_slide(PLAN.nuclei_settings)),
         folder=subpath(output.nuclei, parent=True),
-        pictures=[] if DRAWS_AT_ONCE else ["--no-pictures"],
         regions=of_slide(PLAN.regions_option),
         options=PLAN.options("nuclei"),
     shell:
         r"""
-        muse nuclei {input.shards:q} {params.pictures:q} {params.regions:q} {params.options:q} \
+        muse nuclei {input.shards:q} {params.regions:q} {params.options:q} \
             --threads {threads} \
             --output {params.folder:q} >{log:q} 2>&1
         echo {params.made_with:q} >{output.made_with:q}

@@ -1,7 +1,6 @@
-"""Pictures of every slide, and the report of the cohort.
+"""The report of the cohort.
 
-Reads the results of all other rules; writes <results>/{slide}/summary.json, density.png and overlays, and
-<results>/report.html and cohort.tsv. The rule `report` runs if no slide failed; otherwise `onerror` runs its command.
+Reads the results of all other rules; writes <results>/report.html and cohort.tsv. The rule `report` runs if no slide failed; otherwise `onerror` runs its command.
 """
 
 import csv
@@ -86,39 +85,6 @@ def remove_unrequested_steps():
     for slide in SLIDES:
         steps = unasked if PLAN.is_remote(slide) else {*unasked, "fetch"}
         outcome.remove_unrequested_steps(Path(PLAN.folder(slide)), asked, steps, bool(config["proposals"]))
-
-
-if not DRAWS_AT_ONCE:
-
-    rule overlay:
-        """Draw the density of the nuclei and three fields with outlines, and summarise the slide."""
-        input:
-            nuclei="<results>/{slide}/nuclei.parquet",
-            store=f"<results>/{{slide}}/{STORE}",
-            info="<results>/{slide}/slide.json",
-            tissue="<results>/{slide}/tissue.npz",
-            proposals="<results>/{slide}/proposals.parquet",
-            changed=if_changed("overlay"),
-        output:
-            drawn=[path for output in DRAWN_LATER for path in files_of(output)],
-            made_with="<results>/{slide}/logs/settings/overlay.json",
-        log:
-            text="<results>/{slide}/logs/overlay.log",
-            ledger="<results>/{slide}/ledger/overlay.json",
-        benchmark:
-            "<results>/{slide}/benchmarks/overlay.tsv"
-        conda:
-            "../../envs/infer.yaml"
-        params:
-            made_with=settings_of(**{setting.name: config[setting.name] for setting in OF_DRAWN}),
-            folder=subpath(input.nuclei, parent=True),
-            options=[word for setting in OF_DRAWN for word in setting.arguments(config[setting.name])],
-        shell:
-            r"""
-            muse overlay {params.folder:q} {params.options:q} \
-                --ledger {log.ledger:q} >{log.text:q} 2>&1
-            echo {params.made_with:q} >{output.made_with:q}
-            """
 
 
 rule report:

@@ -113,7 +113,7 @@ def ledger_entries(job):
 
 def describe_finished(jobs):
     """Text for a finished slide: the number of its nuclei and the time of its jobs."""
-    if not {"nuclei", "overlay"} & {job.rule.name for job in jobs}:
+    if not any(job.rule.name == "nuclei" for job in jobs):
         return f"{', '.join(sorted({job.rule.name for job in jobs}))} done"
     summary = Path(OUTPUT, jobs[0].wildcards.slide, "summary.json")
     found = outcome.describe_nuclei(json.loads(summary.read_text(encoding="utf-8")))

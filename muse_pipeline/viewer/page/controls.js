@@ -124,8 +124,7 @@
   }
 
   function layerRows() {
-    const proposals = muse.slide.proposals ? [muse.proposalsLayer] : [];
-    return [...muse.slide.layers, ...proposals].map((layer) => {
+    return muse.slide.layers.map((layer) => {
       const change = (event) => {
         muse.shown.layers[event.target.checked ? "add" : "delete"](layer.name);
         muse.changed();

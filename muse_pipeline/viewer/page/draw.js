@@ -12,8 +12,6 @@
   const HEAT_FROM = 0.1;
   const MOST_IN_VIEW = 60; // maximum number of chunks in view; with more, a sample of the nuclei is drawn instead
   const REACH_UM = 20; // largest distance from the centre of a nucleus to its outline
-  const PROPOSALS = "Proposals"; // name of their layer
-  const PROPOSED = "#000000";
   const HALO = "rgb(255 255 255 / 55%)";
   const RAMP = [[255, 240, 178], [254, 196, 96], [240, 120, 62], [200, 52, 84], [128, 20, 108], [62, 10, 92]];
   let front, back, job, heat;
@@ -122,8 +120,6 @@
     requestAnimationFrame(proceed);
   }
 
-  muse.proposalsLayer = { name: PROPOSALS, color: PROPOSED };
-
   /* True if everything in the view is drawn. */
   muse.isDrawn = () => {
     const view = muse.view();
@@ -143,10 +139,8 @@
   function* drawAll(frame, view) {
     const withNuclei = muse.shown.nuclei && (muse.overview || view.mode === "outlines");
     const withChunks = withNuclei && view.mode !== "heat map" && (view.mode === "outlines" || chunksInView(view).length <= MOST_IN_VIEW);
-    const withProposals = muse.shown.layers.has(PROPOSALS) && view.mode === "outlines";
-    const names = withChunks ? chunksOf(frame, "nuclei") : [];
-    const proposed = withProposals ? chunksOf(frame, "proposals") : [];
-    if (withChunks || withProposals) muse.want([...names, ...proposed]);
+    const names = withChunks ? muse.chunksIn(frame.left, frame.top, frame.right, frame.bottom) : [];
+    if (withChunks) muse.want(names);
     drawLayers(frame);
     yield;
     frame.pen.globalAlpha = muse.shown.opacity;
@@ -154,7 +148,6 @@
     else if (withNuclei && view.mode === "heat map") drawHeat(frame);
     else if (withNuclei) yield* drawSample(frame);
     frame.pen.globalAlpha = 1;
-    yield* drawProposals(frame, proposed);
     if (muse.drawMarks) muse.drawMarks(frame);
   }
 
@@ -179,8 +172,6 @@
     }
   }
 
-  const chunksOf = (frame, set) => muse.chunksIn(frame.left, frame.top, frame.right, frame.bottom, set);
-
   function* drawChunks(frame, view, names) {
     for (const chunk of names.map(muse.chunk).filter(Boolean)) {
       const members = sortByClass(chunk, frame);
@@ -191,15 +182,6 @@
         yield;
       }
     }
-  }
-
-  function* drawProposals(frame, names) {
-    frame.pen.setLineDash([4 * frame.ratio, 2 * frame.ratio]);
-    for (const chunk of names.map(muse.chunk).filter(Boolean)) {
-      const all = Array.from({ length: chunk.n }, (_, i) => i).filter((i) => isNear(chunk, i, frame));
-      yield* drawOutlines(frame, chunk, all, PROPOSED);
-    }
-    frame.pen.setLineDash([]);
   }
 
   /* Indices, by class, of the nuclei in a chunk that are shown and near the buffer. */

@@ -20,14 +20,10 @@ const muse = {};
     return bytes;
   }
 
-  /* Facts about a set of nuclei: the nuclei of the slide, or its proposals. */
-  const setOf = (set) => (set === "proposals" ? muse.slide.proposals : muse.slide.chunks);
-
-  /* Receive a chunk as columns, from its script. Its name is that of the file: SET/COLUMN_ROW. */
+  /* Receive a chunk as columns, from its script. Its name is that of the file: nuclei/COLUMN_ROW. */
   muse.receive = (name, rayScale, text) => {
-    const [set, cell] = name.split("/");
-    const [column, row] = cell.split("_").map(Number);
-    const { side_um: side, n_rays: nRays } = setOf(set);
+    const [column, row] = name.split("/")[1].split("_").map(Number);
+    const { side_um: side, n_rays: nRays } = muse.slide.chunks;
     const { buffer } = decode(text);
     const n = buffer.byteLength / (11 + nRays);
     const rows = new Uint32Array(buffer, 0, n);
@@ -68,11 +64,11 @@ const muse = {};
   };
 
   /* Names of the chunks that touch a box, nearest to its middle first. */
-  muse.chunksIn = (left, top, right, bottom, set = "nuclei") => {
-    const { side_um: side, index } = setOf(set);
+  muse.chunksIn = (left, top, right, bottom) => {
+    const { side_um: side, index } = muse.slide.chunks;
     const found = [];
     for (const [column, row] of index) {
-      const name = `${set}/${column}_${row}`;
+      const name = `nuclei/${column}_${row}`;
       const x = column * side;
       const y = row * side;
       if (x < right && x + side > left && y < bottom && y + side > top) {
