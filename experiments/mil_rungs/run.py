@@ -46,14 +46,14 @@ def student(**settings: object) -> StudentSettings:
     return StudentSettings(**{"rounds": ROUNDS, "schedule": ROUND, **settings})
 
 
-# Kind of the teacher, and settings of the student; without rounds there is no student.
+# Kind of the teacher, and settings of the student; without rounds there is no student. Recorded runs of "exchange" and
+# "restart-best", in which teacher and student swapped roles between rounds, are of an earlier version.
 ARMS = {
     "teacher": ("dice", StudentSettings(rounds=0)),
     "longer": ("dice", StudentSettings(rounds=0)),
     "hard-copy": ("dice", student(distillation=0, weighted=False)),
     "distillation": ("dice", student(cross_entropy=0)),
     "weighted": ("dice", student()),
-    "exchange": ("dice", student(swap="exchange")),
     "lower-rate": ("dice", student(schedule=dataclasses.replace(ROUND, learning_rate=3e-4))),
     "gm-teacher": ("gm", StudentSettings(rounds=0)),
     "gm-weighted": ("gm", student()),

@@ -24,7 +24,7 @@ colour: identity
 window_px: 64
 batch: 8
 schedule: { steps: 6, learning_rate: 0.003, save_every: 3, validate_every: 3, log_every: 1 }
-student: { rounds: 2, swap: exchange }
+student: { rounds: 2 }
 export: { input_px: 192, halo_px: 64 }
 licence: CC0-1.0
 training_data: drawn textures

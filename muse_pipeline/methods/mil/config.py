@@ -23,7 +23,6 @@ from muse_pipeline.training.method import Schedule
 from muse_pipeline.training.recipe import ModelSettings
 
 TEACHERS = ("dice", "gm")
-SWAPS = ("none", "exchange")
 SELECTIONS = ("labels", "masks")
 
 
@@ -88,19 +87,14 @@ class StudentSettings:
     """Settings of the second stage, in which a student with the teacher's architecture learns the teacher's maps.
 
     Attributes:
-        rounds: number of rounds, between which roles can be swapped; 0 skips the stage.
-        swap: "exchange": after each round, the student becomes the teacher, and the old teacher is trained further;
-            "none": one long round.
-        tolerance: largest amount by which the student's validation score may be below its teacher's before a swap.
+        rounds: length of the stage, in multiples of the schedule; 0 skips the stage.
         distillation: weight of the Dice losses between the student's maps and the teacher's fused map.
         cross_entropy: weight of the cross-entropy with the teacher's map, thresholded at 0.5.
         weighted: whether pixels with a low loss have more weight in the cross-entropy.
-        schedule: length and learning rate of each round; the same as the teacher's by default.
+        schedule: length and learning rate; the same as the teacher's by default.
     """
 
     rounds: Annotated[int, Between(0, 20)] = 3
-    swap: Annotated[str, OneOf(SWAPS)] = "none"
-    tolerance: Fraction = 0.01
     distillation: NotNegative = 1.0
     cross_entropy: NotNegative = 2.0
     weighted: bool = True

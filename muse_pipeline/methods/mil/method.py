@@ -1,21 +1,15 @@
-"""Training of teacher and student, their losses, and their exchange of roles between rounds."""
+"""Training of teacher and student, and their losses."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from muse_pipeline.data.windows import RegionBatch
 from muse_pipeline.losses.mil import fusion_dice, image_cross_entropy, weighted_cross_entropy
-from muse_pipeline.methods.mil.config import StageConfig, StudentSettings
-from muse_pipeline.methods.mil.data import SCORES, THRESHOLD
+from muse_pipeline.methods.mil.config import StudentSettings
+from muse_pipeline.methods.mil.data import THRESHOLD
 from muse_pipeline.models.region import RegionMaps, RegionNetwork
-from muse_pipeline.models.weights import load_weights
-from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
 from muse_pipeline.training.method import AveragedNetwork, Method
 
 
@@ -112,64 +106,3 @@ class StudentTraining(RegionTraining):
 def _in_float(maps: RegionMaps) -> RegionMaps:
     # Dice losses sum whole maps, for which bfloat16 is not precise enough.
     return RegionMaps(tuple(side.float() for side in maps.sides), maps.fused.float())
-
-
-TEACHER = "teacher"  # key of the teacher among a student checkpoint's networks
-TEACHER_SCORES = "teacher_scores"  # key of the teacher's scores in a student checkpoint's meta
-
-
-@dataclass(frozen=True, eq=False)
-class Round:
-    """Networks at the start of a round.
-
-    Attributes:
-        student: network to be trained.
-        teacher: network with fixed weights.
-        teacher_scores: scores of the teacher on the validation images; empty if there are none.
-        text: description of the networks, for the log.
-    """
-
-    student: RegionNetwork
-    teacher: RegionNetwork
-    teacher_scores: dict[str, float]
-    text: str
-
-
-def begin_round(new_network: Callable[[], RegionNetwork], config: StageConfig) -> Round:
-    """Load the networks of a round.
-
-    After the teacher's stage, the student is a new network. After a round, student and teacher exchange roles, unless
-    the student's score is below its teacher's by more than the tolerance.
-
-    Args:
-        new_network: function that builds a network with initial weights.
-        config: settings of the round.
-
-    Raises:
-        CheckpointError: the weights from the previous stage do not fit the network.
-    """
-    path = config.previous
-    before = load_checkpoint(path)
-    if TEACHER not in before.networks:
-        teacher = _load_trained(new_network(), before, path)
-        return Round(new_network(), teacher, before.meta["scores"], "the first teacher teaches a new network")
-    trained = _load_trained(new_network(), before, path)
-    old_teacher = new_network()
-    old_teacher.load_state_dict(before.networks[TEACHER])
-    if not is_good_enough(before, config):
-        scores = before.meta[TEACHER_SCORES]
-        return Round(trained, old_teacher, scores, "the student is worse than its teacher: no swap")
-    return Round(old_teacher, trained, before.meta["scores"], "the student teaches its old teacher")
-
-
-def is_good_enough(student: Checkpoint, config: StageConfig) -> bool:
-    """True if the student of a round may become the teacher; always True without validation."""
-    name = SCORES[config.selection]
-    scores, of_teacher = student.meta["scores"], student.meta[TEACHER_SCORES]
-    return name not in scores or scores[name] >= of_teacher[name] - config.student.tolerance
-
-
-def _load_trained(network: RegionNetwork, checkpoint: Checkpoint, path: Path) -> RegionNetwork:
-    load_weights(network.backbone, checkpoint.backbone, path, always_resample=False)
-    network.sides.load_state_dict(checkpoint.head)
-    return network

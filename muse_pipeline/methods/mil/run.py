@@ -28,14 +28,11 @@ from muse_pipeline.methods.mil.config import (
 )
 from muse_pipeline.methods.mil.data import SCORES, RegionData, all_sources, read_region_data
 from muse_pipeline.methods.mil.method import (
-    TEACHER,
-    TEACHER_SCORES,
-    Round,
     StudentTraining,
     TeacherTraining,
-    begin_round,
 )
 from muse_pipeline.models.region import RegionNetwork
+from muse_pipeline.models.weights import load_weights
 from muse_pipeline.training.checkpoint import Checkpoint, load_backbone, load_checkpoint, save_checkpoint, seen_before
 from muse_pipeline.training.loop import BestWeights, Monitor
 from muse_pipeline.training.method import Method
@@ -46,7 +43,7 @@ from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
 
 @RECIPES.register("mil")
 class MilRecipe(Recipe):
-    """Stages: attention MIL if slides are labelled, then a teacher, then rounds of a student."""
+    """Stages: attention MIL if slides are labelled, then a teacher, then a student."""
 
     Config = MilConfig
 
@@ -88,13 +85,10 @@ class MilRecipe(Recipe):
         # The teacher does not depend on the students' settings; with the defaults, it stays valid if they change.
         previous = add(TeacherStage, "teacher", dataclasses.replace(settings, student=StudentSettings()))
         schedule, rounds = config.student.schedule or config.schedule, config.student.rounds
-        if config.student.swap == "none" and rounds:
-            # Rounds are separated by swaps, so without swaps there is one round of the same total length.
-            schedule, rounds = dataclasses.replace(schedule, steps=rounds * schedule.steps), 1
-        for number in range(1, rounds + 1):
-            name = f"student-{number}" if rounds > 1 else "student"
-            of_round = dataclasses.replace(settings, schedule=schedule, previous=previous, seed=config.seed + number)
-            previous = add(StudentStage, name, of_round)
+        if rounds:
+            schedule = dataclasses.replace(schedule, steps=rounds * schedule.steps)
+            student = dataclasses.replace(settings, schedule=schedule, previous=previous, seed=config.seed + 1)
+            add(StudentStage, "student", student)
         return stages
 
 
@@ -213,24 +207,16 @@ class TeacherStage(RegionStage):
 
 
 class StudentStage(RegionStage):
-    """Trains on the maps of a teacher: the previous stage's teacher or, after a swap, its student."""
-
-    @cached_property
-    def round(self) -> Round:
-        """Teacher and student at the start."""
-        return begin_round(self.new_network, self.config)
+    """Trains a new network on the maps of the teacher of the previous stage."""
 
     def build(self, data: RegionData) -> StudentTraining:
-        """Return the training of the student on the teacher's maps."""
-        return StudentTraining(self.round.student, self.round.teacher, self.config.student)
+        """Return the training of the student on the teacher's maps.
 
-    def describe(self, data: RegionData, log: Log) -> None:
-        """Print a summary of the training data, and of the round's networks."""
-        super().describe(data, log)
-        log(f"{self.name}: {self.round.text}")
-
-    def checkpoint(self, data: RegionData, method: StudentTraining) -> Checkpoint:
-        """The student's checkpoint, with the teacher's weights for a swap before the next round."""
-        student = super().checkpoint(data, method)
-        meta = {**student.meta, TEACHER_SCORES: self.round.teacher_scores}
-        return dataclasses.replace(student, meta=meta, networks={TEACHER: method.teacher.state_dict()})
+        Raises:
+            CheckpointError: the teacher's weights do not fit the network.
+        """
+        path, teacher = self.config.previous, self.new_network()
+        checkpoint = load_checkpoint(path)
+        load_weights(teacher.backbone, checkpoint.backbone, path, always_resample=False)
+        teacher.sides.load_state_dict(checkpoint.head)
+        return StudentTraining(self.new_network(), teacher, self.config.student)
