@@ -64,7 +64,7 @@ def run_slide(row: SheetRow, files: SlideFiles, models: Models, settings: RunSet
     mpp, threads = models.predictor.card.mpp, settings.threads
     if is_url(row.path):
         with _step(files, "fetch", begin):
-            fetch(row.path, files.fetched, threads)
+            fetch(row.path, files.fetched)
     slide = files.fetched if is_url(row.path) else Path(row.path)
     make_image(slide, row, files, mpp, settings, begin)
     areas = row.regions and Path(row.regions)

@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from muse_pipeline.tissue.mask import TissueMask
 
 
-def fetch(url: SlideUrl, output: Path, threads: int = 1) -> None:
+def fetch(url: SlideUrl, output: Path) -> None:
     """Copy the slide at ``url`` to the folder ``output``."""
     from muse_pipeline.slides.fetch import fetch_slide
 
-    n_bytes = fetch_slide(url, output, threads)
+    n_bytes = fetch_slide(url, output)
     print(f"{url}: {n_bytes:,} bytes")
 
 

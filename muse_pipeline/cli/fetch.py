@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 
-from muse_pipeline.cli.arguments import add_ledger_argument, add_output_argument, add_threads_argument
+from muse_pipeline.cli.arguments import add_ledger_argument, add_output_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse fetch``."""
     parser.add_argument("url", metavar="URL", help="URL of the slide, or a sheet that contains it")
     parser.add_argument("--slide-id", metavar="ID", help="slide_id of the slide in the sheet")
-    add_threads_argument(parser, "blocks downloaded at the same time")
     add_output_argument(parser, "FOLDER", "the copy")
     add_ledger_argument(parser)
 
@@ -27,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
     """Find the URL and download the slide."""
     from muse_pipeline.steps import fetch
 
-    fetch(find_url(args.url, args.slide_id), args.output, args.threads)
+    fetch(find_url(args.url, args.slide_id), args.output)
 
 
 def find_url(text: str, slide_id: str | None):

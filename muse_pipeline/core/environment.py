@@ -192,19 +192,6 @@ def read_at(file: int, n_bytes: int, offset: int) -> bytes:
         return os.read(file, n_bytes)
 
 
-def write_at(file: int, content: bytes, offset: int) -> None:
-    """Write all of ``content`` at an offset of a file, given its descriptor; safe to call from several threads."""
-    n_written = 0
-    while n_written < len(content):  # on a full disk, what fits is written without an error; the next write fails
-        rest, start = content[n_written:], offset + n_written
-        if hasattr(os, "pwrite"):
-            n_written += os.pwrite(file, rest, start)
-            continue
-        with _POSITION:  # Windows
-            os.lseek(file, start, os.SEEK_SET)
-            n_written += os.write(file, rest)
-
-
 _POSITION = Lock()  # guards the position of an open file, which all threads share
 
 

@@ -19,7 +19,6 @@ class Served:
         status: HTTP status of every answer; with any status but 200, the file is not served.
         ranges: True to serve parts of the file on request.
         cut_after: number of bytes after which an answer breaks off; None for complete answers.
-        n_short: number of answers that send, and declare in their headers, one byte less than requested.
         n_cuts: number of answers that break off.
         grows: bytes that are appended to the file after every answer.
         states_size: True to send a Content-Length header.
@@ -31,7 +30,6 @@ class Served:
     status: int = 200
     ranges: bool = True
     cut_after: int | None = None
-    n_short: int = 0
     n_cuts: int = 1 << 30
     grows: bytes = b""
     states_size: bool = True
@@ -59,9 +57,6 @@ class _Handler(BaseHTTPRequestHandler):
         asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         if asked and served.ranges and status == 200:
             status, first, last = 206, int(asked[1]), min(int(asked[2]), last)
-            if served.n_short and last > first:
-                served.n_short -= 1
-                last -= 1
         self.send_response(status)
         if status == 206:
             self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")

@@ -25,7 +25,6 @@ rule fetch:
         r"""
         muse fetch {config[slides]:q} \
             --slide-id {wildcards.slide:q} \
-            --threads {threads} \
             --output {output.fetched:q} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1
         """
