@@ -188,7 +188,6 @@ class Plan:
             **self.image_settings(slide),
             **self.detection_settings(slide),
             "shards": self.row(slide)["shards"],
-            "proposals": bool(self.config["proposals"]),
             "regions": version_of_file(drawn or self.config["regions"]),
             **{name: self.config[name] for name, each in self.settings.items() if each.job == "nuclei"},
         }
