@@ -160,7 +160,7 @@ def _choose_pixels(shards: Sequence[Path], slide: FinishedSlide) -> Pixels | Non
 @contextmanager
 def _step(files: SlideFiles, step: str, begin: Begin, ledger: str | None = None) -> Iterator[list[str]]:
     begin(step)
-    with record_step(files.ledger(ledger or step), step, [files.folder]) as warnings:
+    with record_step(files.ledger(ledger or step), step) as warnings:
         yield warnings
 
 

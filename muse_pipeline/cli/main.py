@@ -108,18 +108,11 @@ def run_verb(arguments: list[str]) -> int:
     A verb appends warnings for its ledger to ``args.warnings``.
     """
     args = parse(arguments)
-    try:
-        Path.cwd()  # to which paths are relative
-    except FileNotFoundError as error:
-        raise OutputError("the working folder was deleted; change to a folder that exists and run it again") from error
     if hasattr(args, "ledger") or args.verb in {"run", "image", *OF_THE_WORKFLOW}:
         # These verbs use only small matrices, and starting NumPy's threads takes 40 ms.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _require_inputs_kept(args)
-    # In reverse order, so that the folders of outputs come first.
-    files = [value for value in reversed(vars(args).values()) if isinstance(value, Path)]
-    folders = [*(path.parent for path in files), Path()]
-    with record_step(getattr(args, "ledger", None), args.verb, folders) as args.warnings:
+    with record_step(getattr(args, "ledger", None), args.verb) as args.warnings:
         try:
             return args.run(args) or 0
         except ModuleNotFoundError as error:

@@ -6,15 +6,15 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from muse_pipeline.core.environment import all_processor_seconds, forget_peak_memory, peak_memory_mib
-from muse_pipeline.core.errors import MuseError, MuseWarning, OutputError
-from muse_pipeline.core.files import find_full_disk, find_json, write_json
+from muse_pipeline.core.errors import MuseError, MuseWarning
+from muse_pipeline.core.files import find_json, write_json
 from muse_pipeline.core.text import one_line
 
 # Steps that are not reported as missing: optional ones, and ``overlay``, whose pictures the report can draw.
@@ -125,7 +125,7 @@ def _explain_absence(step: str, stopped_at: StepRecord | None, no_model: str) ->
 
 
 @contextmanager
-def record_step(path: Path | None, step: str, folders: Sequence[Path] = ()) -> Iterator[list[str]]:
+def record_step(path: Path | None, step: str) -> Iterator[list[str]]:
     """Write the outcome of a step, its time and its peak memory to ``path`` when the block ends or fails.
 
     The block receives a list; texts appended to it are written as ``warnings``, and so is every ``MuseWarning``,
@@ -134,10 +134,6 @@ def record_step(path: Path | None, step: str, folders: Sequence[Path] = ()) -> I
     Args:
         path: path of the ledger; None to write none.
         step: name of the step.
-        folders: folders that the block writes to; if it fails, their disks are tested for free space.
-
-    Raises:
-        OutputError: a disk is full.
     """
     if path is not None:
         with suppress(OSError):  # a disk that is full or read-only is reported by the step itself
@@ -149,7 +145,7 @@ def record_step(path: Path | None, step: str, folders: Sequence[Path] = ()) -> I
     status, reason = "ok", ""
     noted: list[str] = []
     try:
-        with _show_warnings(step, noted), _name_full_disk(folders):
+        with _show_warnings(step, noted):
             yield noted
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
@@ -191,14 +187,3 @@ def _show_warnings(step: str, noted: list[str]) -> Iterator[None]:
         warnings.simplefilter("always", MuseWarning)
         show_others, warnings.showwarning = warnings.showwarning, show
         yield
-
-
-@contextmanager
-def _name_full_disk(folders: Sequence[Path]) -> Iterator[None]:
-    """Replace an error that comes from a full disk by one that names the disk."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, MuseError) or not folders or not (disk := find_full_disk(error, folders)):
-            raise
-        raise OutputError(f"the output cannot be written {disk}") from error

@@ -6,7 +6,6 @@ import csv
 import re
 import unicodedata
 import warnings
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -28,7 +27,6 @@ MISSING = frozenset(
     {"NA", "N/A", "n/a", "#N/A", "#NA", "#NV", "<NA>", "NaN", "nan", "NULL", "null"}
 )  # as written by R, pandas and Excel
 NO_PATIENT = {"none", "unknown", "missing", *(word.casefold() for word in MISSING)}  # compared without regard to case
-_UTF16 = ("utf-16-le", "utf-16-be")
 
 # A slide_id is the name of a folder, the value of a Snakemake wildcard and part of shell commands.
 ID_MAX_BYTES = 120
@@ -95,19 +93,7 @@ def is_sheet(path: Path) -> bool:
     """True if a file is a sheet of slides: it ends in .tsv or .csv, or its first line contains ``slide_id``."""
     if path.suffix.lower() in {".tsv", ".csv"}:
         return True
-    line = _first_line(path)
-    return any(REQUIRED[0].encode(encoding) in line for encoding in ("utf-8", *_UTF16))
-
-
-def require_utf8(path: Path) -> None:
-    """Reject text in UTF-16, as Excel and PowerShell may write it.
-
-    Raises:
-        SheetError: the file appears to be in UTF-16.
-    """
-    line = _first_line(path)
-    if line[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) or any(REQUIRED[0].encode(encoding) in line for encoding in _UTF16):
-        raise SheetError(f"{path}: looks like text in UTF-16; save it as UTF-8")
+    return REQUIRED[0].encode() in _first_line(path)
 
 
 def read_sheet(path: Path | str) -> list[SheetRow]:
@@ -177,7 +163,6 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     Raises:
         SheetError: the file cannot be read, is empty, or is not a table in UTF-8.
     """
-    require_utf8(path)
     separator = find_separator(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:

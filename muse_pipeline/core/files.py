@@ -10,8 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -53,7 +52,7 @@ def complete_file(path: Path | str) -> Iterator[Path]:
         except MuseError:
             raise
         except (OSError, RuntimeError) as error:  # torch raises RuntimeError
-            if disk := find_full_disk(error, [path.parent]):
+            if disk := _find_full_disk(error, path.parent):
                 raise OutputError(f"{path}: cannot be written {disk}") from error
             if not _concerns_output(error, path.absolute(), hidden):
                 raise
@@ -158,23 +157,20 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 PLENTY_BYTES = 1 << 30  # a disk with more free space was not full, even before an unfinished output was removed
 
 
-def find_full_disk(error: OSError | RuntimeError, folders: Sequence[Path]) -> str | None:
+def _find_full_disk(error: OSError | RuntimeError, folder: Path) -> str | None:
     """The end of a message about the full disk that caused ``error``; None if the cause was not a full disk.
 
     The error of a failed write does not name the disk, and errors of torch and tifffile do not even state the reason.
-    Therefore this function tests the disks, and must be called before the unfinished output is removed.
-
-    Args:
-        error: the exception.
-        folders: one or more folders that were written to; the folder for temporary files is also tested.
+    Therefore this function tests the disks of ``folder`` and of temporary files, and must be called before the
+    unfinished output is removed.
     """
-    number = getattr(error, "errno", None) or next(filter(None, map(_write_error, folders)), None)
+    number = getattr(error, "errno", None) or _write_error(folder)
     if number not in FULL:
         return None
-    asked = list(folders)
+    folders = [folder.resolve()]
     with suppress(FileNotFoundError):  # no disk has room for temporary files
-        asked.append(Path(tempfile.gettempdir()))
-    disks = [next(each for each in (path, *path.parents) if os.path.ismount(each)) for path in map(Path.resolve, asked)]
+        folders.append(Path(tempfile.gettempdir()).resolve())
+    disks = [next(parent for parent in (path, *path.parents) if os.path.ismount(parent)) for path in folders]
     fullest = min(disks, key=_free_bytes)
     if number == errno.EDQUOT:
         where = f"your quota on {disks[0]} is exceeded, in bytes or in files"
@@ -212,8 +208,7 @@ def read_lines(path: Path) -> list[str]:
     try:
         return content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        # UTF-16 can often be decoded as Windows-1252 too, but contains null characters.
-        if b"\0" not in content and not content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        if b"\0" not in content:  # as in UTF-16, which can often be decoded as Windows-1252 too
             with suppress(UnicodeDecodeError):
                 return content.decode("cp1252").splitlines()
         line = content.count(b"\n", 0, error.start) + 1

@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 
 from muse_pipeline import __version__
-from muse_pipeline.core.errors import MuseError, RegistrationError
-from muse_pipeline.core.files import complete_file, find_full_disk, find_json, read_json, remove, write_json
+from muse_pipeline.core.errors import MuseError, OutputError, RegistrationError
+from muse_pipeline.core.files import complete_file, find_json, read_json, remove, write_json
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import SlideInfo
@@ -44,8 +44,8 @@ LEFT_OUT_RGB = (215, 60, 40)
 def record_outcome(partner: Path, store: Path, slide_id: str) -> Iterator[dict[str, Any]]:
     """Write partner.json next to ``store`` when the block ends; after a failure, ``store`` is an empty folder.
 
-    Errors are recorded and suppressed, because training can continue without a slide's partner; only a full disk ends
-    the block with an error.
+    Errors are recorded and suppressed, because training can continue without a slide's partner; only an output that
+    cannot be written, for example on a full disk, ends the block with an error.
 
     Args:
         partner: file of the partner.
@@ -62,7 +62,7 @@ def record_outcome(partner: Path, store: Path, slide_id: str) -> Iterator[dict[s
         yield facts
         outcome = {"status": OK, "reason": ""}
     except Exception as error:
-        if isinstance(error, OSError) and find_full_disk(error, [folder]):
+        if isinstance(error, OutputError):
             raise
         known = isinstance(error, MuseError)
         outcome = {"status": FAILED, "reason": one_line(error if known else f"{type(error).__name__}: {error}")}

@@ -67,14 +67,6 @@ def test_help_has_its_text_where_python_strips_docstrings():
     assert listed_by(["help", "all"], env=os.environ | {"PYTHONOPTIMIZE": "2"}) == [*VERBS]
 
 
-def test_a_deleted_working_folder_is_one_sentence(muse, tmp_path, monkeypatch):
-    (tmp_path / "gone").mkdir()
-    monkeypatch.chdir(tmp_path / "gone")
-    (tmp_path / "gone").rmdir()
-    status, _, printed = muse("run", "a.svs", "-o", "out")
-    assert (status, printed.count("\n")) == (2, 1) and "working folder was deleted" in printed
-
-
 def test_help_is_quick():
     """The limit is 15 times the start of Python, because the machine may be busy: 0.5 s if Python starts in 0.03 s."""
     help_seconds, bare_seconds = (

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from muse_pipeline.cohort.collect import add_to_sheet, collect_slides, find_rows, name_slides, write_sheet
-from muse_pipeline.cohort.sheet import SheetRow, id_problem, is_sheet, read_sheet
+from muse_pipeline.cohort.sheet import SheetRow, id_problem, read_sheet
 from muse_pipeline.core.errors import ConfigError, LeftOutWarning, SheetError
 
 
@@ -150,20 +150,6 @@ def test_empty_missing_and_foreign_files(folder):
     assert "Is a directory" in problems(folder)[0]
     (folder / "binary.tsv").write_bytes(b"slide_id\xff\xfe\x00")
     assert "in UTF-8" in problems(folder / "binary.tsv")[0]
-
-
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
-@pytest.mark.parametrize("name", ["slides.tsv", "slides"])
-def test_text_in_utf_16_is_named(folder, muse, name, encoding):
-    (folder / name).write_text("slide_id\tpath\nA\ta.svs\n", encoding=encoding)
-    assert is_sheet(folder / name)
-    assert problems(folder / name) == ["looks like text in UTF-16; save it as UTF-8"]
-    for verb in (["run", "-o", folder / "results"], ["preflight"]):
-        status, _, printed = muse(verb[0], folder / name, *verb[1:])
-        assert (status, printed) == (
-            2,
-            f"muse {verb[0]}: {folder / name}: looks like text in UTF-16; save it as UTF-8\n",
-        )
 
 
 def test_two_names_of_one_folder(folder):
