@@ -184,13 +184,13 @@ class ProbabilityMap:
 
     Args:
         path: path of ``regions.zarr``.
+        n_classes: number of classes of the map.
         mpp: (x, y) um per level-0 pixel.
     """
 
-    def __init__(self, path: Path, mpp: tuple[float, float]):
-        known = read_json(path / METADATA)["attributes"]["muse"]
-        self._planes = [Plane(path / "0", number) for number in range(len(known["card"]["classes"]))]
-        self._mpp, self._cell_um = mpp, float(known["cell_um"])
+    def __init__(self, path: Path, n_classes: int, mpp: tuple[float, float]):
+        self._planes = [Plane(path / "0", number) for number in range(n_classes)]
+        self._mpp, self._cell_um = mpp, float(read_json(path / METADATA)["attributes"]["muse"]["cell_um"])
 
     def at(self, xy: np.ndarray, label: np.ndarray) -> np.ndarray:
         """(n,) float32 probabilities of classes ``label`` (n,) at positions (n, 2) in level-0 pixels."""
@@ -237,19 +237,20 @@ def _of_model(folder: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions | F
     if record["fingerprint"] != info.fingerprint or record["tissue_sha256"] not in {None, kept.tissue_sha256}:
         raise StoreError(f"{files.regions}: made for a different slide, tissue or ROI; run `muse regions` again")
     areas = read_class_areas(files.region_outlines, info) if any(one["n_areas"] for one in record["classes"]) else []
-    shapes = np.array([area.shape for area in areas], object)
     classes = []
-    for number, one in enumerate(record["card"]["classes"]):
+    for one in record["classes"]:
         tissue = shapely.MultiPolygon([area.shape for area in areas if area.class_name == one["name"]])
-        classes.append(RegionClass(one["name"], tuple(one["color"]), tissue, number > 0))
+        classes.append(RegionClass(one["name"], tuple(one["color"]), tissue, one["is_inside"]))
+    inside = {one.name for one in classes if one.is_inside}
+    is_inside = np.array([area.class_name in inside for area in areas], bool)
     return SlideRegions(
         classes=classes,
         areas=areas,
-        border=shared_lines(shapes),
-        outside=classes[0].tissue,
+        border=shared_lines(np.array([area.shape for area in areas], object), is_inside),
+        outside=shapely.union_all([one.tissue for one in classes if not one.is_inside]),
         info=info,
-        origin=Regions("model", OK, "", model=NamedFile(record["model"]["name"], record["model"]["sha256"])),
-        prob=ProbabilityMap(files.region_map, info.mpp),
+        origin=Regions(record["source"], OK, "", model=NamedFile(record["model"]["name"], record["model"]["sha256"])),
+        prob=ProbabilityMap(files.region_map, len(classes), info.mpp),
     )
 
 
@@ -284,16 +285,22 @@ def outline_kept(kept: KeptArea, info: SlideInfo) -> shapely.Geometry:
     return outline if kept.roi is None else shapely.intersection(outline, kept.roi)
 
 
-def shared_lines(polygons: np.ndarray) -> shapely.Geometry:
-    """The lines at which polygons of a tiling meet; both polygons must have the same vertices there."""
+def shared_lines(polygons: np.ndarray, is_inside: np.ndarray) -> shapely.Geometry:
+    """The lines at which polygons (N,) of a tiling meet, at least one of which lies inside (N,) bool the border.
+
+    Both polygons must have the same vertices there.
+    """
     if not len(polygons):
         return shapely.MultiLineString()
-    sides = np.concatenate([_sides(ring) for ring in shapely.get_rings(polygons)])
+    rings, owner = shapely.get_rings(polygons, return_index=True)
+    sides = np.concatenate(list(map(_sides, rings)))
+    of_inside = np.repeat(is_inside[owner], shapely.get_num_coordinates(rings) - 1)
     # Neighbours traverse a common side in opposite directions, so all sides are turned to the same direction.
     backward = (sides[:, 0] > sides[:, 2]) | ((sides[:, 0] == sides[:, 2]) & (sides[:, 1] > sides[:, 3]))
     sides[backward] = sides[backward][:, [2, 3, 0, 1]]
-    unique, n = np.unique(sides, axis=0, return_counts=True)
-    return shapely.line_merge(shapely.multilinestrings(shapely.linestrings(unique[n > 1].reshape(-1, 2, 2))))
+    unique, number, n = np.unique(sides, axis=0, return_inverse=True, return_counts=True)
+    is_border = (n > 1) & (np.bincount(number.ravel(), of_inside) > 0)
+    return shapely.line_merge(shapely.multilinestrings(shapely.linestrings(unique[is_border].reshape(-1, 2, 2))))
 
 
 def _sides(ring: shapely.Geometry) -> np.ndarray:

@@ -8,7 +8,7 @@ gaps or overlaps.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ import shapely
 
 from muse_pipeline.core.environment import find_versions
 from muse_pipeline.core.process import map_in_order
-from muse_pipeline.inference.card import RegionCard
+from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.store.grid import Shard, WindowGrid, WindowPart
 from muse_pipeline.store.store import TISSUE_UM, Store
@@ -45,21 +45,27 @@ class SlideMap:
     """The maps of a whole slide.
 
     Attributes:
-        card: card of the model.
-        prob: (C, H, W) uint8, probabilities times 255; cell (i, j) covers work pixels from (i, j) * ``card.cell_px``.
+        classes: classes of the maps.
+        is_inside: whether each class lies inside the border.
+        prob: (C, H, W) uint8, probabilities times 255; cell (i, j) covers the slide from (i, j) * ``cell_um``.
         tissue: (H, W) bool, True where nuclei are kept.
-        facts: slide, model, colours and versions, as in ``regions.json``.
+        min_area_mm2: minimum area of regions and holes; smaller ones are merged into the class around them.
+        facts: origin of the maps, size of a cell, slide and versions, as in ``regions.json``.
+        rim_um: width of the edge of the tissue, which gets the classes of the tissue next to it.
     """
 
-    card: RegionCard
+    classes: tuple[NucleusClass, ...]
+    is_inside: tuple[bool, ...]
     prob: np.ndarray
     tissue: np.ndarray
+    min_area_mm2: float
     facts: dict[str, Any]
+    rim_um: float = RIM_UM
 
     @property
     def cell_um(self) -> float:
         """Side of a cell in um."""
-        return self.card.cell_px * self.card.mpp
+        return self.facts["cell_um"]
 
 
 def map_slide(
@@ -105,7 +111,17 @@ def map_slide(
     store.require_unchanged()
     tissue = tissue_on_cells(store, card.cell_px)
     prob[:, ~tissue] = 0
-    return SlideMap(card, prob, tissue, _describe(store, predictor, colour))
+    is_inside = tuple(number > 0 for number in range(len(card.classes)))
+    facts = {
+        "source": "model",
+        "model": {"name": card.name, "sha256": predictor.sha256},
+        "card": json.loads(card.to_json()),
+        "provider": predictor.provider,
+        "colour": colour.tolist(),
+        "cell_um": card.cell_px * card.mpp,
+        **describe_slide(store, PACKAGES),
+    }
+    return SlideMap(card.classes, is_inside, prob, tissue, card.min_area_mm2, facts)
 
 
 def _run_batch(
@@ -128,19 +144,14 @@ def _run_batch(
     return found
 
 
-def _describe(store: Store, predictor: RegionPredictor, colour: np.ndarray) -> dict[str, Any]:
-    card = predictor.card
+def describe_slide(store: Store, packages: Sequence[str]) -> dict[str, Any]:
+    """Facts of ``SlideMap`` about the slide and the versions of ``packages``."""
     return {
         "slide_id": store.slide_id,
         "fingerprint": store.fingerprint,
         "slide_mpp": list(store.slide_mpp),
         "tissue_sha256": store.attributes.get("tissue_sha256"),
-        "model": {"name": card.name, "sha256": predictor.sha256},
-        "card": json.loads(card.to_json()),
-        "provider": predictor.provider,
-        "colour": colour.tolist(),
-        "cell_um": card.cell_px * card.mpp,
-        "versions": find_versions(PACKAGES),
+        "versions": find_versions(packages),
     }
 
 
@@ -170,8 +181,8 @@ class Outlines:
 def classify(found: SlideMap) -> np.ndarray:
     """(H, W) uint8: 0 without tissue, otherwise 1 + index of the likeliest class, without small islands and holes."""
     label = np.where(found.tissue, found.prob.argmax(0).astype(np.uint8) + 1, 0).astype(np.uint8)
-    continue_to_edge(label, RIM_UM / found.cell_um)
-    absorb_islands(label, round(found.card.min_area_mm2 * 1e6 / found.cell_um**2))
+    continue_to_edge(label, found.rim_um / found.cell_um)
+    absorb_islands(label, round(found.min_area_mm2 * 1e6 / found.cell_um**2))
     return label
 
 
