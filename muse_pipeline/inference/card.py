@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -212,6 +213,8 @@ class ImportedCard(ModelCard):
 
 REGIONS = "regions"
 MIN_AREA_MM2 = 0.01  # a disc with a diameter of 113 um
+# Metrics of region models: of their maps, and of the class that is best if everything is painted in it.
+DICE, DICE_OF_PAINTING = "validation Dice of pixels, by masks", "validation Dice of painting everything"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,6 +250,18 @@ class RegionCard(Card):
                 f"card of '{self.name}': core and halo of a window must be multiples of {step_px} px; found a window "
                 f"of {self.input_px} px with a halo of {self.halo_px} px"
             )
+
+
+def painting_warnings(name: str, metrics: Mapping[str, float]) -> list[str]:
+    """A warning if a region model is not better than painting everything in one class; empty if it is, or may be."""
+    own = next((value for metric, value in metrics.items() if metric.startswith(DICE)), None)
+    painting = metrics.get(DICE_OF_PAINTING)
+    if own is None or painting is None or own > painting:
+        return []
+    return [
+        f"region model '{name}' is not better than painting everything in one class (Dice {own:.3f} and {painting:.3f} "
+        "on its validation images); do not use its regions"
+    ]
 
 
 EMBEDDER = "embedder"

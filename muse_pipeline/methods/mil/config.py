@@ -193,7 +193,7 @@ class MilConfig(NetworkSettings):
         trust_pickle: whether a checkpoint that contains more than plain tensors may run code while it is read.
         validation: labelled images of other patients; if given, every stage keeps the weights that score best on them.
         selection: score that selects the best weights. "labels": the area under the ROC curve of images; "masks": the
-            F1 of pixels, which needs drawn ``masks``.
+            Dice of pixels, which needs drawn ``masks``.
         fusion: weights of the three side maps, from fine to coarse.
         teacher: "dice": Dice losses with the image's label at every pixel; "gm": cross-entropy of generalised means.
         student: settings of the second stage.

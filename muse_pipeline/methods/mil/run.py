@@ -12,7 +12,7 @@ import torch
 
 from muse_pipeline.core.pictures import spread_evenly
 from muse_pipeline.data.windows import RegionWindows
-from muse_pipeline.inference.card import REGIONS
+from muse_pipeline.inference.card import REGIONS, painting_warnings
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.labels.tissue import source_checksums, source_files
 from muse_pipeline.methods.mil.attention import slide_metrics, slide_stages
@@ -169,11 +169,13 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         meta = load_checkpoint(self.result).meta
         for name, value in self._name_selection(meta["scores"]).items():
             log(f"{self.name}: {name} {value:.3f} at step {meta['step']}")
+        for warning in painting_warnings(self.config.name, meta["scores"]):
+            log(f"{self.name}: {warning}")
 
     def _name_selection(self, scores: dict[str, float]) -> dict[str, float]:
         """Add a note to the names of the scores if the weights were chosen by masks."""
         chosen = "; weights chosen by masks" if self.config.selection == "masks" else ""
-        return {f"{name}{chosen}": value for name, value in scores.items()}
+        return {f"{name}{chosen if name in SCORES.values() else ''}": value for name, value in scores.items()}
 
     def _describe(self, data: RegionData, method: Method, step: int, scores: dict[str, float]) -> Checkpoint:
         config = self.config
