@@ -18,7 +18,7 @@ from muse_pipeline.core.process import return_large_arrays
 from muse_pipeline.outputs.artefacts import can_judge_focus, subtracted
 from muse_pipeline.outputs.base import FinishedSlide, Output, list_outputs
 from muse_pipeline.outputs.removal import remove_outputs
-from muse_pipeline.steps import Pixels, detect, fetch, inspect, regions, stitch, tile, tissue
+from muse_pipeline.steps import Pixels, detect, fetch, inspect, regions, regions_from_nuclei, stitch, tile, tissue
 
 if TYPE_CHECKING:
     from muse_pipeline.cohort.sheet import SheetRow
@@ -35,7 +35,7 @@ class Models:
 
     Attributes:
         predictor: the detection model.
-        regions: region model, for slides whose row does not name a file of drawn regions; or None.
+        regions: region model, for slides whose row does not name a file of drawn regions; None without a model.
         embedder: network that computes a vector of features for every nucleus; or None.
     """
 
@@ -47,7 +47,7 @@ class Models:
 def run_slide(row: SheetRow, files: SlideFiles, models: Models, settings: RunSettings, begin: Begin = str) -> None:
     """Run all steps of a slide, and write a ledger for each.
 
-    If the region model fails, the slide gets its nuclei but no regions, and ``regions.json`` states the reason.
+    If mapping regions fails, the slide gets its nuclei but no regions, and ``regions.json`` states the reason.
 
     Args:
         row: the slide's row in the sheet.
@@ -67,19 +67,22 @@ def run_slide(row: SheetRow, files: SlideFiles, models: Models, settings: RunSet
             fetch(row.path, files.fetched)
     slide = files.fetched if is_url(row.path) else Path(row.path)
     make_image(slide, row, files, mpp, settings, begin)
-    areas = row.regions and Path(row.regions)
-    if models.regions is not None and not areas:
-        areas = files.folder
-        # ``_step`` exits first, so the error is in its ledger before ``suppress`` discards it.
-        with suppress(Exception), _step(files, "regions", begin) as warnings:
-            regions(files.store(mpp), lambda: models.regions, files.info, files.colour, areas, threads, warnings)
     names = shard_names(row.shards or settings.shards)
     for name in names:
         with _step(files, "detect", begin, f"detect-{name}") as warnings:
             found = detect(files.store(mpp), models.predictor, files.colour, name, files.shard(name), threads)
             warnings.extend(found)
+    shards, areas = [files.shard(name) for name in names], row.regions and Path(row.regions)
+    if settings.regions and not areas:
+        areas = files.folder
+        # ``_step`` exits first, so the error is in its ledger before ``suppress`` discards it.
+        with suppress(Exception), _step(files, "regions", begin) as warnings:
+            if models.regions is None:
+                regions_from_nuclei(files.store(mpp), shards, files.info, areas, threads)
+            else:
+                regions(files.store(mpp), lambda: models.regions, files.info, files.colour, areas, threads, warnings)
     finished = FinishedSlide(files, settings, row.patient, models.embedder, threads)
-    make_nuclei([files.shard(name) for name in names], finished, areas, begin)
+    make_nuclei(shards, finished, areas, begin)
     write_outputs(finished, [output for output in list_outputs(settings) if output.job != "nuclei"], begin)
 
 

@@ -109,8 +109,11 @@ def test_nuclei_must_have_the_measurements():
 def test_what_settings_need_must_be_there(tmp_path, monkeypatch):
     (tmp_path / "tumour.onnx").touch()
     settings.require_available(RunSettings({"anndata": True, "regions": str(tmp_path / "tumour.onnx")}))
-    with pytest.raises(ConfigError, match=r"regions: there is no file nosuch\.onnx; give `epithelium`"):
+    with pytest.raises(ConfigError, match=r"regions 'nosuch\.onnx': there is no such file; give `nuclei`"):
         settings.require_available(RunSettings({"regions": "nosuch.onnx"}))
+    with pytest.raises(ConfigError, match=r"regions 'epithelium': the built-in model is withdrawn; give `nuclei`"):
+        settings.require_available(RunSettings({"regions": "epithelium"}))
+    settings.require_available(RunSettings({"regions": "nuclei"}))
     monkeypatch.setattr(settings, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"anndata: needs the package 'h5py', .* install the extra `anndata`"):
         settings.require_available(RunSettings({"anndata": True}))

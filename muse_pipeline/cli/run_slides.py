@@ -80,7 +80,7 @@ def run_slides(rows: list[SheetRow], plan: SlidesPlan) -> tuple[list[str], list[
         plan: plan of the run.
 
     Returns:
-        The slide_ids of slides that failed; the slide_ids of slides with nuclei on which the region model failed; and
+        The slide_ids of slides that failed; the slide_ids of slides with nuclei whose regions failed; and
         the rows of the slides that were run in full.
 
     Raises:
@@ -319,10 +319,10 @@ def add_logged(row: SheetRow, plan: SlidesPlan, bar, outdated: list[Output]) -> 
 def _settings_of_run(row: SheetRow, plan: SlidesPlan) -> dict[str, dict[str, Any]]:
     """Settings to record for a slide, keyed by the equivalent job of the workflow; only jobs that wrote results."""
     settings = plan.jobs.job_settings(row.slide_id)
-    slide, models = plan.slide(row), plan.models
+    slide = plan.slide(row)
     files, written = slide.files, [output for output in list_outputs(plan.settings) if output.is_written(slide)]
     unwritten = {output.job for output in list_outputs()} - {"nuclei", *(output.job for output in written)}
-    if models.regions is not None and not row.regions and read_json(files.regions)["status"] != "ok":
+    if plan.settings.regions and not row.regions and read_json(files.regions)["status"] != "ok":
         settings["nuclei"]["regions"] = "failed"
         unwritten.add("regions")
     return {job: values for job, values in settings.items() if job not in unwritten}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from muse_pipeline.core.config import parse_yaml
 from muse_pipeline.core.errors import ConfigError, LeftOutWarning, SheetError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.text import slug
+from muse_pipeline.core.types import FROM_NUCLEI
 
 PATTERNS = set('{}<>*?"')  # characters in paths that Snakemake expands as patterns
 NOT_TEXT = {"true", "false", "yes", "no", "on", "off", "null", "~"}  # read by YAML as true, false or null, in any case
@@ -120,7 +121,8 @@ def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any])
         model: description of the model from `muse model`.
 
     Raises:
-        ConfigError: the model maps regions, works at a different mpp, or has several classes in mode label-free.
+        ConfigError: the model maps regions, works at a different mpp, has several classes in mode label-free, or has
+            one class but regions come from the classes.
     """
     if model.get("kind") == "regions":
         raise ConfigError(
@@ -136,6 +138,20 @@ def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any])
         raise ConfigError(
             f"config: mode label-free is for models of one class, but model '{model['name']}' has "
             f"{', '.join(model['classes'])}; leave one of the two settings out"
+        )
+    require_classes_for_regions(settings, model["name"], model["classes"])
+
+
+def require_classes_for_regions(settings: Mapping[str, Any], model: str, classes: Sequence[str]) -> None:
+    """Check that the classes of a model of nuclei tell regions apart, if regions come from them.
+
+    Raises:
+        ConfigError: there is only one class.
+    """
+    if settings["regions"] == FROM_NUCLEI and len(classes) < 2:
+        raise ConfigError(
+            f"regions: {FROM_NUCLEI} needs classes of nuclei, but model '{model}' has only {', '.join(classes)}; leave "
+            "regions out, or choose a model with several classes"
         )
 
 

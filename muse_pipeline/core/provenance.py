@@ -148,14 +148,17 @@ class Regions:
     """Tissue regions of a slide.
 
     Attributes:
-        source: "model" or "drawn".
+        source: "model", "nuclei" or "drawn".
         status: "ok" or "failed".
         reason: reason for a failure; "" if there was none.
-        model: model that mapped the regions; None for drawn regions and after a failure.
-        file: file with drawn regions; None if a model mapped them.
+        model: model that mapped the regions, or that found the nuclei from which they were mapped; None for drawn
+            regions and after a failure.
+        file: file with drawn regions; None for others.
         classes: area of each class; None after a failure.
         bands: areas along the border; None after a failure.
         border_mm: length of the border; None after a failure.
+        n_unlike_region: number of nuclei of a class that does not occur in their region; None if not judged.
+        n_judged: number of nuclei in regions whose class does not occur in every region; None if not judged.
     """
 
     source: str
@@ -166,6 +169,8 @@ class Regions:
     classes: tuple[RegionArea, ...] | None = None
     bands: tuple[Band, ...] | None = None
     border_mm: Number | None = None
+    n_unlike_region: int | None = None
+    n_judged: int | None = None
 
     @property
     def origin(self) -> NamedFile | None:

@@ -22,11 +22,11 @@ ModelPrecision = Annotated[str, OneOf(MODEL_PRECISIONS)]
 NETWORKS = ("stardist", "hover", "distance", "boundary")  # kinds of third-party networks (see ``inference.maps``)
 SCALINGS = ("none", "unit", "symmetric", "imagenet", "percentile")  # how the input of these networks is scaled
 FEATURE_SETS = ("none", "basic", "all")  # see ``features.catalogue``
-DOUBTS = ("stain", "scale", "classes", "organ")  # doubts about a slide's numbers (see ``inference.doubts``)
+DOUBTS = ("stain", "scale", "classes", "organ", "regions")  # doubts about a slide's numbers (see ``inference.doubts``)
 ARTEFACTS = ("blurred", "fold", "bubble", "ink")  # values of the column ``quality`` (see ``inference.artefacts``)
 INTENSITIES_OD = (0.2, 0.4, 0.6)  # minimum optical densities (base 10) of DAB for 1+, 2+ and 3+: QuPath's defaults
 MODEL_OF_MODE = {"supervised": "compact", "label-free": "label_free"}  # built-in models by `mode`
-REGION_MODELS = ("epithelium",)  # available to users; the output ``artefacts`` has its own model
+FROM_NUCLEI = "nuclei"  # value of the setting `regions` for tissue regions from the classes of the nuclei
 
 
 class Frame(StrEnum):

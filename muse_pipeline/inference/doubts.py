@@ -5,10 +5,11 @@ outside a range by more than a margin is flagged, with the reason in words; a sl
 brown than the training pictures, has a different stain. No step fails because of a doubt. docs/guide/confidence.md
 states how often pictures of an unseen site are flagged, and the limits of the check.
 
-Totals of a cohort leave out doubtful slides, or only the classes of their nuclei. All nuclei are doubtful if the stain
-is different, or if the pixel size is implausible by itself or for the size of the nuclei. Only classes are doubtful if
-the nuclei of a class are larger than in training, for example tumour mistaken for lymphocytes, or if the classes were
-not validated in the organ. The limits come from the breast tissue that `compact` was trained on, and from other tissue.
+Totals of a cohort leave out doubtful slides, or only the classes of their nuclei or their regions. All nuclei are
+doubtful if the stain is different, or if the pixel size is implausible by itself or for the size of the nuclei. Only
+classes are doubtful if the nuclei of a class are larger than in training, for example tumour mistaken for lymphocytes,
+or if the classes were not validated in the organ. Only regions are doubtful if many nuclei are of a class that does not
+occur in their region. The limits come from the breast tissue that `compact` was trained on, and from other tissue.
 
 If the pixel size is wrong, which is the commonest mistake, nuclei have a different size and lower class probabilities.
 Both also occur at the right pixel size: nuclei of lymph nodes are small, and classes in an unfamiliar organ
@@ -26,6 +27,7 @@ import numpy as np
 
 from muse_pipeline.core.provenance import DARK, FLAGGED, NOT_KNOWN, OK, OTHER_STAIN, Provenance, Verdict
 from muse_pipeline.core.text import count_noun
+from muse_pipeline.core.types import FROM_NUCLEI
 from muse_pipeline.inference.card import AppearanceReference, ClassReference
 from muse_pipeline.slides.mpp import describe_implausible
 from muse_pipeline.tissue.colour import SlideColour
@@ -34,6 +36,8 @@ PERCENTILES = (1, 50, 99)
 BROWN = "brown, as immunohistochemistry is"
 OF_NUCLEI = {"stain": "other stain", "scale": "doubtful scale"}
 OF_CLASSES = {"classes": "doubtful classes", "organ": "classes not validated"}
+OF_REGIONS = {"regions": "doubtful regions"}
+MAX_UNLIKE = 0.15  # share of judged nuclei in tissue of another kind; by outlines of pathologists it is 0.04 to 0.08
 MIN_NUCLEI = 100  # minimum number of nuclei of a class or slide; fewer may not be representative
 SMALLEST = (0.86, 0.955), (20.0, 12.0)  # mean class probabilities, and the minimum median areas in um2 for them
 LARGEST = (0.85, 0.92), (48.0, 75.0)  # mean class probabilities, and the maximum median areas in um2 for them
@@ -153,7 +157,7 @@ def _deviations(
 
 
 def find_doubts(provenance: Provenance, organ: str = "") -> dict[str, str]:
-    """The doubts about a slide, keyed as in ``OF_NUCLEI`` and ``OF_CLASSES``, each with the reason in words.
+    """The doubts about a slide, keyed as in ``OF_NUCLEI``, ``OF_CLASSES`` and ``OF_REGIONS``, each with its reason.
 
     Args:
         provenance: provenance of the slide's nuclei.
@@ -161,9 +165,11 @@ def find_doubts(provenance: Provenance, organ: str = "") -> dict[str, str]:
     """
     verdict = provenance.verdict
     of_mpp = describe_implausible(provenance.slide_mpp, provenance.mpp_source)
+    of_regions = _doubt_regions(provenance)
     if verdict.verdict == OTHER_STAIN:  # size and classes of its nuclei are not judged
-        return {"stain": "; ".join(verdict.reasons), **({"scale": of_mpp} if of_mpp else {})}
-    doubts = {"scale": provenance.size_doubt, "classes": provenance.class_doubt}
+        known = {"scale": of_mpp, "regions": of_regions}
+        return {"stain": "; ".join(verdict.reasons), **{kind: doubt for kind, doubt in known.items() if doubt}}
+    doubts = {"scale": provenance.size_doubt, "classes": provenance.class_doubt, "regions": of_regions}
     found = {kind: doubt for kind, doubt in doubts.items() if doubt}
     if of_mpp:
         found.setdefault("scale", of_mpp)
@@ -174,12 +180,23 @@ def find_doubts(provenance: Provenance, organ: str = "") -> dict[str, str]:
     return found
 
 
+def _doubt_regions(provenance: Provenance) -> str:
+    """A reason if many nuclei are of a class that does not occur in their region; "" otherwise."""
+    regions = provenance.regions
+    if regions and regions.source == FROM_NUCLEI and provenance.verdict.verdict == OTHER_STAIN:
+        return "the regions come from classes of nuclei, which are valid in H&E only"
+    n, n_unlike = (regions.n_judged or 0, regions.n_unlike_region or 0) if regions else (0, 0)
+    if n < MIN_NUCLEI or n_unlike <= MAX_UNLIKE * n:
+        return ""
+    return f"check the regions: {n_unlike:,} of {n:,} nuclei are epithelial outside epithelium or stroma inside it"
+
+
 def reason_left_out(doubts: Iterable[str], kinds: Mapping[str, str], included: Iterable[str] = ()) -> str:
     """The reason why totals leave a slide out, in a few words; "" if they include it.
 
     Args:
         doubts: kinds of doubt about the slide.
-        kinds: kinds that matter, ``OF_NUCLEI`` or ``OF_CLASSES``.
+        kinds: kinds that matter, such as ``OF_NUCLEI``.
         included: kinds of doubt for which the reader chose not to leave slides out.
     """
     return next((word for kind, word in kinds.items() if kind in set(doubts) - set(included)), "")

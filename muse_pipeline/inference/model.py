@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from muse_pipeline.core.environment import Finding, reserve_gpu
 from muse_pipeline.core.errors import ModelError, ProviderError
 from muse_pipeline.core.files import read_json
-from muse_pipeline.core.types import PROVIDERS, REGION_MODELS
+from muse_pipeline.core.types import FROM_NUCLEI, PROVIDERS
 from muse_pipeline.inference.card import METADATA_KEY, Card, read_any_card
 
 if TYPE_CHECKING:
@@ -45,18 +45,17 @@ def find_model(model: str, provider: str = "cpu") -> Path:
 
 
 def find_region_model(model: str, provider: str = "cpu") -> Path:
-    """Find the file of a region model, from a path or the name of a built-in one.
+    """Find the file of a region model.
 
     Raises:
-        ModelError: there is no such model or file.
+        ModelError: there is no such file.
     """
-    if model in REGION_MODELS:
-        return BUILT_IN / f"regions/{model}.onnx"
     if path := _find_file(model, provider):
         return path
+    what = "the built-in model is withdrawn" if model == "epithelium" else "there is no such file"
     raise ModelError(
-        f"region model '{model}': neither a file nor a built-in one ({', '.join(REGION_MODELS)}); "
-        "docs/guide/regions.md shows how to train one"
+        f"regions '{model}': {what}; give `{FROM_NUCLEI}`, which maps regions from the classes of the nuclei, or the "
+        "file of a region model (docs/guide/regions.md)"
     )
 
 

@@ -146,11 +146,12 @@ def _find_reduction(store: Store) -> int:
 def _add_legend(picture: np.ndarray, classes: Sequence[NucleusClass]) -> Image.Image:
     """The picture with the colours and names of the classes below it."""
     size, margin = 18, 8
-    canvas = Image.new("RGB", (picture.shape[1], picture.shape[0] + size + 2 * margin), "white")
+    font, y = ImageFont.load_default(size), picture.shape[0] + margin
+    left = np.cumsum([margin, *(size + 26 + round(font.getlength(one.name)) for one in classes)]).tolist()
+    canvas = Image.new("RGB", (max(picture.shape[1], left[-1]), y + size + margin), "white")
     canvas.paste(Image.fromarray(picture))
-    draw, font, x, y = ImageDraw.Draw(canvas), ImageFont.load_default(size), margin, picture.shape[0] + margin
-    for one in classes:
+    draw = ImageDraw.Draw(canvas)
+    for x, one in zip(left, classes, strict=False):
         draw.rectangle((x, y, x + size, y + size), fill=one.color)
         draw.text((x + size + 6, y - 2), one.name, "black", font)
-        x += size + 6 + round(draw.textlength(one.name, font)) + 20
     return canvas

@@ -25,7 +25,8 @@ from muse_pipeline.tissue.mask import KeptArea
 
 BANDS_UM = (50, 100)  # widths of bands on either side of the border
 NO_REGION = -1
-EPITHELIUM, SIDES = "Epithelium", {"Epithelial": 1, "Stroma": -1}  # expected side of each class: 1 inside, -1 outside
+# Tissues in lower case in which nuclei of a class do not occur; the first class of a model is like stroma.
+UNLIKE = {"Epithelial": ("stroma", "lymphoid"), "Stroma": ("epithelium",)}
 MARGIN_UM = 16.0  # four cells of the map; closer to the border, the region is uncertain
 
 
@@ -122,21 +123,22 @@ class SlideRegions:
         found[owner] = distance
         return np.where(self._inside[region], -found, found)
 
-    def sides(self, classes: Sequence[str]) -> np.ndarray | None:
-        """(C,) side of the border where nuclei of each class are expected: 1 inside, -1 outside, 0 for either.
+    def unlike(self, classes: Sequence[str]) -> np.ndarray | None:
+        """(R + 1, C) bool: True if nuclei of a class do not occur in a region; the last row is for ``NO_REGION``.
 
-        None unless the regions are epithelium and other tissue, and ``classes`` contains every class of ``SIDES``.
+        None unless a model maps epithelium, and ``classes`` contains every class of ``UNLIKE``. Regions that come from
+        the classes of nuclei agree with most of them, right or wrong.
         """
-        inside = [one.name for one in self.classes if one.is_inside]
-        if inside != [EPITHELIUM] or len(self.classes) == 1 or not SIDES.keys() <= set(classes):
+        tissues = ["stroma", *(one.name.lower() for one in self.classes[1:]), "none"]
+        if self.origin.source != "model" or "epithelium" not in tissues or not UNLIKE.keys() <= set(classes):
             return None
-        return np.array([SIDES.get(name, 0) for name in classes])
+        return np.array([[tissue in UNLIKE.get(name, ()) for name in classes] for tissue in tissues])
 
-    def are_unlike(self, found: RegionColumns, sides: np.ndarray) -> np.ndarray:
-        """(N,) bool: True for nuclei in a region opposite to their expected side (N,), but not near the border."""
+    @staticmethod
+    def are_unlike(found: RegionColumns, label: np.ndarray, unlike: np.ndarray) -> np.ndarray:
+        """(N,) bool: True for nuclei of classes ``label`` (N,) that are ``unlike`` their region, far from a border."""
         is_near = np.abs(found.border_um) <= MARGIN_UM  # False if there is no border
-        is_other = np.where(self._inside[found.region], 1, -1) == -sides
-        return is_other & ~is_near & (found.region != NO_REGION)
+        return unlike[found.region, label] & ~is_near
 
     def describe(self) -> Regions:
         """Origin of the regions, and the areas of every class and of the bands along the border."""
@@ -171,8 +173,8 @@ class FailedRegions:
         nan = np.full(len(xy), np.nan, np.float32)
         return RegionColumns(np.full(len(xy), NO_REGION, np.int32), nan, nan)
 
-    def sides(self, classes: Sequence[str]) -> None:
-        """None, because no class is expected on either side."""
+    def unlike(self, classes: Sequence[str]) -> None:
+        """None, because there are no regions to compare with."""
 
     def describe(self) -> Regions:
         """The failure and its reason, for the provenance."""

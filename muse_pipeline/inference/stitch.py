@@ -23,6 +23,7 @@ from muse_pipeline.inference.card import ClassReference, ModelCard
 from muse_pipeline.inference.doubts import NuclearSize, SizeSample, judge_classes
 from muse_pipeline.inference.shards import iterate_groups, read_positions, read_reports, read_shard_facts
 from muse_pipeline.inference.stains import stains_with
+from muse_pipeline.nuclei.arrow import to_numpy
 from muse_pipeline.nuclei.pairs import REACH_UM, SLACK_UM, SeamResolver, cut_apart
 from muse_pipeline.nuclei.parquet import (
     BORDER,
@@ -122,8 +123,8 @@ def stitch_shards(
     is_brown = shards.common.get("positive_od") is not None
     brown = stains_with(shards.common.get("third_stain")) if is_brown else None
     meter = None if sources.features is None else sources.features.meter(info, kept, names, brown)
-    sides = None if sources.regions is None else sources.regions.sides(names)
-    measures = Measures(clusters, sources.regions, meter, sources.artefacts, sides)
+    unlike = None if sources.regions is None else sources.regions.unlike(names)
+    measures = Measures(clusters, sources.regions, meter, sources.artefacts, unlike)
     made_from = replace(describe(shards, card, info, kept), **measures.describe())
     if is_brown:
         limits = tuple(sources.intensities)
@@ -168,7 +169,7 @@ class Measures:
     regions: SlideRegions | FailedRegions | None
     meter: FeatureMeter | None
     artefacts: ArtefactMap | None
-    sides: np.ndarray | None  # expected side of the epithelium's border for each class
+    unlike: np.ndarray | None  # classes of nuclei that do not occur in each region
 
     def describe(self) -> dict[str, Any]:
         """Fields of ``Provenance`` for the given sources."""
@@ -186,7 +187,7 @@ class Measures:
             clusters=self.clusters is not None,
             positive_od=positive_od,
             regions=None if self.regions is None else [one.name for one in self.regions.classes],
-            unlike_region=self.sides is not None,
+            unlike_region=self.unlike is not None,
             features=self.meter.names if self.meter else (),
             artefacts=None if self.artefacts is None else self.artefacts.kinds,
         )
@@ -201,8 +202,8 @@ class Measures:
         if self.regions is not None:
             found = self.regions.columns(nuclei.xy)
             columns |= {REGION: found.region, REGION_PROB: found.prob, BORDER: found.border_um}
-            if self.sides is not None:
-                columns[UNLIKE_REGION] = self.regions.are_unlike(found, self.sides[nuclei.label])
+            if self.unlike is not None:
+                columns[UNLIKE_REGION] = self.regions.are_unlike(found, nuclei.label, self.unlike)
         if self.artefacts is not None:
             columns[QUALITY] = self.artefacts.at(nuclei.xy)
         if self.meter:
@@ -249,11 +250,15 @@ def write_nuclei(
         return rows, n_repaired, shapes["area_um2"], level0
 
     of_all, of_classes = SizeSample(), [SizeSample() for _ in writer.classes]
-    n_repaired_outlines = n_without_pixels = 0
+    n_repaired_outlines = n_without_pixels = n_unlike = n_judged = 0
     for rows, n_repaired, area_um2, nuclei in map_in_order(draw, parts, threads, AHEAD):
         writer.append(rows)
         if measures.meter:
             n_without_pixels += rows.table[OF_EVERY_PIXEL].null_count
+        if measures.unlike is not None:
+            is_judged = measures.unlike.any(0)[nuclei.label] & to_numpy(rows.table[REGION].is_valid())
+            n_judged += int(is_judged.sum())
+            n_unlike += int(to_numpy(rows.table[UNLIKE_REGION]).sum())
         is_counted = ~left_out(rows.table, writer.provenance)
         of_all.add(area_um2[is_counted], nuclei.prob[is_counted])
         for label, sample in enumerate(of_classes):
@@ -263,6 +268,9 @@ def write_nuclei(
     writer.complete(n_repaired_outlines=n_repaired_outlines)
     if measures.meter:
         writer.complete(features=replace(writer.provenance.features, n_without_pixels=n_without_pixels))
+    if measures.unlike is not None:
+        known = replace(writer.provenance.regions, n_unlike_region=n_unlike, n_judged=n_judged)
+        writer.complete(regions=known)
     return of_all.measure(), [sample.measure() for sample in of_classes]
 
 

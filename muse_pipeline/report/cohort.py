@@ -17,8 +17,15 @@ from muse_pipeline.core.errors import SheetError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.provenance import DARK, OTHER_STAIN, NamedFile, Provenance, Roi
 from muse_pipeline.core.text import count_noun, one_line
-from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.inference.doubts import OF_CLASSES, OF_NUCLEI, describe_left_out, find_doubts, reason_left_out
+from muse_pipeline.core.types import FROM_NUCLEI, SlideInfo
+from muse_pipeline.inference.doubts import (
+    OF_CLASSES,
+    OF_NUCLEI,
+    OF_REGIONS,
+    describe_left_out,
+    find_doubts,
+    reason_left_out,
+)
 from muse_pipeline.registration.record import FAILED, read_outcome
 from muse_pipeline.report.slide_summary import summarise_slide
 from muse_pipeline.slides.inspect import read_info
@@ -111,6 +118,15 @@ class SlideResult:
     def classes_left_out(self) -> str:
         """A short reason why totals leave out the slide's counts of classes; "" if they do not."""
         return reason_left_out(self.doubts, OF_CLASSES, self.included)
+
+    @property
+    def regions_left_out(self) -> str:
+        """A short reason why totals leave out the numbers of the slide's regions; "" if they do not.
+
+        Regions that come from the classes of the nuclei are as doubtful as the classes.
+        """
+        kinds = OF_REGIONS | (OF_CLASSES if self.regions and self.regions["source"] == FROM_NUCLEI else {})
+        return reason_left_out(self.doubts, kinds, self.included)
 
     @property
     def class_counts(self) -> dict[str, int]:

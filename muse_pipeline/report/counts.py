@@ -30,7 +30,6 @@ from muse_pipeline.nuclei.parquet import (
     POSITIVE,
     REGION,
     ROW_GROUP,
-    UNLIKE_REGION,
     iterate_counted,
     iterate_rows,
     open_nuclei,
@@ -127,11 +126,7 @@ def count_in_regions(nuclei: Path, regions: Regions, classes: Sequence[NucleusCl
     n_in_region = np.zeros((len(names), len(classes)), int)
     bands = [(side, band) for band in regions.bands for side in SIDES]
     n_in_band = np.zeros((len(bands), len(classes)), int)
-    with open_nuclei(nuclei) as file:
-        unlike = [UNLIKE_REGION] if UNLIKE_REGION in file.schema_arrow.names else []
-    n_unlike = 0
-    for table in iterate_rows(nuclei, ROW_GROUP, ["label", REGION, BORDER, *unlike]):
-        n_unlike += sum(int(to_numpy(table[name]).sum()) for name in unlike)
+    for table in iterate_rows(nuclei, ROW_GROUP, ["label", REGION, BORDER]):
         label, border = to_numpy(table["label"]), to_numpy(table[BORDER])
         region = pc.fill_null(pc.index_in(table[REGION].cast(pa.string()), pa.array(names)), -1).to_numpy()
         for where in range(len(names)):
@@ -142,7 +137,6 @@ def count_in_regions(nuclei: Path, regions: Regions, classes: Sequence[NucleusCl
             n_in_band[where] += _count(label[is_there], classes)
     return {
         **to_json(regions),
-        **{f"n_{name}": n_unlike for name in unlike},
         "classes": [
             {**to_json(one), **_nuclei(n, classes)} for one, n in zip(regions.classes, n_in_region, strict=True)
         ],
@@ -171,8 +165,8 @@ def region_values(regions: dict[str, Any] | None) -> dict[str, float | str | Non
     values: dict[str, float | str | None] = {"regions": regions["status"]}
     if regions["status"] == "ok":
         values["border_mm"] = regions["border_mm"]
-        if f"n_{UNLIKE_REGION}" in regions:
-            values[f"nuclei_{UNLIKE_REGION}"] = regions[f"n_{UNLIKE_REGION}"]
+        if "n_unlike_region" in regions:
+            values["nuclei_unlike_region"] = regions["n_unlike_region"]
         for name, row in _rows(regions):
             values |= {f"mm2_in_{name}": round(row["area_mm2"], 4), f"nuclei_in_{name}": row["n_nuclei"]}
             values[f"nuclei_per_mm2_in_{name}"] = per_mm2(row["n_nuclei"], row["area_mm2"])

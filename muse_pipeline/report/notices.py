@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from muse_pipeline.core.provenance import FLAGGED, NOT_KNOWN, Roi
 from muse_pipeline.core.text import count_noun
-from muse_pipeline.inference.doubts import OF_CLASSES, OF_NUCLEI
+from muse_pipeline.inference.doubts import OF_CLASSES, OF_NUCLEI, OF_REGIONS
 from muse_pipeline.report.cohort import STATUSES, SlideResult, counted
 from muse_pipeline.slides.mpp import DOUBT
 from muse_pipeline.slides.pictures import SEVERAL
@@ -55,7 +55,8 @@ KINDS = {
         AMBER, "check picture", "whose file has several pictures; check before use that the right one was read"
     ),
     "artefacts": Kind(AMBER, "artefacts", "with artefacts, check before use"),
-    "regions": Kind(AMBER, "no regions", "without tissue regions, because their model failed", "no tissue regions: {}"),
+    "regions": Kind(RED, OF_REGIONS["regions"], "whose nuclei do not suit their regions"),
+    "unmapped": Kind(AMBER, "no regions", "without tissue regions, because mapping failed", "no tissue regions: {}"),
     "partner": Kind(
         AMBER,
         "no partner",
@@ -118,7 +119,7 @@ def find_reasons(slide: SlideResult) -> dict[str, str]:
     found["third_stain"] = NOT_FOUND if NOT_FOUND in slide.warnings else ""
     found["tissue"] = slide.tissue_doubt
     found["artefacts"] = slide.artefact_doubt
-    found["regions"] = slide.regions["reason"] if slide.regions else ""
+    found["unmapped"] = slide.regions["reason"] if slide.regions else ""
     found["partner"] = slide.lacks_partner
     return {kind: reason for kind in KINDS if (reason := found.get(kind))}
 
@@ -128,6 +129,8 @@ def _consequence(slide: SlideResult, kind: str) -> str:
         return ""
     if kind in OF_CLASSES:
         return "; the counts of its classes are in no total"
+    if kind in OF_REGIONS:
+        return "; the numbers of its regions are in no total"
     positive = slide.positive if slide.n_nuclei else None
     figures = f" ({positive['percent_positive']:.1f} % of them positive)" if positive else ""
     return f"; its nuclei{figures} are in no total"

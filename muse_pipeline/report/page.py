@@ -146,6 +146,7 @@ def _row(slide: SlideResult) -> dict[str, Any]:
 def _left_out(slide: SlideResult) -> str:
     """The parts of the slide's numbers that totals leave out, each with the reason."""
     reasons = {"all nuclei": slide.left_out, "counts of classes": slide.classes_left_out}
+    reasons["regions"] = slide.regions_left_out
     return "; ".join(f"{what}: {why}" for what, why in reasons.items() if why)
 
 

@@ -29,7 +29,14 @@ from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Regions
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.features.catalogue import MIX_UM, WITHOUT_CLASSES, every_feature
-from muse_pipeline.inference.doubts import OF_CLASSES, OF_NUCLEI, describe_left_out, find_doubts, reason_left_out
+from muse_pipeline.inference.doubts import (
+    OF_CLASSES,
+    OF_NUCLEI,
+    OF_REGIONS,
+    describe_left_out,
+    find_doubts,
+    reason_left_out,
+)
 from muse_pipeline.nuclei.arrow import to_numpy
 from muse_pipeline.nuclei.parquet import (
     BORDER,
@@ -45,6 +52,7 @@ from muse_pipeline.scverse.elements import Elements, open_hdf5
 from muse_pipeline.statistics.comparison import Difference, compare_pairs, mean_by_patient, require_groups
 
 EDGE = "neighbours_tissue_edge_um"
+INFILTRATION = "infiltration"  # group of the measures of tissue regions
 
 
 class Measure(NamedTuple):
@@ -169,7 +177,7 @@ def _infiltration(columns: Mapping[str, np.ndarray], regions: Regions, classes: 
     for area, is_there, mm2 in areas:
         for number, name in enumerate(classes):
             n = int((is_there & (label == number)).sum())
-            measure = _density(f"nuclei_per_mm2_in_{area}_{name}", "infiltration")
+            measure = _density(f"nuclei_per_mm2_in_{area}_{name}", INFILTRATION)
             found[measure] = n / mm2 if mm2 else np.nan
     return found
 
@@ -324,8 +332,11 @@ def compare_cohort(
     left_out = describe_left_out(without.values())
     group_of = require_groups(groups, patients, left_out)
     measures, values = measure_slides(results, groups, threads)
-    without_classes = [reason_left_out(doubts[slide], OF_CLASSES, included) for slide in groups]
+    without_classes, without_regions = (
+        [reason_left_out(doubts[slide], kinds, included) for slide in groups] for kinds in (OF_CLASSES, OF_REGIONS)
+    )
     values[np.ix_(list(map(bool, without_classes)), [measure.is_of_classes for measure in measures])] = np.nan
+    values[np.ix_(list(map(bool, without_regions)), [one.group == INFILTRATION for one in measures])] = np.nan
     means, order = mean_by_patient(values, [patients[slide] for slide in groups])
     compared = list(compare_pairs(means, [group_of[one] for one in order]))
     _write(output, COLUMNS, _rows_of_measures(measures, compared))
@@ -337,6 +348,7 @@ def compare_cohort(
         f"{len(groups)} slides of {len(order)} patients; the patient is the unit of every test, represented by "
         "the mean of its slides",
         *filter(None, (left_out, describe_left_out(without_classes, " of the measures of classes"))),
+        *filter(None, [describe_left_out(without_regions, " of the measures of regions")]),
     ]
     if n_without := len(patients_of(results)) - len(without):
         lines.append(f"left out: {count_noun(n_without, 'slide')} without a value in the column '{group}'")

@@ -20,6 +20,7 @@ from muse_pipeline.inference.doubts import (
     MIN_NUCLEI,
     OF_CLASSES,
     OF_NUCLEI,
+    OF_REGIONS,
     NuclearSize,
     SizeSample,
     find_doubts,
@@ -110,8 +111,24 @@ def test_a_class_is_doubted_where_its_nuclei_are_larger_than_in_training(area, p
     assert judge_classes({}, found) == ""
 
 
+@pytest.mark.parametrize(
+    ("n_unlike", "n_judged", "is_doubted"), [(1544, 2900, True), (150, 1000, False), (151, 1000, True), (60, 99, False)]
+)
+def test_regions_that_many_nuclei_do_not_suit_are_doubted(n_unlike, n_judged, is_doubted):
+    regions = {"source": "model", "status": "ok", "reason": "", "n_unlike_region": n_unlike, "n_judged": n_judged}
+    doubt = find_doubts(Provenance.from_dict(PROVENANCE | {"regions": regions})).get("regions", "")
+    assert (f"{n_unlike:,} of {n_judged:,} nuclei are epithelial outside epithelium" in doubt) == is_doubted
+
+
+@pytest.mark.parametrize(("verdict", "is_doubted"), [("ok", False), ("other stain", True)])
+def test_regions_from_nuclei_are_doubted_where_classes_mean_nothing(verdict, is_doubted):
+    regions = {"source": "nuclei", "status": "ok", "reason": ""}
+    facts = PROVENANCE | {"regions": regions, "appearance": {"verdict": verdict, "reasons": []}}
+    assert ("regions" in find_doubts(Provenance.from_dict(facts))) == is_doubted
+
+
 def test_classes_are_validated_in_the_organs_of_the_card_alone():
-    assert (*OF_NUCLEI, *OF_CLASSES) == DOUBTS
+    assert (*OF_NUCLEI, *OF_CLASSES, *OF_REGIONS) == DOUBTS
     card = json.loads(read_card(find_model("compact")).to_json())
     facts = PROVENANCE | {"card": card, "model": {**PROVENANCE["model"], "name": "compact"}}
     known = Provenance.from_dict(facts)

@@ -143,7 +143,7 @@ def test_a_slide_of_one_class_has_no_border(drawn_slide, region_model, shards, t
 
 @pytest.mark.slow
 def test_muse_run_maps_regions_and_a_failing_model_costs_nothing_else(region_model, muse, tmp_path):
-    """The steps have tests above, and tests/inference/test_epithelium.py runs `muse run` with regions."""
+    """The steps have tests above, and tests/inference/test_nucleus_regions.py runs `muse run` with regions."""
     tumour = np.zeros((160, 220), bool)  # 2 um a pixel
     tumour[40:130, 50:160] = True
     write_pyramid(tmp_path / "S.tif", draw_slide(tumour, seed=5), factors=(4,), mpp=SLIDE_MPP)
@@ -160,7 +160,7 @@ def test_muse_run_maps_regions_and_a_failing_model_costs_nothing_else(region_mod
     onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps({**card, "mpp": 1.3, "name": "odd"})})
     onnx.save(model, tmp_path / "odd.onnx")
     status, printed, errors = muse(*command, tmp_path / "odd.onnx")
-    assert status == 2 and "1 of 1 slides have no tissue regions, because their model failed (S)" in errors
+    assert status == 2 and "1 of 1 slides have no tissue regions, because mapping failed (S)" in errors
     assert "regions model.onnx (" in printed and "-> odd.onnx (" in printed  # the model that is replaced
     again = pandas.read_parquet(results / "S/nuclei.parquet")
     assert again["region"].isna().all() and again.drop(columns=COLUMNS).equals(table.drop(columns=COLUMNS))
@@ -238,13 +238,13 @@ def test_a_slide_without_its_regions_stands_in_the_report(results, drawn_slide, 
     row = read_row(results)
     assert (row["status"], row["regions"]) == ("ok", "failed")
     assert int(row["nuclei"]) > 500
-    assert "without tissue regions, because their model failed" in capsys.readouterr().out
+    assert "without tissue regions, because mapping failed" in capsys.readouterr().out
     assert "no tissue regions: " in (results / "report.html").read_text()
 
 
 @pytest.fixture(scope="session")
 def of_epithelium(found, tmp_path_factory) -> Path:
-    """A folder with the same regions under the class names of the built-in model."""
+    """A folder with the same regions under the names of epithelium and other tissue."""
     folder = tmp_path_factory.mktemp("epithelium") / "regions"
     shutil.copytree(found, folder)
     for name in ("regions.json", "regions.geojson"):
@@ -274,8 +274,14 @@ def test_nuclei_of_a_class_that_their_region_does_not_have(
     assert main(["geojson", str(output), "--info", info, "-o", geojson]) == 0
     assert main(["overlay", str(folder)]) == 0 and main(["report", str(results)]) == 0
     assert json.loads((folder / "summary.json").read_text())["regions"]["n_unlike_region"] == expected.sum()
-    assert int(read_row(results)["nuclei_unlike_region"]) == expected.sum()
-    assert "Epithelial outside epithelium" in (results / "report.html").read_text()
+    page, row = (results / "report.html").read_text(), read_row(results)
+    assert int(row["nuclei_unlike_region"]) == expected.sum()
+    n_judged = (table["region"].notna() & (table["class"] != "Lymphocyte")).sum()
+    assert f"of {n_judged:,}: Epithelial outside epithelium" in page and expected.sum() > 0.15 * n_judged
+    assert row["left_out"] == "regions: doubtful regions"
+    assert f"check the regions: {expected.sum():,} of {n_judged:,} nuclei are epithelial outside epithelium or" in page
+    assert main(["report", str(results), "--include-doubtful", "regions"]) == 0
+    assert read_row(results)["left_out"] == ""
     features = json.loads(gzip.decompress(Path(geojson).read_bytes()))["features"]
     assert [each["properties"]["measurements"]["Unlike region"] for each in features] == expected.tolist()
     assert check_geojson(Path(geojson)).is_good

@@ -57,14 +57,15 @@ def write_doubtful(results):
     """A function that writes a slide with doubts in its provenance, and replaces a slide of the same name."""
     random = np.random.default_rng(7)
 
-    def write(name, area_um2, **doubts):
+    def write(name, area_um2, unlike=(None, None), **doubts):
         known = {kind: SIZES[kind] | {"doubt": doubt} for kind, doubt in doubts.items()}
-        write_slide(results / name, area_um2, random, doubts=known)
+        of_regions = dict(zip(("n_unlike_region", "n_judged"), unlike, strict=True))
+        write_slide(results / name, area_um2, random, doubts=known, of_regions=of_regions)
 
     return write
 
 
-def write_slide(folder, area_um2, random, n_flagged=None, doubts=None):
+def write_slide(folder, area_um2, random, n_flagged=None, doubts=None, of_regions=None):
     folder.mkdir(exist_ok=True)
     card = {"classes": [{"name": name, "color": [1, 2, 3]} for name in CLASSES]}
     provenance = {"slide_id": folder.name, "fingerprint": "f", "card": card} | (doubts or {})
@@ -79,7 +80,7 @@ def write_slide(folder, area_um2, random, n_flagged=None, doubts=None):
     columns["neighbours_fraction_Epithelial"] = 1 - columns["neighbours_fraction_Lymphocyte"]
     features = [name for name in columns if name.startswith("neighbours")]
     regions = [one["name"] for one in REGIONS["classes"]]
-    provenance["regions"], more = REGIONS, {"regions": regions, "features": features}
+    provenance["regions"], more = REGIONS | (of_regions or {}), {"regions": regions, "features": features}
     if n_flagged is not None:
         provenance["quality"] = QUALITY
         more["artefacts"] = ["blurred", "ink"]

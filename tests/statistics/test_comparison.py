@@ -174,6 +174,23 @@ def test_doubtful_slides_and_counts_of_classes_are_left_out_unless_they_are_aske
     assert [n[name] for name in ("nuclei_per_mm2", "percent_Lymphocyte")] == [5, 4]
 
 
+def test_regions_that_are_doubtful_are_not_compared(results, write_doubtful, capsys):
+    write_doubtful("s5", 70, unlike=(3, 10))
+    write_doubtful("s4", 70, unlike=(300, 1000))
+
+    def compare(*words):
+        command = ["statistics", str(results), "--sheet", str(results / "slides.tsv"), "--group", "label"]
+        assert main([*command, "-o", str(results / "statistics.tsv"), *words]) == 0
+        with (results / "statistics.tsv").open(encoding="utf-8", newline="") as file:
+            n = {row["measure"]: int(row["n_second"]) for row in csv.DictReader(file, dialect="excel-tab")}
+        return capsys.readouterr().out, n["nuclei_per_mm2_Lymphocyte"], n["nuclei_per_mm2_in_tumour_Lymphocyte"]
+
+    printed, *n = compare()
+    assert "1 slide left out of the measures of regions: doubtful regions" in printed and n == [3, 2]
+    printed, *n = compare("--include-doubtful", "regions")
+    assert "left out" not in printed and n == [3, 3]
+
+
 def test_groups_without_sound_slides_are_rejected_with_the_reason(results, write_doubtful, capsys):
     for name in ("s3", "s4", "s5"):
         write_doubtful(name, 900, nuclear_size="too large")

@@ -27,7 +27,8 @@ def plan_pretraining():
         *([] if held_splits is None else ["--held-splits", *held_splits]),
         *(["--judged-by", TRAINING, *settings.training_data(config)[1:]] if is_judged else []),
     )
-    missing = [slide for slide in planned["slides"] if not (config["regions"] or ROWS[slide].get("regions"))]
+    has_model = config["regions"] not in (None, FROM_NUCLEI)  # nuclei are found with the pretrained backbone
+    missing = [slide for slide in planned["slides"] if not (has_model or ROWS[slide].get("regions"))]
     if planned["reads_regions"] and missing:
         sys.exit(
             f"config: `pretrain` weights tissue regions, but slide '{missing[0]}' has none; set `regions` to a region "

@@ -1,7 +1,7 @@
-"""Tissue regions of every slide, if `regions` is a region model or a run that trains one.
+"""Tissue regions of every slide, if `regions` is `nuclei`, a region model, or a run that trains one.
 
-Reads a slide's image; writes <results>/{slide}/regions.json, regions.geojson, regions.png and regions.zarr.
-If the model or its training fails, slides have nuclei without regions, and the run ends with an error. A training run
+Reads a slide's image, and its shards for `nuclei`; writes <results>/{slide}/regions.json, regions.geojson, regions.png and regions.zarr.
+If mapping or the training of the model fails, slides have nuclei without regions, and the run ends with an error. A training run
 starts once the images of all labelled slides exist; it writes <results>/region_training/<run>/checkpoint.pt and
 model.onnx.
 """
@@ -24,7 +24,8 @@ if REGION_RUN and workflow.is_main_process:
 
 REGION_TRAINING = json.loads(RESOLVED_REGIONS.read_text(encoding="utf-8")) if REGION_RUN else {}
 REGION_LABELS = {slide: label for slide, label in REGION_TRAINING.get("slides", {}).items() if slide in ROWS}
-REGION_MODEL = f"{REGION_FOLDER}/model.onnx" if REGION_RUN else config["regions"]
+REGIONS_FROM_NUCLEI = config["regions"] == FROM_NUCLEI
+REGION_MODEL = f"{REGION_FOLDER}/model.onnx" if REGION_RUN else None if REGIONS_FROM_NUCLEI else config["regions"]
 REGION_STATE = [f"{REGION_FOLDER}/training.json"] if REGION_RUN else []
 
 
@@ -83,6 +84,7 @@ rule regions:
         mask="<results>/{slide}/tissue.npz",
         colour="<results>/{slide}/colour.json",
         model=REGION_STATE or without_patterns([REGION_MODEL] if REGION_MODEL else []),
+        shards=of_slide(PLAN.shards) if REGIONS_FROM_NUCLEI else [],
         changed=if_changed("regions"),
     output:
         state="<results>/{slide}/regions.json",
@@ -97,14 +99,14 @@ rule regions:
     threads: of_slide(PLAN.threads)
     params:
         made_with=settings_of(of_slide(PLAN.regions_settings)),
-        model=REGION_MODEL,
+        source=of_slide(PLAN.regions_source, REGION_MODEL),
         training=option("--training", *REGION_STATE) if REGION_STATE else [],
         provider=MODEL["provider"],
         folder=subpath(output.state, parent=True),
     shell:
         r"""
         muse regions {input.store:q} \
-            --model {params.model:q} {params.training:q} \
+            {params.source:q} {params.training:q} \
             --threads {threads} \
             --provider {params.provider} \
             --output {params.folder:q} \
