@@ -20,7 +20,7 @@ from muse_pipeline.core.text import one_line
 # Steps that are not reported as missing: optional ones, and ``overlay``, whose pictures the report can draw.
 OPTIONAL = ("fetch", "regions", "propose", "overlay")
 KILLED = "killed (out of memory or time?); see its log and run again"
-STEPS = ("fetch", "inspect", "tissue", "tile", "regions", "propose", "detect", "stitch", "geojson", "overlay")
+STEPS = ("fetch", "inspect", "tissue", "tile", "propose", "detect", "regions", "stitch", "geojson", "overlay")
 
 
 @dataclass(frozen=True)

@@ -38,19 +38,19 @@ def map_nuclei(store: Store, paths: Sequence[Path], info: SlideInfo, threads: in
     """Map the regions of a slide from all its shards.
 
     Args:
-        store: the image from which the shards were made; only its size and tissue are used.
+        store: the slide's image; only its size and tissue are used.
         paths: every shard of the slide.
         info: the slide.
         threads: number of bands that are smoothed at the same time.
 
     Raises:
-        StoreError: a shard is missing or damaged, or belongs to a different slide.
+        StoreError: a shard is missing or damaged, or belongs to a different slide or image.
     """
     cv2.setNumThreads(1)
     shards = gather_shards(list(paths), info)
     card = ModelCard.from_json(shards.common["card"], str(paths[0]))
-    cell_px = max(1, round(CELL_UM / store.mpp))
-    tissue, cell_um = tissue_on_cells(store, cell_px), cell_px * store.mpp
+    store, cell_px = store.at(card.mpp), max(1, round(CELL_UM / card.mpp))
+    tissue, cell_um = tissue_on_cells(store, cell_px), cell_px * card.mpp
     cell, weight = _read_nuclei(shards, card, cell_px, tissue)
     prob = np.zeros((1 + len(card.classes), *tissue.shape), np.uint8)
     tops, reach = range(0, len(tissue), _BAND_ROWS), math.ceil(REACH_UM / cell_um)
@@ -62,7 +62,7 @@ def map_nuclei(store: Store, paths: Sequence[Path], info: SlideInfo, threads: in
 
     for top, band in zip(tops, map_in_order(map_band, tops, threads), strict=True):
         prob[:, top : top + _BAND_ROWS] = band[:, : len(tissue) - top]
-    prob[:, ~tissue] = 0
+    prob *= tissue
     facts = {
         "source": FROM_NUCLEI,
         "model": {"name": card.name, "sha256": shards.common["model_sha256"]},

@@ -24,6 +24,7 @@ from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.store.grid import Shard, WindowGrid, WindowPart
 from muse_pipeline.store.store import TISSUE_UM, Store
 from muse_pipeline.tissue.mask import KEEP_UM
+from muse_pipeline.tissue.overview import strips
 
 PACKAGES = (
     "muse-pipeline",
@@ -110,7 +111,7 @@ def map_slide(
             progress(done, len(batches))
     store.require_unchanged()
     tissue = tissue_on_cells(store, card.cell_px)
-    prob[:, ~tissue] = 0
+    prob *= tissue
     is_inside = tuple(number > 0 for number in range(len(card.classes)))
     facts = {
         "source": "model",
@@ -180,7 +181,9 @@ class Outlines:
 
 def classify(found: SlideMap) -> np.ndarray:
     """(H, W) uint8: 0 without tissue, otherwise 1 + index of the likeliest class, without small islands and holes."""
-    label = np.where(found.tissue, found.prob.argmax(0).astype(np.uint8) + 1, 0).astype(np.uint8)
+    bands = strips(len(found.tissue), 512)  # because the result of `argmax` is eight times as large as a map
+    label = np.concatenate([found.prob[:, rows].argmax(0).astype(np.uint8) for rows in bands]) + np.uint8(1)
+    label *= found.tissue
     continue_to_edge(label, found.rim_um / found.cell_um)
     absorb_islands(label, round(found.min_area_mm2 * 1e6 / found.cell_um**2))
     return label
