@@ -18,7 +18,7 @@ from muse_pipeline.core.process import return_large_arrays
 from muse_pipeline.outputs.artefacts import can_judge_focus, subtracted
 from muse_pipeline.outputs.base import FinishedSlide, Output, list_outputs
 from muse_pipeline.outputs.removal import remove_outputs
-from muse_pipeline.steps import Pixels, detect, fetch, inspect, regions, regions_from_nuclei, stitch, tile, tissue
+from muse_pipeline.steps import Pixels, detect, fetch, inspect, regions, stitch, tile, tissue
 
 if TYPE_CHECKING:
     from muse_pipeline.cohort.sheet import SheetRow
@@ -77,10 +77,8 @@ def run_slide(row: SheetRow, files: SlideFiles, models: Models, settings: RunSet
         areas = files.folder
         # ``_step`` exits first, so the error is in its ledger before ``suppress`` discards it.
         with suppress(Exception), _step(files, "regions", begin) as warnings:
-            if models.regions is None:
-                regions_from_nuclei(files.store(mpp), shards, files.info, areas, threads)
-            else:
-                regions(files.store(mpp), lambda: models.regions, files.info, files.colour, areas, threads, warnings)
+            source = (lambda: models.regions) if models.regions else shards
+            regions(files.store(mpp), source, files.info, files.colour, areas, threads, warnings)
     finished = FinishedSlide(files, settings, row.patient, models.embedder, threads)
     make_nuclei(shards, finished, areas, begin)
     write_outputs(finished, [output for output in list_outputs(settings) if output.job != "nuclei"], begin)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from muse_pipeline.core.errors import ConfigError, ModelError
+from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.setting import Setting
 from muse_pipeline.core.types import DOUBTS, FEATURE_SETS, FROM_NUCLEI, MODEL_OF_MODE, PROVIDERS
 from muse_pipeline.outputs.base import list_outputs
@@ -270,10 +270,7 @@ def require_available(settings: Mapping[str, Any]) -> None:
     if settings["regions"] not in (None, FROM_NUCLEI):
         from muse_pipeline.inference.model import find_region_model
 
-        try:
-            find_region_model(settings["regions"])
-        except ModelError as error:
-            raise ConfigError(f"config: {error}") from error
+        find_region_model(settings["regions"])
 
 
 def _at_home(value: Any) -> Any:

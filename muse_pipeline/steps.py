@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.text import count_noun
@@ -163,7 +163,7 @@ def tile(
 
 def regions(
     store: Path,
-    load_predictor: Callable[[], RegionPredictor],
+    source: Callable[[], RegionPredictor] | Sequence[Path],
     info: Path,
     colour: Path,
     output: Path,
@@ -172,11 +172,13 @@ def regions(
 ) -> None:
     """Map the tissue regions of a slide, write them to the folder ``output``, and print their areas.
 
-    If this fails, ``regions.json`` states the reason, and the folder contains no other file of regions. Warnings about
+    The source is a function that loads a region model or, for regions from the classes of the nuclei, all shards. If
+    this fails, ``regions.json`` states the reason, and the folder contains no other file of regions. Warnings about
     the model are appended to ``warnings``, even if mapping fails later.
     """
     from muse_pipeline.core.process import print_load, show_progress
     from muse_pipeline.inference.card import painting_warnings
+    from muse_pipeline.inference.nucleus_regions import map_nuclei
     from muse_pipeline.inference.region_files import record_failure, write_regions
     from muse_pipeline.inference.region_maps import map_slide
     from muse_pipeline.inference.stains import colour_of_fit, read_colour
@@ -185,32 +187,17 @@ def regions(
 
     known = read_info(info)
     with record_failure(output, known.slide_id):
-        predictor = load_predictor()
-        warnings += painting_warnings(predictor.card.name, predictor.card.metrics)
+        predictor = source() if callable(source) else None
         image = open_store(store)
-        image.require_lossless()
-        fitted = colour_of_fit(predictor.card.colour, read_colour(colour, image.fingerprint).macenko)
-        with print_load("mapping regions", threads), show_progress("windows") as progress:
-            found = map_slide(image, predictor, fitted, threads=threads, progress=progress)
+        if predictor is None:
+            found = map_nuclei(image, source, known, threads)
+        else:
+            warnings += painting_warnings(predictor.card.name, predictor.card.metrics)
+            image.require_lossless()
+            fitted = colour_of_fit(predictor.card.colour, read_colour(colour, image.fingerprint).macenko)
+            with print_load("mapping regions", threads), show_progress("windows") as progress:
+                found = map_slide(image, predictor, fitted, threads=threads, progress=progress)
         record = write_regions(found, image, known, output)
-    _print_areas(record)
-
-
-def regions_from_nuclei(store: Path, shards: Sequence[Path], info: Path, output: Path, threads: int = 1) -> None:
-    """Map the tissue regions of a slide from the classes of its nuclei; otherwise as ``regions``."""
-    from muse_pipeline.inference.nucleus_regions import map_nuclei
-    from muse_pipeline.inference.region_files import record_failure, write_regions
-    from muse_pipeline.slides.inspect import read_info
-    from muse_pipeline.store.store import open_store
-
-    known = read_info(info)
-    with record_failure(output, known.slide_id):
-        image = open_store(store)
-        record = write_regions(map_nuclei(image, shards, known, threads), image, known, output)
-    _print_areas(record)
-
-
-def _print_areas(record: dict[str, Any]) -> None:
     for one in record["classes"]:
         print(f"{one['name']}: {one['area_mm2']:.3f} mm2 in {one['n_areas']} areas")
 

@@ -43,14 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Map one slide."""
     from muse_pipeline.cohort.layout import SlideFiles
-    from muse_pipeline.steps import regions, regions_from_nuclei
+    from muse_pipeline.steps import regions
 
     files = SlideFiles(args.store.parent)
-    info, colour = args.info or files.info, args.colour or files.colour
-    if args.nuclei:
-        regions_from_nuclei(args.store, args.nuclei, info, args.output, args.threads)
-    else:
-        regions(args.store, lambda: _load_predictor(args), info, colour, args.output, args.threads, args.warnings)
+    inputs = args.info or files.info, args.colour or files.colour
+    source = args.nuclei or (lambda: _load_predictor(args))
+    regions(args.store, source, *inputs, args.output, args.threads, args.warnings)
 
 
 def _load_predictor(args: argparse.Namespace) -> RegionPredictor:

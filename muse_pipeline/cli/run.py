@@ -31,7 +31,6 @@ from muse_pipeline.settings import list_settings
 if TYPE_CHECKING:
     from muse_pipeline.cohort.sheet import SheetRow
     from muse_pipeline.core.types import SlideInfo
-    from muse_pipeline.slides.remote import SlideUrl
 
 
 def run_settings() -> list[Setting]:
@@ -76,9 +75,9 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.cli.run_slides import describe_costs, plan_run, run_slides
     from muse_pipeline.cohort.collect import find_rows
     from muse_pipeline.cohort.lock import lock_results
-    from muse_pipeline.cohort.settings import require_classes_for_regions
+    from muse_pipeline.cohort.settings import require_fitting_model
     from muse_pipeline.core.environment import all_processor_seconds, count_cores
-    from muse_pipeline.core.errors import ConfigError
+    from muse_pipeline.core.errors import SlideError
     from muse_pipeline.core.types import FROM_NUCLEI, MODEL_OF_MODE
     from muse_pipeline.inference.embed import Embedder
     from muse_pipeline.inference.model import choose_provider, find_model, find_region_model, name_model
@@ -89,8 +88,11 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.qupath.regions import read_class_areas, read_roi
     from muse_pipeline.settings import RunSettings, require_available
     from muse_pipeline.slides.mpp import require_mpp
+    from muse_pipeline.slides.signature import require_file
 
-    _require_files(args.slides)
+    for location in args.slides:
+        if isinstance(location, Path) and not (location.is_file() or location.is_dir()):
+            require_file(location)
     drawn = Path(args.regions) if args.regions and args.regions.lower().endswith(GEOJSON_SUFFIXES) else None
     rows = find_rows(args.slides, args.mpp and require_mpp(args.mpp), args.roi, drawn)
     for option, areas, read in (("--roi", args.roi, read_roi), ("--regions", drawn, read_class_areas)):
@@ -101,24 +103,18 @@ def run(args: argparse.Namespace) -> None:
     predictor = Predictor(path, provider)
     card = predictor.card
     classes = [one.name for one in card.classes]
-    if args.mode == "label-free" and len(classes) > 1:
-        raise ConfigError(
-            f"--mode label-free is for models of one class, but --model {args.model} has {', '.join(classes)}; "
-            "give only one of them"
-        )
-    mapped = None if drawn else args.regions
-    region_model = find_region_model(mapped, provider) if mapped not in (None, FROM_NUCLEI) else None
-    of_run = {"output": str(args.output), "mpp": card.mpp, "regions": str(region_model) if region_model else mapped}
+    of_run = {"output": str(args.output), "mpp": card.mpp, "regions": None if drawn else args.regions}
     settings = RunSettings(read_settings(args, run_settings()) | of_run, args.threads or count_cores())
     require_available(settings)
-    require_classes_for_regions(settings, card.name, classes)
+    require_fitting_model(settings, {"name": card.name, "mpp": card.mpp, "classes": classes})
     require_measurements(settings.measurements, settings.features, classes, settings.cells)
     print(f"model: {name_model(path)} ({card.precision}), provider {provider}")
     output = Path(settings.output)  # in which ~ is expanded
     _require_to_last(rows, output)
+    is_mapped = settings.regions not in (None, FROM_NUCLEI)
     models = Models(
         predictor,
-        RegionPredictor(region_model, provider) if region_model else None,
+        RegionPredictor(find_region_model(settings.regions, provider), provider) if is_mapped else None,
         Embedder(path, provider) if settings.embedding else None,
     )
     plan = plan_run(rows, models, settings)
@@ -126,25 +122,10 @@ def run(args: argparse.Namespace) -> None:
         failed, without_regions, ran = run_slides(rows, plan)
     if args.profile:
         print(*describe_costs(ran, plan, time.monotonic() - started, all_processor_seconds()), sep="\n")
-    _require_none(failed, "failed", len(rows), output)
-    _require_none(without_regions, "have no tissue regions, because mapping failed", len(rows), output)
-
-
-def _require_files(locations: list[Path | SlideUrl]) -> None:
-    """Check that all slides that are not at URLs exist."""
-    from muse_pipeline.slides.signature import require_file
-
-    for location in locations:
-        if isinstance(location, Path) and not (location.is_file() or location.is_dir()):
-            require_file(location)
-
-
-def _require_none(slides: list[str], what: str, n_slides: int, output: Path) -> None:
-    """Raise an error that lists these slides, if there are any."""
-    from muse_pipeline.core.errors import SlideError
-
-    if slides:
-        raise SlideError(f"{len(slides)} of {n_slides} slides {what} ({some_of(slides)}); see {output / 'report.html'}")
+    for names, what in ((failed, "failed"), (without_regions, "have no tissue regions, because mapping failed")):
+        if names:
+            page = output / "report.html"
+            raise SlideError(f"{len(names)} of {len(rows)} slides {what} ({some_of(names)}); see {page}")
 
 
 def _require_areas(option: str, path: Path, read: Callable[[Path, SlideInfo], Any], rows: list[SheetRow]) -> None:

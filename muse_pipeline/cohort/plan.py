@@ -111,10 +111,6 @@ class Plan:
             return self.file(slide, "regions")
         return [f"{self.folder(slide)}/regions.json"]
 
-    def regions_source(self, slide: str, model: str | None) -> list[Any]:
-        """The option of `regions` that names the region model or, without a model, the slide's shards."""
-        return ["--nuclei", *self.shards(slide)] if model is None else ["--model", model]
-
     def regions_option(self, slide: str) -> list[Any]:
         """``regions`` as an option of `stitch`."""
         mapped = self.folder(slide) if self.config.get("regions") else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -136,22 +136,13 @@ def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any])
         )
     if settings["mode"] == "label-free" and len(model["classes"]) > 1:
         raise ConfigError(
-            f"config: mode label-free is for models of one class, but model '{model['name']}' has "
+            f"mode label-free is for models of one class, but model '{model['name']}' has "
             f"{', '.join(model['classes'])}; leave one of the two settings out"
         )
-    require_classes_for_regions(settings, model["name"], model["classes"])
-
-
-def require_classes_for_regions(settings: Mapping[str, Any], model: str, classes: Sequence[str]) -> None:
-    """Check that the classes of a model of nuclei tell regions apart, if regions come from them.
-
-    Raises:
-        ConfigError: there is only one class.
-    """
-    if settings["regions"] == FROM_NUCLEI and len(classes) < 2:
+    if settings["regions"] == FROM_NUCLEI and len(model["classes"]) == 1:
         raise ConfigError(
-            f"regions: {FROM_NUCLEI} needs classes of nuclei, but model '{model}' has only {', '.join(classes)}; leave "
-            "regions out, or choose a model with several classes"
+            f"regions: {FROM_NUCLEI} needs classes of nuclei, but model '{model['name']}' has only "
+            f"{model['classes'][0]}; leave regions out, or choose a model with several classes"
         )
 
 

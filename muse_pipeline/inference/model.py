@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from muse_pipeline.core.environment import Finding, reserve_gpu
-from muse_pipeline.core.errors import ModelError, ProviderError
+from muse_pipeline.core.errors import ConfigError, ModelError, ProviderError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.types import FROM_NUCLEI, PROVIDERS
 from muse_pipeline.inference.card import METADATA_KEY, Card, read_any_card
@@ -48,12 +48,13 @@ def find_region_model(model: str, provider: str = "cpu") -> Path:
     """Find the file of a region model.
 
     Raises:
-        ModelError: there is no such file.
+        ConfigError: there is no such file.
+        ModelError: the path is the folder of a training run.
     """
     if path := _find_file(model, provider):
         return path
     what = "the built-in model is withdrawn" if model == "epithelium" else "there is no such file"
-    raise ModelError(
+    raise ConfigError(
         f"regions '{model}': {what}; give `{FROM_NUCLEI}`, which maps regions from the classes of the nuclei, or the "
         "file of a region model (docs/guide/regions.md)"
     )

@@ -317,8 +317,7 @@ def test_a_mode_that_the_model_does_not_go_with_is_rejected(muse, tmp_path):
     status, _, printed = muse(*run, "compact")
     assert (status, printed.count("\n"), (tmp_path / "results").exists()) == (2, 1, False)
     assert (
-        "--mode label-free is for models of one class, but --model compact has Lymphocyte, Epithelial, Stroma"
-        in printed
+        "mode label-free is for models of one class, but model 'compact' has Lymphocyte, Epithelial, Stroma" in printed
     )
     assert muse(*run, "label_free")[0] == 0
 

@@ -8,7 +8,7 @@ import shapely
 from region_slides import checksums, read_polygons
 
 from muse_pipeline.cli.main import main
-from muse_pipeline.core.errors import ModelError
+from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.pictures import read_rgb, write_png
 from muse_pipeline.core.types import NucleusClass
@@ -111,7 +111,7 @@ def test_models_that_cannot_be_used_are_one_sentence(muse, shared_data, tmp_path
     ):
         status, _, error = muse("run", picture, "--mpp", 0.25, "-o", tmp_path / "out", "--regions", *words)
         assert status == 2 and sentence in error, error
-    with pytest.raises(ModelError, match=withdrawn):
+    with pytest.raises(ConfigError, match=withdrawn):
         find_region_model("epithelium")
 
 

@@ -136,4 +136,4 @@ def test_regions_from_nuclei_are_those_of_muse_run(cohort, muse):
     run = run_snakemake(cohort, *settings, "mode=label-free")
     assert run.returncode != 0 and "regions: nuclei needs classes of nuclei, but model 'label_free' has" in run.stdout
     run = run_snakemake(cohort, "--config", "slides=one.tsv", "output=results_of_nuclei", "regions=epithelium")
-    assert run.returncode != 0 and "config: regions 'epithelium': the built-in model is withdrawn; give" in run.stdout
+    assert run.returncode != 0 and "regions 'epithelium': the built-in model is withdrawn; give" in run.stdout

@@ -99,7 +99,9 @@ rule regions:
     threads: of_slide(PLAN.threads)
     params:
         made_with=settings_of(of_slide(PLAN.regions_settings)),
-        source=of_slide(PLAN.regions_source, REGION_MODEL),
+        source=lambda wildcards, input: (
+            ["--nuclei", *input.shards] if REGIONS_FROM_NUCLEI else ["--model", REGION_MODEL]
+        ),
         training=option("--training", *REGION_STATE) if REGION_STATE else [],
         provider=MODEL["provider"],
         folder=subpath(output.state, parent=True),
