@@ -17,6 +17,7 @@ from muse_pipeline.cohort.patients import find_patients
 from muse_pipeline.cohort.sheet import read_table
 from muse_pipeline.core.errors import GeoJSONError, LabelError, NucleiError, SheetError
 from muse_pipeline.core.files import read_rows
+from muse_pipeline.core.geometry import repair_areas
 from muse_pipeline.core.text import decimal_point
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.formats import require_distinct
@@ -221,7 +222,7 @@ def read_region(path: Path, size_px: tuple[int, int] | None, offset_px: tuple[in
         parts = label_image_to_polygons(mask)
     else:
         objects, scale = read_geojson(path, offset_px), np.ones(2)
-        parts = take_out_ignored(shapely.make_valid(objects.geometry), are_called(objects, (IGNORE,)))
+        parts = take_out_ignored(repair_areas(objects.geometry), are_called(objects, (IGNORE,)))
     region = union_of_areas(shapely.transform(parts, lambda xy: xy * scale))
     if region is None:
         found = list_counts(Counter(part.geom_type.lower() for part in parts))

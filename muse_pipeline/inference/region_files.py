@@ -16,6 +16,7 @@ from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import work_to_level0
 from muse_pipeline.core.errors import MuseError
 from muse_pipeline.core.files import complete_file, remove, write_json
+from muse_pipeline.core.geometry import repair_areas
 from muse_pipeline.core.pictures import PNG
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import SlideInfo
@@ -87,7 +88,7 @@ def _to_level0(polygon: shapely.Polygon, found: SlideMap, info: SlideInfo) -> sh
     shape = shapely.transform(polygon, lambda xy: np.round(work_to_level0(xy, info.mpp, found.cell_um), 1))
     if not shapely.box(*info.scanned_box).contains(shape):
         shape = shapely.intersection(shape, shapely.box(*info.scanned_box))
-    return shape if shape.is_valid else shapely.make_valid(shape)
+    return shape if shape.is_valid else repair_areas(shape)
 
 
 def measure_areas(areas: Sequence[ClassArea], found: SlideMap, mpp: tuple[float, float]) -> list[dict[str, Any]]:

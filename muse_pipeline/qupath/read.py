@@ -15,6 +15,7 @@ import orjson
 import shapely
 
 from muse_pipeline.core.errors import GeoJSONError, LabelError, LeftOutWarning
+from muse_pipeline.core.geometry import repair_areas
 from muse_pipeline.core.types import Frame
 from muse_pipeline.nuclei.class_names import find_class
 from muse_pipeline.nuclei.rays import largest_parts, polygons_to_rays
@@ -84,7 +85,7 @@ def split_parts(geometry: np.ndarray, number: np.ndarray, path: Path | str) -> N
     is_nucleus = np.isin(shapely.get_type_id(parts), (_POINT, _POLYGON))
     parts, owner = parts[is_nucleus], owner[is_nucleus]
     broken = ~shapely.is_valid(parts)
-    parts[broken] = largest_parts(shapely.make_valid(parts[broken]))
+    parts[broken] = largest_parts(repair_areas(parts[broken]))
     found = NucleusParts(path, parts, owner, number[owner])
     found.reject(
         found.is_polygon & (shapely.area(parts) == 0), "is a polygon without an area; delete it or draw it again"

@@ -19,6 +19,7 @@ from shapely.geometry.base import BaseGeometry
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import GeoJSONError, LeftOutWarning
 from muse_pipeline.core.files import complete_file, sha256_of
+from muse_pipeline.core.geometry import repair_areas
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.nuclei.masks import LARGEST_NUCLEUS_UM2
 from muse_pipeline.qupath.objects import (
@@ -83,16 +84,17 @@ def require_nucleus_size(
 
 def union_of_areas(geometry: np.ndarray) -> BaseGeometry | None:
     """The polygons within geometries (N,), made valid, as one polygon or multipolygon; None if there are none."""
-    parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(geometry)))  # a collection may contain multipolygons
+    parts = shapely.get_parts(shapely.get_parts(repair_areas(geometry)))  # a collection may contain multipolygons
     parts = parts[shapely.area(parts) > 0]
     return shapely.union_all(parts) if len(parts) else None
 
 
 def remove_spikes(shape: BaseGeometry) -> BaseGeometry:
-    """Remove lines that lead out of an area and back; the shape is unchanged if it would fall apart into more areas."""
-    repaired = None if shape.is_valid else union_of_areas(np.array([shape]))
-    falls_apart = shapely.get_num_geometries(repaired) > shapely.get_num_geometries(shape)
-    return shape if repaired is None or falls_apart else repaired
+    """Remove lines that lead out of an area and back; the shape is unchanged if a ring bounds more than one area."""
+    if shape.is_valid:
+        return shape
+    rings = repair_areas(shapely.polygons(shapely.get_rings(shapely.get_parts(shape))))
+    return shape if (shapely.get_num_geometries(rings) > 1).any() else union_of_areas(np.array([shape])) or shape
 
 
 IGNORE = "Ignore"  # QuPath's own class is "Ignore*"
