@@ -16,6 +16,7 @@ from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.inference.card import METADATA_KEY, ImportedCard
 from muse_pipeline.inference.graph import add_metadata
 from muse_pipeline.inference.maps import (
+    SCALINGS,
     channels_first,
     is_inside,
     list_maps,
@@ -87,6 +88,7 @@ def import_model(
     card = _fit(network, card, maps, halo_um)
     if wrong := _find_fault(card, maps):
         raise ModelError(f"{network}: returns {wrong}, or export the network again")
+    _require_nuclei(network, session, card, maps)
     with complete_file(output) as unfinished:
         unfinished.write_bytes(add_metadata(network.read_bytes(), METADATA_KEY, card.to_json()))
         try:
@@ -124,6 +126,29 @@ def _find_fault(card: ImportedCard, maps: list[np.ndarray]) -> str:
         if is_found.any() and not (is_found & is_inside(prob)).any():
             return "only boundaries for synthetic nuclei; correct --kind, --outputs or --scaling"
     return ""
+
+
+def _require_nuclei(network: Path, session: InferenceSession, card: ImportedCard, maps: list[np.ndarray]) -> None:
+    """Check that the network finds synthetic nuclei if their scaling is ``card.scaling``.
+
+    Raises:
+        ModelError: it finds none, but with another scaling it does; or it finds none without scaling.
+    """
+    if len(nuclei_of_maps(maps, card)[0]):
+        return
+    better = []
+    for scaling in SCALINGS if card.dtype != "uint8" else ():
+        other = replace(card, scaling=scaling)
+        pixels = {session.get_inputs()[0].name: scale_pixels(_draw_field(card), other)}
+        maps = run_session(session, network, list(card.maps), pixels)
+        if not _find_fault(other, maps) and len(nuclei_of_maps(maps, other)[0]):
+            better.append(scaling)
+    if better or card.scaling == "none":
+        what = f"with --scaling {card.scaling}, the network finds none of the synthetic nuclei"
+        remedy = "correct --mpp or --outputs, or lower --threshold"
+        if better:
+            remedy = f"it finds some with {' or '.join(better)}; give the scaling with which it was trained"
+        raise ModelError(f"{network}: {what}; {remedy}")
 
 
 def _draw_field(card: ImportedCard) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -187,10 +188,16 @@ def run_session(
         ) from error
 
 
+_CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?")
+_SOURCE = re.compile(  # such as "/src/model.cc:256 onnxruntime::Model::Model(onnx::ModelProto&&) "
+    r"\S+\.(cc|cpp|cu|cuh|h|hpp):\d+ ([\w:<>~*& ]+\(([^()]|\([^()]*\))*\)( const)? |\S+ )"
+)
+
+
 def _reason(error: Exception) -> str:
-    """The reason that an error of ONNX Runtime states, without the line of its source; at most 200 characters."""
+    """The reason that an error of ONNX Runtime states, without its code, the model's path and places in its source."""
     stated = str(error).rpartition("Status Message: ")[2].strip() or type(error).__name__
-    return stated.splitlines()[0][:200]
+    return _SOURCE.sub("", _CODE.sub("", stated.splitlines()[0]))
 
 
 RUNTIMES = {  # provider -> its name in ONNX Runtime
