@@ -7,7 +7,7 @@ import re
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
@@ -16,7 +16,7 @@ from typing import Any
 
 from muse_pipeline.cohort.layout import BESIDE_SLIDES
 from muse_pipeline.core.errors import LeftOutWarning, MppError, SheetError
-from muse_pipeline.core.text import decimal_point, most_frequent_separator, some_of
+from muse_pipeline.core.text import decimal_point, most_frequent_separator, one_line, some_of
 from muse_pipeline.slides.mpp import require_mpp
 from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
 
@@ -87,6 +87,22 @@ class SheetRow:
 
 
 COLUMNS = tuple(each.name for each in fields(SheetRow) if each.name != "own")
+RESERVED = {"_index", "__categories", "."}  # names that AnnData and HDF5 do not allow for columns
+
+
+def name_own(names: Iterable[str], taken: Collection[str]) -> dict[str, str]:
+    """Unique names of the user's own columns in tables of results, keyed by their names in the sheet.
+
+    "sheet_" is put before a name that is ``taken`` by another column, or reserved.
+    """
+    used, named = {*taken, *RESERVED}, dict.fromkeys(names, "")
+    for name in sorted(named, key=lambda name: one_line(name) in used):  # a name that is free stays as it is
+        new = one_line(name)
+        while new in used:
+            new = f"sheet_{new}"
+        used.add(new)
+        named[name] = new
+    return named
 
 
 def is_sheet(path: Path) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from muse_pipeline.cohort.ledgers import STEPS, order_steps
+from muse_pipeline.cohort.sheet import name_own
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.process import map_in_order
@@ -59,7 +60,7 @@ def write_table(slides: Sequence[SlideResult], path: Path) -> None:
     columns += [f"{quantity}_{step}" for quantity in quantities for step in steps]
     of_cores = [list(_core_rows(slide)) for slide in slides]
     columns += ["core"] if any(of_cores) else []
-    own = {name: f"sheet_{name}" if name in columns else one_line(name) for slide in slides for name in slide.own}
+    own = name_own((name for slide in slides for name in slide.own), columns)
     rows = []
     for slide, cores in zip(slides, of_cores, strict=True):
         rows.append({**_row(slide), **{own[name]: one_line(cell or "") for name, cell in slide.own.items()}})

@@ -231,17 +231,24 @@ def _write_obs(elements: Elements, slides: Sequence[Mapping[str, Any]], table: M
 
     Columns that the user added to the sheet are named as in cohort.tsv.
     """
-    taken = {name for known in table.values() for name in known}
+    of_sheet = dict.fromkeys(name for row in slides for name in row if name not in sheet.COLUMNS)
+    header = list(next(iter(table.values()), {}))
+    taken = header[: max(len(header) - len(of_sheet), 0)]  # the user's own columns are the last of cohort.tsv
+    own = sheet.name_own(of_sheet, {*sheet.COLUMNS, *OF_TABLE, *taken})
     rows = []
     for row in slides:
         known = table.get(row["slide_id"], {})
-        cells = {f"sheet_{name}" if f"sheet_{name}" in taken else name: cell for name, cell in row.items()}
+        cells = {own.get(name, name): cell for name, cell in row.items()}
         patient = row.get("patient") or patient_in_name(row["slide_id"])
         rows.append({**{name: known.get(name) for name in OF_TABLE if name in taken}, **cells, "patient": patient})
     filled = {name for row in rows for name, value in row.items() if value is not None}
-    own = list(dict.fromkeys(name for row in rows for name in row if name not in sheet.COLUMNS))
-    kept = [name for name in (*sheet.COLUMNS, *own) if name in filled - LEFT_OUT]
-    column_of = {name: name.replace("/", "_") for name in kept}  # "/" separates groups in HDF5
+    kept = [name for name in (*sheet.COLUMNS, *OF_TABLE, *own.values()) if name in filled - LEFT_OUT]
+    column_of: dict[str, str] = {}
+    for name in kept:
+        column = name.replace("/", "_")  # "/" separates groups in HDF5
+        while column in column_of.values():
+            column = f"sheet_{column}"
+        column_of[name] = column
     frame(elements, "obs", [*column_of.values(), *(["mpp"] if "mpp" in filled else [])])
     elements.strings("obs/_index", [row["slide_id"] for row in rows])
     for name, column in column_of.items():
