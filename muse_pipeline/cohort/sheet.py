@@ -33,6 +33,9 @@ ID_MAX_BYTES = 120
 ID_FORBIDDEN = frozenset("/\\{}'\"`$&;|<>*?!#%~^:")
 MAX_SHARDS = 10_000
 
+_UM = "(um|microns?|micromet(er|re)s?)"
+MPP = re.compile(rf"mpp{_UM}?|{_UM}(per)?(px|pixels?)|(px|pixel)(size|width|spacing){_UM}?")  # names of the column mpp
+
 
 @dataclass(frozen=True)
 class SheetRow:
@@ -87,6 +90,7 @@ class SheetRow:
 
 
 COLUMNS = tuple(each.name for each in fields(SheetRow) if each.name != "own")
+OF_EVALUATION = "region"  # a column of the sheets of `muse evaluate`, not a misspelt "regions"
 RESERVED = {"_index", "__categories", "."}  # names that AnnData and HDF5 do not allow for columns
 
 
@@ -123,7 +127,6 @@ def read_sheet(path: Path | str) -> list[SheetRow]:
     problems = list(_header_problems(header))
     if problems:
         raise _sheet_error(path, problems)
-    _warn_of_misspelt(path, header)
     rows = []
     for number, values, doubled in _values_by_row(header, records):
         found = [*_row_problems(values, path.parent), *doubled]
@@ -170,14 +173,16 @@ def id_problem(slide_id: str) -> str | None:
     return next((f"slide_id {shown} {problem}" for wrong, problem in checks if wrong), None)
 
 
-def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def read_table(path: Path, kept: Collection[str] = ()) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Read the header, and the row numbers and stripped cells of all rows that are not blank.
 
-    A word for a missing value (``is_missing``) becomes an empty cell, with a warning. A warning also names patients
-    that differ only in case. In tables with semicolons, ``mpp`` may have a decimal comma.
+    The header has the names in ``COLUMNS`` for columns that have such a name in another spelling (``find_column``),
+    unless their name in the file is in ``kept``. A word for a missing value (``is_missing``) becomes an empty cell,
+    with a warning. A warning also names patients that differ only in case. In tables with semicolons, ``mpp`` may have
+    a decimal comma.
 
     Raises:
-        SheetError: the file cannot be read, is empty, or is not a table in UTF-8.
+        SheetError: the file cannot be read, is empty, is not a table in UTF-8, or has two names of one column.
     """
     separator = find_separator(path)
     try:
@@ -192,7 +197,11 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     filled = [(number, row) for number, row in enumerate(rows, 1) if any(row)]
     if not filled:
         raise SheetError(f"{path}: is empty; write a sheet with `muse sheet FOLDER --output {path.name}`")
-    header = filled[0][1]
+    header = [name if name in kept else find_column(name) for name in filled[0][1]]
+    for column in {*header} & {*COLUMNS}:
+        names = {name: None for name, known in zip(filled[0][1], header, strict=True) if known == column}
+        if len(names) > 1:
+            raise SheetError(f"{path}: row 1: the columns {' and '.join(names)} mean '{column}'; keep one of them")
     records = _empty_missing(path, header, filled[1:])
     for _, cells in records:
         for index in (index for index, name in enumerate(header[: len(cells)]) if name == "mpp"):
@@ -248,7 +257,7 @@ def read_cells(path: Path, *columns: str, key: str = "slide_id") -> dict[str, di
     Raises:
         SheetError: the sheet cannot be read, lacks ``key`` or one of the ``columns``, or repeats a column or a key.
     """
-    header, records = read_table(path)
+    header, records = read_table(path, (key, *columns))
     for name in (key, *columns):
         if name not in header:
             raise SheetError(f"{path}: has no column '{name}'; its columns are {', '.join(header)}")
@@ -281,6 +290,9 @@ def _header_problems(header: list[str]) -> Iterator[str]:
         if name not in header:
             meant = [other for other in header if _near_column(other, header) == name]
             yield f"row 1: column '{name}' is missing" + "".join(f"; is it '{_show(each)}'?" for each in meant[:1])
+    for name in header:
+        if (near := _near_column(name, header)) and near not in REQUIRED:
+            yield f"row 1: column '{_show(name)}': did you mean '{near}'? A column of your own needs another name"
 
 
 def _doubled_columns(header: list[str]) -> Iterator[str]:
@@ -289,10 +301,29 @@ def _doubled_columns(header: list[str]) -> Iterator[str]:
             yield f"row 1: column '{_show(name)}' occurs {header.count(name)} times"
 
 
+def find_column(name: str) -> str:
+    """The name in ``COLUMNS`` that ``name`` is in another case, with other separators, or as a synonym; else itself."""
+    plain = _letters(name)
+    return "mpp" if MPP.fullmatch(plain) else next((known for known in COLUMNS if _letters(known) == plain), name)
+
+
+def _letters(name: str) -> str:
+    """Letters and digits of a name in lower case, with u for micro."""
+    return re.sub(r"[\W_]", "", name.casefold().replace("\N{GREEK SMALL LETTER MU}", "u"))
+
+
 def _near_column(name: str, header: list[str]) -> str | None:
     """The column that the unknown ``name`` may misspell; None if no column is similar, or the header contains it."""
-    near = [] if name in COLUMNS else get_close_matches(name.casefold(), COLUMNS, n=1, cutoff=0.7)
-    return near[0] if near and near[0] not in header else None
+    if find_column(name) in (*COLUMNS, OF_EVALUATION):
+        return None
+    word = _letters(name)
+    of_column = {_letters(known): known for known in COLUMNS} | dict.fromkeys(
+        ("umperpx", "umperpixel", "pixelsize"), "mpp"
+    )
+    near = get_close_matches(word, of_column, n=1, cutoff=0.8)  # a different letter of five, or a missing one of four
+    # Words of three letters have too many similar ones, so all letters must be the same.
+    near += [known for known in of_column if len(known) == 3 and len(word) <= 4 and {*word} == {*known}]
+    return next((of_column[known] for known in near if of_column[known] not in header), None)
 
 
 def _warn_of_misspelt(path: Path, header: list[str]) -> None:

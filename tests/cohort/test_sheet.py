@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from muse_pipeline.cohort.collect import add_to_sheet, collect_slides, find_rows, name_slides, write_sheet
-from muse_pipeline.cohort.sheet import SheetRow, id_problem, read_sheet
+from muse_pipeline.cohort.sheet import SheetRow, id_problem, read_cells, read_sheet
 from muse_pipeline.core.errors import ConfigError, LeftOutWarning, SheetError
 
 
@@ -117,13 +117,61 @@ def test_columns_of_ones_own_are_kept(folder):
     assert SheetRow.from_dict(json.loads(json.dumps(row.to_dict()))) == row
 
 
-def test_a_column_that_may_be_misspelt_is_named(folder, muse):
-    path = write(folder / "slides.tsv", "slide_id\tpath\tpatiant\tgrade\tLabel\nA\ta.svs\tP1\tII\t1\n")
+MISSPELT = {
+    **{"mmp": "mpp", "mpp_x": "mpp", "um_per_pixl": "mpp", "orgen": "organ", "Orgn": "organ", "patiant": "patient"},
+    **{"labels": "label", "rio": "roi", "shrads": "shards", "spilt": "split"},
+}
+
+
+@pytest.mark.parametrize(("name", "meant"), MISSPELT.items())
+def test_a_column_that_is_misspelt_is_an_error(folder, muse, name, meant):
+    path = write(folder / "slides.tsv", f"slide_id\tpath\tgrade\t{name}\nA\ta.svs\tII\t1\n")
     status, _, printed = muse("sheet", "--check", path)
-    kept = f"muse sheet: {path}: column '{{}}' is kept as one of your own; did you mean '{{}}'?\n"
-    assert (status, printed) == (0, kept.format("patiant", "patient") + kept.format("Label", "label"))
-    with pytest.warns(LeftOutWarning, match="patiant|Label"):
-        assert read_sheet(path)[0].own == {"patiant": "P1", "grade": "II", "Label": "1"}
+    assert status == 2
+    assert printed == (
+        f"muse sheet: {path}: row 1: column '{name}': did you mean '{meant}'? A column of your own needs another name\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["origin", "site", "stage", "row", "map", "batch", "region", "core", "case", "part"])
+def test_columns_of_ones_own_are_not_taken_for_misspelt_ones(folder, name):
+    path = write(folder / "slides.tsv", f"slide_id\tpath\t{name}\nA\ta.svs\tII\n")
+    assert read_sheet(path) == [SheetRow("A", str(folder / "a.svs"), own={name: "II"})]
+
+
+MPP = ["MPP", "Mpp", "um_per_px", "um/px", "\N{MICRO SIGN}m/px", "UM_per_pixel", "Microns_per_pixel", "mpp_um"]
+MPP += [
+    "pixel_size",
+    "Pixel Size",
+    "pixelSize_um",
+    "pixel_width",
+    "micrometres_per_pixel",
+    "PixelSize (\N{MICRO SIGN}m)",
+]
+
+
+@pytest.mark.parametrize("name", MPP)
+@pytest.mark.parametrize("separator", ["\t", ";"])
+def test_mpp_has_synonyms_in_any_case(folder, name, separator):
+    mpp = "0,25" if separator == ";" else "0.25"
+    path = write(folder / "slides.csv", f"slide_id;path;{name}\nA;a.svs;{mpp}\n".replace(";", separator))
+    assert read_sheet(path) == [SheetRow("A", str(folder / "a.svs"), 0.25)]
+    add_to_sheet(path, [SheetRow("B", str(folder / "b.svs"), 0.5)])
+    assert [row.mpp for row in read_sheet(path)] == [0.25, 0.5]
+
+
+def test_columns_have_names_in_any_case(folder, muse):
+    header = "Slide ID\tPATH\tPatient\tLabel\tOrgan\tROI\tgrade"
+    path = write(folder / "slides.tsv", f"{header}\nA\ta.svs\tP1\tx\tcolon\troi.geojson\tII\n")
+    (row,) = read_sheet(path)
+    assert (row.slide_id, row.patient, row.label, row.organ, row.own) == ("A", "P1", "x", "colon", {"grade": "II"})
+    assert row.roi == str(folder / "roi.geojson")
+    assert read_cells(path, "Label")["A"]["Label"] == "x" and read_cells(path, "label")["A"]["label"] == "x"
+
+
+def test_two_names_of_one_column_are_an_error(folder):
+    path = write(folder / "slides.tsv", "slide_id\tpath\tmpp\tPixel_size\nA\ta.svs\t0.25\t0.5\n")
+    assert problems(path) == ["row 1: the columns mpp and Pixel_size mean 'mpp'; keep one of them"]
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
