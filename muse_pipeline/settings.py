@@ -34,10 +34,10 @@ COHORT = (
 MODEL = (
     Setting(
         "mode",
-        "supervised",
+        None,
         {"enum": list(MODEL_OF_MODE)},
-        "`label-free` runs a model that was trained without labels and has one class, Nucleus",
-        "If a `model` is given too, it must have one class",
+        "`supervised` or `label-free`: how the model was trained; a label-free one has one class, Nucleus",
+        "A `model` that is given too must fit. `null` is the built-in supervised model, or any `model`",
         job="detect",
     ),
     Setting(

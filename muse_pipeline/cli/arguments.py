@@ -99,7 +99,7 @@ def _add_option(parser: argparse.ArgumentParser, setting: Setting) -> None:
         parser.add_argument(
             setting.option,
             type=_NUMBERS.get(types[0]) if types else None,
-            choices=setting.schema.get("enum"),
+            choices=[each for each in setting.schema.get("enum", ()) if each] or None,
             default=setting.default,
             metavar=setting.metavar,
             help=text.replace("%", "%%") + default,

@@ -17,7 +17,7 @@ from muse_pipeline.core.config import parse_yaml
 from muse_pipeline.core.errors import ConfigError, LeftOutWarning, SheetError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.text import slug
-from muse_pipeline.core.types import FROM_NUCLEI
+from muse_pipeline.core.types import FROM_NUCLEI, MODEL_OF_MODE
 
 PATTERNS = set('{}<>*?"')  # characters in paths that Snakemake expands as patterns
 NOT_TEXT = {"true", "false", "yes", "no", "on", "off", "null", "~"}  # read by YAML as true, false or null, in any case
@@ -121,8 +121,8 @@ def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any])
         model: description of the model from `muse model`.
 
     Raises:
-        ConfigError: the model maps regions, works at a different mpp, has several classes in mode label-free, or has
-            one class but regions come from the classes.
+        ConfigError: the model maps regions, works at a different mpp, does not fit the mode, or has one class but
+            regions come from the classes.
     """
     if model.get("kind") == "regions":
         raise ConfigError(
@@ -134,11 +134,13 @@ def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any])
             f"config: mpp is {settings['mpp']:g}, but model '{model['name']}' works at {model['mpp']:g} um/px; set "
             f"`mpp: {model['mpp']:g}` or choose another model"
         )
-    if settings["mode"] == "label-free" and len(model["classes"]) > 1:
-        raise ConfigError(
-            f"mode label-free is for models of one class, but model '{model['name']}' has "
-            f"{', '.join(model['classes'])}; leave one of the two settings out"
-        )
+    of_mode, wrong = settings["mode"], ""
+    if of_mode == "label-free" and len(model["classes"]) > 1:
+        wrong = f"is for models of one class, but model '{model['name']}' has {', '.join(model['classes'])}"
+    elif of_mode == "supervised" and model["name"] == MODEL_OF_MODE["label-free"]:
+        wrong = f"is for models trained with labels, but model '{model['name']}' was trained without"
+    if wrong:
+        raise ConfigError(f"mode {of_mode} {wrong}; leave one of the two settings out")
     if settings["regions"] == FROM_NUCLEI and len(model["classes"]) == 1:
         raise ConfigError(
             f"regions: {FROM_NUCLEI} needs classes of nuclei, but model '{model['name']}' has only "

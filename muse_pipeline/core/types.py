@@ -25,7 +25,8 @@ FEATURE_SETS = ("none", "basic", "all")  # see ``features.catalogue``
 DOUBTS = ("stain", "scale", "classes", "organ", "regions")  # doubts about a slide's numbers (see ``inference.doubts``)
 ARTEFACTS = ("blurred", "fold", "bubble", "ink")  # values of the column ``quality`` (see ``inference.artefacts``)
 INTENSITIES_OD = (0.2, 0.4, 0.6)  # minimum optical densities (base 10) of DAB for 1+, 2+ and 3+: QuPath's defaults
-MODEL_OF_MODE = {"supervised": "compact", "label-free": "label_free"}  # built-in models by `mode`
+# Built-in models by `mode`; None if no mode is given, so that any model may be.
+MODEL_OF_MODE = {None: "compact", "supervised": "compact", "label-free": "label_free"}
 FROM_NUCLEI = "nuclei"  # value of the setting `regions` for tissue regions from the classes of the nuclei
 
 

@@ -22,7 +22,7 @@ from muse_pipeline.core.text import decimal_point
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.formats import require_distinct
 from muse_pipeline.labels.sources import split_unit
-from muse_pipeline.nuclei.class_names import find_class, map_class
+from muse_pipeline.nuclei.class_names import find_class, map_class, resolve_all
 from muse_pipeline.nuclei.masks import label_image_to_polygons, read_label_image, read_mask, require_nuclei
 from muse_pipeline.nuclei.rays import interior_centres
 from muse_pipeline.nuclei.table import Nuclei
@@ -122,16 +122,19 @@ def _classify(
     words: Sequence[str | None], classes: Sequence[str], class_map: ClassMap | None, where: Callable[[int], str]
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Labels (N,) of nuclei from their class names, and their accepted classes (``Truth.accepted``)."""
-    meant: dict[str | None, tuple[int, ...]] = {None: (), "": ()}
     if len(classes) == 1 and not class_map:
         return np.zeros(len(words), np.int32), None
-    for index, word in enumerate(words):
-        if word in meant:
-            continue
+
+    def resolve(index: int) -> tuple[int, ...]:
         if class_map:
-            meant[word] = map_class(word, class_map, classes, where(index))
-        else:
-            meant[word] = (find_class(word, classes, where(index), "rename it, or map it with --class-map"),)
+            return map_class(words[index], class_map, classes, where(index))
+        return (find_class(words[index], classes, where(index), "rename it, or map it with --class-map"),)
+
+    words, first = list(words), {}
+    for index, word in enumerate(words):
+        if word:
+            first.setdefault(word, index)
+    meant = {None: (), "": (), **dict(zip(first, resolve_all(first.values(), resolve), strict=True))}
     label = np.array([next(iter(meant[word]), UNKNOWN) for word in words], np.int32)
     if max(map(len, meant.values())) < 2:
         return label, None

@@ -19,6 +19,7 @@ from muse_pipeline.labels.formats import Annotations, class_index
 from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.labels.pictures import AnnotatedPicture, LabelledImage, label_image
 from muse_pipeline.labels.sources import LabelSource, read_split
+from muse_pipeline.nuclei.class_names import resolve_all
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,9 @@ def name_nuclei(
     Raises:
         LabelError: as in ``class_index``.
     """
-    labels = [class_index(word, source, classes, annotations.where(index)) for index, word in enumerate(words)]
+    labels = resolve_all(
+        enumerate(words), lambda pair: class_index(pair[1], source, classes, annotations.where(pair[0]))
+    )
     annotations.nuclei.label = np.array(labels, np.int32)
     return annotations
 

@@ -17,7 +17,7 @@ from muse_pipeline.core.files import read_lines
 from muse_pipeline.core.text import count_noun, decimal_point
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.sources import LabelSource, split_unit
-from muse_pipeline.nuclei.class_names import find_class, map_class
+from muse_pipeline.nuclei.class_names import find_class, map_class, resolve_all
 from muse_pipeline.nuclei.masks import label_image_to_nuclei, number_areas, read_label_image, read_mask, require_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.read import GeoJSONObjects, read_geojson
@@ -174,7 +174,7 @@ def read_annotated(
         raise LabelError(str(error)) from error
     is_region, is_ignored = are_called(objects, (source.region_class,)), are_called(objects, source.ignore)
     drawn = objects[~is_region & ~is_ignored]
-    labels = [_label(drawn, i, source, classes) for i in range(len(drawn))]
+    labels = resolve_all(range(len(drawn)), lambda index: _label(drawn, index, source, classes))
     parts = drawn.to_parts()
     require_nucleus_size(parts, mpp, source.region_class, "delete it or add its class to `ignore`")
     xy, rays = parts.measure(mpp, n_rays)
@@ -228,7 +228,7 @@ def read_text(
     lines = [(number, line) for number, line in enumerate(read_lines(path), 1) if line.strip()]
     separator = next((mark for mark in "\t;," if lines and mark in lines[0][1]), None)
     columns, n_columns = (0, 1, 2), 3
-    indices, labels, numbers = [], [], []
+    indices, words, numbers = [], [], []
     for number, line in lines:
         cells, where = [cell.strip() for cell in line.split(separator)], f"{path}, line {number}"
         if (number, line) == lines[0] and not _is_number(decimal_point(cells[0], separator)):
@@ -241,8 +241,9 @@ def read_text(
         if not (_is_number(first) and _is_number(second)):
             raise LabelError(f"{where}: expected {order}, found '{line[:80]}'; the first two must be numbers")
         indices.append((float(first), float(second)))
-        labels.append(class_index(word, source, classes, where))
+        words.append((word, where))
         numbers.append(number)
+    labels = resolve_all(words, lambda pair: class_index(pair[0], source, classes, pair[1]))
     nuclei = Nuclei(
         TO_XY[order](np.array(indices, float).reshape(-1, 2)),
         frame,

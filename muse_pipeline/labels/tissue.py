@@ -21,6 +21,7 @@ from muse_pipeline.core.files import read_rows, sha256_of
 from muse_pipeline.core.pictures import list_pictures, read_grey, read_rgb, resize_picture
 from muse_pipeline.labels.formats import require_size
 from muse_pipeline.labels.regions import cut_regions, fill_polygon
+from muse_pipeline.nuclei.class_names import find_name
 from muse_pipeline.qupath.regions import read_class_areas
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
@@ -233,8 +234,9 @@ def read_label_table(path: Path, column: str) -> dict[str, tuple[str, str]]:
 
 
 def _class_index(word: str, source: TissueSource, classes: tuple[str, ...], location: Path) -> int:
-    name = source.class_map.get(word, word)
-    if name not in classes:
+    key = find_name(word, source.class_map)
+    name = find_name(source.class_map[key] if key else word, classes)
+    if name is None:
         raise LabelError(
             f"{location}: label '{word}' is not a class of the model ({', '.join(classes)}); correct it or add it to "
             "`class_map`"

@@ -47,6 +47,15 @@ def test_text(tmp_path, text, message):
     expect(message, make_source(tmp_path, "P.txt", text))
 
 
+def test_all_unknown_classes_of_a_file_are_listed(tmp_path):
+    message = r"(P.txt, line 2|feature 2): class 'A' is not in class_map \(dark\).*; also unknown: 'B', 'C'$"
+    words = ["DARK", "A", "B", "A", "C"]
+    text = "".join(f"{20 * (n + 1)} 20 {word}\n" for n, word in enumerate(words))
+    expect(message, make_source(tmp_path / "text", "P.txt", text, class_map={"dark": "dark"}))
+    content = geojson(*((point(20 * (n + 1), 20), word) for n, word in enumerate(words)))
+    expect(message, make_source(tmp_path / "json", "P.geojson", content, "geojson", class_map={"dark": "dark"}))
+
+
 def test_a_point_less_than_a_pixel_outside_is_moved_inside_with_a_count(tmp_path):
     content = geojson(GOOD, (point(60, 90.9), "Dark"), (point(-0.4, 60), "Pale"))
     source = make_source(tmp_path, "P.geojson", content, "geojson")
