@@ -264,8 +264,8 @@ def require_available(settings: Mapping[str, Any]) -> None:
     for output in list_outputs(settings):
         if output.package and not find_spec(output.package):
             raise ConfigError(
-                f"config: {output.name}: needs the package '{output.package}', which is not installed; install the "
-                f"extra `{output.extra}`, or leave {output.name} out"
+                f"{output.name}: needs the package '{output.package}', which is not installed; install the extra "
+                f"`{output.extra}`, or leave {output.name} out"
             )
     if settings["regions"] not in (None, FROM_NUCLEI):
         from muse_pipeline.inference.model import find_region_model

@@ -157,8 +157,7 @@ def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
     """
     path = Path(path)
     rows = list(rows)
-    if path.exists():
-        raise SheetError(f"{path}: exists already; give --add to add the slides that it lacks, or choose another name")
+    require_new_sheet(path)
     columns = [
         "slide_id",
         "path",
@@ -167,6 +166,18 @@ def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
     columns += dict.fromkeys(name for row in rows for name in row.own)
     with complete_file(path) as partial:
         partial.write_bytes(_text_of([columns, *_cells_of(rows, columns, path)], path))
+
+
+def require_new_sheet(path: Path) -> None:
+    """Check that there is no sheet at ``path``.
+
+    Raises:
+        SheetError: there is one.
+    """
+    if path.exists():
+        raise SheetError(
+            f"{path}: exists already; `muse sheet FOLDER --output {path} --add` adds the slides that it lacks"
+        )
 
 
 def add_to_sheet(path: Path | str, rows: Iterable[SheetRow]) -> list[SheetRow]:

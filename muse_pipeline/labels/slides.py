@@ -125,12 +125,15 @@ def choose_slides(rows: list[SheetRow], source: LabelSource) -> list[SheetRow]:
 def inspect_row(row: SheetRow, source: LabelSource) -> SlideInfo:
     """Read the properties of a slide, and reject a stated mpp that disagrees with the file's."""
     stated = row.mpp if source.mpp is None else source.mpp
+    with open_slide(row.path) as slide:
+        known = next(iter(slide.properties.mpp_candidates), None)
     if stated is not None:
-        with open_slide(row.path) as slide:
-            known = next(iter(slide.properties.mpp_candidates), None)
         if known is not None and not known.is_estimate:
             origin = OF_SOURCE if source.mpp is not None else f"`mpp` of slide '{row.slide_id}' in {source.slides}"
             require_agreement(row.path, stated, known.mpp, known.source, origin)
+    elif known is None:
+        where = f"in the column mpp of {source.slides}, or as `mpp` of this source"
+        raise LabelError(f"{row.path}: the file does not state the size of a pixel; give um per pixel {where}")
     return inspect_slide(row.path, row.slide_id, stated)
 
 

@@ -417,7 +417,7 @@ def test_a_sheet_with_rows_is_never_overwritten(tmp_path, muse, pyramid_path):
     before = sheet.read_bytes()
     status, _, complaint = muse("sheet", pyramid_path.parent, "--output", sheet)
     assert status == 2
-    assert "exists already; give --add" in complaint
+    assert "--add` adds the slides that it lacks" in complaint
     assert sheet.read_bytes() == before
 
 

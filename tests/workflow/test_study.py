@@ -12,8 +12,11 @@ from urllib.request import urlopen
 import pytest
 from labelled import draw_labelled_folder
 from labelled import write_config as write_training_config
+from PIL import Image
 from workflow_runs import draw_stained_slide, snakemake_command, write_config, write_sheet
 
+from muse_pipeline.cli.main import main
+from muse_pipeline.cohort.sheet import read_sheet
 from muse_pipeline.cohort.study import find_workflow, write_study
 from muse_pipeline.core.errors import OutputError
 from muse_pipeline.viewer.page import write_viewer
@@ -30,12 +33,45 @@ def test_a_study_has_a_snakefile_config_and_profiles(muse, tmp_path):
     (tmp_path / "slides").mkdir()
     draw_stained_slide(tmp_path / "slides/a.tif", size_px=300, n_nuclei=5)
     status, shown, _ = muse("workflow", tmp_path / "study", "--slides", tmp_path / "slides")
-    assert status == 0 and shown.splitlines()[-1] == f"{tmp_path / 'study/config/slides.tsv'}: 1 slide"
+    assert status == 0 and shown.splitlines()[-2:] == [
+        f"{tmp_path / 'study/config/slides.tsv'}: 1 slide",
+        "configs to train models: `muse train --list`",
+    ]
     assert find_workflow() == TOP
-    for name in ("config/config.yaml", "config/README.md", "config/train/my_labels.yaml", "profiles/slurm/config.yaml"):
+    profiles = [f"profiles/{path.parent.name}/config.yaml" for path in TOP.glob("profiles/*/config.yaml")]
+    for name in ("config/config.yaml", "config/README.md", *profiles):
         assert (tmp_path / "study" / name).read_bytes() == (TOP / name).read_bytes()
+    written = {path.relative_to(tmp_path / "study").as_posix() for path in (tmp_path / "study").rglob("*.*")}
+    assert written == {"config/slides.tsv", "config/config.yaml", "config/README.md", *profiles}
     status, shown, _ = muse("workflow", tmp_path / "other")
-    assert shown.splitlines()[-1] == f"next: `muse sheet FOLDER --output {tmp_path / 'other/config/slides.tsv'}`"
+    assert shown.splitlines()[-2] == f"next: `muse sheet FOLDER --output {tmp_path / 'other/config/slides.tsv'}`"
+
+
+def test_configs_of_trainings_are_listed(capsys):
+    for verb in ("train", "finetune"):
+        with pytest.raises(SystemExit) as ended:
+            main([verb, "--list"])
+        lines = capsys.readouterr().out.splitlines()
+        assert ended.value.code == 0
+        names = [line.split()[0] for line in lines[:-1] if not line.startswith(" ")]
+        assert names == sorted(path.stem for path in (TOP / "config/train").glob("*.yaml"))
+        assert str(TOP / "config/train/my_labels.yaml") in lines[-1]
+
+
+def test_pictures_have_an_mpp_and_a_sheet_is_kept(muse, tmp_path):
+    (tmp_path / "slides").mkdir()
+    Image.new("RGB", (300, 300), (226, 170, 205)).save(tmp_path / "slides/a.png")
+    words = "workflow", tmp_path / "study", "--slides", tmp_path / "slides"
+    status, _, errors = muse(*words)
+    assert status == 2 and "pictures only with --mpp" in errors and not (tmp_path / "study").exists()
+    assert muse(*words, "--mpp", 0.5)[0] == 0
+    assert [row.mpp for row in read_sheet(tmp_path / "study/config/slides.tsv")] == [0.5]
+    for path in (tmp_path / "study").rglob("*.*"):
+        if path.name != "slides.tsv":
+            path.unlink()
+    status, _, errors = muse(*words, "--mpp", 0.5)
+    assert status == 2 and "slides.tsv --add` adds the slides that it lacks" in errors
+    assert not (tmp_path / "study/config/config.yaml").exists()
 
 
 def test_a_file_that_exists_is_kept_and_nothing_is_written(tmp_path):
