@@ -11,6 +11,8 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import compress
+from operator import not_
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -47,6 +49,8 @@ def find_rows(
 ) -> list[SheetRow]:
     """Collect the rows of slides, URLs, folders and sheets, in the given order; a slide given twice has one row.
 
+    Slides of the same name are named after their folders, too; rows of sheets keep their names.
+
     Args:
         paths: paths or URLs.
         mpp: um per level-0 pixel of slides that are given directly or in folders.
@@ -66,6 +70,7 @@ def find_rows(
     named = iter(name_slides(slides, mpp, roi, regions))
     of_slides = {name: file for name, file in (("roi", roi), ("regions", regions)) if file is not None}
     rows: list[SheetRow] = []
+    is_of_sheet: list[bool] = []
     for location in paths:
         if is_table[location]:
             for name in (*(["mpp"] if mpp is not None else []), *of_slides):
@@ -79,7 +84,25 @@ def find_rows(
             rows += collect_slides(location, mpp)
         else:
             rows.append(next(named))
-    return _unique_rows(rows)
+        is_of_sheet += [is_table[location]] * (len(rows) - len(is_of_sheet))
+    names = _names_apart(list(compress(rows, map(not_, is_of_sheet))))
+    pairs = zip(rows, is_of_sheet, strict=True)
+    return _unique_rows(row if is_fixed else replace(row, slide_id=names[row.path]) for row, is_fixed in pairs)
+
+
+def _names_apart(rows: Sequence[SheetRow]) -> dict[str, str]:
+    """Names of slides, keyed by path; a ``slide_id`` that several slides have is extended by their folders."""
+    ids = {row.path: row.slide_id for row in rows}
+    locations = [_parse_location(path) for path in ids]
+    slides = [_identity(location) if isinstance(location, Path) else location for location in locations]
+    n_of_key = Counter(key for key, _ in {*zip(map(folder_key, ids.values()), slides, strict=True)})
+    apart = _unique_names([_path_within(_common_folder(locations), location) for location in locations])
+    chosen = [new if n_of_key[folder_key(own)] > 1 else own for own, new in zip(ids.values(), apart, strict=True)]
+    return dict(zip(ids, _number(chosen), strict=True))
+
+
+def _common_folder(locations: Iterable[Path | SlideUrl]) -> str:
+    return os.path.commonpath([location.parent for location in locations if isinstance(location, Path)] or ["/"])
 
 
 def _unique_rows(rows: Iterable[SheetRow]) -> list[SheetRow]:
@@ -142,8 +165,7 @@ def name_slides(
     """
     locations = [_parse_location(file) for file in files]
     _require_unicode(location for location in locations if isinstance(location, Path))
-    home = os.path.commonpath([location.parent for location in locations if isinstance(location, Path)] or ["/"])
-    names = _unique_names([_path_within(home, location) for location in locations])
+    names = _unique_names([_path_within(_common_folder(locations), location) for location in locations])
     paths = [str(location) if isinstance(location, Path) else location for location in locations]
     areas = {"roi": roi and str(roi.absolute()), "regions": regions and str(regions.absolute())}
     return [SheetRow(name, path, mpp, **areas) for name, path in zip(names, paths, strict=True)]

@@ -10,7 +10,7 @@ import numpy as np
 from muse_pipeline.core.errors import LabelError
 
 PNG = {"format": "PNG", "compress_type": 3}  # for Pillow: run-length encoding is twice as fast, and files are smaller
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
+PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 
 
 def list_pictures(folder: Path) -> list[Path]:

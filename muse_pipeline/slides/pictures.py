@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from muse_pipeline.core.errors import SlideError
+from muse_pipeline.slides.base import alpha_of
 from muse_pipeline.slides.mpp import PLAUSIBLE_RANGE_UM, MppCandidate, mpp_from_ome_xml, mpp_from_page
 
 if TYPE_CHECKING:
@@ -113,10 +114,16 @@ def why_unsuited(path: Path, level_sizes_px: Sequence[tuple[int, int]]) -> str:
                 "one of several planes for the slide": count_planes(series) > 1,
                 "luminance and chrominance for colours": is_mistagged(page),
                 "a sample of unknown meaning for opacity": page.samplesperpixel == 4 and not page.extrasamples,
+                "a constant sample for opacity": page.samplesperpixel == 4 and _is_faded(series.levels[-1].keyframe),
             }
             return next((reason for reason, holds in reasons.items() if holds), "")
     except Exception:  # tifffile raises anything on damaged files
         return ""
+
+
+def _is_faded(page: TiffPage) -> bool:
+    """True if a page has a constant opacity, other than full, which it would be paler with (``base.alpha_of``)."""
+    return alpha_of(page.extrasamples, page.asarray()) == "none"
 
 
 def _is_alike(size_px: tuple[int, int], other: tuple[int, int]) -> bool:

@@ -341,13 +341,20 @@ def test_slides_folders_and_sheets_together_in_their_order(tmp_path):
     assert {row.mpp for row in rows} == {0.25}
 
 
-def test_a_slide_that_is_named_twice_is_one_and_two_of_one_name_are_rejected(tmp_path):
-    for name in ("one/c.svs", "two/C.svs"):
-        (tmp_path / name).parent.mkdir()
+def test_a_slide_that_is_named_twice_is_one_and_slides_of_one_name_are_named_after_their_folders(tmp_path):
+    for name in ("one/c.svs", "two/C.svs", "two/deep/c.svs", "two/d.svs"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     assert len(find_rows([tmp_path / "one", tmp_path / "one/c.svs"])) == 1
+    rows = find_rows([tmp_path / "one", tmp_path / "two"])
+    assert [row.slide_id for row in rows] == ["one_c", "two_C", "d", "deep_c"]
+    rows = find_rows([tmp_path / "one/c.svs", tmp_path / "two", "https://host/d.svs", tmp_path / "one"])
+    assert [row.slide_id for row in rows] == ["one_c", "two_C", "two_d", "deep_c", "host_d"]
+    rows = find_rows([tmp_path / "two/C.svs", "https://host/a/c.svs", "https://host/b/c.svs"])
+    assert [row.slide_id for row in rows] == ["C", "host_a_c", "host_b_c"]
+    sheet = write(tmp_path / "slides.tsv", "slide_id\tpath\nC\tone/c.svs\n")
     with pytest.raises(SheetError, match=r"slide_id 'C' belongs to .*one/c.svs and .*two/C.svs"):
-        find_rows([tmp_path / "one", tmp_path / "two"])
+        find_rows([sheet, tmp_path / "two"])
 
 
 def test_what_a_sheet_has_columns_for_is_not_given_beside_it(folder):
