@@ -195,7 +195,7 @@ _SOURCE = re.compile(  # such as "/src/model.cc:256 onnxruntime::Model::Model(on
 
 
 def _reason(error: Exception) -> str:
-    """The reason that an error of ONNX Runtime states, without its code, the model's path and places in its source."""
+    """The reason that an error of ONNX Runtime states, without its code, the model's path and lines of its source."""
     stated = str(error).rpartition("Status Message: ")[2].strip() or type(error).__name__
     return _SOURCE.sub("", _CODE.sub("", stated.splitlines()[0]))
 

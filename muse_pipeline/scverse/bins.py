@@ -288,7 +288,7 @@ def _find_doubt(as_given: float, *others: float) -> str:
         gain = f"{exchanged / as_given:.1f} times the counts" if as_given else "counts only"
         return f"nuclei have {gain} with x and y exchanged; exchange them in the positions or in --transform"
     if beside >= LEAST_COMPARED and as_given < LEAST_EXCESS * beside:
-        ratio = f"{as_given / beside:.2f} times the counts of places {MOVED_UM:g} um beside them"
+        ratio = f"{as_given / beside:.2f} times the counts of positions displaced by {MOVED_UM:g} um"
         return f"nuclei have only {ratio}; check that the slide and --transform are those of the assay"
     return ""
 

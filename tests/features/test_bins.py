@@ -139,7 +139,7 @@ def exchange_axes(bins):
     [
         ("none", ""),
         ("3 um", ""),
-        ("20 um", "times the counts of places 20 um beside them"),
+        ("20 um", "times the counts of positions displaced by 20 um"),
         ("axes", "times the counts with x and y exchanged"),
     ],
 )

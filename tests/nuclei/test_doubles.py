@@ -67,7 +67,7 @@ def test_rays_that_make_no_polygon_stop_nothing(unsound):
 
 
 def test_the_best_of_a_long_row_are_kept():
-    """Circles at random places on a line: each is kept unless a better one that is kept covers too much of it."""
+    """Circles at random positions on a line: each is kept unless a better one that is kept covers too much of it."""
     x_um = np.random.default_rng(0).uniform(0, 1000, 3000)
     kept = np.zeros(0)
     for x in x_um:
