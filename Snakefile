@@ -14,7 +14,12 @@ from snakemake.utils import min_version
 min_version("9.14")
 
 
-configfile: "config/config.yaml"
+if os.path.isfile("config/config.yaml"):
+
+    configfile: "config/config.yaml"
+
+elif not config and workflow.is_main_process:
+    print("there is no config/config.yaml in this folder, so settings have their defaults")
 
 
 if image := os.environ.get("MUSE_CONTAINER"):  # image of the jobs with `--sdm apptainer`

@@ -244,3 +244,22 @@ def test_jobs_run_in_an_image(tmp_path):
     assert run.returncode == 0, run.stdout + run.stderr
     calls = (tmp_path / "calls").read_text()
     assert "muse-pipeline.sif" in calls and "muse detect " in calls and (tmp_path / "results/report.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_snakefile_of_a_clone_runs_in_any_folder(tmp_path):
+    draw_stained_slide(tmp_path / "a.tif", size_px=300, n_nuclei=20)
+    write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
+    (tmp_path / "elsewhere").mkdir()
+
+    def run(*words):
+        command = [sys.executable, "-m", "snakemake", "--snakefile", TOP / "Snakefile", "--cores", "2", *words]
+        return subprocess.run(command, cwd=tmp_path / "elsewhere", capture_output=True, text=True, check=False)
+
+    found = run("--config", "slides=../slides.tsv", "output=made", "csv=True")
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert (tmp_path / "elsewhere/made/a/nuclei.csv.gz").is_file()
+    found = run()
+    assert found.returncode == 1 and "there is no config/config.yaml in this folder" in found.stdout
+    assert "config/slides.tsv: cannot be read" in found.stderr
