@@ -217,7 +217,7 @@ def _encode(batch: pa.RecordBatch) -> tuple[np.ndarray, list[str]]:
     if IS_GENE in batch.schema.names:
         is_gene &= batch[IS_GENE].cast(pa.bool_()).fill_null(False).to_numpy(zero_copy_only=False)
     if CODEWORD in batch.schema.names:
-        ends = pc.ends_with(batch[CODEWORD].cast(pa.string()), "_gene")
+        ends = pc.ends_with(batch[CODEWORD].cast(pa.string()), "gene")
         is_gene &= ends.fill_null(False).to_numpy(zero_copy_only=False)
     return np.where(is_gene, codes, -1), names
 
@@ -303,7 +303,7 @@ def _find_map(info: SlideInfo, assay: Assay, transform: Path | None) -> Callable
             f"{transform or assay.path}: the tissue is {scale:.3g} times as large as on the slide; correct the um "
             f"per px of the slide ({np.mean(info.mpp):.4g}) or of the assay ({um_per_px:.4g}), or --transform"
         )
-    return lambda um: given.straighten(um) / info.mpp if given else um / um_per_px
+    return lambda um: given.to_slide(um) / info.mpp if given else um / um_per_px
 
 
 def _require_on_tissue(
