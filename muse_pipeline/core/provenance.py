@@ -132,11 +132,20 @@ class RegionArea:
 
 @dataclass(frozen=True)
 class Band:
-    """Areas within ``um`` of the border of the tissue regions, on each side of it."""
+    """Areas within ``um`` of the border of the tissue regions, on each side of it.
+
+    With ``region``, they are areas within ``um`` of the border of this class alone.
+    """
 
     um: int
     inside_mm2: Number
     outside_mm2: Number
+    region: str | None = None
+
+    def name_side(self, side: str) -> str:
+        """Name of the area on one side, "inside" or "outside", such as "border_inside_50um"."""
+        of_region = "" if self.region is None else f"of_{self.region}_"
+        return f"border_{of_region}{side}_{self.um}um"
 
     def side_mm2(self, side: str) -> Number:
         """Area on one side, "inside" or "outside"."""

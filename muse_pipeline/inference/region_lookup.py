@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,13 @@ class RegionColumns:
         region: (N,) int32 index of the class; ``NO_REGION`` outside all regions.
         prob: (N,) float32 probability of that class; NaN outside all regions and in drawn areas.
         border_um: (N,) float32 distance to the nearest border, negative inside; NaN if the slide has no border.
+        own_um: the same for the border of each class that has one of its own, keyed by its name.
     """
 
     region: np.ndarray
     prob: np.ndarray
     border_um: np.ndarray
+    own_um: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,12 @@ class RegionClass(NucleusClass):
     Attributes:
         tissue: tissue of the class, in level-0 pixels.
         is_inside: True if the class lies inside the border.
+        border: border of the class alone, in level-0 pixels; None if it is not distinguished from the slide's border.
     """
 
     tissue: shapely.Geometry
     is_inside: bool
+    border: shapely.Geometry | None = None
 
 
 class SlideRegions:
@@ -63,6 +68,7 @@ class SlideRegions:
 
     All classes of a model except the first, and all drawn areas, lie inside the border. The border consists of the
     lines at which a model's regions meet, or of the outlines of drawn areas; the edge of the tissue is not a border.
+    If areas of several classes are drawn, each class also has a border of its own.
 
     Args:
         classes: classes of the regions.
@@ -94,16 +100,24 @@ class SlideRegions:
         shapely.prepare(self._shapes)
         for shape in self._shapes:  # builds the index of the shape, which threads then share
             shapely.contains_xy(shape, 0.0, 0.0)
-        self._border, self._outside = _scale(border, self.mpp), outside
-        self._tree = shapely.STRtree(_segments(self._border))
-        # The first query builds the tree, which several threads must not do at once.
-        self._tree.query(shapely.Point(0, 0))
+        self._outside = outside
+        own = {one.name: one.border for one in classes if one.border is not None}
+        self._borders = {name: _scale(lines, self.mpp) for name, lines in {None: border, **own}.items()}
+        self._trees = {name: shapely.STRtree(_segments(lines)) for name, lines in self._borders.items()}
+        for tree in self._trees.values():  # the first query builds a tree, which several threads must not do at once
+            tree.query(shapely.Point(0, 0))
+
+    @property
+    def own_borders(self) -> list[str]:
+        """Names of the classes that have a border of their own."""
+        return [name for name in self._borders if name is not None]
 
     def columns(self, xy: np.ndarray) -> RegionColumns:
         """The columns of nuclei at ``xy`` (N, 2) in level-0 pixels; safe to call from several threads."""
         region = np.full(len(xy), NO_REGION, np.int32)
         if not len(xy):
-            return RegionColumns(region, np.zeros(0, np.float32), np.zeros(0, np.float32))
+            none = np.zeros(0, np.float32)
+            return RegionColumns(region, none, none, dict.fromkeys(self.own_borders, none))
         low, high = xy.min(0), xy.max(0)
         near = (self._bounds[:, :2] <= high).all(1) & (self._bounds[:, 2:] >= low).all(1)
         for number in np.flatnonzero(near)[::-1]:  # smaller areas come last and win
@@ -111,17 +125,20 @@ class SlideRegions:
         prob = np.full(len(xy), np.nan, np.float32)
         if self._prob is not None and (known := region >= 0).any():
             prob[known] = self._prob.at(xy[known], region[known])
-        return RegionColumns(region, prob, self._distance(xy, region))
+        number = {one.name: index for index, one in enumerate(self.classes)}
+        own = {name: self._distance(xy, region == number[name], name) for name in self.own_borders}
+        return RegionColumns(region, prob, self._distance(xy, self._inside[region], None), own)
 
-    def _distance(self, xy: np.ndarray, region: np.ndarray) -> np.ndarray:
-        if not len(self._tree.geometries):
+    def _distance(self, xy: np.ndarray, is_inside: np.ndarray, name: str | None) -> np.ndarray:
+        tree = self._trees[name]
+        if not len(tree.geometries):
             return np.full(len(xy), np.nan, np.float32)
-        (owner, _), distance = self._tree.query_nearest(
+        (owner, _), distance = tree.query_nearest(
             shapely.points(xy * self.mpp), return_distance=True, all_matches=False
         )
         found = np.empty(len(xy), np.float32)
         found[owner] = distance
-        return np.where(self._inside[region], -found, found)
+        return np.where(is_inside, -found, found)
 
     def unlike(self, classes: Sequence[str]) -> np.ndarray | None:
         """(R + 1, C) bool: True if nuclei of a class do not occur in a region; the last row is for ``NO_REGION``.
@@ -143,16 +160,21 @@ class SlideRegions:
     def describe(self) -> Regions:
         """Origin of the regions, and the areas of every class and of the bands along the border."""
         mm2 = self.mpp.prod() / 1e6
-        inner = shapely.union_all([one.tissue for one in self.classes if one.is_inside])
         bands = []
-        for um in BANDS_UM:
-            band = _scale(shapely.buffer(self._border, um), 1 / self.mpp)
-            bands.append(Band(um, *(round(float((band & side).area * mm2), 6) for side in (inner, self._outside))))
+        for name, um in product(self._borders, BANDS_UM):
+            is_inner = [one.is_inside if name is None else one.name == name for one in self.classes]
+            inner = shapely.union_all(
+                [one.tissue for one, inside in zip(self.classes, is_inner, strict=True) if inside]
+            )
+            outer = [one.tissue for one, inside in zip(self.classes, is_inner, strict=True) if not inside]
+            sides = inner, shapely.union_all([self._outside, *outer])
+            band = _scale(shapely.buffer(self._borders[name], um), 1 / self.mpp)
+            bands.append(Band(um, *(round(float((band & side).area * mm2), 6) for side in sides), name))
         classes = [
             RegionArea(one.name, tuple(one.color), one.is_inside, round(float(one.tissue.area * mm2), 6))
             for one in self.classes
         ]
-        border_mm = round(self._border.length / 1000, 3)
+        border_mm = round(self._borders[None].length / 1000, 3)
         return replace(self.origin, classes=tuple(classes), bands=tuple(bands), border_mm=border_mm)
 
 
@@ -162,11 +184,12 @@ class FailedRegions:
 
     Attributes:
         reason: reason for the failure.
-        classes: always empty.
+        classes, own_borders: always empty.
     """
 
     reason: str
     classes: tuple[NucleusClass, ...] = ()
+    own_borders: tuple[str, ...] = ()
 
     def columns(self, xy: np.ndarray) -> RegionColumns:
         """Columns without values."""
@@ -267,10 +290,14 @@ def _drawn(path: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions:
     smaller = np.split(other, np.searchsorted(number, np.arange(1, len(shapes))))
     for index, area in enumerate(ordered):
         taken = shapely.union_all(shapes[smaller[index][smaller[index] < index]])
-        of_class[area.class_name].append((area.shape & tissue) - taken)
+        of_class[area.class_name].append(area.shape - taken)
     lines = shapely.union_all(shapely.boundary(shapes))
+    whole = {name: shapely.union_all(parts) for name, parts in of_class.items()}
+    own = {name: shape.boundary & tissue for name, shape in whole.items()} if len(classes) > 1 else {}
     return SlideRegions(
-        classes=[RegionClass(one.name, one.color, shapely.union_all(of_class[one.name]), True) for one in classes],
+        classes=[
+            RegionClass(one.name, one.color, whole[one.name] & tissue, True, own.get(one.name)) for one in classes
+        ],
         areas=drawn,
         border=shapely.intersection(lines, tissue),
         outside=shapely.difference(tissue, shapely.union_all(shapes)),

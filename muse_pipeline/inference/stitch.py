@@ -36,6 +36,7 @@ from muse_pipeline.nuclei.parquet import (
     NucleiWriter,
     OptionalColumns,
     Rows,
+    border_of,
     left_out,
 )
 from muse_pipeline.nuclei.rays import clip_rays, rays_to_rings, rings_to_polygons
@@ -187,6 +188,7 @@ class Measures:
             clusters=self.clusters is not None,
             positive_od=positive_od,
             regions=None if self.regions is None else [one.name for one in self.regions.classes],
+            borders=() if self.regions is None else self.regions.own_borders,
             unlike_region=self.unlike is not None,
             features=self.meter.names if self.meter else (),
             artefacts=None if self.artefacts is None else self.artefacts.kinds,
@@ -202,6 +204,7 @@ class Measures:
         if self.regions is not None:
             found = self.regions.columns(nuclei.xy)
             columns |= {REGION: found.region, REGION_PROB: found.prob, BORDER: found.border_um}
+            columns |= {border_of(name): um for name, um in found.own_um.items()}
             if self.unlike is not None:
                 columns[UNLIKE_REGION] = self.regions.are_unlike(found, nuclei.label, self.unlike)
         if self.artefacts is not None:

@@ -62,6 +62,7 @@ class OptionalColumns:
         positive_od: minimum ``dab_od`` of a positive nucleus; None to leave out ``dab_od`` and ``positive``.
         regions: names of the classes of tissue regions; None to leave out ``region``, ``region_prob`` and
             ``border_distance_um``.
+        borders: classes of tissue regions with a column of their own for the distance to their border (``border_of``).
         unlike_region: True to add the column ``unlike_region``.
         features: names of further numeric columns; each row of ``cell_rays`` is a list with a number per ray.
         artefacts: names of the kinds of artefacts; None to leave out ``quality``.
@@ -71,6 +72,7 @@ class OptionalColumns:
     clusters: bool = False
     positive_od: float | None = None
     regions: Sequence[str] | None = None
+    borders: Sequence[str] = ()
     unlike_region: bool = False
     features: Sequence[str] = ()
     artefacts: Sequence[str] | None = None
@@ -204,6 +206,7 @@ class NucleiWriter:
             *([] if known.positive_od is None else map(to_arrow, (dab_od, dab_od >= known.positive_od))),
             *([] if known.regions is None else [_name_or_null(shapes[REGION], known.regions)]),
             *([] if known.regions is None else map(_or_null, (shapes[REGION_PROB], shapes[BORDER]))),
+            *(_or_null(shapes[border_of(name)]) for name in known.borders),
             *([to_arrow(shapes[UNLIKE_REGION])] if known.unlike_region else []),
             *([] if known.artefacts is None else [_name_or_null(shapes[QUALITY], known.artefacts)]),
             *(_or_null(shapes[name]) for name in known.features),
@@ -231,6 +234,11 @@ def _or_null(values: np.ndarray) -> pa.Array:
     return to_arrow(column, valid=np.isfinite(column))
 
 
+def border_of(region: str | None) -> str:
+    """Name of the column of the distance to the border of a class of tissue regions, or of all classes for None."""
+    return BORDER if region is None else f"{BORDER}_{region}"
+
+
 def nuclei_schema(classes: Sequence[str], n_rays: int, optional: OptionalColumns = NO_OPTIONAL) -> pa.Schema:
     """The columns of ``nuclei.parquet`` and their types."""
     rays = pa.list_(pa.float32(), n_rays)
@@ -247,6 +255,7 @@ def nuclei_schema(classes: Sequence[str], n_rays: int, optional: OptionalColumns
             *([(CLUSTER, pa.int32())] if optional.clusters else []),
             *([(DAB_OD, pa.float32()), (POSITIVE, pa.bool_())] if optional.positive_od is not None else []),
             *(regions if optional.regions is not None else []),
+            *((border_of(name), pa.float32()) for name in optional.borders),
             *([(UNLIKE_REGION, pa.bool_())] if optional.unlike_region else []),
             *([(QUALITY, _NAME)] if optional.artefacts is not None else []),
             *((name, rays if name == CELL_RAYS else pa.float32()) for name in optional.features),

@@ -25,11 +25,11 @@ from muse_pipeline.features.catalogue import DAB_OF_CELL
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.nuclei.arrow import to_numpy
 from muse_pipeline.nuclei.parquet import (
-    BORDER,
     DAB_OD,
     POSITIVE,
     REGION,
     ROW_GROUP,
+    border_of,
     iterate_counted,
     iterate_rows,
     open_nuclei,
@@ -126,12 +126,14 @@ def count_in_regions(nuclei: Path, regions: Regions, classes: Sequence[NucleusCl
     n_in_region = np.zeros((len(names), len(classes)), int)
     bands = [(side, band) for band in regions.bands for side in SIDES]
     n_in_band = np.zeros((len(bands), len(classes)), int)
-    for table in iterate_rows(nuclei, ROW_GROUP, ["label", REGION, BORDER]):
-        label, border = to_numpy(table["label"]), to_numpy(table[BORDER])
+    borders = list(dict.fromkeys(border_of(band.region) for band in regions.bands))
+    for table in iterate_rows(nuclei, ROW_GROUP, ["label", REGION, *borders]):
+        label = to_numpy(table["label"])
         region = pc.fill_null(pc.index_in(table[REGION].cast(pa.string()), pa.array(names)), -1).to_numpy()
         for where in range(len(names)):
             n_in_region[where] += _count(label[region == where], classes)
         for where, (side, band) in enumerate(bands):
+            border = to_numpy(table[border_of(band.region)])
             depth = -border if side == "inside" else border
             is_there = (border <= 0 if side == "inside" else border > 0) & (depth <= band.um)
             n_in_band[where] += _count(label[is_there], classes)
@@ -141,7 +143,10 @@ def count_in_regions(nuclei: Path, regions: Regions, classes: Sequence[NucleusCl
             {**to_json(one), **_nuclei(n, classes)} for one, n in zip(regions.classes, n_in_region, strict=True)
         ],
         "bands": [
-            {"side": side, "um": band.um, "area_mm2": band.side_mm2(side), **_nuclei(n, classes)}
+            {
+                **{"name": band.name_side(side), "side": side, "um": band.um, "region": band.region},
+                **{"area_mm2": band.side_mm2(side), **_nuclei(n, classes)},
+            }
             for (side, band), n in zip(bands, n_in_band, strict=True)
         ],
     }
@@ -178,7 +183,7 @@ def region_values(regions: dict[str, Any] | None) -> dict[str, float | str | Non
 
 def _rows(regions: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     yield from ((one_line(one["name"]), one) for one in regions["classes"])
-    yield from ((f"border_{one['side']}_{one['um']}um", one) for one in regions["bands"])
+    yield from ((one_line(one["name"]), one) for one in regions["bands"])
 
 
 def per_mm2(n: int | None, mm2: float | None) -> float | None:

@@ -28,6 +28,7 @@ from muse_pipeline.nuclei.parquet import (
     QUALITY,
     REGION,
     REGION_PROB,
+    border_of,
     iterate_rows,
     open_nuclei,
     read_provenance,
@@ -238,7 +239,9 @@ class NucleiTable:
             provenance=provenance,
             features=tuple(feature for feature in known if feature.name in schema.names),
             categories=categories,
-            numbers=tuple(name for name in schema.names if name in DESCRIPTIONS or name.startswith("prob_")),
+            numbers=tuple(
+                name for name in schema.names if name in DESCRIPTIONS or name.startswith(("prob_", border_of("")))
+            ),
             embedding_dim=vectors.field("embedding").type.list_size if "embedding" in vectors.names else 0,
             n_nuclei=n_nuclei,
             embeddings=embeddings,

@@ -39,9 +39,9 @@ from muse_pipeline.inference.doubts import (
 )
 from muse_pipeline.nuclei.arrow import to_numpy
 from muse_pipeline.nuclei.parquet import (
-    BORDER,
     REGION,
     ROW_GROUP,
+    border_of,
     iterate_counted,
     iterate_rows,
     open_nuclei,
@@ -119,7 +119,8 @@ def measure_slide(folder: Path) -> dict[Measure, float]:
     if EDGE in columns and len(classes) > 1:
         found |= _mixing(columns, classes)
     if provenance.regions and provenance.regions.bands is not None:
-        everywhere = _read_columns(path, ["label", REGION, BORDER], partial(iterate_rows, batch_size=ROW_GROUP))
+        borders = {border_of(band.region) for band in provenance.regions.bands}
+        everywhere = _read_columns(path, ["label", REGION, *borders], partial(iterate_rows, batch_size=ROW_GROUP))
         # All nuclei count here, since the areas of regions include artefacts.
         found |= _infiltration(everywhere, provenance.regions, classes)
     return found
@@ -167,12 +168,12 @@ def _mixing(columns: Mapping[str, np.ndarray], classes: list[str]) -> dict[Measu
 
 def _infiltration(columns: Mapping[str, np.ndarray], regions: Regions, classes: list[str]) -> dict[Measure, float]:
     """Densities of the classes in each region, and in the bands on either side of the border."""
-    label, region, border = (columns[name] for name in ("label", REGION, BORDER))
+    label, region = columns["label"], columns[REGION]
     areas = [(one.name, region == one.name, one.area_mm2) for one in regions.classes]
     for band in regions.bands:
-        um = band.um
+        border = columns[border_of(band.region)]
         for side, is_there in (("inside", border <= 0), ("outside", border > 0)):
-            areas.append((f"border_{side}_{um}um", is_there & (np.abs(border) <= um), band.side_mm2(side)))
+            areas.append((band.name_side(side), is_there & (np.abs(border) <= band.um), band.side_mm2(side)))
     found = {}
     for area, is_there, mm2 in areas:
         for number, name in enumerate(classes):
