@@ -162,12 +162,11 @@ class SlideRegions:
         mm2 = self.mpp.prod() / 1e6
         bands = []
         for name, um in product(self._borders, BANDS_UM):
-            is_inner = [one.is_inside if name is None else one.name == name for one in self.classes]
-            inner = shapely.union_all(
-                [one.tissue for one, inside in zip(self.classes, is_inner, strict=True) if inside]
-            )
-            outer = [one.tissue for one, inside in zip(self.classes, is_inner, strict=True) if not inside]
-            sides = inner, shapely.union_all([self._outside, *outer])
+            inside, outside = [], [self._outside]
+            for one in self.classes:
+                is_inner = one.is_inside if name is None else one.name == name
+                (inside if is_inner else outside).append(one.tissue)
+            sides = map(shapely.union_all, (inside, outside))
             band = _scale(shapely.buffer(self._borders[name], um), 1 / self.mpp)
             bands.append(Band(um, *(round(float((band & side).area * mm2), 6) for side in sides), name))
         classes = [
