@@ -21,7 +21,7 @@ from muse_pipeline.slides.base import (
     alpha_of,
     rgb_on_white,
 )
-from muse_pipeline.slides.depth import to_uint8
+from muse_pipeline.slides.depth import keep_upper, to_uint8
 from muse_pipeline.slides.mpp import MppCandidate
 from muse_pipeline.slides.pictures import (
     count_planes,
@@ -159,8 +159,11 @@ def _tiff_pixels(page: TiffPage, path: Path) -> np.ndarray:
         pixels = np.moveaxis(pixels, 0, -1)
     if kind == "PALETTE":
         return np.ascontiguousarray(np.moveaxis(page.colormap >> 8, 0, -1).astype(np.uint8)[pixels])
-    pixels = to_uint8(pixels, path, _stated_bits(page))
-    return rgb_on_white(255 - pixels if kind == "MINISWHITE" else pixels, alpha_of(page.extrasamples, pixels))
+    bits = _stated_bits(page)
+    if kind == "MINISWHITE":  # the brightest value is 0, whatever the number of bits
+        pixels = 255 - (keep_upper(pixels, bits) if pixels.dtype == np.uint16 else to_uint8(pixels, path))
+    pixels = to_uint8(pixels, path, bits)
+    return rgb_on_white(pixels, alpha_of(page.extrasamples, pixels))
 
 
 def _stated_bits(page: TiffPage) -> int:
@@ -175,5 +178,5 @@ def _require_size(path: Path, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise SlideError(
             f"{path}: {width:,} x {height:,} pixels in one chunk are too many to hold in memory; "
-            "convert it to a tiled, pyramidal TIFF first"
+            "convert it to a tiled, pyramidal TIFF of 8 bits first"
         )

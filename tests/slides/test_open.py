@@ -134,6 +134,15 @@ def test_a_stated_number_of_bits_is_believed(tmp_path):
         np.testing.assert_array_equal(read_whole(tmp_path / name)[1], faint >> 4)
 
 
+@pytest.mark.parametrize("bits", [12, 16])
+def test_white_may_be_0(tmp_path, bits):
+    grey = draw_gradient(300, 200)[..., 0]
+    faint = ((255 - grey).astype(np.uint16) << (bits - 8)) // 8
+    highest = [(281, "H", 1, (1 << bits) - 1, True)]  # MaxSampleValue
+    tifffile.imwrite(tmp_path / "a.tif", faint, photometric="miniswhite", extratags=highest)
+    np.testing.assert_array_equal(read_whole(tmp_path / "a.tif")[1][..., 0], 255 - (255 - grey) // 8)
+
+
 def test_dark_pixels_of_16_bits_are_one_sentence(tmp_path):
     deep = draw_gradient(300, 200).astype(np.uint16) << 4
     deep[1:3] = 65_535  # 1 % of the pixels, too many to be faults of the camera
