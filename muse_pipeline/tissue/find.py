@@ -11,10 +11,12 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.core.types import Slide, SlideInfo
+from muse_pipeline.slides.pictures import DIM
 from muse_pipeline.tissue.background import absorbed, estimate_glass, highest, is_ink, median_level, spread
 from muse_pipeline.tissue.components import Components, drop_small
 from muse_pipeline.tissue.mask import RoiAnnotation, RoiArea, TissueMask, dilate
 from muse_pipeline.tissue.overview import Overview, map_strips, read_overview, strips
+from muse_pipeline.tissue.unscanned import ScannedSlide, find_unscanned
 
 DOUBT = "the tissue is doubtful: "  # beginning of a warning
 MOST, MUCH, LITTLE = 0.5, 0.05, 0.1  # fractions of the slide, or of the area darker than glass
@@ -40,13 +42,17 @@ def find_tissue(slide: Slide, info: SlideInfo, roi: BaseGeometry | None = None) 
         SlideError: nothing of the slide can be decoded.
     """
     cv2.setNumThreads(1)
-    overview = read_overview(slide, info)
-    mask, warnings = find_mask(overview.pixels, overview.mpp, overview.unread)
+    overview, warnings = read_overview(slide, info), []
+    unscanned = None if is_fluorescence(overview.pixels) else find_unscanned(overview.pixels)
+    if unscanned is not None:
+        warnings.append(f"{unscanned.mean():.0%} of the slide is black and was not scanned")
+        overview = read_overview(ScannedSlide(slide, info, unscanned, overview.mpp), info)
+    mask, of_mask = find_mask(overview.pixels, overview.mpp, overview.unread)
     size = np.array(info.size_px) / (overview.mpp / np.array(info.mpp))
     area_mm2 = round(float(_count_on_slide(mask, size) * np.prod(overview.mpp) / 1e6), 6)
     of_slide = {"fingerprint": info.fingerprint, "slide_mpp": tuple(info.mpp)}
-    tissue = TissueMask(mask, overview.mpp, None, area_mm2, **of_slide)
-    found = FoundTissue(tissue, overview, (*overview.warnings, *warnings))
+    tissue = TissueMask(mask, overview.mpp, None, area_mm2, **of_slide, unscanned=unscanned)
+    found = FoundTissue(tissue, overview, (*overview.warnings, *warnings, *of_mask))
     return found if roi is None else limit_tissue(found, info, roi)
 
 
@@ -214,7 +220,7 @@ def is_fluorescence(pixels: np.ndarray) -> bool:
         lit = pixels[strip][highest(pixels[strip]) >= BLACK // 2]
         n_by_sum += np.bincount(lit.sum(-1, dtype=int), minlength=len(n_by_sum))
     n_lit, n = n_by_sum.sum(), pixels.shape[0] * pixels.shape[1]
-    return bool(n_lit < n / 2 and (not n_lit or median_level(n_by_sum) < 3 * 100))
+    return bool(n_lit < n / 2 and (not n_lit or median_level(n_by_sum) < DIM))
 
 
 JOIN_UM = 16.0  # radius of the closing, which joins tissue across cracks and thin walls of fat
