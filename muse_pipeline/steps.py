@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.text import count_noun
-from muse_pipeline.core.types import ARTEFACTS, INTENSITIES_OD
+from muse_pipeline.core.types import INTENSITIES_OD, LEFT_OUT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -233,7 +233,7 @@ class Pixels:
     colour: Path
     features: str = "none"
     artefacts: Path | None = None
-    subtract: Sequence[str] = ARTEFACTS
+    subtract: Sequence[str] = LEFT_OUT
     expand_um: float | None = None
 
 

@@ -24,7 +24,7 @@ import shapely
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Quality
-from muse_pipeline.core.types import ARTEFACTS, SlideInfo
+from muse_pipeline.core.types import ARTEFACTS, LEFT_OUT, SlideInfo
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.model import BUILT_IN
 from muse_pipeline.inference.predictor import RegionPredictor
@@ -76,7 +76,8 @@ class ArtefactMap:
 
     Attributes:
         kind: (rows, columns) int8 index into ``kinds``, or ``CLEAN``; the grid starts at the corner of level 0.
-        area_mm2: area of the tissue with each kind of artefact; empty if artefacts were not searched for.
+        area_mm2: area of the tissue with each kind of artefact; empty if artefacts were not searched for, and without
+            "blurred" if focus cannot be judged.
         slide_mpp: (x, y) um per level-0 pixel.
         model_sha256: checksum of the model that mapped all kinds but the first.
         kinds: names of the kinds.
@@ -89,20 +90,20 @@ class ArtefactMap:
     slide_mpp: tuple[float, float]
     model_sha256: str
     kinds: tuple[str, ...] = KINDS
-    subtract: tuple[str, ...] = KINDS
+    subtract: tuple[str, ...] = LEFT_OUT
     tissue_mm2: float = 0.0
 
     @property
     def focus_doubt(self) -> str:
-        """A warning if nothing is left out for its focus, although this was requested; "" otherwise.
+        """A warning if focus is not judged, or if nothing is left out for it although this was requested; or "".
 
         Focus is measured relative to the rest of the slide, which is not a reference if most of it is out of focus.
         An enlarged slide looks out of focus everywhere.
         """
+        if self.kinds and not has_detail(self.slide_mpp):
+            return f"focus is not judged in slides coarser than {MPP * MAX_COARSER:g} um per pixel"
         if KINDS[0] not in self.subtract or not self.kinds:
             return ""
-        if not has_detail(self.slide_mpp):
-            return f"focus is not judged in slides coarser than {MPP * MAX_COARSER:g} um per pixel"
         share = self.area_mm2.get(KINDS[0], 0.0) / max(self.tissue_mm2, 1e-6)
         if share <= MOST:
             return ""
@@ -136,7 +137,7 @@ def find_artefacts(
     tissue: TissueMask,
     fit: MacenkoFit | None,
     threads: int = 1,
-    subtract: Sequence[str] = KINDS,
+    subtract: Sequence[str] = LEFT_OUT,
 ) -> ArtefactMap:
     """Find the areas of a slide that are out of focus, folded, under a bubble or inked, in its image at ``MPP``.
 
@@ -155,8 +156,11 @@ def find_artefacts(
     # Later kinds overwrite earlier ones, so those that totals leave out come last.
     for number in sorted(range(len(KINDS)), key=lambda number: KINDS[number] in subtract):
         kind[masks[number]] = number
-    areas = _measure_areas(kind, tissue), store.slide_mpp
-    return ArtefactMap(kind, *areas, sha256_of(MODEL), subtract=tuple(subtract), tissue_mm2=tissue.area_mm2)
+    areas = _measure_areas(kind, tissue)
+    if not has_detail(store.slide_mpp):
+        del areas[KINDS[0]]
+    known = {"subtract": tuple(subtract), "tissue_mm2": tissue.area_mm2}
+    return ArtefactMap(kind, areas, store.slide_mpp, sha256_of(MODEL), **known)
 
 
 def find_masks(store: Store, fit: MacenkoFit | None, threads: int = 1) -> list[np.ndarray]:

@@ -12,9 +12,9 @@ not validated in the organ. The limits come from the breast tissue that `compact
 
 If the pixel size is wrong, which is the commonest mistake, nuclei have a different size and lower class probabilities.
 Both also occur at the right pixel size: nuclei of lymph nodes are small, and classes in an unfamiliar organ
-are uncertain. Hence the plausible range of the median area narrows as the mean class probability falls, and it has no
-lower limit if the nuclei of a class are about as large as in training. A pixel size that the scanner wrote into the
-slide's file is rarely wrong, so the size of nuclei then leads to a warning only.
+are uncertain. Hence the plausible range of the median area narrows as the mean class probability falls, unless
+the nuclei of a class are about as large as in training. A pixel size that the scanner wrote into the slide's file is
+rarely wrong, so the size of nuclei then leads to a warning only.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ SMALLEST = (0.86, 0.955), (20.0, 12.0)  # mean class probabilities, and the mini
 LARGEST = (0.85, 0.92), (48.0, 75.0)  # mean class probabilities, and the maximum median areas in um2 for them
 # At half the true pixel size nuclei are both small and four times as dense; in frozen sections they are only small.
 SMALLEST_SPARSE, DENSE_PER_MM2 = 12.0, 8000.0  # minimum median area in um2 of a slide with fewer nuclei per mm2
-# Small nuclei are plausible if this share of them belongs to classes whose median area is at least this fraction of the
-# smallest one in training. Lymphocytes and crowded nuclei at the right scale reach 0.68, at half the scale hardly any.
+# The same minimum applies if this share of the nuclei belongs to classes whose median area is at least this fraction of
+# the smallest one in training, as in follicles and crowded glands; at half the pixel size they are rare.
 USUAL_SHARE, USUAL_AREA = 0.2, 0.68
 SMALLEST_ALONE = 14.0  # minimum for models of one class, without a maximum: a doubled pixel size hardly enlarges nuclei
 CHECK = "check the pixel size"  # beginning of the warning
@@ -266,10 +266,10 @@ class NuclearSize:
             least, most, unsure = SMALLEST_ALONE, np.inf, ""
         else:
             least, most = (np.interp(probability, *limit) for limit in (SMALLEST, LARGEST))
-            if self.n_nuclei < DENSE_PER_MM2 * tissue_mm2:
+            if are_usual or self.n_nuclei < DENSE_PER_MM2 * tissue_mm2:
                 least = min(least, SMALLEST_SPARSE)
             unsure = f", mean class probability {probability:.2f}, {self.n_nuclei / tissue_mm2:,.0f} per mm2"
-        if least <= area <= most or (are_usual and area < least):
+        if least <= area <= most:
             return ""
         size = "small" if area < least else "large"
         return f"{CHECK}, {np.mean(mpp):.4g} um: the nuclei are too {size} for it (median area {area:.1f} um2{unsure})"

@@ -90,11 +90,12 @@ def slide(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(slide):
-    """Folders of three runs: ``flagged`` (by default), ``cut`` (all kinds named, three shards) and ``plain``."""
+    """Folders of four runs: ``default``, ``flagged`` (all left out), ``cut`` (in three shards) and ``plain``."""
     from muse_pipeline.cli.main import main
 
-    cut = ["--subtract", *KINDS, "--shards", "3", "--threads", "2"]
-    options = {"flagged": [], "cut": [*cut, "--no-viewer"], "plain": ["--no-quality", "--no-viewer"]}
+    every = ["--subtract", *KINDS]
+    cut = [*every, "--shards", "3", "--threads", "2", "--no-viewer"]
+    options = {"default": ["--no-viewer"], "flagged": every, "cut": cut, "plain": ["--no-quality", "--no-viewer"]}
     for name, more in options.items():
         folder = slide.parent / name
         words = ["run", slide, "--output", folder, "--features", "none", "--threads", "1"]
@@ -257,6 +258,7 @@ def test_nuclei_in_artefacts_are_in_no_total(results):
     kinds = Counter(filter(None, table["quality"].to_pylist()))
     flagged, plain = (read_row(results / name) for name in ("flagged", "plain"))
     n = int(flagged["nuclei_in_artefacts"])
+    assert n == int(flagged["nuclei_left_out"])
     assert int(flagged["nuclei"]) + n == int(plain["nuclei"]) == len(table)
     assert n == kinds.total() and kinds["blurred"] > 50 and kinds["ink"] > 50 and kinds["bubble"]
     left_out = sum(float(flagged[f"{kind}_mm2"]) for kind in KINDS)
@@ -269,11 +271,37 @@ def test_nuclei_in_artefacts_are_in_no_total(results):
         doubt,
         f"mm² ink ({100 * float(flagged['ink_mm2']) / whole:.1f} %)",
         f"{100 * left_out / whole:.1f} % of the tissue, {n:,} nuclei left out",
-        "mm² <small>without artefacts",
+        "mm² <small>without what is left out",
         'href="drawn/artefacts.geojson"',
     ):
         assert [phrase in report for report in reports] == [True, False]
     assert [doubt in row["warnings"] for row in (flagged, plain)] == [True, False]
+
+
+def test_by_default_only_nuclei_out_of_focus_are_in_no_total(results):
+    default, flagged, plain = (read_row(results / name) for name in ("default", "flagged", "plain"))
+    table = pq.read_table(results / "default/drawn/nuclei.parquet", columns=["quality"])
+    kinds = Counter(filter(None, table["quality"].to_pylist()))
+    assert int(default["nuclei_left_out"]) == kinds["blurred"] > 50
+    assert int(default["nuclei"]) + kinds["blurred"] == int(plain["nuclei"])
+    assert int(default["nuclei_in_artefacts"]) == kinds.total() == int(flagged["nuclei_left_out"])
+    areas = [[float(row[f"{kind}_mm2"]) for kind in KINDS] for row in (default, flagged)]
+    assert sum(areas[0]) == pytest.approx(sum(areas[1]), abs=2e-4)
+    blurred = float(default["blurred_mm2"])
+    assert blurred > float(flagged["blurred_mm2"])  # what is left out takes precedence, such as haze over a bubble
+    assert float(default["tissue_mm2"]) + blurred == pytest.approx(float(plain["tissue_mm2"]), abs=2e-4)
+    n, n_kept = len(table), kinds["bubble"] + kinds["ink"]
+    report = (results / "default/report.html").read_text(encoding="utf-8")
+    for phrase in (
+        f"{kinds['blurred'] / n:.1%} of the nuclei lie in artefacts (blurred) and are in no total",
+        f"{n_kept / n:.1%} of the nuclei lie in artefacts (bubble, ink) and are in the totals",
+        f"mm² ink ({100 * float(default['ink_mm2']) / float(plain['tissue_mm2']):.1f} %)",
+        f"{kinds['blurred']:,} nuclei left out; {n_kept:,} nuclei in artefacts counted",
+    ):
+        assert phrase in report
+    assert {*read_areas(results / "default/drawn")} == {*AREAS}
+    plain_report = (results / "plain/report.html").read_text(encoding="utf-8")
+    assert "<dt>Artefacts</dt><dd>not sought in this run" in plain_report
 
 
 def test_a_slide_has_one_number_everywhere(results, muse):
@@ -323,7 +351,7 @@ def test_overlays_do_not_count_nuclei_in_artefacts(results):
 def test_a_slide_that_is_mostly_out_of_focus_is_listed_for_a_check(results):
     (slide,) = gather_cohort(results / "flagged", read_json(results / "flagged/sheet.json"))
     slide.summary["provenance"]["quality"] |= {"asked": ["blurred", "ink"], "subtract": ["ink"]}
-    assert slide.artefact_doubt == "most of the tissue is out of focus, so nothing is left out for it"
+    assert slide.artefact_doubt.startswith("most of the tissue is out of focus, so nothing is left out for it; ")
 
 
 def test_annotations_lack_what_totals_leave_out(slide, results, tmp_path):
@@ -335,7 +363,7 @@ def test_annotations_lack_what_totals_leave_out(slide, results, tmp_path):
     words = ["run", slide, "--output", tmp_path / "r", "--roi", tmp_path / "whole.geojson", "--features", "none"]
     assert main([*map(str, words), "--no-viewer"]) == 0
     row, (annotation,) = read_row(tmp_path / "r"), read_json(tmp_path / "r/drawn/summary.json")["annotations"]
-    assert annotation["n_nuclei"] == int(row["nuclei"]) == int(read_row(results / "flagged")["nuclei"])
+    assert annotation["n_nuclei"] == int(row["nuclei"]) == int(read_row(results / "default")["nuclei"])
     assert annotation["tissue_mm2"] == pytest.approx(float(row["tissue_mm2"]), abs=2e-4)
 
 
@@ -418,3 +446,18 @@ def test_a_slide_that_is_soft_in_most_places_keeps_its_nuclei_in_the_totals():
     assert describe(1.2, ()) == ([], [], "")
     coarse = "focus is not judged in slides coarser than 0.525 um per pixel"
     assert describe(0.0, ("blurred", "ink"), mpp=0.55) == (["ink"], ["blurred", "ink"], coarse)
+    assert describe(0.0, (), mpp=0.55) == ([], [], coarse)
+
+
+def test_a_slide_too_coarse_to_judge_focus_states_it_on_its_card_and_in_the_table(slide, tmp_path):
+    from muse_pipeline.cli.main import main
+
+    words = ["run", slide, "--mpp", "0.62", "-o", tmp_path, "--features", "none", "--no-viewer"]
+    assert main(list(map(str, words))) == 0
+    row, report = read_row(tmp_path), (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert row["blurred_mm2"] == "" and float(row["ink_mm2"]) > 0
+    assert "focus is not judged in slides coarser than 0.525 um per pixel" in row["warnings"]
+    card = report.split("<dt>Artefacts</dt>")[1].split("</div>")[0]
+    assert "focus not judged, because the slide is too coarse" in card
+    quality = read_json(tmp_path / "drawn/nuclei.provenance.json")["provenance"]["quality"]
+    assert "blurred" not in quality["area_mm2"] and quality["n_by_kind"]["ink"] > 0
