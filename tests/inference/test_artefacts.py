@@ -9,6 +9,8 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import shapely
@@ -302,6 +304,16 @@ def test_by_default_only_nuclei_out_of_focus_are_in_no_total(results):
     assert {*read_areas(results / "default/drawn")} == {*AREAS}
     plain_report = (results / "plain/report.html").read_text(encoding="utf-8")
     assert "<dt>Artefacts</dt><dd>not sought in this run" in plain_report
+
+
+def test_the_evaluation_states_how_many_nuclei_the_report_does_not_count(results, muse, tmp_path):
+    path = results / "default/drawn/nuclei.parquet"
+    pa.csv.write_csv(pq.read_table(path, columns=["x", "y", "class"]), tmp_path / "truth.csv")
+    status, out, _ = muse("evaluate", path, "--truth", tmp_path / "truth.csv")
+    row = read_row(results / "default")
+    n, n_left_out = int(row["nuclei"]), int(row["nuclei_left_out"])
+    assert status == 0
+    assert f"{n + n_left_out:,} nuclei found ({n_left_out:,} of them in artefacts, which the report does not" in out
 
 
 def test_a_slide_has_one_number_everywhere(results, muse):
