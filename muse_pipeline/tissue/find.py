@@ -167,6 +167,7 @@ MIN_STROKE_UM = 40.0  # narrower areas are not pen strokes
 FAINT_EDGE_UM = 80.0  # width of the faint edge of a stroke
 # Density of a channel that every stroke reaches somewhere; tinted glass may have the colour of a pen, but is paler.
 OPAQUE = 0.6
+CERTAIN_RED = 0.15  # every red stroke is somewhere purer red than blood, as in ``background.is_ink``
 
 
 def find_pen(pixels: np.ndarray, glass: np.ndarray, mpp: np.ndarray) -> np.ndarray:
@@ -175,11 +176,12 @@ def find_pen(pixels: np.ndarray, glass: np.ndarray, mpp: np.ndarray) -> np.ndarr
     radius = np.maximum(np.round(MIN_STROKE_UM / 2 / np.asarray(mpp)), 1).astype(int)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, tuple(int(2 * r + 1) for r in radius))
     components = Components(cv2.morphologyEx(ink.astype(np.uint8), cv2.MORPH_OPEN, disc) > 0)
-    opaque = np.zeros(components.n, bool)
+    certain = np.zeros(components.n, bool)
     for strip, number in components:
-        opaque[number[highest(absorbed(pixels[strip], glass)) > OPAQUE]] = True
-    opaque[0] = False
-    return dilate(components.choose(opaque), mpp, FAINT_EDGE_UM)
+        density = absorbed(pixels[strip], glass)
+        certain[number[(highest(density) > OPAQUE) & is_ink(density, CERTAIN_RED)]] = True
+    certain[0] = False
+    return dilate(components.choose(certain), mpp, FAINT_EDGE_UM)
 
 
 FAINT = 0.03  # difference between the channels' densities; clean glass stays below 0.02 at 8 um per pixel
