@@ -59,9 +59,10 @@ _SQUARE = np.ones((3, 3), np.uint8)
 _SEARCHED_MM2 = (0.002, 0.001, 0.004)  # least area searched for folds and for ink, if dark, and for bubbles, if soft
 _WINDOW_PX = 480  # side of the model's windows, small because most tissue is neither dark nor out of focus
 MIN_AREAS_MM2 = (0.004, 0.002, 0.004, 0.0)  # minimum area of each of ``KINDS``; smaller areas are dropped
-SHARE_OF_MEDIAN = 0.62  # threshold of the ratio, as a fraction of the slide's median: docs/results/artefacts.md
-RATIO_LIMITS = (0.24, 0.36)  # range of that threshold, for slides that are mostly blurred or rich in fine collagen
+SHARE_OF_MEDIAN = 0.58  # threshold of the ratio, as a fraction of the slide's median: docs/results/artefacts.md
+RATIO_LIMITS = (0.2, 0.36)  # range of that threshold, for slides that are mostly blurred or rich in fine collagen
 MIN_ENERGY = 0.5  # minimum energy of coarse detail in grey levels squared; cells with less are not judged
+USUAL_ENERGY = 8.0  # the same for cells that count for the median, since noise has a high ratio, as in cartilage
 _NOISE = (0.0334, 0.0139)  # energy of white noise in fine and in coarse detail, relative to that in the finest detail
 MIN_TISSUE = 0.6  # minimum fraction of tissue in a cell, since the edge of tissue would count as detail
 MAX_GREEN = 220  # brighter pixels are glass
@@ -334,8 +335,9 @@ def find_blurred(
     The threshold is ``share_of_median`` times the median, clipped to ``limits``. Cells with too little coarse detail
     are found only between blurred cells.
     """
-    judged = coarse > MIN_ENERGY
-    usual = np.median(fine[judged] / coarse[judged]) if judged.any() else 0.0
+    judged, clear = coarse > MIN_ENERGY, coarse > USUAL_ENERGY
+    compared = clear if clear.any() else judged
+    usual = np.median(fine[compared] / coarse[compared]) if compared.any() else 0.0
     blurred = judged & (fine < np.clip(share_of_median * usual, *limits) * coarse)
     return cv2.morphologyEx(blurred.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)) > 0
 

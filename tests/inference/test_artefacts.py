@@ -16,6 +16,7 @@ import pytest
 import shapely
 import zarr
 from drawn import ArraySlide
+from drawn_rings import draw_rings
 from inference_slides import AREA_MM2 as COARSE_MM2
 from PIL import Image
 from qupath_check import check_geojson
@@ -130,8 +131,8 @@ def test_most_of_a_fold_is_found_and_little_else(coarse_slide):
 @pytest.mark.parametrize(
     ("usual", "part", "flagged"),
     [
-        (0.5, 0.3, True),
-        (0.5, 0.32, False),
+        (0.5, 0.28, True),
+        (0.5, 0.3, False),
         (0.3, 0.25, False),
         (0.9, 0.4, False),  # sharp stroma of fine collagen between glands
     ],
@@ -145,8 +146,15 @@ def test_a_slight_defocus_shows_beside_the_rest_of_the_slide(usual, part, flagge
     assert (found == (flagged & (ratio == part))).all()
 
 
+def test_noise_in_tissue_without_detail_is_no_reference_for_focus():
+    """In cartilage most cells have only noise, in which fine detail prevails."""
+    fine, coarse = np.full((20, 20), 0.9), np.full((20, 20), 1.0)
+    fine[8:12, 8:12], coarse[8:12, 8:12] = 9.0, 25.0
+    assert not find_blurred(fine, coarse).any()
+
+
 def test_a_slide_out_of_focus_everywhere_is_flagged_everywhere():
-    assert find_blurred(np.full((5, 5), 2.0), np.full((5, 5), 9.0)).all()
+    assert find_blurred(np.full((5, 5), 1.7), np.full((5, 5), 9.0)).all()
     assert not find_blurred(np.zeros((5, 5)), np.full((5, 5), 0.4)).any()
 
 
@@ -459,6 +467,19 @@ def test_a_slide_that_is_soft_in_most_places_keeps_its_nuclei_in_the_totals():
     coarse = "focus is not judged in slides coarser than 0.525 um per pixel"
     assert describe(0.0, ("blurred", "ink"), mpp=0.55) == (["ink"], ["blurred", "ink"], coarse)
     assert describe(0.0, (), mpp=0.55) == ([], [], coarse)
+
+
+def test_glands_that_look_like_ink_stay_in_the_totals(tmp_path):
+    from muse_pipeline.cli.main import main
+
+    Image.fromarray(draw_rings()).save(tmp_path / "rings.png")
+    words = ["run", tmp_path / "rings.png", "--mpp", "0.5", "-o", tmp_path, "--features", "none", "--no-viewer"]
+    assert main(list(map(str, words))) == 0
+    row, table = read_row(tmp_path), pq.read_table(tmp_path / "rings/nuclei.parquet", columns=["quality"])
+    kinds = Counter(filter(None, table["quality"].to_pylist()))
+    assert kinds.keys() == {"ink"} and kinds["ink"] > 20 and float(row["ink_mm2"]) > 0
+    assert int(row["nuclei"]) == len(table) and row["nuclei_left_out"] == "0"
+    assert "of the nuclei lie in artefacts (ink) and are in the totals" in row["warnings"]
 
 
 def test_a_slide_too_coarse_to_judge_focus_states_it_on_its_card_and_in_the_table(slide, tmp_path):
