@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.text import count_noun
-from muse_pipeline.core.types import ARTEFACTS, INTENSITIES_OD
+from muse_pipeline.core.types import INTENSITIES_OD, LEFT_OUT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,7 +114,9 @@ def tissue(
             found = replace(found, roi_file=describe_roi(roi, area, known), annotations=tuple(parts))
         dark_background = is_fluorescence(search.overview.pixels)
         traced = trace_outline(found, known)
-        write_picture(picture, read_thumbnail(opened, known, search.overview), traced, found.roi, known)
+        thumbnail = read_thumbnail(found.scanned(opened, known), known, search.overview)
+        write_picture(picture, thumbnail, traced, found.roi, known)
+        del thumbnail
         del search  # without a ROI, this frees the overview before stains are measured in other pixels
         stains = measure_colour(opened, known, found, dark_background, warnings, third_stain)
     write_outline(outline, traced, known)
@@ -238,7 +240,7 @@ class Pixels:
     colour: Path
     features: str = "none"
     artefacts: Path | None = None
-    subtract: Sequence[str] = ARTEFACTS
+    subtract: Sequence[str] = LEFT_OUT
     expand_um: float | None = None
 
 

@@ -103,11 +103,13 @@ class Quality:
         mpp: um per pixel at which focus was judged.
         cell_um: side of the cells in the map of artefacts.
         model_sha256: checksum of the model that finds all kinds except blurred tissue.
-        area_mm2: area of tissue, keyed by kind of artefact; empty if no artefacts were searched for.
+        area_mm2: area of tissue, keyed by kind of artefact; empty if no artefacts were searched for, and without
+            "blurred" if focus was not judged.
         asked: kinds that the user asked to leave out of totals.
         subtract: kinds that totals leave out.
         n_nuclei: number of nuclei that totals leave out.
         n_by_class: number of these nuclei, keyed by class.
+        n_by_kind: number of nuclei in artefacts, keyed by kind, whether totals leave them out or not.
     """
 
     mpp: Number
@@ -118,6 +120,7 @@ class Quality:
     subtract: tuple[str, ...]
     n_nuclei: int | None = None
     n_by_class: dict[str, int] | None = None
+    n_by_kind: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ SCALINGS = ("none", "unit", "symmetric", "imagenet", "percentile")  # how the in
 FEATURE_SETS = ("none", "basic", "all")  # see ``features.catalogue``
 DOUBTS = ("stain", "scale", "classes", "organ", "regions")  # doubts about a slide's numbers (see ``inference.doubts``)
 ARTEFACTS = ("blurred", "fold", "bubble", "ink")  # values of the column ``quality`` (see ``inference.artefacts``)
+LEFT_OUT = ("blurred",)  # artefacts that totals leave out by default: the others are also found in sound tissue
 INTENSITIES_OD = (0.2, 0.4, 0.6)  # minimum optical densities (base 10) of DAB for 1+, 2+ and 3+: QuPath's defaults
 # Built-in models by `mode`; None if no mode is given, so that any model may be.
 MODEL_OF_MODE = {None: "compact", "supervised": "compact", "label-free": "label_free"}

@@ -53,6 +53,7 @@ class SlideScore:
         mpp: (x, y) um per level-0 pixel.
         threshold: score threshold of the model, if its card has one.
         n_found: number of nuclei in the table with at least the minimum score.
+        n_left_out: number of nuclei in the table, of any score, that the totals of a report leave out.
         n_true: number of true nuclei that count: on the slide and in the region.
         n_unknown: number of these true nuclei without a class.
         matches: matched nuclei.
@@ -76,6 +77,7 @@ class SlideScore:
     mpp: tuple[float, float]
     threshold: float | None
     n_found: int
+    n_left_out: int
     n_true: int
     n_unknown: int
     matches: Matches
@@ -138,6 +140,7 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
         mpp=mpp,
         threshold=threshold,
         n_found=len(found),
+        n_left_out=provenance.n_left_out,
         n_true=len(counted.nuclei),
         n_unknown=int((counted.nuclei.label < 0).sum()),
         matches=matches,

@@ -61,6 +61,7 @@ def summarise(
         "n_slides": len(scores),
         "n_patients": len(set(patients)),
         "n_found": sum(score.n_found for score in scores),
+        "n_left_out": sum(score.n_left_out for score in scores),
         "n_true": sum(score.n_true for score in scores),
         "n_true_of_unknown_class": sum(score.n_unknown for score in scores),
         "truth_names_classes": any(score.names_classes for score in scores),
@@ -230,11 +231,13 @@ def _heading(summary: dict[str, Any]) -> str:
     mpp = ", ".join(sorted({f"{x:.4g}" if abs(x - y) < 1e-4 else f"{x:.4g} x {y:.4g}" for x, y in rules["mpp"]}))
     n_slides, n_patients = summary["n_slides"], summary["n_patients"]
     few = f", fewer than {MIN_PATIENTS}: too few to rely on" if n_patients < MIN_PATIENTS else ""
+    n_left_out = summary["n_left_out"]
+    uncounted = f" ({n_left_out:,} of them in artefacts, which the report does not count)" if n_left_out else ""
     intervals = f"bootstrap over {n_patients} patients{few}" if n_patients > 1 else "none, as there is one patient"
     return "\n".join(
         [
             f"{count_noun(n_slides, 'slide')}, model {', '.join(summary['models'])}: "
-            f"{count_noun(summary['n_found'], 'nucleus', 'nuclei')} found, {summary['n_true']:,} true",
+            f"{count_noun(summary['n_found'], 'nucleus', 'nuclei')} found{uncounted}, {summary['n_true']:,} true",
             f"match: one to one by descending score, within {rules['radius_um']:g} um; mpp {mpp}; "
             f"score cut {', '.join(cut) or 'unknown'}{own}",
             f"95 % intervals: {intervals} ({rules['patient']})",

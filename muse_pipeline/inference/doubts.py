@@ -13,7 +13,9 @@ occur in their region. The limits come from the breast tissue that `compact` was
 
 If the pixel size is wrong, which is the commonest mistake, nuclei have a different size and lower class probabilities.
 Both also occur at the right pixel size: nuclei of lymph nodes are small, and classes in an unfamiliar organ
-are uncertain. Hence the plausible range of the median area narrows as the mean class probability falls.
+are uncertain. Hence the plausible range of the median area narrows as the mean class probability falls, unless
+the nuclei of a class are about as large as in training. A pixel size that the scanner wrote into the slide's file is
+rarely wrong, so the size of nuclei then leads to a warning only.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from muse_pipeline.core.provenance import DARK, FLAGGED, NOT_KNOWN, OK, OTHER_ST
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.core.types import FROM_NUCLEI
 from muse_pipeline.inference.card import AppearanceReference, ClassReference
-from muse_pipeline.slides.mpp import describe_implausible
+from muse_pipeline.slides.mpp import describe_implausible, is_of_scanner
 from muse_pipeline.tissue.colour import SlideColour
 
 PERCENTILES = (1, 50, 99)
@@ -43,6 +45,9 @@ SMALLEST = (0.86, 0.955), (20.0, 12.0)  # mean class probabilities, and the mini
 LARGEST = (0.85, 0.92), (48.0, 75.0)  # mean class probabilities, and the maximum median areas in um2 for them
 # At half the true pixel size nuclei are both small and four times as dense; in frozen sections they are only small.
 SMALLEST_SPARSE, DENSE_PER_MM2 = 12.0, 8000.0  # minimum median area in um2 of a slide with fewer nuclei per mm2
+# The same minimum applies if this share of the nuclei belongs to classes whose median area is at least this fraction of
+# the smallest one in training, as in follicles and crowded glands; at half the pixel size they are rare.
+USUAL_SHARE, USUAL_AREA = 0.2, 0.68
 SMALLEST_ALONE = 14.0  # minimum for models of one class, without a maximum: a doubled pixel size hardly enlarges nuclei
 CHECK = "check the pixel size"  # beginning of the warning
 _BIN_UM2, _LARGEST_UM2 = 0.1, 1000.0
@@ -159,6 +164,8 @@ def _deviations(
 def find_doubts(provenance: Provenance, organ: str = "") -> dict[str, str]:
     """The doubts about a slide, keyed as in ``OF_NUCLEI``, ``OF_CLASSES`` and ``OF_REGIONS``, each with its reason.
 
+    The key "mpp" has a doubt about a pixel size that the scanner states, for which no number is left out.
+
     Args:
         provenance: provenance of the slide's nuclei.
         organ: organ in the sheet of slides; "" if there is none.
@@ -169,7 +176,8 @@ def find_doubts(provenance: Provenance, organ: str = "") -> dict[str, str]:
     if verdict.verdict == OTHER_STAIN:  # size and classes of its nuclei are not judged
         known = {"scale": of_mpp, "regions": of_regions}
         return {"stain": "; ".join(verdict.reasons), **{kind: doubt for kind, doubt in known.items() if doubt}}
-    doubts = {"scale": provenance.size_doubt, "classes": provenance.class_doubt, "regions": of_regions}
+    of_size = "mpp" if is_of_scanner(provenance.mpp_source) else "scale"
+    doubts = {of_size: provenance.size_doubt, "classes": provenance.class_doubt, "regions": of_regions}
     found = {kind: doubt for kind, doubt in doubts.items() if doubt}
     if of_mpp:
         found.setdefault("scale", of_mpp)
@@ -260,8 +268,14 @@ class NuclearSize:
     median_area_um2: float | None = None
     mean_class_probability: float | None = None
 
-    def describe_doubt(self, mpp: tuple[float, float], tissue_mm2: float) -> str:
-        """A warning if nuclei of this size are implausible at ``mpp`` = (x, y) um per level-0 pixel; "" otherwise."""
+    def describe_doubt(self, mpp: tuple[float, float], tissue_mm2: float, are_usual: bool = False) -> str:
+        """A warning if nuclei of this size are implausible at ``mpp`` = (x, y) um per level-0 pixel; "" otherwise.
+
+        Args:
+            mpp: size of a pixel.
+            tissue_mm2: area of the tissue with the nuclei.
+            are_usual: True if their classes explain small nuclei, from ``have_usual_sizes``.
+        """
         if self.n_nuclei < MIN_NUCLEI:
             return ""
         area, probability = self.median_area_um2, self.mean_class_probability
@@ -269,13 +283,28 @@ class NuclearSize:
             least, most, unsure = SMALLEST_ALONE, np.inf, ""
         else:
             least, most = (np.interp(probability, *limit) for limit in (SMALLEST, LARGEST))
-            if self.n_nuclei < DENSE_PER_MM2 * tissue_mm2:
+            if are_usual or self.n_nuclei < DENSE_PER_MM2 * tissue_mm2:
                 least = min(least, SMALLEST_SPARSE)
             unsure = f", mean class probability {probability:.2f}, {self.n_nuclei / tissue_mm2:,.0f} per mm2"
         if least <= area <= most:
             return ""
         size = "small" if area < least else "large"
         return f"{CHECK}, {np.mean(mpp):.4g} um: the nuclei are too {size} for it (median area {area:.1f} um2{unsure})"
+
+
+def have_usual_sizes(references: Mapping[str, ClassReference], of_class: Mapping[str, NuclearSize]) -> bool:
+    """True if enough nuclei belong to classes whose nuclei are about as large as in training.
+
+    Args:
+        references: measures of the training nuclei of each class.
+        of_class: size of the slide's nuclei, by class.
+    """
+    usual = [
+        size.n_nuclei
+        for name, size in of_class.items()
+        if name in references and (size.median_area_um2 or 0) >= USUAL_AREA * references[name].median_area_um2[0]
+    ]
+    return sum(usual) >= USUAL_SHARE * max(sum(size.n_nuclei for size in of_class.values()), 1)
 
 
 class SizeSample:

@@ -133,7 +133,7 @@ def _run_batch(
     part = part_of(windows) if predictor.any_size else grid.whole
     pixels = np.full((card.batch, part.height, part.width, 3), 255, np.uint8)
     for slot, corner in enumerate(grid.part_xy(windows, part)):
-        pixels[slot] = store.read(tuple(corner), (part.width, part.height))
+        pixels[slot] = store.read_continued(tuple(corner), (part.width, part.height))
     prob = predictor(pixels, colour)[: len(windows)]
     scaled = np.rint(prob.clip(0, 1) * 255).astype(np.uint8)
     x, y = ((start - grid.halo_px) // card.cell_px for start in (part.x, part.y))  # in cells, relative to the core

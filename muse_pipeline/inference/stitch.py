@@ -20,7 +20,7 @@ from muse_pipeline.core.provenance import OTHER_STAIN, ClassSizes, Provenance, S
 from muse_pipeline.core.types import INTENSITIES_OD, Frame, SlideInfo
 from muse_pipeline.features.neighbours import with_surroundings
 from muse_pipeline.inference.card import ClassReference, ModelCard
-from muse_pipeline.inference.doubts import NuclearSize, SizeSample, judge_classes
+from muse_pipeline.inference.doubts import NuclearSize, SizeSample, have_usual_sizes, judge_classes
 from muse_pipeline.inference.shards import iterate_groups, read_positions, read_reports, read_shard_facts
 from muse_pipeline.inference.stains import stains_with
 from muse_pipeline.nuclei.arrow import to_numpy
@@ -42,6 +42,7 @@ from muse_pipeline.nuclei.parquet import (
 from muse_pipeline.nuclei.rays import clip_rays, rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import MorphologyClusters, ShapeSample, measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.slides.mpp import is_of_scanner
 from muse_pipeline.store.grid import Shard, WindowGrid
 from muse_pipeline.tissue.mask import KeptArea
 
@@ -152,12 +153,14 @@ def _judge_sizes(
     is_same_stain: bool,
 ) -> dict[str, SizeRecord | ClassSizes]:
     """Fields of ``Provenance`` for the sizes of nuclei; only slides with the model's stain are judged."""
-    doubt = size.describe_doubt(info.mpp, area_mm2) if is_same_stain else ""
+    are_usual = have_usual_sizes(references, of_class)
+    doubt = size.describe_doubt(info.mpp, area_mm2, are_usual) if is_same_stain else ""
     fields = {"nuclear_size": SizeRecord(size.median_area_um2, size.mean_class_probability, doubt)}
     if references:
         sizes = {name: asdict(one) for name, one in of_class.items()}
         # If the pixel size is doubtful, so are areas, and classes cannot be judged by them.
-        doubt = judge_classes(references, sizes) if is_same_stain and not doubt else ""
+        is_judged = is_same_stain and (not doubt or is_of_scanner(info.mpp_source))
+        doubt = judge_classes(references, sizes) if is_judged else ""
         fields["class_sizes"] = ClassSizes(sizes, doubt)
     return fields
 

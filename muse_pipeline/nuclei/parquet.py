@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -115,6 +116,7 @@ class NucleiWriter:
         self._waiting: list[pa.Table] = []
         self._n_by_label = np.zeros(len(self.classes), int)
         self._n_left_out = np.zeros(len(self.classes), int)
+        self._n_by_kind: Counter[str] = Counter()
         self._n_nuclei = self._n_positive = 0  # only nuclei included in totals
         self._n_rows = 0
         self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
@@ -155,6 +157,9 @@ class NucleiWriter:
         self._n_nuclei += int((~is_left_out).sum())
         self._n_by_label += np.bincount(label[(label >= 0) & ~is_left_out], minlength=len(self.classes))
         self._n_left_out += np.bincount(label[(label >= 0) & is_left_out], minlength=len(self.classes))
+        if self.optional.artefacts is not None:
+            counts = pc.value_counts(rows.table[QUALITY].cast(pa.string()).drop_null()).to_pylist()
+            self._n_by_kind.update({each["values"]: each["counts"] for each in counts})
         if self.optional.positive_od is not None:
             self._n_positive += int((to_numpy(rows.table[POSITIVE]) & ~is_left_out).sum())
         self._waiting.append(rows.table)
@@ -177,8 +182,9 @@ class NucleiWriter:
                 self.complete(n_positive=self._n_positive)
             if self.optional.artefacts is not None:
                 counts = dict(zip(self.classes, self._n_left_out.tolist(), strict=True))
-                n_left_out = self._n_rows - self._n_nuclei
-                self.complete(quality=replace(self.provenance.quality, n_nuclei=n_left_out, n_by_class=counts))
+                known = {"n_nuclei": self._n_rows - self._n_nuclei, "n_by_class": counts}
+                n_by_kind = {kind: self._n_by_kind[kind] for kind in self.optional.artefacts}
+                self.complete(quality=replace(self.provenance.quality, **known, n_by_kind=n_by_kind))
             geo, made_from = _geo_metadata(self._bounds if self._n_rows else None), self.provenance.to_dict()
             self._file.add_key_value_metadata({b"geo": _to_json(geo), PROVENANCE_KEY: _to_json(made_from)})
 

@@ -27,7 +27,7 @@ from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.muse import MuseBackbone, ResNet50
 from muse_pipeline.proposals.otsu_mask import blend_stains, haematoxylin
-from muse_pipeline.tissue.find import drop_small
+from muse_pipeline.tissue.components import drop_small
 
 # One list per thread, because several threads run windows of a slide through the same network.
 _RECORDED: ContextVar[list[Tensor] | None] = ContextVar("recorded", default=None)

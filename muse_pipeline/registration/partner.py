@@ -122,4 +122,4 @@ def trusted_tissue(tissue: TissueMask, registered: RegisteredPartner) -> Partner
     # Only the centres of pixels were tested, so pixels at the border may extend beyond the trusted area.
     trusted = cv2.erode(trusted, np.ones((3, 3), np.uint8)) > 0
     known = {field.name: getattr(tissue, field.name) for field in fields(TissueMask)}
-    return PartnerTissue(**{**known, "mask": tissue.mask & trusted}, trusted=trusted)
+    return PartnerTissue(**{**known, "mask": tissue.mask & trusted, "unscanned": None}, trusted=trusted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from muse_pipeline.core.errors import SheetError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.provenance import DARK, OTHER_STAIN, NamedFile, Provenance, Roi
 from muse_pipeline.core.text import count_noun, one_line
-from muse_pipeline.core.types import FROM_NUCLEI, SlideInfo
+from muse_pipeline.core.types import ARTEFACTS, FROM_NUCLEI, SlideInfo
 from muse_pipeline.inference.doubts import (
     OF_CLASSES,
     OF_NUCLEI,
@@ -35,6 +35,7 @@ from muse_pipeline.tissue.mask import TissueMask
 STATUSES = ("failed", "partial", "empty", "ok")  # in the order in which the page lists them
 MUCH = 0.01  # the report warns if at least this fraction of nuclei is left out because of artefacts
 BARE_MM2 = 0.05  # the report warns of a slide with at least this area of tissue but no nucleus
+FOCUS = ARTEFACTS[0]
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 T = TypeVar("T")
 
@@ -182,21 +183,57 @@ class SlideResult:
         return self.provenance.n_left_out if self.provenance else 0
 
     @property
+    def n_in_artefacts(self) -> int:
+        """Number of nuclei in artefacts, whether totals leave them out or not; 0 for a failed slide."""
+        return sum(self._n_by_kind.values()) if self._n_by_kind else self.n_left_out
+
+    @property
+    def _n_by_kind(self) -> dict[str, int]:
+        quality = self.provenance.quality if self.provenance else None
+        return (quality.n_by_kind or {}) if quality else {}
+
+    @property
     def processed_mm2(self) -> float:
         """Area of tissue in mm2, including what totals leave out."""
         return (self.tissue_mm2 or 0.0) + self.left_out_mm2
 
     @property
     def artefact_doubt(self) -> str:
-        """Describe what is out of focus but not left out, or the percentage of nuclei left out; "" if that is low."""
+        """Describe nuclei in artefacts by their share, and what is out of focus but not left out; "" if that is low."""
         quality = self.provenance.quality if self.provenance else None
         if quality is None:
             return ""
+        doubts = []
         if any(quality.area_mm2.get(kind) for kind in set(quality.asked) - set(quality.subtract)):
-            return "most of the tissue is out of focus, so nothing is left out for it"
-        share = self.n_left_out / max((self.n_nuclei or 0) + self.n_left_out, 1)
-        kinds = ", ".join(kind for kind in quality.subtract if quality.area_mm2.get(kind))
-        return f"{share:.1%} of the nuclei lie in artefacts ({kinds}) and are in no total" if share >= MUCH else ""
+            doubts.append("most of the tissue is out of focus, so nothing is left out for it")
+        shown = set(ARTEFACTS) - set(quality.asked) - set(quality.subtract)
+        doubts += [
+            self._describe_share(quality.subtract, "are in no total"),
+            self._describe_share(shown, "are in the totals"),
+        ]
+        return "; ".join(filter(None, doubts))
+
+    def _describe_share(self, kinds: Collection[str], consequence: str) -> str:
+        """The percentage of nuclei in artefacts of these ``kinds``; "" if it is low."""
+        counts = {kind: n for kind, n in self._n_by_kind.items() if kind in kinds and n}
+        share = sum(counts.values()) / max((self.n_nuclei or 0) + self.n_left_out, 1)
+        return (
+            f"{share:.1%} of the nuclei lie in artefacts ({', '.join(counts)}) and {consequence}"
+            if share >= MUCH
+            else ""
+        )
+
+    @property
+    def unjudged(self) -> str:
+        """The artefacts for which a finished slide was not searched, with the reason; "" if there are none."""
+        if not self.summary:
+            return ""
+        quality = self.provenance.quality
+        if quality is None:
+            return "not sought in this run"
+        if not quality.area_mm2:
+            return "not sought, because the stain is different"
+        return "" if FOCUS in quality.area_mm2 else "focus not judged, because the slide is too coarse"
 
     @property
     def lacks_partner(self) -> str:

@@ -113,8 +113,8 @@ def find_reasons(slide: SlideResult) -> dict[str, str]:
     if slide.appearance == FLAGGED:
         found["unlike"] = "; ".join(slide.provenance.verdict.reasons)
     warnings = slide.info.warnings if slide.info and slide.summary else ()
-    of_mpp = (one for one in warnings if one.startswith(DOUBT) and one != slide.doubts.get("scale"))
-    found["mpp"] = "; ".join(of_mpp)
+    of_mpp = [one for one in warnings if one.startswith(DOUBT) and one != slide.doubts.get("scale")]
+    found["mpp"] = "; ".join(filter(None, [found.get("mpp"), *of_mpp]))
     found["picture"] = next((one for one in warnings if SEVERAL in one), "")
     found["third_stain"] = NOT_FOUND if NOT_FOUND in slide.warnings else ""
     found["tissue"] = slide.tissue_doubt
@@ -127,6 +127,8 @@ def find_reasons(slide: SlideResult) -> dict[str, str]:
 def _consequence(slide: SlideResult, kind: str) -> str:
     if kind in slide.included:
         return ""
+    if kind == "mpp":
+        return "; the file of the scanner states it, so its nuclei are in the totals"
     if kind in OF_CLASSES:
         return "; the counts of its classes are in no total"
     if kind in OF_REGIONS:

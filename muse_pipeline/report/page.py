@@ -17,6 +17,7 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.text import one_line
+from muse_pipeline.core.types import ARTEFACTS
 from muse_pipeline.qupath.write import copy_import_script
 from muse_pipeline.report.album import EMBEDDED_SLIDES, Album
 from muse_pipeline.report.cohort import (
@@ -152,11 +153,15 @@ def _left_out(slide: SlideResult) -> str:
 
 
 def _artefact_values(slide: SlideResult) -> dict[str, float]:
-    """Area in mm2 of each kind of artefact, and number of nuclei that totals leave out; empty without a search."""
+    """Area in mm2 of each kind of artefact, and numbers of nuclei in them and left out; empty without a search.
+
+    The area out of focus is empty if focus was not judged.
+    """
     if slide.artefacts_mm2 is None:
         return {}
-    areas = {f"{kind}_mm2": round(mm2, 4) for kind, mm2 in slide.artefacts_mm2.items()}
-    return {**areas, "nuclei_in_artefacts": slide.n_left_out}
+    areas = {f"{kind}_mm2": None for kind in ARTEFACTS}
+    areas |= {f"{kind}_mm2": round(mm2, 4) for kind, mm2 in slide.artefacts_mm2.items()}
+    return {**areas, "nuclei_in_artefacts": slide.n_in_artefacts, "nuclei_left_out": slide.n_left_out}
 
 
 def _ihc_values(slide: SlideResult) -> dict[str, float | int | None]:

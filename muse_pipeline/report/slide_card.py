@@ -90,12 +90,16 @@ def _scores(compartments: dict[str, Any]) -> str:
 
 
 def _artefacts(slide: SlideResult) -> tuple[str, str]:
-    """Area and percentage of the tissue for each kind of artefact, and what totals leave out."""
+    """Area and percentage of the tissue for each kind of artefact, and what is not judged or left out of totals."""
     found, whole = {kind: mm2 for kind, mm2 in (slide.artefacts_mm2 or {}).items() if mm2}, slide.processed_mm2
     areas = [f"{area_text(mm2)} mm² {kind} ({100 * mm2 / whole:.1f} %)" for kind, mm2 in found.items()]
+    if slide.artefacts_mm2 is None:
+        return slide.unjudged, ""
     n, share = slide.n_left_out, 100 * slide.left_out_mm2 / whole if whole else 0.0
     left_out = f"{share:.1f} % of the tissue, {count_noun(n, 'nucleus', 'nuclei')} left out" if share else ""
-    return ", ".join(areas) or "none", left_out
+    n_kept = slide.n_in_artefacts - n
+    kept = f"{count_noun(n_kept, 'nucleus', 'nuclei')} in artefacts counted" if n_kept else ""
+    return ", ".join(areas) or "none", "; ".join(filter(None, [slide.unjudged, left_out, kept]))
 
 
 def _bar_of(slide: SlideResult) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.slides.base import READERS, SlideReader, open_slide
 from muse_pipeline.slides.isolation import start_isolated
 from muse_pipeline.slides.mpp import choose_mpp, is_square, require_possible
-from muse_pipeline.slides.pictures import MOSTLY, share_of_dark
+from muse_pipeline.slides.pictures import MOSTLY, is_dim, share_of_dark
 from muse_pipeline.slides.signature import fingerprint_file, slide_origin
 
 _PROBE_PX = 2048  # maximum side of the part of the coarsest level that is checked
@@ -136,6 +136,6 @@ def _check_coarsest(slide: SlideReader) -> tuple[str, ...]:
     except SlideError as error:
         return (f"level {level} has corrupt regions ({error.__cause__ or error})",)
     dark = share_of_dark(pixels)
-    if dark > MOSTLY:
+    if dark > MOSTLY and is_dim(pixels):
         return (f"{dark:.0%} of the slide is black: this looks like fluorescence, not like H&E",)
     return ()

@@ -29,6 +29,7 @@ SEVERAL = "pictures of similar size"  # part of a warning
 SIMILAR = 3  # a picture smaller by at most this factor may be a slide too
 MAX_PADDING = 0.05  # as a fraction of the side of a level
 DARK, MOSTLY = 40, 0.5  # upper grey level of dark pixels; share of them above which a picture is not bright field
+DIM = 300  # median sum of the channels, in the pixels that are not dark, below which a dark picture is fluorescence
 BLOCK_PX, COLOURED = 8, 20  # side of averaged blocks; minimum difference between channels in the most coloured 1 %
 
 
@@ -89,6 +90,12 @@ def why_planes(path: Path, series: TiffPageSeries) -> SlideError:
 def share_of_dark(pixels: np.ndarray) -> float:
     """Fraction of (h, w, 3) uint8 pixels that are darker than any bright-field background."""
     return float(np.mean(pixels.max(-1) < DARK))
+
+
+def is_dim(pixels: np.ndarray) -> bool:
+    """True if what is not dark in (h, w, 3) uint8 pixels is dim too, unlike bright field with black around it."""
+    lit = pixels[pixels.max(-1) >= DARK]
+    return not len(lit) or float(np.median(lit.sum(-1, dtype=int))) < DIM
 
 
 def are_colours(pixels: np.ndarray) -> bool:

@@ -107,7 +107,7 @@ class WindowGrid:
     def part(self, windows: np.ndarray, tissue: np.ndarray, tissue_px: float, stride_px: int) -> WindowPart:
         """The smallest part, the same in all ``windows``, that contains their tissue with a halo around it.
 
-        It ends at the edge of the lattice, because the white beyond the edge of a cropped picture is not glass.
+        It ends at the edge of the lattice, because what lies beyond the edge of a picture is not known.
 
         Args:
             windows: indices of windows with tissue.

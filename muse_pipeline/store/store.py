@@ -26,6 +26,7 @@ CHUNKS_PER_SHARD = SHARD_PX // CHUNK_PX
 PYRAMID = (1, 4, 16)  # a shard covers the same tissue at every level, so that its levels can be written together
 BACKGROUND = 255
 TISSUE_UM = 8.0  # side of a pixel of the tissue label, before rounding to whole work pixels
+PERIOD_PX = 128  # width of the strip along an edge of an image that repeats beyond the edge
 
 
 def tissue_pixel_px(mpp: float) -> int:
@@ -177,6 +178,16 @@ class Store:
             return pixels
         return cv2.resize(pixels, tuple(map(int, size)), interpolation=cv2.INTER_AREA)
 
+    def read_continued(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        """Read a box as in ``read``, but beyond the edges of the image its outermost ``PERIOD_PX`` repeat.
+
+        Networks find more nuclei next to white than next to tissue (docs/results/built-in-models.md).
+        """
+        columns, rows = map(continue_axis, xy, size, self.size_px)
+        left, top = int(columns.min()), int(rows.min())
+        pixels = self.read((left, top), (int(columns.max()) + 1 - left, int(rows.max()) + 1 - top))
+        return pixels[np.ix_(rows - top, columns - left)]
+
     def read_planes(self, xy: tuple[int, int], size: tuple[int, int], channels: slice = slice(None)) -> np.ndarray:
         """Read a box as in ``read``, but as planes (n, h, w) uint8 of the n ``channels``, by default all three."""
         (x, y), (width, height) = ([int(each) * self._rest for each in pair] for pair in (xy, size))
@@ -268,6 +279,17 @@ class Store:
     def _tissue_px(self) -> float:
         """Side of a pixel of the tissue label in work pixels."""
         return tissue_pixel_px(float(self.attributes["mpp"])) / self._reduction
+
+
+def continue_axis(start: int, n: int, side: int) -> np.ndarray:
+    """Pixels (n,) of an axis of length ``side`` that are shown from ``start`` on, also beyond the ends of the axis.
+
+    Beyond an end, the ``PERIOD_PX`` next to it repeat. They are not mirrored, because a nucleus that is cut by the edge
+    and its mirror image would appear as one nucleus.
+    """
+    pixel, period = np.arange(start, start + n), min(PERIOD_PX, side)
+    after = side - period + (pixel - side) % period
+    return np.where(pixel < 0, pixel % period, np.where(pixel < side, pixel, after))
 
 
 def _moved(pixels: slice, origin: int) -> slice:

@@ -120,7 +120,7 @@ def write_store(
     """
     require_own_folder(Path(path), is_store(Path(path)))
     cv2.setNumThreads(1)
-    reader = open_image(slide, info, mpp)
+    reader = open_image(tissue.scanned(slide, info), info, mpp)
     chunks = chunks_with_tissue(tissue, mpp, reader.size_px, MARGIN_UM)
     if within is not None:
         chunks &= chunks_within(*within, chunks.shape)

@@ -241,7 +241,7 @@ def sample_tissue(slide: Slide, info: SlideInfo, tissue: TissueMask) -> tuple[Ap
     """Read up to about 1 MP of tissue at about 0.5 um per pixel in random fields; return the sample and warnings."""
     level, factors = choose_overview_level(info, SAMPLE_UM)
     mpp = np.multiply(info.mpp, info.level_downsamples[level]) * factors
-    fields = choose_fields(tissue, mpp)
+    fields, slide = choose_fields(tissue, mpp), tissue.scanned(slide, info)
     sample, n_failed = AppearanceSample(float(mpp.mean())), 0
     for field in fields:
         try:

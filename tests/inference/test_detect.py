@@ -18,14 +18,16 @@ from muse_pipeline.core.provenance import NamedFile
 from muse_pipeline.core.types import Bounds
 from muse_pipeline.evaluation.detection import match_nuclei
 from muse_pipeline.evaluation.truth import read_points
-from muse_pipeline.inference.detect import ModelFinder, WindowChoice, detect_shard, no_nuclei
+from muse_pipeline.inference.detect import ModelFinder, WindowChoice, detect_image, detect_shard, no_nuclei
 from muse_pipeline.inference.stitch import stitch_shards
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons, survive_qupath
 from muse_pipeline.nuclei.shape import SHAPE_COLUMNS
+from muse_pipeline.slides.base import open_slide
 from muse_pipeline.store.grid import Shard
 from muse_pipeline.store.store import Store, open_store
 from muse_pipeline.store.zarr_files import ShardFiles
+from muse_pipeline.tissue.stain import IDENTITY
 
 
 def test_the_slide_is_many_windows_and_many_nuclei(whole):
@@ -115,6 +117,20 @@ def test_outlines_end_where_a_picture_ends(tiled_slide, whole, tmp_path):
     assert len(outlines) > 20 and touching.sum() >= 3
     assert not crossing(outlines, (0, 0, 1000, 800)).any()
     assert survive_qupath(outlines).all() and (rays >= 0).all()
+
+
+@pytest.mark.parametrize("any_size", [True, False])
+def test_a_picture_that_ends_in_tissue_has_no_more_nuclei_than_with_tissue_around_it(
+    tiled_slide, shared_data, any_size, monkeypatch
+):
+    """481 px are not a multiple of the stride, and fixed windows reach far beyond the picture."""
+    with open_slide(shared_data / "wsi-cmu-small-region/CMU-1-Small-Region.svs") as slide:
+        around = slide.read_region((744, 544), 0, (993, 993))
+    monkeypatch.setattr(tiled_slide.predictor, "any_size", any_size)
+    picture = np.ascontiguousarray(around[256:737, 256:737])
+    found, usual = (detect_image(tiled_slide.predictor, each, IDENTITY) for each in (picture, around))
+    n_usual = ((usual.xy >= 256) & (usual.xy < 737)).all(1).sum()
+    assert n_usual > 300 and abs(len(found) / n_usual - 1) < 0.03
 
 
 def test_a_moved_grid_finds_the_same_nuclei(tiled_slide, whole, tmp_path):

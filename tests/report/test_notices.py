@@ -102,6 +102,16 @@ def test_an_implausible_size_is_in_the_closing_lines_and_the_warnings(slides):
     assert slides["small"].warnings == [DOUBT]
 
 
+def test_nuclei_of_unusual_size_are_counted_if_the_scanner_states_the_mpp(slides):
+    summary = slides["small"].summary
+    stated = {**summary["provenance"], "mpp_source": "openslide.mpp-x"}
+    slide = replace(slides["small"], summary={**summary, "provenance": stated})
+    (notice,) = find_notices(slide)
+    assert notice[:2] == ("amber", "check mpp") and notice.sentence.startswith(f"{DOUBT}; the file of the scanner")
+    assert counted([slide]) and slide.left_out == ""
+    assert describe_use(slide).startswith("Counts and outlines may be used if the pixel size is right")
+
+
 def test_a_slide_of_an_implausible_mpp_is_in_no_total(slides, tmp_path):
     sizes = {"fine": (0.05, 0.05), "oblong": (0.5, 0.25), "brown and fine": (0.05, 0.05), "nearly square": (0.25, 0.29)}
     reasons = {}
