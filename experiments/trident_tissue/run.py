@@ -23,9 +23,10 @@ from muse_pipeline.core.pictures import list_pictures
 from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.data.partners import PairedSource, PartnerSource
 from muse_pipeline.data.views import ViewSettings
-from muse_pipeline.labels.pictures import LabelledImage
-from muse_pipeline.labels.read import read_labelled_images
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.label_sources import read_labelled_images
+from muse_pipeline.labels.labelled_image import LabelledImage
+from muse_pipeline.labels.picture_source import PictureSource
+from muse_pipeline.labels.source import LabelSource
 from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.method import SelfDistillationSettings
 from muse_pipeline.methods.muse.run import INDEX, MuseStage
@@ -128,7 +129,7 @@ def run_arm(arm: str, seed: int, data: Path, work: Path) -> dict:
 
 def read_sites(labels: LabelSource, sites: tuple[str, ...]) -> list[LabelledImage]:
     """The labelled pictures of some sites, from train and val."""
-    kept = LabelSource(**{**vars(labels), "exclude": sites_but(sites)})
+    kept = PictureSource(**{**vars(labels), "exclude": sites_but(sites)})
     return read_labelled_images([kept], CLASSES, MPP, n_rays=3)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import errno
 import glob
+import gzip
 import json
 import os
 import shutil
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -196,15 +198,17 @@ def _write_error(folder: Path) -> int | None:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the lines of a text file in UTF-8, or in Windows-1252, which older programs write.
+    """Read the lines of a text file, which may be compressed, in UTF-8 or in Windows-1252 of older programs.
 
     Raises:
         LabelError: the file cannot be read, or has a different encoding (the message has the line).
     """
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise LabelError(f"{path}: not readable ({error.strerror}); correct its path or its permissions") from error
+        content = gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+    except (OSError, EOFError, zlib.error) as error:
+        why = getattr(error, "strerror", None) or error
+        raise LabelError(f"{path}: not readable ({why}); correct the path or the file") from error
     try:
         return content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:

@@ -17,18 +17,16 @@ import torch
 from torch import Tensor
 
 from muse_pipeline.core.coords import level0_to_work
-from muse_pipeline.core.errors import ConfigError, GeoJSONError, LabelError, MppError, NucleiError, StoreError
+from muse_pipeline.core.errors import ConfigError, LabelError, MppError, NucleiError, StoreError
 from muse_pipeline.core.files import cache_name, complete_file
 from muse_pipeline.core.pictures import PICTURE_SUFFIXES, read_rgb
 from muse_pipeline.data.nucleus_images import NucleusImage, NucleusIndex, NucleusSlide, NucleusSource
 from muse_pipeline.data.unlabelled import Picture
 from muse_pipeline.data.views import ViewBatch, ViewBatches, ViewSet
-from muse_pipeline.labels.formats import require_size
-from muse_pipeline.nuclei.masks import label_image_to_nuclei, read_label_image, require_nuclei
+from muse_pipeline.labels.nuclei_files import read_drawn, read_instances
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
-from muse_pipeline.qupath.read import read_geojson
 from muse_pipeline.registration.record import FAILED, read_outcome
 from muse_pipeline.store.store import BACKGROUND, Store, open_store
 
@@ -256,19 +254,13 @@ def _read_outlines(path: Path, image: NucleusImage) -> tuple[np.ndarray, np.ndar
             raise NucleiError(f"{path}: contains nuclei of a slide other than {image.store.path}; correct one")
         nuclei = read_nuclei(path)
         return level0_to_work(nuclei.xy, image.store.slide_mpp, image.mpp), nuclei.rays
-    if path.name.lower().endswith(GEOJSON_SUFFIXES):
-        try:
-            parts = read_geojson(path, tiles=False).to_parts()
-        except OSError as error:
-            raise GeoJSONError(f"{path}: cannot be read ({error.strerror}); correct `partner`") from error
-        if not isinstance(image, NucleusSlide):
-            return parts.measure((image.mpp, image.mpp), N_RAYS)
-        xy, rays = parts.measure(image.store.slide_mpp, N_RAYS)
-        return level0_to_work(xy, image.store.slide_mpp, image.mpp), rays
-    labels = read_label_image(path)
-    require_size(path, labels, image.size_px)
-    require_nuclei(path, labels, (image.mpp, image.mpp))
-    nuclei = label_image_to_nuclei(labels, (image.mpp, image.mpp), N_RAYS)
+    if not path.name.lower().endswith(GEOJSON_SUFFIXES):
+        nuclei = read_instances(path, image.size_px, image.mpp, N_RAYS).nuclei
+    elif isinstance(image, NucleusSlide):
+        nuclei = read_drawn(path, image.store.slide_mpp, N_RAYS).nuclei
+        nuclei.xy = level0_to_work(nuclei.xy, image.store.slide_mpp, image.mpp)
+    else:
+        nuclei = read_drawn(path, (image.mpp, image.mpp), N_RAYS).nuclei
     return nuclei.xy, nuclei.rays
 
 

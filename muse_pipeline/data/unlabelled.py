@@ -16,7 +16,7 @@ from muse_pipeline.core.config import Mpp
 from muse_pipeline.core.errors import ConfigError, MppError, StoreError
 from muse_pipeline.core.pictures import list_pictures, resize_picture, spread_evenly
 from muse_pipeline.data.augment import seed_of_step
-from muse_pipeline.labels.pictures import read_picture
+from muse_pipeline.labels.picture_scale import read_picture
 from muse_pipeline.store.store import open_store
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.types import Frame
-from muse_pipeline.labels.read import read_labelled_images
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.label_sources import read_labelled_images
+from muse_pipeline.labels.picture_source import PictureSource
 from muse_pipeline.labels.statistics import LabelSummary, require_outlines
 
 XY = grid_xy((120, 90))[:3]  # (20.5, 20.5), (60.5, 20.5), (100.5, 20.5)
@@ -184,7 +184,7 @@ def test_a_picture_that_has_its_mpp_needs_none(tmp_path):
 def test_a_real_patch_in_rows_and_columns(shared_data):
     folder = shared_data / "brca-m2c"
     name = "TCGA-A7-A0DB-01Z-00-DX1"
-    source = LabelSource(
+    source = PictureSource(
         folder / "labels", "row column class", images=folder / "images", mpp=0.5, split=folder / "val.txt",
         exclude=("-A8-", "-AC-"), class_map={"1": "Dark", "2": "Pale", "3": None},
     )  # fmt: skip

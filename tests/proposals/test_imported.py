@@ -79,7 +79,7 @@ def test_separators_at_the_end_of_rows_shift_nothing(tmp_path):
     path.write_text("x,y,score\n" + "".join(f"{x},{y},0.5,\n" for x, y in XY))
     assert read(path).xy == pytest.approx(XY / 2)
     path.write_text("x,y\n" + "".join(f"7,{x},{y}\n" for x, y in XY))
-    with pytest.raises(LabelError, match="cannot be read as CSV"):
+    with pytest.raises(LabelError, match=r"a\.csv, line 2: has 3 values"):
         read(path)
 
 
@@ -122,20 +122,20 @@ def test_tiles_of_other_programs_are_nuclei_and_cores_are_not(tmp_path):
 
 def test_wrong_files_are_rejected_in_words(tmp_path):
     (tmp_path / "a.csv").write_text("x,z\n1,2\n")
-    with pytest.raises(LabelError, match="no column 'y'"):
+    with pytest.raises(LabelError, match=r"a\.csv, line 1: .* x, z, expected x, y"):
         read(tmp_path / "a.csv")
     (tmp_path / "b.csv").write_text('x,y\n1,2\n"3,5",4\n')
-    with pytest.raises(LabelError, match="row 3 has '3,5' instead of a number; correct or delete the row"):
+    with pytest.raises(LabelError, match="line 3: x is '3,5'"):
         read(tmp_path / "b.csv")
     (tmp_path / "b.csv").write_text("x,y\n1,2\n3,\n")
-    with pytest.raises(LabelError, match="row 3 has 'nan' instead of a number"):
+    with pytest.raises(LabelError, match="line 3: y is ''"):
         read(tmp_path / "b.csv")
     (tmp_path / "half.csv.gz").write_bytes(gzip.compress(b"x,y\n1,2\n")[:-10])
-    with pytest.raises(LabelError, match="cannot be read as CSV"):
+    with pytest.raises(LabelError, match=r"half\.csv\.gz: not readable"):
         read(tmp_path / "half.csv.gz")
     flat = {"type": "Polygon", "coordinates": [[[1, 1], [5, 5], [9, 9], [1, 1]]]}
     (tmp_path / "flat.geojson").write_text(json.dumps([{"type": "Feature", "geometry": flat, "properties": {}}]))
-    with pytest.raises(LabelError, match=r"flat\.geojson, feature 1: is a polygon without an area"):
+    with pytest.raises(LabelError, match=r"flat\.geojson, feature 1: .* without an area"):
         read(tmp_path / "flat.geojson")
     (tmp_path / "c.xml").write_text("<a/>")
     with pytest.raises(ConfigError, match="not one of the formats"):
@@ -156,5 +156,5 @@ def test_tissue_in_an_export_of_all_objects_is_no_nucleus(tmp_path):
     path.write_text(json.dumps([feature(3000, "Tissue"), feature(3000, "Region*"), feature(40, "Tumor")]))
     assert read(path).xy.tolist() == [[210, 160]]
     path.write_text(json.dumps([feature(3000, "Tumor")]))
-    with pytest.raises(LabelError, match="covers more than the 5,000 um2 of any nucleus"):
+    with pytest.raises(LabelError, match="feature 1: covers more than"):
         read(path)

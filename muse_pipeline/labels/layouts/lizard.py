@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,11 @@ from scipy.io import loadmat
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.files import read_lines
 from muse_pipeline.core.text import one_line
-from muse_pipeline.labels.datasets import Layout, Sample, name_nuclei
-from muse_pipeline.labels.formats import measure_instances
+from muse_pipeline.labels.dataset_source import Layout
 from muse_pipeline.labels.layouts import LAYOUTS
-from muse_pipeline.labels.pictures import AnnotatedPicture, read_picture
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.nuclei_files import measure_instances, require_size
+from muse_pipeline.labels.picture_scale import read_picture
+from muse_pipeline.labels.source import LabelledPicture, Sample
 
 WORDS = {1: "Neutrophil", 2: "Epithelial", 3: "Lymphocyte", 4: "Plasma", 5: "Eosinophil", 6: "Connective"}
 KEYS = ("inst_map", "id", "class")
@@ -45,29 +46,25 @@ class Lizard(Layout):
             samples.append(Sample(f"{fold}_{path.stem}", f"Lizard {fold}", (picture, path, info)))
         return samples
 
-    def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
+    def read(self, sample: Sample, n_rays: int) -> LabelledPicture:
         """Read one picture with its nuclei, as described in ``Layout``."""
         picture, path, _ = sample.files
-        pixels, mpp = read_picture(picture, source.mpp)
+        pixels, mpp = read_picture(picture, self.source.mpp)
         mask, codes = _read_labels(path)
-        annotations = measure_instances(path, mask, pixels.shape[1::-1], mpp, n_rays)
-        words = []
-        for index, number in enumerate(annotations.numbers.tolist()):
-            if codes.get(number) not in WORDS:
-                found = f"has the class {codes[number]}" if number in codes else "has no class"
-                raise LabelError(
-                    f"{annotations.where(index)}: {found}, expected 1 to {len(WORDS)}; use the file as published"
-                )
-            words.append(WORDS[codes[number]])
-        return AnnotatedPicture(sample.name, pixels, mpp, name_nuclei(annotations, words, source, classes))
+        require_size(path, mask, pixels.shape[1::-1])
+        labels = measure_instances(path, mask, mpp, n_rays)
+        words = [WORDS.get(codes.get(number)) for number in labels.numbers.tolist()]
+        if None in words:
+            index = words.index(None)
+            code = codes.get(int(labels.numbers[index]), "missing")
+            raise LabelError(
+                f"{labels.where(index)}: its class is {code}, expected 1 to {len(WORDS)}; use the file as published"
+            )
+        return LabelledPicture(pixels, mpp, replace(labels, words=words))
 
 
 def _read_folds(path: Path) -> dict[str, str]:
-    """The fold of each picture.
-
-    Raises:
-        LabelError: the file lacks a column.
-    """
+    """The fold of each picture."""
     rows = csv.DictReader(read_lines(path))
     if not {"Filename", "Split"} <= set(rows.fieldnames or ()):
         raise LabelError(f"{path}: has no columns Filename and Split; use the file as published")
@@ -75,11 +72,7 @@ def _read_folds(path: Path) -> dict[str, str]:
 
 
 def _read_labels(path: Path) -> tuple[np.ndarray, dict[int, int]]:
-    """Read the instance mask (h, w), and the class codes, keyed by instance number.
-
-    Raises:
-        LabelError: the file is damaged or has unexpected contents.
-    """
+    """Read the instance mask (h, w), and the class codes, keyed by instance number."""
     try:
         content = loadmat(path, variable_names=KEYS)
     except Exception as error:  # SciPy may raise many kinds of exceptions on damaged files

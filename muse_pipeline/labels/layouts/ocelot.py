@@ -10,11 +10,11 @@ from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.files import read_lines
 from muse_pipeline.core.types import Frame
-from muse_pipeline.labels.datasets import Layout, Sample
-from muse_pipeline.labels.formats import read_text
+from muse_pipeline.labels.dataset_source import Layout
 from muse_pipeline.labels.layouts import LAYOUTS
-from muse_pipeline.labels.pictures import AnnotatedPicture, read_picture, require_agreement, require_mpp
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.nuclei_files import read_text
+from muse_pipeline.labels.picture_scale import read_picture, require_agreement, require_mpp
+from muse_pipeline.labels.source import LabelledPicture, Sample
 
 
 @LAYOUTS.register("ocelot")
@@ -40,23 +40,17 @@ class Ocelot(Layout):
             name, patient_in_name(str(self._fact(picture, "slide_name"))), (picture, points, self._metadata_path)
         )
 
-    def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
+    def read(self, sample: Sample, n_rays: int) -> LabelledPicture:
         """Read one picture with its nuclei, as described in ``Layout``."""
         picture, points, _ = sample.files
         stated, origin = self._read_mpp(picture)
-        if source.mpp is not None:
-            require_agreement(picture, source.mpp, (stated, stated), "metadata.json")
+        if self.source.mpp is not None:
+            require_agreement(picture, self.source.mpp, (stated, stated), "metadata.json")
         pixels, mpp = read_picture(picture, stated, origin)
-        annotations = read_text(points, source, classes, Frame.WINDOW, n_rays, "x y class")
-        annotations.require_within(pixels.shape[1::-1], "the picture")
-        return AnnotatedPicture(sample.name, pixels, mpp, annotations)
+        return LabelledPicture(pixels, mpp, read_text(points, "x y class", Frame.WINDOW, n_rays))
 
     def _read_mpp(self, picture: Path) -> tuple[float, str]:
-        """The um per pixel in the metadata, and a description of its place for messages.
-
-        Raises:
-            LabelError: the value is missing, is not a number, or is implausible for a picture of nuclei.
-        """
+        """The um per pixel in the metadata, and a description of its place for messages."""
         mpp = self._fact(picture, "cell", "resized_mpp_x")
         where = f"resized_mpp_x of sample {picture.stem}"
         if not isinstance(mpp, float | int):
@@ -76,11 +70,7 @@ class Ocelot(Layout):
             raise LabelError(f"{self._metadata_path}: not readable as JSON ({error}); download it again") from error
 
     def _fact(self, picture: Path, *keys: str) -> object:
-        """The value at nested ``keys`` in the metadata of a picture.
-
-        Raises:
-            LabelError: the value is missing.
-        """
+        """The value at nested ``keys`` in the metadata of a picture."""
         value = self._metadata
         for key in ("sample_pairs", picture.stem, *keys):
             if not isinstance(value, dict) or key not in value:

@@ -9,11 +9,11 @@ import numpy as np
 
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.text import one_line
-from muse_pipeline.labels.datasets import Layout, Sample, name_nuclei
-from muse_pipeline.labels.formats import measure_instances
+from muse_pipeline.labels.dataset_source import Layout
 from muse_pipeline.labels.layouts import LAYOUTS
-from muse_pipeline.labels.pictures import AnnotatedPicture, require_mpp
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.nuclei_files import measure_instances
+from muse_pipeline.labels.picture_scale import require_mpp
+from muse_pipeline.labels.source import LabelledPicture, Sample
 
 WORDS = ("Neoplastic", "Inflammatory", "Connective", "Dead", "Epithelial")  # channels of masks.npy, then background
 
@@ -54,16 +54,16 @@ class PanNuke(Layout):
         patient = f"PanNuke {fold}"
         return [Sample(f"{fold}_{organ}_{index:04}", patient, files, index) for index, organ in enumerate(organs)]
 
-    def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
+    def read(self, sample: Sample, n_rays: int) -> LabelledPicture:
         """Read one picture with its nuclei, as described in ``Layout``, without loading the rest of the arrays."""
         images, masks, _ = sample.files
-        mpp = require_mpp(images, source.mpp)
+        mpp = require_mpp(images, self.source.mpp)
         pixels = _open_array(images)[sample.index].round().clip(0, 255).astype(np.uint8)
         mask, words = _merge_channels(np.asarray(_open_array(masks)[sample.index]))
-        annotations = measure_instances(masks, mask, pixels.shape[1::-1], mpp, n_rays)
-        annotations = replace(annotations, unit=f"picture {sample.index}, instance")
-        words = [words[number - 1] for number in annotations.numbers]
-        return AnnotatedPicture(sample.name, pixels, mpp, name_nuclei(annotations, words, source, classes))
+        labels = measure_instances(masks, mask, mpp, n_rays)
+        words = [words[number - 1] for number in labels.numbers]
+        labels = replace(labels, words=words, unit=f"picture {sample.index}, instance")
+        return LabelledPicture(pixels, mpp, labels)
 
 
 def _merge_channels(channels: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -81,11 +81,7 @@ def _merge_channels(channels: np.ndarray) -> tuple[np.ndarray, list[str]]:
 
 
 def _open_array(path: Path) -> np.ndarray:
-    """Open a memory-mapped array.
-
-    Raises:
-        LabelError: the file is not a readable array.
-    """
+    """Open a memory-mapped array."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

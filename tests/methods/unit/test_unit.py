@@ -17,7 +17,7 @@ from muse_pipeline.core.errors import CollapsedError
 from muse_pipeline.data.augment import LabelledBatch
 from muse_pipeline.export.onnx import load_detector
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.source import LabelSource
 from muse_pipeline.methods.unit import method, monitors
 from muse_pipeline.methods.unit.config import LossWeights
 from muse_pipeline.methods.unit.data import UnitBatch, read_usable_masks
