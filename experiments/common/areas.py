@@ -19,8 +19,8 @@ from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import DetectionCounts
 from muse_pipeline.inference.detect import detect_picture
 from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.labels.base_source import LabelSource
 from muse_pipeline.labels.picture_source import PictureSource
-from muse_pipeline.labels.source import LabelSource
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.nuclei.table import Nuclei

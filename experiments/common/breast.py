@@ -10,10 +10,10 @@ from pathlib import Path
 
 from experiments.common.runs import TOP
 from experiments.common.training import load_muse_config
+from muse_pipeline.labels.base_source import LabelSource
 from muse_pipeline.labels.label_sources import read_labelled_images
 from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.labels.picture_source import PictureSource
-from muse_pipeline.labels.source import LabelSource
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.methods.detector.start import Start, load_trained

@@ -50,7 +50,7 @@ from muse_pipeline.core.config import locate, parse_config, read_settings
 from muse_pipeline.core.pictures import read_rgb, write_png
 from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.labels.source import LabelSource
+from muse_pipeline.labels.base_source import LabelSource
 from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.methods.detector.start import load_trained
 from muse_pipeline.methods.muse.data import PretrainData

@@ -23,10 +23,10 @@ from muse_pipeline.core.pictures import list_pictures
 from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.data.partners import PairedSource, PartnerSource
 from muse_pipeline.data.views import ViewSettings
+from muse_pipeline.labels.base_source import LabelSource
 from muse_pipeline.labels.label_sources import read_labelled_images
 from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.labels.picture_source import PictureSource
-from muse_pipeline.labels.source import LabelSource
 from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.method import SelfDistillationSettings
 from muse_pipeline.methods.muse.run import INDEX, MuseStage

@@ -33,7 +33,7 @@ from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import DetectionCounts
 from muse_pipeline.evaluation.overlaps import jaccard_areas, jaccard_ratio
 from muse_pipeline.inference.card import NucleusClass
-from muse_pipeline.labels.source import LabelSource
+from muse_pipeline.labels.base_source import LabelSource
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.validation import NetworkPredictor
 from muse_pipeline.methods.psm.run import label_source

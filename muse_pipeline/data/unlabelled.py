@@ -65,11 +65,7 @@ def _open(source: UnlabelledSource, mpp: float) -> list[Image]:
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """List the pictures in the folder of a source.
-
-    Raises:
-        ConfigError: the folder is missing or has no pictures.
-    """
+    """List the pictures in the folder of a source."""
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder of pictures; correct `images` in the config")
     paths = list_pictures(folder)

@@ -109,11 +109,7 @@ def pair_folder(
 
 
 def read_evaluation_sheet(path: Path) -> dict[str, dict[str, str]]:
-    """Read the rows of a sheet by slide; the workflow's sheet can be used too, since other columns are ignored.
-
-    Raises:
-        SheetError: the sheet cannot be read, is empty, lacks a ``slide_id`` or contains a slide twice.
-    """
+    """Read the rows of a sheet by slide; the workflow's sheet can be used too, since other columns are ignored."""
     header, records = read_table(path)
     if "slide_id" not in header:
         raise SheetError(f"{path}: column 'slide_id' is missing (found {', '.join(header)}); add it")

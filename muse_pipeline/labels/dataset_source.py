@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from muse_pipeline.core.errors import LabelError
+from muse_pipeline.labels.base_source import LabelledPicture, LabelSource, Sample, TargetModel, require_folder
 from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.labels.layouts import LAYOUTS
-from muse_pipeline.labels.source import LabelledPicture, LabelSource, Sample, TargetModel, require_folder
 
 
 class Layout(ABC):
@@ -58,7 +58,7 @@ class Layout(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSource(LabelSource):
-    """Pictures of an open dataset, whose ``format`` is the name of its layout."""
+    """Pictures of an open dataset, in the folder ``labels``; ``format`` is its name (``docs/guide/open-data.md``)."""
 
     @property
     def location(self) -> Path:

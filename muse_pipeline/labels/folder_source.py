@@ -13,9 +13,9 @@ import numpy as np
 from muse_pipeline.core.config import Between, NotNegative, Weights
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.types import Frame
+from muse_pipeline.labels.base_source import LabelSource, TargetModel, require_folder
 from muse_pipeline.labels.class_areas import ClassAreas, read_areas
 from muse_pipeline.labels.nuclei_files import FileNuclei, read_drawn, read_text
-from muse_pipeline.labels.source import LabelSource, TargetModel, require_folder
 from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 
 TEXT_SUFFIXES = (".txt", ".csv", ".tsv")

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 from muse_pipeline.core.config import ParsedBy, parse_config
 from muse_pipeline.core.errors import ConfigError, LabelError
+from muse_pipeline.labels.base_source import LabelSource, TargetModel
 from muse_pipeline.labels.dataset_source import DatasetSource
 from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.labels.picture_source import PictureSource
 from muse_pipeline.labels.slide_source import SlideSource
-from muse_pipeline.labels.source import LabelSource, TargetModel
 
 CONTEXT_PX = 1024  # side of the largest training window
 KINDS = {"images": PictureSource, "slides": SlideSource}  # by the setting that only they have

@@ -152,26 +152,26 @@ def read_points(
         remedy: end of the message about a missing column.
         may_lack_header: True to accept a table of exactly these columns without a header.
     """
-    places, header, has_classes, has_scores = None, list(columns), len(columns) > 2, False
+    indices, header, has_classes, has_scores = None, list(columns), len(columns) > 2, False
     numbers, xy, words, scores = [], [], [], []
     for number, row, separator in _split(path):
         where = f"{path}, line {number}"
-        if places is None and may_lack_header and math.isfinite(_to_number(row[0], separator)):
-            places = list(range(len(columns)))
-        elif places is None:
-            header, places = row, _find_columns(row, columns, unit, where, remedy)
+        if indices is None and may_lack_header and math.isfinite(_to_number(row[0], separator)):
+            indices = list(range(len(columns)))
+        elif indices is None:
+            header, indices = row, _find_columns(row, columns, unit, where, remedy)
             has_scores = not has_classes and SCORE in header
             continue
         if len(row) < len(header) or any(row[len(header) :]):
             raise LabelError(f"{where}: has {len(row)} values, expected {len(header)}: {', '.join(header)}; correct it")
-        xy.append([_to_number(row[place], separator) for place in places[:2]])
-        for name, place, value in zip(columns, places, xy[-1], strict=False):
+        xy.append([_to_number(row[index], separator) for index in indices[:2]])
+        for name, index, value in zip(columns, indices, xy[-1], strict=False):
             if math.isnan(value):
-                raise LabelError(f"{where}: {name} is '{row[place][:40]}', which is not a number; correct it")
-        words.append(row[places[2]] if has_classes else None)
+                raise LabelError(f"{where}: {name} is '{row[index][:40]}', which is not a number; correct it")
+        words.append(row[indices[2]] if has_classes else None)
         scores.append(_to_number(row[header.index(SCORE)], separator) if has_scores else 1.0)
         numbers.append(number)
-    if places is None and not may_lack_header:
+    if indices is None and not may_lack_header:
         raise LabelError(f"{path}: is empty; expected a table with the columns {', '.join(columns)}")
     rays = np.full((len(numbers), n_rays), np.nan, np.float32)
     return FileNuclei(path, Nuclei(xy, frame, rays=rays, score=scores), words, np.array(numbers, int), "line")
@@ -206,21 +206,19 @@ def _split(path: Path) -> Iterator[tuple[int, list[str], str | None]]:
 def _find_columns(header: list[str], columns: Sequence[str], unit: str, where: str, remedy: str) -> list[int]:
     """Indices of columns in a header; exact names take precedence over names in other letters or with a unit."""
     names, units = zip(*map(split_unit, header), strict=True)
-    matches = [[i for i, cell in enumerate(header) if cell == column] for column in columns]
-    matches = [
-        exact or [i for i, name in enumerate(names) if name == column.lower()]
-        for exact, column in zip(matches, columns, strict=True)
-    ]
-    found = ", ".join(header[:8]) + (", ..." if len(header) > 8 else "")
-    wrong = [column for column, places in zip(columns, matches, strict=True) if len(places) != 1]
-    if wrong and any(name.startswith("centroid x") for name in names):
-        raise LabelError(f"{where}: has positions from QuPath ({found}); export GeoJSON instead")
-    if wrong:
-        raise LabelError(f"{where}: found the columns {found}, expected {', '.join(columns)}; {remedy}")
-    places = [indices[0] for indices in matches]
-    if in_um := [header[place] for place in places[:2] if units[place] == "um" != unit]:
+    indices = []
+    for column in columns:
+        exact = [i for i, cell in enumerate(header) if cell == column]
+        matches = exact or [i for i, name in enumerate(names) if name == column.lower()]
+        if len(matches) != 1:
+            found = ", ".join(header[:8]) + (", ..." if len(header) > 8 else "")
+            if any(name.startswith("centroid x") for name in names):
+                remedy = "instead of positions from QuPath, export GeoJSON"
+            raise LabelError(f"{where}: found the columns {found}, expected {', '.join(columns)}; {remedy}")
+        indices += matches
+    if in_um := [header[index] for index in indices[:2] if units[index] == "um" != unit]:
         raise LabelError(f"{where}: positions are in um ({', '.join(in_um)}); give them in pixels")
-    return places
+    return indices
 
 
 def split_unit(name: str) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from muse_pipeline.core.config import Positive
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.pictures import list_pictures, resize_picture
 from muse_pipeline.core.types import Frame
+from muse_pipeline.labels.base_source import LabelledPicture, Sample, TargetModel, require_folder
 from muse_pipeline.labels.class_areas import AreaDetector
 from muse_pipeline.labels.folder_source import FORMATS, TEXT_SUFFIXES, Canvas, FolderSource, LabelFiles
 from muse_pipeline.labels.labelled_image import LabelledImage
@@ -28,7 +29,6 @@ from muse_pipeline.labels.nuclei_files import (
 )
 from muse_pipeline.labels.picture_scale import OF_SOURCE, read_picture
 from muse_pipeline.labels.region_windows import fill_polygon
-from muse_pipeline.labels.source import LabelledPicture, Sample, TargetModel, require_folder
 from muse_pipeline.tissue.stain import fit_macenko
 
 MASK_READERS = {"instances": read_instances, "masks": read_masks}

@@ -165,9 +165,6 @@ def mean_stains(fits: list[MacenkoFit | None], method: str, weights: list[float]
         fits: stain fit of each image; None if it failed.
         method: "macenko" or "identity".
         weights: weights of the images; equal by default.
-
-    Raises:
-        ConfigError: no image's stains could be fitted.
     """
     if method == "identity":
         return ColourReference()

@@ -19,9 +19,9 @@ from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.files import read_rows, sha256_of
 from muse_pipeline.core.pictures import list_pictures, read_grey, read_rgb, resize_picture
+from muse_pipeline.labels.base_source import require_folder
 from muse_pipeline.labels.nuclei_files import require_size
 from muse_pipeline.labels.region_windows import fill_polygon, open_regions
-from muse_pipeline.labels.source import require_folder
 from muse_pipeline.qupath.regions import read_class_areas
 from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.slides.signature import fingerprint_file

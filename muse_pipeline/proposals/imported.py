@@ -72,12 +72,7 @@ class ImportedNuclei(Proposer):
 
     @classmethod
     def fit(cls, sample: SlideSample, settings: ImportSettings) -> ImportedNuclei:
-        """Read the slide's file.
-
-        Raises:
-            ConfigError: the file has an unknown suffix, or the sample has no ``info``.
-            GeoJSONError, LabelError: the file is missing or broken.
-        """
+        """Read the slide's file."""
         if sample.info is None:
             raise ConfigError("imported: positions on a slide cannot be located without the slide's `slide.json`")
         path = Path(settings.file.replace(SLIDE, sample.info.slide_id))
@@ -139,12 +134,7 @@ def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nucle
 
 
 def read_nuclei_of_others(path: Path, info: SlideInfo) -> Nuclei:
-    """All nuclei of a file (frame: level0), sorted by y; those without an outline get a circle.
-
-    Raises:
-        ConfigError: the file has an unknown suffix.
-        GeoJSONError, LabelError: the file is broken, or has nuclei outside the slide.
-    """
+    """All nuclei of a file (frame: level0), sorted by y; those without an outline get a circle."""
     settings = ImportSettings(str(path))
     nuclei = read_foreign(path, settings, info)
     outside = np.flatnonzero(((nuclei.xy < 0) | (nuclei.xy >= info.size_px)).any(1))

@@ -68,8 +68,8 @@ def test_columns_may_be_capitalised_and_those_of_qupath_are_distinguished_from_o
     assert read_truth(path, ["a", "b"], (0.5, 0.5)).nuclei.xy.tolist() == [[1.5, 2]]
     faults = {
         "Row,X,Kind\n1,2,3\n": "Row, X, Kind, expected x, y, class",
-        "Image,Class,Centroid X µm,Centroid Y µm\ns,a,1,2\n": r"QuPath .*Centroid Y µm",
-        "Class,Centroid X px,Centroid Y px\na,1,2\n": "QuPath .*Centroid Y px",
+        "Image,Class,Centroid X µm,Centroid Y µm\ns,a,1,2\n": "Centroid Y µm, expected .*QuPath",
+        "Class,Centroid X px,Centroid Y px\na,1,2\n": "Centroid Y px, expected .*QuPath",
     }
     for text, message in faults.items():
         path.write_text(text, encoding="utf-8")

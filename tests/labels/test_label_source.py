@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from muse_pipeline.core.errors import ConfigError, LabelError
+from muse_pipeline.labels.base_source import Sample
 from muse_pipeline.labels.dataset_source import DatasetSource
 from muse_pipeline.labels.label_sources import parse_source
 from muse_pipeline.labels.picture_source import PictureSource
 from muse_pipeline.labels.slide_source import SlideSource
-from muse_pipeline.labels.source import Sample
 
 
 def patient_of(name, rule):

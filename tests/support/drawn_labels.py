@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
+from muse_pipeline.labels.base_source import LabelSource
 from muse_pipeline.labels.label_sources import read_labelled_images
 from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.labels.picture_source import PictureSource
-from muse_pipeline.labels.source import LabelSource
 
 CLASSES = ("Dark", "Pale")
 GROUND, NUCLEUS = (235, 190, 215), (90, 60, 130)

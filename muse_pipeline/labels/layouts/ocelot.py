@@ -10,11 +10,11 @@ from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.files import read_lines
 from muse_pipeline.core.types import Frame
+from muse_pipeline.labels.base_source import LabelledPicture, Sample
 from muse_pipeline.labels.dataset_source import Layout
 from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.labels.nuclei_files import read_text
 from muse_pipeline.labels.picture_scale import read_picture, require_agreement, require_mpp
-from muse_pipeline.labels.source import LabelledPicture, Sample
 
 
 @LAYOUTS.register("ocelot")

@@ -22,9 +22,9 @@ from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.region_lookup import FailedRegions, load_regions, read_record
 from muse_pipeline.inference.stains import colour_of_fit, read_colour
+from muse_pipeline.labels.base_source import LabelSource
 from muse_pipeline.labels.label_sources import read_labelled_images, require_in_names, require_words
 from muse_pipeline.labels.picture_scale import read_picture
-from muse_pipeline.labels.source import LabelSource
 from muse_pipeline.labels.statistics import mean_stains
 from muse_pipeline.nuclei.parquet import iterate_rows, read_provenance
 from muse_pipeline.slides.inspect import read_info
