@@ -97,7 +97,7 @@ def read_truth(
         indices = [(0,)] * len(true.nuclei)
     else:
         words = ClassWords(classes, class_map or {}, "rename it, or map it with --class-map")
-        indices = true.look_up(words.indices, ())
+        indices = true.resolve(words.indices, ())
     label = np.array([next(iter(one), -1) for one in indices], np.int32)
     accepted = None
     if any(len(one) > 1 for one in indices):

@@ -188,7 +188,7 @@ class LabelSource(ABC):
 
     def classify(self, labels: FileNuclei, model: TargetModel) -> FileNuclei:
         """The nuclei of a file with the classes of the model."""
-        return labels.with_labels(labels.look_up(self.words_for(model).index, -1))
+        return labels.with_labels(labels.resolve(self.words_for(model).index, -1))
 
     def label_picture(self, sample: Sample, picture: LabelledPicture, model: TargetModel) -> LabelledImage:
         """Resample a picture to the model's mpp; if ``grow_outlines``, grow the outlines that are not drawn."""

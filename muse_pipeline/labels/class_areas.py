@@ -19,7 +19,6 @@ from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.labelled_image import AreaCount
 from muse_pipeline.labels.nuclei_files import require_size
-from muse_pipeline.labels.region_windows import RegionWindow
 from muse_pipeline.nuclei.class_names import ClassWords
 from muse_pipeline.nuclei.masks import label_image_to_polygons, read_mask
 from muse_pipeline.nuclei.table import Nuclei
@@ -28,7 +27,6 @@ from muse_pipeline.qupath.read import read_geojson
 from muse_pipeline.qupath.regions import are_called, union_of_areas
 from muse_pipeline.tissue.stain import MacenkoFit
 
-SURROUND_PX = 64  # context around the cell of a window, so that nuclei at the border of the cell are complete
 DETECTIONS = ("detection", "cell")  # types of QuPath objects that are nuclei, not areas
 
 
@@ -185,10 +183,3 @@ class AreaDetector:
         """The nuclei (frame: window) that the detector finds in (h, w, 3) ``pixels``."""
         found = detect_picture(self.predictor, pixels, self.mpp, stain)
         return Nuclei(found.xy, Frame.WINDOW, rays=np.full((len(found), self.n_rays), np.nan, np.float32))
-
-    def find_in_cell(self, pixels: np.ndarray, window: RegionWindow, stain: MacenkoFit | None) -> Nuclei:
-        """The nuclei (frame: window) that the detector finds in and around the cell of a window."""
-        left, top, right, bottom = (edge - window.origin[axis % 2] for axis, edge in enumerate(window.cell))
-        left, top = max(left - SURROUND_PX, 0), max(top - SURROUND_PX, 0)
-        nuclei = self.find(pixels[top : bottom + SURROUND_PX, left : right + SURROUND_PX], stain)
-        return replace(nuclei, xy=nuclei.xy + np.array([left, top]))

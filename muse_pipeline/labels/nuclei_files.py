@@ -69,7 +69,7 @@ class FileNuclei:
         """The beginning of a message about a nucleus: its file and number."""
         return f"{self.path}, {self.unit} {self.numbers[index]}"
 
-    def look_up(self, find: Callable[[str, str], Meaning], unknown: Meaning) -> list[Meaning]:
+    def resolve(self, find: Callable[[str, str], Meaning], unknown: Meaning) -> list[Meaning]:
         """The meaning of each nucleus' class name, which ``find`` returns for a name and its first ``where``."""
         meanings: dict[str | None, Meaning] = {None: unknown}
         for index, word in enumerate(self.words):

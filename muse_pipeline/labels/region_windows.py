@@ -48,6 +48,12 @@ class RegionWindow:
         within = (x >= left) & (x < right) & (y >= top) & (y < bottom)
         return within & shapely.intersects_xy(self.region, x, y)
 
+    def around_cell(self, pixels: np.ndarray, margin_px: int) -> tuple[np.ndarray, np.ndarray]:
+        """The ``pixels`` of the picture in and around the cell, and the position (x, y) of their corner in it."""
+        left, top = np.maximum(np.subtract(self.cell[:2], self.origin) - margin_px, 0)
+        right, bottom = np.subtract(self.cell[2:], self.origin) + margin_px
+        return pixels[top:bottom, left:right], np.array([left, top])
+
     def mask(self) -> np.ndarray:
         """(height, width) bool: pixels of the picture whose centres are in both the region and this cell."""
         filled = fill_polygon(self.region, self.origin, self.size)

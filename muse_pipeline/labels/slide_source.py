@@ -22,15 +22,15 @@ from muse_pipeline.labels.folder_source import Canvas, FolderSource
 from muse_pipeline.labels.labelled_image import LabelledImage, complete_outlines
 from muse_pipeline.labels.nuclei_files import FileNuclei
 from muse_pipeline.labels.picture_scale import OF_SOURCE, require_agreement
-from muse_pipeline.labels.region_windows import RegionWindow, SlideRegions, open_regions
+from muse_pipeline.labels.region_windows import SlideRegions, open_regions
 from muse_pipeline.nuclei.parquet import footer_checksum
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.objects import properties_of
 from muse_pipeline.qupath.parse import iterate_features
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
-from muse_pipeline.tissue.stain import MacenkoFit
 
+SURROUND_PX = 64  # context around the cell of a window, so that nuclei found at its border are complete
 OUTLINE_MARGIN_UM = 30.0  # context around the cell of a window, for outlines that grow over its border
 SLIDE, NUCLEI = "muse slide", "muse nuclei"  # metadata keys of regions drawn in the viewer (page/teach.js)
 
@@ -56,10 +56,7 @@ class SlideSource(FolderSource):
     def list_all(self) -> list[Sample]:
         """List every slide of the sheet or folder, used or not."""
         rows = collect_slides(self.slides, self.mpp) if self.slides.is_dir() else read_sheet(self.slides)
-        names = [Path(row.path).name for row in rows]
-        return [
-            Sample(row.slide_id, row.patient, (), alias=name, row=row) for row, name in zip(rows, names, strict=True)
-        ]
+        return [Sample(row.slide_id, row.patient, alias=Path(row.path).name, row=row) for row in rows]
 
     def in_split(self, samples: list[Sample]) -> list[Sample]:
         """The slides in ``split``: a file of names, or a value in the sheet's split column."""
@@ -117,7 +114,9 @@ class SlideSource(FolderSource):
                 own = nuclei[window.contains(nuclei.xy)]
                 own = replace(own, xy=own.xy - window.origin, frame=Frame.WINDOW)
                 if self.grow_outlines:
-                    own = _grow_outlines(window, own, pixels, stain, model.mpp)
+                    near, corner = window.around_cell(pixels, round(OUTLINE_MARGIN_UM / model.mpp))
+                    grown = complete_outlines(near, replace(own, xy=own.xy - corner), stain, model.mpp)
+                    own = replace(own, rays=grown.rays)
                 facts = regions.describe(sample.name, window)
                 yield self.image(sample, pixels, own, n_left_out=n_left_out, **facts)
                 n_left_out = 0
@@ -150,7 +149,9 @@ class SlideSource(FolderSource):
         total = np.zeros(len(areas.shape), int)
         with open_regions(sample.row.path, info, model.mpp, enlarge=True) as regions:
             for window, pixels in regions.read(shapely.union_all(areas.shape), model.context_px):
-                nuclei = detector.find_in_cell(pixels, window, regions.colour.macenko)
+                near, corner = window.around_cell(pixels, SURROUND_PX)
+                nuclei = detector.find(near, regions.colour.macenko)
+                nuclei.xy += corner
                 in_work = nuclei.xy + window.origin
                 # As in a run, what is found on glass is not a nucleus.
                 is_own = window.contains(in_work) & regions.in_tissue(in_work)
@@ -192,14 +193,3 @@ def _on_slide(shapes: np.ndarray | BaseGeometry, info: SlideInfo, what: str) -> 
     if not shapely.area(clipped).any():
         raise LabelError(f"{what} lie outside slide '{info.slide_id}'; do they belong to a different slide?")
     return clipped
-
-
-def _grow_outlines(
-    window: RegionWindow, own: Nuclei, pixels: np.ndarray, stain: MacenkoFit | None, mpp: float
-) -> Nuclei:
-    """Complete the outlines of a window's nuclei, reading only the pixels around its cell."""
-    margin = round(OUTLINE_MARGIN_UM / mpp)
-    left, top = (max(window.cell[i] - window.origin[i] - margin, 0) for i in (0, 1))
-    right, bottom = (window.cell[i + 2] - window.origin[i] + margin for i in (0, 1))
-    near = replace(own, xy=own.xy - (left, top))
-    return replace(own, rays=complete_outlines(pixels[top:bottom, left:right], near, stain, mpp).rays)

@@ -33,7 +33,7 @@ def test_our_own_files_come_back(tmp_path, frame):
 def read_nuclei(path, classes, mpp, n_rays=32, **how):
     """The nuclei of a file, with their classes."""
     file = read_drawn(path, mpp, n_rays, **how)
-    return file.with_labels(file.look_up(ClassWords(classes, {}, "").index, -1)).nuclei
+    return file.with_labels(file.resolve(ClassWords(classes, {}, "").index, -1)).nuclei
 
 
 def write(path, *features):

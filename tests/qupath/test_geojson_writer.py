@@ -218,7 +218,7 @@ def test_nuclei_of_immunohistochemistry_have_derived_classes(tmp_path, monkeypat
     assert check_geojson(tmp_path / "nuclei.geojson.gz").is_good
     words = ClassWords(["Stroma", "Immune: T"], {}, "")
     drawn = read_drawn(tmp_path / "nuclei.geojson.gz", (0.25, 0.25), 8)
-    assert drawn.look_up(words.index, -1) == nuclei.label.tolist()
+    assert drawn.resolve(words.index, -1) == nuclei.label.tolist()
     geodataframe.write_geojson(geodataframe.read_nuclei(tmp_path / "nuclei.parquet"), tmp_path / "again.geojson.gz")
     assert read_lines(tmp_path / "again.geojson.gz") == features
 

@@ -98,7 +98,7 @@ WORDS = ClassWords(("Dark",), {"Tumor: Positive": "Dark"}, "")
 def read_labels(path):
     """(number of nuclei, number of regions) of labels whose regions have the class Tumor."""
     labels = read_drawn(path, (0.25, 0.25), 8, Frame.LEVEL0, region_class="Tumor")
-    labels.look_up(WORDS.index, -1)
+    labels.resolve(WORDS.index, -1)
     return len(labels.nuclei), len(shapely.get_parts(labels.area))
 
 
