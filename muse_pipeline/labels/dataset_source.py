@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from muse_pipeline.core.errors import LabelError
+from muse_pipeline.core.errors import LabelError, MuseError
+from muse_pipeline.core.text import one_line
 from muse_pipeline.labels.base_source import LabelledPicture, LabelSource, Sample, TargetModel, require_folder
 from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.labels.layouts import LAYOUTS
@@ -54,6 +56,18 @@ class Layout(ABC):
         if path is None:
             raise LabelError(f"{self.folder}: has no {missing}; unpack all files of {self.title} there")
         return path
+
+
+@contextmanager
+def as_published(path: Path) -> Iterator[None]:
+    """Report any exception in the block as damage to ``path``: decoders may raise any exception on foreign bytes."""
+    try:
+        yield
+    except MuseError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise LabelError(f"{path}: not the file as published ({reason}); download it again") from error
 
 
 @dataclass(frozen=True, kw_only=True)
