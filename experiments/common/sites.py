@@ -36,7 +36,7 @@ def split_sources(config: DetectorConfig, fold: str) -> tuple[tuple[LabelSource,
         others = tuple(f"{SITED}{other}-" for other in SITES if other != fold)
         return tuple(excluding(s, f"{SITED}{fold}-") for s in sited), tuple(excluding(s, *others) for s in sited)
     held = tuple(dataclasses.replace(source, split=source.images.parent / "val.txt") for source in sited)
-    patients = {path.name[:12] for source in held for path in source.choose()}
+    patients = {sample.name[:12] for source in held for sample in source.choose()}
     train = (dataclasses.replace(source, split=source.images.parent / "train.txt") for source in sited)
     return tuple(excluding(source, *sorted(patients)) for source in train), held
 
@@ -48,7 +48,7 @@ def excluding(source: LabelSource, *words: str) -> LabelSource:
 
 def draw_pictures(source: LabelSource, n: int, draw: int) -> LabelSource:
     """The source with only ``n`` of its pictures, chosen by hashes of ``draw`` and their names."""
-    names = [path.name for path in source.choose()]
+    names = [sample.alias for sample in source.choose()]
     names.sort(key=lambda name: hashlib.sha256(f"{draw}{name}".encode()).digest())
     return excluding(source, *names[n:])
 

@@ -90,7 +90,7 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
     start = pretrain(site, seed, data, work.parent / "muse_proof")
     changes = (*EVERY, f"window_px={WINDOW_PX[kind]}", f"seed={seed}", f"checkpoint={start}")
     config = load_detector_config(RECIPE, data, changes)
-    known = [path for source in split_sources(config, site)[0] for path in source.choose()]
+    known = [sample for source in split_sources(config, site)[0] for sample in source.choose()]
     folder, n_pictures = work / f"{arm}-{seed}", round(len(known) * int(share) / 100)
     checkpoint = train_fold(config, site, folder, "cpu", n_pictures, draw=seed, stage=HiddenLabelsStage)
     scores = score(config, site, export_fold(checkpoint, folder))

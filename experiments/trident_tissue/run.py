@@ -26,7 +26,6 @@ from muse_pipeline.data.views import ViewSettings
 from muse_pipeline.labels.base_source import LabelSource
 from muse_pipeline.labels.label_sources import read_labelled_images
 from muse_pipeline.labels.labelled_image import LabelledImage
-from muse_pipeline.labels.picture_source import PictureSource
 from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.method import SelfDistillationSettings
 from muse_pipeline.methods.muse.run import INDEX, MuseStage
@@ -129,7 +128,7 @@ def run_arm(arm: str, seed: int, data: Path, work: Path) -> dict:
 
 def read_sites(labels: LabelSource, sites: tuple[str, ...]) -> list[LabelledImage]:
     """The labelled pictures of some sites, from train and val."""
-    kept = PictureSource(**{**vars(labels), "exclude": sites_but(sites)})
+    kept = dataclasses.replace(labels, exclude=sites_but(sites))
     return read_labelled_images([kept], CLASSES, MPP, n_rays=3)
 
 

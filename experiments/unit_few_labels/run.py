@@ -163,7 +163,7 @@ def run_breast(config: DetectorConfig, data: Path, n: int, folder: Path) -> dict
 
     Counts are true positives, false positives and false negatives for any class and for each class.
     """
-    names = [path.stem for path in config.sources[0].choose()]
+    names = [sample.name for sample in config.sources[0].choose()]
     others = sorted(name for name in names if f"TCGA-{JUDGED}-" not in name)
     labelled = np.random.default_rng(config.seed).permutation(others)[:n].tolist()
     config = without(config, [name for name in names if name not in labelled])
