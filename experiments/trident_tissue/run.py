@@ -12,6 +12,7 @@ folder with brca-m2c/.
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path

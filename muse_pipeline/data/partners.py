@@ -88,41 +88,6 @@ class PairedSource(NucleusSource):
             )
 
 
-class PicturePartner:
-    """A partner that is a picture aligned pixel by pixel with its H&E image."""
-
-    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) uint8 of ``size`` = (width, height) px with the corner ``xy``; white where there is no partner."""
-        raise NotImplementedError
-
-    def covers(self, xy: np.ndarray) -> np.ndarray:
-        """(M,) bool: True for positions (M, 2), in image px, where the partner may be used."""
-        return np.ones(len(xy), bool)
-
-
-@dataclass(frozen=True, eq=False)
-class PartnerStore(PicturePartner):
-    """The store of a registered partner.
-
-    Attributes:
-        store: the store; no pixels are held in memory.
-    """
-
-    store: Store
-
-    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) uint8 as in ``PicturePartner.read``, from the store."""
-        return self.store.read(xy, size)
-
-    def covers(self, xy: np.ndarray) -> np.ndarray:
-        """(M,) bool, read from the store's tissue label."""
-        return self.store.in_tissue(xy)
-
-
-class PartnerPicture(Picture, PicturePartner):
-    """The partner of an H&E picture; both are mirrored beyond their borders."""
-
-
 N_RAYS, POINT_UM, REACH_UM = 32, 3.0, 20.0  # rays per outline; radius drawn for a point; maximum ray length
 INSIDE, OUTLINE = (0, 160, 80), (0, 0, 0)  # colours on white; outlines separate touching nuclei
 SUBPIXEL_BITS = 4
@@ -130,7 +95,7 @@ RAYS = "rays.npy"
 
 
 @dataclass(frozen=True, eq=False)
-class DrawnNuclei(PicturePartner):
+class DrawnNuclei:
     """Outlines of nuclei, rendered as a picture window by window.
 
     Attributes:
@@ -153,7 +118,7 @@ class DrawnNuclei(PicturePartner):
             np.save(partial / RAYS, np.nan_to_num(rays[order], nan=POINT_UM).clip(max=REACH_UM).astype(np.float32))
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) uint8 as in ``PicturePartner.read``, rendered from the outlines."""
+        """(h, w, 3) uint8 of ``size`` = (width, height) px with the corner ``xy``, rendered from the outlines."""
         canvas = np.full((size[1], size[0], 3), BACKGROUND, np.uint8)
         index, margin = NucleusIndex.open(self.folder, self.size_px, self.mpp), REACH_UM / self.mpp
         numbers, centres = index.inside(
@@ -167,8 +132,15 @@ class DrawnNuclei(PicturePartner):
         cv2.polylines(canvas, points, True, OUTLINE, 1, cv2.LINE_8, SUBPIXEL_BITS)
         return canvas
 
+    def in_tissue(self, xy: np.ndarray) -> np.ndarray:
+        """(M,) bool: True for all positions (M, 2)."""
+        return np.ones(len(xy), bool)
 
-def open_partner(source: PartnerSource, image: NucleusImage, folder: Path) -> PicturePartner | None:
+
+Partner = Store | Picture | DrawnNuclei  # may be used in its tissue
+
+
+def open_partner(source: PartnerSource, image: NucleusImage, folder: Path) -> Partner | None:
     """Open the partner of an image; None if ``source`` has no file for the image, or its registration failed.
 
     Args:
@@ -187,7 +159,7 @@ def open_partner(source: PartnerSource, image: NucleusImage, folder: Path) -> Pi
     return _open_nuclei(source.nuclei, image, folder)
 
 
-def _open_store(path: Path, image: NucleusSlide) -> PartnerStore | None:
+def _open_store(path: Path, image: NucleusSlide) -> Store | None:
     if failure_of(path):
         return None
     store = open_store(path)
@@ -205,7 +177,7 @@ def _open_store(path: Path, image: NucleusSlide) -> PartnerStore | None:
     rows, columns = np.nonzero(mask)
     if not image.store.in_tissue((np.stack([columns, rows], 1) + 0.5) * side).any():
         raise StoreError(f"{path}: covers no tissue of {image.store.path}; check the registration")
-    return PartnerStore(store)
+    return store
 
 
 def failure_of(store: Path) -> str:
@@ -214,7 +186,7 @@ def failure_of(store: Path) -> str:
     return outcome["reason"] if outcome and outcome["status"] == FAILED else ""
 
 
-def _open_picture(folder: Path, image: NucleusImage) -> PartnerPicture | None:
+def _open_picture(folder: Path, image: NucleusImage) -> Picture | None:
     path = _file_of(folder, image.name, tuple(PICTURE_SUFFIXES))
     if path is None:
         return None
@@ -224,7 +196,7 @@ def _open_picture(folder: Path, image: NucleusImage) -> PartnerPicture | None:
             f"{path}: is {_size(pixels.shape[1::-1])} px, but its H&E picture is {_size(image.size_px)} px; give a "
             "partner of the same size"
         )
-    return PartnerPicture(pixels)
+    return Picture(pixels)
 
 
 def _open_nuclei(location: Path, image: NucleusImage, folder: Path) -> DrawnNuclei | None:
@@ -316,7 +288,7 @@ class PairBatches:
         self,
         views: ViewBatches,
         images: Sequence[NucleusImage],
-        partners: Sequence[PicturePartner | None],
+        partners: Sequence[Partner | None],
     ):
         self.views = views
         self._partner = {id(image): partner for image, partner in zip(images, partners, strict=True)}
@@ -333,10 +305,10 @@ class PairBatches:
             if partner is None:
                 continue
             # The centre and four points near the corners represent the whole view.
-            known[number] = partner.covers(view.source_xy(CORNERS * view.size_px)).all()
+            known[number] = partner.in_tissue(view.source_xy(CORNERS * view.size_px)).all()
             if known[number]:
                 cut.append(view.cut(partner))
-                at_nuclei[number] = shared[number] & partner.covers(view.source_xy(xy[number]))
+                at_nuclei[number] = shared[number] & partner.in_tissue(view.source_xy(xy[number]))
         side = sets[0].views[0].size_px
         pixels = torch.from_numpy(np.stack(cut) if cut else np.zeros((0, side, side, 3), np.uint8))
         return PartnerBatch(pixels.permute(0, 3, 1, 2), torch.from_numpy(known), torch.from_numpy(at_nuclei))

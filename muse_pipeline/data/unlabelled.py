@@ -101,6 +101,10 @@ class Picture:
         self.size_px = pixels.shape[1], pixels.shape[0]
         self.tissue = np.ones((-(-pixels.shape[0] // MASK_PX), -(-pixels.shape[1] // MASK_PX)), bool), float(MASK_PX)
 
+    def in_tissue(self, xy: np.ndarray) -> np.ndarray:
+        """(M,) bool: True for all positions (M, 2)."""
+        return np.ones(len(xy), bool)
+
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
         """(h, w, 3) uint8 as in ``Image.read``, mirrored beyond the border."""
         (x, y), (width, height) = xy, size

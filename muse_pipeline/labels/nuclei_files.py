@@ -5,10 +5,9 @@ Labels for training, ground truth for evaluation, imported proposals and drawn p
 
 from __future__ import annotations
 
-import csv
 import math
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -20,7 +19,7 @@ from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.core.coords import row_column_index_to_xy, xy_index_to_xy
 from muse_pipeline.core.errors import LabelError, MuseWarning
-from muse_pipeline.core.files import read_lines
+from muse_pipeline.core.files import iterate_rows
 from muse_pipeline.core.text import count_noun, decimal_point
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.region_windows import fill_polygon
@@ -154,7 +153,7 @@ def read_points(
     """
     indices, header, has_classes, has_scores = None, list(columns), len(columns) > 2, False
     numbers, xy, words, scores = [], [], [], []
-    for number, row, separator in _split(path):
+    for number, row, separator in iterate_rows(path):
         where = f"{path}, line {number}"
         if indices is None and may_lack_header and math.isfinite(_to_number(row[0], separator)):
             indices = list(range(len(columns)))
@@ -186,21 +185,6 @@ def read_text(path: Path, order: str, frame: Frame, n_rays: int) -> FileNuclei:
     remedy = "name each of these columns once in a header, or begin with the first nucleus"
     table = read_points(path, order.split(), frame, n_rays, remedy=remedy, may_lack_header=True)
     return replace(table, nuclei=replace(table.nuclei, xy=TO_XY[order](table.nuclei.xy)))
-
-
-def _split(path: Path) -> Iterator[tuple[int, list[str], str | None]]:
-    """Yield the line, the stripped cells and the separator (None for blanks) of each row that is not blank."""
-    lines = read_lines(path)
-    first = next(filter(str.strip, lines), "")
-    separator = max("\t;,", key=first.count) if set("\t;,") & set(first) else None
-    reader = csv.reader(lines, delimiter=separator or " ", strict=True)
-    rows = ((reader.line_num, row) for row in reader) if separator else enumerate(map(str.split, lines), 1)
-    try:
-        for number, row in rows:
-            if any(cells := [cell.strip() for cell in row]):
-                yield number, cells, separator
-    except csv.Error as error:
-        raise LabelError(f"{path}, line {reader.line_num}: not readable as CSV ({error}); correct it") from error
 
 
 def _find_columns(header: list[str], columns: Sequence[str], unit: str, where: str, remedy: str) -> list[int]:
