@@ -86,15 +86,13 @@ class LabelledPicture(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelSource(ABC):
-    """Labels with their pictures or slides (``docs/guide/labels.md``).
+    """Labels with their pictures or slides.
 
     Attributes:
         labels: folder of label files, whose names begin with the stem of their picture or the id of their slide; for an
             open dataset, its folder.
-        format: "row column class" or "x y class" (text, one nucleus per line), "geojson" (points or polygons with
-            classes as in QuPath), "instances" (PNG, TIFF or NPY with a number per nucleus; pictures only), "masks"
-            (like "instances", but black and white) or "areas" (GeoJSON, or masks of classes, around nuclei that
-            ``detector`` finds); or an open dataset: "lizard", "nuinsseg", "ocelot", "pannuke" or "puma"
+        format: "row column class" or "x y class" (text), "geojson", "areas" or, for pictures, "instances" or "masks"
+            (``docs/guide/labels.md``); or an open dataset: "lizard", "nuinsseg", "ocelot", "pannuke" or "puma"
             (``docs/guide/open-data.md``).
         mpp: um per pixel; required if pictures or slides lack it, otherwise it must agree with theirs.
         class_map: class name of the model for each word in the label files, or null to leave such nuclei out; for

@@ -72,7 +72,7 @@ def as_published(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSource(LabelSource):
-    """Pictures of an open dataset, in the folder ``labels``; ``format`` is its name (``docs/guide/open-data.md``)."""
+    """Pictures of an open dataset, whose ``format`` is its name."""
 
     @property
     def location(self) -> Path:

@@ -15,7 +15,7 @@ from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.base_source import LabelSource, TargetModel, require_folder
 from muse_pipeline.labels.class_areas import ClassAreas, read_areas
-from muse_pipeline.labels.nuclei_files import FileNuclei, read_drawn, read_text
+from muse_pipeline.labels.nuclei_files import FileNuclei, ObjectRules, read_drawn, read_text
 from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 
 TEXT_SUFFIXES = (".txt", ".csv", ".tsv")
@@ -75,7 +75,7 @@ class FolderSource(LabelSource):
         """The label files of all pictures or slides, by the setting that names their folder."""
         names = [sample.name for sample in self.list_all()]
         files = {"labels": LabelFiles(self.labels, names, self.formats[self.format], "labels")}
-        if self.regions is not None:
+        if self.regions is not None and self.format != "areas":
             files["regions"] = LabelFiles(self.regions, names, GEOJSON_SUFFIXES, "regions")
         return files
 
@@ -97,8 +97,8 @@ class FolderSource(LabelSource):
 
     def read_drawn(self, path: Path, canvas: Canvas, model: TargetModel) -> FileNuclei:
         """Read nuclei and regions of GeoJSON, without looking up classes."""
-        names = {"region_class": self.region_class, "ignored": self.ignore, "repairs_regions": False}
-        return read_drawn(path, canvas.mpp, model.n_rays, canvas.frame, canvas.offset_px, **names)
+        rules = ObjectRules(self.region_class, self.ignore, repairs_regions=False)
+        return read_drawn(path, canvas.mpp, model.n_rays, canvas.frame, canvas.offset_px, rules)
 
     def require_area(self, labels: FileNuclei) -> None:
         """Reject a file without an annotated region."""

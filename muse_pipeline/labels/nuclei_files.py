@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import shapely
@@ -225,16 +225,32 @@ def _to_number(cell: str, separator: str | None) -> float:
     return number if math.isfinite(number) else math.nan
 
 
+class ObjectRules(NamedTuple):
+    """The meaning of objects in GeoJSON.
+
+    Attributes:
+        region_class: class or name of annotations around areas in which all nuclei are in the file.
+        ignored: classes and names of annotations that are not nuclei.
+        repairs_regions: True to repair regions whose lines cross, False to reject them.
+        by_program: True to read tiles too, and to accept detections of any size: a detected clump is one nucleus.
+    """
+
+    region_class: str = REGION
+    ignored: Collection[str] = IGNORED
+    repairs_regions: bool = True
+    by_program: bool = False
+
+
+DRAWN_IN_QUPATH = ObjectRules()
+
+
 def read_drawn(
     path: Path,
     mpp: tuple[float, float],
     n_rays: int,
     frame: Frame = Frame.LEVEL0,
     offset_px: tuple[int, int] = (0, 0),
-    region_class: str = REGION,
-    ignored: Collection[str] = IGNORED,
-    repairs_regions: bool = True,
-    by_program: bool = False,
+    rules: ObjectRules = DRAWN_IN_QUPATH,
 ) -> FileNuclei:
     """Read points and polygons of GeoJSON, each part of which is a nucleus, and the regions around them.
 
@@ -244,23 +260,20 @@ def read_drawn(
         n_rays: number of rays per nucleus; rays of points are NaN.
         frame: frame of the positions after the offset is added.
         offset_px: (x, y) offset added to the positions in the file.
-        region_class: class or name of annotations around areas in which all nuclei are in the file.
-        ignored: classes and names of annotations that are not nuclei.
-        repairs_regions: True to repair regions whose lines cross, False to reject them.
-        by_program: True to read tiles too, and to accept detections of any size: a detected clump is one nucleus.
+        rules: meaning of the objects in the file.
     """
-    objects = read_geojson(path, offset_px, tiles=by_program)
-    is_region = are_called(objects, (region_class,))
-    area = _join_regions(objects[is_region], repairs_regions)
-    drawn = objects[~is_region & ~are_called(objects, ignored)]
+    objects = read_geojson(path, offset_px, tiles=rules.by_program)
+    is_region = are_called(objects, (rules.region_class,))
+    area = _join_regions(objects[is_region], rules.repairs_regions)
+    drawn = objects[~is_region & ~are_called(objects, rules.ignored)]
     parts = drawn.to_parts()
     is_large = shapely.area(parts.geometry) * np.prod(mpp) > LARGEST_NUCLEUS_UM2
-    if by_program:
+    if rules.by_program:
         is_large &= drawn.object_type[parts.owner] == "annotation"
     parts.reject(
         is_large,
-        f"covers more than the {LARGEST_NUCLEUS_UM2:,.0f} um2 of any nucleus; give it the class '{region_class}' if it "
-        "bounds what was annotated, else delete it or give it the class 'Ignore'",
+        f"covers more than the {LARGEST_NUCLEUS_UM2:,.0f} um2 of any nucleus; give it the class "
+        f"'{rules.region_class}' if it bounds what was annotated, else delete it or give it the class 'Ignore'",
     )
     xy, rays = parts.measure(mpp, n_rays)
     nuclei = Nuclei(xy, frame, rays=rays)

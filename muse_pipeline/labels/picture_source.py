@@ -80,7 +80,7 @@ class PictureSource(FolderSource):
     def find_files(self) -> dict[str, LabelFiles]:
         """The label files of all pictures, by the setting that names their folder."""
         files = super().find_files()
-        if self.points is not None:
+        if self.points is not None and self.format in MASK_READERS:
             names = [sample.name for sample in self.list_all()]
             files["points"] = LabelFiles(self.points, names, TEXT_SUFFIXES, "points")
         return files

@@ -90,15 +90,18 @@ class SlideSource(FolderSource):
             canvas = Canvas(title, Frame.LEVEL0, info.size_px, info.mpp, offset_px)
             files = {kind: folder.of(sample.name) for kind, folder in folders.items()}
             if detector is None:
-                yield from self._read_regions(sample, info, self.read_labels(files, canvas, model), model)
+                # A position that is marked as no nucleus in the viewer is a region without a nucleus.
+                from_viewer = self.format == "geojson" and is_from_viewer(files["labels"], info, self.results)
+                labels = self.read_labels(files, canvas, model)
+                yield from self._read_regions(sample, info, labels, model, may_be_empty=from_viewer)
             else:
                 areas = self.read_class_areas(files["labels"], canvas, model)
                 yield from self._read_areas(sample, info, areas, detector, model)
 
     def _read_regions(
-        self, sample: Sample, info: SlideInfo, labels: FileNuclei, model: TargetModel
+        self, sample: Sample, info: SlideInfo, labels: FileNuclei, model: TargetModel, may_be_empty: bool
     ) -> Iterator[LabelledImage]:
-        """Read the annotated regions of a slide."""
+        """Read the annotated regions of a slide; if they ``may_be_empty``, their nuclei and tissue are not checked."""
         self.require_area(labels)
         inside = self.find_inside(labels)
         nuclei = labels.nuclei[inside].require(Frame.LEVEL0)
@@ -106,8 +109,7 @@ class SlideSource(FolderSource):
         area = _on_slide(labels.area, info, f"{labels.path}: its regions")
         area = shapely.transform(area, lambda xy: level0_to_work(xy, info.mpp, model.mpp))
         with open_regions(sample.row.path, info, model.mpp) as regions:
-            # A position that is marked as no nucleus in the viewer is a region without a nucleus.
-            if self.format != "geojson" or not is_from_viewer(labels.path, info, self.results):
+            if not may_be_empty:
                 self._require_nuclei(area, nuclei, labels.path, regions)
             n_left_out, stain = int((~inside).sum()), regions.colour.macenko
             for window, pixels in regions.read(area, model.context_px):

@@ -14,7 +14,7 @@ from muse_pipeline.core.coords import GEOJSON_FRAMES, level0_to_work, qupath_off
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.types import Frame, SlideInfo
-from muse_pipeline.labels.nuclei_files import MASK_SUFFIXES, TABLE_SUFFIXES, read_drawn, read_points
+from muse_pipeline.labels.nuclei_files import MASK_SUFFIXES, TABLE_SUFFIXES, ObjectRules, read_drawn, read_points
 from muse_pipeline.nuclei.masks import label_image_to_nuclei, read_label_image, require_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
@@ -121,8 +121,8 @@ def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nucle
     if name.endswith(MASK_SUFFIXES):
         return _read_label_image(path, info)
     if name.endswith(GEOJSON_SUFFIXES):
-        offset_px = qupath_offset_px(info.bounds, settings.frame)
-        nuclei = read_drawn(path, info.mpp, N_RAYS, offset_px=offset_px, by_program=True).nuclei
+        offset_px, rules = qupath_offset_px(info.bounds, settings.frame), ObjectRules(by_program=True)
+        nuclei = read_drawn(path, info.mpp, N_RAYS, offset_px=offset_px, rules=rules).nuclei
     elif name.endswith(TABLE_SUFFIXES):
         columns, remedy = (settings.x, settings.y), "give the columns' names as `x` and `y`"
         nuclei = read_points(path, columns, n_rays=N_RAYS, unit=settings.unit, remedy=remedy).nuclei

@@ -8,9 +8,8 @@ import pytest
 import shapely
 
 from muse_pipeline.core.errors import GeoJSONError, LabelError, LeftOutWarning
-from muse_pipeline.core.types import Frame
 from muse_pipeline.evaluation.truth import read_truth
-from muse_pipeline.labels.nuclei_files import read_drawn
+from muse_pipeline.labels.nuclei_files import ObjectRules, read_drawn
 from muse_pipeline.nuclei.class_names import ClassWords
 from muse_pipeline.qupath.read import read_geojson
 from muse_pipeline.qupath.regions import read_areas
@@ -97,7 +96,7 @@ WORDS = ClassWords(("Dark",), {"Tumor: Positive": "Dark"}, "")
 
 def read_labels(path):
     """(number of nuclei, number of regions) of labels whose regions have the class Tumor."""
-    labels = read_drawn(path, (0.25, 0.25), 8, Frame.LEVEL0, region_class="Tumor")
+    labels = read_drawn(path, (0.25, 0.25), 8, rules=ObjectRules("Tumor", repairs_regions=False))
     labels.resolve(WORDS.index, -1)
     return len(labels.nuclei), len(shapely.get_parts(labels.area))
 

@@ -6,7 +6,7 @@ from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.base_source import LabelledPicture, Sample
 from muse_pipeline.labels.dataset_source import Layout
 from muse_pipeline.labels.layouts import LAYOUTS
-from muse_pipeline.labels.nuclei_files import read_drawn
+from muse_pipeline.labels.nuclei_files import ObjectRules, read_drawn
 from muse_pipeline.labels.picture_scale import read_picture
 
 NUCLEI = "_nuclei.geojson"
@@ -34,6 +34,6 @@ class Puma(Layout):
         """Read one picture with its nuclei, as described in ``Layout``."""
         picture, path = sample.files
         pixels, mpp = read_picture(picture, self.source.mpp)
-        names = {"region_class": self.source.region_class, "ignored": self.source.ignore}
-        labels = read_drawn(path, (mpp, mpp), n_rays, Frame.WINDOW, **names)
+        rules = ObjectRules(self.source.region_class, self.source.ignore)
+        labels = read_drawn(path, (mpp, mpp), n_rays, Frame.WINDOW, rules=rules)
         return LabelledPicture(pixels, mpp, labels)
