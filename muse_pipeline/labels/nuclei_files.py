@@ -154,19 +154,20 @@ def read_points(
     indices, header, has_classes, has_scores = None, list(columns), len(columns) > 2, False
     numbers, xy, words, scores = [], [], [], []
     for number, row, separator in iterate_rows(path):
-        where = f"{path}, line {number}"
         if indices is None and may_lack_header and math.isfinite(_to_number(row[0], separator)):
             indices = list(range(len(columns)))
         elif indices is None:
-            header, indices = row, _find_columns(row, columns, unit, where, remedy)
+            header, indices = row, _find_columns(row, columns, unit, f"{path}, line {number}", remedy)
             has_scores = not has_classes and SCORE in header
             continue
         if len(row) < len(header) or any(row[len(header) :]):
-            raise LabelError(f"{where}: has {len(row)} values, expected {len(header)}: {', '.join(header)}; correct it")
+            n, names = len(header), ", ".join(header)
+            raise LabelError(f"{path}, line {number}: has {len(row)} values, expected {n}: {names}; correct it")
         xy.append([_to_number(row[index], separator) for index in indices[:2]])
-        for name, index, value in zip(columns, indices, xy[-1], strict=False):
-            if math.isnan(value):
-                raise LabelError(f"{where}: {name} is '{row[index][:40]}', which is not a number; correct it")
+        if math.isnan(sum(xy[-1])):
+            axis = 0 if math.isnan(xy[-1][0]) else 1
+            what = f"{columns[axis]} is '{row[indices[axis]][:40]}', which is not a number"
+            raise LabelError(f"{path}, line {number}: {what}; correct it")
         words.append(row[indices[2]] if has_classes else None)
         scores.append(_to_number(row[header.index(SCORE)], separator) if has_scores else 1.0)
         numbers.append(number)
