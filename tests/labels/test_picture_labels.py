@@ -64,7 +64,7 @@ def test_names_of_qupath_need_no_class_map_and_a_class_map_decides_alone(tmp_pat
     (image,) = read_labelled_images([source], ("Lymphocyte", "Epithelial", "Stroma"), 0.5, 8)
     assert image.nuclei.label.tolist() == [1, 0, 2]
     mapped = replace(source, class_map={"Immune cells": "Stroma", "Stroma": "Stroma"})
-    with pytest.raises(LabelError, match="class 'Tumor' is not in class_map"):
+    with pytest.raises(LabelError, match="class 'Tumor'"):
         read_labelled_images([mapped], ("Lymphocyte", "Epithelial", "Stroma"), 0.5, 8)
 
 
@@ -88,7 +88,7 @@ def test_points_that_are_not_grown_have_no_outline_and_raise_no_doubt_about_the_
     assert LabelSummary(images, CLASSES, 0.5).warnings == ()
     require_outlines(images)
     points = make_source(tmp_path / "points", "P.txt", "20 20 Dark\n", "x y class", grow_outlines=False)
-    with pytest.raises(ConfigError, match="have no outline; add a source of polygons or masks, or remove `grow_out"):
+    with pytest.raises(ConfigError, match=r"no outline; .*`grow_outlines"):
         require_outlines(read(points))
 
 

@@ -83,7 +83,7 @@ def test_what_cannot_be_a_nucleus_or_a_region_is_left_out(tmp_path, feature, nou
         objects = read_geojson(path)
     assert (list(objects.class_name), list(objects.number)) == (["A"], [2])
     path = write(tmp_path / "a.geojson", feature, {"geometry": LINE})
-    with pytest.raises(GeoJSONError, match=rf"has no usable points or polygons \(left out: .*{noun}"):
+    with pytest.raises(GeoJSONError, match=rf"left out: .*{noun}"):
         read_geojson(path)
 
 
@@ -122,7 +122,7 @@ def test_an_outline_that_cannot_be_built(tmp_path):
     square = {"type": "Polygon", "coordinates": [[[0, 0], [8, 0], [8, 8], [0, 8], [0, 0]]]}
     unclosed = {"type": "Polygon", "coordinates": [[[0, 0], [8, 0], [8, 8]]]}
     path = write(tmp_path / "a.geojson", {"geometry": square}, {"geometry": unclosed})
-    with pytest.raises(GeoJSONError, match="feature 2: the geometry cannot be built"):
+    with pytest.raises(GeoJSONError, match=r"feature 2: .* cannot be built"):
         read_geojson(path)
     large = {
         "geometry": {"type": "Point", "coordinates": [10**30, 0]},
