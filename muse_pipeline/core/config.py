@@ -53,6 +53,13 @@ class Between:
 
 
 @dataclass(frozen=True)
+class ParsedBy:
+    """Function that converts a value and the beginning of messages to a setting, as metadata of its type."""
+
+    parse: Callable[[Any, str], Any]
+
+
+@dataclass(frozen=True)
 class OneOf:
     """Allowed values of a setting, as metadata of its type."""
 
@@ -218,6 +225,8 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if typing.get_origin(hint) is not Annotated:
         return _convert_type(value, hint, where)
     kind, *rules = typing.get_args(hint)
+    if isinstance(rules[0], ParsedBy):
+        return rules[0].parse(value, where)
     converted = _convert_type(value, kind, where)
     for rule in rules:
         if isinstance(rule, Between | OneOf):

@@ -16,7 +16,7 @@ from muse_pipeline.core.config import Mpp
 from muse_pipeline.core.errors import ConfigError, MppError, StoreError
 from muse_pipeline.core.pictures import list_pictures, resize_picture, spread_evenly
 from muse_pipeline.data.augment import seed_of_step
-from muse_pipeline.labels.pictures import read_picture
+from muse_pipeline.labels.picture_scale import read_picture
 from muse_pipeline.store.store import open_store
 
 
@@ -65,11 +65,7 @@ def _open(source: UnlabelledSource, mpp: float) -> list[Image]:
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """List the pictures in the folder of a source.
-
-    Raises:
-        ConfigError: the folder is missing or has no pictures.
-    """
+    """List the pictures in the folder of a source."""
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder of pictures; correct `images` in the config")
     paths = list_pictures(folder)
@@ -104,6 +100,10 @@ class Picture:
         self.pixels, self.slide_id = pixels, slide_id
         self.size_px = pixels.shape[1], pixels.shape[0]
         self.tissue = np.ones((-(-pixels.shape[0] // MASK_PX), -(-pixels.shape[1] // MASK_PX)), bool), float(MASK_PX)
+
+    def in_tissue(self, xy: np.ndarray) -> np.ndarray:
+        """(M,) bool: True for all positions (M, 2)."""
+        return np.ones(len(xy), bool)
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
         """(h, w, 3) uint8 as in ``Image.read``, mirrored beyond the border."""

@@ -16,7 +16,7 @@ from muse_pipeline.evaluation.detection import DetectionCounts
 from muse_pipeline.evaluation.overlaps import MIN_IOU, PanopticCounts, jaccard_ratio
 from muse_pipeline.evaluation.reliability import CalibrationCounts
 from muse_pipeline.evaluation.score import FAR_UM, Rules, SlideScore
-from muse_pipeline.evaluation.truth import Pairing
+from muse_pipeline.evaluation.slide_pairs import Pairing
 
 NOT_SCORED = {"without_truth": "no truth", "without_result": "no result", "beyond_sheet": "not in the sheet"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TypeVar
 
@@ -130,3 +131,36 @@ def map_class(
             f"({', '.join(classes)})"
         )
     return tuple(list(classes).index(find_name(name, classes)) for name in names)
+
+
+@dataclass(frozen=True)
+class ClassWords:
+    """The classes of a model that the class names in a file refer to.
+
+    Attributes:
+        classes: classes of the model; if there are none, every class is unknown.
+        class_map: map as in ``map_class``; without a map, names refer to classes as in ``find_class``.
+        remedy: end of the message about a name that refers to no class.
+    """
+
+    classes: Sequence[str]
+    class_map: Mapping[str, str | Sequence[str] | None]
+    remedy: str
+
+    def indices(self, word: str, where: str) -> tuple[int, ...]:
+        """Indices of the classes that a name refers to; none if its nuclei have no class, or one that is not used."""
+        if not self.classes or not (word or word in self.class_map):
+            return ()
+        if not self.class_map:
+            return (find_class(word, self.classes, where, self.remedy),)
+        return map_class(word, self.class_map, self.classes, where)
+
+    def index(self, word: str, where: str) -> int:
+        """Index of the only class that a name refers to; -1 if there is none."""
+        indices = self.indices(word, where)
+        if len(indices) > 1:
+            raise LabelError(
+                f"{where}: class_map maps '{word}' to several classes, which only format 'areas' allows; name one, or "
+                "null"
+            )
+        return next(iter(indices), -1)

@@ -21,7 +21,6 @@ from muse_pipeline.core.errors import GeoJSONError, LeftOutWarning
 from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.core.geometry import repair_areas
 from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.nuclei.masks import LARGEST_NUCLEUS_UM2
 from muse_pipeline.qupath.objects import (
     IGNORED,
     OBJECT_TYPES,
@@ -37,7 +36,7 @@ from muse_pipeline.qupath.objects import (
     why_left_out,
 )
 from muse_pipeline.qupath.parse import iterate_features
-from muse_pipeline.qupath.read import GeoJSONObjects, NucleusParts, to_feature
+from muse_pipeline.qupath.read import GeoJSONObjects, to_feature
 from muse_pipeline.qupath.write import FeatureFile, encode, split_name
 from muse_pipeline.tissue.mask import RoiArea
 from muse_pipeline.tissue.outline import TISSUE_RGB
@@ -48,38 +47,6 @@ def are_called(objects: GeoJSONObjects, words: Collection[str]) -> np.ndarray:
     """(N,) bool: True for objects whose class, or annotations whose name, is one of ``words`` (``is_called``)."""
     named = np.where(objects.object_type == "annotation", objects.name, None)
     return np.array([is_called(words, *pair) for pair in zip(objects.class_name, named, strict=True)], bool)
-
-
-def split_regions(objects: GeoJSONObjects) -> tuple[GeoJSONObjects, BaseGeometry | None]:
-    """Separate nuclei from the annotated region; annotations called "Tissue" or "Ignore" are neither.
-
-    Returns:
-        The nuclei; the union of all areas called "Region" in level-0 px, or None if none is drawn.
-    """
-    is_region = are_called(objects, (REGION,)) & (shapely.area(objects.geometry) > 0)
-    is_nucleus = ~is_region & ~are_called(objects, IGNORED)
-    return objects[is_nucleus], union_of_areas(objects.geometry[is_region])
-
-
-def require_nucleus_size(
-    parts: NucleusParts, mpp: tuple[float, float], region_class: str = REGION, otherwise: str = "delete it"
-) -> None:
-    """Reject outlines that are larger than any nucleus, and were probably meant as areas.
-
-    Args:
-        parts: nuclei in pixels of ``mpp``.
-        mpp: (x, y) um per pixel.
-        region_class: class of areas that were annotated completely.
-        otherwise: remedy that the message gives for an outline that was not meant as such an area.
-
-    Raises:
-        LabelError: an outline is larger than any nucleus.
-    """
-    parts.reject(
-        shapely.area(parts.geometry) * np.prod(mpp) > LARGEST_NUCLEUS_UM2,
-        f"covers more than the {LARGEST_NUCLEUS_UM2:,.0f} um2 of any nucleus; give it the class '{region_class}' if it "
-        f"bounds what was annotated, else {otherwise}",
-    )
 
 
 def union_of_areas(geometry: np.ndarray) -> BaseGeometry | None:

@@ -13,7 +13,7 @@ from muse_pipeline.core.errors import GeoJSONError
 from muse_pipeline.core.geometry import repair_areas
 from muse_pipeline.evaluation.truth import read_region
 from muse_pipeline.inference.region_files import _to_level0
-from muse_pipeline.labels.formats import _regions
+from muse_pipeline.labels.nuclei_files import read_drawn
 from muse_pipeline.qupath.read import read_geojson
 from muse_pipeline.qupath.regions import read_areas, read_class_areas, read_roi
 
@@ -45,7 +45,8 @@ def test_every_reader_keeps_the_area(tmp_path, shape, area):
     assert read_roi(path, INFO).area == area
     assert [one.shape.area for one in read_class_areas(path, INFO)] == [area]
     assert read_region(path, INFO.size_px).area == area
-    assert shapely.area(_regions(read_geojson(path))).sum() == area
+    region = write_area(tmp_path / "region.geojson", shape, "Region")
+    assert read_drawn(region, INFO.mpp, n_rays=1).area.area == area
 
 
 @pytest.mark.parametrize("edge", [1, 10.5])
@@ -57,7 +58,7 @@ def test_a_nucleus_keeps_the_area_within_its_hole_and_ring(tmp_path, edge):
 
 def test_a_region_keeps_its_hole_when_its_positions_are_rounded():
     polygon = Polygon(SQUARE, [[(4, 0.01), (6, 0.01), (6, 4), (4, 4)]])
-    found = SimpleNamespace(card=SimpleNamespace(cell_px=1, mpp=0.5))
+    found = SimpleNamespace(cell_um=0.5)
     assert _to_level0(polygon, found, INFO).area == 92
 
 

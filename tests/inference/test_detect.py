@@ -17,7 +17,7 @@ from muse_pipeline.core.errors import ModelError, StoreError
 from muse_pipeline.core.provenance import NamedFile
 from muse_pipeline.core.types import Bounds
 from muse_pipeline.evaluation.detection import match_nuclei
-from muse_pipeline.evaluation.truth import read_points
+from muse_pipeline.evaluation.truth import read_truth
 from muse_pipeline.inference.detect import ModelFinder, WindowChoice, detect_image, detect_shard, no_nuclei
 from muse_pipeline.inference.stitch import stitch_shards
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
@@ -40,13 +40,13 @@ def test_the_slide_is_many_windows_and_many_nuclei(whole):
 def test_most_drawn_nuclei_are_found(tiled_slide, whole):
     """No model was trained on synthetic slides, so this only shows that positions and scale are right throughout."""
     classes = [one.name for one in tiled_slide.predictor.card.classes]
-    truth = read_points(tiled_slide.folder / "truth.csv", classes).nuclei
+    truth = read_truth(tiled_slide.folder / "truth.csv", classes, (0.25, 0.25)).nuclei
     counts = match_nuclei(read_nuclei(whole), truth, len(classes), tiled_slide.info.mpp).counts
     assert counts.scores(classes)["detection"] > 60
 
 
 def test_found_positions_are_not_shifted(tiled_slide, whole):
-    truth = read_points(tiled_slide.folder / "truth.csv", ["Lymphocyte", "Epithelial", "Stroma"]).nuclei
+    truth = read_truth(tiled_slide.folder / "truth.csv", ["Lymphocyte", "Epithelial", "Stroma"], (0.25, 0.25)).nuclei
     found = read_nuclei(whole)
     distance, nearest = cKDTree(truth.xy).query(found.xy)
     close = distance * 0.25 < 2

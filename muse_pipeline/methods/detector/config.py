@@ -14,7 +14,7 @@ from muse_pipeline.core.types import ModelPrecision
 from muse_pipeline.data.augment import Augmentation, Seed
 from muse_pipeline.inference.card import MAX_SNAP_UM, NucleusClass, replace_outlines
 from muse_pipeline.inference.model import checkpoint_from, find_checkpoint
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.label_sources import ParsedSource
 from muse_pipeline.methods.detector.method import DistillationSettings
 from muse_pipeline.methods.detector.mixing import MixingSettings
 from muse_pipeline.models import BACKBONES, HEADS
@@ -102,11 +102,11 @@ class DetectorConfig(ModelSettings):
     backbone: str
     mpp: Mpp
     classes: tuple[NucleusClass, ...]
-    sources: tuple[LabelSource, ...]
+    sources: tuple[ParsedSource, ...]
     schedule: Schedule
     checkpoint: Weights | None = None
     trust_pickle: bool = False
-    validation: tuple[LabelSource, ...] = ()
+    validation: tuple[ParsedSource, ...] = ()
     head: str = "dense"
     n_rays: Annotated[int, Between(3, 360)] = 32
     colour: ColourMethod = "macenko"

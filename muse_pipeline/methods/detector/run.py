@@ -16,8 +16,7 @@ from muse_pipeline.data.windows import LabelledWindows
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.doubts import merge_references
 from muse_pipeline.inference.model import find_checkpoint
-from muse_pipeline.labels.pictures import LabelledImage
-from muse_pipeline.labels.read import require_readable
+from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.labels.statistics import appearance_reference, class_weights
 from muse_pipeline.methods.detector.config import CARD_ONLY, UNSCORED, DetectorConfig, inherit_export, require_sound
 from muse_pipeline.methods.detector.data import DetectorData, keep_pictures, read_detector_data
@@ -95,7 +94,7 @@ class DetectorRecipe(Recipe):
         inputs.require_checkpoints()
         files = set()
         for source in inputs.sources:
-            require_readable(source)
+            source.choose()
             files |= {file for _, file in source_files(source)}
         return {
             "name": config.name,

@@ -22,9 +22,9 @@ from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.region_lookup import FailedRegions, load_regions, read_record
 from muse_pipeline.inference.stains import colour_of_fit, read_colour
-from muse_pipeline.labels.pictures import read_picture
-from muse_pipeline.labels.read import patients_in, read_labelled_images, require_words
-from muse_pipeline.labels.sources import LabelSource, require_in_names
+from muse_pipeline.labels.base_source import LabelSource
+from muse_pipeline.labels.label_sources import read_labelled_images, require_in_names, require_words
+from muse_pipeline.labels.picture_scale import read_picture
 from muse_pipeline.labels.statistics import mean_stains
 from muse_pipeline.nuclei.parquet import iterate_rows, read_provenance
 from muse_pipeline.slides.inspect import read_info
@@ -113,7 +113,7 @@ def require_apart(patients: Sequence[str], held: Sequence[LabelSource]) -> None:
     Raises:
         LabelError: a patient is in both.
     """
-    judged = {patient for source in held for patient in patients_in(source)}
+    judged = {patient for source in held for patient in map(source.patient_of, source.choose())}
     if shared := sorted(judged & set(patients)):
         raise LabelError(
             f"{some_of(shared)}: in `held`, and also in `sources` or in the training data of the initial weights, so "

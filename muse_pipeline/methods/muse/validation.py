@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from muse_pipeline.core.pictures import spread_evenly
-from muse_pipeline.labels.pictures import LabelledImage
-from muse_pipeline.labels.read import read_labelled_images
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.base_source import LabelSource
+from muse_pipeline.labels.label_sources import read_labelled_images
+from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.models.base import Backbone, read_at
 
 AUTHORS_CELL_PX = 224

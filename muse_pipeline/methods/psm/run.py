@@ -26,7 +26,7 @@ from muse_pipeline.inference.card import ColourReference, NucleusClass
 from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.outlines import MODEL as REFINER
 from muse_pipeline.inference.stains import colour_of_fit
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.picture_source import PictureSource
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.run import DetectorStage
 from muse_pipeline.methods.detector.start import load_trained
@@ -140,9 +140,9 @@ BLUR_UM = 0.25  # sigma of the blur of haematoxylin before masks are cut; half o
 MOST = 65535  # largest number of instances in a 16-bit picture
 
 
-def label_source(folder: Path, mpp: float) -> LabelSource:
+def label_source(folder: Path, mpp: float) -> PictureSource:
     """A label source for the files that ``write_found`` wrote to ``folder``."""
-    return LabelSource(
+    return PictureSource(
         folder / INSTANCES, "instances", images=folder / IMAGES, mpp=mpp, points=folder / POINTS, allow_empty=True
     )
 

@@ -15,7 +15,7 @@ from muse_pipeline.core.errors import CollapsedError, ConfigError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.core.text import count_noun
-from muse_pipeline.data.partners import PairBatch, PairBatches, PicturePartner, failure_of, open_partner
+from muse_pipeline.data.partners import PairBatch, PairBatches, Partner, failure_of, open_partner
 from muse_pipeline.methods.muse.data import PretrainData, read_pretrain_data
 from muse_pipeline.methods.muse.method import MusePretraining
 from muse_pipeline.methods.muse.run import INDEX, MuseStage, make_batches
@@ -36,7 +36,7 @@ class PairedData(PretrainData):
         partners: partner of each image; None for images that have none.
     """
 
-    partners: list[PicturePartner | None]
+    partners: list[Partner | None]
 
 
 def read_paired_data(config: TridentConfig, folder: Path, log: Log) -> PairedData:
@@ -62,7 +62,7 @@ def read_paired_data(config: TridentConfig, folder: Path, log: Log) -> PairedDat
     return PairedData(**parts, partners=partners)
 
 
-def _require_partners(sources: list, partners: list[PicturePartner | None], failures: list[str]) -> None:
+def _require_partners(sources: list, partners: list[Partner | None], failures: list[str]) -> None:
     """Reject a folder of partners without a file for any picture, and a run in which no partner could be registered."""
     for source in dict.fromkeys(source for source in sources if source and source.store is None):
         of_source = [partner for wanted, partner in zip(sources, partners, strict=True) if wanted == source]
