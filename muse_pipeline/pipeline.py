@@ -76,7 +76,9 @@ def run_slide(row: SheetRow, files: SlideFiles, models: Models, settings: RunSet
     names = shard_names(row.shards or settings.shards)
     for name in names:
         with _step(files, "detect", begin, f"detect-{name}") as warnings:
-            found = detect(files.store(mpp), models.predictor, files.colour, name, files.shard(name), threads)
+            found = detect(
+                files.store(mpp), models.predictor, files.colour, name, files.shard(name), threads, row.stain
+            )
             warnings.extend(found)
     finished = FinishedSlide(files, settings, row.patient, models.embedder, threads)
     make_nuclei([files.shard(name) for name in names], finished, areas, begin)
