@@ -70,7 +70,9 @@ def run_slide(row: SheetRow, files: SlideFiles, models: Models, settings: RunSet
     names = shard_names(row.shards or settings.shards)
     for name in names:
         with _step(files, "detect", begin, f"detect-{name}") as warnings:
-            found = detect(files.store(mpp), models.predictor, files.colour, name, files.shard(name), threads)
+            found = detect(
+                files.store(mpp), models.predictor, files.colour, name, files.shard(name), threads, row.stain
+            )
             warnings.extend(found)
     shards, areas = [files.shard(name) for name in names], row.regions and Path(row.regions)
     if settings.regions and not areas:

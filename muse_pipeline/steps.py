@@ -204,8 +204,19 @@ def regions(
         print(f"{one['name']}: {one['area_mm2']:.3f} mm2 in {one['n_areas']} areas")
 
 
-def detect(store: Path, predictor: Predictor, colour: Path, shard: str, output: Path, threads: int = 1) -> list[str]:
-    """Find the nuclei in one shard of a store (``1-of-1`` is the whole store), and return warnings."""
+def detect(
+    store: Path,
+    predictor: Predictor,
+    colour: Path,
+    shard: str,
+    output: Path,
+    threads: int = 1,
+    stain: str | None = None,
+) -> list[str]:
+    """Find the nuclei in one shard of a store (``1-of-1`` is the whole store), and return warnings.
+
+    ``stain`` is what the sheet states (``core.specimen``); if it is None or "unknown", the colours decide.
+    """
     from muse_pipeline.core.process import print_load, show_progress
     from muse_pipeline.inference.detect import ModelFinder, detect_shard
     from muse_pipeline.inference.model import name_model
@@ -215,7 +226,7 @@ def detect(store: Path, predictor: Predictor, colour: Path, shard: str, output: 
 
     part, image = Shard.parse(shard), open_store(store)
     image.require_lossless()
-    finder = ModelFinder.of_slide(predictor, read_colour(colour, image.fingerprint))
+    finder = ModelFinder.of_slide(predictor, read_colour(colour, image.fingerprint), stain)
     device = f" ({predictor.device})" if predictor.device else ""
     print(f"model: {name_model(predictor.path)} ({predictor.card.precision}), provider {predictor.provider}{device}")
     with print_load("finding nuclei", threads), show_progress("windows") as progress:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from muse_pipeline.cli.arguments import (
     add_output_argument,
     add_setting_arguments,
+    add_specimen_arguments,
     at_least_one,
     path_or_url,
     positive,
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_output_argument(parser, "OUT", "folder of the results")
     parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel, instead of the files'")
+    add_specimen_arguments(parser)
     parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="analyse only these areas, drawn in QuPath")
     parser.add_argument(
         "--regions",
@@ -94,7 +96,10 @@ def run(args: argparse.Namespace) -> None:
         if isinstance(location, Path) and not (location.is_file() or location.is_dir()):
             require_file(location)
     drawn = Path(args.regions) if args.regions and args.regions.lower().endswith(GEOJSON_SUFFIXES) else None
-    rows = find_rows(args.slides, args.mpp and require_mpp(args.mpp), args.roi, drawn)
+    rows = [
+        row.complete(args.organ, args.stain)
+        for row in find_rows(args.slides, args.mpp and require_mpp(args.mpp), args.roi, drawn)
+    ]
     for option, areas, read in (("--roi", args.roi, read_roi), ("--regions", drawn, read_class_areas)):
         if areas is not None:
             _require_areas(option, areas, read, rows)

@@ -172,7 +172,9 @@ def name_slides(
 
 
 def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
-    """Write a sheet with the columns that the rows use; paths under the sheet's own folder become relative to it.
+    """Write a sheet with the columns that the rows use, and those in which a user states what no file contains.
+
+    Paths under the sheet's own folder become relative to it.
 
     Raises:
         SheetError: the file already exists.
@@ -180,12 +182,9 @@ def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
     path = Path(path)
     rows = list(rows)
     require_new_sheet(path)
-    columns = [
-        "slide_id",
-        "path",
-        *(name for name in ("mpp", "patient", "roi") if any(vars(row)[name] for row in rows)),
-    ]
-    columns += dict.fromkeys(name for row in rows for name in row.own)
+    used = [name for name in ("mpp", "patient", "roi") if any(vars(row)[name] for row in rows)]
+    own = [name for row in rows for name in row.own]  # from a map of cores, which may also have organ and stain
+    columns = list(dict.fromkeys(["slide_id", "path", *used, "organ", "stain", *own]))
     with complete_file(path) as partial:
         partial.write_bytes(_text_of([columns, *_cells_of(rows, columns, path)], path))
 

@@ -16,10 +16,12 @@ NO_REASON = "was killed or could not write (out of memory, time or disk space?)"
 
 
 def describe_nuclei(summary: dict[str, Any]) -> str:
-    """Text with the number of nuclei in a slide's summary, and of nuclei left out because they lie in artefacts."""
+    """Text with the number of nuclei in a slide's summary, the positive share, and how many more lie in artefacts."""
     n = Provenance.from_dict(summary["provenance"]).n_left_out
     flagged = f", {n:,} more in artefacts" if n else ""
-    return f"{count_noun(summary['n_nuclei'], 'nucleus', 'nuclei')}{flagged}"
+    scored = summary.get("immunohistochemistry") or {}
+    positive = f", {share:.1f} % positive" if (share := scored.get("percent_positive")) is not None else ""
+    return f"{count_noun(summary['n_nuclei'], 'nucleus', 'nuclei')}{positive}{flagged}"
 
 
 def read_entry(ledger: Path) -> dict[str, Any]:

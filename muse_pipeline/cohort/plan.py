@@ -18,6 +18,7 @@ from muse_pipeline.cohort.changes import name_version, version_of_file
 from muse_pipeline.cohort.layout import SlideFiles, shard_names, store_name
 from muse_pipeline.core.errors import SheetError
 from muse_pipeline.core.setting import Setting
+from muse_pipeline.core.specimen import UNKNOWN
 
 SMALL_BYTES = 8 << 20
 PIXELS_ELSEWHERE = {".mrxs", ".vms", ".vmu", ".dcm"}  # formats whose main file does not contain all pixels
@@ -171,6 +172,7 @@ class Plan:
             "provider": self.model["provider"],
             "training": self.config["model"] if self.is_trained else None,
             "pretraining": self.pretraining if self.is_trained and self.pretraining else None,
+            "stain": self.row(slide).get("stain") or UNKNOWN,
         }
 
     def regions_settings(self, slide: str) -> dict[str, Any]:

@@ -9,19 +9,20 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from muse_pipeline.cohort.layout import BESIDE_SLIDES
 from muse_pipeline.core.errors import LeftOutWarning, MppError, SheetError
+from muse_pipeline.core.specimen import STAINS, name_stain
 from muse_pipeline.core.text import decimal_point, most_frequent_separator, one_line, some_of
 from muse_pipeline.slides.mpp import require_mpp
 from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
 
 FILES = ("path", "roi", "regions", "partner", "partner_transform")
-NEWER = ("regions", "partner", "partner_transform", "organ")  # in a row of `sheet.json` only if they are filled
+NEWER = ("regions", "partner", "partner_transform", "organ", "stain")  # in a row of `sheet.json` only if filled
 REQUIRED = ("slide_id", "path")
 MISSING = frozenset(
     {"NA", "N/A", "n/a", "#N/A", "#NA", "#NV", "<NA>", "NaN", "nan", "NULL", "null"}
@@ -55,6 +56,7 @@ class SheetRow:
             None.
         label: class of the slide, for training region models; or None.
         organ: organ of the tissue, which decides whether a model's classes are validated for the slide; or None.
+        stain: "H&E", "IHC" or "unknown" (see ``core.specimen``); or None, which means the same as "unknown".
         own: cells of columns that the user has added, keyed by the column's name; an empty cell is None.
     """
 
@@ -70,6 +72,7 @@ class SheetRow:
     partner_transform: str | None = None
     label: str | None = None
     organ: str | None = None
+    stain: str | None = None
     own: dict[str, str | None] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,6 +85,10 @@ class SheetRow:
         """Make a row from a dictionary that ``to_dict`` or ``cells`` returned."""
         known = {name: value for name, value in row.items() if name in COLUMNS}
         return cls(**known, own={name: value for name, value in row.items() if name not in COLUMNS})
+
+    def complete(self, organ: str | None, stain: str | None) -> SheetRow:
+        """The row with an organ and a stain that apply to slides whose row does not state them."""
+        return replace(self, organ=self.organ or organ, stain=self.stain or stain)
 
     def cells(self) -> dict[str, Any]:
         """The values of all columns, including the user's own."""
@@ -219,11 +226,11 @@ def find_separator(path: Path) -> str:
 def is_missing(column: str, cell: str) -> bool:
     """True for words that R, pandas and Excel write for a missing value, and for a few more in two columns.
 
-    A dash or a question mark is a missing patient or label. "None", "unknown" and "missing", in upper or lower case,
-    are missing patients, but valid labels.
+    A dash or a question mark is a missing patient, label, organ or stain. "None", "unknown" and "missing", in upper or
+    lower case, are missing patients, but valid labels.
     """
     if cell in {"-", "?"}:
-        return column in {"patient", "label"}
+        return column in {"patient", "label", "organ", "stain"}
     return cell in MISSING or (column == "patient" and cell.casefold() in NO_PATIENT)
 
 
@@ -361,6 +368,8 @@ def _row_problems(values: dict[str, str], folder: Path) -> Iterator[str]:
                 yield str(error)
         else:
             yield f"mpp '{_show(cell)}' is not a positive number of um per pixel, such as 0.25"
+    if (cell := values.get("stain")) and not name_stain(cell):
+        yield f"stain '{_show(cell)}' is none of {', '.join(STAINS)}; write unknown to let the colours decide"
     if (cell := values.get("shards")) and not _parse_shards(cell):
         yield f"shards '{_show(cell)}' is not a whole number from 1 to {MAX_SHARDS:,}"
 
@@ -377,6 +386,7 @@ def _parse_row(values: dict[str, str], folder: Path) -> SheetRow:
         **{name: str(absolute_path(filled[name], folder)) for name in FILES[1:] if name in filled},
         label=filled.get("label"),
         organ=filled.get("organ"),
+        stain=name_stain(filled["stain"]) if "stain" in filled else None,
         own={name: cell or None for name, cell in values.items() if name and name not in COLUMNS},
     )
 

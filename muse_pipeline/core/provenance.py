@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +15,8 @@ Number = float | int
 OK, FLAGGED, OTHER_STAIN, NOT_KNOWN = "ok", "flagged", "other stain", "not known"
 DOUBTFUL = FLAGGED, OTHER_STAIN
 DARK = "dark background: not bright-field"
+STATED_IHC = "immunohistochemistry, as stated"
+NO_BROWN = "few or no brown nuclei"  # of a slide that is stated to be immunohistochemistry
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,13 @@ class Verdict:
     reasons: tuple[str, ...] = ()
 
     @property
-    def is_brown(self) -> bool:
-        """True for a slide that resembles immunohistochemistry."""
+    def is_ihc(self) -> bool:
+        """True for immunohistochemistry, stated or recognised by its colours."""
         return self.verdict == OTHER_STAIN and DARK not in self.reasons
 
     def sentences(self) -> list[str]:
-        """Warnings for the ledger: the reasons if the verdict is "flagged" or "other stain", otherwise none."""
-        return list(self.reasons) if self.verdict in DOUBTFUL else []
+        """Warnings for the ledger: the reasons if the verdict is "flagged" or an unstated "other stain"."""
+        return list(self.reasons) if self.verdict in DOUBTFUL and STATED_IHC not in self.reasons else []
 
 
 @dataclass(frozen=True)
@@ -313,9 +316,9 @@ class Provenance:
         return self.card.get("threshold")
 
     @property
-    def organs(self) -> list[str]:
-        """Organs in which the classes of the model are validated."""
-        return self.card.get("organs", [])
+    def organs(self) -> dict[str, list[str]]:
+        """Organs in which each class of the model is validated."""
+        return organs_of(self.card)
 
     @property
     def run_name(self) -> str:
@@ -346,6 +349,12 @@ class Provenance:
     def left_out_mm2(self) -> float:
         """Area of tissue in mm2 that totals leave out."""
         return sum(self.quality.area_mm2.get(kind, 0.0) for kind in self.quality.subtract) if self.quality else 0
+
+
+def organs_of(card: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Organs in which each class of a card is validated; a card may also list the organs of all its classes."""
+    organs = card.get("organs") or {}
+    return organs if isinstance(organs, dict) else {one["name"]: organs for one in card["classes"]}
 
 
 def run_name(slide_id: str, sha256: str) -> str:

@@ -190,7 +190,8 @@ def write_demo(
         with complete_file(folder / "ihc.svs") as partial:
             write_pyramid(partial, _painter_of_partner(blocks), blocks.n, mpp, threads)
     n_nuclei = write_truth(folder, blocks)
-    columns = [("slide_id", "demo"), ("path", "demo.svs"), *([("partner", "ihc.svs")] if partner else [])]
+    columns = [("slide_id", "demo"), ("path", "demo.svs"), ("organ", "breast")]
+    columns += [("partner", "ihc.svs")] if partner else []
     _write_text(folder / "slides.tsv", "".join("\t".join(line) + "\n" for line in zip(*columns, strict=True)))
     _write_text(
         folder / "config.yaml",

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 
 from muse_pipeline.core.config import Count, Fraction, Positive, parse_config
 from muse_pipeline.core.errors import ConfigError, ModelError
+from muse_pipeline.core.provenance import organs_of
 from muse_pipeline.core.types import NETWORKS, NucleusClass
 
 METADATA_KEY = "muse_card"
@@ -147,7 +148,7 @@ class ModelCard(Card):
         embedding_dim: length D of the vectors in the graph's output ``embedding``; 0 if it has no such output.
         metrics: measured figures by name; each name states the data split.
         limits: limits of the model's use, in words.
-        organs: organs in which the classes were validated.
+        organs: class -> organs in which it was validated.
         nuclei: measures of the training nuclei of each class; empty if they were not measured.
     """
 
@@ -163,7 +164,7 @@ class ModelCard(Card):
     embedding_dim: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     limits: str = ""
-    organs: tuple[str, ...] = ()
+    organs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     nuclei: dict[str, ClassReference] = field(default_factory=dict)
 
     does = "finds nuclei"
@@ -300,6 +301,8 @@ def read_any_card(text: str, where: str) -> Card:
     try:
         values: Any = json.loads(text)
         kind = values.get("kind") if isinstance(values, dict) else None
+        if isinstance(values, dict) and isinstance(values.get("organs"), list):
+            values["organs"] = organs_of(values)
         return parse_config(values, KINDS.get(kind, ModelCard), where)
-    except (json.JSONDecodeError, ConfigError) as error:
+    except (json.JSONDecodeError, ConfigError, KeyError, TypeError) as error:
         raise ModelError(f"{where}: the model card is not usable ({error}); export the model again") from error

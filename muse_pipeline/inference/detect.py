@@ -239,7 +239,7 @@ PACKAGES = ("muse-pipeline", "numpy", "onnxruntime", "onnxruntime-gpu", "onnxrun
 class ModelFinder(Detector):
     """A model with the stains of one slide, for ``detect_shard``.
 
-    On a slide that looks like immunohistochemistry, the model also runs on recoloured pixels, to find brown nuclei, and
+    On a slide of immunohistochemistry, the model also runs on recoloured pixels, to find brown nuclei, and
     the DAB of every nucleus is measured (``inference.stains``).
 
     Attributes:
@@ -257,10 +257,10 @@ class ModelFinder(Detector):
     third_stain: Sequence[float] | None = None
 
     @classmethod
-    def of_slide(cls, predictor: Predictor, stained: SlideColour) -> ModelFinder:
-        """The model for a slide with these stains."""
+    def of_slide(cls, predictor: Predictor, stained: SlideColour, stain: str | None = None) -> ModelFinder:
+        """The model for a slide with these colours, and with the ``stain`` that the user states."""
         card = predictor.card
-        verdict = judge_appearance(card.appearance, stained)
+        verdict = judge_appearance(card.appearance, stained, stain)
         return cls(predictor, colour_of_fit(card.colour, stained.macenko), verdict, stained.third_stain)
 
     @property
@@ -275,8 +275,8 @@ class ModelFinder(Detector):
 
     @property
     def measures_dab(self) -> bool:
-        """True if the slide looks like immunohistochemistry."""
-        return self.appearance is not None and self.appearance.is_brown
+        """True for immunohistochemistry."""
+        return self.appearance is not None and self.appearance.is_ihc
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
         """The model's nuclei, which do not depend on ``origin_xy``."""

@@ -16,6 +16,7 @@ from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import SheetError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.provenance import DARK, OTHER_STAIN, NamedFile, Provenance, Roi
+from muse_pipeline.core.specimen import HE, IHC, name_organ
 from muse_pipeline.core.text import count_noun, one_line
 from muse_pipeline.core.types import ARTEFACTS, FROM_NUCLEI, SlideInfo
 from muse_pipeline.inference.doubts import (
@@ -24,9 +25,12 @@ from muse_pipeline.inference.doubts import (
     OF_REGIONS,
     describe_left_out,
     find_doubts,
+    has_classes,
+    list_unvalidated,
     reason_left_out,
 )
 from muse_pipeline.registration.record import FAILED, read_outcome
+from muse_pipeline.report.counts import score
 from muse_pipeline.report.slide_summary import summarise_slide
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.tissue.find import DOUBT as TISSUE_DOUBT
@@ -130,11 +134,32 @@ class SlideResult:
         return reason_left_out(self.doubts, kinds, self.included)
 
     @property
+    def names_left_out(self) -> list[str]:
+        """Names of the classes whose counts totals leave out."""
+        if not self.classes_left_out:
+            return []
+        is_of_organ = self.classes_left_out == OF_CLASSES["organ"]
+        return list_unvalidated(self.provenance, self.organ) if is_of_organ else self.provenance.class_names
+
+    @property
     def class_counts(self) -> dict[str, int]:
-        """Number of nuclei by class; empty if left out, or in immunohistochemistry, where classes are meaningless."""
-        if not self.summary or self.positive is not None or self.classes_left_out:
+        """Number of nuclei by class, without those left out; empty in immunohistochemistry."""
+        if not self.summary or self.positive is not None:
             return {}
-        return {each["name"]: each["n_nuclei"] for each in self.summary["classes"]}
+        counts = {each["name"]: each["n_nuclei"] for each in self.summary["classes"]}
+        return {name: n for name, n in counts.items() if name not in self.names_left_out}
+
+    @property
+    def lacks_organ(self) -> bool:
+        """True if the slide's organ is not stated, so that its classes may or may not be validated."""
+        return bool(self.summary) and has_classes(self.provenance) and not name_organ(self.organ)
+
+    @property
+    def stain(self) -> str:
+        """The stain as which a finished slide was analysed, "H&E" or "IHC"; "" for others and for failed slides."""
+        if not self.summary or DARK in self.provenance.verdict.reasons:
+            return ""
+        return IHC if self.positive is not None else HE
 
     @property
     def tissue_doubt(self) -> str:
@@ -368,9 +393,29 @@ def summarise_cohort(slides: Sequence[SlideResult]) -> str:
     return f"{count_noun(len(slides), 'slide')}: {', '.join(ends)}"
 
 
-def counted(slides: Iterable[SlideResult]) -> list[SlideResult]:
-    """The finished slides whose nuclei are in the totals of the cohort."""
-    return [slide for slide in slides if slide.summary and not slide.left_out]
+def counted(slides: Iterable[SlideResult], stain: str = HE) -> list[SlideResult]:
+    """The finished slides whose nuclei are in the totals of a stain, "H&E" or "IHC"."""
+    finished = [slide for slide in slides if slide.summary and (slide.positive is not None) == (stain == IHC)]
+    return [slide for slide in finished if not slide.left_out]
+
+
+def score_total(slides: Iterable[SlideResult]) -> dict[str, Any] | None:
+    """Percentage of positive nuclei and scores of all counted slides of immunohistochemistry; None without such slides.
+
+    The keys are those of ``counts.score``, and ``n_nuclei``, ``n_positive``, ``n_slides`` and ``tissue_mm2``.
+    """
+    added = counted(slides, IHC)
+    if not added:
+        return None
+    counts = [slide.intensities["slide"]["nucleus"] for slide in added]
+    by_intensity = [sum(each) for each in zip(*counts, strict=True)]
+    return {
+        "n_nuclei": sum(by_intensity),
+        "n_positive": sum(by_intensity[1:]),
+        "n_slides": len(added),
+        "tissue_mm2": sum(slide.tissue_mm2 or 0 for slide in added),
+        **score(by_intensity),
+    }
 
 
 def classified(slides: Iterable[SlideResult]) -> list[SlideResult]:
@@ -379,13 +424,19 @@ def classified(slides: Iterable[SlideResult]) -> list[SlideResult]:
 
 
 def describe_total(slides: Sequence[SlideResult]) -> str:
-    """The number of nuclei in the totals, and the slides left out: "9 nuclei of 4 slides; 2 slides left out: ..."."""
-    added = counted(slides)
-    n_nuclei = sum(slide.n_nuclei for slide in added)
-    total = f"{count_noun(n_nuclei, 'nucleus', 'nuclei')} of {count_noun(len(added), 'slide')}"
-    without = describe_left_out(slide.left_out for slide in slides)
-    classes = describe_left_out((slide.classes_left_out for slide in added), " of the counts of classes")
-    return "; ".join(filter(None, [total, without, classes]))
+    """The nuclei in the totals of each stain, and how many slides they leave out: "9 nuclei of 4 slides; ..."."""
+    added, scored = counted(slides), score_total(slides)
+    texts = []
+    if added or not scored:
+        n_nuclei = count_noun(sum(slide.n_nuclei for slide in added), "nucleus", "nuclei")
+        texts.append(f"{n_nuclei} of {count_noun(len(added), 'slide')}{' of H&E' if scored else ''}")
+    if scored:
+        percent = f"{scored['percent_positive']:.1f} %" if scored["n_nuclei"] else "none"
+        of = f"{count_noun(scored['n_nuclei'], 'nucleus', 'nuclei')} of {count_noun(scored['n_slides'], 'slide')}"
+        texts.append(f"{percent} positive among {of} of immunohistochemistry")
+    texts.append(describe_left_out(slide.left_out for slide in slides))
+    texts.append(describe_left_out((slide.classes_left_out for slide in added), " of the counts of classes"))
+    return "; ".join(filter(None, texts))
 
 
 def by_model(slides: Iterable[SlideResult]) -> list[list[SlideResult]]:

@@ -13,6 +13,7 @@ from muse_pipeline.core.provenance import NOT_KNOWN, Provenance
 from muse_pipeline.core.text import area_text, count_noun
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import stains
+from muse_pipeline.inference.doubts import describe_organs, name_unvalidated
 from muse_pipeline.registration.record import CHECKERBOARD
 from muse_pipeline.report.album import Album
 from muse_pipeline.report.cohort import SlideResult, class_names
@@ -76,9 +77,11 @@ def describe_use(slide: SlideResult) -> str:
     condition = f" if {' and '.join(provisos)}" if provisos else ""
     of_classes = {
         "doubtful classes": "; classes may not",
-        "classes not validated": "; classes are not validated for this tissue",
+        "classes not validated": f"; {name_unvalidated(slide.provenance, slide.organ)} are not validated in this organ",
     }
-    known = "; classes only on tissue of the kind that the model was trained on" if len(_bar_of(slide)) > 1 else ""
+    known = "; classes are validated in this organ" if len(_bar_of(slide)) > 1 else ""
+    if slide.lacks_organ:
+        known = f"; classes only in organs in which they are validated: {describe_organs(slide.provenance.organs)}"
     classes = next((text for word, text in of_classes.items() if word in words), known)
     return f"{numbers} may be used{condition}{classes}."
 

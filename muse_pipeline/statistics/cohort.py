@@ -35,6 +35,7 @@ from muse_pipeline.inference.doubts import (
     OF_REGIONS,
     describe_left_out,
     find_doubts,
+    list_unvalidated,
     reason_left_out,
 )
 from muse_pipeline.nuclei.arrow import to_numpy
@@ -68,10 +69,11 @@ class Measure(NamedTuple):
     group: str
     unit: str
 
-    @property
-    def is_of_classes(self) -> bool:
-        """True if the measure depends on the classes of the nuclei."""
-        return self.name != "nuclei_per_mm2" and self.name.removeprefix("median_") not in WITHOUT_CLASSES
+    def is_of_classes(self, names: Sequence[str]) -> bool:
+        """True if the measure depends on one of the classes ``names``, or on all classes."""
+        if self.group in ("density", "mix", "infiltration"):
+            return self.name.endswith(tuple(f"_{name}" for name in names))
+        return self.name.removeprefix("median_") not in WITHOUT_CLASSES
 
 
 def measure_slides(results: Path, slides: Iterable[str], threads: int) -> tuple[list[Measure], np.ndarray]:
@@ -87,6 +89,8 @@ def measure_slides(results: Path, slides: Iterable[str], threads: int) -> tuple[
 def measure_slide(folder: Path) -> dict[Measure, float]:
     """Measure densities per mm2 of tissue, percentages of classes, medians of features, mixing and infiltration.
 
+    In immunohistochemistry, the percentage of positive nuclei replaces all measures that depend on classes.
+
     The mixing of A with B is the mean fraction of B among the nuclei within 50 um of a nucleus of A; nuclei of A nearer
     than that to the edge of the tissue are left out, since they lack neighbours on one side. Infiltration is the
     density of a class in a region, or in a band along the border of regions.
@@ -101,9 +105,12 @@ def measure_slide(folder: Path) -> dict[Measure, float]:
     files = SlideFiles(folder)
     path = files.nuclei
     provenance = read_provenance(path)
-    classes, counts, n = provenance.class_names, provenance.n_by_class, provenance.n_nuclei
+    counts, n, is_ihc = provenance.n_by_class, provenance.n_nuclei, provenance.positive_od is not None
+    classes = [] if is_ihc else provenance.class_names
     area_mm2 = _read_area(files.mask) - provenance.left_out_mm2
     found = {_density("nuclei_per_mm2"): n / area_mm2 if area_mm2 else np.nan}
+    if is_ihc:
+        found[Measure("percent_positive", "mix", "%")] = 100 * provenance.n_positive / n if n else np.nan
     for name in classes:
         n_of_class = counts[name]
         found[_density(f"nuclei_per_mm2_{name}")] = n_of_class / area_mm2 if area_mm2 else np.nan
@@ -334,7 +341,11 @@ def compare_cohort(
     """
     groups, patients, organs = read_groups(results, sheet, group, patient)
     files = CohortFiles(results)
-    doubts = {slide: find_doubts(read_provenance(files.slide(slide).nuclei), organ) for slide, organ in organs.items()}
+    provenances = {slide: read_provenance(files.slide(slide).nuclei) for slide in groups}
+    doubts = {slide: find_doubts(one, organs[slide]) for slide, one in provenances.items()}
+    are_ihc = {slide: one.positive_od is not None for slide, one in provenances.items()}
+    if not all(are_ihc.values()):  # measures of the two stains cannot be averaged
+        doubts = {slide: {**each, **({"stain": "IHC"} if are_ihc[slide] else {})} for slide, each in doubts.items()}
     without = {slide: reason_left_out(doubts[slide], OF_NUCLEI, included) for slide in groups}
     groups = {slide: name for slide, name in groups.items() if not without[slide]}
     left_out = describe_left_out(without.values())
@@ -343,7 +354,11 @@ def compare_cohort(
     without_classes, without_regions = (
         [reason_left_out(doubts[slide], kinds, included) for slide in groups] for kinds in (OF_CLASSES, OF_REGIONS)
     )
-    values[np.ix_(list(map(bool, without_classes)), [measure.is_of_classes for measure in measures])] = np.nan
+    for row, (slide, reason) in enumerate(zip(groups, without_classes, strict=True)):
+        is_of_organ = reason == OF_CLASSES["organ"]
+        names = list_unvalidated(provenances[slide], organs[slide]) if is_of_organ else provenances[slide].class_names
+        left = [bool(reason) and measure.is_of_classes(names) for measure in measures]
+        values[row, left] = np.nan
     values[np.ix_(list(map(bool, without_regions)), [one.group == INFILTRATION for one in measures])] = np.nan
     means, order = mean_by_patient(values, [patients[slide] for slide in groups])
     compared = list(compare_pairs(means, [group_of[one] for one in order]))

@@ -84,6 +84,7 @@ def test_a_cell_of_the_row_is_named(finished, changes_of):
     roi = finished / "roi.json"
     assert changes_of(finished, mpp=0.5) == ["mpp of the file -> 0.5"]
     assert changes_of(finished, roi=str(roi)) == [f"roi none -> roi.json ({sha256_of(roi)[:8]})"]
+    assert changes_of(finished, stain="IHC") == ["stain unknown -> IHC"]
     assert len(changes_of(finished, mpp=0.25, roi=str(roi))) == 2
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -46,6 +47,19 @@ def test_an_organ_stands_in_the_resolved_sheet_where_it_is_filled(folder):
     path = write(folder / "slides.tsv", "slide_id\tpath\torgan\nA\ta.svs\tBreast, left\nB\tb.svs\t\n")
     first, second = read_sheet(path)
     assert first.to_dict()["organ"] == "Breast, left" and "organ" not in second.to_dict()
+
+
+def test_a_stain_is_read_in_any_of_its_forms(folder):
+    words = {"HE": "H&E", "h & e": "H&E", "Ki-67": "IHC", "ihc": "IHC", "Unknown": "unknown", "": None, "?": None}
+    for word, stain in words.items():
+        with warnings.catch_warnings(action="ignore"):
+            (row,) = read_sheet(write(folder / "slides.tsv", f"slide_id\tpath\tstain\nA\ta.svs\t{word}\n"))
+        assert row.stain == stain and ("stain" in row.to_dict()) == (stain is not None)
+    given = row.complete("kidney", "IHC")
+    assert (given.organ, given.stain) == ("kidney", "IHC")
+    assert given.complete("breast", "H&E") == given  # a row that states them keeps them
+    (problem,) = problems(write(folder / "slides.tsv", "slide_id\tpath\tstain\nA\ta.svs\tPAS\n"))
+    assert "stain 'PAS' is none of H&E, IHC, unknown" in problem
 
 
 def test_a_partner_and_where_its_registration_starts(folder):
@@ -391,7 +405,8 @@ def test_there_and_back(folder):
         rows = collect_slides(folder, mpp=0.5)
         write_sheet(folder / name, rows)
         assert read_sheet(folder / name) == rows
-    assert (folder / "sheet.tsv").read_text() == "slide_id\tpath\tmpp\na\ta.svs\t0.5\nb\tb.svs\t0.5\n"
+    text = "slide_id\tpath\tmpp\torgan\tstain\na\ta.svs\t0.5\t\t\nb\tb.svs\t0.5\t\t\n"
+    assert (folder / "sheet.tsv").read_text() == text
     (folder / "elsewhere").mkdir()
     write_sheet(folder / "elsewhere" / "sheet.tsv", rows)
     assert read_sheet(folder / "elsewhere" / "sheet.tsv") == rows

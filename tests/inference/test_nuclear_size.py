@@ -170,13 +170,15 @@ def test_classes_are_validated_in_the_organs_of_the_card_alone():
     card = json.loads(read_card(find_model("compact")).to_json())
     facts = PROVENANCE | {"card": card, "model": {**PROVENANCE["model"], "name": "compact"}}
     known = Provenance.from_dict(facts)
-    assert all(not find_doubts(known, organ) for organ in ("", "breast", "Breast"))
-    for organ in ("kidney", "brest"):
-        where = f"classes are not validated in {organ}: the card of compact lists breast only"
-        assert find_doubts(known, organ) == {"organ": where}
+    assert all(not find_doubts(known, organ) for organ in ("", "unknown", "breast", "left breast", "Mamma", "BRCA"))
+    card_lists = "the card of compact lists breast, colon (only Epithelial)"
+    for organ in ("kidney", "brest", "lymph node, breast"):
+        assert find_doubts(known, organ) == {"organ": f"classes are not validated in {organ}: {card_lists}"}
+    of_colon = {"organ": f"Lymphocyte and Stroma are not validated in TCGA-COAD: {card_lists}"}
+    assert find_doubts(known, "TCGA-COAD") == of_colon
     no_organs, one_class = (
         Provenance.from_dict(facts | {"card": {**card, **changes}})
-        for changes in ({"organs": []}, {"classes": card["classes"][:1]})
+        for changes in ({"organs": {}}, {"classes": card["classes"][:1]})
     )
     assert "the card of compact lists no organs" in find_doubts(no_organs, "kidney")["organ"]
     assert find_doubts(one_class, "kidney") == {}

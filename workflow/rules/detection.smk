@@ -36,11 +36,12 @@ rule detect:
         made_with=settings_of(of_slide(PLAN.detection_settings)),
         model=lambda wildcards, input: input.model or MODEL["model"],  # resolved once for all jobs
         provider=MODEL["provider"],  # `auto` is resolved when the run is planned
+        stain=of_slide(lambda slide: PLAN.option(slide, "--stain", "stain")),
     shell:
         r"""
         muse detect {input.store:q} \
             --model {params.model:q} \
-            --colour {input.colour:q} \
+            --colour {input.colour:q} {params.stain:q} \
             --shard {wildcards.shard} \
             --threads {threads} \
             --provider {params.provider} \

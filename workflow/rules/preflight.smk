@@ -47,7 +47,7 @@ rule preflight_slide:
     conda:
         "../../envs/infer.yaml"
     params:
-        made_with=settings_of(of_slide(PLAN.image_settings), model=PLAN.detection_settings("")["model"]),
+        made_with=settings_of(of_slide(PLAN.image_settings), of_slide(PLAN.detection_settings)),
         model=PREFLIGHT_MODEL,
         max_corrupt=config["max_corrupt"],
     # The sheet, which has the credentials of URLs, is not a param, because renaming it would then rerun every check.
