@@ -127,11 +127,7 @@ def _add_option(parser: argparse.ArgumentParser, setting: Setting) -> None:
 
 
 def read_settings(args: argparse.Namespace, settings: Iterable[Setting]) -> dict[str, Any]:
-    """Return the values, keyed by name, of the settings for which ``add_setting_arguments`` added options.
-
-    Raises:
-        ConfigError: an output is switched off and has settings.
-    """
+    """Return the values, keyed by name, of the settings for which ``add_setting_arguments`` added options."""
     values = {}
     for setting in settings:
         parts = {name: value for name in setting.parts if (value := getattr(args, name)) is not None}

@@ -56,10 +56,6 @@ def find_rows(
         mpp: um per level-0 pixel of slides that are given directly or in folders.
         roi: path of a GeoJSON that limits the analysis, for slides that are given directly.
         regions: path of a GeoJSON of tissue areas with classes, for slides that are given directly.
-
-    Raises:
-        ConfigError: ``mpp`` is given for a sheet, or ``roi`` or ``regions`` for a sheet or a folder.
-        SheetError: slides share a slide_id, or ``collect_slides``, ``read_sheet`` or ``name_slides`` raises it.
     """
     paths = list(dict.fromkeys(paths))
     is_folder = {location: not is_url(str(location)) and Path(location).is_dir() for location in paths}
@@ -123,9 +119,6 @@ def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRo
     Hidden files and folders, and result folders (those with a slide.json), are skipped. A DICOM series has one row.
     PNG, JPEG and JPEG 2000 files, which state no mpp, are included only if ``mpp`` is given.
 
-    Raises:
-        SheetError: the folder is missing or contains no slide, or a path is not UTF-8.
-
     Warns:
         LeftOutWarning: some files have a suffix that is neither that of a slide nor in ``NOT_SLIDES``.
     """
@@ -158,11 +151,7 @@ def _list_left_out(folder: Path, files: list[Path]) -> str:
 def name_slides(
     files: Sequence[Path | str], mpp: float | None = None, roi: Path | None = None, regions: Path | None = None
 ) -> list[SheetRow]:
-    """Make a row for each path or URL in ``files``, all with the same ``mpp``, ``roi`` and ``regions``.
-
-    Raises:
-        SheetError: a URL is not that of a slide, or a path is not UTF-8.
-    """
+    """Make a row for each path or URL in ``files``, all with the same ``mpp``, ``roi`` and ``regions``."""
     locations = [_parse_location(file) for file in files]
     _require_unicode(location for location in locations if isinstance(location, Path))
     names = _unique_names([_path_within(_common_folder(locations), location) for location in locations])
@@ -175,9 +164,6 @@ def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
     """Write a sheet with the columns that the rows use, and those in which a user states what no file contains.
 
     Paths under the sheet's own folder become relative to it.
-
-    Raises:
-        SheetError: the file already exists.
     """
     path = Path(path)
     rows = list(rows)
@@ -190,11 +176,7 @@ def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
 
 
 def require_new_sheet(path: Path) -> None:
-    """Check that there is no sheet at ``path``.
-
-    Raises:
-        SheetError: there is one.
-    """
+    """Check that there is no sheet at ``path``."""
     if path.exists():
         raise SheetError(
             f"{path}: exists already; `muse sheet FOLDER --output {path} --add` adds the slides that it lacks"
@@ -205,9 +187,6 @@ def add_to_sheet(path: Path | str, rows: Iterable[SheetRow]) -> list[SheetRow]:
     """Append the rows of slides that are not in the sheet yet, and return them.
 
     A slide whose name is taken gets a suffix, as in ``name-2``.
-
-    Raises:
-        SheetError: the sheet cannot be read, or lacks a column that the rows need.
     """
     path = Path(path)
     header, records = read_table(path)

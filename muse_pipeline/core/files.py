@@ -31,9 +31,6 @@ def complete_file(path: Path | str) -> Iterator[Path]:
 
     Both files and folders can be written; an existing folder is replaced by a folder, but never by a file. Temporary
     files that killed processes left for the same path are removed after a day.
-
-    Raises:
-        OutputError: the folder cannot be written to or the disk is full.
     """
     path = Path(path)
     hidden = f".{path.name}."
@@ -85,9 +82,6 @@ def require_own_folder(path: Path, is_ours: bool = False) -> None:
     Args:
         path: folder, which need not exist.
         is_ours: True if this package created the folder.
-
-    Raises:
-        OutputError: the folder is not empty, and ``is_ours`` is False.
     """
     if path.is_dir() and any(path.iterdir()) and not is_ours:
         raise OutputError(f"{path}: is a folder that this command did not create; choose another one")
@@ -118,11 +112,7 @@ def cache_name(path: Path, how: str) -> str:
 
 
 def write_json(path: Path | str, values: Any) -> None:
-    """Write indented JSON with sorted keys; ``path`` is replaced only if writing succeeds.
-
-    Raises:
-        ValueError: a number is not finite, so that JSON cannot represent it.
-    """
+    """Write indented JSON with sorted keys; ``path`` is replaced only if writing succeeds."""
     text = json_text(values)
     with complete_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
@@ -134,12 +124,7 @@ def json_text(values: Any) -> str:
 
 
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: the file is not valid JSON.
-    """
+    """Read a JSON file."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except RecursionError as error:
@@ -197,11 +182,7 @@ def _write_error(folder: Path) -> int | None:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the lines of a text file, which may be compressed, in UTF-8 or in Windows-1252 of older programs.
-
-    Raises:
-        LabelError: the file cannot be read, or has a different encoding (the message has the line).
-    """
+    """Read the lines of a text file, which may be compressed, in UTF-8 or in Windows-1252 of older programs."""
     try:
         content = path.read_bytes()
         content = gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
@@ -223,9 +204,6 @@ def iterate_rows(path: Path) -> Iterator[tuple[int, list[str], str | None]]:
 
     A row is the line on which it ends, its stripped cells, and the separator of the table: the most frequent of tab,
     semicolon and comma in its first line, or None for blanks.
-
-    Raises:
-        LabelError: the table cannot be read.
     """
     lines = read_lines(path)
     first = next(filter(str.strip, lines), "")
@@ -246,9 +224,6 @@ def read_rows(path: Path, columns: str) -> tuple[str | None, list[tuple[int, lis
     Args:
         path: path of the table.
         columns: columns that it needs, for the message.
-
-    Raises:
-        LabelError: the table cannot be read or is empty.
     """
     if not (rows := list(iterate_rows(path))):
         raise LabelError(f"{path}: is empty; give columns {columns}")

@@ -273,11 +273,7 @@ class Provenance:
 
     @classmethod
     def from_dict(cls, values: Any) -> Provenance:
-        """Inverse of ``to_dict``; unknown fields, as later versions may write, are ignored.
-
-        Raises:
-            NucleiError: a field is missing or of the wrong type.
-        """
+        """Inverse of ``to_dict``; unknown fields, as later versions may write, are ignored."""
         names = {field.name for field in fields(cls)}
         try:
             for one in values["card"]["classes"]:

@@ -104,11 +104,7 @@ class SlideInfo:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SlideInfo:
-        """Inverse of ``to_dict``.
-
-        Raises:
-            ConfigError: a value is missing or has the wrong type, or the lists of levels are empty or differ in length.
-        """
+        """Inverse of ``to_dict``."""
         info = parse_config(values, cls, "slide")
         if not info.level_sizes_px or len(info.level_sizes_px) != len(info.level_downsamples):
             raise ConfigError("slide: there is no level, or the numbers of sizes and downsamples differ")
@@ -139,9 +135,6 @@ class Slide(Protocol):
 
         Returns:
             (h, w, 3) uint8 RGB; transparent pixels, and those outside the image, are white.
-
-        Raises:
-            SlideError: the pixels cannot be decoded.
         """
 
     def close(self) -> None:

@@ -209,11 +209,7 @@ class NucleusIndex:
         return cls(*_cells(size_px, mpp), *arrays, np.load(weights, mmap_mode=how) if weights.is_file() else None)
 
     def save(self, folder: Path) -> None:
-        """Write the index to a new folder, atomically.
-
-        Raises:
-            OutputError: the folder cannot be written.
-        """
+        """Write the index to a new folder, atomically."""
         with complete_file(folder) as partial:
             partial.mkdir()
             self.write(partial)

@@ -147,10 +147,6 @@ def open_partner(source: PartnerSource, image: NucleusImage, folder: Path) -> Pa
         source: settings of the partner.
         image: the H&E image.
         folder: cache folder, in which outlines are stored in a format that is fast to read.
-
-    Raises:
-        GeoJSONError, LabelError, NucleiError, StoreError: a file is missing, damaged or belongs to a different image.
-        MppError: the mpp of a store differs from that of the image.
     """
     if source.store is not None:
         return _open_store(source.store, image)

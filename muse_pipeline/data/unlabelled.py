@@ -40,14 +40,7 @@ class UnlabelledSource:
 
 
 def open_unlabelled(sources: Iterable[UnlabelledSource], mpp: float) -> list[Image]:
-    """Read all pictures into memory, resampled to ``mpp``, and open all stores, which are read window by window.
-
-    Raises:
-        ConfigError: there is no source, or a folder is missing or empty.
-        LabelError: a picture cannot be read, or its mpp is unknown.
-        MppError: the mpp of a store differs from ``mpp``.
-        StoreError: a store is missing or damaged.
-    """
+    """Read all pictures into memory, resampled to ``mpp``, and open all stores, which are read window by window."""
     images = [image for source in sources for image in _open(source, mpp)]
     if not images:
         raise ConfigError("no unlabelled tissue is named; give `sources`, each with `images` or `store`")
@@ -129,9 +122,6 @@ class WindowSampler:
     Args:
         images: pictures and stores, all at the same mpp.
         window_px: side of a window.
-
-    Raises:
-        StoreError: no image has any tissue.
     """
 
     def __init__(self, images: Sequence[Image], window_px: int):

@@ -96,15 +96,7 @@ class SlideScore:
 
 
 def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
-    """Read and score one slide.
-
-    Raises:
-        LabelError: the truth cannot be read, names an unknown class, is a mask of a different size from the slide,
-            is completely outside the slide, as its region may be, or seems to have x and y exchanged.
-        GeoJSONError: the truth or region is not GeoJSON.
-        NucleiError: the table or its slide.json was not written by this package, or the table has a higher score cut
-            than requested.
-    """
+    """Read and score one slide."""
     provenance = read_provenance(pair.nuclei)
     classes, mpp, threshold = tuple(provenance.class_names), provenance.slide_mpp, provenance.threshold
     size_px, offset_px = _read_size(pair.nuclei), qupath_offset_px(provenance.bounds, rules.frame)
@@ -185,9 +177,6 @@ def _require_order(path: Path, true_xy: np.ndarray, found_xy: np.ndarray, mpp: t
     """Reject truth whose x and y seem to be exchanged.
 
     At least half of the nuclei, and over twice as many as before, must lie near detected nuclei after an exchange.
-
-    Raises:
-        LabelError: x and y seem to be exchanged.
     """
     true_xy = true_xy[np.isfinite(true_xy).all(1)]
     if not len(found_xy) or len(true_xy) < LEAST_TRUE:

@@ -78,12 +78,6 @@ def pair_folder(
         sheet: table with ``slide_id`` and, if known, ``patient``, ``truth`` and ``region``; only its slides are scored.
         region: folder of ``<slide>.geojson`` or ``.png``.
         patient: regular expression searched in a slide's name; the match (its first group, if any) is the patient.
-
-    Raises:
-        NucleiError: there are no results.
-        LabelError: no slide has both a result and a truth, or a folder is missing or has two files of a slide.
-        SheetError: the sheet is broken.
-        ConfigError: the expression is invalid, or does not match a name.
     """
     found = CohortFiles(results).tables()
     if not found:

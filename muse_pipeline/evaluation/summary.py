@@ -32,10 +32,6 @@ def summarise(
         rules: rules of scoring.
         repeats: number of draws of the bootstrap.
         site: regular expression that finds a slide's site in its name, for calibration by site.
-
-    Raises:
-        ConfigError: the expression is invalid, or does not match the name of a slide.
-        NucleiError: the slides were not detected with the same classes.
     """
     classes = scores[0].classes
     for score in scores:

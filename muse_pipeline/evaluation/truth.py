@@ -77,11 +77,6 @@ def read_truth(
         size_px: (width, height) of level 0, which a mask must have; None if unknown.
         class_map: a class of the model, several accepted classes, or None (not scored) for each class of the file;
             without a map, the file must use the names of the model or synonyms.
-
-    Raises:
-        LabelError: the file is missing, broken, of an unknown format or of a different size from the slide, has a
-            class that the model lacks, has an instance that is not a nucleus or contains many nuclei twice.
-        GeoJSONError: the file is not GeoJSON.
     """
     name = path.name.lower()
     if path.is_file() and not name.endswith(SUFFIXES):
@@ -126,10 +121,6 @@ def read_region(path: Path, size_px: tuple[int, int] | None, offset_px: tuple[in
         path: path of GeoJSON, or of a picture in which the annotated pixels are not 0.
         size_px: (width, height) of level 0, which the picture covers at any resolution; None if unknown.
         offset_px: level-0 position of the origin of a GeoJSON file.
-
-    Raises:
-        LabelError: the picture cannot be read or placed.
-        GeoJSONError: the file is not GeoJSON or contains no area.
     """
     if path.name.lower().endswith(MASK_SUFFIXES):
         if size_px is None:

@@ -148,9 +148,6 @@ def find_artefacts(
         fit: fit of the slide's stains; None if it failed.
         threads: number of threads; results do not depend on it.
         subtract: the kinds whose nuclei and areas are left out of totals; they take precedence where kinds overlap.
-
-    Raises:
-        StoreError: the image is coarser than ``MPP``, or a chunk of it is damaged.
     """
     masks = find_masks(store, fit, threads)
     kind = np.full(masks[0].shape, CLEAN, np.int8)

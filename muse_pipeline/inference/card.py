@@ -112,11 +112,7 @@ class Card:
 
     @classmethod
     def from_json(cls, text: str, where: str) -> Self:
-        """Read a card; ``where`` names the file in errors.
-
-        Raises:
-            ModelError: the text is not a card, or it is the card of a model of a different kind.
-        """
+        """Read a card; ``where`` names the file in errors."""
         card = read_any_card(text, where)
         if not isinstance(card, cls):
             raise ModelError(f"{where}: {card.does}{cls.otherwise.format(verb=card.verb)}")
@@ -293,11 +289,7 @@ KINDS = {None: ModelCard, **dict.fromkeys(NETWORKS, ImportedCard), REGIONS: Regi
 
 
 def read_any_card(text: str, where: str) -> Card:
-    """The card of a model of any kind.
-
-    Raises:
-        ModelError: the text is not a card.
-    """
+    """The card of a model of any kind."""
     try:
         values: Any = json.loads(text)
         kind = values.get("kind") if isinstance(values, dict) else None

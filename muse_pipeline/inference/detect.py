@@ -124,10 +124,6 @@ def detect_shard(
     Returns:
         The facts written into the file: shard, number of windows, windows that were full or excluded, and the facts
         about slide, grid and finder that all shards have in common.
-
-    Raises:
-        ModelError: the store's mpp is not the card's, or the model cannot be run.
-        StoreError: the store was replaced while it was read.
     """
     card, guard = finder.card, choice.guard
     require_mpp(store, card)
@@ -204,11 +200,7 @@ def no_nuclei(card: ModelCard) -> Nuclei:
 
 
 def require_mpp(store: Store, card: ModelCard | EmbedderCard) -> None:
-    """Reject a store that is not at the model's mpp.
-
-    Raises:
-        ModelError: the two mpps differ.
-    """
+    """Reject a store that is not at the model's mpp."""
     if abs(store.mpp / card.mpp - 1) > 1e-6:
         raise ModelError(
             f"{store.path}: stored at {store.mpp:g} um/px, but model '{card.name}' works at {card.mpp:g} um/px; "

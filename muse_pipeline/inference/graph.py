@@ -42,9 +42,6 @@ def cut_before_head(model: bytes, output: str, path: Path) -> bytes:
         model: content of a detector in ONNX.
         output: name of the output.
         path: path of the file, for messages.
-
-    Raises:
-        ModelError: no node of the graph reads weights of a head.
     """
     before, dense = [], b""
     for number, content, whole in _fields(_graph_of(model)):

@@ -53,10 +53,6 @@ def import_model(
         outputs: names of the outputs in the order of ``inference.maps.list_maps``; if empty, they are found by their
             usual names, or else taken in the order of the graph.
         facts: entries of the card that the network does not contain.
-
-    Raises:
-        ModelError: the file is not ONNX, has a card or does not suit the given facts, or its outputs are implausible or
-            not finite.
     """
     import onnxruntime
 
@@ -129,11 +125,7 @@ def _find_fault(card: ImportedCard, maps: list[np.ndarray]) -> str:
 
 
 def _require_nuclei(network: Path, session: InferenceSession, card: ImportedCard, maps: list[np.ndarray]) -> None:
-    """Check that the network finds synthetic nuclei if their scaling is ``card.scaling``.
-
-    Raises:
-        ModelError: it finds none, but with another scaling it does; or it finds none without scaling.
-    """
+    """Check that the network finds synthetic nuclei if their scaling is ``card.scaling``."""
     if len(nuclei_of_maps(maps, card)[0]):
         return
     better = []
@@ -159,11 +151,7 @@ def _draw_field(card: ImportedCard) -> np.ndarray:
 
 
 def _read_input(network: Path, session: InferenceSession, input_px: int | None) -> dict[str, Any]:
-    """Entries of the card that describe the graph's input.
-
-    Raises:
-        ModelError: the graph does not take square windows of pixels with sides of ``input_px``.
-    """
+    """Entries of the card that describe the graph's input."""
     ports = session.get_inputs()
     batch, *shape = ports[0].shape
     if len(ports) != 1 or len(shape) != 3 or 3 not in (shape[0], shape[2]) or ports[0].type not in DTYPES:
@@ -187,11 +175,7 @@ def _read_input(network: Path, session: InferenceSession, input_px: int | None) 
 
 
 def _fit(network: Path, card: ImportedCard, values: list[np.ndarray], halo_um: float) -> ImportedCard:
-    """The card, completed with the sizes of the maps that the network returned.
-
-    Raises:
-        ModelError: the maps are not those of the card's kind, or nothing of a window is left inside its border.
-    """
+    """The card, completed with the sizes of the maps that the network returned."""
     n_rays = _count_rays(card, values)
     if not n_rays:
         expected = list_maps(card.kind, len(card.classes))

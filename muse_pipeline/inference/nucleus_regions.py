@@ -42,9 +42,6 @@ def map_nuclei(store: Store, paths: Sequence[Path], info: SlideInfo, threads: in
         paths: every shard of the slide.
         info: the slide.
         threads: number of bands that are smoothed at the same time.
-
-    Raises:
-        StoreError: a shard is missing or damaged, or belongs to a different slide or image.
     """
     cv2.setNumThreads(1)
     shards = gather_shards(list(paths), info)

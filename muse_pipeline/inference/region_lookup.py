@@ -232,20 +232,12 @@ def load_regions(source: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions 
         source: folder written by ``muse regions``, or a GeoJSON file of drawn areas with classes.
         info: the slide.
         kept: area in which nuclei are kept.
-
-    Raises:
-        StoreError: there are no regions, or they were made for a different slide or tissue.
-        GeoJSONError: the drawn areas cannot be used.
     """
     return _of_model(source, info, kept) if source.is_dir() else _drawn(source, info, kept)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Read the ``regions.json`` in a folder.
-
-    Raises:
-        StoreError: the file is missing or damaged.
-    """
+    """Read the ``regions.json`` in a folder."""
     try:
         record = read_json(SlideFiles(folder).regions)
         # Both keys are looked up, so that a record without one of them counts as damaged.

@@ -88,10 +88,6 @@ def map_slide(
             probabilities of 0. None to map all tissue.
         threads: number of batches that are run at the same time.
         progress: function called with (batches done, batches in all).
-
-    Raises:
-        StoreError: the store's mpp does not divide the card's, a chunk is damaged, or the store was replaced while it
-            was read.
     """
     cv2.setNumThreads(1)
     card, store = predictor.card, store.at(predictor.card.mpp)

@@ -98,10 +98,6 @@ def stitch_shards(
 
     Returns:
         The provenance that is written into the table.
-
-    Raises:
-        StoreError: a shard is missing or given twice, or was made for a different slide, model, tissue or number of
-            shards.
     """
     shards = gather_shards(paths, info)
     require_tissue(shards, kept)
@@ -315,11 +311,7 @@ class ShardSet:
 
 
 def gather_shards(paths: list[Path], info: SlideInfo) -> ShardSet:
-    """Check that ``paths`` are all shards of one run of one model on this slide, and read their facts.
-
-    Raises:
-        StoreError: shards are missing, given twice, or from different runs or slides.
-    """
+    """Check that ``paths`` are all shards of one run of one model on this slide, and read their facts."""
     facts = {path: read_shard_facts(path) for path in paths}
     ordered = sorted(paths, key=lambda path: Shard.parse(facts[path]["shard"]).index)
     shards = [Shard.parse(facts[path]["shard"]) for path in ordered]
@@ -347,11 +339,7 @@ def gather_shards(paths: list[Path], info: SlideInfo) -> ShardSet:
 
 
 def require_tissue(shards: ShardSet, kept: KeptArea) -> None:
-    """Check that detection covered the tissue where nuclei are kept.
-
-    Raises:
-        StoreError: nuclei were searched for in different tissue or a different region of interest.
-    """
+    """Check that detection covered the tissue where nuclei are kept."""
     if shards.common.get("tissue_sha256") not in {None, kept.tissue_sha256}:
         raise StoreError(
             f"{shards.paths[0]}: its nuclei were searched for in different tissue or ROIs; run `muse tile` and "

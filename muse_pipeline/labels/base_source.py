@@ -156,12 +156,7 @@ class LabelSource(ABC):
         return True
 
     def choose(self) -> list[Sample]:
-        """The samples of ``list_all`` that are in the ``split`` but not in ``exclude``.
-
-        Raises:
-            LabelError: a folder or the split file is missing, or the split names a sample that does not exist.
-            SheetError: the sheet of slides is missing or invalid.
-        """
+        """The samples of ``list_all`` that are in the ``split`` but not in ``exclude``."""
         require_folder(self.labels, "labels")
         samples = self.in_split(self.list_all())
         return [sample for sample in samples if not any(map(sample.has_in_name, self.exclude))]

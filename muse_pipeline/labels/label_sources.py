@@ -21,11 +21,7 @@ KINDS = {"images": PictureSource, "slides": SlideSource}  # by the setting that 
 
 
 def parse_source(values: Any, where: str) -> LabelSource:
-    """Convert the settings of a label source to the class of its kind: pictures, slides, or an open dataset.
-
-    Raises:
-        ConfigError: the kind is unclear, or a setting is unknown, wrong, or belongs to a different kind.
-    """
+    """Convert the settings of a label source to the class of its kind: pictures, slides, or an open dataset."""
     if not isinstance(values, dict):
         return parse_config(values, PictureSource, where)
     given = [name for name, value in values.items() if value is not None]
@@ -59,12 +55,6 @@ def read_labelled_images(
         n_rays: number of rays per nucleus.
         context_px: side of the largest training window; regions of slides are read with enough context for it, and
             pictures are read whole.
-
-    Raises:
-        LabelError: a file is missing, is broken or contains many duplicates, a class is unknown, a nucleus is outside
-            its picture or region, or a picture or region has no nucleus; the message has the file and the line or
-            feature.
-        MuseError: a GeoJSON file, a sheet, a slide or the detector of a source cannot be read.
     """
     model, images = TargetModel(classes, mpp, n_rays, context_px), []
     for source in sources:

@@ -21,10 +21,6 @@ def read_picture(path: Path, mpp: float | None, origin: str = OF_SOURCE) -> tupl
         path: path of the picture.
         mpp: um per pixel that is stated elsewhere, if known.
         origin: description of ``mpp`` for messages.
-
-    Raises:
-        LabelError: the picture cannot be decoded, its pixels are not square, or its mpp is unknown, implausible for
-            nuclei, or different from that in the file.
     """
     try:
         with open_slide(path, "image") as picture:

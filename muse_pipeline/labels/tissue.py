@@ -128,11 +128,6 @@ def read_tissue_images(
         mpp: um per pixel of the model.
         window_px: side of the training windows; pictures must be at least this large, and drawn areas are read with
             enough context.
-
-    Raises:
-        LabelError: a file is missing or broken, a label names an unknown class or picture, two labels of a picture
-            contradict each other, a picture is too small, or a mask differs in size from its picture.
-        MuseError: a sheet or a slide cannot be read.
     """
     images: list[TissueImage] = []
     for source in sources:

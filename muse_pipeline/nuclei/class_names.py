@@ -41,11 +41,7 @@ class UnknownClassError(LabelError):
 
 
 def resolve_all(items: Iterable[Item], resolve: Callable[[Item], T]) -> list[T]:
-    """The results of ``resolve`` for all ``items``.
-
-    Raises:
-        UnknownClassError: an item has an unknown class; the message lists those of all items.
-    """
+    """The results of ``resolve`` for all ``items``."""
     results, errors = [], []
     for item in items:
         try:
@@ -76,9 +72,6 @@ def find_class(name: str, classes: Sequence[str], where: str, remedy: str) -> in
         classes: classes of the model.
         where: beginning of the error message.
         remedy: end of the error message.
-
-    Raises:
-        UnknownClassError: the name refers to none of the classes; the message suggests the most similar one, if any.
     """
     for word in (name, without_intensity(name)):
         if same := find_name(word, classes):
@@ -110,10 +103,6 @@ def map_class(
         class_map: one class of the model, several possible classes or None, keyed by word.
         classes: classes of the model.
         where: beginning of the error message.
-
-    Raises:
-        UnknownClassError: the word is not in the map.
-        LabelError: the word is mapped to something that is not a class of the model.
     """
     key = find_name(word, class_map) or find_name(without_intensity(word), class_map)
     if key is None:

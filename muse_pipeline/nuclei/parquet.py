@@ -285,11 +285,7 @@ def _to_json(values: Any) -> bytes:
 
 
 def open_nuclei(path: Path | str) -> pq.ParquetFile:
-    """Open a table of nuclei.
-
-    Raises:
-        NucleiError: the file is missing, is not a Parquet file, or is not from this package.
-    """
+    """Open a table of nuclei."""
     try:
         # With a buffer, everything that is read would stay in memory until the file is closed.
         file = pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
@@ -305,11 +301,7 @@ def open_nuclei(path: Path | str) -> pq.ParquetFile:
 
 
 def read_provenance(path: Path | str) -> Provenance:
-    """Read the provenance in a table: slide, model, card, settings, versions and counts.
-
-    Raises:
-        NucleiError: the table is not from this package or is from a different version of it.
-    """
+    """Read the provenance in a table: slide, model, card, settings, versions and counts."""
     with open_nuclei(path) as file:
         text = file.metadata.metadata[PROVENANCE_KEY]
     try:
@@ -332,11 +324,7 @@ def footer_checksum(path: Path) -> str:
 
 
 def iterate_rows(path: Path | str, batch_size: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Yield tables of exactly ``batch_size`` rows (the last may be shorter, but not empty), in the file's order.
-
-    Raises:
-        NucleiError: a part of the file cannot be read.
-    """
+    """Yield tables of exactly ``batch_size`` rows (the last may be shorter, but not empty), in the file's order."""
     with open_nuclei(path) as file:
         order = list(columns or file.schema_arrow.names)
         waiting: list[pa.Table] = []
@@ -355,9 +343,6 @@ def read_within(path: Path | str, low_xy: np.ndarray, high_xy: np.ndarray, colum
     """Read ``columns``, which must include "x" and "y", of the nuclei in a half-open rectangle of level-0 px.
 
     Only row groups that touch the rectangle are read. (Arrow's own filters do the same, but load pandas.)
-
-    Raises:
-        NucleiError: a part of the file cannot be read.
     """
     with open_nuclei(path) as file:
         touching = [
@@ -388,11 +373,7 @@ def left_out(table: pa.Table, provenance: Provenance) -> np.ndarray:
 
 
 def iterate_counted(path: Path | str, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Yield the nuclei included in totals, in batches of bounded size with ``columns`` and, if present, ``quality``.
-
-    Raises:
-        NucleiError: a part of the file cannot be read.
-    """
+    """Yield the nuclei included in totals, in batches of bounded size with ``columns`` and, if present, ``quality``."""
     provenance = read_provenance(path)
     quality = [QUALITY] if provenance.quality else []
     for table in iterate_rows(path, ROW_GROUP, [*columns, *quality]):
@@ -418,11 +399,7 @@ def _undamaged(path: Path | str, batches: Iterator[pa.RecordBatch]) -> Iterator[
 
 
 def parse_outlines(geometry: np.ndarray) -> np.ndarray:
-    """Convert the column ``geometry``, (N,) WKB, to (N,) shapely polygons.
-
-    Raises:
-        NucleiError: an outline is damaged.
-    """
+    """Convert the column ``geometry``, (N,) WKB, to (N,) shapely polygons."""
     try:
         return shapely.from_wkb(geometry)
     except (shapely.errors.GEOSException, TypeError) as error:

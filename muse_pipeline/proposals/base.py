@@ -240,9 +240,6 @@ def fit_proposer(
         settings: settings of the proposer; missing ones take their defaults.
         colour: colour statistics of the slide.
         info: the slide, for proposers that read other files about it.
-
-    Raises:
-        ConfigError: the method or a setting is unknown, or a value is invalid.
     """
     proposer = PROPOSERS[method]
     sample = sample_slide(store, colour, info)
@@ -284,9 +281,5 @@ def propose_shard(
 
 
 def read_settings(method: str, settings: dict[str, Any]) -> Any:
-    """``settings`` as the ``Settings`` of a proposer, with defaults filled in.
-
-    Raises:
-        ConfigError: the method or a setting is unknown, or a value is invalid.
-    """
+    """``settings`` as the ``Settings`` of a proposer, with defaults filled in."""
     return parse_config(settings, PROPOSERS[method].Settings, f"proposals: {method}")

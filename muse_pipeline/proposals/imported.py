@@ -112,10 +112,6 @@ def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nucle
     """All nuclei in a file (frame: level0), but no annotated areas; nuclei without an outline have rays of 0.
 
     A label image must show the whole slide, at any resolution.
-
-    Raises:
-        ConfigError: the file has an unknown suffix.
-        GeoJSONError, LabelError: the file is broken.
     """
     name = path.name.lower()
     if name.endswith(MASK_SUFFIXES):

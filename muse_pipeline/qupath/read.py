@@ -69,9 +69,6 @@ def split_parts(geometry: np.ndarray, number: np.ndarray, path: Path | str) -> N
         geometry: geometries of the objects.
         number: (N,) positions of the objects in the file, counted from 1.
         path: path of the file.
-
-    Raises:
-        LabelError: a polygon has no area; the message says which object it belongs to.
     """
     parts, owner = flatten(geometry)
     is_nucleus = np.isin(shapely.get_type_id(parts), (_POINT, _POLYGON))

@@ -80,9 +80,6 @@ def read_roi(path: Path | str, info: SlideInfo) -> BaseGeometry:
 
     Returns:
         Polygon or multipolygon in absolute level-0 px.
-
-    Raises:
-        GeoJSONError: as in ``read_areas``, or the region is outside the slide.
     """
     roi = translate(read_areas(path, info), *qupath_offset_px(info.bounds))
     if not roi.intersects(shapely.box(0, 0, *info.size_px)):
@@ -109,9 +106,6 @@ def read_annotations(path: Path | str, roi: BaseGeometry, info: SlideInfo) -> li
         path: path of the file.
         roi: union of the areas, from ``read_roi``; areas of the class "Ignore" are not part of it.
         info: the slide.
-
-    Raises:
-        GeoJSONError: as in ``read_areas``.
     """
     areas, _ = _read_shapes(path, (ANNOTATION, CORE))
     on_slide = roi & shapely.box(0, 0, *info.size_px)
@@ -133,9 +127,6 @@ def read_areas(path: Path | str, info: SlideInfo | None = None) -> BaseGeometry:
     Args:
         path: path of the file: plain, gzip or zip.
         info: the slide, to warn of areas outside it if some are inside; None to skip this check.
-
-    Raises:
-        GeoJSONError: the file is not GeoJSON, an area is not valid, or no area is left.
     """
     areas, others = _read_shapes(path, (ANNOTATION, CORE))
     if all(area.is_ignored for area in areas):
@@ -294,11 +285,7 @@ def _write(path: Path | str, features: list[dict[str, Any]]) -> None:
 
 
 def read_cores(path: Path, info: SlideInfo) -> tuple[list[RoiArea], list[str]]:
-    """The cores in a file from ``write_cores``, in absolute level-0 px, and the names of missing cores.
-
-    Raises:
-        GeoJSONError: the file cannot be read.
-    """
+    """The cores in a file from ``write_cores``, in absolute level-0 px, and the names of missing cores."""
     features = list(iterate_features(path))
     missing = [each["properties"]["name"] for each in features if each["properties"]["isMissing"]]
     if len(missing) == len(features):
@@ -352,9 +339,6 @@ def read_class_areas(path: Path, info: SlideInfo, may_lack: bool = False) -> lis
         path: path of the file: plain, gzip or zip.
         info: the slide.
         may_lack: return an empty list if there is no file or no area.
-
-    Raises:
-        GeoJSONError: the file is not GeoJSON, or contains no area with a class on the slide.
     """
     if may_lack and not path.exists():
         return []

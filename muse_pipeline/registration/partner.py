@@ -39,10 +39,6 @@ def open_pair_of_files(
 
     Yields:
         The pair, which is closed when the block ends.
-
-    Raises:
-        RegistrationError: a slide has no tissue.
-        SlideError: a slide cannot be read.
     """
     with open_slide(slide, info.reader) as opened, open_slide(partner, partner_info.reader) as opened_partner:
         yield open_pair(opened, info, opened_partner, partner_info, threads)
@@ -85,10 +81,6 @@ def write_partner_store(
         path: folder of the store.
         mpp: um per pixel of the store.
         max_corrupt: largest fraction of the tissue that may be undecodable.
-
-    Raises:
-        RegistrationError: the registration belongs to different slides.
-        SlideError: more than ``max_corrupt`` of the tissue cannot be decoded on the partner.
     """
     info, partner_info = pair.info, pair.partner_info
     registered.require(info, partner_info)

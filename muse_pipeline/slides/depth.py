@@ -19,9 +19,6 @@ def to_uint8(pixels: np.ndarray, path: Path, stated_bits: int = 16) -> np.ndarra
 
     Many cameras use only 10, 12 or 14 of 16 bits. Without a statement, the smallest of these depths that contains all
     values is assumed, since a picture in bright field is nearly white somewhere.
-
-    Raises:
-        SlideError: the value of white is unknown: the pixels have a different type, or all of them are dark.
     """
     if pixels.dtype == bool:
         return pixels * np.uint8(255)

@@ -126,9 +126,6 @@ def choose_mpp(
 
     Returns:
         (x, y) um, a description of the source, and warnings.
-
-    Raises:
-        MppError: there is neither a candidate nor ``given``, or ``given`` is invalid.
     """
     known = list(candidates)
     found, estimate = next(iter(known), None), next((one for one in known if one.is_estimate), None)
@@ -146,11 +143,7 @@ def choose_mpp(
 
 
 def require_possible(mpp: tuple[float, float], source: str, size_px: tuple[int, int]) -> None:
-    """Reject an mpp in wrong units, before it costs hours of computation or exhausts memory.
-
-    Raises:
-        MppError: the pixels, or the slide as a whole, would have an impossible size.
-    """
+    """Reject an mpp in wrong units, before it costs hours of computation or exhausts memory."""
     low, high = POSSIBLE_RANGE_UM
     text = f"mpp {mpp[0]:.4g} x {mpp[1]:.4g} um ({source})"
     if not all(low <= side <= high for side in mpp):
@@ -161,11 +154,7 @@ def require_possible(mpp: tuple[float, float], source: str, size_px: tuple[int, 
 
 
 def require_mpp(value: float) -> float:
-    """Return the value as a float.
-
-    Raises:
-        MppError: the value is not a positive number, or is impossible for a slide.
-    """
+    """Return the value as a float."""
     if not (mpp := _positive(value)):
         raise MppError(f"mpp {value!r} is not a positive number; give um per pixel, as in 0.25")
     low, high = POSSIBLE_RANGE_UM

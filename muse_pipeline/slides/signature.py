@@ -30,11 +30,7 @@ _REMEDY = "copy it again from its source, or convert it to OME-TIFF"
 
 
 def require_file(path: Path) -> None:
-    """Make sure that there is a file to open at ``path``.
-
-    Raises:
-        SlideError: the file is missing, a folder, empty, not readable or an Olympus slide, or its name is not UTF-8.
-    """
+    """Make sure that there is a file to open at ``path``."""
     if problem := name_problem(path):
         raise SlideError(problem)
     if path.suffix.lower() == ".vsi" and path.is_file():  # readers would open its thumbnail as the slide

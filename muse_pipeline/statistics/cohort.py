@@ -97,10 +97,6 @@ def measure_slide(folder: Path) -> dict[Measure, float]:
 
     Args:
         folder: results of the slide.
-
-    Raises:
-        NucleiError: the table is missing or damaged.
-        StoreError: the slide has no tissue mask.
     """
     files = SlideFiles(folder)
     path = files.nuclei
@@ -203,11 +199,6 @@ def write_cohort(results: Path, rows: Iterable[Mapping[str, Any]], output: Path,
         rows: rows of the sheet, each keyed by the names of its columns.
         output: path of ``cohort.h5ad``.
         threads: number of slides that are read at the same time; it does not change the result.
-
-    Raises:
-        MissingPackageError: h5py is not installed.
-        NucleiError: no slide has nuclei, or a table is damaged.
-        StoreError: a slide has no tissue mask.
     """
     files = CohortFiles(results)
     slides = [row for row in rows if files.slide(row["slide_id"]).nuclei.is_file()]
@@ -270,11 +261,7 @@ def _write_obs(elements: Elements, slides: Sequence[Mapping[str, Any]], table: M
 
 
 def patients_of(results: Path | str) -> dict[str, str]:
-    """The patient of every slide with nuclei in a results folder, from the sheet or else from the slide's name.
-
-    Raises:
-        NucleiError: no slide has nuclei there.
-    """
+    """The patient of every slide with nuclei in a results folder, from the sheet or else from the slide's name."""
     files = CohortFiles(Path(results))
     slides = list(files.tables())
     if not slides:
@@ -333,11 +320,6 @@ def compare_cohort(
 
     Returns:
         Sentences about the comparison.
-
-    Raises:
-        ConfigError: the groups cannot be compared, as in ``read_groups`` and ``require_groups``.
-        NucleiError: a table of nuclei is missing or damaged.
-        SheetError: the sheet lacks one of the columns.
     """
     groups, patients, organs = read_groups(results, sheet, group, patient)
     files = CohortFiles(results)
@@ -384,13 +366,7 @@ def compare_cohort(
 
 
 def read_groups(results: Path, sheet: Path, group: str, patient: str) -> tuple[dict[str, str], ...]:
-    """The group, patient and organ ("" if unknown) of each slide that has results and a group.
-
-    Raises:
-        ConfigError: none of the slides has a group.
-        NucleiError: no slide has results.
-        SheetError: the sheet cannot be read, or lacks one of the columns.
-    """
+    """The group, patient and organ ("" if unknown) of each slide that has results and a group."""
     of_slide = read_cells(sheet, group, *({patient} - {"patient"}))
     patients = patients_of(results)
     groups = {slide: of_slide[slide][group] for slide in patients if of_slide.get(slide, {}).get(group)}

@@ -153,11 +153,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Read ``i-of-n``.
-
-        Raises:
-            ConfigError: the text is not of this form, or i is not in 1..n.
-        """
+        """Read ``i-of-n``."""
         match = re.fullmatch(r"(\d+)-of-(\d+)", text)
         if not match or not 1 <= int(match[1]) <= int(match[2]):
             raise ConfigError(f"shard '{text}': expected i-of-n with 1 <= i <= n, as in 2-of-7")

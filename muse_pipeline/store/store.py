@@ -40,11 +40,7 @@ def chunk_px(factor: int) -> int:
 
 
 def open_store(path: Path | str) -> Store:
-    """Open a store written by ``muse tile``.
-
-    Raises:
-        StoreError: the folder is missing, was not written by ``muse tile``, or has lost files.
-    """
+    """Open a store written by ``muse tile``."""
     folder = Path(path)
     if not (folder / METADATA).exists():
         raise StoreError(f"{path}: no such store; run `muse tile` first")
@@ -60,11 +56,7 @@ def open_store(path: Path | str) -> Store:
 
 
 def _require_ours(attributes: dict[str, Any], image: dict[str, Any], tissue: Plane) -> None:
-    """Require the layout that ``Store`` expects; ``image`` is the metadata of its array.
-
-    Raises:
-        ValueError: the layout differs.
-    """
+    """Require the layout that ``Store`` expects; ``image`` is the metadata of its array."""
     mpp, slide_mpp = float(attributes["mpp"]), [float(mpp) for mpp in attributes["slide_mpp"]]
     if len(slide_mpp) != 2 or not all(0 < each < np.inf for each in (mpp, *slide_mpp)):
         raise ValueError(f"mpp {mpp} and slide_mpp {slide_mpp} are not valid pixel sizes")
@@ -86,11 +78,7 @@ def list_files(path: Path) -> list[str]:
 
 
 def _require_files(attributes: dict[str, Any], path: Path) -> None:
-    """Require every file that was written, because a missing file would be read as glass.
-
-    Raises:
-        ValueError: a file is missing.
-    """
+    """Require every file that was written, because a missing file would be read as glass."""
     written = set(attributes["files"])
     if lost := sorted(written - set(list_files(path))):
         raise ValueError(f"{len(lost)} of its {len(written)} files are missing, the first is {lost[0]}")
@@ -139,11 +127,7 @@ class Store:
         self.fingerprint = str(attributes["fingerprint"])
 
     def at(self, mpp: float) -> Store:
-        """The same image at a coarser mpp, read from the best level and averaged if that level is finer.
-
-        Raises:
-            StoreError: ``mpp`` is not an integer multiple of the store's mpp.
-        """
+        """The same image at a coarser mpp, read from the best level and averaged if that level is finer."""
         ratio = mpp / self.mpp
         if round(ratio) < 1 or abs(ratio - round(ratio)) > 1e-6:
             raise StoreError(
@@ -166,9 +150,6 @@ class Store:
 
         Returns:
             (h, w, 3) uint8, contiguous; white outside the image and in chunks without tissue.
-
-        Raises:
-            StoreError: a chunk is damaged.
         """
         (x, y), (width, height) = ([int(each) * self._rest for each in pair] for pair in (xy, size))
         pixels = np.full((height, width, 3), BACKGROUND, np.uint8)
@@ -225,11 +206,7 @@ class Store:
             raise StoreError(f"{self.path}: {where} is damaged ({error}); run `muse tile` again") from error
 
     def require_lossless(self) -> None:
-        """Reject a store with lossy compression, which is only for pretraining.
-
-        Raises:
-            StoreError: the store has JPEG chunks.
-        """
+        """Reject a store with lossy compression, which is only for pretraining."""
         if self.codec != LOSSLESS:
             raise StoreError(
                 f"{self.path}: has lossy compression ({self.codec}), for pretraining only; write a lossless store "
@@ -241,20 +218,13 @@ class Store:
 
         If another job removes or replaces the store meanwhile, as can happen when a killed workflow is restarted, its
         missing chunks would be read as glass.
-
-        Raises:
-            StoreError: the folder was replaced.
         """
         if _identity(self.path) != self._identity:
             raise StoreError(f"{self.path}: was replaced while it was read; run this step again")
 
     @cached_property
     def tissue(self) -> tuple[np.ndarray, float]:
-        """Mask (h, w) bool of the area where nuclei are kept, and the side of its pixels in work pixels.
-
-        Raises:
-            StoreError: the tissue label is damaged.
-        """
+        """Mask (h, w) bool of the area where nuclei are kept, and the side of its pixels in work pixels."""
         return self._read_tissue(), self._tissue_px
 
     def in_tissue(self, xy: np.ndarray) -> np.ndarray:

@@ -37,9 +37,6 @@ def find_tissue(slide: Slide, info: SlideInfo, roi: BaseGeometry | None = None) 
     """Find the tissue of ``slide`` within ``roi`` (absolute level-0 px), or on the whole slide.
 
     If there is no tissue, the mask is empty and a warning says so.
-
-    Raises:
-        SlideError: nothing of the slide can be decoded.
     """
     cv2.setNumThreads(1)
     overview, warnings = read_overview(slide, info), []

@@ -175,11 +175,7 @@ class TissueMask:
 
     @classmethod
     def load(cls, path: Path | str, info: SlideInfo | None = None) -> TissueMask:
-        """Read ``tissue.npz`` and, with ``info``, require that it belongs to that slide.
-
-        Raises:
-            StoreError: the file is missing or not a tissue mask, or belongs to a different slide or mpp.
-        """
+        """Read ``tissue.npz`` and, with ``info``, require that it belongs to that slide."""
         try:
             with np.load(path) as arrays:
                 roi = shapely.from_wkb(arrays["roi"].tobytes()) if arrays["roi"].size else None
@@ -212,11 +208,7 @@ class TissueMask:
         return tissue
 
     def require_sound(self) -> None:
-        """Require that a file contained a valid mask.
-
-        Raises:
-            ValueError: the mask is not valid.
-        """
+        """Require that a file contained a valid mask."""
         kinds = self.mask.dtype == bool, self.mask.ndim == 2, self.mask.size > 0, self.mask_mpp.shape == (2,)
         if self.unscanned is not None:
             kinds = *kinds, self.unscanned.dtype == bool, self.unscanned.shape == self.mask.shape

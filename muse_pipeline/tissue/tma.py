@@ -38,9 +38,6 @@ def find_cores(mask: np.ndarray, mask_mpp: np.ndarray) -> tuple[list[Core], floa
 
     Returns:
         All positions of the grid, row by row, and the radius of the cores in um.
-
-    Raises:
-        SlideError: the tissue is not a grid of round discs of one size.
     """
     height, width = (max(round(n * mpp / WORK_UM), 1) for n, mpp in zip(mask.shape, mask_mpp[::-1], strict=True))
     tissue = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)

@@ -97,10 +97,6 @@ class RunFolder:
 
         Returns:
             A message for the user; "" if there is nothing to report.
-
-        Raises:
-            CheckpointError: the folder contains a run with a different configuration.
-            OutputError: the folder contains files that no run wrote.
         """
         self.require_own()
         try:
@@ -130,11 +126,7 @@ class RunFolder:
             partial.write_text(text, encoding="utf-8")
 
     def require_own(self) -> None:
-        """Reject a folder with files that no run wrote.
-
-        Raises:
-            OutputError: the folder contains such files.
-        """
+        """Reject a folder with files that no run wrote."""
         others = [path.name for path in (self.config, self.pictures, self.checkpoint) if path.exists()]
         if others and not self.provenance.is_file():
             raise OutputError(
@@ -220,11 +212,7 @@ class Inputs:
         return [*([self.checkpoint] if self.checkpoint is not None else []), *self.teachers]
 
     def require_checkpoints(self) -> None:
-        """Require that all ``checkpoints`` exist, before anything is computed.
-
-        Raises:
-            CheckpointError: a file is missing.
-        """
+        """Require that all ``checkpoints`` exist, before anything is computed."""
         for path in self.checkpoints:
             if not path.is_file():
                 built_in = ", ".join(list_checkpoints())

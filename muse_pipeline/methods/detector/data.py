@@ -87,12 +87,6 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
         config: settings of the run.
         start: initial checkpoint. A run that continues a detector needs neither outlines nor labels of every
             class, and keeps the detector's colour reference if `colour` is the same.
-
-    Raises:
-        ConfigError: a class has no labelled nucleus, no outlines can be learnt, the head cannot learn class areas, or
-            masks without classes continue a detector that does not teach its classes.
-        LabelError: a label file is missing or damaged, a patient is in both training and validation, or a run that
-            continues a detector has no nucleus with a class.
     """
     require_words((*config.sources, *config.validation))  # checked first, because reading pictures takes minutes
     model = config.class_names, config.mpp, config.n_rays, max(CONTEXT_PX, config.window_px)

@@ -62,11 +62,7 @@ from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
 
 
 def load_detector_config(path: Path, data: Path | None = None, changes: Iterable[str] = ()) -> DetectorConfig:
-    """Read the settings of a config file (``recipe.load_run``).
-
-    Raises:
-        ConfigError: a setting is wrong, or the file configures a different method.
-    """
+    """Read the settings of a config file (``recipe.load_run``)."""
     return load_run(path, data, changes, default="detector", only=DetectorConfig)[1]
 
 
@@ -81,14 +77,7 @@ class DetectorRecipe(Recipe):
         return inherit_export(values, folder)
 
     def describe(self, config: DetectorConfig) -> dict[str, Any]:
-        """Describe the run for the workflow; its inputs are the checkpoints and every file of the label sources.
-
-        Raises:
-            CheckpointError: a checkpoint is missing.
-            ConfigError: a setting is wrong.
-            LabelError: the settings of a source conflict, or a folder or file is missing.
-            SheetError: a sheet of slides is wrong.
-        """
+        """Describe the run for the workflow; its inputs are the checkpoints and every file of the label sources."""
         require_sound(config)
         inputs = read_inputs(config)
         inputs.require_checkpoints()

@@ -231,12 +231,7 @@ class StageConfig(NetworkSettings):
 
 
 def require_network(config: NetworkSettings) -> None:
-    """Reject an unusable network or window before any data is read.
-
-    Raises:
-        ConfigError: the backbone is unknown, the classes or fusion weights cannot be used, or the window has an
-            unsuitable size.
-    """
+    """Reject an unusable network or window before any data is read."""
     with torch.device("meta"):
         network = RegionNetwork(config.backbone, len(config.classes), config.fusion)
     require_window(config.window_px, network.backbone, config.backbone)

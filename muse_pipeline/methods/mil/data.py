@@ -82,13 +82,7 @@ def all_sources(config: StageConfig) -> tuple[tuple[TissueSource, ...], tuple[Ti
 
 
 def read_region_data(config: StageConfig) -> RegionData:
-    """Read all images of the config.
-
-    Raises:
-        LabelError: a file is missing or damaged, labels contradict each other, a class has no image, ``selection`` is
-            "masks" but no image with a mask can be scored, or a patient is in both training and validation.
-        ConfigError: no stains could be fitted.
-    """
+    """Read all images of the config."""
     sources, validation = all_sources(config)
     images, held = (
         read_tissue_images(some, config.class_names, config.mpp, config.window_px) for some in (sources, validation)

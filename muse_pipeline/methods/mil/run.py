@@ -48,13 +48,7 @@ class MilRecipe(Recipe):
     Config = MilConfig
 
     def describe(self, config: MilConfig) -> dict[str, Any]:
-        """Describe the run for the workflow, with the id, class and patient of each labelled slide.
-
-        Raises:
-            CheckpointError: a checkpoint is missing.
-            ConfigError: the network or window is unusable.
-            LabelError: a file of labels is missing, or slide labels cannot be used.
-        """
+        """Describe the run for the workflow, with the id, class and patient of each labelled slide."""
         require_network(config)
         labels = config.slide_labels
         starts = [config.checkpoint, labels and labels.checkpoint]
@@ -96,11 +90,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
     """Trains a region network, and writes a checkpoint that ``muse export`` can read."""
 
     def check(self) -> None:
-        """Reject an unusable network or window, and training data without a description.
-
-        Raises:
-            ConfigError: the network or window is unusable, or the training data are not described.
-        """
+        """Reject an unusable network or window, and training data without a description."""
         require_training_data(self.config.training_data)
         require_network(self.config)
 
@@ -212,11 +202,7 @@ class StudentStage(RegionStage):
     """Trains a new network on the maps of the teacher of the previous stage."""
 
     def build(self, data: RegionData) -> StudentTraining:
-        """Return the training of the student on the teacher's maps.
-
-        Raises:
-            CheckpointError: the teacher's weights do not fit the network.
-        """
+        """Return the training of the student on the teacher's maps."""
         path, teacher = self.config.previous, self.new_network()
         checkpoint = load_checkpoint(path)
         load_weights(teacher.backbone, checkpoint.backbone, path, always_resample=False)

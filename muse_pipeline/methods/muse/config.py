@@ -84,9 +84,5 @@ class MuseConfig:
 
 
 def require_sound(config: MuseConfig) -> None:
-    """Reject an unknown backbone, and views that it does not accept, before any data is read.
-
-    Raises:
-        ConfigError: the backbone is unknown, or the side of a view is not a multiple of its stride.
-    """
+    """Reject an unknown backbone, and views that it does not accept, before any data is read."""
     require_windows(config.backbone, *config.sides_px)

@@ -182,12 +182,7 @@ class CollapseAlarm(Alarm):
     """Ends a run that collapses to constant vectors, or whose views share no nuclei."""
 
     def check(self, done: int, losses: dict[str, float]) -> None:
-        """Compare diagnostics with ``LIMITS``.
-
-        Raises:
-            CollapsedError: at ``IN_A_ROW`` logged steps in a row, a value was outside its limits, or no two views
-                shared a nucleus.
-        """
+        """Compare diagnostics with ``LIMITS``."""
         shares_none = losses.get("shared_nuclei") == 0
         if self.persists("shared_nuclei", shares_none):
             raise CollapsedError(

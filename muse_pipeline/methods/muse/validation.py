@@ -157,9 +157,6 @@ def read_held(sources: Sequence[LabelSource], mpp: float) -> list[LabelledImage]
 
     Classes are taken from the class maps of the sources. The list is empty if a source has no class map, or if all
     nuclei belong to the same class or the same patient.
-
-    Raises:
-        LabelError: a picture or its labels cannot be read.
     """
     classes = sorted({name for source in sources for name in source.class_map.values() if name})
     if not classes or not all(source.class_map for source in sources):

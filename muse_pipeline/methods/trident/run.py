@@ -40,12 +40,7 @@ class PairedData(PretrainData):
 
 
 def read_paired_data(config: TridentConfig, folder: Path, log: Log) -> PairedData:
-    """Open every source and the partners of its images (``muse.data.read_pretrain_data`` and ``open_partner``).
-
-    Raises:
-        ConfigError: a folder of partners contains none for the source's pictures, or no slide's partner could be used.
-        MuseError: a source or a partner cannot be read or does not fit.
-    """
+    """Open every source and the partners of its images (``muse.data.read_pretrain_data`` and ``open_partner``)."""
     data = read_pretrain_data(
         config.sources, config.views.mpp[0], config.min_nuclei, folder, log, config.region_weights
     )
@@ -163,11 +158,7 @@ class SpreadAlarm(Alarm):
     """Ends a run in which all H&E vectors become similar."""
 
     def check(self, done: int, losses: dict[str, float]) -> None:
-        """Compare the spread of each level with ``LEAST_SPREAD``.
-
-        Raises:
-            CollapsedError: the spread of a level was below this limit at ``IN_A_ROW`` logged steps in a row.
-        """
+        """Compare the spread of each level with ``LEAST_SPREAD``."""
         for name, value in losses.items():
             if name.endswith("_spread") and self.persists(name, value < LEAST_SPREAD):
                 raise CollapsedError(

@@ -149,11 +149,7 @@ class MasksStage(PreparedStage):
 
 
 def checksum_of_masks(folder: Path) -> str:
-    """Checksum of the file with the settings and statistics of the masks in ``folder``.
-
-    Raises:
-        LabelError: ``muse synthesize masks`` did not write this folder.
-    """
+    """Checksum of the file with the settings and statistics of the masks in ``folder``."""
     path = folder / SETTINGS
     if not path.is_file():
         raise LabelError(f"{folder}: contains no {SETTINGS}; make masks with `muse synthesize masks -o {folder}`")
@@ -161,12 +157,7 @@ def checksum_of_masks(folder: Path) -> str:
 
 
 def read_usable_masks(folder: Path, mpp: float, window_px: int) -> list[InstanceMask]:
-    """Read the masks that have background and at least one instance wider than a pixel.
-
-    Raises:
-        LabelError: there are no such masks, the masks' mpp is not ``mpp``, a mask is smaller than the window, or the
-            median nucleus is less than 6 px in diameter.
-    """
+    """Read the masks that have background and at least one instance wider than a pixel."""
     masks, mask_mpp = read_masks(folder)
     if abs(mask_mpp / mpp - 1) > 1e-3:
         raise LabelError(f"{folder}: its masks are at {mask_mpp:g} um/px, but `mpp` is {mpp:g}; make them at {mpp:g}")
@@ -221,9 +212,6 @@ class TissueWindows:
         images: pictures and stores, all at the same mpp.
         window_px: side of a window.
         seed: seed of the run.
-
-    Raises:
-        StoreError: no image has tissue.
     """
 
     def __init__(self, images: Sequence[Image], window_px: int, seed: int):
@@ -314,11 +302,6 @@ def read_unit_data(config: UnitConfig, masks: Path) -> UnitData:
     Args:
         config: settings of the run.
         masks: folder of the masks.
-
-    Raises:
-        ConfigError: the tissue is empty or not stained with haematoxylin and eosin.
-        LabelError: the masks cannot be used, or a picture cannot be read.
-        MuseError: a source of tissue cannot be read.
     """
     usable = read_usable_masks(masks, config.mpp, config.window_px)
     images = open_unlabelled(config.sources, config.mpp)
@@ -338,11 +321,7 @@ def _draw_sample(images: Sequence[Image], config: UnitConfig) -> np.ndarray:
 
 
 def require_stained(windows: np.ndarray, mpp: float) -> None:
-    """Require that windows (N, S, S, 3) uint8 show tissue stained with haematoxylin and eosin.
-
-    Raises:
-        ConfigError: the tissue is brown, or fewer than half of the windows have tissue.
-    """
+    """Require that windows (N, S, S, 3) uint8 show tissue stained with haematoxylin and eosin."""
     sample = AppearanceSample(mpp)
     for window in windows:
         sample.add(np.ascontiguousarray(window), usable_pixels(window))
