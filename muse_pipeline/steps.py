@@ -281,7 +281,7 @@ def stitch(
     import pyarrow as pa
 
     from muse_pipeline.core.process import return_large_arrays
-    from muse_pipeline.inference.region_lookup import FailedRegions, load_regions
+    from muse_pipeline.inference.region_lookup import load_regions
     from muse_pipeline.inference.stitch import ColumnSources, stitch_shards
     from muse_pipeline.slides.inspect import read_info
     from muse_pipeline.tissue.mask import TissueMask
@@ -301,7 +301,7 @@ def stitch(
     sources = ColumnSources(areas, settings, flagged, intensities)
     provenance = stitch_shards(list(shards), known, kept, output, threads, sources)
     doubts = [provenance.size_doubt, provenance.class_doubt]
-    failed = f"no tissue regions: {areas.reason}" if isinstance(areas, FailedRegions) else None
+    failed = f"no tissue regions: {areas.failure}" if areas and areas.failure else None
     n_without = provenance.features.n_without_pixels if provenance.features else 0
     unmeasured = (
         f"{count_noun(n_without, 'nucleus contains', 'nuclei contain')} no pixel centre: stains and texture are empty"

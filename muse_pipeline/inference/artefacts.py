@@ -147,7 +147,7 @@ def find_artefacts(
         tissue: tissue of the slide; areas outside it are not counted.
         fit: fit of the slide's stains; None if it failed.
         threads: number of threads; results do not depend on it.
-        subtract: the kinds whose nuclei and areas are left out of totals; they take precedence where kinds overlap.
+        subtract: kinds whose nuclei and areas are left out of totals; they take precedence where kinds overlap.
     """
     masks = find_masks(store, fit, threads)
     kind = np.full(masks[0].shape, CLEAN, np.int8)
@@ -157,8 +157,9 @@ def find_artefacts(
     areas = _measure_areas(kind, tissue)
     if not has_detail(store.slide_mpp):
         del areas[KINDS[0]]
-    known = {"subtract": tuple(subtract), "tissue_mm2": tissue.area_mm2}
-    return ArtefactMap(kind, areas, store.slide_mpp, sha256_of(MODEL), **known)
+    return ArtefactMap(
+        kind, areas, store.slide_mpp, sha256_of(MODEL), subtract=tuple(subtract), tissue_mm2=tissue.area_mm2
+    )
 
 
 def find_masks(store: Store, fit: MacenkoFit | None, threads: int = 1) -> list[np.ndarray]:
@@ -173,9 +174,9 @@ def find_masks(store: Store, fit: MacenkoFit | None, threads: int = 1) -> list[n
 
     def map_kinds(candidates: np.ndarray, colour: np.ndarray) -> np.ndarray:
         where = candidates & is_tissue, CELL_UM / model.card.mpp
-        found = map_slide(image, model, colour, where=where, threads=threads)
-        n = round(CELL_UM / found.cell_um)  # cells of the model's map along the side of a cell of ``CELL_UM``
-        return average_over_tissue(found.prob[1:], found.tissue, n, is_tissue.shape) / 255  # class 0 is clean tissue
+        maps = map_slide(image, model, colour, where=where, threads=threads)
+        n = round(CELL_UM / maps.cell_um)  # cells of the model's map along the side of a cell of ``CELL_UM``
+        return average_over_tissue(maps.prob[1:], maps.tissue, n, is_tissue.shape) / 255  # class 0 is clean tissue
 
     # Normalised stains tell folds from darkly stained tissue, but normalisation would distort the colours of ink.
     fold, *_ = map_kinds(settle_areas(dark, _SEARCHED_MM2[0]), colour)
@@ -210,8 +211,8 @@ def _measure_areas(kind: np.ndarray, tissue: TissueMask) -> dict[str, float]:
         ((np.arange(n) + 0.5) * um / CELL_UM).astype(int).clip(0, n_cells - 1)
         for n, um, n_cells in zip(tissue.mask.shape, tissue.mask_mpp[::-1], kind.shape, strict=True)
     )
-    found = kind[np.ix_(row, column)][tissue.mask]  # one byte per pixel, of which large slides have 20 million
-    n = np.array([np.count_nonzero(found == number) for number in range(len(KINDS))])
+    kinds = kind[np.ix_(row, column)][tissue.mask]  # one byte per pixel, of which large slides have 20 million
+    n = np.array([np.count_nonzero(kinds == number) for number in range(len(KINDS))])
     return dict(zip(KINDS, np.round(n * np.prod(tissue.mask_mpp) / 1e6, 6).tolist(), strict=True))
 
 
@@ -297,11 +298,9 @@ def drop_most(areas: np.ndarray, is_tissue: np.ndarray) -> np.ndarray:
 
 
 def measure_focus(image: Store, n_cells: tuple[int, int], threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Energy of fine and coarse detail in the cells of an image, each cell averaged with the tissue cells around it.
+    """Energies (rows, columns) of fine (0.5 to 0.9 um) and coarse (0.9 to 1.7 um) detail in the cells of an image.
 
-    Returns:
-        Energies of the detail of 0.5 to 0.9 um and of the detail of 0.9 to 1.7 um, each (rows, columns) float32 in
-        grey levels squared; both are 0 outside tissue. They do not depend on the number of ``threads``.
+    Each is in grey levels squared, averaged with the tissue cells around a cell, and 0 outside tissue.
     """
     cv2.setNumThreads(1)
     measures = np.zeros((*n_cells, 3), np.float32)
@@ -313,8 +312,8 @@ def measure_focus(image: Store, n_cells: tuple[int, int], threads: int = 1) -> t
     fine, coarse, tissue = np.moveaxis(measures, -1, 0)
     is_tissue = tissue > MIN_TISSUE
     share, fine, coarse = (
-        cv2.blur(each * is_tissue, (3, 3), borderType=cv2.BORDER_REPLICATE)
-        for each in (np.ones_like(fine), fine, coarse)
+        cv2.blur(values * is_tissue, (3, 3), borderType=cv2.BORDER_REPLICATE)
+        for values in (np.ones_like(fine), fine, coarse)
     )
     # The share is 1/9 or more in cells of tissue, so this limit affects only the other cells, which become 0.
     share = np.maximum(share, 0.1)
@@ -357,11 +356,6 @@ def _measure_block(image: Store, corner: tuple[int, int]) -> np.ndarray:
     row, column = corner
     box = (column * _CELL_PX, row * _CELL_PX), (_BLOCK_CELLS * _CELL_PX,) * 2
     (green,) = image.read_planes(*box, channels=slice(1, 2))
-    return np.stack(_measure_detail(green), -1)
-
-
-def _measure_detail(green: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Energies of fine and coarse detail, and fraction of tissue, in the cells of a block (h, w) uint8; (n, n) each."""
     sharp = green.astype(np.uint16)
     sharp *= _STEPS  # in place, which is twice as fast
     soft = cv2.pyrDown(sharp)  # blurred, at half the size; exact in integers, like the blurs below
@@ -369,9 +363,9 @@ def _measure_detail(green: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
     softer_small = softer[::2, ::2].copy()
     softest = cv2.GaussianBlur(softer_small, (3, 3), 0)
     sampled = sharp[::4, ::4].copy(), soft[::2, ::2].copy()  # every fourth pixel is enough to measure noise
-    noise, fine, coarse = (_measure_energy(*each) for each in (sampled, (soft, softer), (softer_small, softest)))
+    noise, fine, coarse = (_measure_energy(*pair) for pair in (sampled, (soft, softer), (softer_small, softest)))
     tissue = _average(cv2.compare(softer_small, MAX_GREEN * _STEPS, cv2.CMP_LT)) / np.float32(255)
-    return fine - _NOISE[0] * noise, coarse - _NOISE[1] * noise, tissue
+    return np.stack([fine - _NOISE[0] * noise, coarse - _NOISE[1] * noise, tissue], -1)
 
 
 def _measure_energy(one: np.ndarray, other: np.ndarray) -> np.ndarray:

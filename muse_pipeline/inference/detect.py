@@ -72,9 +72,8 @@ class Detector(Protocol):
 class Guard:
     """A check that excludes windows of a slide from detection.
 
-    Attributes:
-        judge: function that returns the reason to skip a window (S, S, 3), or "".
-        remarks: warnings about the slide.
+    The function ``judge`` returns the reason to skip a window (S, S, 3), or ""; ``remarks`` are warnings about the
+    slide.
     """
 
     judge: Callable[[np.ndarray], str]
@@ -110,7 +109,10 @@ def detect_shard(
     progress: Callable[[int, int], None] | None = None,
     choice: WindowChoice = EVERY_WINDOW,
 ) -> dict[str, Any]:
-    """Find the nuclei of one shard and write them to ``output``.
+    """Find the nuclei of one shard, write them to ``output``, and return the facts that are written into the file.
+
+    The facts are the shard, the number of windows, the windows that were full or excluded, and the facts about slide,
+    grid and finder that all shards have in common.
 
     Args:
         store: the slide's image at the card's mpp.
@@ -120,10 +122,6 @@ def detect_shard(
         threads: number of batches that are read and run at the same time; results do not depend on it.
         progress: function called with (batches done, batches in all).
         choice: windows that are searched.
-
-    Returns:
-        The facts written into the file: shard, number of windows, windows that were full or excluded, and the facts
-        about slide, grid and finder that all shards have in common.
     """
     card, guard = finder.card, choice.guard
     require_mpp(store, card)
@@ -137,11 +135,11 @@ def detect_shard(
     columns = len(card.classes), card.n_rays, card.embedding_dim, finder.measures_dab
     with complete_file(output) as unfinished, ShardWriter(unfinished, *columns) as writer:
         for done, batch in enumerate(map_in_order(run_batch, batches, threads), 1):
-            for window, reports, is_full, why in batch:
+            for window, reports, is_full, reason in batch:
                 if is_full:
                     full.append(window)
-                if why:
-                    guarded[why].append(window)
+                if reason:
+                    guarded[reason].append(window)
                 writer.add(reports, window)
             if progress:
                 progress(done, len(batches))
@@ -163,26 +161,29 @@ def _run_batch(
     """For each window of a batch, its index, its nuclei, whether it is full, and the reason to exclude it or ""."""
     card = finder.card
     part = grid.part(windows, *store.tissue, card.stride_px) if finder.trim else grid.whole
-    found, reasons = _find_nuclei(store, finder, grid.part_xy(windows, part), (part.width, part.height), guard)
-    are_full = [len(nuclei) >= card.capacity for nuclei in found]  # counted before nuclei are dropped
-    found = [_drop_beyond(*both, grid.size_px) for both in zip(found, grid.part_xy(windows, part), strict=True)]
-    if finder.suppress_overlaps:
-        found = [suppress_overlaps(nuclei, card.mpp) for nuclei in found]
-    reports = [report_window(*both, grid, part, card.mpp) for both in zip(found, windows.tolist(), strict=True)]
-    return list(zip(windows.tolist(), reports, are_full, reasons, strict=True))
+    corners = grid.part_xy(windows, part)
+    batch = []
+    nuclei_and_reasons = _find_nuclei(store, finder, corners, (part.width, part.height), guard)
+    for window, corner, (nuclei, reason) in zip(windows.tolist(), corners, nuclei_and_reasons, strict=True):
+        is_full = len(nuclei) >= card.capacity  # counted before nuclei are dropped
+        inside = _drop_beyond(nuclei, corner, grid.size_px)
+        if finder.suppress_overlaps:
+            inside = suppress_overlaps(inside, card.mpp)
+        batch.append((window, report_window(inside, window, grid, part, card.mpp), is_full, reason))
+    return batch
 
 
 def _find_nuclei(
     store: Store, finder: Detector, corners: np.ndarray, size_px: tuple[int, int], guard: Guard | None
-) -> tuple[list[Nuclei], list[str]]:
+) -> list[tuple[Nuclei, str]]:
     """Nuclei (frame: window) in windows of ``size_px`` at ``corners`` (n, 2), and the reason to skip each or ""."""
     card = finder.card
     pixels = np.full((card.batch, *size_px[::-1], 3), 255, np.uint8)
     for slot, corner in enumerate(corners):
         pixels[slot] = store.read_continued(tuple(corner), size_px)
     reasons = [guard.judge(pixels[slot]) if guard else "" for slot in range(len(corners))]
-    found = finder(pixels, corners) if not all(reasons) else [no_nuclei(card)] * len(corners)
-    return [no_nuclei(card) if why else nuclei for nuclei, why in zip(found, reasons, strict=False)], reasons
+    windows = finder(pixels, corners) if not all(reasons) else [no_nuclei(card)] * len(corners)
+    return [(no_nuclei(card) if reason else nuclei, reason) for nuclei, reason in zip(windows, reasons, strict=False)]
 
 
 def _drop_beyond(nuclei: Nuclei, corner: np.ndarray, size_px: tuple[int, int]) -> Nuclei:
@@ -272,22 +273,22 @@ class ModelFinder(Detector):
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
         """The model's nuclei, which do not depend on ``origin_xy``."""
-        found = self.predictor(pixels, self.colour)
+        windows = self.predictor(pixels, self.colour)
         if not self.measures_dab:
-            return found
+            return windows
         stains = [split_stains(window, self.third_stain) for window in pixels]
         recoloured = self.predictor(np.stack(list(map(recolour_brown, pixels, stains))), IDENTITY)
-        return list(map(self._with_brown, found, recoloured, stains))
+        return list(map(self._with_brown, windows, recoloured, stains))
 
-    def _with_brown(self, found: Nuclei, recoloured: Nuclei, stains: np.ndarray) -> Nuclei:
-        """Nuclei of one window with ``dab_od``: brown nuclei from ``recoloured``, and those of ``found`` elsewhere."""
+    def _with_brown(self, as_stained: Nuclei, recoloured: Nuclei, stains: np.ndarray) -> Nuclei:
+        """Nuclei of one window with ``dab_od``: brown ones from ``recoloured``, and ``as_stained`` elsewhere."""
         dab = np.ascontiguousarray(stains[..., 1])
-        found, recoloured = (
+        as_stained, recoloured = (
             replace(nuclei, dab_od=mean_within(dab, nuclei, self.card.mpp)[:, None] / LN_10)
-            for nuclei in (found, recoloured)
+            for nuclei in (as_stained, recoloured)
         )
         brown = recoloured[recoloured.dab_od[:, 0] >= POSITIVE_OD]
-        both = suppress_overlaps(Nuclei.concatenate([brown, found]), self.card.mpp)  # keeps the first of two
+        both = suppress_overlaps(Nuclei.concatenate([brown, as_stained]), self.card.mpp)  # keeps the first of two
         return both[np.argsort(-both.score, kind="stable")]
 
     def facts(self) -> dict[str, Any]:
@@ -306,18 +307,14 @@ class ModelFinder(Detector):
 
 
 def detect_picture(predictor: Predictor, pixels: np.ndarray, mpp: float, stain: MacenkoFit | None) -> Nuclei:
-    """Nuclei in a picture of any mpp, in pixels of that picture (frame: work).
+    """Nuclei in a picture (h, w, 3) uint8 of any mpp, in pixels of that picture (frame: work).
 
-    Args:
-        predictor: the model.
-        pixels: (h, w, 3) uint8; resampled to the model's mpp.
-        mpp: um per pixel of the picture.
-        stain: stains of the picture; None if unknown.
+    The picture is resampled to the model's mpp. Its ``stain`` is None if unknown.
     """
     resized = resize_picture(pixels, mpp / predictor.card.mpp)
-    found = detect_image(predictor, resized, colour_of_fit(predictor.card.colour, stain))
+    nuclei = detect_image(predictor, resized, colour_of_fit(predictor.card.colour, stain))
     # The resized sides are whole pixels, so their ratio to the original sides is not exactly that of the mpps.
-    return replace(found, xy=found.xy * (np.array(pixels.shape[1::-1]) / resized.shape[1::-1]))
+    return replace(nuclei, xy=nuclei.xy * (np.array(pixels.shape[1::-1]) / resized.shape[1::-1]))
 
 
 def detect_image(predictor: Predictor, pixels: np.ndarray, colour: np.ndarray) -> Nuclei:

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,12 +70,9 @@ MARGIN = 1.2  # limit of a class's median area, relative to the largest in train
 
 
 class Measure(NamedTuple):
-    """Criterion by which one measure of a slide is flagged.
+    """Criterion by which one measure of a slide is flagged: tolerated distance beyond the range of training pictures.
 
-    Attributes:
-        margin: tolerated distance beyond the range of the training pictures, in the measure's own unit.
-        below: meaning of a value below the range, in words; "" if it is not flagged.
-        above: meaning of a value above the range, in words; "" if it is not flagged.
+    The meanings of a value ``below`` and ``above`` the range are in words; "" if it is not flagged.
     """
 
     margin: float
@@ -104,12 +102,10 @@ TISSUE = {"contrast": Measure(0.5, "less structure", "more structure")}
 
 
 def describe_training(measured: Sequence[dict[str, float]]) -> AppearanceReference | None:
-    """The reference made from the ``tissue.colour`` measures of all training pictures; None if nothing was measured."""
-    names = sorted({name for one in measured for name in one})
-    values = {name: [one[name] for one in measured if name in one] for name in names}
-    ranges = {
-        name: tuple(np.percentile(found, PERCENTILES).round(4).tolist()) for name, found in values.items() if found
-    }
+    """The reference from the ``tissue.colour`` measures of all training pictures; None if nothing was measured."""
+    names = sorted({name for measures in measured for name in measures})
+    values = {name: [measures[name] for measures in measured if name in measures] for name in names}
+    ranges = {name: tuple(np.percentile(values[name], PERCENTILES).round(4).tolist()) for name in names}
     return AppearanceReference(len(measured), ranges) if ranges else None
 
 
@@ -119,14 +115,14 @@ def merge_references(*references: AppearanceReference | None) -> AppearanceRefer
     The range of each measure spans its ranges in all references. Medians are averaged, weighted by the numbers of
     pictures; these numbers are added up, so a picture in two references counts twice. Each None is left out.
     """
-    known = [reference for reference in references if reference is not None]
+    present = [reference for reference in references if reference is not None]
     ranges = {}
-    for name in sorted({name for reference in known for name in reference.ranges}):
-        having = [reference for reference in known if name in reference.ranges]
+    for name in sorted({name for reference in present for name in reference.ranges}):
+        having = [reference for reference in present if name in reference.ranges]
         low, median, high = zip(*(reference.ranges[name] for reference in having), strict=True)
         mean = np.average(median, weights=[reference.n_pictures for reference in having])
         ranges[name] = min(low), round(float(mean), 4), max(high)
-    return AppearanceReference(sum(reference.n_pictures for reference in known), ranges) if known else None
+    return AppearanceReference(sum(reference.n_pictures for reference in present), ranges) if present else None
 
 
 def judge_appearance(reference: AppearanceReference | None, colour: SlideColour, stain: str | None = None) -> Verdict:
@@ -186,11 +182,8 @@ def _deviations(
 def find_doubts(provenance: Provenance, organ: str = "") -> dict[str, str]:
     """The doubts about a slide, keyed as in ``OF_NUCLEI``, ``OF_CLASSES`` and ``OF_REGIONS``, each with its reason.
 
-    The key "mpp" has a doubt about a pixel size that the scanner states, for which no number is left out.
-
-    Args:
-        provenance: provenance of the slide's nuclei.
-        organ: organ in the sheet of slides; "" if there is none.
+    The key "mpp" has a doubt about a pixel size that the scanner states, for which no number is left out. The ``organ``
+    is that in the sheet of slides, "" if there is none.
     """
     verdict = provenance.verdict
     of_mpp = describe_implausible(provenance.slide_mpp, provenance.mpp_source)
@@ -200,13 +193,13 @@ def find_doubts(provenance: Provenance, organ: str = "") -> dict[str, str]:
         return {kind: doubt for kind, doubt in judged.items() if doubt}
     of_size = "mpp" if is_of_scanner(provenance.mpp_source) else "scale"
     doubts = {of_size: provenance.size_doubt, "classes": provenance.class_doubt, "regions": of_regions}
-    found = {kind: doubt for kind, doubt in doubts.items() if doubt}
+    doubts = {kind: doubt for kind, doubt in doubts.items() if doubt}
     if of_mpp:
-        found.setdefault("scale", of_mpp)
+        doubts.setdefault("scale", of_mpp)
     if names := name_unvalidated(provenance, organ):
         card = f"the card of {provenance.model.name}"
-        found["organ"] = f"{names} are not validated in {organ}: {card} lists {describe_organs(provenance.organs)}"
-    return found
+        doubts["organ"] = f"{names} are not validated in {organ}: {card} lists {describe_organs(provenance.organs)}"
+    return doubts
 
 
 def _doubt_regions(provenance: Provenance) -> str:
@@ -223,15 +216,13 @@ def _doubt_regions(provenance: Provenance) -> str:
 def list_unvalidated(provenance: Provenance, organ: str) -> list[str]:
     """Classes that are not validated in an organ; empty if the organ is not known or the classes mean nothing.
 
-    Args:
-        provenance: provenance of the slide's nuclei.
-        organ: organ in the sheet of slides, in any form of ``core.specimen.ORGANS``.
+    The ``organ`` may have any form of ``core.specimen.ORGANS``.
     """
     name = name_organ(organ)
     if not name or not has_classes(provenance):
         return []
-    validated = {each: set(map(name_organ, organs)) for each, organs in provenance.organs.items()}
-    return [each for each in provenance.class_names if name not in validated.get(each, ())]
+    validated = {class_name: set(map(name_organ, organs)) for class_name, organs in provenance.organs.items()}
+    return [class_name for class_name in provenance.class_names if name not in validated.get(class_name, ())]
 
 
 def name_unvalidated(provenance: Provenance, organ: str) -> str:
@@ -248,19 +239,17 @@ def has_classes(provenance: Provenance) -> bool:
 def describe_organs(organs: Mapping[str, Sequence[str]]) -> str:
     """The organs in which classes are validated, as in "breast, colon (only Epithelial)"."""
     texts = []
-    for organ in dict.fromkeys(organ for each in organs.values() for organ in each):
-        classes = [name for name, each in organs.items() if organ in each]
+    for organ in dict.fromkeys(chain.from_iterable(organs.values())):
+        classes = [name for name, of_class in organs.items() if organ in of_class]
         texts.append(organ if len(classes) == len(organs) else f"{organ} (only {', '.join(classes)})")
     return ", ".join(texts) or "no organs"
 
 
 def reason_left_out(doubts: Iterable[str], kinds: Mapping[str, str], included: Iterable[str] = ()) -> str:
-    """The reason why totals leave a slide out, in a few words; "" if they include it.
+    """The reason why totals leave a slide with these ``doubts`` out, in a few words; "" if they include it.
 
-    Args:
-        doubts: kinds of doubt about the slide.
-        kinds: kinds that matter, such as ``OF_NUCLEI``.
-        included: kinds of doubt for which the reader chose not to leave slides out.
+    Only doubts among ``kinds``, such as ``OF_NUCLEI``, matter, without those that the reader chose to have
+    ``included``.
     """
     return next((word for kind, word in kinds.items() if kind in set(doubts) - set(included)), "")
 
@@ -268,10 +257,8 @@ def reason_left_out(doubts: Iterable[str], kinds: Mapping[str, str], included: I
 def describe_left_out(reasons: Iterable[str], of: str = "") -> str:
     """A note on the slides left out and the reasons, as in "2 slides left out: doubtful scale"; "" if there are none.
 
-    Args:
-        reasons: reason for each slide, from ``reason_left_out``.
-        of: phrase added after "left out" to say which numbers exclude the slides, such as " of the counts of classes";
-            "" if all numbers do.
+    The ``reasons`` come from ``reason_left_out``. The phrase ``of`` names the numbers that exclude the slides, such as
+    " of the counts of classes"; "" if all numbers do.
     """
     counts = Counter(filter(None, reasons))
     if not counts:
@@ -280,7 +267,7 @@ def describe_left_out(reasons: Iterable[str], of: str = "") -> str:
     return f"{count_noun(counts.total(), 'slide')} left out{of}: {', '.join(why)}"
 
 
-def judge_classes(references: Mapping[str, ClassReference], found: Mapping[str, Mapping[str, Any]]) -> str:
+def judge_classes(references: Mapping[str, ClassReference], sizes: Mapping[str, Mapping[str, Any]]) -> str:
     """The reason why counts of classes are doubtful; "" if they are not.
 
     A class is doubtful if the median area of its nuclei exceeds a limit that depends on their mean class probability.
@@ -290,16 +277,16 @@ def judge_classes(references: Mapping[str, ClassReference], found: Mapping[str, 
 
     Args:
         references: measures of the training nuclei of each class.
-        found: ``n_nuclei``, ``median_area_um2`` and ``mean_class_probability`` of each class on the slide.
+        sizes: ``n_nuclei``, ``median_area_um2`` and ``mean_class_probability`` of each class on the slide.
     """
     reasons = []
-    for name, known in references.items():
-        if found[name]["n_nuclei"] < MIN_NUCLEI:
+    for name, reference in references.items():
+        if sizes[name]["n_nuclei"] < MIN_NUCLEI:
             continue
-        area, probability = (found[name][key] for key in ("median_area_um2", "mean_class_probability"))
-        _, typical, most = known.median_area_um2
+        area, probability = (sizes[name][key] for key in ("median_area_um2", "mean_class_probability"))
+        _, typical, most = reference.median_area_um2
         limits = np.sqrt(typical * most), MARGIN * most, MARGIN * most
-        limit = np.interp(probability, known.mean_class_probability, limits, right=np.inf)
+        limit = np.interp(probability, reference.mean_class_probability, limits, right=np.inf)
         if area > limit:
             reasons.append(
                 f'nuclei of the class "{name}" are too large for it (median area {area:.1f} um2, expected at most '
@@ -312,11 +299,8 @@ def judge_classes(references: Mapping[str, ClassReference], found: Mapping[str, 
 class NuclearSize:
     """Number and size of the nuclei of a slide, or of one of its classes.
 
-    Attributes:
-        n_nuclei: number of nuclei.
-        median_area_um2: median area; None without nuclei.
-        mean_class_probability: mean over the nuclei of the probability of the likeliest class; None without nuclei or
-            for a model of one class.
+    The median area is None without nuclei; the mean over the nuclei of the probability of the likeliest class is None
+    without nuclei or for a model of one class.
     """
 
     n_nuclei: int
@@ -326,10 +310,8 @@ class NuclearSize:
     def describe_doubt(self, mpp: tuple[float, float], tissue_mm2: float, are_usual: bool = False) -> str:
         """A warning if nuclei of this size are implausible at ``mpp`` = (x, y) um per level-0 pixel; "" otherwise.
 
-        Args:
-            mpp: size of a pixel.
-            tissue_mm2: area of the tissue with the nuclei.
-            are_usual: True if their classes explain small nuclei, from ``have_usual_sizes``.
+        Small nuclei are plausible if they lie far apart in the tissue, or if their classes explain them
+        (``have_usual_sizes``).
         """
         if self.n_nuclei < MIN_NUCLEI:
             return ""
@@ -348,12 +330,7 @@ class NuclearSize:
 
 
 def have_usual_sizes(references: Mapping[str, ClassReference], of_class: Mapping[str, NuclearSize]) -> bool:
-    """True if enough nuclei belong to classes whose nuclei are about as large as in training.
-
-    Args:
-        references: measures of the training nuclei of each class.
-        of_class: size of the slide's nuclei, by class.
-    """
+    """True if enough of a slide's nuclei belong to classes whose nuclei are about as large as in training."""
     usual = [
         size.n_nuclei
         for name, size in of_class.items()

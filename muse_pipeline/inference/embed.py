@@ -29,19 +29,12 @@ from muse_pipeline.store.grid import WindowGrid
 from muse_pipeline.store.store import Store
 
 HALF_PIXEL = "x/4-0.5"  # see ``models.base``
-
-
 WINDOW_HALO_PX = 192  # for networks that accept windows of any size; with less, features show the grid of windows
 HALO_SHARE = 4  # the halo is a quarter of the window, for networks with a fixed window
 
 
 class Embedder(GraphRunner):
-    """Runs an embedding model, or a detector up to its head.
-
-    Raises:
-        ModelError: the file is not ONNX, is a model of a different kind, or its card does not match its graph.
-        ProviderError: the provider is not installed.
-    """
+    """Runs an embedding model, or a detector up to its head."""
 
     def __init__(self, path: Path, provider: str = "cpu"):
         detector = read_card(path)
@@ -108,20 +101,16 @@ def embed_nuclei(
     progress: Callable[[int, int], None] | None = None,
     offset_px: int = 0,
 ) -> np.ndarray:
-    """(N, D) float16 features of given nuclei.
+    """(N, D) float16 features of nuclei at positions ``xy`` (N, 2) on the slide, in work pixels.
 
     Args:
         store: the slide's image at the card's mpp.
         embedder: the model.
         colour: (3, 4) map of the slide's colours, see ``inference.stains``.
-        xy: (N, 2) positions of the nuclei on the slide, in work pixels.
+        xy: positions of the nuclei.
         threads: number of windows that are read and run at the same time; results do not depend on it.
         progress: function called with (windows done, windows in all).
         offset_px: shift of the window grid; 0 except in tests, which check that results do not depend on it.
-
-    Raises:
-        ModelError: the store's mpp is not the card's, or the graph cannot be run.
-        StoreError: the store was replaced while it was read.
     """
     card = embedder.card
     require_mpp(store, card)
@@ -136,13 +125,13 @@ def embed_nuclei(
         pixels = store.read_continued(tuple(origin), (card.input_px, card.input_px))
         return embedder(pixels, colour, xy[nuclei] - origin).astype(np.float16)
 
-    found = np.empty((len(xy), card.embedding_dim), np.float16)
+    embedding = np.empty((len(xy), card.embedding_dim), np.float16)
     for done, (nuclei, features) in enumerate(zip(groups, map_in_order(embed_window, groups, threads), strict=True), 1):
-        found[nuclei] = features
+        embedding[nuclei] = features
         if progress:
             progress(done, len(groups))
     store.require_unchanged()
-    return found
+    return embedding
 
 
 def is_embedded(path: Path, embedder: Embedder) -> bool:

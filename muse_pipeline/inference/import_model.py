@@ -43,10 +43,10 @@ ROUNDING = 0.01  # largest excess of a probability over 0 to 1, in half precisio
 def import_model(
     network: Path, output: Path, input_px: int | None, halo_um: float, outputs: Sequence[str], **facts: Any
 ) -> ImportedCard:
-    """Write ``network`` with a card to ``output``, after a trial on synthetic nuclei.
+    """Write ``network``, an ONNX file without a card, with a card to ``output``, after a trial on synthetic nuclei.
 
     Args:
-        network: ONNX file without a card.
+        network: ONNX file.
         output: file to write.
         input_px: side of a window; None if the graph fixes it.
         halo_um: width of the border of the maps that is left to neighbouring windows.

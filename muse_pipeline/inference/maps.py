@@ -50,11 +50,9 @@ def scale_pixels(pixels: np.ndarray, card: ImportedCard) -> np.ndarray:
 
 
 def list_maps(kind: str, n_classes: int) -> list[tuple[str, str, tuple[int, ...]]]:
-    """The maps of a network in the order of ``ImportedCard.maps``.
+    """Name (in the authors' code), content and possible numbers of channels of the maps of a kind of network.
 
-    Returns:
-        For each map, its name in the code of the network's authors, its content, and the possible numbers of channels;
-        an empty tuple allows any number.
+    They are in the order of ``ImportedCard.maps``; an empty tuple allows any number of channels.
     """
     classes = (n_classes + 1,) if n_classes > 1 else (1, 2)
     return {

@@ -73,8 +73,8 @@ def map_nuclei(store: Store, paths: Sequence[Path], info: SlideInfo, threads: in
 
 def name_tissues(classes: Sequence[NucleusClass]) -> tuple[tuple[NucleusClass, ...], tuple[bool, ...]]:
     """The classes of the regions that come from nuclei of ``classes``, and whether each lies inside the border."""
-    tissues = [NucleusClass(TISSUES.get(one.name.lower(), one.name), one.color) for one in classes]
-    return (NO_NUCLEI, *tissues), (False, *(one.name.lower() in INSIDE for one in tissues))
+    tissues = [NucleusClass(TISSUES.get(nuclei.name.lower(), nuclei.name), nuclei.color) for nuclei in classes]
+    return (NO_NUCLEI, *tissues), (False, *(tissue.name.lower() in INSIDE for tissue in tissues))
 
 
 def _read_nuclei(shards: ShardSet, card: ModelCard, cell_px: int, tissue: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -96,12 +96,8 @@ def map_shares(
 ) -> np.ndarray:
     """Maps (1 + C, h, w) uint8 of the area without nuclei and of the classes, on (h, w) cells.
 
-    Args:
-        cell: (N, 2) int (x, y) of the cell of each nucleus.
-        weight: (N, C) uint8 probabilities times 255.
-        size: (h, w).
-        cell_um: side of a cell.
-        sigma_um: standard deviation of the Gaussian; ``REACH_UM`` changes in proportion.
+    The ``cell`` (N, 2) int (x, y) of each nucleus has the ``weight`` (N, C) uint8: probabilities times 255.
+    ``REACH_UM`` changes in proportion to ``sigma_um``.
     """
     reach_um = REACH_UM * sigma_um / SIGMA_UM
     reach = math.ceil(reach_um / cell_um)
@@ -109,7 +105,7 @@ def map_shares(
     *kernel, alone = np.rint(_STEPS * np.exp(-((distance_um / sigma_um) ** 2) / 2))
     flat, kernel = cell[:, 1] * size[1] + cell[:, 0], np.array(kernel)
     # Without nuclei, `bincount` returns integers.
-    sums = (np.bincount(flat, each, math.prod(size)).astype(float).reshape(size) for each in weight.T)
-    smooth = [cv2.sepFilter2D(each, cv2.CV_64F, kernel, kernel, borderType=cv2.BORDER_CONSTANT) for each in sums]
+    sums = (np.bincount(flat, prob, math.prod(size)).astype(float).reshape(size) for prob in weight.T)
+    smooth = [cv2.sepFilter2D(values, cv2.CV_64F, kernel, kernel, borderType=cv2.BORDER_CONSTANT) for values in sums]
     weights = np.stack([np.full(size, 255 * _STEPS * alone), *smooth])
     return np.rint(255 * weights / weights.sum(0)).astype(np.uint8)

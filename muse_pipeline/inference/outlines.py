@@ -36,20 +36,11 @@ BLOCK = 64  # number of nuclei at a time; fixed, since sums in a matrix product 
 
 
 def snap_to_edges(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, reach_um: float) -> np.ndarray:
-    """Move outlines to the clearest edge within reach; outlines without an edge are unchanged.
+    """Move outlines, rays (N, R) in um, to the clearest edge within ``reach_um``; those without an edge are unchanged.
 
-    The edge along a ray is where the picture lightens most outwards, within reach of the ray's end. A ray changes by
-    the mean distance to the edge along itself and its neighbours, weighted by the squared strengths of the edges.
-
-    Args:
-        light: (h, w) uint8 picture in which nuclei are dark; for H&E its red channel.
-        xy: (N, 2) centres in pixels of the picture.
-        rays: (N, R) float32 um.
-        mpp: um per pixel.
-        reach_um: largest change of a ray's length.
-
-    Returns:
-        (N, R) float32 um.
+    The edge along a ray is where the picture ``light`` (h, w) uint8, in which nuclei are dark, lightens most outwards.
+    A ray changes by the mean distance to the edge along itself and its neighbours, weighted by the squared strengths of
+    the edges. The centres ``xy`` (N, 2) are in pixels of the picture.
     """
     blocks = (slice(start, start + EDGE_BLOCK) for start in range(0, len(xy), EDGE_BLOCK))
     parts = [_snap(light, xy[block], rays[block], mpp, round(reach_um / EDGE_STEP_UM)) for block in blocks]
@@ -114,17 +105,7 @@ class OutlineRefiner:
         self.session, self.sha256 = open_session(self.path, options, "cpu"), sha256_of(path)
 
     def __call__(self, pixels: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float) -> np.ndarray:
-        """Refine the outlines of nuclei in a picture.
-
-        Args:
-            pixels: (h, w, 3) uint8 picture.
-            xy: (N, 2) centres in pixels of the picture.
-            rays: (N, R) float32 um.
-            mpp: um per pixel.
-
-        Returns:
-            (N, R) float32 um.
-        """
+        """Refine the rays (N, R) in um of nuclei with centres ``xy`` (N, 2) in a picture (h, w, 3) uint8."""
         refined, n_rays = np.empty_like(rays), rays.shape[1]
         to_network, to_rays = angle_weights(n_rays, N_REFINED), angle_weights(N_REFINED, n_rays)
         for start in range(0, len(rays), BLOCK):
@@ -157,28 +138,25 @@ def angle_weights(n: int, m: int) -> np.ndarray:
 
 
 def fit_outlines(
-    found: list[Nuclei], pixels: np.ndarray, mpp: float, snap_um: float, refiner: OutlineRefiner | None
+    windows: list[Nuclei], pixels: np.ndarray, mpp: float, snap_um: float, refiner: OutlineRefiner | None
 ) -> list[Nuclei]:
     """Refine the outlines of the nuclei in windows, or move them to edges.
 
     Args:
-        found: nuclei of each window, in its frame.
+        windows: nuclei of each window, in its frame.
         pixels: (B, H, W, 3) uint8 pixels of the windows.
         mpp: um per pixel.
         snap_um: largest distance by which outlines move to the clearest edge in the red channel, in which haematoxylin
             is dark and eosin light; 0 leaves them unchanged.
         refiner: network that refines outlines, in place of ``snap_um``; None if there is none.
-
-    Returns:
-        The nuclei of each window with the new outlines.
     """
-    if refiner:
-        fitted = [refiner(window, nuclei.xy, nuclei.rays, mpp) for nuclei, window in zip(found, pixels, strict=True)]
-    elif snap_um:
-        reds = [cv2.extractChannel(window, 0) for window in pixels]
-        fitted = [
-            snap_to_edges(red, nuclei.xy, nuclei.rays, mpp, snap_um) for nuclei, red in zip(found, reds, strict=True)
-        ]
-    else:
-        return found
-    return [replace(nuclei, rays=rays) for nuclei, rays in zip(found, fitted, strict=True)]
+    if not refiner and not snap_um:
+        return windows
+    fitted = []
+    for nuclei, window in zip(windows, pixels, strict=True):
+        if refiner:
+            rays = refiner(window, nuclei.xy, nuclei.rays, mpp)
+        else:
+            rays = snap_to_edges(cv2.extractChannel(window, 0), nuclei.xy, nuclei.rays, mpp, snap_um)
+        fitted.append(replace(nuclei, rays=rays))
+    return fitted

@@ -38,11 +38,9 @@ LARGEST_CUT = 64 << 20  # bytes; larger graphs are not cut, because operations o
 
 
 def nuclei_of_windows(outputs: Sequence[np.ndarray], temperature: float = 1.0) -> list[Nuclei]:
-    """The nuclei in each window (frame: window), by descending score, from the outputs of a graph.
+    """The nuclei in each window (frame: window), by descending score, from xy, score, prob, rays and any embedding.
 
-    Args:
-        outputs: xy, score, prob, rays and, for models with embeddings, embedding.
-        temperature: divisor of the logits, as in ``inference.card.ModelCard``.
+    For ``temperature``, see ``inference.card.ModelCard``.
     """
     xy, score, prob, rays, *embedding = outputs
     if temperature != 1:
@@ -168,21 +166,18 @@ class Predictor(GraphRunner):
         self.require_shapes({name: shapes[name] for name in ("pixels", *self.outputs)})
 
     def __call__(self, pixels: np.ndarray, colour: np.ndarray) -> list[Nuclei]:
-        """Find nuclei in windows.
+        """Find the nuclei in each window (frame: window), by descending score.
 
         Args:
             pixels: (B, S, S, 3) uint8, S = the card's ``input_px``; with ``any_size``, (B, H, W, 3), where H and W are
                 multiples of the card's ``stride_px``.
             colour: (3, 4) float32 map, see ``inference.stains``.
-
-        Returns:
-            The nuclei in each window (frame: window), by descending score.
         """
         if self.card.is_imported:
-            found = self._find_in_maps(pixels)
+            nuclei = self._find_in_maps(pixels)
         else:
-            found = nuclei_of_windows(self.run(self.outputs, pixels, colour), self.card.temperature)
-        return fit_outlines(found, pixels, self.card.mpp, self.card.snap_um, self.refiner)
+            nuclei = nuclei_of_windows(self.run(self.outputs, pixels, colour), self.card.temperature)
+        return fit_outlines(nuclei, pixels, self.card.mpp, self.card.snap_um, self.refiner)
 
     def _find_in_maps(self, pixels: np.ndarray) -> list[Nuclei]:
         from muse_pipeline.inference.maps import nuclei_of_maps, scale_pixels  # loads SciPy
@@ -190,8 +185,8 @@ class Predictor(GraphRunner):
         card = self.card
         (port,) = self.session.get_inputs()
         inputs = {port.name: scale_pixels(pixels, card)}
-        found = nuclei_of_maps(run_session(self.session, self.path, list(card.maps), inputs), card)
-        return [replace(nuclei, prob=temper(nuclei.prob, card.temperature)) for nuclei in found]
+        windows = nuclei_of_maps(run_session(self.session, self.path, list(card.maps), inputs), card)
+        return [replace(nuclei, prob=temper(nuclei.prob, card.temperature)) for nuclei in windows]
 
 
 class RegionPredictor(GraphRunner):
@@ -204,13 +199,5 @@ class RegionPredictor(GraphRunner):
         self.require_shapes({"pixels": (card.batch, 3, side, side), MAP: (card.batch, len(card.classes), cells, cells)})
 
     def __call__(self, pixels: np.ndarray, colour: np.ndarray) -> np.ndarray:
-        """Map regions in windows.
-
-        Args:
-            pixels: windows of pixels, as for ``Predictor``.
-            colour: (3, 4) float32 map, see ``inference.stains``.
-
-        Returns:
-            (B, C, H / cell_px, W / cell_px) float32 probabilities.
-        """
+        """Probabilities (B, C, H / cell_px, W / cell_px) float32 of the classes; arguments as for ``Predictor``."""
         return self.run([MAP], pixels, colour)[0]

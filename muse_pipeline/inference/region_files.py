@@ -47,27 +47,17 @@ def record_failure(folder: Path, slide_id: str) -> Iterator[None]:
     except Exception as error:
         for path in written:
             remove(path)
-        known = isinstance(error, MuseError)
-        reason = one_line(error if known else f"unexpected {type(error).__name__}: {error}")
+        is_expected = isinstance(error, MuseError)
+        reason = one_line(error if is_expected else f"unexpected {type(error).__name__}: {error}")
         write_json(files.regions, {"status": FAILED, "reason": reason, "slide_id": slide_id})
         raise
 
 
-def write_regions(found: SlideMap, store: Store, info: SlideInfo, folder: Path) -> dict[str, Any]:
-    """Write all files of a slide's regions, ``regions.json`` last.
-
-    Args:
-        found: the maps of the slide.
-        store: the slide's image, for the picture.
-        info: the slide.
-        folder: folder for the files.
-
-    Returns:
-        The content of ``regions.json``.
-    """
-    classes = found.classes
-    outlines = trace_regions(classify(found))
-    level0 = [_to_level0(polygon, found, info) for polygon in outlines.polygons]
+def write_regions(maps: SlideMap, store: Store, info: SlideInfo, folder: Path) -> dict[str, Any]:
+    """Write all files of a slide's regions, ``regions.json`` last, and return its content."""
+    classes = maps.classes
+    outlines = trace_regions(classify(maps))
+    level0 = [_to_level0(polygon, maps, info) for polygon in outlines.polygons]
     areas = [
         ClassArea(classes[label].name, classes[label].color, part)
         for shape, label in zip(level0, outlines.label.tolist(), strict=True)
@@ -75,45 +65,48 @@ def write_regions(found: SlideMap, store: Store, info: SlideInfo, folder: Path) 
         if part.geom_type == "Polygon" and part.area > 0
     ]
     files = SlideFiles(folder)
-    write_class_areas(files.region_outlines, areas, info, found.facts["model"]["sha256"])
+    write_class_areas(files.region_outlines, areas, info, maps.facts["model"]["sha256"])
     draw_areas(files.region_picture, areas, classes, store)
-    write_map(files.region_map, found)
-    record = {"status": OK, "reason": "", **found.facts, "classes": measure_areas(areas, found, info.mpp)}
+    write_map(files.region_map, maps)
+    record = {"status": OK, "reason": "", **maps.facts, "classes": measure_areas(areas, maps, info.mpp)}
     write_json(files.regions, record)
     return record
 
 
-def _to_level0(polygon: shapely.Polygon, found: SlideMap, info: SlideInfo) -> shapely.Polygon:
+def _to_level0(polygon: shapely.Polygon, maps: SlideMap, info: SlideInfo) -> shapely.Polygon:
     """Convert a polygon from cells to level-0 pixels, rounded to 0.1, and clip it to the scanner's bounds."""
-    shape = shapely.transform(polygon, lambda xy: np.round(work_to_level0(xy, info.mpp, found.cell_um), 1))
+    shape = shapely.transform(polygon, lambda xy: np.round(work_to_level0(xy, info.mpp, maps.cell_um), 1))
     if not shapely.box(*info.scanned_box).contains(shape):
         shape = shapely.intersection(shape, shapely.box(*info.scanned_box))
     return shape if shape.is_valid else repair_areas(shape)
 
 
-def measure_areas(areas: Sequence[ClassArea], found: SlideMap, mpp: tuple[float, float]) -> list[dict[str, Any]]:
+def measure_areas(areas: Sequence[ClassArea], maps: SlideMap, mpp: tuple[float, float]) -> list[dict[str, Any]]:
     """Name, colour, side of the border, number of areas and total area in mm2 of every class."""
     described = []
-    for one, is_inside in zip(found.classes, found.is_inside, strict=True):
-        shapes = [area.shape for area in areas if area.class_name == one.name]
-        area_mm2 = round(sum(shape.area for shape in shapes) * mpp[0] * mpp[1] / 1e6, 6)
-        known = {"name": one.name, "color": list(one.color), "is_inside": is_inside}
-        described.append({**known, "n_areas": len(shapes), "area_mm2": area_mm2})
+    for region, is_inside in zip(maps.classes, maps.is_inside, strict=True):
+        areas_px = [area.shape.area for area in areas if area.class_name == region.name]
+        area_mm2 = round(sum(areas_px) * mpp[0] * mpp[1] / 1e6, 6)
+        named = {"name": region.name, "color": list(region.color), "is_inside": is_inside}
+        described.append({**named, "n_areas": len(areas_px), "area_mm2": area_mm2})
     return described
 
 
-def write_map(path: Path, found: SlideMap) -> None:
+def write_map(path: Path, maps: SlideMap) -> None:
     """Write ``regions.zarr``: an OME-Zarr image (class, y, x) uint8 of probabilities times 255, 0 outside tissue."""
-    channels = [(one.name, one.color, index > 0) for index, one in enumerate(found.classes)]
-    image = image_metadata("regions", found.cell_um, (1,), channels)
+    channels = [(region.name, region.color, index > 0) for index, region in enumerate(maps.classes)]
+    image = image_metadata("regions", maps.cell_um, (1,), channels)
     with complete_file(path) as folder:
-        write_group(folder, {"ome": image, "muse": found.facts})
-        write_planes(folder / "0", found.prob, min(CHUNK_CELLS, *found.prob.shape[1:]))
+        write_group(folder, {"ome": image, "muse": maps.facts})
+        write_planes(folder / "0", maps.prob, min(CHUNK_CELLS, *maps.prob.shape[1:]))
 
 
 def draw_areas(path: Path, areas: Sequence[ClassArea], classes: Sequence[NucleusClass], store: Store) -> None:
     """Draw the slide, at most 1,500 px wide and high, with areas tinted in the colours of their classes."""
-    small = store.at(store.mpp * _find_reduction(store))
+    # The smallest factor by which the picture fits, rounded up to a multiple of a level's factor.
+    needed = max(1, -(-max(store.size_px) // PICTURE_PX))
+    level = max(factor for factor in PYRAMID if factor <= needed)
+    small = store.at(store.mpp * (-(-needed // level) * level))
     width, height = small.size_px
     bands = strips(height, 64)  # a large slide is not read all at once
     picture = np.concatenate([small.read((0, rows.start), (width, rows.stop - rows.start)) for rows in bands])
@@ -137,22 +130,15 @@ def _to_pixels(ring: shapely.LinearRing, scale: np.ndarray) -> np.ndarray:
     return np.round((shapely.get_coordinates(ring) * scale - 0.5) * 2**_SHIFT).astype(np.int32)
 
 
-def _find_reduction(store: Store) -> int:
-    """Smallest factor by which the picture fits into ``PICTURE_PX``, rounded up to a multiple of a level's factor."""
-    needed = max(1, -(-max(store.size_px) // PICTURE_PX))
-    factor = max(factor for factor in PYRAMID if factor <= needed)
-    return -(-needed // factor) * factor
-
-
 def _add_legend(picture: np.ndarray, classes: Sequence[NucleusClass]) -> Image.Image:
     """The picture with the colours and names of the classes below it."""
     size, margin = 18, 8
     font, y = ImageFont.load_default(size), picture.shape[0] + margin
-    left = np.cumsum([margin, *(size + 26 + round(font.getlength(one.name)) for one in classes)]).tolist()
+    left = np.cumsum([margin, *(size + 26 + round(font.getlength(region.name)) for region in classes)]).tolist()
     canvas = Image.new("RGB", (max(picture.shape[1], left[-1]), y + size + margin), "white")
     canvas.paste(Image.fromarray(picture))
     draw = ImageDraw.Draw(canvas)
-    for x, one in zip(left, classes, strict=False):
-        draw.rectangle((x, y, x + size, y + size), fill=one.color)
-        draw.text((x + size + 6, y - 2), one.name, "black", font)
+    for x, region in zip(left, classes, strict=False):
+        draw.rectangle((x, y, x + size, y + size), fill=region.color)
+        draw.text((x + size + 6, y - 2), region.name, "black", font)
     return canvas

@@ -67,12 +67,15 @@ class SlideRegions:
     """The regions of one slide.
 
     All classes of a model except the first, and all drawn areas, lie inside the border. The border consists of the
-    lines at which a model's regions meet, or of the outlines of drawn areas; the edge of the tissue is not a border.
-    If areas of several classes are drawn, each class also has a border of its own.
+    lines at which a model's regions meet, or of the outlines of drawn areas; the edge of the tissue is not a border. If
+    areas of several classes are drawn, each class also has a border of its own. Where drawn areas overlap, the smallest
+    counts.
+
+    A slide on which the model failed has no classes, and its columns have no values.
 
     Args:
         classes: classes of the regions.
-        areas: polygons of the classes; where drawn areas overlap, the smallest counts.
+        areas: polygons of the classes.
         border: lines of the border, in level-0 pixels.
         outside: all tissue outside the border, in level-0 pixels.
         info: the slide.
@@ -91,21 +94,26 @@ class SlideRegions:
         prob: ProbabilityMap | None = None,
     ):
         self.classes, self.origin, self.mpp, self._prob = tuple(classes), origin, np.array(info.mpp), prob
-        index = {one.name: number for number, one in enumerate(classes)}
+        self._index = {region.name: number for number, region in enumerate(classes)}
         ordered = sorted(areas, key=lambda area: area.shape.area)
         self._shapes = np.array([area.shape for area in ordered], object)
-        self._label = np.array([index[area.class_name] for area in ordered], np.int32)
-        self._inside = np.array([*(one.is_inside for one in classes), False])  # index -1 is ``NO_REGION``
+        self._label = np.array([self._index[area.class_name] for area in ordered], np.int32)
+        self._inside = np.array([*(region.is_inside for region in classes), False])  # index -1 is ``NO_REGION``
         self._bounds = shapely.bounds(self._shapes)
         shapely.prepare(self._shapes)
         for shape in self._shapes:  # builds the index of the shape, which threads then share
             shapely.contains_xy(shape, 0.0, 0.0)
         self._outside = outside
-        own = {one.name: one.border for one in classes if one.border is not None}
+        own = {region.name: region.border for region in classes if region.border is not None}
         self._borders = {name: _scale(lines, self.mpp) for name, lines in {None: border, **own}.items()}
         self._trees = {name: shapely.STRtree(_segments(lines)) for name, lines in self._borders.items()}
         for tree in self._trees.values():  # the first query builds a tree, which several threads must not do at once
             tree.query(shapely.Point(0, 0))
+
+    @property
+    def failure(self) -> str:
+        """The reason why the model failed on the slide; "" if it did not."""
+        return self.origin.reason if self.origin.status == FAILED else ""
 
     @property
     def own_borders(self) -> list[str]:
@@ -123,10 +131,9 @@ class SlideRegions:
         for number in np.flatnonzero(near)[::-1]:  # smaller areas come last and win
             region[shapely.contains_xy(self._shapes[number], xy)] = self._label[number]
         prob = np.full(len(xy), np.nan, np.float32)
-        if self._prob is not None and (known := region >= 0).any():
-            prob[known] = self._prob.at(xy[known], region[known])
-        number = {one.name: index for index, one in enumerate(self.classes)}
-        own = {name: self._distance(xy, region == number[name], name) for name in self.own_borders}
+        if self._prob is not None and (is_mapped := region >= 0).any():
+            prob[is_mapped] = self._prob.at(xy[is_mapped], region[is_mapped])
+        own = {name: self._distance(xy, region == self._index[name], name) for name in self.own_borders}
         return RegionColumns(region, prob, self._distance(xy, self._inside[region], None), own)
 
     def _distance(self, xy: np.ndarray, is_inside: np.ndarray, name: str | None) -> np.ndarray:
@@ -136,9 +143,9 @@ class SlideRegions:
         (owner, _), distance = tree.query_nearest(
             shapely.points(xy * self.mpp), return_distance=True, all_matches=False
         )
-        found = np.empty(len(xy), np.float32)
-        found[owner] = distance
-        return np.where(is_inside, -found, found)
+        border_um = np.empty(len(xy), np.float32)
+        border_um[owner] = distance
+        return np.where(is_inside, -border_um, border_um)
 
     def unlike(self, classes: Sequence[str]) -> np.ndarray | None:
         """(R + 1, C) bool: True if nuclei of a class do not occur in a region; the last row is for ``NO_REGION``.
@@ -146,71 +153,41 @@ class SlideRegions:
         None unless a model maps epithelium, and ``classes`` contains every class of ``UNLIKE``. Regions that come from
         the classes of nuclei agree with most of them, right or wrong.
         """
-        tissues = ["stroma", *(one.name.lower() for one in self.classes[1:]), "none"]
+        tissues = ["stroma", *(region.name.lower() for region in self.classes[1:]), "none"]
         if self.origin.source != "model" or "epithelium" not in tissues or not UNLIKE.keys() <= set(classes):
             return None
         return np.array([[tissue in UNLIKE.get(name, ()) for name in classes] for tissue in tissues])
 
     @staticmethod
-    def are_unlike(found: RegionColumns, label: np.ndarray, unlike: np.ndarray) -> np.ndarray:
+    def are_unlike(columns: RegionColumns, label: np.ndarray, unlike: np.ndarray) -> np.ndarray:
         """(N,) bool: True for nuclei of classes ``label`` (N,) that are ``unlike`` their region, far from a border."""
-        is_near = np.abs(found.border_um) <= MARGIN_UM  # False if there is no border
-        return unlike[found.region, label] & ~is_near
+        is_near = np.abs(columns.border_um) <= MARGIN_UM  # False if there is no border
+        return unlike[columns.region, label] & ~is_near
 
     def describe(self) -> Regions:
         """Origin of the regions, and the areas of every class and of the bands along the border."""
+        if self.failure:
+            return self.origin
         mm2 = self.mpp.prod() / 1e6
         bands = []
         for name, um in product(self._borders, BANDS_UM):
             inside, outside = [], [self._outside]
-            for one in self.classes:
-                is_inner = one.is_inside if name is None else one.name == name
-                (inside if is_inner else outside).append(one.tissue)
+            for region in self.classes:
+                is_inner = region.is_inside if name is None else region.name == name
+                (inside if is_inner else outside).append(region.tissue)
             sides = map(shapely.union_all, (inside, outside))
             band = _scale(shapely.buffer(self._borders[name], um), 1 / self.mpp)
             bands.append(Band(um, *(round(float((band & side).area * mm2), 6) for side in sides), name))
         classes = [
-            RegionArea(one.name, tuple(one.color), one.is_inside, round(float(one.tissue.area * mm2), 6))
-            for one in self.classes
+            RegionArea(region.name, tuple(region.color), region.is_inside, round(float(region.tissue.area * mm2), 6))
+            for region in self.classes
         ]
         border_mm = round(self._borders[None].length / 1000, 3)
         return replace(self.origin, classes=tuple(classes), bands=tuple(bands), border_mm=border_mm)
 
 
-@dataclass(frozen=True)
-class FailedRegions:
-    """Stands in for the regions of a slide on which the model failed; all columns are then without values.
-
-    Attributes:
-        reason: reason for the failure.
-        classes, own_borders: always empty.
-    """
-
-    reason: str
-    classes: tuple[NucleusClass, ...] = ()
-    own_borders: tuple[str, ...] = ()
-
-    def columns(self, xy: np.ndarray) -> RegionColumns:
-        """Columns without values."""
-        nan = np.full(len(xy), np.nan, np.float32)
-        return RegionColumns(np.full(len(xy), NO_REGION, np.int32), nan, nan)
-
-    def unlike(self, classes: Sequence[str]) -> None:
-        """None, because there are no regions to compare with."""
-
-    def describe(self) -> Regions:
-        """The failure and its reason, for the provenance."""
-        return Regions("model", FAILED, self.reason)
-
-
 class ProbabilityMap:
-    """Reads the parts of a slide's ``regions.zarr`` that contain nuclei.
-
-    Args:
-        path: path of ``regions.zarr``.
-        n_classes: number of classes of the map.
-        mpp: (x, y) um per level-0 pixel.
-    """
+    """The parts of a slide's ``regions.zarr``, a map of ``n_classes`` classes, that contain nuclei."""
 
     def __init__(self, path: Path, n_classes: int, mpp: tuple[float, float]):
         self._planes = [Plane(path / "0", number) for number in range(n_classes)]
@@ -225,14 +202,8 @@ class ProbabilityMap:
         return (part[label, cell[:, 1] - top, cell[:, 0] - left] / 255).astype(np.float32)
 
 
-def load_regions(source: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions | FailedRegions:
-    """The regions of a slide, or the reason why the model failed on it.
-
-    Args:
-        source: folder written by ``muse regions``, or a GeoJSON file of drawn areas with classes.
-        info: the slide.
-        kept: area in which nuclei are kept.
-    """
+def load_regions(source: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions:
+    """The regions of a slide, from a folder of ``muse regions`` or a GeoJSON file of drawn areas with classes."""
     return _of_model(source, info, kept) if source.is_dir() else _drawn(source, info, kept)
 
 
@@ -246,24 +217,27 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise StoreError(f"{folder}: has no readable regions.json; run `muse regions` for this slide") from error
 
 
-def _of_model(folder: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions | FailedRegions:
+def _of_model(folder: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions:
     files, record = SlideFiles(folder), read_record(folder)
     if record["status"] != OK:
-        return FailedRegions(record["reason"])
+        nowhere = shapely.MultiLineString(), shapely.MultiPolygon()
+        return SlideRegions((), (), *nowhere, info, Regions("model", FAILED, record["reason"]))
     if record["fingerprint"] != info.fingerprint or record["tissue_sha256"] not in {None, kept.tissue_sha256}:
         raise StoreError(f"{files.regions}: made for a different slide, tissue or ROI; run `muse regions` again")
-    areas = read_class_areas(files.region_outlines, info) if any(one["n_areas"] for one in record["classes"]) else []
+    areas = (
+        read_class_areas(files.region_outlines, info) if any(entry["n_areas"] for entry in record["classes"]) else []
+    )
     classes = []
-    for one in record["classes"]:
-        tissue = shapely.MultiPolygon([area.shape for area in areas if area.class_name == one["name"]])
-        classes.append(RegionClass(one["name"], tuple(one["color"]), tissue, one["is_inside"]))
-    inside = {one.name for one in classes if one.is_inside}
+    for entry in record["classes"]:
+        tissue = shapely.MultiPolygon([area.shape for area in areas if area.class_name == entry["name"]])
+        classes.append(RegionClass(entry["name"], tuple(entry["color"]), tissue, entry["is_inside"]))
+    inside = {region.name for region in classes if region.is_inside}
     is_inside = np.array([area.class_name in inside for area in areas], bool)
     return SlideRegions(
         classes=classes,
         areas=areas,
         border=shared_lines(np.array([area.shape for area in areas], object), is_inside),
-        outside=shapely.union_all([one.tissue for one in classes if not one.is_inside]),
+        outside=shapely.union_all([region.tissue for region in classes if not region.is_inside]),
         info=info,
         origin=Regions(record["source"], OK, "", model=NamedFile(record["model"]["name"], record["model"]["sha256"])),
         prob=ProbabilityMap(files.region_map, len(classes), info.mpp),
@@ -272,11 +246,12 @@ def _of_model(folder: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions | F
 
 def _drawn(path: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions:
     drawn = read_class_areas(path, info)
-    classes = list(dict.fromkeys(NucleusClass(area.class_name, area.color) for area in drawn))
-    classes = list({one.name: one for one in reversed(classes)}.values())[::-1]  # the first colour of a class counts
+    colors: dict[str, tuple[int, int, int]] = {}
+    for area in drawn:
+        colors.setdefault(area.class_name, area.color)  # the first colour of a class counts
     tissue = outline_kept(kept, info)
     ordered = sorted(drawn, key=lambda area: area.shape.area)
-    shapes, of_class = np.array([area.shape for area in ordered], object), {one.name: [] for one in classes}
+    shapes, of_class = np.array([area.shape for area in ordered], object), {name: [] for name in colors}
     number, other = shapely.STRtree(shapes).query(shapes, predicate="intersects")
     smaller = np.split(other, np.searchsorted(number, np.arange(1, len(shapes))))
     for index, area in enumerate(ordered):
@@ -284,11 +259,9 @@ def _drawn(path: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions:
         of_class[area.class_name].append(area.shape - taken)
     lines = shapely.union_all(shapely.boundary(shapes))
     whole = {name: shapely.union_all(parts) for name, parts in of_class.items()}
-    own = {name: shape.boundary & tissue for name, shape in whole.items()} if len(classes) > 1 else {}
+    own = {name: shape.boundary & tissue for name, shape in whole.items()} if len(colors) > 1 else {}
     return SlideRegions(
-        classes=[
-            RegionClass(one.name, one.color, whole[one.name] & tissue, True, own.get(one.name)) for one in classes
-        ],
+        classes=[RegionClass(name, color, whole[name] & tissue, True, own.get(name)) for name, color in colors.items()],
         areas=drawn,
         border=shapely.intersection(lines, tissue),
         outside=shapely.difference(tissue, shapely.union_all(shapes)),
@@ -306,7 +279,7 @@ def outline_kept(kept: KeptArea, info: SlideInfo) -> shapely.Geometry:
 
 
 def shared_lines(polygons: np.ndarray, is_inside: np.ndarray) -> shapely.Geometry:
-    """The lines at which polygons (N,) of a tiling meet, at least one of which lies inside (N,) bool the border.
+    """Lines at which polygons (N,) of a tiling meet, at least one of which lies inside (N,) bool the border.
 
     Both polygons must have the same vertices there.
     """
@@ -330,7 +303,6 @@ def _sides(ring: shapely.Geometry) -> np.ndarray:
 
 
 def _segments(lines: shapely.Geometry) -> np.ndarray:
-    """The segments of ``lines``, for a search tree."""
     parts = [_sides(part) for part in shapely.get_parts(lines) if part.geom_type in {"LineString", "LinearRing"}]
     return shapely.linestrings(np.concatenate(parts).reshape(-1, 2, 2)) if parts else np.zeros(0, object)
 

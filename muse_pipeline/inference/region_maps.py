@@ -38,7 +38,6 @@ RIM_UM = KEEP_UM + TISSUE_UM  # margin by which the store's tissue exceeds the t
 # Outlines lie within half a cell (4 um at 2 um/px) of the sides of cells: cutting corners through the middles of sides
 # moves them by up to sqrt(2) / 4 of a cell, and leaving out vertices by up to ``SIMPLIFIED_BY``.
 SIMPLIFIED_BY = 0.14  # cells
-PartOf = Callable[[np.ndarray], WindowPart]
 
 
 @dataclass(frozen=True)
@@ -100,9 +99,9 @@ def map_slide(
     run_batch = partial(_run_batch, store=store, predictor=predictor, colour=colour, grid=grid, part_of=part_of)
     for done, maps in enumerate(map_in_order(run_batch, batches, threads), 1):
         corners = grid.core_xy(batches[done - 1]) // card.cell_px
-        for (x, y), found in zip(corners.tolist(), maps, strict=True):
-            part = prob[:, y : y + found.shape[1], x : x + found.shape[2]]
-            part[:] = found[:, : part.shape[1], : part.shape[2]]
+        for (x, y), of_core in zip(corners.tolist(), maps, strict=True):
+            part = prob[:, y : y + of_core.shape[1], x : x + of_core.shape[2]]
+            part[:] = of_core[:, : part.shape[1], : part.shape[2]]
         if progress:
             progress(done, len(batches))
     store.require_unchanged()
@@ -122,7 +121,12 @@ def map_slide(
 
 
 def _run_batch(
-    windows: np.ndarray, store: Store, predictor: RegionPredictor, colour: np.ndarray, grid: WindowGrid, part_of: PartOf
+    windows: np.ndarray,
+    store: Store,
+    predictor: RegionPredictor,
+    colour: np.ndarray,
+    grid: WindowGrid,
+    part_of: Callable[[np.ndarray], WindowPart],
 ) -> np.ndarray:
     """Maps (n, C, core, core) uint8 of the cores of n windows."""
     card = predictor.card
@@ -134,11 +138,11 @@ def _run_batch(
     scaled = np.rint(prob.clip(0, 1) * 255).astype(np.uint8)
     x, y = ((start - grid.halo_px) // card.cell_px for start in (part.x, part.y))  # in cells, relative to the core
     core = grid.core_px // card.cell_px
-    found = np.zeros((len(windows), len(card.classes), core, core), np.uint8)
+    maps = np.zeros((len(windows), len(card.classes), core, core), np.uint8)
     inside = scaled[:, :, max(-y, 0) : core - y, max(-x, 0) : core - x]
     top, left = max(y, 0), max(x, 0)
-    found[:, :, top : top + inside.shape[2], left : left + inside.shape[3]] = inside
-    return found
+    maps[:, :, top : top + inside.shape[2], left : left + inside.shape[3]] = inside
+    return maps
 
 
 def describe_slide(store: Store, packages: Sequence[str]) -> dict[str, Any]:
@@ -164,35 +168,30 @@ def tissue_on_cells(store: Store, cell_px: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Outlines:
-    """Polygons of regions, in cells of the map; a border between two of them has the same vertices in both.
+    """Polygons (N,) of regions, in cells of the map, from top to bottom, and the index (N,) of the class of each.
 
-    Attributes:
-        polygons: (N,) valid polygons, which may have holes, sorted from top to bottom.
-        label: (N,) index of the class.
+    Polygons are valid and may have holes; a border between two of them has the same vertices in both.
     """
 
     polygons: np.ndarray
     label: np.ndarray
 
 
-def classify(found: SlideMap) -> np.ndarray:
+def classify(maps: SlideMap) -> np.ndarray:
     """(H, W) uint8: 0 without tissue, otherwise 1 + index of the likeliest class, without small islands and holes."""
-    bands = strips(len(found.tissue), 512)  # because the result of `argmax` is eight times as large as a map
-    label = np.concatenate([found.prob[:, rows].argmax(0).astype(np.uint8) for rows in bands]) + np.uint8(1)
-    label *= found.tissue
-    continue_to_edge(label, found.rim_um / found.cell_um)
-    absorb_islands(label, round(found.min_area_mm2 * 1e6 / found.cell_um**2))
+    bands = strips(len(maps.tissue), 512)  # because the result of `argmax` is eight times as large as a map
+    label = np.concatenate([maps.prob[:, rows].argmax(0).astype(np.uint8) for rows in bands]) + np.uint8(1)
+    label *= maps.tissue
+    continue_to_edge(label, maps.rim_um / maps.cell_um)
+    absorb_islands(label, round(maps.min_area_mm2 * 1e6 / maps.cell_um**2))
     return label
 
 
 def continue_to_edge(label: np.ndarray, rim_cells: float) -> None:
-    """Give the rim of the tissue, which is mostly glass, the class of the nearest inner cell, in place.
+    """Give the rim of the tissue, ``rim_cells`` wide and mostly glass, the class of the nearest inner cell, in place.
 
-    Otherwise glass around tumour would appear as a seam of other tissue. Tissue that is all rim keeps its classes.
-
-    Args:
-        label: (H, W) uint8, 0 for no tissue.
-        rim_cells: width of the rim.
+    Otherwise glass around tumour would appear as a seam of other tissue. Tissue that is all rim keeps its classes. The
+    map (H, W) uint8 has 0 for no tissue.
     """
     # Because of the frame, tissue also ends at the edges of the map.
     framed = np.pad(label > 0, 1).view(np.uint8)
@@ -210,11 +209,7 @@ def absorb_islands(label: np.ndarray, min_cells: int) -> None:
     """Assign islands of fewer than ``min_cells`` cells to the class that touches most of their border, in place.
 
     The smallest islands are absorbed first. An island that touches no other class, such as a small piece of tissue, is
-    kept.
-
-    Args:
-        label: (H, W) uint8, 0 for no tissue.
-        min_cells: area of the smallest island that is kept.
+    kept. The map (H, W) uint8 has 0 for no tissue.
     """
     small = []
     for value in range(1, int(label.max(initial=0)) + 1):
@@ -224,7 +219,7 @@ def absorb_islands(label: np.ndarray, min_cells: int) -> None:
             if area < min_cells:
                 box = slice(y, y + height), slice(x, x + width)
                 small.append((area, y, x, value, marks[box] == mark))
-    for _, y, x, value, island in sorted(small, key=lambda each: each[:4]):
+    for _, y, x, value, island in sorted(small, key=lambda entry: entry[:4]):
         _absorb(label, y, x, value, island)
 
 

@@ -27,12 +27,8 @@ MAKERS = "`muse detect` or `muse propose`"
 class ShardWriter:
     """Collects reported nuclei and writes them in groups of rows; use it as a context manager.
 
-    Args:
-        path: path of the file.
-        n_classes: number of values in ``prob``.
-        n_rays: number of values in ``rays``.
-        embedding_dim: number of values in ``embedding``; 0 leaves this column out.
-        dab: True to write a column ``dab_od``.
+    The columns ``prob``, ``rays`` and ``embedding`` have ``n_classes``, ``n_rays`` and ``embedding_dim`` values per
+    row; for 0, there is no ``embedding``. With ``dab``, there is a column ``dab_od``.
     """
 
     def __init__(self, path: Path, n_classes: int, n_rays: int, embedding_dim: int = 0, dab: bool = False):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -35,44 +34,33 @@ BLUE = STAINS[0].astype(np.float32)
 
 def read_colour(path: Path | str, fingerprint: str | None = None) -> SlideColour:
     """Read a ``colour.json``, and check its ``fingerprint`` if one is given."""
-    colour = _read(path)
+    try:
+        colour = SlideColour.from_dict(read_json(path))
+        fit, measures = colour.macenko, np.array(list((colour.appearance or {}).values()), float)
+        if not np.isfinite(measures).all() or not (fit is None or _is_fit(fit)):
+            raise ValueError("numbers of the stains are impossible")
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror}); make it with `muse tissue`") from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise StoreError(f"{path}: is not a colour.json of this version; make it with `muse tissue`") from error
     if fingerprint and colour.fingerprint not in {None, fingerprint}:
         raise StoreError(f"{path}: belongs to a different slide than the image; give the file of the image's slide")
     return colour
 
 
-def _read(path: Path | str) -> SlideColour:
-    try:
-        statistics = read_json(path)
-        fit = statistics["macenko"]
-        measures = np.array(list(statistics.get("appearance", {}).values()), float)
-        if np.isfinite(measures).all() and (fit is None or _is_fit(fit)):
-            return SlideColour.from_dict(statistics)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror}); make it with `muse tissue`") from error
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        pass
-    raise StoreError(f"{path}: is not a colour.json of this version; make it with `muse tissue`")
-
-
-def _is_fit(fit: dict[str, Any]) -> bool:
+def _is_fit(fit: MacenkoFit) -> bool:
     """True if there are two stains with different directions and positive strengths."""
-    stains, strong = np.array(fit["stains"], float), np.array(fit["strong"], float)
-    if (stains.shape, strong.shape) != ((2, 3), (2,)):
+    if (fit.stains.shape, fit.strong.shape) != ((2, 3), (2,)) or not np.isfinite(fit.stains).all():
         return False
-    return bool(np.isfinite(stains).all() and np.linalg.matrix_rank(stains) == 2 and (strong > 0).all())
+    return bool(np.linalg.matrix_rank(fit.stains) == 2 and (fit.strong > 0).all())
 
 
 def colour_of_fit(reference: ColourReference, fit: MacenkoFit | None) -> np.ndarray:
-    """(3, 4) float32 map of optical densities that normalises colours; the identity if the stains could not be fitted.
+    """(3, 4) float32 map of optical densities that normalises colours to a card's reference; the identity without fit.
 
     The reference's ``share`` interpolates between the identity and the map that turns the stains into the reference's.
     Colours are left unchanged if both stains are violet and the map amplifies one mixture of them more than
     ``MAX_GAIN_RATIO`` times as much as another: then the second stain is not eosin, and nuclei would disappear.
-
-    Args:
-        reference: colour reference of the card.
-        fit: fit of a slide or picture; None if it failed.
     """
     if reference.method == "identity":
         return IDENTITY.copy()
@@ -101,12 +89,9 @@ def stains_with(third: Sequence[float] | None) -> np.ndarray:
 
 
 def split_stains(pixels: np.ndarray, third: Sequence[float] | None = None) -> np.ndarray:
-    """(h, w, 2) float32 optical densities of haematoxylin and DAB, as natural logarithms and never negative.
+    """(h, w, 2) float32 densities, natural logarithms >= 0, of haematoxylin and DAB in pixels (h, w, 3) uint8.
 
-    Args:
-        pixels: (h, w, 3) uint8.
-        third: unit vector of a third stain of the slide, which is ignored in pixels where its amount is negative; None
-            if there is none.
+    A ``third`` stain of the slide, a unit vector, is ignored in pixels where its amount is negative.
     """
     density = cv2.LUT(np.ascontiguousarray(pixels), DENSITY)
     two = np.maximum(cv2.transform(density, _SHARES), 0)
@@ -122,13 +107,10 @@ def density_to_pixels(density: np.ndarray) -> np.ndarray:
 
 
 def recolour_brown(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
-    """Replace brown with haematoxylin of the same density, up to ``DARKEST``; other pixels are unchanged.
+    """Replace brown with haematoxylin of equal density, up to ``DARKEST``; other pixels (h, w, 3) uint8 are unchanged.
 
-    A model trained on H&E misses many brown nuclei and outlines others only in part (figures: docs/guide/ihc.md).
-
-    Args:
-        pixels: (h, w, 3) uint8.
-        stains: densities of the pixels' stains, from ``split_stains``.
+    The ``stains`` come from ``split_stains``. A model trained on H&E misses many brown nuclei and outlines others only
+    in part (figures: docs/guide/ihc.md).
     """
     share = np.clip((stains[..., 1:] - FAINT) / (ABSOLUTE - FAINT), 0, 1)
     density = cv2.LUT(np.ascontiguousarray(pixels), DENSITY)
@@ -144,6 +126,6 @@ def mean_within(values: np.ndarray, nuclei: Nuclei, mpp: float) -> np.ndarray:
     reach_px = nuclei.rays[..., None] * np.sqrt((np.arange(N_RINGS) + 0.5) / N_RINGS) / mpp
     xy = nuclei.xy[:, None, None] + reach_px[..., None] * ray_directions(n_rays)[:, None]  # (N, R, rings, 2)
     positions = (xy.reshape(n, n_rays * N_RINGS, 2) - 0.5).astype(np.float32)
-    found = cv2.remap(values, positions, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    samples = cv2.remap(values, positions, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     sector = np.square(nuclei.rays, dtype=float)  # proportional to the area of the sector
-    return (found.reshape(n, n_rays, N_RINGS).mean(-1, dtype=float) * sector).sum(-1) / sector.sum(-1)
+    return (samples.reshape(n, n_rays, N_RINGS).mean(-1, dtype=float) * sector).sum(-1) / sector.sum(-1)

@@ -49,7 +49,7 @@ from muse_pipeline.tissue.mask import KeptArea
 if TYPE_CHECKING:  # loading zarr takes as long as stitching a small slide
     from muse_pipeline.features.measure import FeatureMeter, FeatureSettings
     from muse_pipeline.inference.artefacts import ArtefactMap
-    from muse_pipeline.inference.region_lookup import FailedRegions, SlideRegions
+    from muse_pipeline.inference.region_lookup import SlideRegions
 
 READERS = ("openslide-python", "openslide-bin", "tiffslide", "tifffile", "imagecodecs", "pillow")
 PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "pyarrow", "scipy", "shapely", "zarr", *READERS)
@@ -69,7 +69,7 @@ class ColumnSources:
         intensities: optical densities of DAB (base 10) from which nuclei are 1+, 2+ and 3+ in immunohistochemistry.
     """
 
-    regions: SlideRegions | FailedRegions | None = None
+    regions: SlideRegions | None = None
     features: FeatureSettings | None = None
     artefacts: ArtefactMap | None = None
     intensities: Sequence[float] = INTENSITIES_OD
@@ -86,50 +86,58 @@ def stitch_shards(
     threads: int = 1,
     sources: ColumnSources = OUTLINES_ALONE,
 ) -> Provenance:
-    """Join all shards of a slide into ``nuclei.parquet``.
+    """Join all shards of a slide, in any order, into ``nuclei.parquet``, and return its provenance.
 
     Args:
-        paths: every shard of the slide, in any order.
+        paths: every shard of the slide.
         info: the slide.
         kept: area in which nuclei are kept.
         output: path of the table.
         threads: number of threads that draw and measure outlines; the file does not depend on it.
         sources: sources of optional columns.
-
-    Returns:
-        The provenance that is written into the table.
     """
     shards = gather_shards(paths, info)
-    require_tissue(shards, kept)
+    if shards.common.get("tissue_sha256") not in {None, kept.tissue_sha256}:
+        raise StoreError(
+            f"{shards.paths[0]}: its nuclei were searched for in different tissue or ROIs; run `muse tile` and "
+            f"`muse {shards.verb}` for this slide again"
+        )
     card = ModelCard.from_json(shards.common["card"], str(paths[0]))
     grid = WindowGrid(tuple(shards.common["size_px"]), card.input_px, card.halo_px, shards.common["offset_px"])
     # A row of windows also reports nuclei within the slack above and below its cores.
     row_um = grid.core_px * card.mpp + 2 * SLACK_UM
-    names = [one.name for one in card.classes]
+    names = [each.name for each in card.classes]
 
     def nuclei_in_tissue() -> Iterator[Nuclei]:
-        for nuclei in in_batches(resolve_stream(shards.paths, grid, card.mpp)):
-            level0 = replace(nuclei, xy=work_to_level0(nuclei.xy, info.mpp, card.mpp), frame=Frame.LEVEL0)
-            on_slide = (level0.xy < info.size_px).all(1)  # the last pixel of the work lattice may extend beyond it
-            yield clip_to_slide(level0[on_slide & kept.contains(level0.xy, info.mpp)], info)
+        for nuclei in resolve_stream(shards.paths, grid, card.mpp):
+            for start in range(0, len(nuclei), AT_ONCE):
+                part = nuclei[start : start + AT_ONCE]
+                level0 = replace(part, xy=work_to_level0(part.xy, info.mpp, card.mpp), frame=Frame.LEVEL0)
+                on_slide = (level0.xy < info.size_px).all(1)  # the last pixel of the work lattice may extend beyond it
+                yield clip_to_slide(level0[on_slide & kept.contains(level0.xy, info.mpp)], info)
 
     def nuclei_apart() -> Iterator[Nuclei]:
         return cut_touching(nuclei_in_tissue(), info, row_um)
 
     # If the model has one class, nuclei are clustered by size and form; a first pass fits the clusters to the slide.
-    clusters = fit_clusters(nuclei_apart(), info) if len(names) == 1 else None
+    clusters = None
+    if len(names) == 1:
+        sample = ShapeSample(lambda nuclei: measure_shapes(rays_to_rings(nuclei.xy, nuclei.rays, info.mpp), info.mpp))
+        for nuclei in nuclei_apart():
+            sample.add(nuclei)
+        clusters = sample.fit()
     is_brown = shards.common.get("positive_od") is not None
     brown = stains_with(shards.common.get("third_stain")) if is_brown else None
     meter = None if sources.features is None else sources.features.meter(info, kept, names, brown)
     unlike = None if sources.regions is None else sources.regions.unlike(names)
     measures = Measures(clusters, sources.regions, meter, sources.artefacts, unlike)
-    made_from = replace(describe(shards, card, info, kept), **measures.describe())
+    provenance = replace(describe(shards, card, info, kept), **measures.describe())
     if is_brown:
         limits = tuple(sources.intensities)
-        made_from = replace(made_from, positive_od=limits[0], intensities_od=limits)
-    optional = measures.optional(card.embedding_dim, made_from.positive_od)
+        provenance = replace(provenance, positive_od=limits[0], intensities_od=limits)
+    optional = measures.optional(card.embedding_dim, provenance.positive_od)
     around = surrounded(nuclei_apart(), meter, row_um)
-    with NucleiWriter(output, names, made_from, card.n_rays, optional) as writer:
+    with NucleiWriter(output, names, provenance, card.n_rays, optional) as writer:
         size, of_class = write_nuclei(writer, around, measures, info, threads)
         if card.is_imported:  # size limits suit only our models' probabilities
             size = replace(size, mean_class_probability=None)
@@ -166,7 +174,7 @@ class Measures:
     """Sources of the columns that nuclei have in addition to their outlines; None leaves columns out."""
 
     clusters: MorphologyClusters | None
-    regions: SlideRegions | FailedRegions | None
+    regions: SlideRegions | None
     meter: FeatureMeter | None
     artefacts: ArtefactMap | None
     unlike: np.ndarray | None  # classes of nuclei that do not occur in each region
@@ -201,11 +209,11 @@ class Measures:
         if self.clusters:
             columns[CLUSTER] = self.clusters.assign(shapes)
         if self.regions is not None:
-            found = self.regions.columns(nuclei.xy)
-            columns |= {REGION: found.region, REGION_PROB: found.prob, BORDER: found.border_um}
-            columns |= {border_of(name): um for name, um in found.own_um.items()}
+            of_region = self.regions.columns(nuclei.xy)
+            columns |= {REGION: of_region.region, REGION_PROB: of_region.prob, BORDER: of_region.border_um}
+            columns |= {border_of(name): um for name, um in of_region.own_um.items()}
             if self.unlike is not None:
-                columns[UNLIKE_REGION] = self.regions.are_unlike(found, nuclei.label, self.unlike)
+                columns[UNLIKE_REGION] = self.regions.are_unlike(of_region, nuclei.label, self.unlike)
         if self.artefacts is not None:
             columns[QUALITY] = self.artefacts.at(nuclei.xy)
         if self.meter:
@@ -239,8 +247,7 @@ def write_nuclei(
 ) -> tuple[NuclearSize, list[NuclearSize]]:
     """Draw, measure and write the outlines of nuclei (frame: level0).
 
-    Returns:
-        The sizes of all nuclei and of each class, without nuclei that totals leave out.
+    The result has the sizes of all nuclei and of each class, without nuclei that totals leave out.
     """
 
     def draw(part: tuple[Nuclei, Nuclei | None]) -> tuple[Rows, int, np.ndarray, Nuclei]:
@@ -271,8 +278,7 @@ def write_nuclei(
     if measures.meter:
         writer.complete(features=replace(writer.provenance.features, n_without_pixels=n_without_pixels))
     if measures.unlike is not None:
-        known = replace(writer.provenance.regions, n_unlike_region=n_unlike, n_judged=n_judged)
-        writer.complete(regions=known)
+        writer.complete(regions=replace(writer.provenance.regions, n_unlike_region=n_unlike, n_judged=n_judged))
     return of_all.measure(), [sample.measure() for sample in of_classes]
 
 
@@ -282,14 +288,6 @@ def clip_to_slide(nuclei: Nuclei, info: SlideInfo) -> Nuclei:
     for box in ((0, 0, *info.size_px), info.scanned_box):
         rays = clip_rays(nuclei.xy, rays, info.mpp, box)
     return replace(nuclei, rays=rays)
-
-
-def fit_clusters(parts: Iterator[Nuclei], info: SlideInfo) -> MorphologyClusters:
-    """Fit clusters to the shapes of a slide's nuclei (frame: level0)."""
-    sample = ShapeSample(lambda nuclei: measure_shapes(rays_to_rings(nuclei.xy, nuclei.rays, info.mpp), info.mpp))
-    for nuclei in parts:
-        sample.add(nuclei)
-    return sample.fit()
 
 
 @dataclass(frozen=True)
@@ -318,40 +316,24 @@ def gather_shards(paths: list[Path], info: SlideInfo) -> ShardSet:
     if [shard.index for shard in shards] != list(range(1, shards[0].count + 1)) or len({s.count for s in shards}) != 1:
         given = ", ".join(map(str, shards))
         raise StoreError(f"{paths[0].parent}: found shards {given}; give each of the {shards[0].count} exactly once")
-    found = ShardSet(ordered, [facts[path] for path in ordered])
-    first = found.common
+    gathered = ShardSet(ordered, [facts[path] for path in ordered])
+    common, verb = gathered.common, gathered.verb
     for path in ordered:
-        if facts[path]["common"] != first:
+        if facts[path]["common"] != common:
             raise StoreError(
                 f"{path}: made from a different store or model, or by a different version, than {ordered[0].name}; "
-                f"delete the shards, and run `muse {found.verb}` for this slide or the workflow again"
+                f"delete the shards, and run `muse {verb}` for this slide or the workflow again"
             )
-    if first["fingerprint"] != info.fingerprint:
+    if common["fingerprint"] != info.fingerprint:
         raise StoreError(
-            f"{ordered[0]}: made from a different file of slide '{info.slide_id}'; run `muse {found.verb}` for it again"
+            f"{ordered[0]}: made from a different file of slide '{info.slide_id}'; run `muse {verb}` for it again"
         )
-    if first["slide_mpp"] != list(info.mpp):
+    if common["slide_mpp"] != list(info.mpp):
         raise StoreError(
-            f"{ordered[0]}: made for {first['slide_mpp']} um/px of slide '{info.slide_id}', which now has "
-            f"{list(info.mpp)} um/px; run `muse tile` and `muse {found.verb}` for it again"
+            f"{ordered[0]}: made for {common['slide_mpp']} um/px of slide '{info.slide_id}', which now has "
+            f"{list(info.mpp)} um/px; run `muse tile` and `muse {verb}` for it again"
         )
-    return found
-
-
-def require_tissue(shards: ShardSet, kept: KeptArea) -> None:
-    """Check that detection covered the tissue where nuclei are kept."""
-    if shards.common.get("tissue_sha256") not in {None, kept.tissue_sha256}:
-        raise StoreError(
-            f"{shards.paths[0]}: its nuclei were searched for in different tissue or ROIs; run `muse tile` and "
-            f"`muse {shards.verb}` for this slide again"
-        )
-
-
-def in_batches(parts: Iterator[Nuclei]) -> Iterator[Nuclei]:
-    """Divide the nuclei into parts of at most ``AT_ONCE``."""
-    for part in parts:
-        for start in range(0, len(part), AT_ONCE):
-            yield part[start : start + AT_ONCE]
+    return gathered
 
 
 def resolve_stream(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[Nuclei]:
@@ -388,6 +370,9 @@ KEPT_FACTS = ("refiner_sha256", "appearance", "positive_od", "third_stain", "pro
 def describe(shards: ShardSet, card: ModelCard, info: SlideInfo, kept: KeptArea) -> Provenance:
     """Describe slide, tissue, model, settings and versions; repeated runs have equal descriptions."""
     common = shards.common
+    n_guarded: Counter[str] = Counter()  # windows that were excluded from detection, by reason
+    for facts in shards.facts:
+        n_guarded.update({reason: len(windows) for reason, windows in facts.get("guarded_windows", {}).items()})
     described = {
         "slide_id": info.slide_id,
         "fingerprint": info.fingerprint,
@@ -403,17 +388,9 @@ def describe(shards: ShardSet, card: ModelCard, info: SlideInfo, kept: KeptArea)
         "full_windows": sorted(window for facts in shards.facts for window in facts["full_windows"]),
         "corrupt_fraction": common["corrupt_fraction"],
         **{name: common[name] for name in KEPT_FACTS if name in common},
-        **({"guarded_windows": _count_guarded(shards)} if "warnings" in common else {}),
+        **({"guarded_windows": dict(n_guarded)} if "warnings" in common else {}),
         "versions": find_versions(PACKAGES) | common["versions"],
         "tissue_sha256": kept.tissue_sha256,
         **({"roi": kept.roi_file} if kept.roi_file is not None else {}),
     }
     return Provenance.from_dict(described)
-
-
-def _count_guarded(shards: ShardSet) -> dict[str, int]:
-    """Number of windows that were excluded from detection, by reason."""
-    counts: Counter[str] = Counter()
-    for facts in shards.facts:
-        counts.update({reason: len(windows) for reason, windows in facts["guarded_windows"].items()})
-    return dict(counts)

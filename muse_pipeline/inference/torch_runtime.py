@@ -49,15 +49,10 @@ class Port:
 
 
 class TorchSession:
-    """Runs the network of a checkpoint; safe to call from several threads, which take turns on an accelerator.
+    """Runs the network of the checkpoint that a model was exported from; several threads take turns on an accelerator.
 
-    Algorithms are deterministic, so results on the same device are always the same.
-
-    Args:
-        device: device that runs the network.
-        file: session of ONNX Runtime for the file, whose inputs, outputs and metadata are reported.
-        card: card of the model.
-        checkpoint: checkpoint that the file was exported from.
+    Algorithms are deterministic, so results on the same device are always the same. The inputs, outputs and metadata
+    are those of ``file``, the session of ONNX Runtime for the model's file.
     """
 
     def __init__(self, device: torch.device, file: onnxruntime.InferenceSession, card: Card, checkpoint: Path):

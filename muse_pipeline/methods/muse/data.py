@@ -20,7 +20,7 @@ from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.detect import detect_picture
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.inference.region_lookup import FailedRegions, load_regions, read_record
+from muse_pipeline.inference.region_lookup import load_regions, read_record
 from muse_pipeline.inference.stains import colour_of_fit, read_colour
 from muse_pipeline.labels.base_source import LabelSource
 from muse_pipeline.labels.label_sources import read_labelled_images, require_in_names, require_words
@@ -199,7 +199,7 @@ class RegionWeights:
         files = SlideFiles(source.store.parent)
         info = read_info(files.info)
         found = load_regions(source.regions or files.folder, info, TissueMask.load(files.mask, info).kept)
-        if isinstance(found, FailedRegions):
+        if found.failure:
             self.log(f"{info.slide_id}: all its nuclei have the weight 1, because it has no regions ({found.reason})")
             return np.ones(len(xy))
         names = [one.name for one in found.classes]
