@@ -17,9 +17,8 @@ from scipy.special import expit, softmax
 
 from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.card import ImportedCard
-from muse_pipeline.nuclei.masks import label_image_to_nuclei
+from muse_pipeline.nuclei.masks import MIN_NUCLEUS_UM2, SMOOTH_UM, cut_relief, depth_um, label_image_to_nuclei
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.nuclei.watershed import MIN_NUCLEUS_UM2, SMOOTH_UM, cut_relief, depth_um
 from muse_pipeline.tissue.components import drop_small
 
 MEAN, DEVIATION = (np.array(rgb, np.float32) for rgb in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))  # ImageNet's

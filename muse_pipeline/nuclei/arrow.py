@@ -72,8 +72,8 @@ def polygons_to_wkb(polygons: np.ndarray) -> pa.Array:
 def wkb_to_rings(column: pa.ChunkedArray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Read outlines in well-known binary, grouped by their number of vertices.
 
-    Yields:
-        Indices (n,) of outlines in the column, and their vertices (n, V, 2), the last of which repeats the first.
+    Yields the indices (n,) of outlines in the column, and their vertices (n, V, 2), the last of which repeats the
+    first.
     """
     array = column.combine_chunks()
     _, ends, text = array.buffers()

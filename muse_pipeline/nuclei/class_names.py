@@ -22,10 +22,9 @@ SYNONYMS = {
     "stromal cell": ("Stroma",),
     "stromal cells": ("Stroma",),
 }
+INTENSITIES = {"Positive", "Negative", "1+", "2+", "3+"}
 
-
-T = TypeVar("T")
-Item = TypeVar("Item")
+T, Item = TypeVar("T"), TypeVar("Item")
 
 
 class UnknownClassError(LabelError):
@@ -53,9 +52,6 @@ def resolve_all(items: Iterable[Item], resolve: Callable[[Item], T]) -> list[T]:
     return results
 
 
-INTENSITIES = {"Positive", "Negative", "1+", "2+", "3+"}
-
-
 def without_intensity(name: str) -> str:
     """The class from which QuPath derived a class of stained nuclei: "Tumor" for "Tumor: Positive"."""
     base, _, last = name.rpartition(":")
@@ -65,13 +61,8 @@ def without_intensity(name: str) -> str:
 def find_class(name: str, classes: Sequence[str], where: str, remedy: str) -> int:
     """Index of the class that ``name`` refers to: the same name in upper or lower case, or a synonym.
 
-    The classes that QuPath derives for positive or negative nuclei refer to their base class.
-
-    Args:
-        name: class name in the file.
-        classes: classes of the model.
-        where: beginning of the error message.
-        remedy: end of the error message.
+    The classes that QuPath derives for positive or negative nuclei refer to their base class. An error begins with
+    ``where`` and ends with ``remedy``.
     """
     for word in (name, without_intensity(name)):
         if same := find_name(word, classes):
@@ -87,22 +78,17 @@ def find_class(name: str, classes: Sequence[str], where: str, remedy: str) -> in
 
 def find_name(name: str, names: Iterable[str]) -> str | None:
     """The one of ``names`` that is ``name``, or else the first that differs from it only in case; None if none does."""
-    alike = [each for each in names if each.lower() == name.lower()]
+    alike = [other for other in names if other.lower() == name.lower()]
     return name if name in alike else next(iter(alike), None)
 
 
 def map_class(
     word: str, class_map: Mapping[str, str | Sequence[str] | None], classes: Sequence[str], where: str
 ) -> tuple[int, ...]:
-    """Indices of the classes that a class map gives for a class name in a file, or else for its base class.
+    """Indices of the classes that a class map gives for the class name ``word`` in a file, or else for its base class.
 
-    The case of names is ignored where no name is equal.
-
-    Args:
-        word: class name in the file.
-        class_map: one class of the model, several possible classes or None, keyed by word.
-        classes: classes of the model.
-        where: beginning of the error message.
+    The map has a class of the model, several possible classes or None per word. The case of names is ignored where no
+    name is equal. An error begins with ``where``.
     """
     key = find_name(word, class_map) or find_name(without_intensity(word), class_map)
     if key is None:

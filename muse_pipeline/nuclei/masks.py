@@ -1,4 +1,4 @@
-"""Instance masks: reading, writing, and conversion to and from nuclei."""
+"""Instance masks: reading, writing, conversion to and from nuclei, and division of a mask into nuclei."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 
+import cv2
 import numpy as np
 import scipy  # its parts are loaded when first used, because loading takes longer than a small slide
 import shapely
@@ -24,16 +25,10 @@ _STRIP_PX = 1 << 24  # pixels processed at a time
 
 
 def label_image_to_nuclei(label_image: np.ndarray, mpp: tuple[float, float], n_rays: int) -> Nuclei:
-    """Convert the instances of a label image into nuclei, in ascending order of their numbers.
+    """Nuclei (frame: window) without classes of a label image (h, w), 0 for background, in the order of their numbers.
 
-    Args:
-        label_image: (h, w) int; 0 is background, and every other number marks one nucleus.
-        mpp: (x, y) um per pixel.
-        n_rays: number of rays per nucleus.
-
-    Returns:
-        Nuclei of unknown class in the window frame. A centre is the centroid of the pixels, or the innermost pixel if
-        the centroid lies outside; a ray ends where the instance, interpolated between pixel centres, falls to one half.
+    A centre is the centroid of the pixels, or the innermost pixel if the centroid lies outside; a ray ends where the
+    instance, interpolated between pixel centres, falls to one half.
     """
     ranks = _ranks(label_image)
     xy = _centres(ranks)
@@ -76,11 +71,7 @@ def number_areas(mask: np.ndarray, min_pixels: float) -> np.ndarray:
 
 
 def label_image_to_polygons(label_image: np.ndarray) -> np.ndarray:
-    """The instances of a label image (h, w) with their exact pixel edges, in ascending order of their numbers.
-
-    Returns:
-        (N,) polygons or multipolygons in px of the image.
-    """
+    """Polygons or multipolygons (N,) in px of the instances of a label image (h, w), with exact edges, by number."""
     row, left, right, number = _runs(label_image)
     boxes = shapely.box(left, row, right, row + 1)
     order = np.argsort(number, kind="stable")
@@ -96,16 +87,14 @@ def _runs(label_image: np.ndarray) -> tuple[np.ndarray, ...]:
     Runs are found strip by strip, because comparing a whole slide's pixels takes several times the memory of its mask.
     """
     n_rows = max(1, _STRIP_PX // max(label_image.shape[1], 1))
-    strips = [_runs_from(label_image, top, n_rows) for top in range(0, max(len(label_image), 1), n_rows)]
+    strips = []
+    for top in range(0, max(len(label_image), 1), n_rows):
+        padded = np.pad(label_image[top : top + n_rows], ((0, 0), (1, 1)))
+        row, left = np.nonzero(padded[:, 1:] != padded[:, :-1])  # a run begins or ends here
+        number = padded[row, left + 1]
+        begins = np.flatnonzero(number)  # a run ends at the next change in its row, at the latest in the padding
+        strips.append((row[begins] + top, left[begins], left[begins + 1], number[begins]))
     return tuple(np.concatenate(column) for column in zip(*strips, strict=True))
-
-
-def _runs_from(label_image: np.ndarray, top: int, n_rows: int) -> tuple[np.ndarray, ...]:
-    padded = np.pad(label_image[top : top + n_rows], ((0, 0), (1, 1)))
-    row, left = np.nonzero(padded[:, 1:] != padded[:, :-1])  # a run begins or ends here
-    number = padded[row, left + 1]
-    begins = np.flatnonzero(number)  # a run ends at the next change in its row, at the latest in the padding
-    return row[begins] + top, left[begins], left[begins + 1], number[begins]
 
 
 def _centres(ranks: np.ndarray) -> np.ndarray:
@@ -126,16 +115,10 @@ def _centres(ranks: np.ndarray) -> np.ndarray:
 
 
 def march_rays(label_image: np.ndarray, xy: np.ndarray, mpp: tuple[float, float], n_rays: int) -> np.ndarray:
-    """Measure rays from given centres to the edge of the nucleus around each centre.
+    """Rays (N, n_rays) float32 in um from centres ``xy`` (N, 2) to the edge of the nucleus around each centre.
 
-    Args:
-        label_image: (h, w) int; 0 is background, and i + 1 marks the nucleus of centre i.
-        xy: (N, 2) centres.
-        mpp: (x, y) um per pixel.
-        n_rays: number of rays per nucleus.
-
-    Returns:
-        (N, n_rays) float32 um; NaN for a centre that lies outside its own nucleus.
+    In the label image (h, w), i + 1 marks the nucleus of centre i. The rays are NaN for a centre outside its own
+    nucleus.
     """
     padded = np.pad(label_image, 1)
     at_centre = _share(padded, xy, np.arange(1, len(xy) + 1))
@@ -189,9 +172,7 @@ SPECK_PX = 20  # smaller areas that share the number of a nucleus are remnants o
 def read_label_image(path: Path, advice: str = "give each nucleus its own number") -> np.ndarray:
     """Read a mask as (h, w) integers, in which 0 is background and every other number marks one nucleus.
 
-    Args:
-        path: file of the mask.
-        advice: remedy for a mask that does not number its nuclei, for the error message.
+    The error about a mask that does not number its nuclei ends with ``advice``.
     """
     mask = read_mask(path)
     if mask.dtype == bool:
@@ -209,14 +190,9 @@ WIDEST_NUCLEUS_UM = 100.0  # separate areas that together span more do not belon
 
 
 def require_nuclei(path: Path, mask: np.ndarray, mpp: tuple[float, float]) -> None:
-    """Reject a mask in which one number marks more than one nucleus.
+    """Reject the mask (h, w) in a file if one number, other than 0 for background, marks more than one nucleus.
 
     This happens if the background is not 0, or if numbers start over at the limit of 8 bits.
-
-    Args:
-        path: file of the mask.
-        mask: (h, w) integers, 0 is background.
-        mpp: (x, y) um per pixel.
     """
     row, left, right, number = _runs(mask)
     order = np.argsort(number, kind="stable")
@@ -225,8 +201,8 @@ def require_nuclei(path: Path, mask: np.ndarray, mpp: tuple[float, float]) -> No
         return
     row, left, right = row[order], left[order], right[order]
     covered = np.add.reduceat(right - left, first) * np.prod(mpp)
-    low = np.stack([np.minimum.reduceat(each, first) for each in (left, row)], 1)
-    high = np.stack([np.maximum.reduceat(each, first) for each in (right, row + 1)], 1)
+    low = np.stack([np.minimum.reduceat(edges, first) for edges in (left, row)], 1)
+    high = np.stack([np.maximum.reduceat(edges, first) for edges in (right, row + 1)], 1)
     remedy = "the background must be 0, and each nucleus must have its own number; more than 255 need 16 bits"
     if covered.max() > LARGEST_NUCLEUS_UM2:
         raise LabelError(
@@ -292,12 +268,9 @@ def write_instances(
 ) -> None:
     """Write an instance mask (16-bit PNG), points with classes and, if given, the picture, for an "instances" source.
 
-    Args:
-        folder: folder of the source, in which ``IMAGES``, ``INSTANCES`` and ``POINTS`` are created.
-        name: name of the picture.
-        pixels: (h, w, 3) uint8 picture, or None.
-        instances: (h, w) instance mask, 0 is background.
-        words: class of each instance, in ascending order of its number; written to a file of points, at the centres.
+    The subfolders ``IMAGES``, ``INSTANCES`` and ``POINTS`` are created in ``folder``. The class of each instance is one
+    of ``words``, in ascending order of its number in the mask (h, w), and is written to the file of points at its
+    centre.
     """
     for kind in (INSTANCES, POINTS) if pixels is None else (IMAGES, INSTANCES, POINTS):
         (folder / kind).mkdir(exist_ok=True)
@@ -307,3 +280,60 @@ def write_instances(
     if pixels is not None:
         write_png(folder / IMAGES / f"{name}.png", pixels)
     write_png(folder / INSTANCES / f"{name}.png", instances.astype(np.uint16))
+
+
+SMOOTH_UM = 0.75  # sigma; without smoothing, ragged outlines would make peaks
+APART_UM = 2.5  # a peak this close to a higher one in the same component is joined to that one
+MIN_NUCLEUS_UM2 = 9.0  # a disc 3.4 um in diameter; small lymphocytes have 20 um2
+
+
+def cut_relief(mask: np.ndarray, relief: np.ndarray, mpp: float) -> np.ndarray:
+    """Split a mask (h, w) bool into nuclei: (h, w) int32, 1..N in raster order of their peaks, 0 elsewhere.
+
+    The ``relief`` (h, w) is high in the middle of nuclei: every pixel climbs it to the peak of its nucleus. Components
+    below 9 um2 are dropped.
+    """
+    reach = max(int(APART_UM / mpp), 1)
+    # With the padding, all positions within ``reach`` exist; those beyond the picture are outside the mask.
+    framed = np.pad(mask, reach)
+    inside = np.flatnonzero(framed)
+    rising = np.argsort(relief[mask], kind="stable")
+    pixels = inside[rising]  # below, a pixel is identified by its rank, which is unique
+    rank = np.full(framed.shape, -1, np.int32)
+    rank.flat[pixels] = np.arange(len(pixels), dtype=np.int32)
+    component = cv2.connectedComponents(framed.astype(np.uint8))[1]
+    flat, row = rank.ravel(), rank.shape[1]
+    goal = np.arange(len(pixels), dtype=np.int32)  # a peak keeps its own rank
+    for shift in (-row - 1, -row, 1 - row, -1, 1, row - 1, row, row + 1):
+        np.maximum(goal, flat[pixels + shift], out=goal)
+    goal = _join_peaks(goal, rank, pixels, component, reach)
+    while not np.array_equal(further := goal[goal], goal):  # each pass doubles the number of steps
+        goal = further
+    labels = np.zeros(framed.size, np.int32)
+    labels[pixels] = np.unique(pixels[goal], return_inverse=True)[1] + 1
+    labels = labels.reshape(framed.shape)[reach:-reach, reach:-reach]
+    return drop_small_labels(labels, MIN_NUCLEUS_UM2 / mpp**2)
+
+
+def depth_um(mask: np.ndarray, mpp: float) -> np.ndarray:
+    """(h, w) float32: distance in um to the edge of a mask (h, w), smoothed."""
+    framed = np.pad(mask.astype(np.uint8), 1, mode="edge")  # nuclei continue beyond the picture
+    depth = cv2.distanceTransform(framed, cv2.DIST_L2, 5)[1:-1, 1:-1] * mpp
+    return cv2.GaussianBlur(depth, (0, 0), SMOOTH_UM / mpp)
+
+
+def _join_peaks(
+    goal: np.ndarray, rank: np.ndarray, pixels: np.ndarray, component: np.ndarray, reach: int
+) -> np.ndarray:
+    """Move peaks to the highest pixel within ``reach`` pixels in their component of the mask."""
+    peaks = np.flatnonzero(goal == np.arange(len(goal)))
+    flat, owner, highest = rank.ravel(), component.ravel(), peaks.astype(np.int32)
+    for dy in range(-reach, reach + 1):
+        for dx in range(-reach, reach + 1):
+            if dy * dy + dx * dx <= reach * reach:
+                there = pixels[peaks] + dy * rank.shape[1] + dx
+                same = owner[there] == owner[pixels[peaks]]
+                np.maximum(highest, np.where(same, flat[there], -1), out=highest)
+    goal = goal.copy()
+    goal[peaks] = highest
+    return goal

@@ -61,11 +61,8 @@ SANE_UM = 0.01, 1000.0  # limits of rays; GEOS cannot make polygons of rays that
 def suppress_overlaps(nuclei: Nuclei, mpp: float) -> Nuclei:
     """Keep only the higher-scored of two outlines whose overlap is more than ``SAME_SHARE`` of the smaller one.
 
-    Greedy by score, as in StarDist (Schmidt et al., MICCAI 2018): dropped nuclei do not suppress others.
-
-    Args:
-        nuclei: N nuclei of one window, sorted by descending score.
-        mpp: um per pixel of their frame.
+    The nuclei of one window are sorted by descending score. The choice is greedy by score, as in StarDist (Schmidt et
+    al., MICCAI 2018): dropped nuclei do not suppress others.
     """
     if not nuclei.rays.size:
         return nuclei
@@ -110,12 +107,9 @@ MIDDLE = 0.25, 0.75  # range in which a line may cross the segment between two c
 
 
 class Cuts(NamedTuple):
-    """Straight lines that divide pairs of nuclei.
+    """Straight lines that divide pairs (P, 2) of nuclei, by index.
 
-    Attributes:
-        pair: (P, 2) indices of the nuclei on the two sides of each line.
-        normal: (P, 2) normal of the line, of any length, from the first nucleus to the second.
-        point: (P, 2) point on the line, in um.
+    Each line has a normal (P, 2) of any length, from the first nucleus to the second, and a point (P, 2) in um.
     """
 
     pair: np.ndarray
@@ -124,17 +118,12 @@ class Cuts(NamedTuple):
 
 
 def cut_apart(xy_um: np.ndarray, rays: np.ndarray, others_um: np.ndarray, others_rays: np.ndarray) -> np.ndarray:
-    """Shorten rays that end in another nucleus.
+    """Shorten the rays (N, R) of nuclei that end in another nucleus; centres and rays are in um.
 
     Two nuclei whose outlines cross are divided by the line through the two outermost crossings or, if one of the
     centres is beyond that line, by a line at right angles to the segment between the centres. A line depends only on
-    its two nuclei, so the result for a pair does not depend on which other nuclei are passed.
-
-    Args:
-        xy_um: (N, 2) centres.
-        rays: (N, R) um.
-        others_um: (M, 2) centres of further nuclei, which limit the N nuclei but are not cut.
-        others_rays: (M, R) um.
+    its two nuclei, so the result for a pair does not depend on which other nuclei are passed. The M others limit the N
+    nuclei, but are not cut.
     """
     xy, all_rays = np.concatenate([xy_um, others_um]), np.concatenate([rays, others_rays])
     pairs = _overlapping(xy, all_rays, len(xy_um))
@@ -158,10 +147,11 @@ def _overlapping(xy: np.ndarray, rays: np.ndarray, n_own: int) -> np.ndarray:
     radius = np.fmax.reduce(rays, 1, initial=0)  # faulty models return NaN
     pairs = close_pairs(xy, min(2 * float(radius.max(initial=0)), REACH_UM))
     pairs = pairs[pairs[:, 0] < n_own]
-    pairs = pairs[_distance(xy, pairs) < radius[pairs].sum(1)]
-    first, second = pairs.T
+    apart = xy[pairs[:, 1]] - xy[pairs[:, 0]]
+    near = np.sqrt(_dot(apart, apart)) < radius[pairs].sum(1)
+    pairs, (x, y) = pairs[near], apart[near].T
     # A pair has the same order in every call, so that rounding is the same, whichever of its nuclei the call cuts.
-    pairs = np.where(_precedes(xy[first], xy[second])[:, None], pairs, pairs[:, ::-1])
+    pairs = np.where(((y > 0) | ((y == 0) & (x > 0)))[:, None], pairs, pairs[:, ::-1])
     apart = xy[pairs[:, 1]] - xy[pairs[:, 0]]
     reach = [_extent(rays[pairs[:, side]], way) for side, way in ((0, apart), (1, -apart))]
     return pairs[sum(reach) > _dot(apart, apart)]  # otherwise a line separates them
@@ -195,29 +185,15 @@ def _extent(rays: np.ndarray, way: np.ndarray) -> np.ndarray:
     return (rays * (way[:, :1] * directions[:, 0] + way[:, 1:] * directions[:, 1])).max(1, initial=0)
 
 
-def _precedes(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(P,) bool: True where positions ``one`` (P, 2) come before positions ``other`` (P, 2), row by row."""
-    return (one[:, 1] < other[:, 1]) | ((one[:, 1] == other[:, 1]) & (one[:, 0] < other[:, 0]))
-
-
-def _distance(xy: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    return np.sqrt(_dot(*2 * [xy[pairs[:, 1]] - xy[pairs[:, 0]]]))
-
-
 def _dot(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return one[:, 0] * other[:, 0] + one[:, 1] * other[:, 1]
 
 
 @dataclass
 class Reports:
-    """Reports of nuclei by windows (frame: work).
+    """Reports of N nuclei by windows (frame: work), numbered by the caller.
 
-    Attributes:
-        xy: (N, 2) positions.
-        window: (N,) index of the window that each report comes from.
-        number: (N,) number by which the caller identifies each report.
-        merged_windows: (N, 4) windows whose reports are merged into each report, including its own, in descending
-            order; padded with -1.
+    The windows whose reports are merged into each report, (N, 4), include its own, in descending order; padded with -1.
     """
 
     xy: np.ndarray
@@ -283,13 +259,7 @@ class SeamResolver:
     """Resolves seams in a stream: receives reports, window by window, and returns the numbers of those that are kept.
 
     Reports are numbered from 0, in the order of arrival. Only the reports of two rows of windows are held in memory.
-
-    Args:
-        grid: the window grid.
-        mpp: um per work pixel.
-
-    Attributes:
-        n_decided: number below which all reports have been returned or dropped.
+    All reports below the number ``n_decided`` have been returned or dropped.
     """
 
     def __init__(self, grid: WindowGrid, mpp: float):
@@ -301,8 +271,7 @@ class SeamResolver:
     def add(self, xy: np.ndarray, window: np.ndarray) -> np.ndarray:
         """Add reports at ``xy`` (N, 2) in work px from ``window`` (N,): any number of windows, in ascending order.
 
-        Returns:
-            (n,) int64 numbers of reports that are now known to be kept, sorted by window, then y, then x.
+        Returns the numbers (n,) int64 of reports that are now known to be kept, sorted by window, then y, then x.
         """
         number = np.arange(self._n_added, self._n_added + len(window))
         self._n_added += len(window)

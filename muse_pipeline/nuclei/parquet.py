@@ -42,11 +42,9 @@ _NAME = pa.dictionary(pa.int32(), pa.string())
 
 @dataclass(frozen=True)
 class Rows:
-    """Nuclei as rows of the table.
+    """Nuclei as rows of the table, and the bounds (4,) of their outlines: minimum x and y, maximum x and y.
 
-    Attributes:
-        table: table with one row per nucleus.
-        bounds: (4,) minimum x and y, maximum x and y of the outlines; not finite if there are no rows.
+    The bounds are not finite if there are no rows.
     """
 
     table: pa.Table
@@ -87,17 +85,16 @@ class NucleiWriter:
 
     Rows keep their order, and row groups are full, so the bytes do not depend on how rows are batched.
 
+    The ``provenance`` is the table's metadata, which ``complete`` may fill in until the block ends. The writer then
+    adds ``n_nuclei`` and ``n_by_class`` of the nuclei included in totals; under "quality", the same counts of the
+    nuclei left out; and, with ``positive_od``, ``n_positive``.
+
     Args:
         path: file to write.
         classes: names of the classes, in the order of the labels.
         provenance: slide, model, settings and versions.
         n_rays: number of rays per nucleus.
         optional: columns in addition to those of every table.
-
-    Attributes:
-        provenance: metadata, which ``complete`` may fill in until the block ends. The writer then adds ``n_nuclei`` and
-            ``n_by_class`` of the nuclei included in totals; under "quality", the same counts of the nuclei left out;
-            and, with ``positive_od``, ``n_positive``.
     """
 
     def __init__(
@@ -159,7 +156,7 @@ class NucleiWriter:
         self._n_left_out += np.bincount(label[(label >= 0) & is_left_out], minlength=len(self.classes))
         if self.optional.artefacts is not None:
             counts = pc.value_counts(rows.table[QUALITY].cast(pa.string()).drop_null()).to_pylist()
-            self._n_by_kind.update({each["values"]: each["counts"] for each in counts})
+            self._n_by_kind.update({count["values"]: count["counts"] for count in counts})
         if self.optional.positive_od is not None:
             self._n_positive += int((to_numpy(rows.table[POSITIVE]) & ~is_left_out).sum())
         self._waiting.append(rows.table)
@@ -182,11 +179,12 @@ class NucleiWriter:
                 self.complete(n_positive=self._n_positive)
             if self.optional.artefacts is not None:
                 counts = dict(zip(self.classes, self._n_left_out.tolist(), strict=True))
-                known = {"n_nuclei": self._n_rows - self._n_nuclei, "n_by_class": counts}
-                n_by_kind = {kind: self._n_by_kind[kind] for kind in self.optional.artefacts}
-                self.complete(quality=replace(self.provenance.quality, **known, n_by_kind=n_by_kind))
-            geo, made_from = _geo_metadata(self._bounds if self._n_rows else None), self.provenance.to_dict()
-            self._file.add_key_value_metadata({b"geo": _to_json(geo), PROVENANCE_KEY: _to_json(made_from)})
+                quality = {"n_nuclei": self._n_rows - self._n_nuclei, "n_by_class": counts}
+                quality["n_by_kind"] = {kind: self._n_by_kind[kind] for kind in self.optional.artefacts}
+                self.complete(quality=replace(self.provenance.quality, **quality))
+            geo = _geo_metadata(self._bounds if self._n_rows else None)
+            provenance = self.provenance.to_dict()
+            self._file.add_key_value_metadata({b"geo": _to_json(geo), PROVENANCE_KEY: _to_json(provenance)})
 
     def _write_row_groups(self, whole_only: bool = True) -> None:
         if not self._waiting:
@@ -201,43 +199,35 @@ class NucleiWriter:
             self._file.write_table(groups, row_group_size=ROW_GROUP)
 
     def _to_table(self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]) -> pa.Table:
-        names = bytes_to_arrow([name.encode() for name in self.classes], pa.string())
-        known, dab_od = self.optional, nuclei.dab_od.ravel()
+        optional, dab_od = self.optional, nuclei.dab_od.ravel()
+        values = {"label": nuclei.label, "class": nuclei.label, "score": nuclei.score, "rays": nuclei.rays, **shapes}
+        values |= {"embedding": nuclei.embedding, **dict(zip("xy", nuclei.xy.T, strict=True))}
+        values |= {f"prob_{name}": prob for name, prob in zip(self.classes, nuclei.prob.T, strict=True)}
+        if optional.positive_od is not None:
+            values |= {DAB_OD: dab_od, POSITIVE: dab_od >= optional.positive_od}
+        names = {"class": self.classes, REGION: optional.regions, QUALITY: optional.artefacts}
+        nullable = {REGION_PROB, BORDER, *map(border_of, optional.borders), *optional.features}
         columns = [
-            *map(to_arrow, (*nuclei.xy.T, nuclei.label)),
-            pa.DictionaryArray.from_arrays(to_arrow(nuclei.label, valid=nuclei.label != _NO_CLASS), names),
-            *map(to_arrow, (nuclei.score, *nuclei.prob.T)),
-            *(to_arrow(np.asarray(shapes[name], np.float32)) for name in SHAPE_COLUMNS),
-            *([to_arrow(np.asarray(shapes[CLUSTER], np.int32))] if known.clusters else []),
-            *([] if known.positive_od is None else map(to_arrow, (dab_od, dab_od >= known.positive_od))),
-            *([] if known.regions is None else [_name_or_null(shapes[REGION], known.regions)]),
-            *([] if known.regions is None else map(_or_null, (shapes[REGION_PROB], shapes[BORDER]))),
-            *(_or_null(shapes[border_of(name)]) for name in known.borders),
-            *([to_arrow(shapes[UNLIKE_REGION])] if known.unlike_region else []),
-            *([] if known.artefacts is None else [_name_or_null(shapes[QUALITY], known.artefacts)]),
-            *(_or_null(shapes[name]) for name in known.features),
-            *(
-                pa.FixedSizeListArray.from_arrays(to_arrow(values.ravel()), type=self.schema.field(name).type)
-                for name, values in (("rays", nuclei.rays), ("embedding", nuclei.embedding))
-                if name in self.schema.names
-            ),
-            polygons_to_wkb(polygons),
+            polygons_to_wkb(polygons)
+            if field.name == "geometry"
+            else _to_column(values[field.name], field.type, names.get(field.name), field.name in nullable)
+            for field in self.schema
         ]
         return pa.Table.from_arrays(columns, schema=self.schema)
 
 
-def _name_or_null(index: np.ndarray, names: Sequence[str]) -> pa.Array:
-    """The name of each index (N,) int32; null where it is -1."""
-    of_index = bytes_to_arrow([name.encode() for name in names], pa.string())
-    return pa.DictionaryArray.from_arrays(to_arrow(index, valid=index != _NO_CLASS), of_index)
+def _to_column(values: np.ndarray, kind: pa.DataType, names: Sequence[str] | None, is_nullable: bool) -> pa.Array:
+    """A column of numbers (N,) or lists (N, K), null where not finite if nullable; or of the ``names`` of indices (N,).
 
-
-def _or_null(values: np.ndarray) -> pa.Array:
-    """Numbers (N,) as float32, null where they are not finite, or finite numbers (N, K) as lists."""
-    column = np.asarray(values, np.float32)
-    if column.ndim > 1:
-        return pa.FixedSizeListArray.from_arrays(to_arrow(column.ravel()), column.shape[1])
-    return to_arrow(column, valid=np.isfinite(column))
+    The index of a name that is null is -1.
+    """
+    if names is not None:
+        of_index = bytes_to_arrow([name.encode() for name in names], pa.string())
+        return pa.DictionaryArray.from_arrays(to_arrow(values, valid=values != _NO_CLASS), of_index)
+    if pa.types.is_fixed_size_list(kind):
+        return pa.FixedSizeListArray.from_arrays(to_arrow(np.asarray(values, np.float32).ravel()), type=kind)
+    column = np.asarray(values, kind.to_pandas_dtype())
+    return to_arrow(column, valid=np.isfinite(column) if is_nullable else None)
 
 
 def border_of(region: str | None) -> str:
@@ -362,9 +352,7 @@ def read_within(path: Path | str, low_xy: np.ndarray, high_xy: np.ndarray, colum
 def left_out(table: pa.Table, provenance: Provenance) -> np.ndarray:
     """(N,) bool: True for nuclei that totals leave out, because they lie in an artefact that is subtracted.
 
-    Args:
-        table: rows of a table of nuclei, including the column ``quality`` if the table has it.
-        provenance: provenance of the table.
+    The rows of the table include the column ``quality`` if the table has it.
     """
     if provenance.quality is None:
         return np.zeros(len(table), bool)
@@ -383,10 +371,10 @@ def iterate_counted(path: Path | str, columns: Sequence[str]) -> Iterator[pa.Tab
 def _may_hold(group: pq.RowGroupMetaData, low_xy: np.ndarray, high_xy: np.ndarray) -> bool:
     """True if a row group's statistics allow positions in the rectangle."""
     columns = {group.column(index).path_in_schema: group.column(index) for index in range(group.num_columns)}
-    known = [columns[name].statistics for name in ("x", "y")]
+    ranges = [columns[name].statistics for name in ("x", "y")]
     return all(
-        one is None or not one.has_min_max or (one.max >= low and one.min < high)
-        for one, low, high in zip(known, low_xy, high_xy, strict=True)
+        range_ is None or not range_.has_min_max or (range_.max >= low and range_.min < high)
+        for range_, low, high in zip(ranges, low_xy, high_xy, strict=True)
     )
 
 
@@ -408,23 +396,13 @@ def parse_outlines(geometry: np.ndarray) -> np.ndarray:
         ) from error
 
 
-def iterate_nuclei(path: Path | str, batch_size: int = ROW_GROUP) -> Iterator[Nuclei]:
-    """Yield the nuclei of a table in the level-0 frame, batch by batch."""
-    with open_nuclei(path) as file:
-        used = {"x", "y", "label", "score", "rays", "embedding", DAB_OD}
-        columns = [name for name in file.schema_arrow.names if name in used or name.startswith("prob_")]
-    for table in iterate_rows(path, batch_size, columns):
-        yield _to_nuclei(table)
-
-
 def read_nuclei(path: Path | str) -> Nuclei:
     """All nuclei of a table, in the level-0 frame."""
     with open_nuclei(path) as file:
-        empty = _to_nuclei(file.schema_arrow.empty_table())
-    return Nuclei.concatenate([empty, *iterate_nuclei(path)])
-
-
-def _to_nuclei(table: pa.Table) -> Nuclei:
+        used = {"x", "y", "label", "score", "rays", "embedding", DAB_OD}
+        columns = [name for name in file.schema_arrow.names if name in used or name.startswith("prob_")]
+        empty = file.schema_arrow.empty_table().select(columns)
+    table = pa.concat_tables([empty, *iterate_rows(path, ROW_GROUP, columns)])
     probabilities = [name for name in table.column_names if name.startswith("prob_")]
     return Nuclei(
         xy=np.stack([to_numpy(table["x"]), to_numpy(table["y"])], axis=-1),

@@ -27,15 +27,9 @@ def ray_directions(n_rays: int) -> np.ndarray:
 
 
 def points_along_rays(xy: np.ndarray, along_um: np.ndarray, mpp: float) -> tuple[np.ndarray, np.ndarray]:
-    """Columns and rows of points on rays, for ``cv2.remap``: 0 is the middle of the first pixel.
+    """Columns and rows of points on rays, (S, N * R) float32 each, for ``cv2.remap``: 0 is a pixel's middle.
 
-    Args:
-        xy: (N, 2) centres in pixels.
-        along_um: (S, N, R) float32 um from the centre, S points on each ray.
-        mpp: um per pixel.
-
-    Returns:
-        Two arrays (S, N * R) float32.
+    The S points on each of the R rays from centres (N, 2) in pixels lie ``along_um`` (S, N, R) float32 from the centre.
     """
     directions = (ray_directions(along_um.shape[2]) / mpp).astype(np.float32)
     starts = (xy - 0.5).astype(np.float32)
@@ -52,17 +46,10 @@ def rays_to_rings(xy_level0: np.ndarray, rays_um: np.ndarray, mpp: tuple[float, 
 def clip_rays(
     xy_level0: np.ndarray, rays_um: np.ndarray, mpp: tuple[float, float], box: tuple[int, int, int, int]
 ) -> np.ndarray:
-    """Shorten rays that end outside a box, so that outlines are cut at its edges and rays still end on outlines.
+    """Shorten rays (N, R) float32 that end outside a box, so that outlines are cut at its edges.
 
-    Args:
-        xy_level0: (N, 2) centres in pixels of ``mpp`` = (x, y).
-        rays_um: (N, R) float32.
-        mpp: um per pixel.
-        box: left, top, right and bottom in the same pixels. Nuclei with a centre outside keep their rays.
-
-    Returns:
-        (N, R) float32: ``rays_um`` itself if all nuclei lie clear of the edges; otherwise a copy in which rays that
-        cross an edge are cut.
+    The centres (N, 2) and the box (left, top, right, bottom) are in pixels of ``mpp`` = (x, y). Nuclei with a centre
+    outside keep their rays. If all nuclei lie clear of the edges, ``rays_um`` itself is returned.
     """
     low, high = np.reshape(np.asarray(box, float), (2, 1, 2))
     reach = rays_um.max(axis=1, initial=0)[:, None] / np.asarray(mpp, float)
@@ -82,15 +69,10 @@ def clip_rays(
 
 
 def rings_to_polygons(rings: np.ndarray, size_px: tuple[int, int] | None = None) -> tuple[np.ndarray, int]:
-    """Polygons that QuPath accepts, from rings (N, R, 2) in level-0 pixels.
+    """Polygons that QuPath accepts, from rings (N, R, 2) in level-0 pixels, and the number of rings that were repaired.
 
-    Args:
-        rings: vertices, not closed.
-        size_px: (width, height) of the slide, which bounds the circles that replace collapsed rings.
-
-    Returns:
-        (N,) polygons without holes, their vertices rounded to 0.1 px, counter-clockwise where y points up; and the
-        number of rings that did not remain simple and had to be repaired.
+    The polygons (N,) have no holes, vertices rounded to 0.1 px, and are counter-clockwise where y points up. Rings that
+    do not remain simple are repaired; circles that replace collapsed rings stay within ``size_px`` (width, height).
     """
     rounded = np.round(rings, DECIMALS)
     if not np.isfinite(rounded).all():
@@ -118,7 +100,7 @@ def are_clearly_simple(rings: np.ndarray) -> np.ndarray:
     mean to its ends, so any other vertex is at least as far from the edge as from the ray to one of the vertices next
     to that vertex. If all vertices are far from the rays to their neighbours, snapping to the grid joins nothing.
     """
-    x, y = (each - each.mean(axis=1, keepdims=True) for each in np.moveaxis(rings, -1, 0))
+    x, y = (axis - axis.mean(axis=1, keepdims=True) for axis in np.moveaxis(rings, -1, 0))
     next_x, next_y, squared = np.roll(x, -1, axis=1), np.roll(y, -1, axis=1), x * x + y * y
     cross, longer = x * next_y - y * next_x, np.maximum(squared, np.roll(squared, -1, axis=1))
     apart = ((cross > 0) & (cross * cross > _CLEARANCE_PX**2 * longer)).all(axis=1)
@@ -161,16 +143,15 @@ def _circles(rings: np.ndarray, size_px: tuple[int, int] | None) -> np.ndarray:
 def polygons_to_rays(
     polygons: np.ndarray, n_rays: int, mpp: tuple[float, float], centres: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rays of polygons (N,) in pixels of ``mpp``: distances from a centre to the first crossing with the outline.
+    """Distances in um from a centre of each polygon (N,) to the first crossing with the outline, along ``n_rays`` rays.
+
+    The result has the centres (N, 2) in pixels, and the rays (N, n_rays) float32, 0 if the centre lies outside.
 
     Args:
         polygons: polygons or multipolygons; only the largest part of each counts, and holes are ignored.
         n_rays: number of rays per nucleus.
         mpp: (x, y) um per pixel.
         centres: (N, 2) origins of the rays; by default ``interior_centres``.
-
-    Returns:
-        The centres (N, 2) in pixels and the rays (N, n_rays) float32 in um, 0 if the centre lies outside.
     """
     rings = shapely.get_exterior_ring(largest_parts(np.asarray(polygons, object)))
     polygons = shapely.polygons(rings)

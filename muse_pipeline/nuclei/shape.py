@@ -15,16 +15,10 @@ SHAPE_COLUMNS = ("area_um2", "perimeter_um", "solidity", "eccentricity", "major_
 
 
 def measure_shapes(rings: np.ndarray, mpp: tuple[float, float]) -> dict[str, np.ndarray]:
-    """Measure the size and shape of simple rings.
+    """Each of ``SHAPE_COLUMNS``, (N,) float32, of simple rings (N, V, 2) in pixels, not closed, in either direction.
 
-    Args:
-        rings: (N, V, 2) vertices in pixels, not closed, V >= 3, clockwise or counter-clockwise.
-        mpp: (x, y) um per pixel.
-
-    Returns:
-        Each of ``SHAPE_COLUMNS`` as (N,) float32. Solidity is the area divided by that of the convex hull. Axes (in
-        full length) and eccentricity are those of the ellipse with the same second moments as the polygon. A ring
-        without area has solidity, eccentricity and axes of 0.
+    Solidity is the area divided by that of the convex hull. Axes (in full length) and eccentricity are those of the
+    ellipse with the same second moments as the polygon. A ring without area has solidity, eccentricity and axes of 0.
     """
     x, y = np.moveaxis((rings - rings[:, :1]) * np.asarray(mpp, float), -1, 0).copy()  # near 0, to limit rounding
     edges = _following(x) - x, _following(y) - y
@@ -125,8 +119,7 @@ class MorphologyClusters:
 class ShapeSample:
     """A sample of the shapes of up to 20,000 nuclei: those whose positions have the smallest hashes.
 
-    Args:
-        measure: function that returns ``measure_shapes`` of nuclei; called only for candidates for the sample.
+    The function ``measure`` returns ``measure_shapes`` of nuclei; it is called only for candidates for the sample.
     """
 
     def __init__(self, measure: Callable[[Nuclei], Mapping[str, np.ndarray]]):
@@ -157,7 +150,9 @@ class ShapeSample:
         label[np.lexsort(standard.T[::-1])] = np.arange(len(values)) * N_CLUSTERS // len(values)
         centres = np.zeros((N_CLUSTERS, len(MEASURES)))
         for _ in range(ROUNDS):
-            centres = _means(standard, label, centres)
+            n = np.bincount(label, minlength=N_CLUSTERS)[:, None]
+            sums = np.stack([np.bincount(label, column, minlength=N_CLUSTERS) for column in standard.T], 1)
+            centres = np.where(n > 0, sums / np.maximum(n, 1), centres)  # an empty group keeps its centre
             moved = _nearest(standard, centres)
             if np.array_equal(moved, label):
                 break
@@ -185,10 +180,3 @@ def _hash(xy: np.ndarray) -> np.ndarray:
 def _nearest(values: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """(N,) index of the nearest centre; the first of equally near ones."""
     return ((values[:, None] - centres) ** 2).sum(2).argmin(1)
-
-
-def _means(values: np.ndarray, label: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """(k, D) mean of each group; the previous centre for an empty group."""
-    n = np.bincount(label, minlength=len(before))
-    sums = np.stack([np.bincount(label, column, minlength=len(before)) for column in values.T], 1)
-    return np.where(n[:, None] > 0, sums / np.maximum(n, 1)[:, None], before)

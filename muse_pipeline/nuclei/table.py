@@ -39,13 +39,10 @@ class Nuclei:
     def __post_init__(self) -> None:
         self.xy = np.asarray(self.xy, np.float64).reshape(-1, 2)
         n = len(self.xy)
-        empty = np.zeros((n, 0), np.float32)
-        self.rays = empty if self.rays is None else np.asarray(self.rays, np.float32)
-        self.prob = empty if self.prob is None else np.asarray(self.prob, np.float32)
-        self.embedding = empty if self.embedding is None else np.asarray(self.embedding, np.float32)
-        self.label = np.full(n, -1, np.int32) if self.label is None else np.asarray(self.label, np.int32)
-        self.score = np.ones(n, np.float32) if self.score is None else np.asarray(self.score, np.float32)
-        self.dab_od = empty if self.dab_od is None else np.asarray(self.dab_od, np.float32)
+        defaults = {"label": np.full(n, -1, np.int32), "score": np.ones(n, np.float32)}
+        for name in COLUMNS[1:]:
+            values, default = getattr(self, name), defaults.get(name, np.zeros((n, 0), np.float32))
+            setattr(self, name, default if values is None else np.asarray(values, default.dtype))
         lengths = {name: len(getattr(self, name)) for name in COLUMNS}
         if set(lengths.values()) != {n}:
             raise ValueError(f"columns of unequal length: {lengths}")

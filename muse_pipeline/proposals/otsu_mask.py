@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from muse_pipeline.nuclei.watershed import MIN_NUCLEUS_UM2, cut_relief, depth_um
+from muse_pipeline.nuclei.masks import MIN_NUCLEUS_UM2, cut_relief, depth_um
 from muse_pipeline.tissue.components import drop_small
 from muse_pipeline.tissue.stain import TEXTBOOK, fit_macenko, weigh_density
 

@@ -12,8 +12,7 @@ from scipy.spatial import cKDTree
 from muse_pipeline.cli.main import main
 from muse_pipeline.features.catalogue import features_of
 from muse_pipeline.features.neighbours import measure_neighbours, with_surroundings
-from muse_pipeline.nuclei.parquet import iterate_nuclei, nuclei_schema, read_provenance
-from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.nuclei.parquet import nuclei_schema, read_nuclei, read_provenance
 
 CLASSES = ("Lymphocyte", "Epithelial", "Stroma")
 
@@ -93,7 +92,7 @@ def test_the_edge_of_the_tissue_is_as_far_as_the_mask_says(table, tiled_slide):
 
 
 def test_surroundings_hold_all_that_is_near_and_no_more_than_is_needed(table_file, tiled_slide):
-    whole = Nuclei.concatenate(list(iterate_nuclei(table_file)))
+    whole = read_nuclei(table_file)
     reach, back = np.array([100.0, 140.0]), 2000.0
     parts = [whole[start : start + 100] for start in range(0, len(whole), 100)]
     n_before = 0

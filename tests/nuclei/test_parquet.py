@@ -17,7 +17,6 @@ from muse_pipeline.core.types import Frame
 from muse_pipeline.nuclei.parquet import (
     NucleiWriter,
     OptionalColumns,
-    iterate_nuclei,
     iterate_rows,
     nuclei_schema,
     read_nuclei,
@@ -65,7 +64,7 @@ def test_row_groups_and_batches_are_full(tmp_path, monkeypatch):
     write_example(tmp_path / "nuclei.parquet", draw_nuclei(300), batch=50)
     groups = pq.ParquetFile(tmp_path / "nuclei.parquet").metadata
     assert [groups.row_group(i).num_rows for i in range(groups.num_row_groups)] == [128, 128, 44]
-    assert [len(part) for part in iterate_nuclei(tmp_path / "nuclei.parquet", 90)] == [90, 90, 90, 30]
+    assert [len(part) for part in iterate_rows(tmp_path / "nuclei.parquet", 90)] == [90, 90, 90, 30]
     assert [len(part) for part in iterate_rows(tmp_path / "nuclei.parquet", 150, ["y", "x"])] == [150, 150]
 
 
@@ -119,7 +118,6 @@ def test_a_slide_without_nuclei(tmp_path):
     write_example(tmp_path / "nuclei.parquet", draw_nuclei(0))
     nuclei = read_nuclei(tmp_path / "nuclei.parquet")
     assert len(nuclei) == 0 and nuclei.rays.shape == (0, 32) and nuclei.prob.shape == (0, 3)
-    assert list(iterate_nuclei(tmp_path / "nuclei.parquet")) == []
     assert geopandas.read_parquet(tmp_path / "nuclei.parquet").empty
     write_csv(tmp_path / "nuclei.parquet", tmp_path / "nuclei.csv.gz")
     assert pd.read_csv(tmp_path / "nuclei.csv.gz").empty
