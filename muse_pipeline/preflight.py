@@ -26,9 +26,8 @@ from muse_pipeline.slides.fetch import ask_size
 from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.slides.isolation import LIMITS, Limits, map_isolated
 from muse_pipeline.slides.remote import SlideUrl
-from muse_pipeline.store.chunks import Chunk, chunks_with_tissue
 from muse_pipeline.store.resample import AreaReader, warn_enlarged
-from muse_pipeline.store.write import MARGIN_UM
+from muse_pipeline.store.write import Chunk, chunks_with_tissue
 from muse_pipeline.tissue.colour import SlideColour, measure_colour
 from muse_pipeline.tissue.find import find_tissue, is_fluorescence
 
@@ -132,7 +131,7 @@ def _check(path: str, row: SheetRow, card: ModelCard, max_corrupt: float) -> Sli
             colour = measure_colour(slide, info, found.tissue, is_fluorescence(found.overview.pixels), found.warnings)
             known["tissue_mm2"] = found.tissue.area_mm2
             warnings += dict.fromkeys([*colour.warnings, *_compare(colour, card, row.stain)])
-            chunks = chunks_with_tissue(found.tissue, reader.mpp, reader.size_px, MARGIN_UM)
+            chunks = chunks_with_tissue(found.tissue, reader.mpp, reader.size_px)
             warnings += _try_chunks(reader, chunks, max_corrupt)
     except MuseError as error:
         known["problem"] = one_line(error)

@@ -73,11 +73,9 @@ class WindowGrid:
         return ((inside >= 0) & (inside < self.core_px)).all(-1)
 
     def windows_with_tissue(self, tissue: np.ndarray, tissue_px: float) -> np.ndarray:
-        """Indices, ascending, of the windows whose core touches ``tissue``.
+        """Indices, ascending, of the windows whose core touches ``tissue`` (h, w) bool.
 
-        Args:
-            tissue: (h, w) bool.
-            tissue_px: side of a mask pixel in work pixels; mask and lattice have the same corner.
+        A mask pixel has a side of ``tissue_px`` work pixels; mask and lattice have the same corner.
         """
         touched = np.zeros(self.shape, bool)
         vertical = self._mask_spans(self.shape[0], tissue.shape[0], tissue_px)
@@ -105,15 +103,10 @@ class WindowGrid:
         return WindowPart(0, 0, self.input_px, self.input_px)
 
     def part(self, windows: np.ndarray, tissue: np.ndarray, tissue_px: float, stride_px: int) -> WindowPart:
-        """The smallest part, the same in all ``windows``, that contains their tissue with a halo around it.
+        """The smallest part, the same in all ``windows``, that contains their ``tissue`` with a halo around it.
 
-        It ends at the edge of the lattice, because what lies beyond the edge of a picture is not known.
-
-        Args:
-            windows: indices of windows with tissue.
-            tissue: (h, w) bool, as in ``windows_with_tissue``.
-            tissue_px: side of a mask pixel in work pixels.
-            stride_px: number of which the part's corner and sides are multiples.
+        It ends at the edge of the lattice, because what lies beyond the edge of a picture is not known. Its corner and
+        sides are multiples of ``stride_px``. For the tissue, see ``windows_with_tissue``.
         """
         boxes = np.array([self._tissue_box(window, tissue, tissue_px) for window in windows.tolist()])
         lattice = -self.origin_xy(windows)

@@ -22,22 +22,15 @@ from muse_pipeline.slides.base import WHITE
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-
 SAME_MPP = 1.001  # a level coarser than requested by up to this factor is fine enough
 MAX_COARSER = 1.05  # a slide coarser by up to this factor is still averaged; at most one pixel in 20 is repeated
 MAX_ENLARGED = 2.0  # largest factor by which a slide is enlarged
 
 
 class AreaReader:
-    """A slide as an image at a fixed mpp.
-
-    Attributes:
-        size_px: (width, height) of the work lattice.
-        level: index of the level that is read.
-    """
+    """A slide as an image of (width, height) ``size_px`` at a fixed mpp, read from one ``level``."""
 
     def __init__(self, slide: Slide, info: SlideInfo, mpp: float, *, enlarge: bool = True):
-        """Choose the level to read with ``choose_level``."""
         self.slide, self.mpp = slide, mpp
         self.size_px = work_size_px(info.size_px, info.mpp, mpp)
         self.level = choose_level(info, mpp, enlarge=enlarge)
@@ -50,8 +43,7 @@ class AreaReader:
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
         """Read ``size`` = (width, height) work pixels at ``xy``, which must lie on the lattice.
 
-        Returns:
-            (h, w, 3) uint8; white beyond the end of the level.
+        The result is (h, w, 3) uint8, white beyond the end of the level.
         """
         stretches = [axis.stretch(start, n) for axis, start, n in zip(self._axes, xy, size, strict=True)]
         if any(stretch.n_source <= 0 for stretch in stretches):
@@ -125,7 +117,12 @@ class Stretch:
 
         edges = np.arange(self.start, self.start + self.n + 1) * self.axis.ratio
         if self.axis.enlarges:
-            columns, overlap = self._interpolate(edges)
+            # The two level pixels on either side of the centre of each work pixel.
+            centre = (edges[:-1] + edges[1:]) / 2 - 0.5
+            left = np.floor(centre).astype(int)
+            overlap = np.stack([left + 1 - centre, centre - left], 1)
+            overlap[edges[:-1] >= self.axis.level_px - _ALIGNED] = 0  # no weight beyond the level
+            columns = (left[:, None] + [0, 1]).clip(0, self.axis.level_px - 1)
         else:
             columns = np.floor(edges[:-1]).astype(int)[:, None] + np.arange(int(np.ceil(self.axis.ratio)) + 1)
             overlap = np.minimum(edges[1:, None], columns + 1) - np.maximum(edges[:-1, None], columns)
@@ -137,14 +134,6 @@ class Stretch:
         # Pixels outside the level have no weight, but need a valid index.
         columns = columns.clip(0, self.n_source - 1).ravel()
         return csr_array((share.ravel().astype(np.float32), columns, row_ends), (self.n, self.n_source))
-
-    def _interpolate(self, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The two level pixels (n, 2) on either side of the centre of each work pixel, and their weights."""
-        centre = (edges[:-1] + edges[1:]) / 2 - 0.5
-        left = np.floor(centre).astype(int)
-        share = np.stack([left + 1 - centre, centre - left], 1)
-        share[edges[:-1] >= self.axis.level_px - _ALIGNED] = 0  # no weight beyond the level
-        return (left[:, None] + [0, 1]).clip(0, self.axis.level_px - 1), share
 
 
 _ALIGNED = 1e-3  # level px; positions closer than this to an edge count as on it

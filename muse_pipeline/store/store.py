@@ -48,7 +48,10 @@ def open_store(path: Path | str) -> Store:
         attributes, image = read_json(folder / METADATA)["attributes"]["muse"], read_json(folder / "0" / METADATA)
         tissue = Plane(folder / "labels/tissue/0")
         _require_ours(attributes, image, tissue)
-        _require_files(attributes, folder)
+        # A missing file would be read as glass.
+        written = set(attributes["files"])
+        if lost := sorted(written - set(list_files(folder))):
+            raise ValueError(f"{len(lost)} of its {len(written)} files are missing, the first is {lost[0]}")
         return Store(folder, tuple(image["shape"][:0:-1]), tissue, attributes)
     except Exception as error:  # foreign metadata may raise any exception
         why = one_line(f"{type(error).__name__}: {error}")[:200]
@@ -58,7 +61,7 @@ def open_store(path: Path | str) -> Store:
 def _require_ours(attributes: dict[str, Any], image: dict[str, Any], tissue: Plane) -> None:
     """Require the layout that ``Store`` expects; ``image`` is the metadata of its array."""
     mpp, slide_mpp = float(attributes["mpp"]), [float(mpp) for mpp in attributes["slide_mpp"]]
-    if len(slide_mpp) != 2 or not all(0 < each < np.inf for each in (mpp, *slide_mpp)):
+    if len(slide_mpp) != 2 or not all(0 < side < np.inf for side in (mpp, *slide_mpp)):
         raise ValueError(f"mpp {mpp} and slide_mpp {slide_mpp} are not valid pixel sizes")
     shape, kind, shards = image["shape"], image["data_type"], image["chunk_grid"]["configuration"]["chunk_shape"]
     shard_px = [3, SHARD_PX, SHARD_PX]
@@ -75,13 +78,6 @@ def list_files(path: Path) -> list[str]:
     """Names of the chunk and shard files of a store's full-size image and tissue label, relative to ``path``."""
     chunks = [file for array in ("0", "labels/tissue/0") for file in (path / array / "c").rglob("*")]
     return sorted(file.relative_to(path).as_posix() for file in chunks if file.name.isdigit() and file.is_file())
-
-
-def _require_files(attributes: dict[str, Any], path: Path) -> None:
-    """Require every file that was written, because a missing file would be read as glass."""
-    written = set(attributes["files"])
-    if lost := sorted(written - set(list_files(path))):
-        raise ValueError(f"{len(lost)} of its {len(written)} files are missing, the first is {lost[0]}")
 
 
 def is_store(path: Path) -> bool:
@@ -148,16 +144,9 @@ class Store:
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
         """Read ``size`` = (width, height) work pixels from the corner ``xy``, which may lie outside the image.
 
-        Returns:
-            (h, w, 3) uint8, contiguous; white outside the image and in chunks without tissue.
+        The result is (h, w, 3) uint8, contiguous, and white outside the image and in chunks without tissue.
         """
-        (x, y), (width, height) = ([int(each) * self._rest for each in pair] for pair in (xy, size))
-        pixels = np.full((height, width, 3), BACKGROUND, np.uint8)
-        for inside, planes in self._parts((x, y), (width, height)):
-            pixels[inside] = cv2.merge(list(planes))
-        if self._rest == 1:
-            return pixels
-        return cv2.resize(pixels, tuple(map(int, size)), interpolation=cv2.INTER_AREA)
+        return cv2.merge(list(self.read_planes(xy, size)))
 
     def read_continued(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
         """Read a box as in ``read``, but beyond the edges of the image its outermost ``PERIOD_PX`` repeat.
@@ -171,7 +160,7 @@ class Store:
 
     def read_planes(self, xy: tuple[int, int], size: tuple[int, int], channels: slice = slice(None)) -> np.ndarray:
         """Read a box as in ``read``, but as planes (n, h, w) uint8 of the n ``channels``, by default all three."""
-        (x, y), (width, height) = ([int(each) * self._rest for each in pair] for pair in (xy, size))
+        (x, y), (width, height) = ([int(value) * self._rest for value in pair] for pair in (xy, size))
         planes = np.full((len(range(3)[channels]), height, width), BACKGROUND, np.uint8)
         for inside, of_chunk in self._parts((x, y), (width, height)):
             planes[:, *inside] = of_chunk[channels]
@@ -189,21 +178,19 @@ class Store:
             return
         for row in range(top // self._chunk_px, -(-bottom // self._chunk_px)):
             for column in range(left // self._chunk_px, -(-right // self._chunk_px)):
-                if (planes := self._chunk(row, column)) is None:
+                try:
+                    planes = self._read_chunk(row, column)
+                except (ValueError, OSError, RuntimeError) as error:
+                    raise StoreError(
+                        f"{self.path}: chunk ({row}, {column}) is damaged ({error}); run `muse tile` again"
+                    ) from error
+                if planes is None:
                     continue
                 corner_x, corner_y = column * self._chunk_px, row * self._chunk_px
                 rows = slice(max(top, corner_y), min(bottom, corner_y + self._chunk_px))
                 columns = slice(max(left, corner_x), min(right, corner_x + self._chunk_px))
                 inside = _moved(rows, y), _moved(columns, x)
                 yield inside, planes[:, _moved(rows, corner_y), _moved(columns, corner_x)]
-
-    def _chunk(self, row: int, column: int) -> np.ndarray | None:
-        """A chunk (3, side, side) uint8, or None if it is absent."""
-        try:
-            return self._read_chunk(row, column)
-        except (ValueError, OSError, RuntimeError) as error:
-            where = f"chunk ({row}, {column})"
-            raise StoreError(f"{self.path}: {where} is damaged ({error}); run `muse tile` again") from error
 
     def require_lossless(self) -> None:
         """Reject a store with lossy compression, which is only for pretraining."""
@@ -229,15 +216,15 @@ class Store:
 
     def in_tissue(self, xy: np.ndarray) -> np.ndarray:
         """(M,) bool: True for positions (M, 2) in work px that lie in tissue; reads only the label around them."""
-        found = np.zeros(len(xy), bool)
+        is_tissue = np.zeros(len(xy), bool)
         columns, rows = np.floor(np.asarray(xy) / self._tissue_px).astype(int).T
         inside = (columns >= 0) & (columns < self._tissue.shape[1]) & (rows >= 0) & (rows < self._tissue.shape[0])
         if inside.any():
             columns, rows = columns[inside], rows[inside]
             left, top = columns.min(), rows.min()
             label = self._read_tissue(top, left, rows.max() + 1, columns.max() + 1)
-            found[inside] = label[rows - top, columns - left]
-        return found
+            is_tissue[inside] = label[rows - top, columns - left]
+        return is_tissue
 
     def _read_tissue(self, *box: int) -> np.ndarray:
         try:
@@ -276,8 +263,6 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 OME_VERSION = "0.5"
-
-
 RGB = ("red", (255, 0, 0), True), ("green", (0, 255, 0), True), ("blue", (0, 0, 255), True)
 
 

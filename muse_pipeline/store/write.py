@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,16 +16,6 @@ from muse_pipeline.core.errors import SlideError
 from muse_pipeline.core.files import complete_file, require_own_folder
 from muse_pipeline.core.types import Slide, SlideInfo
 from muse_pipeline.slides.isolation import map_in_time
-from muse_pipeline.store.chunks import (
-    Chunk,
-    CorruptChunks,
-    any_within,
-    chunks_by_shard,
-    chunks_with_tissue,
-    chunks_within,
-    count_cells,
-    tissue_on_lattice,
-)
 from muse_pipeline.store.resample import AreaReader
 from muse_pipeline.store.store import (
     BACKGROUND,
@@ -53,19 +43,150 @@ from muse_pipeline.store.zarr_files import (
     write_planes,
     z_order,
 )
-from muse_pipeline.tissue.mask import TissueMask
+from muse_pipeline.tissue.mask import TissueMask, dilate
+from muse_pipeline.tissue.overview import ROWS, strips
 
 MARGIN_UM = 32.0  # width of the margin that is stored around tissue, for the halos of windows
 
 
+@dataclass(frozen=True, order=True)
+class Chunk:
+    """Position of a chunk in the grid of all chunks of an image; positions sort row by row."""
+
+    row: int
+    column: int
+
+    @property
+    def xy(self) -> tuple[int, int]:
+        """Top left corner in work pixels."""
+        return self.column * CHUNK_PX, self.row * CHUNK_PX
+
+    def size(self, size_px: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) of the part of the chunk within an image of ``size_px``."""
+        return tuple(min(CHUNK_PX, extent - start) for extent, start in zip(size_px, self.xy, strict=True))
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        """(row, column) of the shard that contains the chunk."""
+        return self.row // CHUNKS_PER_SHARD, self.column // CHUNKS_PER_SHARD
+
+    @property
+    def in_shard(self) -> tuple[int, int]:
+        """(row, column) of the chunk within its shard."""
+        return self.row % CHUNKS_PER_SHARD, self.column % CHUNKS_PER_SHARD
+
+
+def count_cells(
+    mask: np.ndarray, mask_mpp: np.ndarray, cell_um: float, shape: tuple[int, int]
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Count the true mask pixels that each cell of a grid touches; cells of ``cell_um`` start at the mask's corner.
+
+    Yields the rows of each strip of the grid, whose ``shape`` is (rows, columns), and its counts (n, columns) int32.
+    """
+    spans = []
+    for n, mpp, length in zip(shape, mask_mpp[::-1], mask.shape, strict=True):
+        edges = np.arange(n + 1) * (cell_um / mpp)
+        # With the tolerance, a rounding error does not make a cell touch a pixel that it only borders on.
+        first, last = np.floor(edges[:-1] + 1e-6), np.ceil(edges[1:] - 1e-6)
+        spans.append([ends.astype(int).clip(0, length) for ends in (first, last)])
+    (top, bottom), (left, right) = spans
+    for cells in strips(shape[0], max(1, ROWS * shape[0] // len(mask))):  # integral images need four times the memory
+        first = top[cells.start]
+        total = cv2.integral(mask[first : bottom[cells].max()].astype(np.uint8))
+        rows = total[bottom[cells] - first] - total[top[cells] - first]
+        yield cells, rows[:, right] - rows[:, left]
+
+
+def touched_cells(mask: np.ndarray, mask_mpp: np.ndarray, cell_um: float, shape: tuple[int, int]) -> np.ndarray:
+    """(rows, columns) bool: the cells that touch a true pixel of the mask; arguments as for ``count_cells``."""
+    touched = np.empty(shape, bool)
+    for cells, n in count_cells(mask, mask_mpp, cell_um, shape):
+        touched[cells] = n > 0
+    return touched
+
+
+def any_within(mask: np.ndarray, factor: int) -> np.ndarray:
+    """Shrink a mask (h, w) bool by ``factor``; a pixel is True if any of the pixels that it replaces is."""
+    return touched_cells(mask, np.ones(2), factor, _grid_shape(mask.shape[::-1], factor))
+
+
+def tissue_on_lattice(tissue: TissueMask, mpp: float, size_px: tuple[int, int]) -> np.ndarray:
+    """Mask (h, w) bool of the area where nuclei are kept; a pixel has a side of ``tissue_pixel_px(mpp)`` work px."""
+    side_px = tissue_pixel_px(mpp)
+    return touched_cells(_beyond(tissue.dilated), tissue.mask_mpp, side_px * mpp, _grid_shape(size_px, side_px))
+
+
+def chunks_with_tissue(
+    tissue: TissueMask, mpp: float, size_px: tuple[int, int], margin_um: float = MARGIN_UM
+) -> np.ndarray:
+    """(rows, columns) bool: the chunks that touch tissue dilated by ``margin_um``."""
+    dilated = dilate(tissue.mask, tissue.mask_mpp, margin_um)
+    return touched_cells(_beyond(dilated), tissue.mask_mpp, CHUNK_PX * mpp, _grid_shape(size_px, CHUNK_PX))
+
+
+def chunks_within(low_xy: np.ndarray, high_xy: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """``shape`` = (rows, columns) bool: the chunks that touch the rectangle between two corners in work pixels."""
+    left, top = np.floor(np.asarray(low_xy) / CHUNK_PX).clip(0).astype(int)
+    right, bottom = np.ceil(np.asarray(high_xy) / CHUNK_PX).clip(0).astype(int)
+    touched = np.zeros(shape, bool)
+    touched[top:bottom, left:right] = True
+    return touched
+
+
+def _beyond(mask: np.ndarray) -> np.ndarray:
+    """The mask with its last row and column repeated once (as in ``KeptArea.contains``)."""
+    return np.pad(mask, ((0, 1), (0, 1)), "edge")
+
+
+def chunks_by_shard(chunks: np.ndarray) -> list[Chunk]:
+    """The chunks that are True in ``chunks`` (rows, columns), shard by shard, in the order of each shard's file."""
+    rank = {where: number for number, where in enumerate(z_order(CHUNKS_PER_SHARD))}
+    unordered = (Chunk(*map(int, where)) for where in np.argwhere(chunks))
+    return sorted(unordered, key=lambda chunk: (chunk.shard, rank[chunk.in_shard]))
+
+
+def _grid_shape(size_px: tuple[int, int], cell_px: int) -> tuple[int, int]:
+    return -(-size_px[1] // cell_px), -(-size_px[0] // cell_px)
+
+
+class CorruptChunks:
+    """Collects the chunks of a slide that cannot be decoded, up to a fraction of its tissue.
+
+    Each chunk touches ``n_pixels`` (rows, columns) tissue pixels, ``n_pixels_in_all`` on the whole slide.
+    """
+
+    def __init__(self, n_pixels: np.ndarray, n_pixels_in_all: int, max_fraction: float, slide_id: str):
+        self._n_pixels, self._n_pixels_in_all = n_pixels, n_pixels_in_all
+        self._max_fraction, self._slide_id = max_fraction, slide_id
+        self._chunks: list[Chunk] = []
+        self._n_corrupt = 0
+
+    @property
+    def fraction(self) -> float:
+        """Fraction of the tissue in corrupt chunks."""
+        return self._n_corrupt / max(self._n_pixels_in_all, 1)
+
+    def rectangles(self, size_px: tuple[int, int]) -> list[list[int]]:
+        """[x, y, width, height] in work pixels of each corrupt chunk in an image of ``size_px``, row by row."""
+        return [[*chunk.xy, *chunk.size(size_px)] for chunk in sorted(self._chunks)]
+
+    def add(self, chunk: Chunk, cause: SlideError) -> None:
+        """Add a chunk that cannot be decoded because of ``cause``."""
+        self._chunks.append(chunk)
+        self._n_corrupt += int(self._n_pixels[chunk.row, chunk.column])
+        share = self.fraction
+        if share > self._max_fraction:
+            raise SlideError(
+                f"slide '{self._slide_id}': at least {share:.1%} of the tissue cannot be decoded, more than the "
+                f"{self._max_fraction:.1%} allowed (last error: {cause}); copy the slide again or raise --max-corrupt"
+            ) from cause
+
+
 @dataclass(frozen=True)
 class ReadChunk:
-    """A chunk ready to be written.
+    """A chunk ready to be written: its compressed content, None if the chunk is white and is therefore not written.
 
-    Attributes:
-        content: compressed content; None if the chunk is white and is therefore not written.
-        smaller: the chunk at the smaller levels, (3, side, side) uint8 each.
-        damage: error because of which the chunk is white; None if it could be decoded.
+    It has a part (3, side, side) uint8 for each smaller level, and the error because of which it is white, or None.
     """
 
     content: bytes | None
@@ -116,7 +237,7 @@ def write_store(
     require_own_folder(Path(path), is_store(Path(path)))
     cv2.setNumThreads(1)
     reader = open_image(tissue.scanned(slide, info), info, mpp)
-    chunks = chunks_with_tissue(tissue, mpp, reader.size_px, MARGIN_UM)
+    chunks = chunks_with_tissue(tissue, mpp, reader.size_px)
     if within is not None:
         chunks &= chunks_within(*within, chunks.shape)
     with complete_file(path) as folder:
@@ -129,12 +250,25 @@ def write_store(
         tissue_sha256 = tissue.sha256
         del label, tissue  # the masks of large slides need much memory
         ordered = chunks_by_shard(chunks)
-        found = map_in_time(lambda chunk: (chunk, read_chunk(reader, chunk, codec)), ordered, threads)
-        with closing(found) as read:
-            for shard, of_shard in groupby(read, lambda one: one[0].shard):
+        pairs = map_in_time(lambda chunk: (chunk, read_chunk(reader, chunk, codec)), ordered, threads)
+        with closing(pairs):
+            for shard, of_shard in groupby(pairs, lambda pair: pair[0].shard):
                 write_shard(folder, shard, of_shard, corrupt, codec)
-        known = {"tissue_sha256": tissue_sha256, "codec": codec, **(facts or {})}
-        write_attributes(folder, info, mpp, corrupt, reader.size_px, known)
+        attributes = {
+            "slide_id": info.slide_id,
+            "fingerprint": info.fingerprint,
+            "mpp": mpp,
+            "slide_mpp": list(info.mpp),
+            "slide_size_px": list(info.size_px),
+            "background": [BACKGROUND] * 3,
+            "corrupt": corrupt.rectangles(reader.size_px),
+            "corrupt_fraction": corrupt.fraction,
+            "files": list_files(folder),
+            "tissue_sha256": tissue_sha256,
+            "codec": codec,
+            **(facts or {}),
+        }
+        write_group(folder, {"ome": image_metadata(info.slide_id, mpp, PYRAMID), "muse": attributes})
 
 
 def create_levels(path: Path, size_px: tuple[int, int], codec: str) -> None:
@@ -183,16 +317,12 @@ def write_shard(
             for image, part in zip(smaller, read.smaller, strict=True):
                 image[slices(chunk.in_shard, part.shape[1])] = part
     for level, image in enumerate(smaller, 1):
-        write_smaller(shard_path(folder / str(level), *shard), image, chunk_px(PYRAMID[level]), codec)
-
-
-def write_smaller(path: Path, image: np.ndarray, side_px: int, codec: str) -> None:
-    """Write a shard of a smaller level from its whole ``image`` (3, h, w) uint8, in chunks of ``side_px``."""
-    n = image.shape[1] // side_px
-    with NewShardFile(path, n) as file:
-        for at in z_order(n):
-            if content := compress(np.ascontiguousarray(image[slices(at, side_px)]), codec):
-                file.add(*at, content)
+        side_px = chunk_px(PYRAMID[level])
+        n = image.shape[1] // side_px
+        with NewShardFile(shard_path(folder / str(level), *shard), n) as file:
+            for at in z_order(n):
+                if content := compress(np.ascontiguousarray(image[slices(at, side_px)]), codec):
+                    file.add(*at, content)
 
 
 def slices(row_column: tuple[int, int], side_px: int) -> tuple[slice, ...]:
@@ -207,22 +337,3 @@ def write_label(path: Path, label: np.ndarray, mpp: float) -> None:
     write_group(path / "labels/tissue", {"ome": label_metadata("tissue", mpp, sides_px)})
     for level, factor in enumerate(PYRAMID):
         write_planes(path / f"labels/tissue/{level}", any_within(label, factor).astype(np.uint8))
-
-
-def write_attributes(
-    path: Path, info: SlideInfo, mpp: float, corrupt: CorruptChunks, size_px: tuple[int, int], facts: dict[str, Any]
-) -> None:
-    """Describe the store for viewers (``ome``) and for the steps of this package (``muse``)."""
-    known = {
-        "slide_id": info.slide_id,
-        "fingerprint": info.fingerprint,
-        "mpp": mpp,
-        "slide_mpp": list(info.mpp),
-        "slide_size_px": list(info.size_px),
-        "background": [BACKGROUND] * 3,
-        "corrupt": corrupt.rectangles(size_px),
-        "corrupt_fraction": corrupt.fraction,
-        "files": list_files(path),
-        **facts,
-    }
-    write_group(path, {"ome": image_metadata(info.slide_id, mpp, PYRAMID), "muse": known})

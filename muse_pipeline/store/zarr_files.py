@@ -65,18 +65,12 @@ def write_array(
     axes: Sequence[str],
     fill_value: int = 0,
 ) -> None:
-    """Write the metadata of an array of uint8.
+    """Write the metadata of an array of uint8, whose files contain parts of ``file_shape`` with these codecs.
 
-    Args:
-        folder: folder of the array.
-        shape: shape of the array.
-        file_shape: shape of the part of the array in each file.
-        codecs: metadata of the codecs of a file.
-        axes: names of the axes.
-        fill_value: value of pixels without a file.
+    Pixels without a file have the value ``fill_value``.
     """
     # Order and indentation are zarr's, so that files are identical to its files, byte for byte.
-    known = {
+    metadata = {
         "shape": list(shape),
         "data_type": "uint8",
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(file_shape)}},
@@ -89,12 +83,12 @@ def write_array(
         "node_type": "array",
         "storage_transformers": [],
     }
-    _write_metadata(folder, known)
+    _write_metadata(folder, metadata)
 
 
-def _write_metadata(folder: Path, known: dict[str, Any]) -> None:
+def _write_metadata(folder: Path, metadata: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / METADATA).write_bytes(json.dumps(known, indent=2).encode())
+    (folder / METADATA).write_bytes(json.dumps(metadata, indent=2).encode())
 
 
 def write_planes(folder: Path, pixels: np.ndarray, side_px: int = SIDE_PX) -> None:
@@ -113,20 +107,12 @@ def write_planes(folder: Path, pixels: np.ndarray, side_px: int = SIDE_PX) -> No
 
 
 class Plane:
-    """A plane of an array written by ``write_planes``, read in parts.
-
-    Args:
-        folder: folder of the array.
-        index: index of the plane in an array (c, y, x); omitted for an array (y, x).
-
-    Attributes:
-        shape: (h, w) of the plane.
-    """
+    """A plane (h, w) of an array from ``write_planes``, read in parts; ``index`` is that in an array (c, y, x)."""
 
     def __init__(self, folder: Path, *index: int):
-        known = read_json(folder / METADATA)
-        shape, chunk = known["shape"], known["chunk_grid"]["configuration"]["chunk_shape"]
-        kind, names = known["data_type"], [each["name"] for each in known["codecs"]]
+        array = read_json(folder / METADATA)
+        shape, chunk = array["shape"], array["chunk_grid"]["configuration"]["chunk_shape"]
+        kind, names = array["data_type"], [codec["name"] for codec in array["codecs"]]
         self.shape, self._side = tuple(shape[-2:]), chunk[-1]
         self._chunks = folder.joinpath("c", *map(str, index))
         is_plane = chunk == [*[1] * len(index), self._side, self._side] and 0 < self._side <= SIDE_PX
@@ -136,7 +122,7 @@ class Plane:
     def read(self, top: int = 0, left: int = 0, bottom: int | None = None, right: int | None = None) -> np.ndarray:
         """Read a box of the plane, (h, w) uint8, by default the whole plane."""
         bottom, right = (self.shape[0] if bottom is None else bottom), (self.shape[1] if right is None else right)
-        found = np.zeros((bottom - top, right - left), np.uint8)
+        pixels = np.zeros((bottom - top, right - left), np.uint8)
         side = self._side
         for row in range(top // side, -(-bottom // side)):
             for column in range(left // side, -(-right // side)):
@@ -145,8 +131,8 @@ class Plane:
                     chunk = np.frombuffer(Zstd().decode(file.read_bytes()), np.uint8).reshape(side, side)
                     part = chunk[max(top - y, 0) : bottom - y, max(left - x, 0) : right - x]
                     first_y, first_x = max(y - top, 0), max(x - left, 0)
-                    found[first_y : first_y + part.shape[0], first_x : first_x + part.shape[1]] = part
-        return found
+                    pixels[first_y : first_y + part.shape[0], first_x : first_x + part.shape[1]] = part
+        return pixels
 
 
 def encode(planes: np.ndarray, codec: str) -> bytes:
@@ -192,15 +178,12 @@ def z_order(n: int) -> list[tuple[int, int]]:
 
 
 class NewShardFile:
-    """Writes a shard's file; a shard without chunks gets no file."""
+    """Writes a shard's file with ``chunks_per_shard`` chunks along a side; a shard without chunks gets no file.
+
+    The file is created with the first chunk, and so is its folder.
+    """
 
     def __init__(self, path: Path, chunks_per_shard: int):
-        """Prepare an empty shard; the file is created with the first chunk.
-
-        Args:
-            path: path of the file; its folder need not exist.
-            chunks_per_shard: number of chunks along a side of the shard.
-        """
         self._path, self._file = path, None
         self._table = np.full((chunks_per_shard, chunks_per_shard, 2), _ABSENT, "<u8")
 
@@ -231,10 +214,7 @@ def shard_path(folder: Path, row: int, column: int) -> Path:
 class ShardFiles:
     """The chunks of one array ``(3, height, width)``; safe to read from several threads.
 
-    Attributes:
-        chunk_px: side of a chunk.
-        chunks_per_shard: number of chunks along a side of a shard.
-        codec: codec of the chunks, one of ``CODECS``.
+    A shard has ``chunks_per_shard`` chunks of ``chunk_px`` pixels along a side, compressed by one of ``CODECS``.
     """
 
     def __init__(self, folder: Path, chunk_px: int, chunks_per_shard: int, codec: str = LOSSLESS):
@@ -253,17 +233,6 @@ class ShardFiles:
         content = read_at(file.fileno(), int(length), int(offset))
         return decode(content, self.chunk_px, self.codec)
 
-    def open_shard(self, row: int, column: int):
-        """Open a shard's file and read its table (rows, columns, 2); None if there is no file."""
-        try:
-            file = shard_path(self.folder, row, column).open("rb")
-        except FileNotFoundError:
-            return None
-        n_bytes = self.chunks_per_shard**2 * 16 + _CHECKSUM_BYTES
-        file.seek(-n_bytes, os.SEEK_END)
-        table = np.frombuffer(CRC32C().decode(file.read(n_bytes)), "<u8")
-        return file, table.reshape(self.chunks_per_shard, self.chunks_per_shard, 2)
-
 
 @lru_cache(maxsize=N_RECENT)
 def read_recent_chunk(shards: ShardFiles, row: int, column: int) -> np.ndarray | None:
@@ -273,8 +242,18 @@ def read_recent_chunk(shards: ShardFiles, row: int, column: int) -> np.ndarray |
 
 @lru_cache(maxsize=N_OPEN)
 def _open_shard(shards: ShardFiles, row: int, column: int):
-    """``open_shard``, with a cache; a file that leaves the cache is closed once no thread reads it."""
-    return shards.open_shard(row, column)
+    """Open a shard's file and read its table (rows, columns, 2); None if there is no file.
+
+    A file that leaves the cache is closed once no thread reads it.
+    """
+    try:
+        file = shard_path(shards.folder, row, column).open("rb")
+    except FileNotFoundError:
+        return None
+    n_bytes = shards.chunks_per_shard**2 * 16 + _CHECKSUM_BYTES
+    file.seek(-n_bytes, os.SEEK_END)
+    table = np.frombuffer(CRC32C().decode(file.read(n_bytes)), "<u8")
+    return file, table.reshape(shards.chunks_per_shard, shards.chunks_per_shard, 2)
 
 
 def close_shards() -> None:

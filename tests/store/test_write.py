@@ -15,10 +15,9 @@ from shapely.geometry import box
 
 from muse_pipeline.cohort.layout import store_name
 from muse_pipeline.core.errors import OutputError, SlideError, StoreError
-from muse_pipeline.store.chunks import chunks_with_tissue, tissue_on_lattice
 from muse_pipeline.store.resample import AreaReader
 from muse_pipeline.store.store import open_store
-from muse_pipeline.store.write import write_store
+from muse_pipeline.store.write import chunks_with_tissue, tissue_on_lattice, write_store
 from muse_pipeline.tissue.mask import TissueMask
 
 MPP = (0.25, 0.2504)
