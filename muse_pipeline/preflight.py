@@ -22,10 +22,9 @@ from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.doubts import judge_appearance
 from muse_pipeline.qupath.regions import read_roi
 from muse_pipeline.slides.base import open_slide
-from muse_pipeline.slides.fetch import ask_size
 from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.slides.isolation import LIMITS, Limits, map_isolated
-from muse_pipeline.slides.remote import SlideUrl
+from muse_pipeline.slides.remote import SlideUrl, ask_size
 from muse_pipeline.store.resample import AreaReader, warn_enlarged
 from muse_pipeline.store.write import Chunk, chunks_with_tissue
 from muse_pipeline.tissue.colour import SlideColour, measure_colour

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 def fetch(url: SlideUrl, output: Path) -> None:
     """Copy the slide at ``url`` to the folder ``output``."""
-    from muse_pipeline.slides.fetch import fetch_slide
+    from muse_pipeline.slides.remote import fetch_slide
 
     n_bytes = fetch_slide(url, output)
     print(f"{url}: {n_bytes:,} bytes")

@@ -181,7 +181,7 @@ def _exact_downsample(size0_px: tuple[int, int], size_px: tuple[int, int]) -> tu
     if both := x & y:  # several factors fit a small level; scanners use powers of two
         whole = min(both, key=lambda factor: (factor.bit_count() > 1, abs(factor - longer)))
         return float(whole), float(whole)
-    return tuple(float(_nearest(found, side)) for found, side in zip((x, y), ratio, strict=True))
+    return tuple(float(_nearest(factors, side)) for factors, side in zip((x, y), ratio, strict=True))
 
 
 def _nearest(numbers: set[int], to: float) -> float:
@@ -219,7 +219,7 @@ def alpha_of(extra_samples: Iterable[Enum], pixels: np.ndarray | None = None) ->
     A sample that is stated to be opacity, or without a stated meaning, is opacity unless it is the same, less than full
     opacity everywhere in ``pixels``, because it would only make the whole picture pale.
     """
-    name = next((one.name for one in extra_samples), "")
+    name = next((sample.name for sample in extra_samples), "")
     if name in {"", "UNASSALPHA"} and pixels is not None:
         last = pixels[..., -1]
         if last.size and last.min() == last.max() < 255:
@@ -228,11 +228,9 @@ def alpha_of(extra_samples: Iterable[Enum], pixels: np.ndarray | None = None) ->
 
 
 def rgb_on_white(pixels: np.ndarray, alpha: Alpha = "opacity") -> np.ndarray:
-    """Blend pixels with white: (h, w, 3) uint8 RGB.
+    """Blend uint8 pixels, (h, w) or (h, w, 1 to 4) grey, grey + alpha, RGB or RGB + alpha, with white: (h, w, 3) uint8.
 
-    Args:
-        pixels: uint8, (h, w) grey or (h, w, 1 to 4) grey, grey + alpha, RGB or RGB + alpha.
-        alpha: meaning of alpha; "multiplied in" is an opacity by which the colours are already multiplied.
+    An alpha that is "multiplied in" is an opacity by which the colours are already multiplied.
     """
     if pixels.ndim == 2:
         pixels = pixels[..., None]
@@ -244,3 +242,42 @@ def rgb_on_white(pixels: np.ndarray, alpha: Alpha = "opacity") -> np.ndarray:
         laid = (colour * weight + np.uint32(255) * (255 - opacity) + 127) // 255
         colour = laid.clip(max=255).astype(np.uint8)
     return np.ascontiguousarray(colour)
+
+
+DEPTHS = (8, 10, 12, 14, 16)  # numbers of bits that cameras use of 16
+RARE = 1e-4  # share of pixels that may need more bits, such as hot pixels
+BRIGHTEST = 98  # percentile of values that are bright in bright field, at least ``LEAST_BRIGHT`` in 8 bits
+LEAST_BRIGHT = 100
+
+
+def to_uint8(pixels: np.ndarray, path: Path, stated_bits: int = 16) -> np.ndarray:
+    """Convert integers of 8 or 16 bits, or booleans, to 8 bits.
+
+    Without a statement, the smallest of these depths that contains all
+    values is assumed, since a picture in bright field is nearly white somewhere.
+    """
+    if pixels.dtype == bool:
+        return pixels * np.uint8(255)
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype == np.uint16 or (pixels.dtype == np.int32 and pixels.min() >= 0 and pixels.max() < 1 << 16):
+        upper = keep_upper(pixels, used_bits(pixels, stated_bits))
+        if (bright := np.percentile(upper[::7, ::7], BRIGHTEST)) < LEAST_BRIGHT:
+            raise SlideError(
+                f"{path}: its 16-bit pixels are dark ({BRIGHTEST} % are below {bright + 1:.0f} of 256), so the value "
+                "of white is unknown; export it as 8-bit RGB with a white background"
+            )
+        return upper
+    raise SlideError(f"{path}: has {pixels.dtype} pixels, expected 8 or 16 bits; export it as 8-bit RGB")
+
+
+def used_bits(pixels: np.ndarray, stated: int = 16) -> int:
+    """The number of bits that pixels of 16 bits use: ``stated``, or fewer than 16 if hardly any value needs more."""
+    most = pixels.size * RARE
+    least = next(bits for bits in DEPTHS if bits == DEPTHS[-1] or np.count_nonzero(pixels >> bits) <= most)
+    return max(stated, least) if stated < 16 else least
+
+
+def keep_upper(pixels: np.ndarray, bits: int) -> np.ndarray:
+    """The upper 8 of the ``bits`` that pixels use, as uint8; larger values become 255."""
+    return (pixels >> bits - 8).clip(max=255).astype(np.uint8)

@@ -8,8 +8,15 @@ import numpy as np
 
 from muse_pipeline.core.errors import MissingPackageError, SlideError
 from muse_pipeline.core.text import one_line
-from muse_pipeline.slides.base import READERS, NearlyReadError, OtherFormatError, SlideProperties, SlideReader
-from muse_pipeline.slides.depth import keep_upper, used_bits
+from muse_pipeline.slides.base import (
+    READERS,
+    NearlyReadError,
+    OtherFormatError,
+    SlideProperties,
+    SlideReader,
+    keep_upper,
+    used_bits,
+)
 from muse_pipeline.slides.mpp import MppCandidate, mpp_from_values
 from muse_pipeline.slides.signature import file_format
 
@@ -57,7 +64,6 @@ class CziReader(SlideReader):
         return pixels if self._kind == "Bgr24" else keep_upper(pixels, self._bits)
 
     def _read_stored(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) RGB as stored."""
         (width, height), step = size, 1 << level
         x, y = (corner + step * at for corner, at in zip(self._corner, xy_px, strict=True))
         try:
@@ -106,7 +112,9 @@ def _read_properties(document, size: tuple[int, int]) -> SlideProperties:
 def _stated_mpp(document) -> MppCandidate | None:
     metadata = document.metadata.get("ImageDocument", {}).get("Metadata", {})
     distances = ((metadata.get("Scaling") or {}).get("Items") or {}).get("Distance") or []
-    metres = {one.get("@Id"): one.get("Value") for one in (distances if isinstance(distances, list) else [distances])}
+    metres = {
+        side.get("@Id"): side.get("Value") for side in (distances if isinstance(distances, list) else [distances])
+    }
     try:
         sides = [1e6 * float(metres[axis]) for axis in "XY"]
     except (KeyError, TypeError, ValueError):

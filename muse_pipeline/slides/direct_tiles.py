@@ -39,14 +39,9 @@ Read = Callable[[tuple[int, int], int, tuple[int, int]], np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class TileIndex:
-    """Index of the tiles of a level.
+    """Index of the tiles of a level of ``size_px`` (width, height), which all have ``tile_px``, and their decoder.
 
-    Attributes:
-        size_px: (width, height) of the level.
-        tile_px: (width, height) of every tile, including those at the border.
-        offsets: (rows, columns) int64 offset of each tile in the file.
-        n_bytes: (rows, columns) int64 size of each tile; 0 for a tile that is not in the file.
-        codec: decoder of the tiles.
+    Offsets and sizes in the file are (rows, columns) int64; a tile that is not in the file has 0 bytes.
     """
 
     size_px: tuple[int, int]
@@ -62,32 +57,22 @@ class TileIndex:
 
 
 class DirectTiles:
-    """Levels of a slide whose tiles are decoded directly; safe to read from several threads."""
+    """Levels of a slide in one file whose tiles are decoded directly; safe to read from several threads.
+
+    The sizes (width, height) of these levels are keyed by level. The file is opened at the first read.
+    """
 
     def __init__(self, path: Path, level_sizes_px: Mapping[int, tuple[int, int]]):
-        """Prepare for reading; the file is opened at the first read.
-
-        Args:
-            path: path of a slide in one file.
-            level_sizes_px: (width, height) of the levels to read directly, keyed by level.
-        """
         self._path, self._sizes = path, level_sizes_px
         self._levels: dict[int, TileIndex] | None = None
         self._agrees: dict[int, bool] = {}
         self._lock = Lock()
 
     def read(self, xy_px: tuple[int, int], level: int, size: tuple[int, int], referee: Read) -> np.ndarray | None:
-        """Read pixels of a level, as in ``SlideReader.read_level``.
+        """Read pixels of a level, as in ``SlideReader.read_level``; None if OpenSlide must read the region.
 
-        Args:
-            xy_px: (x, y) of the top left pixel, possibly outside the level.
-            level: index of the level.
-            size: (width, height) in pixels.
-            referee: function that reads any region of a level with OpenSlide; called at the first read of a level, to
-                compare some of its tiles.
-
-        Returns:
-            (h, w, 3) uint8 RGB, white outside the level; None if OpenSlide must read the region.
+        At the first read of a level, some of its tiles are compared with those of the ``referee``, a function that
+        reads any region of a level with OpenSlide.
         """
         if level not in self._agrees:
             with self._lock:
@@ -180,7 +165,7 @@ def _index_levels(path: Path, level_sizes_px: Mapping[int, tuple[int, int]]) -> 
                 level: [page for page in pages if (page.imagewidth, page.imagelength) == tuple(size)]
                 for level, size in level_sizes_px.items()
             }
-            indices = {level: _index_page(found[0]) for level, found in candidates.items() if len(found) == 1}
+            indices = {level: _index_page(pages[0]) for level, pages in candidates.items() if len(pages) == 1}
             return {level: index for level, index in indices.items() if index}
     except Exception:  # tifffile raises anything on damaged files; OpenSlide reads them
         return {}
@@ -212,8 +197,7 @@ def codec_of(page: TiffPage) -> Jpeg | Jpeg2000 | None:
 class Jpeg:
     """Decodes baseline JPEG with libjpeg-turbo; warnings are errors, as in OpenSlide.
 
-    Attributes:
-        header: start marker, Adobe's segment and shared tables, which replace the start marker of every tile.
+    The start marker of every tile is replaced by a header: start marker, Adobe's segment and shared tables.
     """
 
     header: bytes
@@ -247,12 +231,9 @@ class Jpeg:
 
 @dataclass(frozen=True)
 class Jpeg2000:
-    """Decodes Aperio's JPEG 2000, a bare codestream, with OpenJPEG from imagecodecs.
+    """Decodes Aperio's JPEG 2000, a bare codestream in YCbCr or RGB, with OpenJPEG from imagecodecs.
 
     Components of unequal size (4:2:2) are left to OpenSlide, because imagecodecs rounds their conversion differently.
-
-    Attributes:
-        is_ycbcr: True to convert the components from YCbCr to RGB.
     """
 
     is_ycbcr: bool

@@ -19,18 +19,12 @@ from muse_pipeline.slides.base import (
     SlideReader,
     UnsuitedError,
     alpha_of,
+    keep_upper,
     rgb_on_white,
+    to_uint8,
 )
-from muse_pipeline.slides.depth import keep_upper, to_uint8
 from muse_pipeline.slides.mpp import MppCandidate
-from muse_pipeline.slides.pictures import (
-    count_planes,
-    find_picture,
-    is_mistagged,
-    name_of,
-    state_mpp,
-    why_planes,
-)
+from muse_pipeline.slides.pictures import count_planes, find_picture, is_mistagged, name_of, state_mpp, why_planes
 from muse_pipeline.slides.signature import PICTURE_SUFFIXES, TIFF_SUFFIXES, file_format
 
 if TYPE_CHECKING:
@@ -43,13 +37,9 @@ Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked instead of Pillow's limit
 
 
 class ArrayReader(SlideReader):
-    """An image in memory.
+    """An image (h, w, 3) uint8 RGB in memory, with the path of its file, or a name for messages.
 
-    Args:
-        pixels: (h, w, 3) uint8 RGB.
-        path: path of the source file, or a name for messages.
-        candidates: sizes of a pixel, as in ``SlideProperties``.
-        warnings: warnings, as in ``SlideProperties``.
+    For ``candidates`` and ``warnings``, see ``SlideProperties``.
     """
 
     name = "array"

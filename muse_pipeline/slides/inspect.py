@@ -17,10 +17,10 @@ _PROBE_PX = 2048  # maximum side of the part of the coarsest level that is check
 
 
 def inspect_slide(path: Path | str, slide_id: str, mpp: float | None = None, source: str | None = None) -> SlideInfo:
-    """Open a slide and return its header.
+    """Open a slide, an image or a folder written by `muse fetch`, and return its header.
 
     Args:
-        path: slide or image, or a folder written by `muse fetch`.
+        path: path of the slide.
         slide_id: name of the slide in the sheet.
         mpp: size of a level-0 pixel in um; overrides the file.
         source: URL that the slide must have been fetched from, if given.
@@ -39,34 +39,29 @@ def start_inspector() -> None:
 
 
 def describe_slide(slide: SlideReader, slide_id: str, mpp: float | None, origin: str, fingerprint: str) -> SlideInfo:
-    """Return the header of an open slide.
+    """Return the header of an open slide; an ``mpp`` that is given overrides the file.
 
-    Args:
-        slide: the slide.
-        slide_id: name of the slide.
-        mpp: size of a level-0 pixel in um; overrides the file.
-        origin: path or URL of the slide.
-        fingerprint: checksum of the slide's content.
+    The ``origin`` is the path or URL of the slide, and the ``fingerprint`` the checksum of its content.
     """
-    known = slide.properties
+    properties = slide.properties
     try:
-        chosen, source, doubts = choose_mpp(known.mpp_candidates, mpp)
-        require_possible(chosen, source, known.level_sizes_px[0])
+        chosen, source, doubts = choose_mpp(properties.mpp_candidates, mpp)
+        require_possible(chosen, source, properties.level_sizes_px[0])
     except MppError as error:
         raise MppError(f"{origin}: {error}") from error
     return SlideInfo(
         slide_id=slide_id,
         path=origin,
         reader=slide.name,
-        vendor=known.vendor,
-        size_px=known.level_sizes_px[0],
+        vendor=properties.vendor,
+        size_px=properties.level_sizes_px[0],
         mpp=chosen,
         mpp_source=source,
-        level_sizes_px=known.level_sizes_px,
-        level_downsamples=known.level_downsamples,
+        level_sizes_px=properties.level_sizes_px,
+        level_downsamples=properties.level_downsamples,
         fingerprint=fingerprint,
-        bounds=known.bounds,
-        warnings=(*doubts, *known.warnings, *_check_coarsest(slide)),
+        bounds=properties.bounds,
+        warnings=(*doubts, *properties.warnings, *_check_coarsest(slide)),
     )
 
 

@@ -29,12 +29,7 @@ N_WAITS = 60  # the limit is divided into waits, so that a suspended process los
 
 
 class Call(Future):
-    """A call on another thread.
-
-    Attributes:
-        doing: slide and operation, for messages.
-        hangs: True if the call timed out.
-    """
+    """A call on another thread; ``doing`` names the slide and operation, and ``hangs`` is True if it timed out."""
 
     def __init__(self, function: Callable[..., Any], arguments: tuple, doing: str):
         super().__init__()
@@ -78,10 +73,9 @@ def current_call() -> Call | None:
 
 
 class TimedThreads:
-    """A pool of threads for calls that may hang: closing it waits at most 10 s, and the program ends without waiting.
+    """A pool of ``n`` threads for calls that may hang.
 
-    Args:
-        n: number of threads.
+    Closing it waits at most 10 s, and the program ends without waiting.
     """
 
     def __init__(self, n: int):
@@ -117,11 +111,7 @@ def call_in_time(doing: str, function: Callable[..., T], *arguments: Any) -> T:
     """Call ``function(*arguments)`` on another thread, for at most ``LIMIT_S``; its exceptions are raised here.
 
     A nested call, including one within ``map_in_time``, is made on the current thread, which already has a time limit.
-
-    Args:
-        doing: slide and operation, for the message.
-        function: call that may hang.
-        arguments: arguments of the call.
+    The slide and operation in ``doing`` appear in the message.
     """
     if outer := current_call():
         outer.doing = doing
@@ -133,28 +123,19 @@ def call_in_time(doing: str, function: Callable[..., T], *arguments: Any) -> T:
 def map_in_time(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
     """Like ``process.map_in_order``, but with a limit of ``LIMIT_S`` for each result, including its reads of the slide.
 
-    This is faster than ``map_in_order`` with ``call_in_time`` for every item, which passes each result between threads
-    twice, with a core idle each time.
-
-    Args:
-        function: function that reads with ``call_in_time``; the ``doing`` of the read appears in messages.
-        items: items to map, in order.
-        threads: number of calls made at the same time.
+    The function reads with ``call_in_time``, and the ``doing`` of the read appears in messages. This is faster than
+    ``map_in_order`` with ``call_in_time`` for every item, which passes each result between threads twice, with a core
+    idle each time.
     """
     return map_in_order(function, items, threads, make_pool=TimedThreads)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a call in another process.
-
-    Attributes:
-        seconds: wall-clock time.
-        memory_bytes: memory in addition to what the process uses when the call starts (Linux only).
-    """
+    """Limits of a call in another process."""
 
     seconds: float = 600.0
-    memory_bytes: int = 6 << 30
+    memory_bytes: int = 6 << 30  # in addition to what the process uses when the call starts (Linux only)
 
 
 LIMITS = Limits()
@@ -182,29 +163,22 @@ def map_isolated(
 ) -> Iterator[tuple[int, Any]]:
     """Make calls with ``call_isolated``, ``n_processes`` at a time, and yield the results in the order of completion.
 
-    Args:
-        function: function whose first argument is the file to open.
-        calls: arguments of each call.
-        n_processes: number of processes.
-        limits: limits of each call.
-
-    Yields:
-        The index of the call in ``calls``, and its result or the exception that it ended in (``SlideError`` for a crash
-        or timeout).
+    Each of ``calls`` has the arguments of a call, the first of which is the file to open. Yields the index of the call,
+    and its result or the exception that it ended in (``SlideError`` for a crash or timeout).
     """
+
+    def outcome(arguments: tuple) -> Any:
+        try:
+            return call_isolated(function, *arguments, limits=limits)
+        except Exception as error:
+            return error
+
     with TimedThreads(n_processes) as threads:
-        made = {threads.submit(_outcome, function, each, limits): number for number, each in enumerate(calls)}
-        for call in futures.as_completed(made):
-            yield made[call], call.result()
+        submitted = {threads.submit(outcome, arguments): number for number, arguments in enumerate(calls)}
+        for call in futures.as_completed(submitted):
+            yield submitted[call], call.result()
     while len(_idle_workers) > 1:
         _idle_workers.pop().stop()
-
-
-def _outcome(function: Callable[..., Any], arguments: tuple, limits: Limits) -> Any:
-    try:
-        return call_isolated(function, *arguments, limits=limits)
-    except Exception as error:
-        return error
 
 
 class _CrashError(SlideError):
@@ -264,9 +238,7 @@ if hasattr(os, "register_at_fork"):  # a fork cannot use the processes of its pa
 def _serve(connection: Connection, inherited: Connection | None) -> None:
     """Main loop of the process: make calls until the other end is closed, for example because the caller ends.
 
-    Args:
-        connection: connection that receives the calls.
-        inherited: a forked process's copy of the caller's end, closed here because it would keep the connection open.
+    A forked process closes its ``inherited`` copy of the caller's end, which would keep the connection open.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C ends the caller, which ends this process
     if inherited:

@@ -44,13 +44,7 @@ _UNITS_UM = {
 
 @dataclass(frozen=True)
 class MppCandidate:
-    """A candidate for the size of a level-0 pixel.
-
-    Attributes:
-        mpp: (x, y) um.
-        source: description of the source.
-        is_estimate: True if the size is estimated from the objective, not stated.
-    """
+    """A candidate for the size of a level-0 pixel, (x, y) um, with its source; an estimate comes from the objective."""
 
     mpp: tuple[float, float]
     source: str
@@ -71,28 +65,24 @@ def mpp_from_ome_xml(xml: str | None, size_px: tuple[int, int]) -> MppCandidate 
         return None
     for pixels in root.iterfind(".//{*}Pixels") if root is not None else ():
         if (pixels.get("SizeX"), pixels.get("SizeY")) == tuple(map(str, size_px)):
-            x, y = (_physical_size_um(pixels, axis) for axis in "XY")
+            units = (pixels.get(f"PhysicalSize{axis}Unit", "µm") for axis in "XY")
+            x, y = (
+                _positive(pixels.get(f"PhysicalSize{axis}")) * _UNITS_UM.get(unit, 0.0)
+                for axis, unit in zip("XY", units, strict=True)
+            )
             sizes = x or y, y or x  # if the file states only one side, pixels are taken to be square
             return mpp_from_values(*sizes, "OME-XML PhysicalSizeX")
     return None
 
 
-def _physical_size_um(pixels: ElementTree.Element, axis: str) -> float:
-    unit = pixels.get(f"PhysicalSize{axis}Unit", "µm")
-    return _positive(pixels.get(f"PhysicalSize{axis}")) * _UNITS_UM.get(unit, 0.0)
-
-
 def mpp_from_resolution_tags(x: object, y: object, unit: str | None, description: str = "") -> MppCandidate | None:
     """A candidate from the resolution tags of TIFF; None if they have no unit or are the dpi of a screen or paper.
 
-    Args:
-        x: pixels per unit along a row.
-        y: pixels per unit along a column.
-        unit: English name of the unit.
-        description: the tag ImageDescription; a unit that ImageJ wrote there overrides ``unit``.
+    The tags are pixels per ``unit`` along a row and a column. A unit that ImageJ wrote to the tag ImageDescription
+    overrides ``unit``.
     """
-    if description.startswith("ImageJ=") and (found := re.search(r"^unit=(.+)$", description, re.MULTILINE)):
-        unit = found[1].strip().replace("\\u00B5", "µ")
+    if description.startswith("ImageJ=") and (match := re.search(r"^unit=(.+)$", description, re.MULTILINE)):
+        unit = match[1].strip().replace("\\u00B5", "µ")
     per_unit = _UNITS_UM.get(unit or "", 0.0) or _UNITS_UM.get((unit or "").lower(), 0.0)
     x, y = _positive(x), _positive(y)
     if not (per_unit and x and y):
@@ -118,28 +108,23 @@ def mpp_from_objective(power: object) -> MppCandidate | None:
 def choose_mpp(
     candidates: Iterable[MppCandidate], given: float | None = None
 ) -> tuple[tuple[float, float], str, tuple[str, ...]]:
-    """Choose the mpp of a slide.
+    """Choose the mpp of a slide from candidates, the most trusted first; one that the user gave overrides them.
 
-    Args:
-        candidates: candidates from the file, the most trusted first.
-        given: um per pixel given by the user; overrides the file.
-
-    Returns:
-        (x, y) um, a description of the source, and warnings.
+    Returns (x, y) um, a description of the source, and warnings.
     """
-    known = list(candidates)
-    found, estimate = next(iter(known), None), next((one for one in known if one.is_estimate), None)
+    of_file = list(candidates)
+    best, estimate = next(iter(of_file), None), next((mpp for mpp in of_file if mpp.is_estimate), None)
     if given is not None:
         side = require_mpp(given)
         chosen = MppCandidate((side, side), GIVEN)
-        of_power = _disagreement_with_power(chosen, estimate, GIVEN_BESIDE_POWER) if found == estimate else ()
-        return chosen.mpp, chosen.source, (*_doubts(chosen), *_disagreement(chosen, found), *of_power)
-    if found is None:
+        of_power = _disagreement_with_power(chosen, estimate, GIVEN_BESIDE_POWER) if best == estimate else ()
+        return chosen.mpp, chosen.source, (*_doubts(chosen), *_disagreement(chosen, best), *of_power)
+    if best is None:
         raise MppError(
             "the file does not state the size of a pixel; give um per pixel in the sheet's mpp column or with --mpp "
             "(in Python: mpp=)"
         )
-    return found.mpp, found.source, (*_doubts(found), *_disagreement_with_power(found, estimate, BESIDE_POWER))
+    return best.mpp, best.source, (*_doubts(best), *_disagreement_with_power(best, estimate, BESIDE_POWER))
 
 
 def require_possible(mpp: tuple[float, float], source: str, size_px: tuple[int, int]) -> None:
@@ -195,13 +180,14 @@ def is_square(mpp: tuple[float, float]) -> bool:
     return max(mpp) <= (1 + MAX_ANISOTROPY) * min(mpp)
 
 
-def _disagreement(chosen: MppCandidate, found: MppCandidate | None) -> tuple[str, ...]:
-    if found is None or found.is_estimate:
+def _disagreement(chosen: MppCandidate, stated: MppCandidate | None) -> tuple[str, ...]:
+    if stated is None or stated.is_estimate:
         return ()
-    if all(abs(side / other - 1) <= MAX_DISAGREEMENT for side, other in zip(chosen.mpp, found.mpp, strict=True)):
+    if all(abs(side / other - 1) <= MAX_DISAGREEMENT for side, other in zip(chosen.mpp, stated.mpp, strict=True)):
         return ()
-    of_file = f"{found.mpp[0]:.4g}" if is_square(found.mpp) else f"{found.mpp[0]:.4g} x {found.mpp[1]:.4g}"
-    return (f"{DOUBT}{chosen.mpp[0]:.4g} um as given, overrides {of_file} um from {found.source}",)
+    sides = stated.mpp[:1] if is_square(stated.mpp) else stated.mpp
+    of_file = " x ".join(f"{side:.4g}" for side in sides)
+    return (f"{DOUBT}{chosen.mpp[0]:.4g} um as given, overrides {of_file} um from {stated.source}",)
 
 
 def _disagreement_with_power(

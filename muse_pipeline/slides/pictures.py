@@ -41,14 +41,16 @@ def find_picture(tiff: TiffFile) -> tuple[int, tuple[str, ...]]:
     """
     if any(getattr(tiff, f"is_{kind}") for kind in VENDORS):
         return 0, ()
-    if tiff.is_shaped and [each.axes for each in tiff.series] == ["YX"] * 3:  # three separate pages, perhaps colours
+    if (
+        tiff.is_shaped and [series.axes for series in tiff.series] == ["YX"] * 3
+    ):  # three separate pages, perhaps colours
         tiff.is_shaped = False
         del tiff.series  # tifffile then builds one series, with the pages as its planes
     ranks = [_rank(series, tiff.ome_metadata) for series in tiff.series]
     best = max(range(len(ranks)), key=ranks.__getitem__)
     series = tiff.series[best]
     if series.keyframe.is_tiled:  # tifffile mistakes any smaller picture of the same proportions for a level
-        series.levels[:] = [each for each in series.levels if each.keyframe.is_tiled or each.keyframe.is_reduced]
+        series.levels[:] = [level for level in series.levels if level.keyframe.is_tiled or level.keyframe.is_reduced]
     n = sum(rank[:2] == ranks[best][:2] and SIMILAR * rank[-1] > ranks[best][-1] for rank in ranks)
     page = series.keyframe
     shown = f"{n} {SEVERAL}, and the one of {page.imagewidth} x {page.imagelength} px is read"
@@ -114,23 +116,20 @@ def why_unsuited(path: Path, level_sizes_px: Sequence[tuple[int, int]]) -> str:
     try:
         with complaints_of_tifffile(), tifffile.TiffFile(path) as tiff:
             series = tiff.series[find_picture(tiff)[0]]
-            page = series.keyframe
+            page, last = series.keyframe, series.levels[-1].keyframe
+            is_rgba = page.samplesperpixel == 4
             reasons = {
                 "a different picture for the slide": (page.imagewidth, page.imagelength) != level_sizes_px[0],
                 "a label for a level": not all(_is_alike(level_sizes_px[0], size) for size in level_sizes_px),
                 "one of several planes for the slide": count_planes(series) > 1,
                 "luminance and chrominance for colours": is_mistagged(page),
-                "a sample of unknown meaning for opacity": page.samplesperpixel == 4 and not page.extrasamples,
-                "a constant sample for opacity": page.samplesperpixel == 4 and _is_faded(series.levels[-1].keyframe),
+                "a sample of unknown meaning for opacity": is_rgba and not page.extrasamples,
+                # Blended with a constant opacity, the whole picture would be paler.
+                "a constant sample for opacity": is_rgba and alpha_of(last.extrasamples, last.asarray()) == "none",
             }
             return next((reason for reason, holds in reasons.items() if holds), "")
     except Exception:  # tifffile raises anything on damaged files
         return ""
-
-
-def _is_faded(page: TiffPage) -> bool:
-    """True if a page has a constant opacity, other than full, which it would be paler with (``base.alpha_of``)."""
-    return alpha_of(page.extrasamples, page.asarray()) == "none"
 
 
 def _is_alike(size_px: tuple[int, int], other: tuple[int, int]) -> bool:

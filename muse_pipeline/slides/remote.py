@@ -1,18 +1,20 @@
-"""Slides at URLs: addresses without credentials, the files of a slide, and requests that are retried."""
+"""Slides at URLs: addresses without credentials, the files of a slide, and copies whose requests are retried."""
 
 from __future__ import annotations
 
 import errno
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from muse_pipeline.core.errors import MissingPackageError, MuseError, SlideError
+from muse_pipeline.core.files import complete_file, require_own_folder, write_json
 from muse_pipeline.core.text import one_line
 
 # Only parts of a query that identify the file are recorded; others may be a signature or a key.
@@ -23,16 +25,12 @@ MANY_FILES = {".mrxs": "a MIRAX slide", ".dcm": "a DICOM series"}
 
 
 class SlideUrl(str):
-    """URL of a slide; the string itself has no credentials, so that logs and files cannot leak them.
-
-    Attributes:
-        in_full: the whole URL, credentials included.
-    """
+    """URL of a slide, without credentials, so that logs and files cannot leak them; ``in_full`` includes them."""
 
     in_full: str
 
     def __new__(cls, in_full: str):
-        """Use the public part of the URL as the string, and keep the whole URL as ``in_full``."""
+        """Use the public part of the URL as the string."""
         url = super().__new__(cls, _without_credentials(in_full))
         url.in_full = in_full
         return url
@@ -73,7 +71,7 @@ def url_problem(text: str) -> str | None:
 
 def _without_credentials(in_full: str) -> str:
     if "::" in in_full:
-        return "::".join(_without_credentials(part) for part in in_full.split("::"))
+        return "::".join(map(_without_credentials, in_full.split("::")))
     try:
         parts = _require_sound(urlsplit(in_full))
     except ValueError:
@@ -171,12 +169,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Stated:
-    """Size and version of a file on its server.
-
-    Attributes:
-        n_bytes: size in bytes.
-        version: value that changes with the content (an ETag, a generation, a date); None if the server has none.
-    """
+    """Size and version of a file on its server: an ETag, a generation or a date, or None if the server has none."""
 
     n_bytes: int
     version: str | None
@@ -221,11 +214,10 @@ class RemoteSlide:
         there = PurePosixPath(self.path)
         if there.suffix.lower() == ".mrxs":
             beside = self.try_often(lambda: self.system.find(str(there.with_suffix(""))))
-            yield from ((each, str(PurePosixPath(each).relative_to(there.parent))) for each in beside)
+            yield from ((path, str(PurePosixPath(path).relative_to(there.parent))) for path in beside)
         if there.suffix.lower() == ".dcm":
-            beside = self.try_often(lambda: self.system.ls(str(there.parent), detail=False))
-            names = (PurePosixPath(each) for each in beside)
-            yield from ((str(each), each.name) for each in names if each.suffix.lower() == ".dcm" and each != there)
+            beside = map(PurePosixPath, self.try_often(lambda: self.system.ls(str(there.parent), detail=False)))
+            yield from ((str(path), path.name) for path in beside if path.suffix.lower() == ".dcm" and path != there)
 
     def state(self, path: str) -> Stated:
         """Ask the server for the current size and version of a file."""
@@ -281,3 +273,51 @@ def _web_options() -> dict[str, Any]:
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
     own = {**conf.get("http", {}), **conf.get("https", {})}.get("client_kwargs", {})
     return {"client_kwargs": {"trust_env": True, "timeout": timeout, **own}}
+
+
+SOURCE = "source.json"  # in the folder of a fetched slide: its URL without credentials, and the name of its file
+
+
+def fetch_slide(url: SlideUrl, folder: Path | str) -> int:
+    """Copy a slide into ``folder``, which appears when the copy is complete, and return the number of bytes copied.
+
+    A MIRAX slide is copied with its folder, and a DICOM file with the DICOM files next to it. A file whose transfer
+    fails is requested again. If the folder exists, it must be an older copy, which is replaced. The URL is recorded in
+    it.
+    """
+    folder = Path(folder)
+    require_own_folder(folder, (folder / SOURCE).is_file())
+    slide = RemoteSlide(url)
+    with complete_file(folder) as partial:
+        n_bytes, version = 0, None
+        for path, name in slide.files():
+            if ".." in PurePosixPath(name).parts:  # object storage allows any name
+                raise SlideError(f"{url}: its file '{name}' would be written outside the copy; rename it on the server")
+            stated = slide.state(path)
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            copy_file(slide, path, stated, partial / name)
+            n_bytes += stated.n_bytes
+            version = version or stated.version
+        source = {"url": url, "file": url.file_name, "bytes": n_bytes, "version": version}
+        write_json(partial / SOURCE, source)
+    return n_bytes
+
+
+def ask_size(url: SlideUrl) -> int:
+    """Ask the server for the size of a slide in bytes; for a slide of many files, only the file in the URL counts."""
+    slide = RemoteSlide(url)
+    return slide.state(slide.path).n_bytes
+
+
+def copy_file(slide: RemoteSlide, path: str, stated: Stated, target: Path) -> None:
+    """Copy one file of a slide; its size and version on the server are compared before and after."""
+    from fsspec.callbacks import TqdmCallback
+
+    def copy() -> None:
+        bar = {"unit": "B", "unit_scale": True, "desc": target.name, "disable": not sys.stderr.isatty(), "leave": False}
+        slide.system.get_file(path, str(target), callback=TqdmCallback(bar))
+        if (n_bytes := target.stat().st_size) != stated.n_bytes:
+            raise EndedEarlyError(f"ended after {n_bytes:,} of {stated.n_bytes:,} bytes")
+
+    slide.try_often(copy, before_again=lambda: slide.require_unchanged(path, stated))
+    slide.require_unchanged(path, stated)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.core.files import read_json
-from muse_pipeline.slides.remote import SlideUrl
+from muse_pipeline.slides.remote import SOURCE, SlideUrl
 
 TIFF_SUFFIXES = frozenset({".tif", ".tiff", ".btf", ".tf2", ".tf8", ".qptiff"})
 PICTURES = {"PNG": ".png", "JPEG": ".jpg", "JPEG 2000": ".jp2", "BMP": ".bmp", "WebP": ".webp"}
@@ -71,8 +71,8 @@ def file_format(path: Path) -> str | None:
     """The format, identified from the first bytes: TIFF, DICOM, CZI, or a key of ``PICTURES``; None if unknown."""
     with path.open("rb") as file:
         head = file.read(132)
-    found = (kind for kind, parts in SIGNATURES if all(head.startswith(part, at) for at, part in parts.items()))
-    return next(found, None)
+    kinds = (kind for kind, parts in SIGNATURES if all(head.startswith(part, at) for at, part in parts.items()))
+    return next(kinds, None)
 
 
 def why_unreadable(path: Path, reason: str) -> str:
@@ -110,8 +110,10 @@ def fingerprint_file(path: Path | str) -> str:
     The name is not hashed. The files in the folder next to a MIRAX slide are, because they contain its pixels.
     """
     path = Path(path)
-    digest = hashlib.sha256()
-    for part in (path, *_companions(path)):
+    digest, folder = hashlib.sha256(), path.with_suffix("")
+    companions = folder.iterdir() if path.suffix.lower() == ".mrxs" and folder.is_dir() else ()
+    others = sorted(part for part in companions if part.suffix.lower() in {".dat", ".ini"} and part.is_file())
+    for part in (path, *others):
         size = part.stat().st_size
         digest.update(size.to_bytes(8, "big"))
         with part.open("rb") as file:
@@ -120,16 +122,6 @@ def fingerprint_file(path: Path | str) -> str:
                 file.seek(start)
                 digest.update(file.read(BLOCK_BYTES))
     return digest.hexdigest()
-
-
-def _companions(path: Path) -> list[Path]:
-    folder = path.with_suffix("")
-    if path.suffix.lower() != ".mrxs" or not folder.is_dir():
-        return []
-    return sorted(part for part in folder.iterdir() if part.suffix.lower() in {".dat", ".ini"} and part.is_file())
-
-
-SOURCE = "source.json"  # in the folder of a fetched slide: its URL without credentials, and the name of its file
 
 
 def slide_file(path: Path) -> Path:

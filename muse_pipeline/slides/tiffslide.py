@@ -7,7 +7,7 @@ import warnings
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -38,7 +38,7 @@ from muse_pipeline.slides.pictures import (
 from muse_pipeline.slides.signature import file_format
 
 if TYPE_CHECKING:
-    from tifffile import TiffPage, TiffPageSeries
+    from tifffile import TiffPage
     from tiffslide import TiffSlide
 
 
@@ -116,7 +116,12 @@ def _open(path: Path) -> tuple[TiffSlide, tuple[str, ...]]:
             if (n := count_planes(series)) != 1 and (n != 3 or series.axes[:-2] not in {"C", "I", "Q"}):
                 raise why_planes(path, series)
             if not any(getattr(tiff, f"is_{kind}") for kind in VENDORS):  # otherwise tiffslide opens the first picture
-                slide.properties = _describe_picture(series, index)
+                # Planes of colours are channels for tiffslide.
+                properties = {"series-index": index, "series-axes": re.sub("^[^YX]YX$", "CYX", series.axes)}
+                for number, level in enumerate(series.levels):
+                    properties[f"level[{number}].width"] = level.keyframe.imagewidth
+                    properties[f"level[{number}].height"] = level.keyframe.imagelength
+                slide.properties = {f"tiffslide.{name}": value for name, value in properties.items()}
             slide.properties  # noqa: B018 - parsed here, once, so that threads share it
     except SlideError:
         raise
@@ -125,14 +130,6 @@ def _open(path: Path) -> tuple[TiffSlide, tuple[str, ...]]:
     if any("invalid page offset" in complaint for complaint in complaints):
         raise SlideError(f"{path}: is truncated (a part of its directory is missing); copy it again from its source")
     return slide, doubts
-
-
-def _describe_picture(series: TiffPageSeries, index: int) -> dict[str, Any]:
-    """Properties of a picture as tiffslide needs them, with planes of colours as channels."""
-    known = {"series-index": index, "series-axes": re.sub("^[^YX]YX$", "CYX", series.axes)}
-    for level, page in enumerate(each.keyframe for each in series.levels):
-        known |= {f"level[{level}].width": page.imagewidth, f"level[{level}].height": page.imagelength}
-    return {f"tiffslide.{name}": value for name, value in known.items()}
 
 
 def _require_rgb_in_chunks(page: TiffPage, axes: str) -> None:
@@ -149,9 +146,9 @@ def _require_whole(path: Path, pages: list[TiffPage]) -> None:
     if any(len(page.dataoffsets) != len(page.databytecounts) for page in pages):
         raise NearlyReadError("tiffslide: its tags have different numbers of offsets and sizes of tiles")
     expected = max(int(np.max(np.add(page.dataoffsets, page.databytecounts), initial=0)) for page in pages)
-    if expected > (found := path.stat().st_size):
+    if expected > (n_bytes := path.stat().st_size):
         raise SlideError(
-            f"{path}: is truncated ({found:,} bytes of {expected:,} or more); copy it again from its source"
+            f"{path}: is truncated ({n_bytes:,} bytes of {expected:,} or more); copy it again from its source"
         )
 
 

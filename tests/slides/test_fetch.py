@@ -19,7 +19,7 @@ from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.pipeline import Models
 from muse_pipeline.settings import RunSettings
-from muse_pipeline.slides import fetch, remote
+from muse_pipeline.slides import remote
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.remote import SlideUrl, explain
 from muse_pipeline.slides.signature import slide_file
@@ -127,9 +127,9 @@ def test_a_missing_package_is_named_with_its_extra(muse, tmp_path, monkeypatch, 
 
 def test_an_older_copy_stays_until_the_new_one_is_whole(tmp_path, slide_bytes):
     with serve({"/a.tif": Served(slide_bytes), "/b.tif": Served(b"", status=404)}) as host:
-        fetch.fetch_slide(SlideUrl(f"{host}/a.tif"), tmp_path / "copy")
+        remote.fetch_slide(SlideUrl(f"{host}/a.tif"), tmp_path / "copy")
         with pytest.raises(SlideError):
-            fetch.fetch_slide(SlideUrl(f"{host}/b.tif"), tmp_path / "copy")
+            remote.fetch_slide(SlideUrl(f"{host}/b.tif"), tmp_path / "copy")
     assert slide_file(tmp_path / "copy").read_bytes() == slide_bytes
 
 
@@ -146,8 +146,8 @@ def test_a_slide_of_many_files_comes_with_all(tmp_path):
     try:
         for name, content in files.items():
             system.pipe(f"/cohort/{name}", content)
-        assert fetch.fetch_slide(SlideUrl("memory://cohort/a.mrxs"), tmp_path / "mirax") == 3
-        assert fetch.fetch_slide(SlideUrl("memory://cohort/s/2.dcm"), tmp_path / "dicom") == 2
+        assert remote.fetch_slide(SlideUrl("memory://cohort/a.mrxs"), tmp_path / "mirax") == 3
+        assert remote.fetch_slide(SlideUrl("memory://cohort/s/2.dcm"), tmp_path / "dicom") == 2
     finally:
         system.rm("/cohort", recursive=True)
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
@@ -168,7 +168,7 @@ def test_a_key_cannot_lead_out_of_the_copy(tmp_path):
         system.store["/c/a.mrxs"] = MemoryFile(system, "/c/a.mrxs", b"1")
         system.store["/c/a/../../../b"] = MemoryFile(system, "/c/a/../../../b", b"2")
         with pytest.raises(SlideError, match="outside the copy"):
-            fetch.fetch_slide(SlideUrl("memory://c/a.mrxs"), tmp_path / "1/2/copy")
+            remote.fetch_slide(SlideUrl("memory://c/a.mrxs"), tmp_path / "1/2/copy")
     finally:
         system.store.clear()
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -180,7 +180,7 @@ def test_a_disk_that_takes_a_part_of_a_block_takes_no_slide(tmp_path, slide_byte
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(slide_bytes) - 10_000, limits[1]))
         try:
             with pytest.raises(OSError, match="too large"):
-                fetch.fetch_slide(SlideUrl(f"{host}/a.tif"), tmp_path / "copy")
+                remote.fetch_slide(SlideUrl(f"{host}/a.tif"), tmp_path / "copy")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
@@ -188,7 +188,7 @@ def test_a_disk_that_takes_a_part_of_a_block_takes_no_slide(tmp_path, slide_byte
 
 def test_a_copy_of_another_slide_is_rejected(muse, tmp_path, slide_bytes):
     with serve({"/a.tif": Served(slide_bytes)}) as host:
-        fetch.fetch_slide(SlideUrl(f"{host}/a.tif"), tmp_path / "copy")
+        remote.fetch_slide(SlideUrl(f"{host}/a.tif"), tmp_path / "copy")
     status, _, errors = muse("inspect", tmp_path / "copy", "--source", "s3://b/a.tif", "--output", tmp_path / "o.json")
     assert (status, "a.tif, not from s3://b/a.tif" in errors) == (2, True)
     (tmp_path / "copy/source.json").write_text('{"url": "s3://b/a.tif", "file": "../a.tif"}')
@@ -243,5 +243,5 @@ def test_a_folder_of_a_user_s_own_is_spared(tmp_path, slide_bytes):
         serve({"/a.tif": Served(slide_bytes)}) as host,
         pytest.raises(OutputError, match="that this command did not create"),
     ):
-        fetch.fetch_slide(SlideUrl(f"{host}/a.tif"), tmp_path / "slides")
+        remote.fetch_slide(SlideUrl(f"{host}/a.tif"), tmp_path / "slides")
     assert [path.name for path in (tmp_path / "slides").iterdir()] == ["b.svs"]

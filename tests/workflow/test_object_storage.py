@@ -11,7 +11,7 @@ import yaml
 from web_server import Served, serve
 from workflow_runs import draw_stained_slide, planned_jobs, run_snakemake, write_config, write_sheet
 
-from muse_pipeline.slides import fetch, remote
+from muse_pipeline.slides import remote
 from muse_pipeline.slides.remote import SlideUrl
 from muse_pipeline.slides.signature import slide_file
 
@@ -192,7 +192,7 @@ def test_pods_of_kubernetes_leave_a_cohort_in_the_bucket(bucket, drawn, tmp_path
 
 
 def test_a_key_with_special_characters(bucket, drawn, tmp_path):
-    fetch.fetch_slide(SlideUrl("s3://slides/cohort #7/T.tif"), tmp_path / "copy")
+    remote.fetch_slide(SlideUrl("s3://slides/cohort #7/T.tif"), tmp_path / "copy")
     assert slide_file(tmp_path / "copy").read_bytes() == (drawn / "T.tif").read_bytes()
 
 
