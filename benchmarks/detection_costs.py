@@ -23,9 +23,9 @@ from muse_pipeline.inference.detect import ModelFinder, detect_shard
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.slides.inspect import read_info
-from muse_pipeline.store.write import tissue_on_lattice
 from muse_pipeline.store.grid import Shard, WindowGrid
 from muse_pipeline.store.store import open_store, tissue_pixel_px
+from muse_pipeline.store.write import tissue_on_lattice
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain import IDENTITY
 

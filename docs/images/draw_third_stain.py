@@ -18,7 +18,7 @@ from muse_pipeline.demo.stamps import CLASSES
 from muse_pipeline.demo.tissue import plan_tissue
 from muse_pipeline.inference.stains import LN_10, split_stains
 from muse_pipeline.report.overlays import add_caption
-from muse_pipeline.tissue.third_stain import find_third_stain
+from muse_pipeline.tissue.stain import find_third_stain
 
 RED = np.array([0.214, 0.851, 0.478])  # Ruifrok's fast red
 AMOUNT, MPP, SIZE, SHOWN = 1.4, 0.5, (480, 480), 1.0  # of haematoxylin that is blurred; optical density shown as black

@@ -50,13 +50,7 @@ OPSET = 18
 TRACED_BATCH = 2  # a batch of 1 would be exported as a constant
 
 
-def export_onnx(
-    checkpoint: Path,
-    output: Path,
-    *,
-    calibration: Path | None = None,
-    **changes: Any,
-) -> ModelCard:
+def export_onnx(checkpoint: Path, output: Path, *, calibration: Path | None = None, **changes: Any) -> ModelCard:
     """Export a detector to ``output``, one file with its card in the metadata, for batches of any size.
 
     Args:
@@ -83,13 +77,9 @@ def trace(graph: DetectionGraph, card: ModelCard) -> onnx.ModelProto:
 
 
 def trace_windows(graph: torch.nn.Module, card: Card, outputs: list[str], any_size: bool) -> onnx.ModelProto:
-    """Convert a graph of pixels and colour to ONNX, for batches of any size.
+    """Convert a graph of pixels and colour, in evaluation mode, to ONNX with these outputs, for any size of batches.
 
-    Args:
-        graph: the network in evaluation mode.
-        card: card of the model.
-        outputs: names of the graph's outputs.
-        any_size: True if windows may have any size, False if only the card's.
+    With ``any_size``, windows may have any size, and otherwise only the card's.
     """
     pixels = torch.zeros((TRACED_BATCH, 3, card.input_px, card.input_px), dtype=torch.uint8)
     sizes = {0: Dim("batch")}
@@ -134,10 +124,7 @@ def write_graph(model: onnx.ModelProto, metadata: dict[str, str], output: Path) 
 def load_detector(path: Path, name: str | None = None, **changes: Any) -> tuple[DetectionGraph, ModelCard]:
     """Load the graph and its card from a checkpoint of ``muse finetune``.
 
-    Args:
-        path: the checkpoint.
-        name: name of the model, instead of that in the checkpoint's settings.
-        changes: settings of the export (``methods.detector.config``) that replace those in the checkpoint.
+    The ``name`` and the settings of the export (``methods.detector.config``) replace those in the checkpoint.
     """
     detector, config, checkpoint = load_trained(path)
     export = replace_settings(config.export, replace_outlines(changes), "export")
@@ -162,24 +149,16 @@ def describe_model(
 ) -> ModelCard:
     """Make the card of a detector for windows of ``input_px``; ``path`` is its checkpoint."""
     settings, backbone = config.export, detector.backbone
+    of_config = ("name", "mpp", "classes", "n_rays", "licence", "training_data")
+    of_settings = ("halo_px", "batch", "threshold", "snap_um", "refine", "precision")
     return ModelCard(
-        name=config.name,
-        mpp=config.mpp,
+        **{name: getattr(config, name) for name in of_config},
+        **{name: getattr(settings, name) for name in of_settings},
         input_px=input_px,
-        halo_px=settings.halo_px,
         stride_px=backbone.stride_px,
-        batch=settings.batch,
         capacity=min(settings.capacity, (input_px // CELL_PX) ** 2),
-        classes=config.classes,
-        threshold=settings.threshold,
-        n_rays=config.n_rays,
         readout=backbone.lattice.name,
-        licence=config.licence,
-        training_data=config.training_data,
         colour=dataclasses.replace(reference, share=settings.colour_share),
-        snap_um=settings.snap_um,
-        refine=settings.refine,
-        precision=settings.precision,
         embedding_dim=backbone.channels if settings.embedding else 0,
         source={
             "backbone": config.backbone,
@@ -234,10 +213,8 @@ class EmbeddingGraph(nn.Module):
 def export_embedder(checkpoint: Path, output: Path, mpp: float) -> EmbedderCard:
     """Export a backbone to ``output``, one file with its card in the metadata.
 
-    Args:
-        checkpoint: a checkpoint of any method of this package, a released MUSE file, or the name of a built-in model.
-        output: the file.
-        mpp: um per pixel that is assumed if the checkpoint does not state it.
+    The checkpoint is that of any method of this package, a released MUSE file, or the name of a built-in model. If it
+    does not state its um per pixel, ``mpp`` is assumed.
     """
     graph, card = load_embedder(checkpoint, mpp)
     write_model(trace_windows(graph, card, [DENSE], graph.backbone.lattice.any_size), card, output)
@@ -247,18 +224,18 @@ def export_embedder(checkpoint: Path, output: Path, mpp: float) -> EmbedderCard:
 def load_embedder(checkpoint: Path, mpp: float) -> tuple[EmbeddingGraph, EmbedderCard]:
     """Load the graph in evaluation mode and its card, for ``export_embedder``."""
     path = find_checkpoint(checkpoint)
-    known = read_weights(path)
-    config: dict[str, Any] = known.meta.get("config", {})
-    name = known.meta.get("backbone") or config.get("backbone") or recognise_backbone(known.backbone, path)
+    weights = read_weights(path)
+    meta, config = weights.meta, weights.meta.get("config", {})
+    name = meta.get("backbone") or config.get("backbone") or recognise_backbone(weights.backbone, path)
     backbone = BACKBONES[name]()
-    load_backbone_weights(backbone, known, path)
-    input_px, halo_px = _window(backbone, name, known.meta, path)
+    load_backbone_weights(backbone, weights, path)
+    input_px, halo_px = _window(backbone, name, meta, path)
     backbone.fix_size(input_px, input_px)
-    colour = parse_config(known.meta.get("colour", {}), ColourReference, f"{path}: colour")
+    colour = parse_config(meta.get("colour", {}), ColourReference, f"{path}: colour")
     share = config.get("export", {}).get("colour_share", colour.share)  # as for the export of a detector
     card = EmbedderCard(
         name=config.get("name") or (path.stem if path.stem != "checkpoint" else path.resolve().parent.name),
-        mpp=known.meta.get("mpp") or config.get("mpp") or mpp,
+        mpp=meta.get("mpp") or config.get("mpp") or mpp,
         input_px=input_px,
         halo_px=halo_px,
         stride_px=backbone.stride_px,
@@ -267,7 +244,7 @@ def load_embedder(checkpoint: Path, mpp: float) -> tuple[EmbeddingGraph, Embedde
         embedding_dim=backbone.channels,
         licence=config.get("licence", "unknown"),
         training_data=join_sentences(
-            config.get("training_data", "unknown"), known.meta.get("origins", {}).get("training_data", "")
+            config.get("training_data", "unknown"), meta.get("origins", {}).get("training_data", "")
         ),
         colour=replace(colour, share=share),
         source={"backbone": name, "checkpoint_sha256": sha256_of(path), "torch": version("torch")},

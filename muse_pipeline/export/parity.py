@@ -12,9 +12,8 @@ from scipy.spatial import cKDTree
 
 from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.core.errors import ModelError
-from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.export.onnx import load_detector
-from muse_pipeline.inference.card import ModelCard
+from muse_pipeline.export.quantise import read_window
 from muse_pipeline.inference.predictor import Predictor, nuclei_of_windows
 from muse_pipeline.nuclei.table import Nuclei
 
@@ -27,27 +26,16 @@ COLOUR = np.array([[1.05, -0.03, 0.02, 0.01], [0.04, 0.95, -0.02, 0.02], [-0.01,
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Largest differences allowed between two runtimes.
+    """Largest differences allowed between two runtimes."""
 
-    Attributes:
-        unmatched: share of nuclei that only one runtime finds, except for those near the threshold.
-        xy_px: distance below which two positions belong to one nucleus.
-        label: share of nuclei with different classes, except for those with nearly equal probabilities.
-        score: largest difference of scores.
-        prob: largest difference of class probabilities.
-        rays_um: largest difference of rays.
-        cosine: smallest cosine similarity of embeddings.
-        embedding: largest difference of embeddings, in standard deviations.
-    """
-
-    unmatched: float
-    xy_px: float
-    label: float
+    unmatched: float  # share of nuclei that only one runtime finds, except for those near the threshold
+    xy_px: float  # distance below which two positions belong to one nucleus
+    label: float  # share of nuclei with different classes, except for those with nearly equal probabilities
     score: float
     prob: float
     rays_um: float
-    cosine: float
-    embedding: float
+    cosine: float  # smallest cosine similarity of embeddings
+    embedding: float  # in standard deviations
 
 
 # Half precision rounds to three digits, so the peak may move between two equally good cells. With int8 this happens for
@@ -63,32 +51,18 @@ TOLERANCES = {
 
 @dataclass(frozen=True)
 class Parity:
-    """Differences between the nuclei that two runtimes found on the same windows.
-
-    Attributes:
-        n_windows: number of windows.
-        n_nuclei: number of nuclei that torch found.
-        n_unmatched: number of nuclei that only one runtime found, above the threshold by more than the tolerance of
-            scores.
-        n_other_class: number of nuclei with different classes, except for those with nearly equal probabilities.
-        xy_px: largest distance between the two positions of a nucleus.
-        score: largest difference of scores.
-        prob: largest difference of class probabilities.
-        rays_um: largest difference of rays.
-        cosine: smallest cosine similarity of embeddings; 1 without embeddings.
-        embedding: largest difference of embeddings, in standard deviations; 0 without embeddings.
-    """
+    """Largest differences between the nuclei that two runtimes found on the same windows."""
 
     n_windows: int
-    n_nuclei: int
-    n_unmatched: int
-    n_other_class: int
+    n_nuclei: int  # that torch found
+    n_unmatched: int  # found by only one runtime, above the threshold by more than the tolerance of scores
+    n_other_class: int  # with different classes, except for those with nearly equal probabilities
     xy_px: float
     score: float
     prob: float
     rays_um: float
-    cosine: float
-    embedding: float
+    cosine: float  # smallest cosine similarity of embeddings; 1 without embeddings
+    embedding: float  # in standard deviations; 0 without embeddings
 
     def is_within(self, tolerance: Tolerance) -> bool:
         """True if all differences are within their limits."""
@@ -114,24 +88,23 @@ class Parity:
 def check_parity(checkpoint: Path, model: Path, images: Path, provider: str = "cpu") -> Parity:
     """Compare a checkpoint, run in torch in float32, with the model exported from it, on the pictures in a folder.
 
-    Args:
-        checkpoint: a checkpoint of ``muse finetune``.
-        model: the model that was exported from it.
-        images: folder of PNG pictures at the model's mpp; the upper left windows of the first six are compared.
-        provider: name of a provider as in ``Predictor``.
+    The pictures are PNG at the model's mpp; the upper left windows of the first six are compared.
     """
     predictor = Predictor(model, provider)
     card = predictor.card
-    graph, _ = load_detector(checkpoint, **_as_exported(card))
-    windows = [_window(path, card.input_px) for path in sorted(images.glob("*.png"))[:MAX_PICTURES]]
+    # Windows, slots and outputs as in the model, but in float32.
+    as_exported = {name: getattr(card, name) for name in ("input_px", "halo_px", "capacity", "threshold")}
+    as_exported |= {"embedding": bool(card.embedding_dim), "any_window": True, "precision": "fp32"}
+    graph, _ = load_detector(checkpoint, **as_exported)
+    windows = [read_window(path, card.input_px)[1] for path in sorted(images.glob("*.png"))[:MAX_PICTURES]]
     if not windows:
         raise ModelError(f"{images}: no PNG pictures to check the export on; give a folder that has some")
     tolerance = TOLERANCES[card.precision]
     pairs = []
     for window in windows:
         batch = np.repeat(window[None], card.batch, 0)
-        found = nuclei_of_windows(predictor.run(predictor.outputs, batch, COLOUR))[0]
-        pairs.append((_run_torch(graph, window), found))
+        exported = nuclei_of_windows(predictor.run(predictor.outputs, batch, COLOUR))[0]
+        pairs.append((_run_torch(graph, window), exported))
     parity = compare(pairs, card.threshold, tolerance)
     if not parity.n_nuclei:
         raise ModelError(
@@ -139,7 +112,7 @@ def check_parity(checkpoint: Path, model: Path, images: Path, provider: str = "c
             "its own mpp (--check-images), lower its `threshold`, or train it longer"
         )
     if not parity.is_within(tolerance):
-        is_full = all(len(found) >= card.capacity for _, found in pairs)
+        is_full = all(len(exported) >= card.capacity for _, exported in pairs)
         hint = "; every window is full of nuclei: train it longer, or raise its `threshold`" if is_full else ""
         raise ModelError(
             f"{checkpoint}: the exported graph differs from its checkpoint ({parity}); do not use it{hint}"
@@ -148,58 +121,37 @@ def check_parity(checkpoint: Path, model: Path, images: Path, provider: str = "c
 
 
 def compare(pairs: list[tuple[Nuclei, Nuclei]], threshold: float, tolerance: Tolerance) -> Parity:
-    """Compare pairs of expected and found nuclei, one pair per window.
+    """Compare pairs of expected nuclei and those of the exported model, one pair per window.
 
     Nuclei are matched by position, because the order of nearly equal scores may differ. Nuclei may differ if they are
     within the tolerance of a decision: at the threshold, between two classes or, for a few nuclei, between two
     neighbouring cells.
     """
     alone, both = [], []
-    for expected, found in pairs:
-        first, second = _matches(expected.xy, found.xy, tolerance.xy_px)
-        others = [np.delete(np.arange(len(nuclei)), one) for nuclei, one in ((expected, first), (found, second))]
-        alone.append((expected[others[0]], found[others[1]]))
-        both.append((expected[first], found[second]))
+    for expected, exported in pairs:
+        first, second = _matches(expected.xy, exported.xy, tolerance.xy_px)
+        alone.append((_without(expected, first), _without(exported, second)))
+        both.append((expected[first], exported[second]))
     untied = [_without_ties(*pair, tolerance.score) for pair in alone]
     n_tied = sum(len(here[0]) - len(there[0]) for here, there in zip(alone, untied, strict=True))
     if n_tied <= MAX_TIED * sum(len(expected) for expected, _ in pairs):
         alone = untied
-    n_unmatched = sum(int((left.score >= threshold + tolerance.score).sum()) for pair in alone for left in pair)
-    expected, found = (Nuclei.concatenate(list(side)) for side in zip(*both, strict=True))
+    n_unmatched = sum(int((nuclei.score >= threshold + tolerance.score).sum()) for pair in alone for nuclei in pair)
+    expected, exported = (Nuclei.concatenate(list(side)) for side in zip(*both, strict=True))
     deviation = float(expected.embedding.std()) if expected.embedding.size else 1.0
     return Parity(
         n_windows=len(pairs),
         n_nuclei=sum(len(expected) for expected, _ in pairs),
         n_unmatched=n_unmatched,
         # The probabilities of the two likeliest classes may each differ by the tolerance.
-        n_other_class=int(((expected.label != found.label) & (_margin(expected.prob) > 2 * tolerance.prob)).sum()),
-        xy_px=float(np.hypot(*(expected.xy - found.xy).T).max(initial=0.0)),
-        score=_largest_difference(expected.score, found.score),
-        prob=_largest_difference(expected.prob, found.prob),
-        rays_um=_largest_difference(expected.rays, found.rays),
-        cosine=_smallest_cosine(expected.embedding, found.embedding),
-        embedding=_largest_difference(expected.embedding, found.embedding) / max(deviation, 1e-12),
+        n_other_class=int(((expected.label != exported.label) & (_margin(expected.prob) > 2 * tolerance.prob)).sum()),
+        xy_px=float(np.hypot(*(expected.xy - exported.xy).T).max(initial=0.0)),
+        score=_largest_difference(expected.score, exported.score),
+        prob=_largest_difference(expected.prob, exported.prob),
+        rays_um=_largest_difference(expected.rays, exported.rays),
+        cosine=_smallest_cosine(expected.embedding, exported.embedding),
+        embedding=_largest_difference(expected.embedding, exported.embedding) / max(deviation, 1e-12),
     )
-
-
-def _as_exported(card: ModelCard) -> dict[str, object]:
-    """Settings of the reference: windows, slots and outputs as in the model, but in float32."""
-    return {
-        "input_px": card.input_px,
-        "halo_px": card.halo_px,
-        "capacity": card.capacity,
-        "threshold": card.threshold,
-        "embedding": bool(card.embedding_dim),
-        "any_window": True,
-        "precision": "fp32",
-    }
-
-
-def _window(path: Path, input_px: int) -> np.ndarray:
-    window = np.full((input_px, input_px, 3), 255, np.uint8)
-    pixels = read_rgb(path)[:input_px, :input_px]
-    window[: pixels.shape[0], : pixels.shape[1]] = pixels
-    return window
 
 
 @torch.no_grad()
@@ -208,13 +160,15 @@ def _run_torch(graph: torch.nn.Module, window: np.ndarray) -> Nuclei:
     return nuclei_of_windows([values.numpy() for values in graph(pixels, torch.from_numpy(COLOUR))])[0]
 
 
-def _without_ties(expected: Nuclei, found: Nuclei, score: float) -> tuple[Nuclei, Nuclei]:
+def _without_ties(expected: Nuclei, exported: Nuclei, score: float) -> tuple[Nuclei, Nuclei]:
     """Remove from both sets the nuclei that have their peaks at different cells with equal scores."""
-    first, second = _matches(expected.xy, found.xy, TIED_PX)
-    tied = np.abs(expected.score[first] - found.score[second]) <= score
-    kept = [np.ones(len(nuclei), bool) for nuclei in (expected, found)]
-    kept[0][first[tied]] = kept[1][second[tied]] = False
-    return expected[kept[0]], found[kept[1]]
+    first, second = _matches(expected.xy, exported.xy, TIED_PX)
+    tied = np.abs(expected.score[first] - exported.score[second]) <= score
+    return _without(expected, first[tied]), _without(exported, second[tied])
+
+
+def _without(nuclei: Nuclei, index: np.ndarray) -> Nuclei:
+    return nuclei[np.delete(np.arange(len(nuclei)), index)]
 
 
 def _matches(first: np.ndarray, second: np.ndarray, within_px: float) -> tuple[np.ndarray, np.ndarray]:
@@ -235,12 +189,12 @@ def _margin(prob: np.ndarray) -> np.ndarray:
     return first - second
 
 
-def _largest_difference(expected: np.ndarray, found: np.ndarray) -> float:
-    return float(np.abs(expected - found).max(initial=0.0))
+def _largest_difference(expected: np.ndarray, exported: np.ndarray) -> float:
+    return float(np.abs(expected - exported).max(initial=0.0))
 
 
-def _smallest_cosine(expected: np.ndarray, found: np.ndarray) -> float:
+def _smallest_cosine(expected: np.ndarray, exported: np.ndarray) -> float:
     """Smallest cosine of non-zero vectors; zero vectors, of nuclei outside the window, must be zero in both sets."""
-    lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
-    cosine = (expected * found).sum(1) / np.where(lengths > 0, lengths, 1)
-    return float(np.where(lengths > 0, cosine, (expected == found).all(1)).min(initial=1.0))
+    lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(exported, axis=1)
+    cosine = (expected * exported).sum(1) / np.where(lengths > 0, lengths, 1)
+    return float(np.where(lengths > 0, cosine, (expected == exported).all(1)).min(initial=1.0))

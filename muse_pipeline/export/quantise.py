@@ -32,12 +32,8 @@ def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name:
 
     Layers from the first convolution with weights up to, but not including, the last layers are int8. The others are
     not, because rounded scores would tie, and colour, positions and selection need more than 256 values. The result is
-    deterministic.
-
-    Args:
-        model: the model in float32, from ``export.onnx.trace``.
-        windows: windows from which the ranges of activations are determined.
-        name: name of the network, for errors.
+    deterministic. The ranges of activations are determined from the ``windows``; ``name`` is that of the network in
+    errors.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -51,9 +47,9 @@ def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name:
     nodes = _before_last_layers(model)
     others = sorted({node.op_type for node in nodes} - {*QUANTISED, *KEPT})
     if others or not nodes:
-        found = ", ".join(others) or "fewer than two convolutions"
+        operations = ", ".join(others) or "fewer than two convolutions"
         raise ConfigError(
-            f"precision 'int8' is only for networks of convolutions (the compact family), but {name} has {found}; "
+            f"precision 'int8' is only for networks of convolutions (the compact family), but {name} has {operations}; "
             "choose fp32 or fp16"
         )
     # Hides the advice to fuse batch norms first, which torch's exporter has done already.
@@ -77,7 +73,7 @@ def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name:
 
 def _gather_before_dequantising(model: onnx.ModelProto) -> None:
     """Change the graph, in place, so that only the few selected cells of a map are dequantised, which is faster."""
-    maker, made = {output: node for node in model.graph.node for output in node.output}, set()
+    maker, moved_values = {output: node for node in model.graph.node for output in node.output}, set()
     for gather in [node for node in model.graph.node if node.op_type == "GatherND"]:
         source, moves = maker.get(gather.input[0]), []
         while source is not None and source.op_type in ("Transpose", "Reshape"):
@@ -92,8 +88,8 @@ def _gather_before_dequantising(model: onnx.ModelProto) -> None:
             moved.CopyFrom(node)
             moved.name, moved.input[0], moved.output[0] = f"{node.name}_int8", values, f"{node.output[0]}_int8"
             values = moved.output[0]
-            if values not in made:  # several operations may gather from one map
-                made.add(values)
+            if values not in moved_values:  # several operations may gather from one map
+                moved_values.add(values)
                 nodes.append(moved)
         nodes.append(
             onnx.helper.make_node("DequantizeLinear", [values, *scale], gather.output, f"{gather.name}_dequantised")
@@ -160,10 +156,8 @@ def errors_only(name: str | None = None) -> Iterator[None]:
 class HalfBackbone(Backbone):
     """A backbone with float16 weights and activations, whose inputs and features are float32.
 
-    Its inputs are normalised in float32, where 8 bits of colour and the means of ImageNet are exact.
-
-    Args:
-        network: the network, whose layers are changed in place.
+    The layers of the network are changed in place. Its inputs are normalised in float32, where 8 bits of colour and the
+    means of ImageNet are exact.
     """
 
     def __init__(self, network: Backbone):
@@ -203,12 +197,7 @@ MAX_WINDOWS = 64
 
 @dataclass(frozen=True)
 class CalibrationWindow:
-    """Inputs of one call of the graph.
-
-    Attributes:
-        pixels: (1, 3, S, S) uint8.
-        colour: (3, 4) float32 map, fitted to the picture as if it were a slide.
-    """
+    """Inputs of a call of the graph: pixels (1, 3, S, S) uint8, and a colour map (3, 4) float32 for the picture."""
 
     pixels: np.ndarray
     colour: np.ndarray
@@ -217,12 +206,8 @@ class CalibrationWindow:
 def calibration_windows(folder: Path, card: ModelCard | RegionCard) -> list[CalibrationWindow]:
     """The upper left window of each picture in a folder, or of ``MAX_WINDOWS`` selected ones if there are more.
 
-    The selection is spread evenly over the sorted names. Small pictures are padded with white, like windows at the edge
-    of a slide.
-
-    Args:
-        folder: folder of pictures at the model's mpp.
-        card: card of the model.
+    The pictures are at the model's mpp. The selection is spread evenly over the sorted names. Small pictures are padded
+    with white, like windows at the edge of a slide.
     """
     paths = list_pictures(folder)
     if not paths:
@@ -243,8 +228,14 @@ def describe_calibration(windows: Sequence[CalibrationWindow]) -> str:
 
 
 def _window(path: Path, card: ModelCard | RegionCard) -> CalibrationWindow:
-    pixels = read_rgb(path)[: card.input_px, : card.input_px]
+    pixels, window = read_window(path, card.input_px)
     colour = colour_of_fit(card.colour, fit_macenko(pixels.reshape(-1, 3)))
-    window = np.full((1, 3, card.input_px, card.input_px), 255, np.uint8)
-    window[0, :, : pixels.shape[0], : pixels.shape[1]] = pixels.transpose(2, 0, 1)
-    return CalibrationWindow(window, colour)
+    return CalibrationWindow(window.transpose(2, 0, 1)[None], colour)
+
+
+def read_window(path: Path, input_px: int) -> tuple[np.ndarray, np.ndarray]:
+    """The upper left pixels (h, w, 3) uint8 of a picture, and a window (S, S, 3) of them that is padded with white."""
+    pixels = read_rgb(path)[:input_px, :input_px]
+    window = np.full((input_px, input_px, 3), 255, np.uint8)
+    window[: pixels.shape[0], : pixels.shape[1]] = pixels
+    return pixels, window

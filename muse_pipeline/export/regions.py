@@ -34,17 +34,13 @@ MAX_PICTURES = 6
 def load_region_model(path: Path, name: str | None = None, **changes: Any) -> tuple[RegionNetwork, RegionCard]:
     """Load a region network, in evaluation mode, and its card.
 
-    Args:
-        path: the checkpoint.
-        name: name of the model, instead of that in the checkpoint.
-        changes: settings of ``RegionExport`` that replace those in the checkpoint.
+    The ``name`` and the settings of ``RegionExport`` in ``changes`` replace those in the checkpoint.
     """
     checkpoint = load_checkpoint(path)
     if checkpoint.meta.get("kind") != REGIONS:
         raise CheckpointError(f"{path}: holds no region network; give the checkpoint of a region model")
     model = parse_config(checkpoint.meta["region"], RegionModel, str(path))
-    known = {one.name for one in dataclasses.fields(RegionExport)}
-    if unknown := sorted(changes.keys() - known):
+    if unknown := sorted(changes.keys() - {field.name for field in dataclasses.fields(RegionExport)}):
         raise ConfigError(f"export: a region model has no '{unknown[0]}'; leave the option out")
     export = replace_settings(model.export, changes, "export")
     model = dataclasses.replace(model, name=name or model.name, export=export)
@@ -63,19 +59,14 @@ def describe_region_model(
 ) -> RegionCard:
     """Make the card of a network from its description and the ``path`` of its checkpoint."""
     settings = model.export
+    of_model = ("name", "mpp", "classes", "licence", "training_data", "metrics", "limits")
+    of_settings = ("input_px", "halo_px", "batch", "precision", "min_area_mm2")
     return RegionCard(
-        name=model.name,
-        mpp=model.mpp,
-        input_px=settings.input_px,
-        halo_px=settings.halo_px,
+        **{name: getattr(model, name) for name in of_model},
+        **{name: getattr(settings, name) for name in of_settings},
         stride_px=network.backbone.stage_sizes[2].stride_px,
         cell_px=CELL_PX,
-        batch=settings.batch,
-        classes=model.classes,
-        licence=model.licence,
-        training_data=model.training_data,
         colour=dataclasses.replace(colour, share=settings.colour_share),
-        precision=settings.precision,
         source={
             "backbone": model.backbone,
             "fusion": ", ".join(f"{weight:g}" for weight in model.fusion),
@@ -83,26 +74,15 @@ def describe_region_model(
             "torch": version("torch"),
             "onnx": version("onnx"),
         },
-        metrics=model.metrics,
-        limits=model.limits,
-        min_area_mm2=settings.min_area_mm2,
     )
 
 
 def export_region_model(
-    checkpoint: Path,
-    output: Path,
-    *,
-    calibration: Path | None = None,
-    **changes: Any,
+    checkpoint: Path, output: Path, *, calibration: Path | None = None, **changes: Any
 ) -> RegionCard:
     """Export a region model to ``output``, one ONNX file with its card in the metadata, for batches of any size.
 
-    Args:
-        checkpoint: a checkpoint that ``load_region_model`` reads.
-        output: the file.
-        calibration: folder of pictures to calibrate int8; None for other precisions.
-        changes: ``name`` and settings of the export, as in ``load_region_model``.
+    For ``changes``, see ``load_region_model``. The folder ``calibration`` has pictures to calibrate int8.
     """
     network, card = load_region_model(checkpoint, **changes)
     windows = []
@@ -123,19 +103,12 @@ def export_region_model(
 
 @dataclass(frozen=True)
 class RegionParity:
-    """Differences of probabilities between a network in torch and its graph in ONNX Runtime.
-
-    Attributes:
-        n_windows: number of windows.
-        largest: largest difference over all cells and classes.
-        mean: mean difference over all cells and classes.
-        other_class: share of cells whose likeliest class differs.
-    """
+    """Differences of probabilities, over all cells and classes, between a network in torch and its exported graph."""
 
     n_windows: int
     largest: float
     mean: float
-    other_class: float
+    other_class: float  # share of cells whose likeliest class differs
 
     def __str__(self) -> str:
         return (
@@ -158,10 +131,11 @@ def check_region_parity(checkpoint: Path, model: Path, images: Path) -> RegionPa
     for window in windows:
         with torch.no_grad():
             expected = graph(torch.from_numpy(window.pixels), torch.from_numpy(COLOUR)).numpy()
-        difference = np.abs((found := predictor(window.pixels.transpose(0, 2, 3, 1), COLOUR)) - expected)
+        exported = predictor(window.pixels.transpose(0, 2, 3, 1), COLOUR)
+        difference = np.abs(exported - expected)
         largest = max(largest, float(difference.max()))
         means.append(float(difference.mean()))
-        others.append(float((found.argmax(1) != expected.argmax(1)).mean()))
+        others.append(float((exported.argmax(1) != expected.argmax(1)).mean()))
     parity = RegionParity(len(windows), largest, float(np.mean(means)), float(np.mean(others)))
     at_most, on_average = TOLERANCES[card.precision]
     if parity.largest > at_most or parity.mean > on_average:

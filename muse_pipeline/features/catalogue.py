@@ -13,12 +13,9 @@ EDGE_UM = 1000  # upper limit of distances to the edge of the tissue
 
 @dataclass(frozen=True)
 class Feature:
-    """A measurement of every nucleus.
+    """A measurement of every nucleus, with the name of its column, ``<group>_<name>``, and a description.
 
-    Attributes:
-        name: name of its column, ``<group>_<name>``.
-        unit: "um", "um2", "OD" (base 10), "OD/um", "rad", "bit", "count" or "1" for ratios.
-        text: description of the measurement.
+    The unit is "um", "um2", "OD" (base 10), "OD/um", "rad", "bit", "count" or "1" for ratios.
     """
 
     name: str
@@ -49,19 +46,15 @@ SHAPE = (
 )
 
 
-def _densities(stain: str, noun: str) -> tuple[Feature, ...]:
-    texts = {
-        "mean": "mean over the nucleus",
-        "sd": "standard deviation over the nucleus",
-        "p10": "10th percentile over the nucleus",
-        "p50": "median over the nucleus",
-        "p90": "90th percentile over the nucleus",
-        "rim_mean": "mean over the outer 1 um of the nucleus",
-        "ring_mean": "mean over the 2 um around the nucleus, without other nuclei",
-    }
-    return tuple(Feature(f"{stain}_{name}", "OD", f"{noun}: {text}") for name, text in texts.items())
-
-
+DENSITIES = {  # of each stain
+    "mean": "mean over the nucleus",
+    "sd": "standard deviation over the nucleus",
+    "p10": "10th percentile over the nucleus",
+    "p50": "median over the nucleus",
+    "p90": "90th percentile over the nucleus",
+    "rim_mean": "mean over the outer 1 um of the nucleus",
+    "ring_mean": "mean over the 2 um around the nucleus, without other nuclei",
+}
 TEXTURE = (
     Feature("texture_gradient_mean", "OD/um", "mean magnitude of the gradient of haematoxylin"),
     Feature("texture_gradient_sd", "OD/um", "standard deviation of the magnitude of the gradient of haematoxylin"),
@@ -102,19 +95,10 @@ def _neighbours(classes: Sequence[str]) -> tuple[Feature, ...]:
 
 
 def features_of(chosen: str, classes: Sequence[str]) -> tuple[Feature, ...]:
-    """The features of a set, in the order of their columns.
-
-    Args:
-        chosen: "none", "basic" or "all".
-        classes: names of the classes of nuclei.
-    """
-    by_group = {
-        "shape": SHAPE,
-        "h": _densities("h", "haematoxylin"),
-        "e": _densities("e", "eosin"),
-        "texture": TEXTURE,
-        "neighbours": _neighbours(classes),
-    }
+    """The features of a set, "none", "basic" or "all", for these classes of nuclei, in the order of their columns."""
+    by_group = {"shape": SHAPE, "texture": TEXTURE, "neighbours": _neighbours(classes)}
+    for stain, noun in (("h", "haematoxylin"), ("e", "eosin")):
+        by_group[stain] = [Feature(f"{stain}_{name}", "OD", f"{noun}: {text}") for name, text in DENSITIES.items()]
     return tuple(feature for group in GROUPS_OF_SET[chosen] for feature in by_group[group])
 
 

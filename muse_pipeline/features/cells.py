@@ -24,16 +24,12 @@ _LEAST = np.float32(1e-6)
 
 
 def find_cells(nuclei: Nuclei, others: Nuclei, expand_um: float, info: SlideInfo, kept: KeptArea) -> np.ndarray:
-    """The cells of nuclei, as rays (N, R) float32 in um.
+    """The cells of nuclei (frame: level0) whose outlines do not overlap, as rays (N, R) float32 in um.
 
-    Args:
-        nuclei: nuclei (frame: level0) whose outlines do not overlap.
-        others: all other nuclei within ``2 * expand_um`` of the outlines of ``nuclei``; more distant ones are ignored.
-        expand_um: distance by which a nucleus grows if nothing obstructs it.
-        info: facts about the slide; cells end at its edges.
-        kept: tissue of the slide.
+    Nuclei grow by ``expand_um`` if nothing obstructs them; cells end at the edges of the slide and of its tissue. Of
+    the ``others``, only those within ``2 * expand_um`` of the outlines matter.
     """
-    mpp, reach = np.asarray(info.mpp), sum(each.rays.max(initial=0) + expand_um for each in (nuclei, others))
+    mpp, reach = np.asarray(info.mpp), sum(part.rays.max(initial=0) + expand_um for part in (nuclei, others))
     others = others[_are_near(nuclei.xy * mpp, others.xy * mpp, float(reach))]
     xy_um = np.concatenate([nuclei.xy, others.xy]) * mpp
     rays = np.concatenate([nuclei.rays, others.rays])
@@ -46,11 +42,9 @@ def find_cells(nuclei: Nuclei, others: Nuclei, expand_um: float, info: SlideInfo
 
 
 def measure_area(cells: np.ndarray, shapes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The columns of cells: rays (N, R), areas, and ratios of the areas of nucleus and cell.
+    """The columns of cells with these rays (N, R) in um: rays, areas, and ratios of the areas of nucleus and cell.
 
-    Args:
-        cells: (N, R) rays of the cells, in um.
-        shapes: measurements of their nuclei, from ``nuclei.shape.measure_shapes``.
+    The ``shapes`` of their nuclei come from ``nuclei.shape.measure_shapes``.
     """
     rays = cells.astype(float)
     area = (rays * np.roll(rays, 1, 1)).sum(1) * (np.sin(2 * np.pi / rays.shape[1]) / 2)
@@ -89,9 +83,9 @@ def _meet(xy: np.ndarray, rays: np.ndarray, grown: np.ndarray, n_own: int) -> np
     cells, ray_of = grown[:n_own].copy(), np.arange(2 * n_rays) % n_rays
     facing = _find_facing(xy, grown, n_own)
     for begin in range(0, len(facing[0]), _RAYS_AT_ONCE):
-        one, other, distance, position, ray = (each[begin : begin + _RAYS_AT_ONCE] for each in facing)
+        nucleus, neighbour, distance, position, ray = (values[begin : begin + _RAYS_AT_ONCE] for values in facing)
         turn = (ray.astype(np.float32) - position) * np.float32(2 * np.pi / n_rays)
-        own = one * n_rays + ray_of.take(ray)
+        own = nucleus * n_rays + ray_of.take(ray)
         start, end = rays.ravel().take(own), grown.ravel().take(own)
         growth, along, across = end - start, np.cos(turn), np.sin(turn)
         met = np.clip(distance / (2 * np.maximum(along, _LEAST)), start, end)  # if both were circles of equal size
@@ -100,7 +94,7 @@ def _meet(xy: np.ndarray, rays: np.ndarray, grown: np.ndarray, n_own: int) -> np
             # When they meet, both have grown by the same share of their growth:
             # |met * direction - distance| = outline + speed * (met - start)
             x, y = met * along - distance, met * across
-            outline, speed = _look_up((rays, growths), x, y, position, other)
+            outline, speed = _look_up((rays, growths), x, y, position, neighbour)
             speed /= growth
             outline -= speed * start
             half = distance * along + speed * outline
@@ -115,27 +109,26 @@ def _meet(xy: np.ndarray, rays: np.ndarray, grown: np.ndarray, n_own: int) -> np
 def _find_facing(xy: np.ndarray, grown: np.ndarray, n_own: int) -> list[np.ndarray]:
     """Rays of the first ``n_own`` nuclei that may meet a neighbour while both grow.
 
-    Returns:
-        Arrays (M,): index of the nucleus; index of the neighbour; um between their centres; direction from the nucleus
-        to the neighbour, in rays; index of the ray, from -R to 2 R - 1 instead of 0 to R - 1.
+    The arrays (M,) are the index of the nucleus; index of the neighbour; um between their centres; direction from the
+    nucleus to the neighbour, in rays; index of the ray, from -R to 2 R - 1 instead of 0 to R - 1.
     """
     reach, n_rays = grown.max(1, initial=0), grown.shape[1]
     pairs = close_pairs(xy, 2 * float(reach.max(initial=0))).T
     x, y = np.diff(xy.T.take(pairs, axis=1), axis=1)[:, 0]
     near = np.flatnonzero((x * x + y * y < reach.take(pairs).sum(0) ** 2) & (pairs.min(0) < n_own))
-    one, other = np.concatenate([pairs[:, near], pairs[::-1, near]], axis=1)
-    x, y = (np.concatenate([each.take(near), -each.take(near)]) for each in (x, y))
+    nucleus, neighbour = np.concatenate([pairs[:, near], pairs[::-1, near]], axis=1)
+    x, y = (np.concatenate([axis.take(near), -axis.take(near)]) for axis in (x, y))
     squared = x * x + y * y
     # The widest angle to the neighbour at which a ray as long as the nucleus' reach can enter the neighbour's reach.
-    outside = squared - reach[other] ** 2
-    length = np.sqrt(np.where(outside > 0, np.minimum(reach[one] ** 2, outside), reach[one] ** 2))
+    outside = squared - reach[neighbour] ** 2
+    length = np.sqrt(np.where(outside > 0, np.minimum(reach[nucleus] ** 2, outside), reach[nucleus] ** 2))
     distance = np.maximum(np.sqrt(squared), _LEAST)
     widest = np.arccos(np.clip((length * length + outside) / (2 * length * distance), -1, 1))
     position, half = (angle * (n_rays / (2 * np.pi)) for angle in (np.arctan2(y, x), widest))
     first = np.ceil(position - half).astype(int)
-    n = np.where(one < n_own, np.clip(np.floor(position + half).astype(int) - first + 1, 0, n_rays), 0)
-    of_pair = one, other, distance.astype(np.float32), position.astype(np.float32)
-    return [*(np.repeat(each, n) for each in of_pair), count_from(first, n)]
+    n = np.where(nucleus < n_own, np.clip(np.floor(position + half).astype(int) - first + 1, 0, n_rays), 0)
+    of_pair = nucleus, neighbour, distance.astype(np.float32), position.astype(np.float32)
+    return [*(np.repeat(values, n) for values in of_pair), count_from(first, n)]
 
 
 def _look_up(
@@ -145,31 +138,25 @@ def _look_up(
     _, angle = cv2.cartToPolar(x[None], y[None])
     ray = angle * np.float32(maps[0].shape[1] / (2 * np.pi)) + position
     row = number[None].astype(np.float32)
-    for each in maps:  # faster than looking up both maps at once
-        yield cv2.remap(each, ray, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)[0]
+    for rays in maps:  # faster than looking up both maps at once
+        yield cv2.remap(rays, ray, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)[0]
 
 
 def _stop_at_edge(xy: np.ndarray, rays: np.ndarray, cells: np.ndarray, info: SlideInfo, kept: KeptArea) -> np.ndarray:
     """The rays ``cells`` (N, R) of nuclei at level-0 positions ``xy`` (N, 2), cut off at the edge of the tissue."""
-    mpp, found = np.asarray(info.mpp), cells.copy()
+    mpp, cut = np.asarray(info.mpp), cells.copy()
     depth = _TissueDepth(xy * mpp, cells.max(initial=0), kept)
     border = np.flatnonzero(depth.at(xy * mpp) < cells.max(1, initial=0) + kept.mask_mpp.max())
     directions = ray_directions(rays.shape[1])
     centres, start, end = (xy[border] * mpp)[:, None], rays[border], cells[border]
-    inner, outer = (depth.at(centres + each[..., None] * directions) for each in (start, end))
+    inner, outer = (depth.at(centres + um[..., None] * directions) for um in (start, end))
     share = np.maximum(inner, 0) / np.maximum(np.maximum(inner, 0) - outer, 1e-9)
-    found[border] = np.where(outer < 0, start + share * (end - start), end)
-    return found
+    cut[border] = np.where(outer < 0, start + share * (end - start), end)
+    return cut
 
 
 class _TissueDepth:
-    """Distance in um to the edge of the tissue, negative outside it.
-
-    Args:
-        um: (N, 2) positions; only the mask around them is read.
-        reach_um: largest distance from these positions at which the depth is requested.
-        kept: the tissue.
-    """
+    """Distance in um to the edge of the tissue, negative outside it, within ``reach_um`` of positions (N, 2) in um."""
 
     def __init__(self, um: np.ndarray, reach_um: float, kept: KeptArea):
         margin = np.ceil((reach_um + 2 * KEEP_UM) / kept.mask_mpp).astype(int) + 2

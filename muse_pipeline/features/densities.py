@@ -21,11 +21,7 @@ STEP = 2.0**-20  # unit of integer densities, in OD
 
 
 def stain_tables(stains: np.ndarray) -> np.ndarray:
-    """Contribution (S, 3, 256) int32 of each value of each channel to the density of each stain, in units of ``STEP``.
-
-    Args:
-        stains: (S, 3) unit stain vectors, for example of haematoxylin and eosin.
-    """
+    """Contribution (S, 3, 256) int32 of each value of each channel to the density of each stain (S, 3), in ``STEP``."""
     shares = np.linalg.pinv(np.asarray(stains, float)).T  # least-squares weights
     return np.rint(shares[..., None] * (DENSITY.astype(float) / np.log(10) / STEP)).astype(np.int32)
 
@@ -50,23 +46,20 @@ def _gather(planes: Sequence[np.ndarray], pixel: np.ndarray) -> list[np.ndarray]
 
 
 def measure_densities(zones: Zones, planes: np.ndarray, tables: np.ndarray) -> dict[str, np.ndarray]:
-    """The features of the groups *h* and *e*, (N,) each in OD; NaN if a zone has no pixels.
+    """The features of groups *h* and *e*, (N,) each in OD, from planes (3, h, w) uint8; NaN for zones without pixels.
 
-    Args:
-        zones: zones of the nuclei, whose rings must not contain pixels of other nuclei.
-        planes: (3, h, w) uint8 image.
-        tables: (2, 3, 256) from ``stain_tables``.
+    The rings of the zones must not contain pixels of other nuclei. The tables (2, 3, 256) come from ``stain_tables``.
     """
     values = [_gather(planes, part.pixel) for part in (zones.nucleus, zones.rim, zones.ring)]
-    found = {}
+    features = {}
     for stain, table in zip("he", tables, strict=True):
-        nucleus, rim, ring = (split_stain(each, table).ravel() for each in values)
+        nucleus, rim, ring = (split_stain(channels, table).ravel() for channels in values)
         mean, sd = mean_and_sd(zones.nucleus, nucleus)
         measures = {"mean": mean, "sd": sd, "rim_mean": _mean(zones.rim, rim), "ring_mean": _mean(zones.ring, ring)}
         ranked = _percentiles(nucleus, zones.nucleus.n)
-        measures |= {f"p{percent}": each for percent, each in zip(PERCENTILES, ranked, strict=True)}
-        found |= {f"{stain}_{name}": each * STEP for name, each in measures.items()}
-    return found
+        measures |= {f"p{percent}": density for percent, density in zip(PERCENTILES, ranked, strict=True)}
+        features |= {f"{stain}_{name}": density * STEP for name, density in measures.items()}
+    return features
 
 
 def mean_densities(pixels: Pixels, planes: Sequence[np.ndarray]) -> np.ndarray:
@@ -93,28 +86,22 @@ def _percentiles(values: np.ndarray, n: np.ndarray) -> list[np.ndarray]:
     ascending = to_rows(values, n)
     ascending.sort(axis=1)
     last, row = n - 1, np.flatnonzero(n)
-    found = []
-    for percent in PERCENTILES:
+    percentiles = np.full((len(PERCENTILES), len(n)), np.nan)
+    for percentile, percent in zip(percentiles, PERCENTILES, strict=True):
         rank = last[row] * (percent / 100)
         below = np.floor(rank).astype(int)
-        low, high = (ascending[row, each].astype(float) for each in (below, np.minimum(below + 1, last[row])))
-        each = np.full(len(n), np.nan)
-        each[row] = low + (high - low) * (rank - below)
-        found.append(each)
-    return found
+        low, high = (ascending[row, at].astype(float) for at in (below, np.minimum(below + 1, last[row])))
+        percentile[row] = low + (high - low) * (rank - below)
+    return list(percentiles)
 
 
 LEVEL_OD, N_LEVELS = 0.05, 32  # the last level includes densities above 1.6, and the first level negative ones
 
 
 def measure_texture(nuclei: Pixels, planes: np.ndarray, table: np.ndarray, mpp: float) -> dict[str, np.ndarray]:
-    """The features of the group *texture*, (N,) each; NaN where a feature is undefined.
+    """The features of the group *texture*, (N,) each, from planes (3, h, w) uint8; NaN where a feature is undefined.
 
-    Args:
-        nuclei: pixels of the nuclei.
-        planes: (3, h, w) uint8 image.
-        table: (3, 256) of haematoxylin, from ``stain_tables``.
-        mpp: um per pixel.
+    The table (3, 256) of haematoxylin comes from ``stain_tables``.
     """
     (height, width), pixel = planes.shape[1:], nuclei.pixel.astype(np.intp)  # converted once for all channels
     y = nuclei.pixel // width  # vectorised, unlike divmod
@@ -158,17 +145,19 @@ def _haralick(nuclei: Pixels, level: np.ndarray, x: np.ndarray, y: np.ndarray) -
     n_pairs, sums, products = np.zeros((3, len(level)), np.int16)  # over the pairs with each pixel
     for row, step in zip(entries, (1, stride - 1, stride, stride + 1), strict=True):
         other = level_of_cell.take(cell + step)
-        known = other >= 0
+        is_pair = other >= 0
         entry = np.abs(level - other) * np.int16(n_levels) + np.minimum(level, other)
-        np.add(first_entry, np.where(known, entry, none), out=row)
-        n_pairs += known
-        sums += (level + other) * known
-        products += level * other * known
+        np.add(first_entry, np.where(is_pair, entry, none), out=row)
+        n_pairs += is_pair
+        sums += (level + other) * is_pair
+        products += level * other * is_pair
     counts = np.bincount(entries.ravel(), minlength=n * (n_levels**2 + 1)).reshape(n, -1)[:, :-1]
     apart, n_apart = np.arange(N_LEVELS), np.zeros((n, N_LEVELS), int)
     n_apart[:, :n_levels] = counts.reshape(n, n_levels, n_levels).sum(2)
-    differences, inverse = ((n_apart * each).sum(1) for each in (apart**2, 1 / (1 + apart**2)))
+    differences, inverse = ((n_apart * weight).sum(1) for weight in (apart**2, 1 / (1 + apart**2)))
     n_pairs, sums, products = map(nuclei.sum, (n_pairs, sums, products))
+    # Counts off the diagonal are twice the entries of the symmetric matrix.
+    sum_of_squares = sum(np.einsum("nk,nk->n", part, part) for part in (counts, counts[:, :n_levels])) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = sums / (2 * n_pairs)
         variance = (2 * products + differences) / (2 * n_pairs) - mean**2  # over both pixels of every pair
@@ -177,7 +166,7 @@ def _haralick(nuclei: Pixels, level: np.ndarray, x: np.ndarray, y: np.ndarray) -
             "texture_contrast": differences / n_pairs,
             "texture_correlation": correlation,
             "texture_homogeneity": inverse / n_pairs,
-            "texture_asm": _sum_of_squares(counts, n_levels) / n_pairs**2,
+            "texture_asm": sum_of_squares / n_pairs**2,
         }
 
 
@@ -187,21 +176,15 @@ def _cells(nuclei: Pixels, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, in
     Cells are numbered through all boxes. A box has a margin to the right and below, so that no pixel of a nucleus is
     adjacent to another nucleus.
     """
-    known = np.flatnonzero(nuclei.n)
-    if not len(known):
+    filled = np.flatnonzero(nuclei.n)
+    if not len(filled):
         return np.zeros(0, int), 1
-    first, last = nuclei.start[known], nuclei.start[known + 1] - 1
+    first, last = nuclei.start[filled], nuclei.start[filled + 1] - 1
     left, right = np.minimum.reduceat(x, first), np.maximum.reduceat(x, first)
     stride = int((right - left).max()) + 2
     n_rows = y[last] - y[first] + 2
     shift = (np.cumsum(n_rows) - n_rows - y[first]) * stride - left
-    return np.repeat(shift, nuclei.n[known]) + y * stride + x, stride
-
-
-def _sum_of_squares(counts: np.ndarray, n_levels: int) -> np.ndarray:
-    """(n,) sums of squares of symmetric matrices, whose entries off the diagonal are half those of ``counts``."""
-    whole, on_diagonal = (np.einsum("nk,nk->n", part, part) for part in (counts, counts[:, :n_levels]))
-    return (whole + on_diagonal) / 2
+    return np.repeat(shift, nuclei.n[filled]) + y * stride + x, stride
 
 
 def _clumped_fraction(nuclei: Pixels, values: np.ndarray) -> np.ndarray:

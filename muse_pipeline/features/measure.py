@@ -12,12 +12,7 @@ from muse_pipeline.core.provenance import FeatureRecord
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.features.catalogue import CELL, DAB_OF_CELL, features_of
 from muse_pipeline.features.cells import find_cells, measure_area
-from muse_pipeline.features.densities import (
-    mean_densities,
-    measure_densities,
-    measure_texture,
-    stain_tables,
-)
+from muse_pipeline.features.densities import mean_densities, measure_densities, measure_texture, stain_tables
 from muse_pipeline.features.neighbours import REACH_UM, measure_edge_distance, measure_neighbours
 from muse_pipeline.features.zones import RIM_UM, RING_UM, ROW_STEP, cross_rows, fill, find_nuclei, find_zones, thin_rows
 from muse_pipeline.nuclei.parquet import CELL_RAYS
@@ -37,19 +32,12 @@ CACHED_CHUNKS = 64  # 50 MB, because adjacent rows of fields share chunks
 
 @dataclass(frozen=True)
 class FeatureSettings:
-    """Settings for the features of a slide.
+    """Settings for the features of a slide."""
 
-    Attributes:
-        chosen: name of the set of features, "basic" or "all".
-        store: image in which the nuclei were detected.
-        fit: Macenko's fit of the slide's stains; None for textbook stains.
-        expand_um: distance by which nuclei grow into cells; None for no cells.
-    """
-
-    chosen: str
-    store: Store
-    fit: MacenkoFit | None
-    expand_um: float | None = None
+    chosen: str  # name of the set of features, "basic" or "all"
+    store: Store  # image in which the nuclei were detected
+    fit: MacenkoFit | None  # Macenko's fit of the slide's stains; None for textbook stains
+    expand_um: float | None = None  # distance by which nuclei grow into cells; None for no cells
 
     def meter(
         self, info: SlideInfo, kept: KeptArea, classes: Sequence[str], brown: np.ndarray | None = None
@@ -61,16 +49,9 @@ class FeatureSettings:
 class FeatureMeter:
     """Measures the nuclei of a slide; safe to call from several threads.
 
-    Args:
-        settings: settings for the features.
-        info: facts about the slide.
-        kept: tissue of the slide.
-        classes: names of the classes of nuclei.
-        brown: (3, 3) stain vectors of immunohistochemistry, DAB second, to measure DAB in cells; None for other stains.
-
-    Attributes:
-        names: names of the columns.
-        reach_um: distance from a nucleus within which other nuclei affect its features.
+    Other nuclei affect the features of a nucleus, whose columns are ``names``, up to a distance of ``reach_um``. The
+    stain vectors ``brown`` (3, 3) of immunohistochemistry, DAB second, serve to measure DAB in cells; None for other
+    stains.
     """
 
     def __init__(
@@ -85,10 +66,10 @@ class FeatureMeter:
         self.store = settings.store
         self.store.keep_chunks(CACHED_CHUNKS)
         features = features_of(settings.chosen, classes)
-        self.names, self.groups = tuple(each.name for each in features), {each.group for each in features}
+        self.names, self.groups = tuple(feature.name for feature in features), {feature.group for feature in features}
         if settings.expand_um:
-            with_dab = brown is not None
-            self.names += (*(each.name for each in (*CELL, *(DAB_OF_CELL if with_dab else ()))), CELL_RAYS)
+            of_cells = CELL if brown is None else (*CELL, *DAB_OF_CELL)
+            self.names += (*(feature.name for feature in of_cells), CELL_RAYS)
         self.margin_um = max(RING_UM, settings.expand_um or 0)  # pixels are measured up to this far outside nuclei
         self.reach_um = REACH_UM if "neighbours" in self.groups else 2 * (MAX_RAY_UM + self.margin_um)
         self._stains = TEXTBOOK if settings.fit is None else settings.fit.stains
@@ -109,29 +90,26 @@ class FeatureMeter:
     def measure(
         self, nuclei: Nuclei, others: Nuclei, rings: np.ndarray, shapes: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """The columns ``names`` of nuclei, (N,) each, but (N, R) for ``cell_rays``; NaN if a feature is undefined.
+        """The columns ``names`` of nuclei (frame: level0), (N,) each, but (N, R) for ``cell_rays``; NaN if undefined.
 
-        Args:
-            nuclei: nuclei (frame: level0) with outlines.
-            others: all other nuclei within ``reach_um`` of ``nuclei``.
-            rings: (N, R, 2) outlines of the nuclei in level-0 px.
-            shapes: measurements of the outlines, from ``nuclei.shape.measure_shapes``.
+        All other nuclei within ``reach_um`` are ``others``. The outlines ``rings`` (N, R, 2) are in level-0 px, and
+        their ``shapes`` come from ``nuclei.shape.measure_shapes``.
         """
         info = self.info
-        found = measure_form(rings, info.mpp, shapes)
+        columns = measure_form(rings, info.mpp, shapes)
         cells = None
         if self.settings.expand_um:
             cells = find_cells(nuclei, others, self.settings.expand_um, info, self.kept)
-            found |= measure_area(cells, shapes)
-        found |= self._measure_pixels(nuclei, others, cells)
+            columns |= measure_area(cells, shapes)
+        columns |= self._measure_pixels(nuclei, others, cells)
         if "neighbours" in self.groups:
-            um, others_um = (each.xy * np.asarray(info.mpp) for each in (nuclei, others))
-            found |= measure_neighbours(um, nuclei.label, others_um, others.label, self.classes)
-            found["neighbours_tissue_edge_um"] = measure_edge_distance(nuclei.xy, self.kept, info.mpp)
-        return {name: found[name] for name in self.names}
+            um, others_um = (part.xy * np.asarray(info.mpp) for part in (nuclei, others))
+            columns |= measure_neighbours(um, nuclei.label, others_um, others.label, self.classes)
+            columns["neighbours_tissue_edge_um"] = measure_edge_distance(nuclei.xy, self.kept, info.mpp)
+        return {name: columns[name] for name in self.names}
 
     def _measure_pixels(self, nuclei: Nuclei, others: Nuclei, cells: np.ndarray | None) -> dict[str, np.ndarray]:
-        xy, others_xy = (level0_to_work(each.xy, self.info.mpp, self.store.mpp) for each in (nuclei, others))
+        xy, others_xy = (level0_to_work(part.xy, self.info.mpp, self.store.mpp) for part in (nuclei, others))
         all_xy = np.concatenate([xy, others_xy])
         all_rays = np.minimum(np.concatenate([nuclei.rays, others.rays]), MAX_RAY_UM)
         radius, most = all_rays.max(1, initial=0) / self.store.mpp, MAX_RAY_UM + self.margin_um
@@ -148,10 +126,10 @@ class FeatureMeter:
             own = xy[field], all_rays[field], None if cells is None else np.minimum(cells[field], most)
             parts.append(self._measure_field(own, all_xy[near], all_rays[near], low, high))
         order = np.concatenate(fields)
-        found = {name: np.empty(len(xy)) for name in parts[0]}
-        for name, values in found.items():
+        columns = {name: np.empty(len(xy)) for name in parts[0]}
+        for name, values in columns.items():
             values[order] = np.concatenate([part[name] for part in parts])
-        return found
+        return columns
 
     def _measure_field(
         self,
@@ -172,7 +150,7 @@ class FeatureMeter:
         groups = [slice(start, start + at_once) for start in range(0, len(xy), at_once)]
         zones = [find_zones(xy[group], rays[group], *image) for group in groups]
         taken = np.zeros(height * width, bool)
-        for nuclei in (*(each.nucleus for each in zones), find_nuclei(others_xy, others_rays, *image)):
+        for nuclei in (*(group.nucleus for group in zones), find_nuclei(others_xy, others_rays, *image)):
             taken[nuclei.pixel] = True
         planes = self.store.read_planes(tuple(low), (width, height))
         rows = None if cells is None else np.ascontiguousarray(planes[:, ::ROW_STEP])
@@ -181,7 +159,7 @@ class FeatureMeter:
             free = group.ring.where(~taken.take(group.ring.pixel))
             parts.append(measure_densities(replace(group, ring=free), planes, self._tables))
             if cells is not None:  # without ``taken``, because cells do not contain other nuclei
-                parts[-1] |= self._measure_cells([each[nuclei] for each in own], image, group.outline, rows)
+                parts[-1] |= self._measure_cells([values[nuclei] for values in own], image, group.outline, rows)
             if "texture" in self.groups:
                 parts[-1] |= measure_texture(group.nucleus, planes, self._tables[0], self.store.mpp)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -198,14 +176,14 @@ class FeatureMeter:
         outer, inner = cross_rows(xy, cells, *image), {"cytoplasm": thin_rows(outline, rows.shape[2])}
         if len(self._stains_of_cells) > 2:
             inner["membrane"] = cross_rows(xy, np.maximum(cells - RIM_UM, rays), *image)
-        means = {zone: mean_densities(fill(outer, each), rows) for zone, each in inner.items()}
-        found = {name: means[name.partition("_")[0]] @ share for name, share in self._stains_of_cells.items()}
+        means = {zone: mean_densities(fill(outer, crossings), rows) for zone, crossings in inner.items()}
+        densities = {name: means[name.partition("_")[0]] @ share for name, share in self._stains_of_cells.items()}
         if self._third is not None:  # where the third stain is negative, only two are separated, as in nuclei
             of_third, dab_of_two = self._third
             for zone, density in means.items():
                 name = f"{zone}_dab_mean"
-                found[name] = np.where(density @ of_third < 0, density @ dab_of_two, found[name])
-        return found
+                densities[name] = np.where(density @ of_third < 0, density @ dab_of_two, densities[name])
+        return densities
 
 
 def _shares(stains: np.ndarray) -> np.ndarray:
@@ -216,15 +194,15 @@ def _shares(stains: np.ndarray) -> np.ndarray:
 def measure_slide(meter: FeatureMeter, nuclei: Nuclei) -> dict[str, np.ndarray]:
     """``SHAPE_COLUMNS`` and the meter's columns for all nuclei of a slide (frame: level0), in the nuclei's order."""
     xy, reach = nuclei.xy, meter.reach_um / np.asarray(meter.info.mpp)
-    found = {name: np.full(len(xy), np.nan) for name in (*SHAPE_COLUMNS, *meter.names)}
+    columns = {name: np.full(len(xy), np.nan) for name in (*SHAPE_COLUMNS, *meter.names)}
     work_xy = level0_to_work(xy, meter.info.mpp, meter.store.mpp)
     fields = _fields(work_xy, nuclei.rays.max(1, initial=0)) if len(xy) else []
     for field, near in with_near(xy, fields, reach):
         rings = rays_to_rings(xy[field], nuclei.rays[field], meter.info.mpp)
         shapes = measure_shapes(rings, meter.info.mpp)
         for name, values in (shapes | meter.measure(nuclei[field], nuclei[near], rings, shapes)).items():
-            found[name][field] = values
-    return found
+            columns[name][field] = values
+    return columns
 
 
 def with_near(
@@ -261,21 +239,19 @@ def _fields(xy: np.ndarray, radius: np.ndarray) -> list[np.ndarray]:
 def measure_form(
     rings: np.ndarray, mpp: tuple[float, float], shapes: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """The features of the group *shape*, (N,) each.
+    """The features of the group *shape*, (N,) each, of outlines (N, V, 2) in pixels without a repeated last vertex.
 
-    Args:
-        rings: (N, V, 2) vertices of outlines in pixels, without a repeated last vertex.
-        mpp: (x, y) um per pixel.
-        shapes: measurements of the same outlines, from ``nuclei.shape.measure_shapes``.
+    The ``shapes`` of the same outlines come from ``nuclei.shape.measure_shapes``.
     """
     x, y = np.moveaxis((rings - rings[:, :1]) * np.asarray(mpp, float), -1, 0).copy()
     area, perimeter = (np.asarray(shapes[name], float) for name in ("area_um2", "perimeter_um"))
-    width, height = (each.max(1) - each.min(1) for each in (x, y))
+    width, height = (np.ptp(axis, 1) for axis in (x, y))
     with np.errstate(divide="ignore", invalid="ignore"):
+        xx, yy, xy = area_and_moments(x, y)[1].T
         return {
             "shape_equivalent_diameter_um": np.sqrt(4 * area / np.pi),
             "shape_feret_um": _largest_distance(x, y),
-            "shape_orientation": _orientation(x, y),
+            "shape_orientation": np.arctan2(2 * xy, yy - xx) / 2,  # from the downward axis, positive to the right
             "shape_circularity": 4 * np.pi * area / perimeter**2,
             "shape_extent": area / (width * height),
         }
@@ -284,17 +260,10 @@ def measure_form(
 def _largest_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(N,) Feret diameters: the largest distance between two of the vertices ``x``, ``y`` (N, V)."""
     n_vertices = x.shape[1]
-    x, y = (np.concatenate([each, each[:, : n_vertices // 2]], 1).astype(np.float32) for each in (x, y))
+    x, y = (np.concatenate([axis, axis[:, : n_vertices // 2]], 1).astype(np.float32) for axis in (x, y))
     largest = np.zeros((len(x), n_vertices), np.float32)
     for step in range(1, n_vertices // 2 + 1):
         ahead = slice(step, step + n_vertices)
         across = (x[:, ahead] - x[:, :n_vertices]) ** 2 + (y[:, ahead] - y[:, :n_vertices]) ** 2
         np.maximum(largest, across, out=largest)
     return np.sqrt(largest.max(1))
-
-
-def _orientation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(N,) angles in (-pi / 2, pi / 2] from the downward axis to the major axis, positive to the right."""
-    _, moments = area_and_moments(x, y)
-    xx, yy, xy = moments.T
-    return np.arctan2(2 * xy, yy - xx) / 2

@@ -20,16 +20,11 @@ _AT_ONCE = 256  # number of nuclei whose neighbours are compared at once, so tha
 
 
 def with_surroundings(parts: Iterable[Nuclei], reach: np.ndarray, back_px: float) -> Iterator[tuple[Nuclei, Nuclei]]:
-    """Yield each part, with all nuclei of other parts within ``reach`` of the box around it.
+    """Yield each part, with all nuclei of other parts within ``reach`` (x, y) of the box around it; all in level-0 px.
 
-    Parts arrive in rows of windows, so that a part's neighbours are complete once the stream has passed it; only parts
-    within reach are kept in memory.
-
-    Args:
-        parts: nuclei (frame: level0); no part is empty.
-        reach: (2,) distance in level-0 px in x and y.
-        back_px: height of a row of windows; no nucleus lies farther than this above the lowest nucleus of the earlier
-            parts.
+    Parts, none of them empty, arrive in rows of windows of height ``back_px``, so that no nucleus lies farther than
+    this above the lowest nucleus of the earlier parts, and a part's neighbours are complete once the stream has passed
+    it. Only parts within reach are kept in memory.
     """
     held: deque[_Part] = deque()
     n_waiting, passed = 0, -np.inf
@@ -59,12 +54,12 @@ class _Part:
     def with_others(self, held: Iterable[_Part], reach: np.ndarray) -> tuple[Nuclei, Nuclei]:
         """The part's nuclei, and the position, rays and label of nuclei of other parts within ``reach`` of its box."""
         low, high = self.low - reach, self.high + reach
-        found = [_slim(self.nuclei[:0])]
+        near = [_slim(self.nuclei[:0])]
         for part in held:
             if part is not self and (part.low <= high).all() and (part.high >= low).all():
                 inside = ((part.nuclei.xy >= low) & (part.nuclei.xy <= high)).all(1)
-                found.append(_slim(part.nuclei[np.flatnonzero(inside)]))
-        return self.nuclei, Nuclei.concatenate(found)
+                near.append(_slim(part.nuclei[np.flatnonzero(inside)]))
+        return self.nuclei, Nuclei.concatenate(near)
 
 
 def _slim(nuclei: Nuclei) -> Nuclei:
@@ -74,14 +69,9 @@ def _slim(nuclei: Nuclei) -> Nuclei:
 def measure_neighbours(
     um: np.ndarray, label: np.ndarray, others_um: np.ndarray, others_label: np.ndarray, classes: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Distance to the nearest nucleus, counts, and the mix of classes, (N,) each.
+    """Distance to the nearest nucleus, counts, and the mix of classes, (N,) each, for nuclei at ``um`` (N, 2).
 
-    Args:
-        um: (N, 2) positions of the nuclei in um.
-        label: (N,) labels of the nuclei.
-        others_um: (M, 2) positions of all other nuclei within ``REACH_UM``.
-        others_label: (M,) labels of the other nuclei.
-        classes: names of the classes, by label.
+    All other nuclei within ``REACH_UM`` are at ``others_um`` (M, 2). Labels are indices of ``classes``.
     """
     all_um, all_label = np.concatenate([um, others_um]), np.concatenate([label, others_label])
     # Positions are sorted into square cells; two empty cells surround them, so that every cell has two on each side.
@@ -94,34 +84,34 @@ def measure_neighbours(
     place[order] = np.arange(len(order))
     (x, y), sorted_label = np.ascontiguousarray(all_um[order].T), all_label[order]
     names = [f"neighbours_within_{radius}um" for radius in RADII_UM]
-    found = {"neighbours_nearest_um": np.empty(len(um))} | {name: np.empty(len(um), int) for name in names}
+    features = {"neighbours_nearest_um": np.empty(len(um))} | {name: np.empty(len(um), int) for name in names}
     n_same, of_class = np.zeros(len(um)), np.empty((len(classes), len(um)), int)
     for group in (slice(start, min(start + _AT_ONCE, len(um))) for start in range(0, len(um), _AT_ONCE)):
         own, rows = place[group], cell[group, None] + n_columns * np.arange(-2, 3)
         begin, n = first[rows - 2], first[rows + 3] - first[rows - 2]
         near, bounds = count_from(begin.ravel(), n.ravel()), np.append(0, np.cumsum(n.sum(1)))
-        across, down = (each.take(near) - np.repeat(each[own], np.diff(bounds)) for each in (x, y))
+        across, down = (axis.take(near) - np.repeat(axis[own], np.diff(bounds)) for axis in (x, y))
         squared = across * across + down * down
         squared[bounds[:-1] + n[:, :2].sum(1) + own - begin[:, 2]] = np.inf  # the nucleus itself
         nearest = np.minimum.reduceat(squared, bounds[:-1])
-        found["neighbours_nearest_um"][group] = np.where(nearest < REACH_UM**2, np.sqrt(nearest), np.nan)
+        features["neighbours_nearest_um"][group] = np.where(nearest < REACH_UM**2, np.sqrt(nearest), np.nan)
         for name, radius in zip(names, RADII_UM, strict=True):
             within = np.flatnonzero(squared <= radius**2)
             ends = np.searchsorted(within, bounds)
-            found[name][group] = np.diff(ends)
+            features[name][group] = np.diff(ends)
             if radius == MIX_UM:
                 label_within = sorted_label.take(near.take(within))
                 for number, n_class in enumerate(of_class):
                     n_class[group] = np.diff(np.searchsorted(np.flatnonzero(label_within == number), ends))
     if len(classes) < 2:
-        return found
-    n_around = found[f"neighbours_within_{MIX_UM}um"]
+        return features
+    n_around = features[f"neighbours_within_{MIX_UM}um"]
     with np.errstate(invalid="ignore"):
         for number, name in enumerate(classes):
-            found[f"neighbours_fraction_{name}"] = of_class[number] / n_around
+            features[f"neighbours_fraction_{name}"] = of_class[number] / n_around
             n_same[label == number] = of_class[number, label == number]
-        found["neighbours_same_class_fraction"] = n_same / n_around
-    return found
+        features["neighbours_same_class_fraction"] = n_same / n_around
+    return features
 
 
 def measure_edge_distance(xy: np.ndarray, kept: KeptArea, slide_mpp: tuple[float, float]) -> np.ndarray:

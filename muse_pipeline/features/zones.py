@@ -21,11 +21,9 @@ _LAST = np.iinfo(np.int32).max  # pads arrays of crossings; exceeds every pixel 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Pixels of N nuclei, nucleus by nucleus and row by row.
+    """Pixels of N nuclei, nucleus by nucleus and row by row, as indices (M,) int32 in the flattened image.
 
-    Attributes:
-        pixel: (M,) int32 indices of pixels in the flattened image.
-        start: (N + 1,) int; nucleus i has the pixels ``pixel[start[i]:start[i + 1]]``.
+    Nucleus i has the pixels ``pixel[start[i]:start[i + 1]]``, with ``start`` (N + 1,).
     """
 
     pixel: np.ndarray
@@ -49,42 +47,31 @@ class Pixels:
     def sum(self, values: np.ndarray) -> np.ndarray:
         """(N,) sum of ``values`` (M,) in each nucleus; float64, or int64 if the values are integers."""
         kind = np.float64 if values.dtype.kind == "f" else np.int64
-        sums, known = np.zeros(len(self.start) - 1, kind), self.n > 0
-        if known.any():
-            sums[known] = np.add.reduceat(values, self.start[:-1][known], dtype=kind)
+        sums, is_filled = np.zeros(len(self.start) - 1, kind), self.n > 0
+        if is_filled.any():
+            sums[is_filled] = np.add.reduceat(values, self.start[:-1][is_filled], dtype=kind)
         return sums
 
 
 @dataclass(frozen=True)
 class Zones:
-    """Pixels of N nuclei by zone. If nuclei overlap, a pixel can belong to several of them.
+    """Pixels of N nuclei by zone. If nuclei overlap, a pixel can belong to several of them."""
 
-    Attributes:
-        nucleus: pixels whose centres lie within the outline.
-        rim: pixels of the nucleus that are lost if every ray is shortened by ``RIM_UM``.
-        ring: pixels that are gained if every ray is lengthened by ``RING_UM``.
-        outline: (N, C) int32 crossings of the outline, as from ``cross_rows``, but with all rows.
-    """
-
-    nucleus: Pixels
-    rim: Pixels
-    ring: Pixels
-    outline: np.ndarray
+    nucleus: Pixels  # pixels whose centres lie within the outline
+    rim: Pixels  # pixels of the nucleus that are lost if every ray is shortened by ``RIM_UM``
+    ring: Pixels  # pixels that are gained if every ray is lengthened by ``RING_UM``
+    outline: np.ndarray  # (N, C) int32 crossings of the outline, as from ``cross_rows``, but with all rows
 
 
 def find_zones(xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndarray, shape: tuple[int, int]) -> Zones:
-    """The zones of nuclei in an image, without pixels outside the image.
+    """The zones of nuclei in an image of ``shape`` (h, w), without pixels outside the image.
 
-    Args:
-        xy: (N, 2) centres in pixels of the slide at ``mpp``.
-        rays_um: (N, R) rays of the nuclei.
-        mpp: um per pixel.
-        corner: (2,) int, (x, y) of the image's first pixel on the slide.
-        shape: (h, w) of the image.
+    The centres (N, 2) are in pixels of the slide at ``mpp``, the rays (N, R) in um, and the ``corner`` (x, y) is the
+    image's first pixel on the slide.
     """
     rays = np.asarray(rays_um, float)
     outlines = rays, np.maximum(rays - RIM_UM, 0), rays + RING_UM
-    own, core, outer = (_crossings(xy, each, mpp, corner, shape) for each in outlines)
+    own, core, outer = (_crossings(xy, outline, mpp, corner, shape) for outline in outlines)
     return Zones(fill(own), fill(own, core), fill(own, outer), own)
 
 
@@ -142,12 +129,12 @@ def _crossings(
     x, y = (rays * directions[:, axis] + (xy[:, axis] - whole[:, axis] - 0.5)[:, None] for axis in (0, 1))
     left, top = (whole - corner).astype(np.int32).T[..., None]
     row = np.clip(np.ceil(y).astype(np.int32), -top, height - top)  # first row with its centre not above the vertex
-    next_x, next_y, next_row = (np.concatenate([each[:, 1:], each[:, :1]], axis=1) for each in (x, y, row))
+    next_x, next_y, next_row = (np.concatenate([values[:, 1:], values[:, :1]], axis=1) for values in (x, y, row))
     n_rows, first_row = np.abs(next_row - row), np.minimum(row, next_row)
     with np.errstate(divide="ignore", invalid="ignore"):  # for edges that do not cross a row
         slope = (next_x - x) / (next_y - y)
         x += (first_row - y) * slope
-    x, slope, first = (np.repeat(each, n_rows.ravel()) for each in (x, slope, (first_row + top) * width))
+    x, slope, first = (np.repeat(values, n_rows.ravel()) for values in (x, slope, (first_row + top) * width))
     nth = count_from(np.zeros(n_rows.size, np.int32), n_rows.ravel())
     n = n_rows.sum(1)
     column = np.ceil(x + nth * slope).astype(np.int32) + np.repeat(left, n)

@@ -140,14 +140,11 @@ def find_artefacts(
     threads: int = 1,
     subtract: Sequence[str] = LEFT_OUT,
 ) -> ArtefactMap:
-    """Find the areas of a slide that are out of focus, folded, under a bubble or inked, in its image at ``MPP``.
+    """Find the areas of a slide that are out of focus, folded, under a bubble or inked.
 
-    Args:
-        store: the image, at ``MPP`` or a finer mpp that divides it.
-        tissue: tissue of the slide; areas outside it are not counted.
-        fit: fit of the slide's stains; None if it failed.
-        threads: number of threads; results do not depend on it.
-        subtract: kinds whose nuclei and areas are left out of totals; they take precedence where kinds overlap.
+    The image ``store`` is at ``MPP`` or a finer mpp that divides it. Areas outside ``tissue`` are not counted. The fit
+    of the slide's stains is None if it failed. The kinds in ``subtract``, whose nuclei and areas are left out of
+    totals, take precedence where kinds overlap.
     """
     masks = find_masks(store, fit, threads)
     kind = np.full(masks[0].shape, CLEAN, np.int8)
@@ -368,9 +365,9 @@ def _measure_block(image: Store, corner: tuple[int, int]) -> np.ndarray:
     return np.stack([fine - _NOISE[0] * noise, coarse - _NOISE[1] * noise, tissue], -1)
 
 
-def _measure_energy(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def _measure_energy(sharper: np.ndarray, softer: np.ndarray) -> np.ndarray:
     """Mean square of the difference of two images in each cell of a block, in grey levels squared."""
-    difference = cv2.absdiff(one, other).astype(np.float32)
+    difference = cv2.absdiff(sharper, softer).astype(np.float32)
     return _average(np.square(difference, out=difference)) / _STEPS**2
 
 

@@ -82,18 +82,14 @@ class Guard:
 
 @dataclass(frozen=True)
 class WindowChoice:
-    """The windows of a slide in which nuclei are searched for.
+    """The windows of a slide in which nuclei are searched for: those that ``guard`` does not exclude.
 
-    Attributes:
-        guard: check that excludes windows; None to search all of them.
-        within: two opposite corners (x, y) of a rectangle in work pixels; only batches with a window whose core touches
-            it are run. None to run all batches.
-        offset_px: shift of the window grid; 0 except in tests, which check that results do not depend on it.
+    Only batches with a window whose core touches the rectangle ``within``, two corners (x, y) in work pixels, are run.
     """
 
     guard: Guard | None = None
     within: tuple[np.ndarray, np.ndarray] | None = None
-    offset_px: int = 0
+    offset_px: int = 0  # shift of the window grid; set only by tests, which check that results do not depend on it
 
 
 EVERY_WINDOW = WindowChoice()
@@ -149,7 +145,18 @@ def detect_shard(
             "n_windows": sum(map(len, batches)),
             "full_windows": full,
             **({"guarded_windows": guarded} if guard else {}),
-            "common": _common_facts(store, grid, finder, guard),
+            "common": {
+                "slide_id": store.slide_id,
+                "fingerprint": store.fingerprint,
+                "size_px": list(store.size_px),
+                "slide_mpp": list(store.slide_mpp),
+                "offset_px": grid.offset_px,
+                "corrupt_fraction": store.attributes.get("corrupt_fraction", 0.0),
+                "tissue_sha256": store.attributes.get("tissue_sha256"),
+                **finder.facts(),
+                "card": card.to_json(),
+                **({"warnings": list(guard.remarks)} if guard else {}),
+            },
         }
         writer.finish(facts)
     return facts
@@ -209,22 +216,6 @@ def require_mpp(store: Store, card: ModelCard | EmbedderCard) -> None:
         )
 
 
-def _common_facts(store: Store, grid: WindowGrid, finder: Detector, guard: Guard | None) -> dict[str, Any]:
-    """Facts about image, finder and guard that must be equal in all shards of a slide."""
-    return {
-        "slide_id": store.slide_id,
-        "fingerprint": store.fingerprint,
-        "size_px": list(store.size_px),
-        "slide_mpp": list(store.slide_mpp),
-        "offset_px": grid.offset_px,
-        "corrupt_fraction": store.attributes.get("corrupt_fraction", 0.0),
-        "tissue_sha256": store.attributes.get("tissue_sha256"),
-        **finder.facts(),
-        "card": finder.card.to_json(),
-        **({"warnings": list(guard.remarks)} if guard else {}),
-    }
-
-
 PACKAGES = ("muse-pipeline", "numpy", "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")
 
 
@@ -234,20 +225,14 @@ class ModelFinder(Detector):
 
     On a slide of immunohistochemistry, the model also runs on recoloured pixels, to find brown nuclei, and
     the DAB of every nucleus is measured (``inference.stains``).
-
-    Attributes:
-        predictor: the model.
-        colour: (3, 4) map of the slide's colours, see ``inference.stains``.
-        appearance: comparison of the slide with the model's training pictures; None if there is none.
-        third_stain: unit vector of a stain other than haematoxylin and DAB; None if there is none.
     """
 
     suppress_overlaps = True
 
     predictor: Predictor
-    colour: np.ndarray
-    appearance: Verdict | None = None
-    third_stain: Sequence[float] | None = None
+    colour: np.ndarray  # (3, 4) map of the slide's colours, see ``inference.stains``
+    appearance: Verdict | None = None  # comparison of the slide with the model's training pictures
+    third_stain: Sequence[float] | None = None  # unit vector of a stain other than haematoxylin and DAB
 
     @classmethod
     def of_slide(cls, predictor: Predictor, stained: SlideColour, stain: str | None = None) -> ModelFinder:

@@ -126,12 +126,9 @@ def merge_references(*references: AppearanceReference | None) -> AppearanceRefer
 
 
 def judge_appearance(reference: AppearanceReference | None, colour: SlideColour, stain: str | None = None) -> Verdict:
-    """Compare a slide with the training pictures of a model.
+    """Compare a slide with the training pictures of a model, whose card may have no ``reference``.
 
-    Args:
-        reference: reference in the model's card; None if the card has none.
-        colour: stains and appearance of the slide.
-        stain: stain that the user states, one of ``core.specimen.STAINS``; if None or "unknown", the colours decide.
+    If the ``stain`` that the user states, one of ``core.specimen.STAINS``, is None or "unknown", the colours decide.
     """
     if other := _name_other_stain(colour, stain):
         return Verdict(OTHER_STAIN, other)

@@ -152,13 +152,9 @@ def write_embeddings(
 ) -> None:
     """Write ``embeddings-<model>.parquet``, with one row per nucleus.
 
-    Args:
-        path: path of the file.
-        ids: (N,) S36 ids of the objects in QuPath.
-        xy: (N, 2) positions in level-0 pixels.
-        features: columns of numbers (N,); values that are not finite are written as null.
-        embedding: (N, D) float16.
-        provenance: description of slide, nuclei and model.
+    The ids (N,) S36 are those of the objects in QuPath, and the positions (N, 2) are in level-0 pixels. Columns of
+    ``features`` (N,) are null where they are not finite. The embedding is (N, D) float16, and the provenance describes
+    slide, nuclei and model.
     """
     columns = {
         "id": pa.array(ids.astype("U36").tolist(), pa.string()),

@@ -155,9 +155,9 @@ def _read_input(network: Path, session: InferenceSession, input_px: int | None) 
     ports = session.get_inputs()
     batch, *shape = ports[0].shape
     if len(ports) != 1 or len(shape) != 3 or 3 not in (shape[0], shape[2]) or ports[0].type not in DTYPES:
-        found = ", ".join(f"{port.name} {port.type} {port.shape}" for port in ports)
+        inputs = ", ".join(f"{port.name} {port.type} {port.shape}" for port in ports)
         raise ModelError(
-            f"{network}: takes {found}; give a network with one input, of RGB windows in float32, float16 or uint8"
+            f"{network}: takes {inputs}; give a network with one input, of RGB windows in float32, float16 or uint8"
         )
     is_first = shape[0] == 3
     sides = {side for side in (shape[1:] if is_first else shape[:2]) if isinstance(side, int)}
@@ -201,14 +201,14 @@ def _fit(network: Path, card: ImportedCard, values: list[np.ndarray], halo_um: f
 
 def _count_rays(card: ImportedCard, values: list[np.ndarray]) -> int:
     """Number of rays of an outline; 0 if the outputs are not the maps of the card's kind."""
-    if any(each.ndim not in (3, 4) for each in values):
+    if any(of_map.ndim not in (3, 4) for of_map in values):
         return 0
-    shapes = [channels_first(each).shape for each in values]
+    shapes = [channels_first(of_map).shape for of_map in values]
     if any(shape[2:] != (shapes[0][2],) * 2 for shape in shapes):
         return 0
-    expected, found = [n for *_, n in list_maps(card.kind, len(card.classes))], [shape[1] for shape in shapes]
-    if card.kind == "stardist" and len(found) == 1:  # all maps in one output
-        return max(found[0] - sum(n[0] for n in expected if n), 0)
-    if len(found) != len(expected) or any(n and one not in n for n, one in zip(expected, found, strict=True)):
+    allowed, channels = [n for *_, n in list_maps(card.kind, len(card.classes))], [shape[1] for shape in shapes]
+    if card.kind == "stardist" and len(channels) == 1:  # all maps in one output
+        return max(channels[0] - sum(n[0] for n in allowed if n), 0)
+    if len(channels) != len(allowed) or any(ns and n not in ns for ns, n in zip(allowed, channels, strict=True)):
         return 0
-    return found[1] if card.kind == "stardist" else N_RAYS
+    return channels[1] if card.kind == "stardist" else N_RAYS

@@ -120,21 +120,21 @@ def _decode_areas(maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
     mask = drop_small(nucleus >= card.threshold, MIN_NUCLEUS_UM2 / mpp**2)
     mask = ~drop_small(~mask, MIN_NUCLEUS_UM2 / mpp**2, connectivity=4)  # holes
     labels = cut_relief(mask, _relief(maps, mask, mpp, card), mpp)
-    found = label_image_to_nuclei(labels, (mpp, mpp), card.n_rays)
+    nuclei = label_image_to_nuclei(labels, (mpp, mpp), card.n_rays)
     # The last channel of a "boundary" network is the boundary, which is left out.
     classes = probabilities(maps[-1 if card.kind == "hover" else 0], card)[: len(card.classes) + 1]
     n_pixels = np.bincount(labels.ravel())[1:]
     score, *of_classes = (
-        np.bincount(labels.ravel(), each.ravel())[1:] / n_pixels for each in (nucleus, *classes)
+        np.bincount(labels.ravel(), prob.ravel())[1:] / n_pixels for prob in (nucleus, *classes)
     )  # means over each nucleus
-    return _table(found.xy * card.stride_px, found.rays, score, of_classes, card)
+    return _table(nuclei.xy * card.stride_px, nuclei.rays, score, of_classes, card)
 
 
 def _relief(maps: list[np.ndarray], mask: np.ndarray, mpp: float, card: ImportedCard) -> np.ndarray:
     """(h, w) float32, highest in the middle of nuclei: a distance map, or the depth in the mask without boundaries."""
     if card.kind == "boundary":
         return depth_um(mask & is_inside(probabilities(maps[0], card)), mpp)
-    smooth = [cv2.GaussianBlur(each, (0, 0), SMOOTH_UM / mpp) for each in maps[1]]
+    smooth = [cv2.GaussianBlur(channel, (0, 0), SMOOTH_UM / mpp) for channel in maps[1]]
     if card.kind == "distance":
         return smooth[0]
     rise = np.minimum(np.gradient(smooth[0], axis=1), np.gradient(smooth[1], axis=0))

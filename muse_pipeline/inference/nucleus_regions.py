@@ -35,13 +35,9 @@ _STEPS = 1 << 20  # integer steps of the Gaussian in each direction, at which su
 
 
 def map_nuclei(store: Store, paths: Sequence[Path], info: SlideInfo, threads: int = 1) -> SlideMap:
-    """Map the regions of a slide from all its shards.
+    """Map the regions of a slide from all its shards, ``threads`` bands at a time.
 
-    Args:
-        store: the slide's image; only its size and tissue are used.
-        paths: every shard of the slide.
-        info: the slide.
-        threads: number of bands that are smoothed at the same time.
+    Of the slide's image ``store``, only the size and the tissue are used.
     """
     cv2.setNumThreads(1)
     shards = gather_shards(list(paths), info)

@@ -88,12 +88,8 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 class OutlineRefiner:
     """The network that refines outlines, in ONNX Runtime; safe to call from several threads.
 
-    Args:
-        path: an ONNX file that takes ``density`` (3, 17, 64, 16) and ``rays`` (64, 16) um and returns ``change``
-            (64, 16) um, all float32.
-
-    Attributes:
-        sha256: checksum of the file.
+    Its ONNX file takes ``density`` (3, 17, 64, 16) and ``rays`` (64, 16) um, and returns ``change`` (64, 16) um, all
+    float32.
     """
 
     def __init__(self, path: Path = MODEL):
@@ -140,15 +136,10 @@ def angle_weights(n: int, m: int) -> np.ndarray:
 def fit_outlines(
     windows: list[Nuclei], pixels: np.ndarray, mpp: float, snap_um: float, refiner: OutlineRefiner | None
 ) -> list[Nuclei]:
-    """Refine the outlines of the nuclei in windows, or move them to edges.
+    """Refine the outlines of the nuclei in windows (B, H, W, 3) uint8, or move them to edges.
 
-    Args:
-        windows: nuclei of each window, in its frame.
-        pixels: (B, H, W, 3) uint8 pixels of the windows.
-        mpp: um per pixel.
-        snap_um: largest distance by which outlines move to the clearest edge in the red channel, in which haematoxylin
-            is dark and eosin light; 0 leaves them unchanged.
-        refiner: network that refines outlines, in place of ``snap_um``; None if there is none.
+    Without a ``refiner``, outlines move by at most ``snap_um`` to the clearest edge in the red channel, in which
+    haematoxylin is dark and eosin light; 0 leaves them unchanged.
     """
     if not refiner and not snap_um:
         return windows

@@ -56,11 +56,11 @@ def record_failure(folder: Path, slide_id: str) -> Iterator[None]:
 def write_regions(maps: SlideMap, store: Store, info: SlideInfo, folder: Path) -> dict[str, Any]:
     """Write all files of a slide's regions, ``regions.json`` last, and return its content."""
     classes = maps.classes
-    outlines = trace_regions(classify(maps))
-    level0 = [_to_level0(polygon, maps, info) for polygon in outlines.polygons]
+    polygons, label = trace_regions(classify(maps))
+    level0 = [_to_level0(polygon, maps, info) for polygon in polygons]
     areas = [
-        ClassArea(classes[label].name, classes[label].color, part)
-        for shape, label in zip(level0, outlines.label.tolist(), strict=True)
+        ClassArea(classes[number].name, classes[number].color, part)
+        for shape, number in zip(level0, label.tolist(), strict=True)
         for part in shapely.get_parts(shape)
         if part.geom_type == "Polygon" and part.area > 0
     ]

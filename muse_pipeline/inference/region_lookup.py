@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -33,34 +33,21 @@ MARGIN_UM = 16.0  # four cells of the map; closer to the border, the region is u
 
 @dataclass(frozen=True)
 class RegionColumns:
-    """Columns of the table that describe the regions of N nuclei.
+    """Columns of the table that describe the regions of N nuclei."""
 
-    Attributes:
-        region: (N,) int32 index of the class; ``NO_REGION`` outside all regions.
-        prob: (N,) float32 probability of that class; NaN outside all regions and in drawn areas.
-        border_um: (N,) float32 distance to the nearest border, negative inside; NaN if the slide has no border.
-        own_um: the same for the border of each class that has one of its own, keyed by its name.
-    """
-
-    region: np.ndarray
-    prob: np.ndarray
-    border_um: np.ndarray
-    own_um: dict[str, np.ndarray] = field(default_factory=dict)
+    region: np.ndarray  # (N,) int32 index of the class; ``NO_REGION`` outside all regions
+    prob: np.ndarray  # (N,) float32 probability of that class; NaN outside all regions and in drawn areas
+    border_um: np.ndarray  # (N,) float32 distance to the nearest border, negative inside; NaN if there is none
+    own_um: dict[str, np.ndarray]  # the same for the border of each class that has one of its own
 
 
 @dataclass(frozen=True)
 class RegionClass(NucleusClass):
-    """A class of tissue regions of a slide.
+    """A class of tissue regions of a slide."""
 
-    Attributes:
-        tissue: tissue of the class, in level-0 pixels.
-        is_inside: True if the class lies inside the border.
-        border: border of the class alone, in level-0 pixels; None if it is not distinguished from the slide's border.
-    """
-
-    tissue: shapely.Geometry
-    is_inside: bool
-    border: shapely.Geometry | None = None
+    tissue: shapely.Geometry  # tissue of the class, in level-0 pixels
+    is_inside: bool  # True if the class lies inside the border
+    border: shapely.Geometry | None = None  # border of the class alone; None if it is not distinguished
 
 
 class SlideRegions:
@@ -273,7 +260,7 @@ def _drawn(path: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions:
 def outline_kept(kept: KeptArea, info: SlideInfo) -> shapely.Geometry:
     """Outline of the area in which nuclei are kept, in level-0 pixels."""
     mask = np.unpackbits(kept.bits, axis=1, count=kept.width)
-    polygons = trace_regions(mask).polygons
+    polygons, _ = trace_regions(mask)
     outline = shapely.transform(shapely.union_all(polygons), lambda xy: xy * (kept.mask_mpp / np.array(info.mpp)))
     return outline if kept.roi is None else shapely.intersection(outline, kept.roi)
 

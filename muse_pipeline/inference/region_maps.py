@@ -42,25 +42,15 @@ SIMPLIFIED_BY = 0.14  # cells
 
 @dataclass(frozen=True)
 class SlideMap:
-    """The maps of a whole slide.
+    """The maps of a whole slide."""
 
-    Attributes:
-        classes: classes of the maps.
-        is_inside: whether each class lies inside the border.
-        prob: (C, H, W) uint8, probabilities times 255; cell (i, j) covers the slide from (i, j) * ``cell_um``.
-        tissue: (H, W) bool, True where nuclei are kept.
-        min_area_mm2: minimum area of regions and holes; smaller ones are merged into the class around them.
-        facts: origin of the maps, size of a cell, slide and versions, as in ``regions.json``.
-        rim_um: width of the edge of the tissue, which gets the classes of the tissue next to it.
-    """
-
-    classes: tuple[NucleusClass, ...]
-    is_inside: tuple[bool, ...]
-    prob: np.ndarray
-    tissue: np.ndarray
-    min_area_mm2: float
-    facts: dict[str, Any]
-    rim_um: float = RIM_UM
+    classes: tuple[NucleusClass, ...]  # classes of the maps
+    is_inside: tuple[bool, ...]  # whether each class lies inside the border
+    prob: np.ndarray  # (C, H, W) uint8, probabilities times 255; cell (i, j) covers the slide from (i, j) * ``cell_um``
+    tissue: np.ndarray  # (H, W) bool, True where nuclei are kept
+    min_area_mm2: float  # minimum area of regions and holes; smaller ones are merged into the class around them
+    facts: dict[str, Any]  # origin of the maps, size of a cell, slide and versions, as in ``regions.json``
+    rim_um: float = RIM_UM  # width of the edge of the tissue, which gets the classes of the tissue next to it
 
     @property
     def cell_um(self) -> float:
@@ -166,17 +156,6 @@ def tissue_on_cells(store: Store, cell_px: int) -> np.ndarray:
     return mask[np.ix_(rows, columns)]
 
 
-@dataclass(frozen=True, eq=False)
-class Outlines:
-    """Polygons (N,) of regions, in cells of the map, from top to bottom, and the index (N,) of the class of each.
-
-    Polygons are valid and may have holes; a border between two of them has the same vertices in both.
-    """
-
-    polygons: np.ndarray
-    label: np.ndarray
-
-
 def classify(maps: SlideMap) -> np.ndarray:
     """(H, W) uint8: 0 without tissue, otherwise 1 + index of the likeliest class, without small islands and holes."""
     bands = strips(len(maps.tissue), 512)  # because the result of `argmax` is eight times as large as a map
@@ -236,11 +215,15 @@ def _absorb(label: np.ndarray, y: int, x: int, value: int, island: np.ndarray) -
         around[inside > 0] = votes.argmax()
 
 
-def trace_regions(label: np.ndarray) -> Outlines:
-    """Polygons of the classes of a (H, W) uint8 map, 0 for no tissue, simplified by ``SIMPLIFIED_BY``."""
+def trace_regions(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Polygons (N,) of the classes of a (H, W) uint8 map, 0 for no tissue, and the index (N,) of the class of each.
+
+    Polygons are valid, may have holes, are in cells of the map, from top to bottom, and simplified by
+    ``SIMPLIFIED_BY``; a border between two of them has the same vertices in both.
+    """
     arcs = np.array(list(map(_cut_corners, _find_arcs(label))), object)
     if not len(arcs):
-        return Outlines(np.zeros(0, object), np.zeros(0, int))
+        return np.zeros(0, object), np.zeros(0, int)
     simple = shapely.simplify(arcs, SIMPLIFIED_BY, preserve_topology=False)
     faces = _faces(simple)
     while len(wrong := _overlaps(faces)):  # only simplified arcs can cross each other
@@ -257,7 +240,7 @@ def trace_regions(label: np.ndarray) -> Outlines:
     faces, value = faces[kept], value[kept]
     left, top, *_ = shapely.bounds(faces).T
     order = np.lexsort((value, left, top))
-    return Outlines(faces[order], value[order] - 1)
+    return faces[order], value[order] - 1
 
 
 def _find_arcs(label: np.ndarray) -> list[np.ndarray]:
@@ -304,8 +287,8 @@ def _next_sides(corners: np.ndarray, is_node: np.ndarray) -> np.ndarray:
     inner = np.flatnonzero(~is_node)
     # Exactly two directed sides start at a corner that is not a node. The reverse of each (number ^ 1) ends there, so
     # the other one continues it.
-    one, other = inner[np.argsort(corners[inner], kind="stable")].reshape(-1, 2).T
-    following[one ^ 1], following[other ^ 1] = other, one
+    first, second = inner[np.argsort(corners[inner], kind="stable")].reshape(-1, 2).T
+    following[first ^ 1], following[second ^ 1] = second, first
     return following
 
 

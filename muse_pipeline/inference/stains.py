@@ -15,8 +15,16 @@ from muse_pipeline.inference.card import ColourReference, NucleusClass
 from muse_pipeline.nuclei.rays import ray_directions
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.colour import SlideColour
-from muse_pipeline.tissue.stain import DENSITY, IDENTITY, ROUNDED_TEXTBOOK, TEXTBOOK, MacenkoFit, gain_ratio, stain_map
-from muse_pipeline.tissue.third_stain import DAB
+from muse_pipeline.tissue.stain import (
+    DAB,
+    DENSITY,
+    IDENTITY,
+    ROUNDED_TEXTBOOK,
+    TEXTBOOK,
+    MacenkoFit,
+    gain_ratio,
+    stain_map,
+)
 
 MAX_GAIN_RATIO = 18.0  # pictures of H&E have ratios of 1 to 14, violet pictures mostly 20 to 60
 CLASSES = NucleusClass("Negative", (90, 90, 180)), NucleusClass("Positive", (200, 50, 50))  # as in QuPath

@@ -60,19 +60,12 @@ AHEAD = ROW_GROUP // AT_ONCE  # number of parts made ahead, so that threads do n
 
 @dataclass(frozen=True)
 class ColumnSources:
-    """Sources of optional columns of a table of nuclei; None leaves the columns out.
+    """Sources of optional columns of a table of nuclei; None leaves the columns out."""
 
-    Attributes:
-        regions: regions of the slide, from ``region_lookup.load_regions``.
-        features: settings of the features that are measured for every nucleus.
-        artefacts: artefacts for the column ``quality``, with the kinds that totals leave out.
-        intensities: optical densities of DAB (base 10) from which nuclei are 1+, 2+ and 3+ in immunohistochemistry.
-    """
-
-    regions: SlideRegions | None = None
-    features: FeatureSettings | None = None
-    artefacts: ArtefactMap | None = None
-    intensities: Sequence[float] = INTENSITIES_OD
+    regions: SlideRegions | None = None  # regions of the slide, from ``region_lookup.load_regions``
+    features: FeatureSettings | None = None  # settings of the features that are measured for every nucleus
+    artefacts: ArtefactMap | None = None  # artefacts for the column ``quality``, with the kinds that totals leave out
+    intensities: Sequence[float] = INTENSITIES_OD  # densities of DAB (base 10) from which nuclei are 1+, 2+ and 3+
 
 
 OUTLINES_ALONE = ColumnSources()
@@ -106,7 +99,7 @@ def stitch_shards(
     grid = WindowGrid(tuple(shards.common["size_px"]), card.input_px, card.halo_px, shards.common["offset_px"])
     # A row of windows also reports nuclei within the slack above and below its cores.
     row_um = grid.core_px * card.mpp + 2 * SLACK_UM
-    names = [each.name for each in card.classes]
+    names = [nucleus_class.name for nucleus_class in card.classes]
 
     def nuclei_in_tissue() -> Iterator[Nuclei]:
         for nuclei in resolve_stream(shards.paths, grid, card.mpp):
@@ -117,7 +110,9 @@ def stitch_shards(
                 yield clip_to_slide(level0[on_slide & kept.contains(level0.xy, info.mpp)], info)
 
     def nuclei_apart() -> Iterator[Nuclei]:
-        return cut_touching(nuclei_in_tissue(), info, row_um)
+        parts, mpp = (part for part in nuclei_in_tissue() if len(part)), np.asarray(info.mpp)
+        for nuclei, others in with_surroundings(parts, REACH_UM / mpp, row_um / mpp[1]):
+            yield replace(nuclei, rays=cut_apart(nuclei.xy * mpp, nuclei.rays, others.xy * mpp, others.rays))
 
     # If the model has one class, nuclei are clustered by size and form; a first pass fits the clusters to the slide.
     clusters = None
@@ -136,7 +131,9 @@ def stitch_shards(
         limits = tuple(sources.intensities)
         provenance = replace(provenance, positive_od=limits[0], intensities_od=limits)
     optional = measures.optional(card.embedding_dim, provenance.positive_od)
-    around = surrounded(nuclei_apart(), meter, row_um)
+    around = ((part, None) for part in nuclei_apart())
+    if meter is not None:
+        around = with_surroundings(nuclei_apart(), meter.reach_um / np.asarray(info.mpp), row_um / info.mpp[1])
     with NucleiWriter(output, names, provenance, card.n_rays, optional) as writer:
         size, of_class = write_nuclei(writer, around, measures, info, threads)
         if card.is_imported:  # size limits suit only our models' probabilities
@@ -161,7 +158,7 @@ def _judge_sizes(
     doubt = size.describe_doubt(info.mpp, area_mm2, are_usual) if is_same_stain else ""
     fields = {"nuclear_size": SizeRecord(size.median_area_um2, size.mean_class_probability, doubt)}
     if references:
-        sizes = {name: asdict(one) for name, one in of_class.items()}
+        sizes = {name: asdict(size) for name, size in of_class.items()}
         # If the pixel size is doubtful, so are areas, and classes cannot be judged by them.
         is_judged = is_same_stain and (not doubt or is_of_scanner(info.mpp_source))
         doubt = judge_classes(references, sizes) if is_judged else ""
@@ -194,7 +191,7 @@ class Measures:
             embedding_dim=embedding_dim,
             clusters=self.clusters is not None,
             positive_od=positive_od,
-            regions=None if self.regions is None else [one.name for one in self.regions.classes],
+            regions=None if self.regions is None else [region.name for region in self.regions.classes],
             borders=() if self.regions is None else self.regions.own_borders,
             unlike_region=self.unlike is not None,
             features=self.meter.names if self.meter else (),
@@ -219,23 +216,6 @@ class Measures:
         if self.meter:
             columns |= self.meter.measure(nuclei, others, rings, shapes)
         return columns
-
-
-def cut_touching(parts: Iterator[Nuclei], info: SlideInfo, row_um: float) -> Iterator[Nuclei]:
-    """Shorten the outlines of nuclei (frame: level0) that overlap; ``row_um`` is the height of a row of windows."""
-    mpp = np.asarray(info.mpp)
-    for nuclei, others in with_surroundings((part for part in parts if len(part)), REACH_UM / mpp, row_um / mpp[1]):
-        rays = cut_apart(nuclei.xy * mpp, nuclei.rays, others.xy * mpp, others.rays)
-        yield replace(nuclei, rays=rays)
-
-
-def surrounded(
-    parts: Iterator[Nuclei], meter: FeatureMeter | None, row_um: float
-) -> Iterator[tuple[Nuclei, Nuclei | None]]:
-    """Yield parts (frame: level0) with the surrounding nuclei that ``meter`` needs, or with None without ``meter``."""
-    if meter is None:
-        return ((part, None) for part in parts)
-    return with_surroundings(parts, meter.reach_um / np.asarray(meter.info.mpp), row_um / meter.info.mpp[1])
 
 
 def write_nuclei(

@@ -94,9 +94,9 @@ def map_class(
     if key is None:
         near = get_close_matches(word, class_map, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
-        known = ", ".join(class_map)
+        words = ", ".join(class_map)
         raise UnknownClassError(
-            f"{where}: class '{word}' is not in class_map ({known}); {hint}add it to class_map or correct it", [word]
+            f"{where}: class '{word}' is not in class_map ({words}); {hint}add it to class_map or correct it", [word]
         )
     mapped = class_map[key]
     names = [] if mapped is None else [mapped] if isinstance(mapped, str) else mapped
@@ -110,17 +110,11 @@ def map_class(
 
 @dataclass(frozen=True)
 class ClassWords:
-    """The classes of a model that the class names in a file refer to.
+    """The classes of a model that the class names in a file refer to."""
 
-    Attributes:
-        classes: classes of the model; if there are none, every class is unknown.
-        class_map: map as in ``map_class``; without a map, names refer to classes as in ``find_class``.
-        remedy: end of the message about a name that refers to no class.
-    """
-
-    classes: Sequence[str]
-    class_map: Mapping[str, str | Sequence[str] | None]
-    remedy: str
+    classes: Sequence[str]  # classes of the model; if there are none, every class is unknown
+    class_map: Mapping[str, str | Sequence[str] | None]  # as in ``map_class``; if empty, as in ``find_class``
+    remedy: str  # end of the message about a name that refers to no class
 
     def indices(self, word: str, where: str) -> tuple[int, ...]:
         """Indices of the classes that a name refers to; none if its nuclei have no class, or one that is not used."""

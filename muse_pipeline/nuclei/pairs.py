@@ -73,9 +73,9 @@ def suppress_overlaps(nuclei: Nuclei, mpp: float) -> Nuclei:
         _, covered = _overlapping_pairs(xy_um[both], rays[both], len(kept))
         block = np.delete(both, covered)[len(kept) :]
         is_kept = np.ones(len(block), bool)
-        for one, other in zip(*_overlapping_pairs(xy_um[block], rays[block]), strict=True):
-            if is_kept[one]:
-                is_kept[other] = False
+        for better, worse in zip(*_overlapping_pairs(xy_um[block], rays[block]), strict=True):
+            if is_kept[better]:
+                is_kept[worse] = False
         kept = np.concatenate([kept, block[is_kept]])
     return nuclei if len(kept) == len(nuclei) else nuclei[kept]
 
@@ -96,9 +96,9 @@ def _overlapping_pairs(xy_um: np.ndarray, rays: np.ndarray, n: int | None = None
     meet = rays[first, ahead] + rays[second, back] > np.hypot(x, y)  # areas are computed only for these pairs
     first, second = first[meet], second[meet]
     rings = rays_to_rings(xy_um, rays, (1, 1))
-    one, other = shapely.polygons(rings[first]), shapely.polygons(rings[second])
-    shared = shapely.area(shapely.intersection(one, other))
-    same = shared > SAME_SHARE * np.minimum(shapely.area(one), shapely.area(other))
+    outline, other = shapely.polygons(rings[first]), shapely.polygons(rings[second])
+    shared = shapely.area(shapely.intersection(outline, other))
+    same = shared > SAME_SHARE * np.minimum(shapely.area(outline), shapely.area(other))
     return first[same], second[same]
 
 
@@ -161,8 +161,8 @@ def find_cuts(xy: np.ndarray, rays: np.ndarray, pairs: np.ndarray) -> Cuts:
     """Dividing lines for the pairs among ``pairs`` (P, 2) whose outlines cross."""
     used, index = np.unique(pairs, return_inverse=True)
     rings = shapely.linearrings(rays_to_rings(xy[used], rays[used], (1, 1)))
-    one, other = rings[index.reshape(pairs.shape)].T
-    crossings, pair = shapely.get_coordinates(shapely.intersection(one, other), return_index=True)
+    outline, other = rings[index.reshape(pairs.shape)].T
+    crossings, pair = shapely.get_coordinates(shapely.intersection(outline, other), return_index=True)
     axis = xy[pairs[:, 1]] - xy[pairs[:, 0]]
     # Crossings are sorted across the segment between the centres; the outermost two are the ends of the dividing line.
     along = axis[pair, 0] * crossings[:, 1] - axis[pair, 1] * crossings[:, 0]
@@ -185,8 +185,8 @@ def _extent(rays: np.ndarray, way: np.ndarray) -> np.ndarray:
     return (rays * (way[:, :1] * directions[:, 0] + way[:, 1:] * directions[:, 1])).max(1, initial=0)
 
 
-def _dot(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return one[:, 0] * other[:, 0] + one[:, 1] * other[:, 1]
+def _dot(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return first[:, 0] * second[:, 0] + first[:, 1] * second[:, 1]
 
 
 @dataclass

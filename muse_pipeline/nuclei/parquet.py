@@ -53,28 +53,16 @@ class Rows:
 
 @dataclass(frozen=True)
 class OptionalColumns:
-    """Columns that not every table of nuclei has.
+    """Columns that not every table of nuclei has."""
 
-    Attributes:
-        embedding_dim: number of features in ``embedding``; 0 to leave the column out.
-        clusters: True to add the column ``cluster``.
-        positive_od: minimum ``dab_od`` of a positive nucleus; None to leave out ``dab_od`` and ``positive``.
-        regions: names of the classes of tissue regions; None to leave out ``region``, ``region_prob`` and
-            ``border_distance_um``.
-        borders: classes of tissue regions with a column of their own for the distance to their border (``border_of``).
-        unlike_region: True to add the column ``unlike_region``.
-        features: names of further numeric columns; each row of ``cell_rays`` is a list with a number per ray.
-        artefacts: names of the kinds of artefacts; None to leave out ``quality``.
-    """
-
-    embedding_dim: int = 0
-    clusters: bool = False
-    positive_od: float | None = None
-    regions: Sequence[str] | None = None
-    borders: Sequence[str] = ()
-    unlike_region: bool = False
-    features: Sequence[str] = ()
-    artefacts: Sequence[str] | None = None
+    embedding_dim: int = 0  # number of features in ``embedding``; 0 to leave the column out
+    clusters: bool = False  # True to add the column ``cluster``
+    positive_od: float | None = None  # minimum ``dab_od`` of a positive nucleus; None to leave out both columns
+    regions: Sequence[str] | None = None  # names of the classes of tissue regions; None to leave out their columns
+    borders: Sequence[str] = ()  # classes of tissue regions with a column for the distance to their own border
+    unlike_region: bool = False  # True to add the column ``unlike_region``
+    features: Sequence[str] = ()  # names of further numeric columns; rows of ``cell_rays`` are lists
+    artefacts: Sequence[str] | None = None  # names of the kinds of artefacts; None to leave out ``quality``
 
 
 NO_OPTIONAL = OptionalColumns()
@@ -140,8 +128,22 @@ class NucleiWriter:
         unknown); the index of the artefact (-1 for none); and the features.
         """
         nuclei.require(Frame.LEVEL0)
+        optional, dab_od = self.optional, nuclei.dab_od.ravel()
+        values = {"label": nuclei.label, "class": nuclei.label, "score": nuclei.score, "rays": nuclei.rays, **shapes}
+        values |= {"embedding": nuclei.embedding, **dict(zip("xy", nuclei.xy.T, strict=True))}
+        values |= {f"prob_{name}": prob for name, prob in zip(self.classes, nuclei.prob.T, strict=True)}
+        if optional.positive_od is not None:
+            values |= {DAB_OD: dab_od, POSITIVE: dab_od >= optional.positive_od}
+        names = {"class": self.classes, REGION: optional.regions, QUALITY: optional.artefacts}
+        nullable = {REGION_PROB, BORDER, *map(border_of, optional.borders), *optional.features}
+        columns = [
+            polygons_to_wkb(polygons)
+            if field.name == "geometry"
+            else _to_column(values[field.name], field.type, names.get(field.name), field.name in nullable)
+            for field in self.schema
+        ]
         bounds = shapely.total_bounds(polygons) if len(polygons) else np.full(4, np.nan)
-        return Rows(self._to_table(nuclei, polygons, shapes), bounds)
+        return Rows(pa.Table.from_arrays(columns, schema=self.schema), bounds)
 
     def append(self, rows: Rows) -> None:
         """Append rows that ``to_rows`` made."""
@@ -197,23 +199,6 @@ class NucleiWriter:
         del waiting
         if stop:
             self._file.write_table(groups, row_group_size=ROW_GROUP)
-
-    def _to_table(self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]) -> pa.Table:
-        optional, dab_od = self.optional, nuclei.dab_od.ravel()
-        values = {"label": nuclei.label, "class": nuclei.label, "score": nuclei.score, "rays": nuclei.rays, **shapes}
-        values |= {"embedding": nuclei.embedding, **dict(zip("xy", nuclei.xy.T, strict=True))}
-        values |= {f"prob_{name}": prob for name, prob in zip(self.classes, nuclei.prob.T, strict=True)}
-        if optional.positive_od is not None:
-            values |= {DAB_OD: dab_od, POSITIVE: dab_od >= optional.positive_od}
-        names = {"class": self.classes, REGION: optional.regions, QUALITY: optional.artefacts}
-        nullable = {REGION_PROB, BORDER, *map(border_of, optional.borders), *optional.features}
-        columns = [
-            polygons_to_wkb(polygons)
-            if field.name == "geometry"
-            else _to_column(values[field.name], field.type, names.get(field.name), field.name in nullable)
-            for field in self.schema
-        ]
-        return pa.Table.from_arrays(columns, schema=self.schema)
 
 
 def _to_column(values: np.ndarray, kind: pa.DataType, names: Sequence[str] | None, is_nullable: bool) -> pa.Array:

@@ -23,7 +23,9 @@ def measure_shapes(rings: np.ndarray, mpp: tuple[float, float]) -> dict[str, np.
     x, y = np.moveaxis((rings - rings[:, :1]) * np.asarray(mpp, float), -1, 0).copy()  # near 0, to limit rounding
     edges = _following(x) - x, _following(y) - y
     area, moments = area_and_moments(x, y)
-    large, small = _principal_moments(moments)
+    xx, yy, xy = moments.T
+    middle, spread = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
+    large, small = np.maximum(middle + spread, 0), np.maximum(middle - spread, 0)  # eigenvalues
     values = (
         area,
         np.hypot(*edges).sum(axis=1),
@@ -65,13 +67,6 @@ def _following(values: np.ndarray) -> np.ndarray:
     return np.concatenate([values[:, 1:], values[:, :1]], axis=1)
 
 
-def _principal_moments(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The larger and the smaller eigenvalue, (N,) each and not negative, of symmetric moments (N, 3)."""
-    xx, yy, xy = moments.T
-    middle, spread = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
-    return np.maximum(middle + spread, 0), np.maximum(middle - spread, 0)
-
-
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     return np.divide(above, below, out=np.zeros_like(above), where=below != 0)
 
@@ -84,19 +79,12 @@ MEASURES = ("area_um2", "eccentricity", "solidity")
 
 @dataclass(frozen=True, eq=False)
 class MorphologyClusters:
-    """Cluster centres in the space of standardised measures: logarithm of area, eccentricity and solidity.
+    """Cluster centres in the space of standardised measures: logarithm of area, eccentricity and solidity."""
 
-    Attributes:
-        mean: (3,) means of the sample.
-        scale: (3,) standard deviations of the sample.
-        centres: (k, 3) standardised centres, sorted by ascending area.
-        share: (k,) fraction of the sample in each cluster.
-    """
-
-    mean: np.ndarray
-    scale: np.ndarray
-    centres: np.ndarray
-    share: np.ndarray
+    mean: np.ndarray  # (3,) means of the sample
+    scale: np.ndarray  # (3,) standard deviations of the sample
+    centres: np.ndarray  # (k, 3) standardised centres, sorted by ascending area
+    share: np.ndarray  # (k,) fraction of the sample in each cluster
 
     def assign(self, shapes: Mapping[str, np.ndarray]) -> np.ndarray:
         """(N,) int32: the cluster of each nucleus, from its ``measure_shapes``; 1 for the smallest nuclei."""

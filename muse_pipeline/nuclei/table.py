@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,28 +13,18 @@ from muse_pipeline.core.types import Frame
 
 @dataclass
 class Nuclei:
-    """N nuclei in one frame.
+    """N nuclei in one frame; columns that are not given have their defaults."""
 
-    Attributes:
-        xy: (N, 2) float64 centres in pixels of ``frame``.
-        rays: (N, R) float32 distances from the centre to the outline in um, at angles 2 pi k / R from +x towards +y
-            (clockwise on screen); (N, 0) if outlines are unknown.
-        label: (N,) int32 class index; -1 if unknown.
-        score: (N,) float32 confidence that there is a nucleus.
-        prob: (N, C) float32 class probabilities, given that there is a nucleus; (N, 0) if unknown.
-        frame: the frame of ``xy``.
-        embedding: (N, D) float32 features; (N, 0) if there are none.
-        dab_od: (N, 1) float32 mean optical density (base 10) of DAB within the outline; (N, 0) if not measured.
-    """
-
-    xy: np.ndarray
+    xy: np.ndarray  # (N, 2) float64 centres in pixels of ``frame``
     frame: Frame
-    rays: np.ndarray = field(default=None)  # type: ignore[assignment]
-    label: np.ndarray = field(default=None)  # type: ignore[assignment]
-    score: np.ndarray = field(default=None)  # type: ignore[assignment]
-    prob: np.ndarray = field(default=None)  # type: ignore[assignment]
-    embedding: np.ndarray = field(default=None)  # type: ignore[assignment]
-    dab_od: np.ndarray = field(default=None)  # type: ignore[assignment]
+    # (N, R) float32 distances from the centre to the outline in um, at angles 2 pi k / R from +x towards +y (clockwise
+    # on screen); (N, 0) if outlines are unknown
+    rays: np.ndarray = None
+    label: np.ndarray = None  # (N,) int32 class index; -1 if unknown
+    score: np.ndarray = None  # (N,) float32 confidence that there is a nucleus; 1 by default
+    prob: np.ndarray = None  # (N, C) float32 class probabilities, given that there is a nucleus; (N, 0) if unknown
+    embedding: np.ndarray = None  # (N, D) float32 features; (N, 0) if there are none
+    dab_od: np.ndarray = None  # (N, 1) float32 mean optical density (base 10) of DAB; (N, 0) if not measured
 
     def __post_init__(self) -> None:
         self.xy = np.asarray(self.xy, np.float64).reshape(-1, 2)

@@ -12,7 +12,7 @@ from muse_pipeline.inference.doubts import OF_CLASSES, OF_NUCLEI, OF_REGIONS, de
 from muse_pipeline.report.cohort import STATUSES, SlideResult, counted
 from muse_pipeline.slides.mpp import DOUBT
 from muse_pipeline.slides.pictures import SEVERAL
-from muse_pipeline.tissue.third_stain import NOT_FOUND
+from muse_pipeline.tissue.stain import NOT_FOUND
 
 MUCH_POSITIVE = 10.0  # percentage of positive nuclei above which their brown would be recognised
 LEVELS = RED, AMBER = "red", "amber"  # red: numbers are missing or wrong; amber: they may be wrong

@@ -28,19 +28,12 @@ class WindowPart:
 
 @dataclass(frozen=True)
 class WindowGrid:
-    """A fixed grid of windows over a work lattice.
+    """A fixed grid of windows over a work lattice."""
 
-    Attributes:
-        size_px: (width, height) of the lattice.
-        input_px: side of a window.
-        halo_px: width of the margin on each side of the core.
-        offset_px: shift of the whole grid to the top left; set only by tests, to check that it has no effect.
-    """
-
-    size_px: tuple[int, int]
-    input_px: int
-    halo_px: int
-    offset_px: int = 0
+    size_px: tuple[int, int]  # (width, height) of the lattice
+    input_px: int  # side of a window
+    halo_px: int  # width of the margin on each side of the core
+    offset_px: int = 0  # shift of the whole grid to the top left; set only by tests, to check that it has no effect
 
     @property
     def core_px(self) -> int:

@@ -55,19 +55,12 @@ class AreaReader:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of the lattice, laid over the same axis of a level.
+    """One axis of the lattice, laid over the same axis of a level."""
 
-    Attributes:
-        ratio: level pixels per work pixel.
-        downsample: level-0 pixels per level pixel.
-        level_px: length of the level.
-        work_px: length of the lattice.
-    """
-
-    ratio: float
-    downsample: float
-    level_px: int
-    work_px: int
+    ratio: float  # level pixels per work pixel
+    downsample: float  # level-0 pixels per level pixel
+    level_px: int  # length of the level
+    work_px: int  # length of the lattice
 
     @property
     def enlarges(self) -> bool:

@@ -250,7 +250,6 @@ def continue_axis(start: int, n: int, side: int) -> np.ndarray:
 
 
 def _moved(pixels: slice, origin: int) -> slice:
-    """The same slice, relative to ``origin``."""
     return slice(pixels.start - origin, pixels.stop - origin)
 
 

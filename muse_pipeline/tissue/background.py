@@ -1,11 +1,13 @@
-"""Background and foreign colours: empty glass, felt pens, DAB, pigment, bile."""
+"""Background and foreign colours: empty glass, felt pens, DAB, pigment, bile, and black areas that were not scanned."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
+from muse_pipeline.core.types import Slide, SlideInfo
 from muse_pipeline.slides.base import WHITE
+from muse_pipeline.tissue.components import Components
 from muse_pipeline.tissue.overview import map_strips, strips
 from muse_pipeline.tissue.stain import DENSITY, MAX_RED_TO_GREEN, is_brown
 
@@ -20,7 +22,12 @@ FREQUENT = 0.1  # a level is frequent if this fraction of the candidates is with
 
 def estimate_glass(pixels: np.ndarray) -> np.ndarray:
     """Colour (3,) float of glass in (h, w, 3) uint8: the brightest frequent colour of pale and flat areas."""
-    candidates = map_strips(_is_pale_and_flat, pixels, halo=1)
+
+    def is_pale_and_flat(strip: np.ndarray) -> np.ndarray:
+        low = lowest(strip)
+        return (low >= MIN_GLASS) & (low < WHITE) & (measure_roughness(strip[..., 1]) < MAX_ROUGHNESS)
+
+    candidates = map_strips(is_pale_and_flat, pixels, halo=1)
     n_scanned = sum(int((lowest(pixels[strip]) < WHITE).sum()) for strip in strips(len(pixels)))
     for max_tint, min_share in KINDS:
         counts = count_levels(pixels, candidates, max_tint)[1]
@@ -30,11 +37,6 @@ def estimate_glass(pixels: np.ndarray) -> np.ndarray:
             near = count_levels(pixels, candidates, max_tint, (green - 2, green + 2))
             return np.array([median_level(levels) for levels in near])
     return np.full(3, DEFAULT_GLASS)
-
-
-def _is_pale_and_flat(pixels: np.ndarray) -> np.ndarray:
-    low = lowest(pixels)
-    return (low >= MIN_GLASS) & (low < WHITE) & (measure_roughness(pixels[..., 1]) < MAX_ROUGHNESS)
 
 
 def count_levels(
@@ -94,19 +96,11 @@ def is_ink(density: np.ndarray, max_red: float = 0.3) -> np.ndarray:
 
     For red ink, ``max_red`` limits the density of red relative to that of green, which is at least 0.18 in blood.
     """
-    return is_green(density) | is_blue(density) | is_red(density, max_red) | is_black(density)
-
-
-def is_green(density: np.ndarray) -> np.ndarray:
-    """True for green ink, which absorbs green least; haematoxylin and eosin absorb green most."""
     red, green, blue = np.moveaxis(density, -1, 0)
-    return (red > 0.25) & (green < 0.8 * red) & (green < 1.1 * blue)
-
-
-def is_blue(density: np.ndarray) -> np.ndarray:
-    """True for blue ink, which absorbs far more red than green; haematoxylin absorbs about as much of both."""
-    red, green, blue = np.moveaxis(density, -1, 0)
-    return (red > 0.25) & (red > 1.4 * green) & (blue < green)
+    # Haematoxylin and eosin absorb green most, and haematoxylin about as much red as green.
+    is_green = (red > 0.25) & (green < 0.8 * red) & (green < 1.1 * blue)
+    is_blue = (red > 0.25) & (red > 1.4 * green) & (blue < green)
+    return is_green | is_blue | is_red(density, max_red) | is_black(density)
 
 
 def is_red(density: np.ndarray, max_red: float = 0.3) -> np.ndarray:
@@ -149,3 +143,60 @@ def coarsen(pixels: np.ndarray) -> np.ndarray:
     """``pixels`` averaged ``COARSE``-fold along each side."""
     height, width = (max(1, side // COARSE) for side in pixels.shape[:2])
     return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+
+
+UNSCANNED_BLACK = 10  # highest level of an unscanned pixel at 8 um; felt pens have 15 to 40, from light and noise
+UNSCANNED_DARK = 50  # the same for pixels of the slide, since JPEG mixes them with those of the scan at its edge
+BRIGHT_EDGE = 100  # lowest median level at the edge of a scan; fluorescence and shadows fade into black
+_SQUARE = np.ones((3, 3), np.uint8)
+
+
+def find_unscanned(pixels: np.ndarray) -> np.ndarray | None:
+    """(h, w) bool: black areas of (h, w, 3) uint8 at about 8 um per pixel that touch the border; None without any."""
+    black = highest(pixels) <= UNSCANNED_BLACK
+    if not black.any():
+        return None
+    components = Components(black)
+    unscanned = components.choose(components.at_border())
+    near = grow(unscanned)
+    edge = grow(near) & ~near
+    if not edge.any() or np.median(highest(pixels[edge])) < BRIGHT_EDGE:
+        return None
+    return unscanned
+
+
+def grow(mask: np.ndarray) -> np.ndarray:
+    """A mask (h, w) bool, grown by one pixel."""
+    return cv2.dilate(np.ascontiguousarray(mask).view(np.uint8), _SQUARE).view(bool)
+
+
+class ScannedSlide:
+    """A slide that is white where it was not scanned.
+
+    The areas ``unscanned`` (h, w) bool from ``find_unscanned``, with pixels of ``mpp`` (2,) um, cover the whole of
+    level 0.
+    """
+
+    def __init__(self, slide: Slide, info: SlideInfo, unscanned: np.ndarray, mpp: np.ndarray):
+        self.path = slide.path
+        self._slide, self._info, self._near = slide, info, grow(unscanned)  # the edge lies somewhere in the next pixel
+        self._step = np.array(info.mpp) / mpp
+
+    def read_region(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
+        """Read pixels as ``Slide.read_region`` does."""
+        pixels = self._slide.read_region(xy_level0, level, size)
+        columns, rows = (
+            ((start + (np.arange(n) + 0.5) * downsample) * step).astype(int).clip(0, last - 1)
+            for start, n, downsample, step, last in zip(
+                xy_level0, size, self._info.level_downsamples[level], self._step, self._near.shape[::-1], strict=True
+            )
+        )
+        near = self._near[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        if not near.any():
+            return pixels
+        is_white = near[np.ix_(rows - rows[0], columns - columns[0])] & (highest(pixels) <= UNSCANNED_DARK)
+        return np.where(is_white[..., None], np.uint8(WHITE), pixels)
+
+    def close(self) -> None:
+        """Release the file."""
+        self._slide.close()

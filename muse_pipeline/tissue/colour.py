@@ -16,11 +16,19 @@ import numpy as np
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.core.types import Slide, SlideInfo
 from muse_pipeline.tissue.background import highest, lowest
-from muse_pipeline.tissue.brown import BrownSample
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.overview import choose_overview_level, strips
-from muse_pipeline.tissue.stain import MIN_PIXELS, MacenkoFit, fit_macenko, is_brown, is_stained, optical_density
-from muse_pipeline.tissue.third_stain import NOT_FOUND, find_third_stain
+from muse_pipeline.tissue.stain import (
+    DENSITY,
+    MIN_PIXELS,
+    NOT_FOUND,
+    MacenkoFit,
+    find_third_stain,
+    fit_macenko,
+    is_brown,
+    is_stained,
+    optical_density,
+)
 
 SAMPLE_UM = 0.5  # resolution of the models' input; coarser pixels mix nuclei with their surroundings
 FIELD_UM = 128.0
@@ -43,12 +51,81 @@ def usable_pixels(pixels: np.ndarray) -> np.ndarray:
     return (highest(pixels) > NEAR_BLACK) & (lowest(pixels) < NEAR_WHITE)
 
 
-class AppearanceSample:
-    """Collects fields of tissue and measures them.
+SPOT_UM = 1.25  # sigma of the Gaussian that averages a spot
+AROUND_UM = 17.0  # side of the square that a spot is compared with
+APART_UM = 2.5  # half the side of the square in which a spot absorbs red most; eosin hardly absorbs red
+MIN_ADDED = 0.08  # minimum density of red that a spot adds to the tissue around it
+MIN_BLUE = 0.2  # minimum density of blue that a brown spot adds; dust and compression of pale pictures add less
+MIN_RED = 0.3  # minimum ratio of red to green in what a brown spot adds, and in brown areas; blood has less
+# docs/guide/confidence.md states how often H&E and Ki-67 are recognised.
+MIN_SPOTS, MIN_SHARE = 3, 0.025  # minimum number of brown spots, and their share of all spots; at most 0.015 in H&E
+MIN_AREA = 0.01  # minimum brown share of the stained area, for stains of cytoplasm and membranes
 
-    Args:
-        mpp: um per pixel of the fields.
+
+class BrownSample:
+    """Sums up fields of tissue to decide whether they show immunohistochemistry, by brown (DAB) anywhere in the cells.
+
+    The colour of a nucleus alone does not separate the stains: with blood, much eosin or a yellow tint, nuclei of H&E
+    absorb as much blue as nuclei with DAB over haematoxylin. What differs is what a nucleus adds to the tissue around
+    it: haematoxylin absorbs blue least, and more red than the pink around it; DAB absorbs blue most, and less red than
+    the pale blue around it. Pigments in H&E, such as melanin, also absorb more red than the tissue around them.
     """
+
+    def __init__(self) -> None:
+        self._n_spots = self._n_brown_spots = 0
+        self._n_blocks = self._n_brown_blocks = 0
+        self._brown, self._other = np.zeros(3), np.zeros(3)  # summed densities
+
+    def add_spots(self, pixels: np.ndarray, usable: np.ndarray, mpp: float) -> None:
+        """Count the spots of a field (h, w, 3) uint8 whose centres are ``usable`` (h, w) bool."""
+        n, n_brown = count_spots(pixels, usable, mpp)
+        self._n_spots += n
+        self._n_brown_spots += n_brown
+
+    def add_blocks(self, density: np.ndarray, is_brown: np.ndarray) -> None:
+        """Add blocks of stained tissue by their densities (N, 3) and whether they are brown (N,)."""
+        self._n_blocks += len(density)
+        self._n_brown_blocks += np.count_nonzero(is_brown)
+        self._brown += density[is_brown].sum(0)
+        self._other += density[~is_brown].sum(0)
+
+    @property
+    def area_share(self) -> float | None:
+        """Brown share of the stained area; None if nothing is stained."""
+        return self._n_brown_blocks / self._n_blocks if self._n_blocks else None
+
+    @property
+    def is_ihc(self) -> bool:
+        """True if the fields show immunohistochemistry."""
+        has_nuclei = self._n_brown_spots >= max(MIN_SPOTS, MIN_SHARE * self._n_spots)
+        is_dab = _is_less_red(self._brown, self._other) and self._brown[0] > MIN_RED * self._brown[1]
+        return bool(has_nuclei or (is_dab and (self.area_share or 0) >= MIN_AREA))
+
+
+def count_spots(pixels: np.ndarray, usable: np.ndarray, mpp: float) -> tuple[int, int]:
+    """The numbers of dark spots of the size of nuclei, and of brown ones among them, in a field (h, w, 3) uint8.
+
+    Only spots whose centres are ``usable`` (h, w) bool are counted.
+    """
+    density = cv2.LUT(np.ascontiguousarray(pixels), DENSITY)
+    side, reach = (2 * max(round(um / mpp), 1) + 1 for um in (AROUND_UM / 2, APART_UM))
+    spot, around = cv2.GaussianBlur(density, (0, 0), SPOT_UM / mpp), cv2.blur(density, (side, side))
+    red = np.ascontiguousarray(spot[..., 0])
+    is_spot = (red == cv2.dilate(red, np.ones((reach, reach), np.uint8))) & (red - around[..., 0] > MIN_ADDED) & usable
+    spot, around = spot[is_spot], around[is_spot]
+    red, green, blue = (spot - around).T
+    is_brown = (blue > MIN_BLUE) & (blue > green) & (spot[:, 2] > spot[:, 0])
+    is_brown &= (red > MIN_RED * green) & _is_less_red(spot - around, around)
+    return len(spot), int(np.count_nonzero(is_brown))
+
+
+def _is_less_red(density: np.ndarray, than: np.ndarray) -> np.ndarray:
+    """(...) bool: densities (..., 3) whose ratio of red to green is below that of other densities (..., 3)."""
+    return density[..., 0] * than[..., 1] < than[..., 0] * density[..., 1]
+
+
+class AppearanceSample:
+    """Collects fields of tissue at ``mpp`` um per pixel and measures them."""
 
     def __init__(self, mpp: float):
         self.mpp = mpp
@@ -84,19 +161,18 @@ class AppearanceSample:
         Args:
             fit: Macenko's fit of the stains of these pixels, or None if it failed.
         """
-        found: dict[str, float] = {}
-        if self._sharpness:
-            found["sharpness"] = float(np.log(max(np.median(self._sharpness), 1e-3)))
-        if self._contrast:
-            found["contrast"] = float(np.log(max(np.median(self._contrast), 1e-3)))
+        measures: dict[str, float] = {}
+        for name, values in (("sharpness", self._sharpness), ("contrast", self._contrast)):
+            if values:
+                measures[name] = float(np.log(max(np.median(values), 1e-3)))
         if self._brown.area_share is not None:
-            found["brown"] = self._brown.area_share
-        found |= _colours(optical_density(self.pixels))
+            measures["brown"] = self._brown.area_share
+        measures |= _colours(optical_density(self.pixels))
         if fit is not None:
             for name, stain, strong in zip(("haematoxylin", "eosin"), fit.stains, fit.strong, strict=True):
-                found |= {f"{name} red": stain[0], f"{name} blue": stain[2], f"{name} strength": float(np.log(strong))}
+                measures |= {f"{name} red": stain[0], f"{name} blue": stain[2], f"{name} strength": np.log(strong)}
         # rounded, so that results do not depend on the order of summation
-        return {name: round(float(value), 4) for name, value in sorted(found.items())}
+        return {name: round(float(value), 4) for name, value in sorted(measures.items())}
 
     def _add_brown(self, pixels: np.ndarray, usable: np.ndarray) -> None:
         size = max(1, pixels.shape[1] // BLOCK_PX), max(1, pixels.shape[0] // BLOCK_PX)
@@ -145,15 +221,15 @@ def _colours(density: np.ndarray) -> dict[str, float]:
         return {}
     total = stained[:, 0] + stained[:, 1] + stained[:, 2]
     is_dark = total >= np.percentile(total, DARKEST)
-    found = {}
+    measures = {}
     for name, part, sums in (("tissue", stained, total), ("nuclei", stained[is_dark], total[is_dark])):
         red, green, blue = np.log(np.maximum(part.mean(0), 1e-3))
         strength = np.log(sums.mean())
-        found |= {f"{name} red": red - green, f"{name} blue": blue - green, f"{name} density": strength}
+        measures |= {f"{name} red": red - green, f"{name} blue": blue - green, f"{name} density": strength}
     certain = stained.compress(np.sqrt(np.einsum("ij,ij->i", stained, stained)) > CERTAIN_DENSITY, axis=0)
     if len(certain) >= MIN_MEASURED_PIXELS:
-        found["foreign"] = 1 - is_stained(certain).mean()
-    return found
+        measures["foreign"] = 1 - is_stained(certain).mean()
+    return measures
 
 
 def _detail(pixels: np.ndarray, usable: np.ndarray, mpp: float) -> tuple[float, float]:
@@ -170,29 +246,17 @@ MAX_PIXELS = 1_000_000
 
 @dataclass(frozen=True, eq=False)
 class SlideColour:
-    """Stains and appearance of a slide: the content of ``colour.json``.
+    """Stains and appearance of a slide: the content of ``colour.json``."""
 
-    Attributes:
-        macenko: the stains, or None if they cannot be estimated.
-        appearance: measures by name (``AppearanceSample.measure``); None in older files.
-        dark_background: True if the slide is a fluorescence image instead of bright-field.
-        n_pixels: number of measured tissue pixels.
-        mpp: um per pixel of the measured pixels.
-        warnings: sentences for the report.
-        fingerprint: checksum of the slide; None in older files.
-        third_stain: unit vector of a stain besides haematoxylin and DAB; None if not requested or not found.
-        is_ihc: True if the tissue has the brown of immunohistochemistry.
-    """
-
-    macenko: MacenkoFit | None = None
-    appearance: dict[str, float] | None = None
-    dark_background: bool = False
-    n_pixels: int = 0
-    mpp: float = SAMPLE_UM
-    warnings: tuple[str, ...] = ()
-    fingerprint: str | None = None
-    third_stain: tuple[float, ...] | None = None
-    is_ihc: bool = False
+    macenko: MacenkoFit | None = None  # the stains, or None if they cannot be estimated
+    appearance: dict[str, float] | None = None  # measures by name (``AppearanceSample.measure``); None in older files
+    dark_background: bool = False  # True if the slide is a fluorescence image instead of bright-field
+    n_pixels: int = 0  # number of measured tissue pixels
+    mpp: float = SAMPLE_UM  # um per pixel of the measured pixels
+    warnings: tuple[str, ...] = ()  # sentences for the report
+    fingerprint: str | None = None  # checksum of the slide; None in older files
+    third_stain: tuple[float, ...] | None = None  # unit vector of a stain besides haematoxylin and DAB, if found
+    is_ihc: bool = False  # True if the tissue has the brown of immunohistochemistry
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary."""
@@ -221,13 +285,8 @@ def measure_colour(
 ) -> SlideColour:
     """Fit the stains over the tissue of a slide and measure its appearance.
 
-    Args:
-        slide: the slide.
-        info: header of the slide.
-        tissue: mask of the tissue.
-        dark_background: result of ``find.is_fluorescence`` for the overview.
-        warnings: warnings from the search for tissue, which come first in the result.
-        third_stain: True to look for a stain besides haematoxylin and DAB.
+    For ``dark_background``, see ``find.is_fluorescence``. The ``warnings`` from the search for tissue come first in the
+    result. With ``third_stain``, a stain besides haematoxylin and DAB is looked for.
     """
     sample, unread = sample_tissue(slide, info, tissue)
     warnings = [*warnings, *unread]
@@ -266,23 +325,18 @@ def sample_tissue(slide: Slide, info: SlideInfo, tissue: TissueMask) -> tuple[Ap
 
 def choose_fields(tissue: TissueMask, mpp: np.ndarray) -> np.ndarray:
     """Corners (N, 2), in um, of fields of 128 um that touch tissue; a random subset if tissue exceeds 1 MP."""
-    fields = _touched_fields(tissue)
-    n_pixels = int(tissue.mask.sum()) * np.prod(tissue.mask_mpp) / np.prod(mpp)
-    n_fields = int(np.ceil(len(fields) * min(1.0, MAX_PIXELS / max(n_pixels, 1))))
-    drawn = np.random.default_rng(SEED).permutation(len(fields))[:n_fields]
-    return fields[np.sort(drawn)] * FIELD_UM
-
-
-def _touched_fields(tissue: TissueMask) -> np.ndarray:
-    """(column, row) of the fields that touch tissue, in order."""
     n_rows, n_columns = tissue.mask.shape
     mpp_x, mpp_y = tissue.mask_mpp
-    column, row = ((np.arange(n) * mpp // FIELD_UM).astype(int) for n, mpp in ((n_columns, mpp_x), (n_rows, mpp_y)))
+    column, row = ((np.arange(n) * um // FIELD_UM).astype(int) for n, um in ((n_columns, mpp_x), (n_rows, mpp_y)))
     touched = np.zeros((column[-1] + 1, row[-1] + 1), bool)
     for strip in strips(n_rows):
         rows, columns = np.nonzero(tissue.mask[strip])
         touched[column[columns], row[strip][rows]] = True
-    return np.argwhere(touched)
+    fields = np.argwhere(touched)
+    n_pixels = int(tissue.mask.sum()) * np.prod(tissue.mask_mpp) / np.prod(mpp)
+    n_fields = int(np.ceil(len(fields) * min(1.0, MAX_PIXELS / max(n_pixels, 1))))
+    drawn = np.random.default_rng(SEED).permutation(len(fields))[:n_fields]
+    return fields[np.sort(drawn)] * FIELD_UM
 
 
 def _read_field(

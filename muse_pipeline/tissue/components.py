@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import cv2
@@ -20,7 +20,6 @@ def drop_small(mask: np.ndarray, min_pixels: float, connectivity: int = 8, keep_
     large = area >= min_pixels
     if keep_at_border:
         large |= components.at_border() & (area >= min_pixels / 8)
-    large[0] = False
     return components.choose(large)
 
 
@@ -42,19 +41,26 @@ class Components:
             yield strip, numbers[self._label(strip)]
 
     def choose(self, chosen: np.ndarray) -> np.ndarray:
-        """(h, w) bool: True where the number of a pixel's component is among the ``chosen`` (n,) bool."""
-        mask = np.empty(self._pixels.shape, bool)
+        """(h, w) bool: True where the number of a pixel's component is among the ``chosen`` (n,) bool, without 0."""
+        mask, is_chosen = np.empty(self._pixels.shape, bool), chosen & (np.arange(self.n) > 0)
         for strip, component in self:
-            mask[strip] = chosen[component]
+            mask[strip] = is_chosen[component]
         return mask
+
+    def containing(self, find: Callable[[slice], np.ndarray]) -> np.ndarray:
+        """(h, w) bool: the components with a pixel that ``find`` marks in a strip of rows, as (rows, w) bool."""
+        chosen = np.zeros(self.n, bool)
+        for strip, component in self:
+            chosen[component[find(strip)]] = True
+        return self.choose(chosen)
 
     def at_border(self) -> np.ndarray:
         """(n,) bool: True for components that touch the border of the mask."""
-        found, last = np.zeros(self.n, bool), len(self._pixels) - 1
+        touches, last = np.zeros(self.n, bool), len(self._pixels) - 1
         for strip, number in self:
-            found[number[:, [0, -1]]] = True
-            found[number[[row - strip.start for row in (0, last) if strip.start <= row < strip.stop]]] = True
-        return found
+            touches[number[:, [0, -1]]] = True
+            touches[number[[row - strip.start for row in (0, last) if strip.start <= row < strip.stop]]] = True
+        return touches
 
     def _label(self, strip: slice) -> np.ndarray:
         """The strip's own labels, the same in every call."""
@@ -71,8 +77,8 @@ class Components:
             if last_row is not None:
                 touching.append(self._pairs(last_row, first))
             last_row = last
-        one, other = np.concatenate(touching, axis=1)
-        number = number_components(1 + sum(n_labels), one, other)
+        first, second = np.concatenate(touching, axis=1)
+        number = number_components(1 + sum(n_labels), first, second)
         starts = np.cumsum([1, *n_labels])
         return int(number.max()) + 1, [np.append(number[:1], number[a:b]) for a, b in pairwise(starts)]
 
@@ -85,16 +91,16 @@ class Components:
         return np.unique(both[:, (both > 0).all(0)], axis=1)
 
 
-def number_components(n: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def number_components(n: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """(n,) int32: the component of each node of a graph, numbered from 0 in the order of the components' first nodes.
 
-    Edges join ``one`` (k,) to ``other`` (k,). Each node points to lower and lower nodes of its component, until all
+    Edges join ``first`` (k,) to ``second`` (k,). Each node points to lower and lower nodes of its component, until all
     of them point to the lowest. (SciPy has such a function, but loading it takes longer than finding the tissue of a
     small slide.)
     """
     lowest = np.arange(n)
-    while (apart := lowest[one] != lowest[other]).any():
-        ends = np.sort([lowest[one[apart]], lowest[other[apart]]], axis=0)
+    while (apart := lowest[first] != lowest[second]).any():
+        ends = np.sort([lowest[first[apart]], lowest[second[apart]]], axis=0)
         np.minimum.at(lowest, ends[1], ends[0])
         while (lowest[lowest] != lowest).any():
             lowest = lowest[lowest]

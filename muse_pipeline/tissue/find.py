@@ -12,11 +12,19 @@ from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.core.types import Slide, SlideInfo
 from muse_pipeline.slides.pictures import DIM
-from muse_pipeline.tissue.background import absorbed, estimate_glass, highest, is_ink, median_level, spread
+from muse_pipeline.tissue.background import (
+    ScannedSlide,
+    absorbed,
+    estimate_glass,
+    find_unscanned,
+    highest,
+    is_ink,
+    median_level,
+    spread,
+)
 from muse_pipeline.tissue.components import Components, drop_small
 from muse_pipeline.tissue.mask import RoiAnnotation, RoiArea, TissueMask, dilate
 from muse_pipeline.tissue.overview import Overview, map_strips, read_overview, strips
-from muse_pipeline.tissue.unscanned import ScannedSlide, find_unscanned
 
 DOUBT = "the tissue is doubtful: "  # beginning of a warning
 MOST, MUCH, LITTLE = 0.5, 0.05, 0.1  # fractions of the slide, or of the area darker than glass
@@ -46,30 +54,27 @@ def find_tissue(slide: Slide, info: SlideInfo, roi: BaseGeometry | None = None) 
         overview = read_overview(ScannedSlide(slide, info, unscanned, overview.mpp), info)
     mask, of_mask = find_mask(overview.pixels, overview.mpp, overview.unread)
     size = np.array(info.size_px) / (overview.mpp / np.array(info.mpp))
-    area_mm2 = round(float(_count_on_slide(mask, size) * np.prod(overview.mpp) / 1e6), 6)
-    of_slide = {"fingerprint": info.fingerprint, "slide_mpp": tuple(info.mpp)}
-    tissue = TissueMask(mask, overview.mpp, None, area_mm2, **of_slide, unscanned=unscanned)
-    found = FoundTissue(tissue, overview, (*overview.warnings, *warnings, *of_mask))
-    return found if roi is None else limit_tissue(found, info, roi)
-
-
-def limit_tissue(found: FoundTissue, info: SlideInfo, roi: BaseGeometry) -> FoundTissue:
-    """Limit the tissue found on the whole slide to ``roi``, in absolute level-0 px."""
-    whole = found.tissue
-    on_slide = roi.intersection(shapely.box(0, 0, *info.size_px))
-    inside = roi_coverage(on_slide, whole.mask.shape, whole.mask_mpp / np.array(info.mpp)) * whole.mask
-    area_mm2 = round(float(inside.sum() * np.prod(whole.mask_mpp) / 1e6), 6)
-    warnings = found.warnings
-    if not inside.any() and not whole.is_empty:
-        warnings = (*warnings, "no tissue within the region of interest")
-    return FoundTissue(replace(whole, mask=inside > 0, roi=roi, area_mm2=area_mm2), found.overview, warnings)
-
-
-def _count_on_slide(mask: np.ndarray, size: np.ndarray) -> float:
-    """Number of true pixels of a (h, w) mask within ``size`` (w, h) pixels; the last row and column count in part."""
+    # The last row and column of the mask may extend beyond the slide, and count in part.
     across, down = (min(max(side - (n - 1), 0), 1) for side, n in zip(size, mask.shape[::-1], strict=True))
     rows = mask[:, :-1].sum(1) + across * mask[:, -1]
-    return float(rows[:-1].sum() + down * rows[-1])
+    n_pixels = float(rows[:-1].sum() + down * rows[-1])
+    area_mm2 = round(float(n_pixels * np.prod(overview.mpp) / 1e6), 6)
+    of_slide = {"fingerprint": info.fingerprint, "slide_mpp": tuple(info.mpp)}
+    tissue = TissueMask(mask, overview.mpp, None, area_mm2, **of_slide, unscanned=unscanned)
+    on_slide = FoundTissue(tissue, overview, (*overview.warnings, *warnings, *of_mask))
+    return on_slide if roi is None else limit_tissue(on_slide, info, roi)
+
+
+def limit_tissue(on_slide: FoundTissue, info: SlideInfo, roi: BaseGeometry) -> FoundTissue:
+    """Limit the tissue found on the whole slide to ``roi``, in absolute level-0 px."""
+    whole = on_slide.tissue
+    area = roi.intersection(shapely.box(0, 0, *info.size_px))
+    inside = roi_coverage(area, whole.mask.shape, whole.mask_mpp / np.array(info.mpp)) * whole.mask
+    area_mm2 = round(float(inside.sum() * np.prod(whole.mask_mpp) / 1e6), 6)
+    warnings = on_slide.warnings
+    if not inside.any() and not whole.is_empty:
+        warnings = (*warnings, "no tissue within the region of interest")
+    return FoundTissue(replace(whole, mask=inside > 0, roi=roi, area_mm2=area_mm2), on_slide.overview, warnings)
 
 
 def find_mask(
@@ -173,12 +178,12 @@ def find_pen(pixels: np.ndarray, glass: np.ndarray, mpp: np.ndarray) -> np.ndarr
     radius = np.maximum(np.round(MIN_STROKE_UM / 2 / np.asarray(mpp)), 1).astype(int)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, tuple(int(2 * r + 1) for r in radius))
     components = Components(cv2.morphologyEx(ink.astype(np.uint8), cv2.MORPH_OPEN, disc) > 0)
-    certain = np.zeros(components.n, bool)
-    for strip, number in components:
+
+    def is_certain(strip: slice) -> np.ndarray:
         density = absorbed(pixels[strip], glass)
-        certain[number[(highest(density) > OPAQUE) & is_ink(density, CERTAIN_RED)]] = True
-    certain[0] = False
-    return dilate(components.choose(certain), mpp, FAINT_EDGE_UM)
+        return (highest(density) > OPAQUE) & is_ink(density, CERTAIN_RED)
+
+    return dilate(components.containing(is_certain), mpp, FAINT_EDGE_UM)
 
 
 FAINT = 0.03  # difference between the channels' densities; clean glass stays below 0.02 at 8 um per pixel
@@ -194,22 +199,12 @@ def find_stained(pixels: np.ndarray, glass: np.ndarray) -> np.ndarray:
     """
     faint, strong = (np.empty(pixels.shape[:2], bool) for _ in range(2))
     for strip in strips(len(pixels)):
-        faint[strip], strong[strip] = _faint_and_strong(pixels[strip], glass)
-    components = Components(faint)
-    certain = np.zeros(components.n, bool)
-    for strip, number in components:
-        certain[number[strong[strip]]] = True
-    certain[0] = False
-    return components.choose(certain)
-
-
-def _faint_and_strong(pixels: np.ndarray, glass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two (h, w) bool masks: pixels that may be stained, and pixels that certainly are."""
-    density = absorbed(pixels, glass)
-    colour = spread(density)
-    greenish = density[..., 1] <= np.minimum(density[..., 0], density[..., 2])
-    bright = highest(pixels) >= BLACK
-    return (colour > FAINT) & ~greenish & bright, colour > CERTAIN
+        density = absorbed(pixels[strip], glass)
+        colour = spread(density)
+        greenish = density[..., 1] <= np.minimum(density[..., 0], density[..., 2])
+        faint[strip] = (colour > FAINT) & ~greenish & (highest(pixels[strip]) >= BLACK)
+        strong[strip] = colour > CERTAIN
+    return Components(faint).containing(strong.__getitem__)
 
 
 def is_fluorescence(pixels: np.ndarray) -> bool:

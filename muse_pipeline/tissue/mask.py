@@ -18,30 +18,21 @@ from muse_pipeline.core.errors import StoreError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import Slide, SlideInfo
-from muse_pipeline.tissue.unscanned import ScannedSlide
+from muse_pipeline.tissue.background import ScannedSlide
 
 KEEP_UM = 16.0  # nuclei this close to the mask are kept, since its border is not exact
 
 
 @dataclass(frozen=True, eq=False)
 class KeptArea:
-    """The area where nuclei are kept: a bit mask that is looked up for every nucleus.
+    """The area where nuclei are kept: a bit mask that is looked up for every nucleus."""
 
-    Attributes:
-        bits: (h, ceil(w / 8)) uint8, a bit for each pixel, the highest bit leftmost.
-        width: width of the mask in pixels.
-        mask_mpp: (2,) float64, exact um per mask pixel in x and y.
-        roi: polygon or multipolygon in absolute level-0 px, or None.
-        roi_file: origin of the ROI, as in ``TissueMask``.
-        tissue_sha256: checksum of the mask, as in ``TissueMask``.
-    """
-
-    bits: np.ndarray
-    width: int
-    mask_mpp: np.ndarray
-    roi: BaseGeometry | None
-    roi_file: dict[str, Any] | None = None
-    tissue_sha256: str | None = None
+    bits: np.ndarray  # (h, ceil(w / 8)) uint8, a bit for each pixel, the highest bit leftmost
+    width: int  # width of the mask in pixels
+    mask_mpp: np.ndarray  # (2,) float64, exact um per mask pixel in x and y
+    roi: BaseGeometry | None  # polygon or multipolygon in absolute level-0 px, or None
+    roi_file: dict[str, Any] | None = None  # origin of the ROI, as in ``TissueMask``
+    tissue_sha256: str | None = None  # checksum of the mask, as in ``TissueMask``
 
     @property
     def area_mm2(self) -> float:
@@ -49,11 +40,10 @@ class KeptArea:
         return float(np.bitwise_count(self.bits).sum() * np.prod(self.mask_mpp) / 1e6)
 
     def contains(self, xy_level0: np.ndarray, slide_mpp: tuple[float, float]) -> np.ndarray:
-        """Check which positions (N, 2), in absolute level-0 px, are in the area.
+        """(N,) bool: True for positions (N, 2), in absolute level-0 px, within 16 um of tissue and inside any ROI.
 
-        Returns:
-            (N,) bool: True within 16 um of tissue and, if there is a ROI, exactly inside it. The mask counts as one
-            pixel wider and higher than it is, since a slide's smaller levels are truncated to whole pixels.
+        The mask counts as one pixel wider and higher than it is, since a slide's smaller levels are truncated to whole
+        pixels.
         """
         xy = np.asarray(xy_level0, float).reshape(-1, 2)
         column, row = np.floor(xy * (np.asarray(slide_mpp) / self.mask_mpp)).astype(int).T
@@ -77,14 +67,10 @@ class KeptArea:
 
 @dataclass(frozen=True, eq=False)
 class RoiAnnotation:
-    """One area of a region of interest.
+    """One area of a region of interest, with its name and class in QuPath; the class is None if it has none.
 
-    Attributes:
-        name: name in QuPath.
-        class_name: class in QuPath; None if it has none.
-        geometry: polygon or multipolygon in absolute level-0 px, on the slide.
-        area_mm2: area of the geometry.
-        tissue_mm2: area of the tissue within it.
+    The geometry, a polygon or multipolygon on the slide, is in absolute level-0 px; ``tissue_mm2`` is the area of
+    tissue in it.
     """
 
     name: str
@@ -105,29 +91,17 @@ class RoiAnnotation:
 
 @dataclass(frozen=True, eq=False)
 class TissueMask:
-    """Tissue of one slide.
+    """Tissue of one slide."""
 
-    Attributes:
-        mask: (h, w) bool over the whole of level 0, from its top left corner; False outside the ROI, if any.
-        mask_mpp: (2,) float64, exact um per mask pixel in x and y.
-        roi: polygon or multipolygon in absolute level-0 px, or None.
-        area_mm2: area of the tissue within the ROI.
-        roi_file: origin of the ROI, from ``qupath.regions.describe_roi``, or None.
-        fingerprint: the slide's checksum; None in older files.
-        slide_mpp: (x, y) um per level-0 pixel that was used for the slide; None in older files.
-        annotations: the areas of the ROI with their measurements.
-        unscanned: (h, w) bool, True where the slide was not scanned and is black; None if all of it was scanned.
-    """
-
-    mask: np.ndarray
-    mask_mpp: np.ndarray
-    roi: BaseGeometry | None
-    area_mm2: float
-    roi_file: dict[str, Any] | None = None
-    fingerprint: str | None = None
-    slide_mpp: tuple[float, float] | None = None
-    annotations: tuple[RoiAnnotation, ...] = ()
-    unscanned: np.ndarray | None = None
+    mask: np.ndarray  # (h, w) bool over the whole of level 0, from its top left corner; False outside the ROI, if any
+    mask_mpp: np.ndarray  # (2,) float64, exact um per mask pixel in x and y
+    roi: BaseGeometry | None  # polygon or multipolygon in absolute level-0 px, or None
+    area_mm2: float  # area of the tissue within the ROI
+    roi_file: dict[str, Any] | None = None  # origin of the ROI, from ``qupath.regions.describe_roi``, or None
+    fingerprint: str | None = None  # the slide's checksum; None in older files
+    slide_mpp: tuple[float, float] | None = None  # (x, y) um per level-0 pixel; None in older files
+    annotations: tuple[RoiAnnotation, ...] = ()  # the areas of the ROI with their measurements
+    unscanned: np.ndarray | None = None  # (h, w) bool, True where the slide was not scanned and is black, if anywhere
 
     @property
     def is_empty(self) -> bool:
@@ -166,7 +140,7 @@ class TissueMask:
             if self.fingerprint is not None:
                 optional |= {"fingerprint": self.fingerprint, "slide_mpp": self.slide_mpp}
             if self.annotations:
-                optional["annotations"] = json.dumps([each.to_dict() for each in self.annotations])
+                optional["annotations"] = json.dumps([area.to_dict() for area in self.annotations])
             if self.unscanned is not None:
                 optional["unscanned"] = self.unscanned
             np.savez_compressed(
@@ -228,14 +202,9 @@ def dilate(mask: np.ndarray, mask_mpp: np.ndarray, radius_um: float) -> np.ndarr
 
 @dataclass(frozen=True, eq=False)
 class RoiArea:
-    """An annotated area.
+    """An annotated area: its name and class in QuPath, None if it has none, and a polygon or multipolygon.
 
-    Attributes:
-        name: name in QuPath; None if it has none.
-        class_name: class in QuPath; None if it has none.
-        shape: polygon or multipolygon.
-        is_ignored: True if its class is "Ignore".
-        color: (r, g, b) of its class, 0 to 255.
+    It is ignored if its class is "Ignore"; the colour (r, g, b) is that of its class.
     """
 
     name: str | None

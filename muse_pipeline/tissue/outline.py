@@ -26,11 +26,15 @@ TISSUE_RGB, ROI_RGB = (0, 150, 60), (230, 120, 0)
 def trace_outline(tissue: TissueMask, info: SlideInfo) -> MultiPolygon:
     """The mask's outline along its pixels' edges, within the ROI and the scanner's bounds: valid polygons with holes.
 
-    Returns:
-        Multipolygon in absolute level-0 px, rounded to 0.1 px; empty if there is no tissue.
+    They are in absolute level-0 px, rounded to 0.1 px; the multipolygon is empty if there is no tissue.
     """
     pixel_px = tissue.mask_mpp / np.asarray(info.mpp)
-    of_strips = [_union_of_strip(tissue.mask[strip], strip.start) for strip in strips(len(tissue.mask))]
+    of_strips = []
+    for strip in strips(len(tissue.mask)):  # one box per run of true pixels in a row
+        change = np.diff(tissue.mask[strip].astype(np.int8), axis=1, prepend=0, append=0)
+        (rows, starts), (_, stops) = np.nonzero(change == 1), np.nonzero(change == -1)
+        top = strip.start + rows
+        of_strips.append(shapely.union_all(shapely.box(starts, top, stops, top + 1)))
     outline = shapely.transform(shapely.union_all(of_strips), lambda xy: xy * pixel_px)
     outline = outline.intersection(shapely.box(*info.scanned_box))
     if tissue.roi is not None:
@@ -38,14 +42,6 @@ def trace_outline(tissue: TissueMask, info: SlideInfo) -> MultiPolygon:
     outline = shapely.normalize(shapely.set_precision(outline, 0.1))
     parts = [part for part in shapely.get_parts(outline) if part.geom_type == "Polygon" and part.area > 0]
     return MultiPolygon(parts)
-
-
-def _union_of_strip(mask: np.ndarray, top: int) -> BaseGeometry:
-    """The union of a strip's true pixels as unit squares, built from one box per run of true pixels in a row."""
-    change = np.diff(mask.astype(np.int8), axis=1, prepend=0, append=0)
-    rows, starts = np.nonzero(change == 1)
-    _, stops = np.nonzero(change == -1)
-    return shapely.union_all(shapely.box(starts, top + rows, stops, top + rows + 1))
 
 
 def read_thumbnail(slide: Slide, info: SlideInfo, overview: Overview) -> Overview:

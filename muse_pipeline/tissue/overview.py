@@ -19,19 +19,12 @@ LEAST_PX = 256  # minimum side of the parts into which blocks are divided
 
 @dataclass(frozen=True, eq=False)
 class Overview:
-    """A whole slide as one picture, by default at about 8 um per pixel.
+    """A whole slide as one picture, by default at about 8 um per pixel."""
 
-    Attributes:
-        pixels: (h, w, 3) uint8 over the whole of level 0.
-        mpp: (2,) float64, exact um per pixel in x and y.
-        unread: (h, w) bool: area that could not be decoded at any level, white in ``pixels``; None if there is none.
-        warnings: warnings about the unreadable area.
-    """
-
-    pixels: np.ndarray
-    mpp: np.ndarray
-    unread: np.ndarray | None = None
-    warnings: tuple[str, ...] = ()
+    pixels: np.ndarray  # (h, w, 3) uint8 over the whole of level 0
+    mpp: np.ndarray  # (2,) float64, exact um per pixel in x and y
+    unread: np.ndarray | None = None  # (h, w) bool: area that cannot be decoded at any level, white in ``pixels``
+    warnings: tuple[str, ...] = ()  # warnings about the unreadable area
 
 
 def read_overview(slide: Slide, info: SlideInfo, target_um: float = OVERVIEW_UM) -> Overview:
@@ -57,10 +50,13 @@ def read_overview(slide: Slide, info: SlideInfo, target_um: float = OVERVIEW_UM)
                 continue
             if at == level:
                 n_damaged, failure = n_damaged + len(columns) * len(rows), failure or error
-            if (finer := _finer_level(info, at)) is None:
-                unread[here] = True
+            downsamples = [x for x, _ in info.level_downsamples]
+            finer = [other for other, x in enumerate(downsamples) if x < downsamples[at]]
+            if finer:
+                coarsest = max(finer, key=downsamples.__getitem__)
+                waiting += _blocks(coarsest, columns, rows, sides[coarsest])
             else:
-                waiting += _blocks(finer, columns, rows, sides[finer])
+                unread[here] = True
     if unread.all():
         raise failure
     warnings = [f"{n_damaged / (width * height):.1%} of level {level} cannot be decoded: {failure}"] if failure else []
@@ -68,13 +64,6 @@ def read_overview(slide: Slide, info: SlideInfo, target_um: float = OVERVIEW_UM)
         warnings.append(f"{unread.mean():.1%} of the slide cannot be decoded at any level and counts as tissue")
     level_mpp = np.multiply(info.mpp, info.level_downsamples[level])
     return Overview(pixels, level_mpp * factors, unread if has_lost else None, tuple(warnings))
-
-
-def _finer_level(info: SlideInfo, level: int) -> int | None:
-    """The coarsest level that is finer than ``level``, or None."""
-    downsample = info.level_downsamples[level][0]
-    finer = [at for at, (x, _) in enumerate(info.level_downsamples) if x < downsample]
-    return max(finer, key=lambda at: info.level_downsamples[at][0], default=None)
 
 
 def _blocks(level: int, columns: range, rows: range, sides: np.ndarray) -> list[tuple[int, range, range]]:
@@ -107,14 +96,9 @@ def choose_overview_level(info: SlideInfo, target_um: float) -> tuple[int, tuple
 
 
 def _read_block(slide: Slide, info: SlideInfo, level: int, sides: np.ndarray, block: tuple[range, range]) -> np.ndarray:
-    """The overview's pixels in ``block``; beyond the end of the level, its edge is repeated.
+    """The overview's pixels in ``block`` (columns, rows), from a level; beyond the level's end, its edge is repeated.
 
-    Args:
-        slide: open slide.
-        info: header of the slide.
-        level: level to read.
-        sides: (x, y) size of a pixel of the overview, in pixels of the level.
-        block: (columns, rows) of the overview.
+    A pixel of the overview measures ``sides`` (x, y) pixels of the level.
     """
     first = [round(pixels.start * side) for pixels, side in zip(block, sides, strict=True)]
     whole = [round(pixels.stop * side) - at for pixels, side, at in zip(block, sides, first, strict=True)]

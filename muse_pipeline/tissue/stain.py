@@ -1,4 +1,4 @@
-"""Stains: reference vectors, Macenko's estimate from an image, and the map from a slide's stains to a reference."""
+"""Stains: reference vectors, Macenko's estimate from an image, the map to a reference, and a third stain."""
 
 from __future__ import annotations
 
@@ -27,11 +27,9 @@ def optical_density(pixels: np.ndarray) -> np.ndarray:
 
 
 def weigh_density(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Sum of the optical densities of the channels, each times its weight: (h, w) float32.
+    """Sum of the optical densities of the channels of (h, w, 3) uint8, each times its weight (3,): (h, w) float32.
 
-    Args:
-        pixels: (h, w, 3) uint8.
-        weights: (3,) factors; a column of the pseudo-inverse of two stain vectors gives the amount of that stain.
+    With a column of the pseudo-inverse of two stain vectors as weights, this is the amount of that stain.
     """
     shares = cv2.LUT(np.ascontiguousarray(pixels), (_DENSITY[:, None] * weights).astype(np.float32)[None])
     return cv2.transform(shares, np.ones((1, 3), np.float32))
@@ -56,26 +54,19 @@ HUE_TOLERANCE = 0.1  # CAMELYON's haematoxylin absorbs blue (0.47) as much as re
 
 @dataclass(frozen=True)
 class MacenkoFit:
-    """The stains of a slide.
+    """The stains of a slide."""
 
-    Attributes:
-        stains: (2, 3) float64 unit rows in optical density, haematoxylin first.
-        strong: (2,) float64, 99th percentile of each stain's concentration.
-    """
-
-    stains: np.ndarray
-    strong: np.ndarray
+    stains: np.ndarray  # (2, 3) float64 unit rows in optical density, haematoxylin first
+    strong: np.ndarray  # (2,) float64, 99th percentile of each stain's concentration
 
 
 def fit_macenko(pixels: np.ndarray, min_pixels: int = MIN_PIXELS) -> MacenkoFit | None:
-    """Estimate the stains of (N, 3) uint8 RGB pixels.
+    """Estimate the stains of (N, 3) uint8 RGB pixels; None if the fit would be implausible.
 
     The plane of the stains is spanned by the two largest singular vectors of the optical densities, through the origin
-    as in Macenko's paper; the extreme directions in it, at the 1st and 99th percentile of angle, are the stains.
-
-    Returns:
-        The fit, or None if it would be implausible: fewer than ``min_pixels`` stained pixels, less than 12 degrees
-        between the stains, or directions that are not blue-purple and pink.
+    as in Macenko's paper; the extreme directions in it, at the 1st and 99th percentile of angle, are the stains. A fit
+    is implausible with fewer than ``min_pixels`` stained pixels, less than 12 degrees between the stains, or directions
+    that are not blue-purple and pink.
     """
     density = optical_density(pixels)
     density = density.compress(is_stained(density), axis=0)
@@ -126,16 +117,9 @@ def stain_map(stains: np.ndarray, strong: np.ndarray, to_stains: np.ndarray, to_
     """Map one pair of stains onto another, so that their vectors and the strong ends of their concentrations coincide.
 
     The component outside the plane of the two stains is kept unchanged, along the plane's normal, so that pigment and
-    red cells remain distinct from the stains.
-
-    Args:
-        stains: (2, 3) unit vectors in optical density, haematoxylin first.
-        strong: (2,) strong ends (99th percentiles) of the concentrations of ``stains``.
-        to_stains: (2, 3) unit vectors of the reference.
-        to_strong: (2,) strong ends of the reference.
-
-    Returns:
-        (3, 4) float32; columns 0-2 multiply the density, column 3 (zero here) is added.
+    red cells remain distinct from the stains. Stains are (2, 3) unit vectors in optical density, haematoxylin first,
+    and strong ends (2,) are 99th percentiles of concentrations. Columns 0-2 of the map (3, 4) float32 multiply the
+    density, and column 3, zero here, is added.
     """
     bases = []
     for pair in (np.asarray(stains, float), np.asarray(to_stains, float)):
@@ -152,3 +136,51 @@ def gain_ratio(colour: np.ndarray, stains: np.ndarray) -> float:
     plane, _ = np.linalg.qr(np.asarray(stains, float).T)
     largest, smallest = np.linalg.svd(colour[:, :3] @ plane, compute_uv=False)
     return float(largest / smallest) if smallest else np.inf
+
+
+DAB = np.array([0.268, 0.570, 0.776])  # OD of r, g, b by Ruifrok; also QuPath's default for "Brightfield (H-DAB)"
+THIRD_DENSITY = 0.5  # |OD|; the directions of paler pixels are noise
+MIN_RESIDUAL_DEGREES = 6.0  # angle to the best-fitting plane that 1 % of the pixels exceed; 3 to 5 with two stains
+MIN_PLANE_DEGREES = 12.0  # angle to the plane of haematoxylin and DAB; at half of it, noise in DAB grows tenfold
+MIN_FROM_BLUE_DEGREES = 20.0  # angle to Ruifrok's haematoxylin: up to 14 for that of slides, from 26 for other stains
+NOT_FOUND = "no third stain distinct from haematoxylin and DAB was found; DAB is measured without one"
+PURE = 0.8  # fraction of the extreme angle; pixels beyond it are pure
+
+
+def find_third_stain(pixels: np.ndarray) -> tuple[float, ...] | None:
+    """Unit vector (3,) of a stain besides haematoxylin and DAB, such as a red chromogen, in pixels (N, 3) uint8.
+
+    None if no stain is distinct from the first two.
+
+    Densities of two stains lie in one plane, whatever the shade of haematoxylin; those of three stains do not. The
+    pixels at the largest angle to the plane of haematoxylin and DAB are the purest of the third stain, just as in
+    Macenko's method for two stains the pixels at the extreme angles within the plane are the purest ("A method for
+    normalizing histology slides for quantitative analysis", ISBI 2009).
+    """
+    density = optical_density(pixels)
+    size = np.linalg.norm(density, axis=1)
+    density = density[(size > THIRD_DENSITY) & (size < MAX_DENSITY)]
+    _, own = np.linalg.eigh(density.T @ density)
+    if not len(density) or np.abs(_extreme_angles(_plane_angles(density, own[:, 0]))).max() < MIN_RESIDUAL_DEGREES:
+        return None
+    blue, brown = TEXTBOOK[0] / np.linalg.norm(TEXTBOOK[0]), DAB / np.linalg.norm(DAB)
+    normal = np.cross(blue, brown)
+    angle = _plane_angles(density, normal / np.linalg.norm(normal))
+    for end in sorted(_extreme_angles(angle), key=abs, reverse=True):
+        if abs(end) < MIN_PLANE_DEGREES:
+            break
+        stain = density[angle / end >= PURE].sum(0)
+        stain /= np.linalg.norm(stain)
+        if np.degrees(np.arccos(stain @ blue)) >= MIN_FROM_BLUE_DEGREES:
+            return tuple(stain.round(6).tolist())  # rounded, so the order of summation has no effect
+    return None
+
+
+def _plane_angles(density: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """Angles (N,) in degrees between densities (N, 3) and the plane with this unit ``normal``."""
+    return np.degrees(np.arcsin(np.clip(density @ normal / np.linalg.norm(density, axis=1), -1, 1)))
+
+
+def _extreme_angles(angle: np.ndarray) -> np.ndarray:
+    """Percentiles (2,) between which 98 % of the angles lie."""
+    return np.percentile(angle, [ANGLE_PERCENTILE, 100 - ANGLE_PERCENTILE])

@@ -20,37 +20,30 @@ NEAR = 0.35  # largest distance of a core from its place in the grid, relative t
 
 @dataclass(frozen=True)
 class Core:
-    """A core, or a position of the grid without one.
+    """A core, or a position of the grid without one."""
 
-    Attributes:
-        name: letter of the row and number of the column, such as "B-7".
-        centre_um: (x, y) from the corner of level 0.
-        is_missing: True if there is next to no tissue.
-    """
-
-    name: str
-    centre_um: tuple[float, float]
-    is_missing: bool
+    name: str  # letter of the row and number of the column, such as "B-7"
+    centre_um: tuple[float, float]  # (x, y) from the corner of level 0
+    is_missing: bool  # True if there is next to no tissue
 
 
 def find_cores(mask: np.ndarray, mask_mpp: np.ndarray) -> tuple[list[Core], float]:
     """Find the cores in a tissue mask (h, w) bool with pixels of ``mask_mpp`` (2,) um.
 
-    Returns:
-        All positions of the grid, row by row, and the radius of the cores in um.
+    Returns all positions of the grid, row by row, and the radius of the cores in um.
     """
     height, width = (max(round(n * mpp / WORK_UM), 1) for n, mpp in zip(mask.shape, mask_mpp[::-1], strict=True))
     tissue = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
     radius = _find_radius(tissue)
     cover = cv2.filter2D(tissue, -1, _disc(radius), borderType=cv2.BORDER_CONSTANT)
-    found = _find_peaks(cover, radius)
-    column, row = np.round(found).astype(int).T
-    index, origin, steps = _fit_grid(found, cover[row, column], radius)
+    peaks = _find_peaks(cover, radius)
+    column, row = np.round(peaks).astype(int).T
+    index, origin, steps = _fit_grid(peaks, cover[row, column], radius)
     used = (index > _NOWHERE).all(1)
     shape = index[used].max(0) + 1 if used.any() else np.zeros(2, int)
     if used.sum() < LEAST_CORES or used.sum() < shape.prod() / 3:
         raise _no_grid(int(used.sum()))
-    centres = {tuple(index): xy for index, xy in zip(index[used].tolist(), found[used].tolist(), strict=True)}
+    centres = {tuple(index): xy for index, xy in zip(index[used].tolist(), peaks[used].tolist(), strict=True)}
     cores = []
     for row in range(shape[1]):
         for column in range(shape[0]):
@@ -112,17 +105,17 @@ def _find_peaks(cover: np.ndarray, radius: float) -> np.ndarray:
     return centres[1:].astype(float)
 
 
-def _fit_grid(found: np.ndarray, cover: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _fit_grid(peaks: np.ndarray, cover: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Column and row (N, 2) of each position, ``_NOWHERE`` if off the grid; the grid's origin (2,) and steps (2, 2)."""
-    index = np.full(found.shape, _NOWHERE)
-    steps = np.array([_step(found, radius, axis) for axis in (0, 1)])
+    index = np.full(peaks.shape, _NOWHERE)
+    steps = np.array([_step(peaks, radius, axis) for axis in (0, 1)])
     is_there = np.isfinite(steps).all(1)
     if is_there.sum() == 1:
         steps = _square(steps, int(is_there.argmax()))
-    if len(found) < LEAST_CORES or not np.isfinite(steps).all():
+    if len(peaks) < LEAST_CORES or not np.isfinite(steps).all():
         return index, np.zeros(2), steps
     for seed in np.argsort(-cover, kind="stable")[:_SEEDS]:  # a grid that starts from debris stays small
-        grown = _grow_grid(found, steps, int(seed))
+        grown = _grow_grid(peaks, steps, int(seed))
         if (grown > _NOWHERE).all(1).sum() > (index > _NOWHERE).all(1).sum():
             index = grown
     for axis in (0, 1, 0, 1):
@@ -132,7 +125,7 @@ def _fit_grid(found: np.ndarray, cover: np.ndarray, radius: float) -> tuple[np.n
     index[used] -= index[used].min(0)
     is_long = index[used].max(0, initial=0) > 0  # False for the direction across a single row or column
     design = np.column_stack([np.ones(len(used)), index[used][:, is_long]])
-    origin, *steps[is_long] = np.linalg.lstsq(design, found[used], rcond=None)[0]
+    origin, *steps[is_long] = np.linalg.lstsq(design, peaks[used], rcond=None)[0]
     return index, origin, steps if is_long.all() else _square(steps, int(is_long.argmax()))
 
 
@@ -151,9 +144,9 @@ def _trim(line: np.ndarray, cover: np.ndarray) -> None:
             used = line > _NOWHERE
 
 
-def _step(found: np.ndarray, radius: float, axis: int) -> np.ndarray:
+def _step(peaks: np.ndarray, radius: float, axis: int) -> np.ndarray:
     """Median vector (2,) from a core to the next core to the right (``axis`` 0) or below (1); NaN if there are none."""
-    apart = found[None] - found[:, None]
+    apart = peaks[None] - peaks[:, None]
     ahead, aside = apart[..., axis], abs(apart[..., 1 - axis])
     is_ahead = (ahead > 1.5 * radius) & (aside < TURN * ahead)
     distance = np.where(is_ahead, np.hypot(ahead, aside), np.inf)
@@ -165,9 +158,9 @@ def _step(found: np.ndarray, radius: float, axis: int) -> np.ndarray:
     return np.median(nearest[length < 1.4 * np.quantile(length, 0.25)], axis=0)
 
 
-def _grow_grid(found: np.ndarray, steps: np.ndarray, seed: int) -> np.ndarray:
+def _grow_grid(peaks: np.ndarray, steps: np.ndarray, seed: int) -> np.ndarray:
     """Column and row (N, 2) of the positions reached from ``seed`` in steps of the grid; ``_NOWHERE`` for the rest."""
-    index = np.full(found.shape, _NOWHERE)
+    index = np.full(peaks.shape, _NOWHERE)
     index[seed], waiting = 0, [seed]
     moves = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (2, 0), (-2, 0), (0, 2), (0, -2)])  # 2: across a missing core
     reach = NEAR * np.linalg.norm(steps, axis=1).min()
@@ -176,7 +169,7 @@ def _grow_grid(found: np.ndarray, steps: np.ndarray, seed: int) -> np.ndarray:
         here = waiting.pop(0)
         for move in moves:
             there = index[here] + move
-            distance = np.linalg.norm(found - found[here] - move @ steps, axis=1)
+            distance = np.linalg.norm(peaks - peaks[here] - move @ steps, axis=1)
             nearest = int(distance.argmin())
             is_free = index[nearest, 0] == _NOWHERE and tuple(there.tolist()) not in taken
             if distance[nearest] < reach * max(abs(move)) and is_free:
@@ -187,10 +180,9 @@ def _grow_grid(found: np.ndarray, steps: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _share_within(cores: list[Core], radius_um: float, tissue: np.ndarray) -> float:
-    """Fraction of the tissue that lies in the cores."""
     inside = np.zeros(tissue.shape, np.uint8)
     for core in cores:
-        x, y = (round(each / WORK_UM - 0.5) for each in core.centre_um)
+        x, y = (round(um / WORK_UM - 0.5) for um in core.centre_um)
         cv2.circle(inside, (x, y), round(radius_um / WORK_UM) + 1, 1, -1)
     return float((tissue * inside).sum() / tissue.sum())
 

@@ -11,7 +11,7 @@ from slide_files import write_pyramid
 from muse_pipeline.inference.stains import LN_10, STAINS, split_stains
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.slides.base import open_slide
-from muse_pipeline.tissue.third_stain import find_third_stain
+from muse_pipeline.tissue.stain import find_third_stain
 
 RED, EOSIN, MAGENTA, GREEN = (0.214, 0.851, 0.478), (0.072, 0.990, 0.105), (0.25, 0.92, 0.29), (0.98, 0.144, 0.133)
 AEC = (0.274, 0.680, 0.680)  # 8 degrees from DAB

@@ -25,7 +25,7 @@ from muse_pipeline.report.notices import rank_slides, summarise_failures, summar
 from muse_pipeline.report.page import write_page, write_table
 from muse_pipeline.report.slide_card import describe_card
 from muse_pipeline.slides.mpp import MppCandidate, choose_mpp
-from muse_pipeline.tissue.third_stain import NOT_FOUND
+from muse_pipeline.tissue.stain import NOT_FOUND
 
 
 @pytest.fixture(scope="module")

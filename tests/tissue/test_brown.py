@@ -10,8 +10,7 @@ from muse_pipeline.core.pictures import read_rgb, resize_picture
 from muse_pipeline.inference.stains import DAB
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
-from muse_pipeline.tissue.brown import count_spots
-from muse_pipeline.tissue.colour import AppearanceSample, cut_fields
+from muse_pipeline.tissue.colour import AppearanceSample, count_spots, cut_fields
 from muse_pipeline.tissue.stain import TEXTBOOK
 
 MPP = 0.5

@@ -8,10 +8,10 @@ from drawn import ArraySlide, discs, draw
 from muse_pipeline.inference.artefacts import find_masks
 from muse_pipeline.store.store import open_store
 from muse_pipeline.store.write import write_store
+from muse_pipeline.tissue.background import find_unscanned
 from muse_pipeline.tissue.colour import measure_colour
 from muse_pipeline.tissue.find import find_tissue
 from muse_pipeline.tissue.mask import TissueMask
-from muse_pipeline.tissue.unscanned import find_unscanned
 
 MPP = 0.5, 0.5
 PINK = (225, 150, 190)
