@@ -2,22 +2,16 @@
 
 import gzip
 import json
-import os
 import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path, PureWindowsPath
 
 import pytest
+from groovy import WITH_GROOVY, run_groovy
 from qupath_stubs import write_stubs
 from workflow_runs import draw_stained_slide
 
 from muse_pipeline.qupath.scripts import find_script_folders, write_scripts
-
-WITH_GROOVY = pytest.mark.skipif(
-    shutil.which("groovy") is None, reason="install groovy (Debian: apt install groovy) to run the scripts"
-)
 
 
 def square(kind, side, class_name=None, corner=0):
@@ -38,9 +32,7 @@ def groovy(tmp_path_factory):
 
     def run(state, *arguments):
         (stubs / "state.json").write_text(json.dumps(state))
-        environment = os.environ | {"QUPATH_STATE": str(stubs / "state.json")}
-        command = ["groovy", "-cp", stubs, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        return run_groovy("-cp", stubs, *arguments, QUPATH_STATE=str(stubs / "state.json"))
 
     return run
 
