@@ -25,7 +25,7 @@ from torch.nn import functional
 from experiments.common.runs import run_arms, runs_of
 from muse_pipeline.core.pictures import list_pictures, read_rgb, write_png
 from muse_pipeline.evaluation.bootstrap import area_under_curve, percentile_interval, resample_sums
-from muse_pipeline.export.regions import load_region_model
+from muse_pipeline.export.region_models import load_region_model
 from muse_pipeline.inference.card import ColourReference, NucleusClass
 from muse_pipeline.labels.tissue import TissueSource
 from muse_pipeline.losses.mil import EXPONENT

@@ -21,7 +21,7 @@ import numpy as np
 from experiments.common.runs import run_arms, runs_of
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.evaluation.bootstrap import percentile_interval, resample_sums
-from muse_pipeline.export.regions import load_region_model
+from muse_pipeline.export.region_models import load_region_model
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.labels.tissue import TissueSource, read_tissue_images
 from muse_pipeline.methods.mil.config import MilConfig, StudentSettings

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.core.files import complete_file
     from muse_pipeline.export.onnx import export_onnx
     from muse_pipeline.export.parity import check_parity
-    from muse_pipeline.export.regions import check_region_parity, export_region_model
+    from muse_pipeline.export.region_models import check_region_parity, export_region_model
     from muse_pipeline.inference.card import REGIONS
     from muse_pipeline.inference.model import find_checkpoint, list_checkpoints
     from muse_pipeline.training.checkpoint import load_checkpoint

@@ -75,24 +75,16 @@ _STEPS = 64  # integer steps per grey level; blurring 16-bit integers gives the 
 class ArtefactMap:
     """The kind of artefact in each cell of a slide.
 
-    Attributes:
-        kind: (rows, columns) int8 index into ``kinds``, or ``CLEAN``; the grid starts at the corner of level 0.
-        area_mm2: area of the tissue with each kind of artefact; empty if artefacts were not searched for, and without
-            "blurred" if focus cannot be judged.
-        slide_mpp: (x, y) um per level-0 pixel.
-        model_sha256: checksum of the model that mapped all kinds but the first.
-        kinds: names of the kinds.
-        subtract: kinds whose nuclei and areas are left out of totals.
-        tissue_mm2: area of the tissue.
+    The areas are empty if artefacts were not searched for, and without "blurred" if focus cannot be judged.
     """
 
-    kind: np.ndarray
-    area_mm2: dict[str, float]
-    slide_mpp: tuple[float, float]
-    model_sha256: str
+    kind: np.ndarray  # (rows, columns) int8 index into ``kinds``, or ``CLEAN``; the grid starts at level 0's corner
+    area_mm2: dict[str, float]  # area of the tissue with each kind of artefact
+    slide_mpp: tuple[float, float]  # (x, y) um per level-0 pixel
+    model_sha256: str  # checksum of the model that mapped all kinds but the first
     kinds: tuple[str, ...] = KINDS
-    subtract: tuple[str, ...] = LEFT_OUT
-    tissue_mm2: float = 0.0
+    subtract: tuple[str, ...] = LEFT_OUT  # kinds whose nuclei and areas are left out of totals
+    tissue_mm2: float = 0.0  # area of the tissue
 
     @property
     def focus_doubt(self) -> str:

@@ -38,30 +38,20 @@ CACHED_CHUNKS = 8  # chunks kept per thread (6 MB in all): those that a window s
 
 
 class Detector(Protocol):
-    """Finds nuclei in windows; may be called from several threads at once.
+    """Finds nuclei in windows; may be called from several threads at once."""
 
-    Attributes:
-        card: mpp, window, halo, batch, capacity, classes, rays and embedding, as in a model's card.
-        suppress_overlaps: True if a nucleus may be outlined twice; it is then reported once (``nuclei.pairs``).
-        trim: True if windows of any size are accepted; the windows of a batch are then cut to the part with tissue.
-        measures_dab: True if the nuclei have ``dab_od``.
-    """
-
-    card: ModelCard
-    suppress_overlaps: bool = False
-    trim: bool = False
-    measures_dab: bool = False
+    card: ModelCard  # mpp, window, halo, batch, capacity, classes, rays and embedding
+    suppress_overlaps: bool = False  # True if a nucleus may be outlined twice; it is then reported once
+    trim: bool = False  # True if windows of any size are accepted; those of a batch are then cut to their tissue
+    measures_dab: bool = False  # True if the nuclei have ``dab_od``
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
-        """Find the nuclei in one batch of windows.
+        """Find the nuclei in each of n windows (frame: window), by descending score; tables for empty slots may follow.
 
         Args:
             pixels: (card.batch, S, S, 3) uint8, S = ``card.input_px``; slots without a window are white. With ``trim``,
                 (card.batch, H, W, 3), where H and W are multiples of ``card.stride_px``.
-            origin_xy: (n, 2) top-left corners of the n windows in work pixels; n is at most ``card.batch``.
-
-        Returns:
-            The nuclei in each of the n windows (frame: window), by descending score; tables for empty slots may follow.
+            origin_xy: (n, 2) top-left corners of the windows in work pixels; n is at most ``card.batch``.
         """
 
     def facts(self) -> dict[str, Any]:

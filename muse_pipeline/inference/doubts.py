@@ -5,18 +5,12 @@ outside a range by more than a margin is flagged, with the reason in words; a sl
 immunohistochemistry, has a different stain. No step fails because of a doubt. docs/guide/confidence.md states how often
 pictures of an unseen site are flagged, and the limits of the check.
 
-Totals of a cohort leave out doubtful slides, or only the classes of their nuclei or their regions. All nuclei are
-doubtful if the image is not bright-field, or if the pixel size is implausible by itself or for the size of the nuclei.
-Only classes are doubtful if the nuclei of a class are larger than in training, for example tumour mistaken for
-lymphocytes, or if the classes were not validated in the organ. Only regions are doubtful if many nuclei are of a class
-that does not occur in their region. The limits come from the breast tissue that `compact` was trained on, and from
-other tissue.
-
-If the pixel size is wrong, which is the commonest mistake, nuclei have a different size and lower class probabilities.
-Both also occur at the right pixel size: nuclei of lymph nodes are small, and classes in an unfamiliar organ
-are uncertain. Hence the plausible range of the median area narrows as the mean class probability falls, unless
-the nuclei of a class are about as large as in training. A pixel size that the scanner wrote into the slide's file is
-rarely wrong, so the size of nuclei then leads to a warning only.
+Totals of a cohort leave out doubtful slides, or only the classes of their nuclei or their regions. If the pixel size is
+wrong, the commonest mistake, nuclei have a different size and lower class probabilities. Both also occur at the right
+pixel size: nuclei of lymph nodes are small, and classes in an unfamiliar organ are uncertain. Hence the plausible range
+of the median area narrows as the mean class probability falls, unless the nuclei of a class are about as large as in
+training. A pixel size that the scanner wrote into the slide's file is rarely wrong, so the size of nuclei then leads to
+a warning only. The limits come from the breast tissue that `compact` was trained on, and from other tissue.
 """
 
 from __future__ import annotations

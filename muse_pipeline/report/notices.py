@@ -11,7 +11,7 @@ from muse_pipeline.core.text import count_noun, some_of
 from muse_pipeline.inference.doubts import OF_CLASSES, OF_NUCLEI, OF_REGIONS, describe_organs, name_unvalidated
 from muse_pipeline.report.cohort import STATUSES, SlideResult, counted
 from muse_pipeline.slides.mpp import DOUBT
-from muse_pipeline.slides.pictures import SEVERAL
+from muse_pipeline.slides.tiff_pictures import SEVERAL
 from muse_pipeline.tissue.find import DOUBT as TISSUE_DOUBT
 from muse_pipeline.tissue.stain import NOT_FOUND
 

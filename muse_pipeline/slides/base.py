@@ -42,23 +42,14 @@ class NearlyReadError(UnsuitedError):
 
 @dataclass(frozen=True)
 class SlideProperties:
-    """Properties of a slide as its reader reports them.
+    """Properties of a slide as its reader reports them."""
 
-    Attributes:
-        vendor: maker of the scanner or kind of file, as the reader names it.
-        level_sizes_px: (width, height) of every level, level 0 first.
-        level_downsamples: (x, y) level-0 pixels per pixel of every level.
-        mpp_candidates: sizes of a level-0 pixel that the file states, the most trusted first.
-        bounds: rectangle that the scanner marks as non-empty, in absolute level-0 pixels, or None.
-        warnings: warnings about what is read, such as the choice of one picture among several.
-    """
-
-    vendor: str
-    level_sizes_px: tuple[tuple[int, int], ...]
-    level_downsamples: tuple[tuple[float, float], ...]
-    mpp_candidates: tuple[MppCandidate, ...] = ()
-    bounds: Bounds | None = None
-    warnings: tuple[str, ...] = ()
+    vendor: str  # maker of the scanner or kind of file, as the reader names it
+    level_sizes_px: tuple[tuple[int, int], ...]  # (width, height) of every level, level 0 first
+    level_downsamples: tuple[tuple[float, float], ...]  # (x, y) level-0 pixels per pixel of every level
+    mpp_candidates: tuple[MppCandidate, ...] = ()  # sizes of a level-0 pixel in the file, the most trusted first
+    bounds: Bounds | None = None  # rectangle that the scanner marks as non-empty, in absolute level-0 pixels
+    warnings: tuple[str, ...] = ()  # about what is read, such as the choice of one picture among several
 
 
 class SlideReader(ABC):

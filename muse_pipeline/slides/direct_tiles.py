@@ -24,7 +24,7 @@ import numpy as np
 from muse_pipeline.core.environment import read_at
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.slides.base import WHITE, overlap, white_canvas
-from muse_pipeline.slides.pictures import complaints_of_tifffile, name_of
+from muse_pipeline.slides.tiff_pictures import complaints_of_tifffile, name_of
 
 if TYPE_CHECKING:
     from tifffile import TiffPage

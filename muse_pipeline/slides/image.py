@@ -24,8 +24,8 @@ from muse_pipeline.slides.base import (
     to_uint8,
 )
 from muse_pipeline.slides.mpp import MppCandidate
-from muse_pipeline.slides.pictures import count_planes, find_picture, is_mistagged, name_of, state_mpp, why_planes
 from muse_pipeline.slides.signature import PICTURE_SUFFIXES, TIFF_SUFFIXES, file_format
+from muse_pipeline.slides.tiff_pictures import count_planes, find_picture, is_mistagged, name_of, state_mpp, why_planes
 
 if TYPE_CHECKING:
     from tifffile import TiffPage

@@ -10,8 +10,8 @@ from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.slides.base import READERS, SlideReader, open_slide
 from muse_pipeline.slides.isolation import start_isolated
 from muse_pipeline.slides.mpp import choose_mpp, is_square, require_possible
-from muse_pipeline.slides.pictures import MOSTLY, is_dim, share_of_dark
 from muse_pipeline.slides.signature import fingerprint_file, slide_origin
+from muse_pipeline.slides.tiff_pictures import MOSTLY, is_dim, share_of_dark
 
 _PROBE_PX = 2048  # maximum side of the part of the coarsest level that is checked
 

@@ -23,7 +23,7 @@ from muse_pipeline.slides.base import (
 )
 from muse_pipeline.slides.direct_tiles import DirectTiles
 from muse_pipeline.slides.mpp import mpp_from_objective, mpp_from_ome_xml, mpp_from_resolution_tags, mpp_from_values
-from muse_pipeline.slides.pictures import why_unsuited
+from muse_pipeline.slides.tiff_pictures import why_unsuited
 
 TILED_VENDORS = frozenset({"aperio", "generic-tiff"})  # slides in one TIFF file with non-overlapping tiles
 FOCAL_PLANES = re.compile(r"FocalPlanes value (\d+)")  # part of OpenSlide's error about DICOM

@@ -24,7 +24,8 @@ from muse_pipeline.slides.base import (
     rgb_on_white,
 )
 from muse_pipeline.slides.mpp import mpp_from_objective, mpp_from_values
-from muse_pipeline.slides.pictures import (
+from muse_pipeline.slides.signature import file_format
+from muse_pipeline.slides.tiff_pictures import (
     VENDORS,
     are_colours,
     complaints_of_tifffile,
@@ -35,7 +36,6 @@ from muse_pipeline.slides.pictures import (
     state_mpp,
     why_planes,
 )
-from muse_pipeline.slides.signature import file_format
 
 if TYPE_CHECKING:
     from tifffile import TiffPage

@@ -11,7 +11,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.core.types import Slide, SlideInfo
-from muse_pipeline.slides.pictures import DIM
+from muse_pipeline.slides.tiff_pictures import DIM
 from muse_pipeline.tissue.background import (
     ScannedSlide,
     absorbed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -152,17 +152,17 @@ class TissueMask:
         """Read ``tissue.npz`` and, with ``info``, require that it belongs to that slide."""
         try:
             with np.load(path) as arrays:
-                roi = shapely.from_wkb(arrays["roi"].tobytes()) if arrays["roi"].size else None
-                roi_file = json.loads(str(arrays["roi_file"])) if "roi_file" in arrays else None
-                tissue = cls(arrays["mask"], arrays["mask_mpp"], roi, float(arrays["area_mm2"]), roi_file)
-                if "annotations" in arrays:
-                    parts = json.loads(str(arrays["annotations"]))
-                    tissue = replace(tissue, annotations=tuple(map(RoiAnnotation.from_dict, parts)))
-                if "unscanned" in arrays:
-                    tissue = replace(tissue, unscanned=arrays["unscanned"])
+                values = {name: arrays[name] for name in ("mask", "mask_mpp", "unscanned") if name in arrays}
+                values |= {
+                    name: json.loads(str(arrays[name])) for name in ("roi_file", "annotations") if name in arrays
+                }
+                values["roi"] = shapely.from_wkb(arrays["roi"].tobytes()) if arrays["roi"].size else None
+                values["area_mm2"] = float(arrays["area_mm2"])
                 if "fingerprint" in arrays:
-                    of = str(arrays["fingerprint"]), tuple(arrays["slide_mpp"].astype(float).tolist())
-                    tissue = replace(tissue, fingerprint=of[0], slide_mpp=of[1])
+                    values["fingerprint"] = str(arrays["fingerprint"])
+                    values["slide_mpp"] = tuple(arrays["slide_mpp"].astype(float).tolist())
+            annotations = tuple(map(RoiAnnotation.from_dict, values.pop("annotations", ())))
+            tissue = cls(**values, annotations=annotations)
             tissue.require_sound()
         except Exception as error:  # NumPy, zipfile and GEOS may raise any exception on foreign bytes
             raise StoreError(

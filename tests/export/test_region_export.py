@@ -9,7 +9,7 @@ from drawn_regions import CLASSES, MPP, draw_blobs, draw_texture, save_drawn_mod
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import ModelError
-from muse_pipeline.export.regions import check_region_parity, load_region_model
+from muse_pipeline.export.region_models import check_region_parity, load_region_model
 from muse_pipeline.inference.model import read_card
 from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.models.region import RegionNetwork
@@ -21,7 +21,7 @@ def checkpoint(region_model):
 
 
 def test_integers_are_checked_against_torch(checkpoint, region_model, tmp_path, muse, monkeypatch):
-    monkeypatch.setattr("muse_pipeline.export.regions.trace_windows", lambda *_: onnx.load(region_model))
+    monkeypatch.setattr("muse_pipeline.export.region_models.trace_windows", lambda *_: onnx.load(region_model))
     require_checked(checkpoint, tmp_path / "model.onnx", muse, "int8")
 
 

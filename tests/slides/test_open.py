@@ -16,7 +16,7 @@ from slide_files import draw_gradient, shrink, write_pyramid
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.slides import image
 from muse_pipeline.slides.base import exact_downsamples, open_slide
-from muse_pipeline.slides.pictures import complaints_of_tifffile
+from muse_pipeline.slides.tiff_pictures import complaints_of_tifffile
 
 
 def read_whole(path):

@@ -70,7 +70,7 @@ class RegionModel(ModelSettings):
 def region_checkpoint(
     network: RegionNetwork, model: RegionModel, colour: ColourReference, meta: dict[str, Any]
 ) -> Checkpoint:
-    """Return a checkpoint that ``export.regions.load_region_model`` can read.
+    """Return a checkpoint that ``export.region_models.load_region_model`` can read.
 
     Args:
         network: the trained network.

@@ -17,7 +17,7 @@ from every_setting import APPEARANCE, CARD, NAMES, REPORTS, SCHEDULE, Kind, keep
 from experiments.mil_rungs import run as rungs
 from muse_pipeline.cli.main import main
 from muse_pipeline.data.windows import RegionBatch, RegionWindows
-from muse_pipeline.export.regions import load_region_model
+from muse_pipeline.export.region_models import load_region_model
 from muse_pipeline.inference.card import DICE, DICE_OF_PAINTING, painting_warnings
 from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.inference.stains import colour_of_fit

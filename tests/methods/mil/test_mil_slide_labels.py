@@ -17,7 +17,7 @@ from slide_files import write_pyramid
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.evaluation.bootstrap import area_interval, area_under_curve
-from muse_pipeline.export.regions import load_region_model
+from muse_pipeline.export.region_models import load_region_model
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.stains import colour_of_fit, read_colour
 from muse_pipeline.labels.tissue import UNKNOWN, TissueSource, read_tissue_images
