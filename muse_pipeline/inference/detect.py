@@ -116,7 +116,7 @@ def detect_shard(
     if choice.within is not None:
         batches = [windows for windows in batches if grid.touches(windows, *choice.within).any()]
     store.keep_chunks(CACHED_CHUNKS * (threads + 1))
-    run_batch = partial(_run_batch, store=store, finder=finder, grid=grid, guard=guard)
+    run_batch = partial(_run_batch, image=store, finder=finder, grid=grid, guard=guard)
     full, guarded = [], defaultdict(list)  # indices of windows
     columns = len(card.classes), card.n_rays, card.embedding_dim, finder.measures_dab
     with complete_file(output) as unfinished, ShardWriter(unfinished, *columns) as writer:
@@ -152,41 +152,39 @@ def detect_shard(
     return facts
 
 
+class WindowedImage(Protocol):
+    """An image in which nuclei are detected: a store, or a picture in memory."""
+
+    size_px: tuple[int, int]
+    tissue: tuple[np.ndarray, float]  # mask (h, w) bool, and the side of its pixels in pixels of the image
+
+    def read_continued(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        """Read a box as ``Store.read_continued`` does."""
+
+
 def _run_batch(
-    windows: np.ndarray, store: Store, finder: Detector, grid: WindowGrid, guard: Guard | None
+    windows: np.ndarray, image: WindowedImage, finder: Detector, grid: WindowGrid, guard: Guard | None = None
 ) -> list[tuple[int, Nuclei, bool, str]]:
     """For each window of a batch, its index, its nuclei, whether it is full, and the reason to exclude it or ""."""
     card = finder.card
-    part = grid.part(windows, *store.tissue, card.stride_px) if finder.trim else grid.whole
-    corners = grid.part_xy(windows, part)
-    batch = []
-    nuclei_and_reasons = _find_nuclei(store, finder, corners, (part.width, part.height), guard)
-    for window, corner, (nuclei, reason) in zip(windows.tolist(), corners, nuclei_and_reasons, strict=True):
-        is_full = len(nuclei) >= card.capacity  # counted before nuclei are dropped
-        inside = _drop_beyond(nuclei, corner, grid.size_px)
-        if finder.suppress_overlaps:
-            inside = suppress_overlaps(inside, card.mpp)
-        batch.append((window, report_window(inside, window, grid, part, card.mpp), is_full, reason))
-    return batch
-
-
-def _find_nuclei(
-    store: Store, finder: Detector, corners: np.ndarray, size_px: tuple[int, int], guard: Guard | None
-) -> list[tuple[Nuclei, str]]:
-    """Nuclei (frame: window) in windows of ``size_px`` at ``corners`` (n, 2), and the reason to skip each or ""."""
-    card = finder.card
+    part = grid.part(windows, *image.tissue, card.stride_px) if finder.trim else grid.whole
+    size_px, corners = (part.width, part.height), grid.part_xy(windows, part)
+    # Some graphs accept only whole batches, so slots without a window stay white.
     pixels = np.full((card.batch, *size_px[::-1], 3), 255, np.uint8)
     for slot, corner in enumerate(corners):
-        pixels[slot] = store.read_continued(tuple(corner), size_px)
+        pixels[slot] = image.read_continued(tuple(corner), size_px)
     reasons = [guard.judge(pixels[slot]) if guard else "" for slot in range(len(corners))]
-    windows = finder(pixels, corners) if not all(reasons) else [no_nuclei(card)] * len(corners)
-    return [(no_nuclei(card) if reason else nuclei, reason) for nuclei, reason in zip(windows, reasons, strict=False)]
-
-
-def _drop_beyond(nuclei: Nuclei, corner: np.ndarray, size_px: tuple[int, int]) -> Nuclei:
-    """The nuclei (frame: window) of a window at ``corner`` that lie in an image of ``size_px``, in work pixels."""
-    xy = window_to_work(nuclei.xy, corner)
-    return nuclei[((xy >= 0) & (xy < size_px)).all(1)]
+    in_windows = finder(pixels, corners) if not all(reasons) else [no_nuclei(card)] * len(corners)
+    batch = []
+    for window, corner, unguarded, reason in zip(windows.tolist(), corners, in_windows, reasons, strict=False):
+        nuclei = no_nuclei(card) if reason else unguarded
+        is_full = len(nuclei) >= card.capacity  # counted before nuclei are dropped
+        xy = window_to_work(nuclei.xy, corner)
+        nuclei = nuclei[((xy >= 0) & (xy < grid.size_px)).all(1)]  # not beyond the edges of the image
+        if finder.suppress_overlaps:
+            nuclei = suppress_overlaps(nuclei, card.mpp)
+        batch.append((window, report_window(nuclei, window, grid, part, card.mpp), is_full, reason))
+    return batch
 
 
 def no_nuclei(card: ModelCard) -> Nuclei:
@@ -301,27 +299,28 @@ def detect_image(predictor: Predictor, pixels: np.ndarray, colour: np.ndarray) -
 
 def detect_overlapping(predictor: Predictor, pixels: np.ndarray, colour: np.ndarray) -> Nuclei:
     """The nuclei of ``detect_image`` with the network's own outlines, which may overlap."""
-    card = predictor.card
-    height, width = pixels.shape[:2]
-    grid = WindowGrid((width, height), card.input_px, card.halo_px)
+    card, picture, finder = (
+        predictor.card,
+        PictureInMemory(pixels, predictor.card.stride_px),
+        ModelFinder(predictor, colour),
+    )
+    grid = WindowGrid(picture.size_px, card.input_px, card.halo_px)
     windows = np.arange(grid.shape[0] * grid.shape[1])
-    reports = [_run_window(predictor, grid, pixels, colour, window) for window in windows.tolist()]
+    reports = [_run_batch(windows[[window]], picture, finder, grid)[0][1].require(Frame.WORK) for window in windows]
     nuclei, seams = Nuclei.concatenate(reports), SeamResolver(grid, card.mpp)
     kept = seams.add(nuclei.xy, np.repeat(windows, [len(report) for report in reports])), seams.finish()
     return nuclei[np.concatenate(kept)]
 
 
-def _run_window(predictor: Predictor, grid: WindowGrid, pixels: np.ndarray, colour: np.ndarray, window: int) -> Nuclei:
-    card, (height, width) = predictor.card, pixels.shape[:2]
-    part = grid.whole
-    if predictor.any_size:
-        everywhere = np.ones((-(-height // card.stride_px), -(-width // card.stride_px)), bool)
-        part = grid.part(np.array([window]), everywhere, card.stride_px, card.stride_px)
-    # Some graphs accept only whole batches, so the other windows of the batch stay white.
-    batch = np.full((card.batch, part.height, part.width, 3), 255, np.uint8)
-    corner = grid.part_xy(window, part)
-    columns, rows = map(continue_axis, corner, (part.width, part.height), grid.size_px)
-    batch[0] = pixels[np.ix_(rows, columns)]
-    nuclei = _drop_beyond(predictor(batch, colour)[0], corner, grid.size_px)
-    nuclei = suppress_overlaps(nuclei, card.mpp)
-    return report_window(nuclei, window, grid, part, card.mpp).require(Frame.WORK)
+class PictureInMemory(WindowedImage):
+    """A picture (h, w, 3) uint8 in memory, all of which is tissue."""
+
+    def __init__(self, pixels: np.ndarray, stride_px: int):
+        self._pixels, (height, width) = pixels, pixels.shape[:2]
+        self.size_px = width, height
+        self.tissue = np.ones((-(-height // stride_px), -(-width // stride_px)), bool), stride_px
+
+    def read_continued(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        """Read a box as ``Store.read_continued`` does."""
+        columns, rows = map(continue_axis, xy, size, self.size_px)
+        return self._pixels[np.ix_(rows, columns)]

@@ -192,9 +192,15 @@ def test_what_windows_of_a_row_share_is_decoded_once(tiled_slide, tmp_path, monk
         def __call__(self, pixels, origin_xy):
             return [no_nuclei(self.card)] * self.card.batch
 
-    read_chunk, of_store, decoded, read = ShardFiles.read_chunk, Store._chunk, [], []
+    read_chunk, keep_chunks, decoded, read = ShardFiles.read_chunk, Store.keep_chunks, [], []
+
+    def keep_and_count(store, n):
+        keep_chunks(store, n)
+        cached = store._read_chunk
+        store._read_chunk = lambda *at: read.append(at) or cached(*at)
+
     monkeypatch.setattr(ShardFiles, "read_chunk", lambda self, *at: decoded.append(at) or read_chunk(self, *at))
-    monkeypatch.setattr(Store, "_chunk", lambda self, *at: read.append(at) or of_store(self, *at))
+    monkeypatch.setattr(Store, "keep_chunks", keep_and_count)
     store = open_store(tiled_slide.store.path)
     detect_shard(store, Blind(tiled_slide.predictor, tiled_slide.colour), Shard(1, 1), tmp_path / "all.parquet")
     assert max(Counter(read).values()) == 4  # up to four windows share a chunk
