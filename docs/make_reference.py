@@ -27,7 +27,8 @@ METHODS = {
     "unit": "UNITPathSSL, translation between masks and tissue: [unit.md](guide/unit.md).",
     "mil": "IKD-MIL, region models from labels of images or slides: [regions.md](guide/regions.md).",
 }
-INNER = {"AdaSettings", "DiscriminatorSettings", "GeneratorSettings", "LossWeights", "TissueSettings"}  # named without descriptions
+# Classes whose settings are listed without descriptions.
+INNER = {"AdaSettings", "DiscriminatorSettings", "GeneratorSettings", "LossWeights", "TissueSettings"}
 HEAD = """# Reference
 
 All settings of training runs and proposers, each with its default; those without one must be given. The sheet and the
