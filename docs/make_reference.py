@@ -28,7 +28,14 @@ METHODS = {
     "mil": "IKD-MIL, region models from labels of images or slides: [regions.md](guide/regions.md).",
 }
 # Classes whose settings are listed without descriptions.
-INNER = {"AdaSettings", "DiscriminatorSettings", "GeneratorSettings", "LossWeights", "TissueSettings"}
+INNER = {
+    "AdaSettings",
+    "ClusterSettings",
+    "DiscriminatorSettings",
+    "GeneratorSettings",
+    "LossWeights",
+    "TissueSettings",
+}
 HEAD = """# Reference
 
 All settings of training runs and proposers, each with its default; those without one must be given. The sheet and the
