@@ -18,8 +18,7 @@ import numpy as np
 
 from experiments.common.runs import add_run, is_recorded, read_runs, runs_of
 from muse_pipeline.methods.unit.synthesis_folder import MEASURES, QUANTILES, measure, summarise
-from muse_pipeline.methods.unit.synthesis_masks import InstanceMask, synthesise_mask
-from muse_pipeline.methods.unit.synthesis_settings import TissueSettings
+from muse_pipeline.methods.unit.synthesis_masks import InstanceMask, TissueSettings, synthesise_mask
 
 # The six 256-px example masks of UNITPathSSL's framework figure at 0.25 um/px, measured without contour pixels and
 # nuclei at the border: quantiles by measure, None if not measured; totals are the minimum and maximum over the six.

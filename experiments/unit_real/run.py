@@ -38,14 +38,14 @@ from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stains import colour_of_fit
-from muse_pipeline.losses.unit import paint
+from muse_pipeline.methods.psm.activation_map import ClusterSettings, MaskSettings, PseudoMasker
 from muse_pipeline.methods.unit.config import LossWeights, UnitConfig, stage_config
 from muse_pipeline.methods.unit.data import MasksStage, UnitData
+from muse_pipeline.methods.unit.losses import paint
 from muse_pipeline.methods.unit.method import INSIDE, UnitTraining, build_reader
 from muse_pipeline.methods.unit.monitors import TranslationAlarm
 from muse_pipeline.methods.unit.run import UnitRecipe, UnitStage
 from muse_pipeline.nuclei.masks import drop_small_labels
-from muse_pipeline.proposals.activation_map import ClusterSettings, MaskSettings, PseudoMasker
 from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, haematoxylin
 from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.checkpoint import load_checkpoint, load_detector_weights

@@ -34,8 +34,7 @@ from muse_pipeline.methods.unit.config import (
 from muse_pipeline.methods.unit.data import MasksStage, UnitData
 from muse_pipeline.methods.unit.method import UnitTraining
 from muse_pipeline.methods.unit.run import UnitStage
-from muse_pipeline.methods.unit.synthesis_masks import InstanceMask, synthesise_mask
-from muse_pipeline.methods.unit.synthesis_settings import EPITHELIAL, TissueSettings
+from muse_pipeline.methods.unit.synthesis_masks import EPITHELIAL, InstanceMask, TissueSettings, synthesise_mask
 from muse_pipeline.models.detector import DetectionGraph
 from muse_pipeline.models.translation import MaskReader
 from muse_pipeline.nuclei.masks import label_image_to_nuclei

@@ -64,7 +64,7 @@ def write_masks(args: argparse.Namespace) -> None:
     from muse_pipeline.core.text import count_noun
     from muse_pipeline.methods.unit import synthesis_folder as folder
     from muse_pipeline.methods.unit.synthesis_folder import fit_tissue
-    from muse_pipeline.methods.unit.synthesis_settings import TissueSettings
+    from muse_pipeline.methods.unit.synthesis_masks import TissueSettings
 
     tissue, record = TissueSettings(), None
     if args.fit:

@@ -26,14 +26,10 @@ MIN_BLUR_RADIUS_PX = 3
 
 
 class Prefetched:
-    """Batches that threads prepare in advance; each depends only on its index.
+    """Batches that threads prepare in advance; the end of a ``with`` block cancels those that have not been started.
 
-    The end of a ``with`` block cancels batches that have not been started.
-
-    Args:
-        batches: function that takes the index of a batch and returns the batch; called from several threads.
-        stride: difference between successive indices in this process.
-        threads: number of threads; if 0, every batch is made on request.
+    ``batches``, called from several threads, makes the batch of an index. Successive indices of this process differ by
+    ``stride``. With 0 ``threads``, every batch is made on request.
     """
 
     def __init__(self, batches: Callable[[int], Any], stride: int, threads: int):
@@ -152,13 +148,9 @@ def random_linear(n: int, augmentation: Augmentation, generator: torch.Generator
 
 
 def sample_windows(pictures: Tensor, centre: Tensor, back: Tensor, size_px: int) -> Tensor:
-    """Cut windows around ``centre``; outside the picture they are white.
+    """Cut windows of ``size_px`` around ``centre`` (B, 2) from pictures (B, 3, h, w), 0 to 255; white outside them.
 
-    Args:
-        pictures: (B, 3, h, w) float, 0 to 255.
-        centre: (B, 2) centres of the windows, in picture px.
-        back: (B, 2, 2) maps from window to picture, the inverse of ``random_linear``.
-        size_px: side of a window.
+    ``back`` (B, 2, 2) maps windows to pictures; it is the inverse of ``random_linear``.
     """
     height, width = pictures.shape[-2:]
     axis = torch.arange(size_px, device=pictures.device) + 0.5 - size_px / 2
@@ -211,19 +203,7 @@ def vary_appearance(
     augmentation: Augmentation,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Vary sharpness, normalisation strength and colour of windows.
-
-    Args:
-        pixels: (B, 3, H, W).
-        colour: (B, 3, 4) map of each window to the reference.
-        stains: (2, 3) reference stains.
-        mpp: um per pixel.
-        augmentation: strength of the variation.
-        generator: source of all random numbers.
-
-    Returns:
-        The varied pixels and colour.
-    """
+    """Vary the sharpness of windows (B, 3, H, W) and, along ``stains`` (2, 3), their colour maps (B, 3, 4)."""
     pixels = vary_sharpness(pixels, mpp, augmentation, generator)
     share = torch.empty(len(pixels)).uniform_(augmentation.partial_colour, 1, generator=generator)
     return pixels, vary_colour(part_way(colour, share), stains, augmentation, generator)

@@ -143,10 +143,7 @@ Partner = Store | Picture | DrawnNuclei  # may be used in its tissue
 def open_partner(source: PartnerSource, image: NucleusImage, folder: Path) -> Partner | None:
     """Open the partner of an image; None if ``source`` has no file for the image, or its registration failed.
 
-    Args:
-        source: settings of the partner.
-        image: the H&E image.
-        folder: cache folder, in which outlines are stored in a format that is fast to read.
+    Outlines are stored in the cache ``folder`` in a format that is fast to read.
     """
     if source.store is not None:
         return _open_store(source.store, image)
@@ -270,14 +267,9 @@ class PairBatch(NamedTuple):
 
 
 class PairBatches:
-    """Batches of views with their partners; each depends only on its index.
+    """Batches of views with their partners (None for images without one); each batch depends only on its index.
 
     A partner is cut, scaled, mirrored and rotated like the first global view; its colours are not varied.
-
-    Args:
-        views: batches of views of the H&E images.
-        images: images from which ``views`` samples.
-        partners: partner of each image, or None.
     """
 
     def __init__(

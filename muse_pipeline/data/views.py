@@ -146,12 +146,9 @@ class ViewSet:
 
 
 class ViewSampler:
-    """Samples sets of views.
+    """Samples sets of views from images with at least one nucleus each.
 
-    Args:
-        images: images with at least one nucleus each.
-        settings: settings of the views.
-        balance: exponent; an image's weight is multiplied by its area with nuclei to this power (0 ignores the area).
+    An image's weight is multiplied by its area with nuclei to the power ``balance``; 0 ignores the area.
     """
 
     def __init__(self, images: Sequence[NucleusImage], settings: ViewSettings, balance: float = 0.5):
@@ -261,16 +258,8 @@ def ordered_pairs(n_local: int) -> list[tuple[int, int]]:
 class ViewBatches:
     """Samples batches on the CPU that depend only on their index, so that a resumed run gets the same ones.
 
-    Args:
-        images: images with at least one nucleus each.
-        colours: (N, 3, 4) map in optical density of each image.
-        stains: (2, 3) reference stains, along which colour is varied.
-        settings: settings of the views.
-        batch: number of sets per batch, B.
-        augmentation: strength of the variation of colour and sharpness; geometry follows ``settings``.
-        seed: seed of the run.
-        balance: influence of an image's area on how often it is sampled, as in ``ViewSampler``.
-        grey: fraction of views that are grey.
+    ``colours`` (N, 3, 4) are the images' maps in optical density, and ``stains`` (2, 3) the reference stains along
+    which colour is varied. Geometry follows ``settings``, not ``augmentation``; ``balance`` is that of ``ViewSampler``.
     """
 
     def __init__(

@@ -55,14 +55,8 @@ class WindowSettings(Protocol):
 class LabelledWindows:
     """Samples batches that, on a CPU, depend only on their ``step``, so that a resumed run gets the same ones.
 
-    Args:
-        images: labelled images, all at the same mpp.
-        colours: (N, 3, 4) colour map of each image.
-        stains: (2, 3) reference stains, along which colour is varied.
-        settings: settings of the run.
-        device: device of the pictures and of the windows.
-        weak_view: True to add windows for a teacher to each batch.
-        around: True if windows may reach over the borders of regions, as in ``draw_centres``.
+    Images (N, all at the same mpp) have the colour maps ``colours`` (N, 3, 4); colour is varied along ``stains`` (2,
+    3). With ``weak_view``, batches contain windows for a teacher too; ``around`` is that of ``draw_centres``.
     """
 
     def __init__(
@@ -132,17 +126,12 @@ def _depth(image: LabelledImage) -> np.ndarray:
 def draw_centres(
     size: Tensor, region: Tensor, reach: Tensor, generator: torch.Generator, around: bool = False
 ) -> Tensor:
-    """Sample the centres (B, 2) of windows uniformly, in picture px.
+    """Sample the centres (B, 2) of windows uniformly, in picture px, on pictures of ``size`` (B, 2), width and height.
 
     The whole annotated region may lie anywhere in a window (MUSE's large field of view) or, if the region is larger
-    than a window, the window anywhere in the region. Windows stay within the picture as far as possible.
-
-    Args:
-        size: (B, 2) width and height of the pictures.
-        region: (B, 4) left, top, right, bottom of the bounding boxes of the annotated regions.
-        reach: (B, 1) half the side of a window in picture px.
-        generator: random generator of the run.
-        around: True to allow centres anywhere in the region too, so that windows may reach over its border.
+    than a window, the window anywhere in the region; with ``around``, windows may also reach over its border. Windows
+    stay within the picture as far as possible. ``region`` (B, 4) is left, top, right, bottom of the region's bounding
+    box, and ``reach`` (B, 1) half the side of a window, both in picture px.
     """
     middle, half = (region[:, :2] + region[:, 2:]) / 2, (region[:, 2:] - region[:, :2]) / 2
     # The centre may move by |reach - half|, so that either the region or the window contains the other.
@@ -157,16 +146,9 @@ def draw_centres(
 
 
 def cut_windows(pictures: list[Tensor], centre: Tensor, linear: Tensor, size_px: int) -> Tensor:
-    """Like ``sample_windows``, for pictures of different sizes; only the part in the window is converted to float.
+    """Like ``sample_windows``, for uint8 pictures of different sizes; only the part in a window is made float.
 
-    Args:
-        pictures: B pictures (3, h, w) uint8.
-        centre: (B, 2) centres of the windows in picture px, on the CPU.
-        linear: (B, 2, 2) maps from picture to window, on the CPU.
-        size_px: side of a window, S.
-
-    Returns:
-        (B, 3, S, S) float, 0 to 255.
+    ``linear`` (B, 2, 2), which maps pictures to windows, and ``centre`` (B, 2) are on the CPU.
     """
     back = torch.linalg.inv(linear)
     # Half the sides of the bounding box of a rotated window.
@@ -188,17 +170,9 @@ def cut_windows(pictures: list[Tensor], centre: Tensor, linear: Tensor, size_px:
 
 
 def read_cells(maps: list[Tensor], centre: Tensor, linear: Tensor, cells: int, cell_px: int) -> Tensor:
-    """Read maps of pictures at the cell centres of windows; 0 beyond a picture.
+    """Read maps (h, w) of B pictures at the centres of N = ``cells`` cells per side: (B, N, N) float, 0 outside.
 
-    Args:
-        maps: B maps (h, w).
-        centre: (B, 2) centres of the windows in picture px.
-        linear: (B, 2, 2) maps from picture to window.
-        cells: number of cells per side of a window, N.
-        cell_px: side of a cell in window px.
-
-    Returns:
-        (B, N, N) float.
+    ``centre`` (B, 2) and ``linear`` (B, 2, 2) are those of ``cut_windows``.
     """
     axis = (torch.arange(cells) + 0.5 - cells / 2) * cell_px
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)  # (N, N, 2)
@@ -245,14 +219,8 @@ class NucleiStack:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the nuclei in and close to each window, padded to the number in the fullest window, M'.
 
-        Args:
-            chosen: (B,) index of the picture of each window.
-            centre: (B, 2) centres of the windows in picture px.
-            linear: (B, 2, 2) maps from picture to window.
-            size_px: side of a window.
-
-        Returns:
-            xy (B, M', 2) window px, -1e6 for padding; label (B, M'); rays (B, M', R); shares (B, M', C).
+        The B windows lie on the pictures ``chosen``; ``centre`` and ``linear`` are those of ``cut_windows``. The result
+        is xy (B, M', 2) in window px, -1e6 for padding; label (B, M'); rays (B, M', R); shares (B, M', C).
         """
         window, rank = _number(self.n[chosen])
         row = self.first[chosen][window] + rank
@@ -284,11 +252,6 @@ def continue_mirrored(image: LabelledImage, window_px: int, mpp: float) -> Label
     """Extend a picture that is smaller than a window by mirror images to its right and below it.
 
     Pixels within 3 um of a seam or of the original border do not count as annotated. Larger pictures are unchanged.
-
-    Args:
-        image: labelled image.
-        window_px: side of the windows that are cut from it.
-        mpp: um per pixel.
     """
     height, width = image.pixels.shape[:2]
     if min(width, height) >= window_px:
@@ -337,17 +300,10 @@ class RegionBatch(NamedTuple):
 
 
 class RegionWindows:
-    """Samples batches that, on a CPU, depend only on their ``step``.
+    """Samples batches that, on a CPU, depend only on their ``step``; arguments are those of ``LabelledWindows``.
 
     All classes are sampled equally often, as are all images of a class. Images with labelled pixels form another class.
-
-    Args:
-        images: images, all at the same mpp.
-        colours: (N, 3, 4) colour map of each image.
-        stains: (2, 3) reference stains, along which colour is varied.
-        n_classes: number of classes, K + 1; the first has no target.
-        settings: settings of the run.
-        device: device of the images and of the windows.
+    The first of ``n_classes`` classes has no target.
     """
 
     def __init__(

@@ -16,17 +16,9 @@ def match_points(predicted_xy: np.ndarray, score: np.ndarray, true_xy: np.ndarra
 
     This is the protocol of the point-detection papers (DPA-P2PNet, DeNuC; 3 um). It is computed for all predictions at
     once by deferred acceptance: every unmatched prediction proposes to its nearest point that has not rejected it, and
-    every point keeps the best-scored prediction. The result is the same, because all points rank predictions by
-    score.
-
-    Args:
-        predicted_xy: (P, 2) predicted points.
-        score: (P,) scores; for ties the lower index is first.
-        true_xy: (T, 2) true points, in the same unit.
-        radius: largest distance, in the same unit.
-
-    Returns:
-        (P,) index of the matched true point, or -1.
+    every point keeps the best-scored prediction. The result is the same, because all points rank predictions by score;
+    for ties the lower index is first. Points (P, 2) and (T, 2) and ``radius`` have the same unit. The result (P,) is
+    the index of the matched true point, or -1.
     """
     taken = np.full(len(predicted_xy), -1)
     if not len(predicted_xy) or not len(true_xy):
@@ -177,15 +169,9 @@ def match_nuclei(
     radius_um: float = RADIUS_UM,
     judged: np.ndarray | None = None,
 ) -> Matches:
-    """Match one slide or picture, over all classes and class by class.
+    """Match one slide or picture with pixels of ``mpp``, over all classes and class by class.
 
-    Args:
-        predicted: detected nuclei, with scores.
-        true: true nuclei in the same frame.
-        n_classes: number of classes; labels run from 0 to n_classes - 1, -1 is unknown.
-        mpp: um per pixel of the frame, or (x, y).
-        radius_um: largest distance of a match.
-        judged: (P,) bool, as in ``Matches``; True for all predictions by default.
+    Labels run from 0 to ``n_classes`` - 1, -1 is unknown; ``judged`` (P,) is that of ``Matches``, True by default.
     """
     predicted.require(true.frame)
     taken = np.full((n_classes + 1, len(predicted)), -1)

@@ -127,17 +127,10 @@ def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 def count_panoptic(
     overlaps: Overlaps, found_label: np.ndarray, true_label: np.ndarray, n_classes: int, judged: np.ndarray
 ) -> PanopticCounts:
-    """Sums for the PQ of one slide.
+    """Sums for the PQ of one slide with P found and T true outlines, whose labels are class indices, -1 if unknown.
 
     Classes are matched separately, as the definition requires. As for F1, a detected outline that matches a true
-    nucleus of unknown class is not a false positive of its own class.
-
-    Args:
-        overlaps: overlaps of P found and T true outlines.
-        found_label: (P,) class index, -1 unknown.
-        true_label: (T,) class index, -1 unknown.
-        n_classes: number of classes.
-        judged: (P,) bool, True if a detected outline may be a false positive, as in ``detection.Matches``.
+    nucleus of unknown class is not a false positive of its own class. ``judged`` (P,) is that of ``detection.Matches``.
     """
     agreeing = np.flatnonzero(overlaps.iou > MIN_IOU)
     excused = np.zeros(len(found_label), bool)

@@ -54,10 +54,7 @@ class CalibrationCounts:
     def describe(self, by_slide: np.ndarray, patients: Sequence[str], repeats: int = REPEATS) -> dict[str, Any]:
         """JSON-ready description, with an interval of the error, bootstrapped over patients.
 
-        Args:
-            by_slide: (S, N_BINS, 3) counts of each slide, whose sum is ``values``.
-            patients: (S,) patient of each slide.
-            repeats: number of draws of the bootstrap.
+        ``values`` is the sum of the slides' counts ``by_slide`` (S, N_BINS, 3).
         """
         drawn = CalibrationCounts(resample_sums(by_slide, patients, repeats))
         edges = np.linspace(0, 1, N_BINS + 1).round(4).tolist()

@@ -72,12 +72,9 @@ def pair_folder(
 ) -> Pairing:
     """Pair every slide of a results folder with its truth, by name or by a sheet.
 
-    Args:
-        results: folder that contains ``<slide>/nuclei.parquet``.
-        truth: folder of ``<slide>.csv``, ``.tsv``, ``.geojson`` ...; not needed if the sheet has a column ``truth``.
-        sheet: table with ``slide_id`` and, if known, ``patient``, ``truth`` and ``region``; only its slides are scored.
-        region: folder of ``<slide>.geojson`` or ``.png``.
-        patient: regular expression searched in a slide's name; the match (its first group, if any) is the patient.
+    ``truth`` and ``region`` are folders of files named after slides; a sheet with a column ``truth`` replaces the
+    former, and only its slides are scored. ``patient`` is a regular expression searched in a slide's name; the match
+    (its first group, if any) is the patient.
     """
     found = CohortFiles(results).tables()
     if not found:

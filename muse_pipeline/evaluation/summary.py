@@ -26,12 +26,7 @@ def summarise(
 ) -> dict[str, Any]:
     """The result of ``muse evaluate``, as a dictionary for JSON.
 
-    Args:
-        scores: scores of the slides.
-        pairing: slides with and without a score.
-        rules: rules of scoring.
-        repeats: number of draws of the bootstrap.
-        site: regular expression that finds a slide's site in its name, for calibration by site.
+    ``site`` is a regular expression that finds a slide's site in its name, for calibration by site.
     """
     classes = scores[0].classes
     for score in scores:

@@ -67,16 +67,10 @@ def read_truth(
 ) -> Truth:
     """Read the truth in the format of its suffix: a table of points, GeoJSON, or an instance mask of level 0.
 
-    For a model of one class, all classes of the truth are mapped to this class unless ``class_map`` is given.
-
-    Args:
-        path: file of the truth.
-        classes: names of the classes, by label.
-        mpp: (x, y) um per level-0 pixel.
-        offset_px: level-0 position of the origin of a GeoJSON file.
-        size_px: (width, height) of level 0, which a mask must have; None if unknown.
-        class_map: a class of the model, several accepted classes, or None (not scored) for each class of the file;
-            without a map, the file must use the names of the model or synonyms.
+    For a model of one class, all classes of the truth are mapped to this class unless ``class_map`` is given. It maps
+    each class of the file to a class of the model, several accepted classes, or None (not scored); without a map, the
+    file must use the names of the model or synonyms. ``mpp`` is that of level 0, ``offset_px`` the level-0 position of
+    the origin of a GeoJSON file, and ``size_px`` (width, height) that of level 0, which a mask must have.
     """
     name = path.name.lower()
     if path.is_file() and not name.endswith(SUFFIXES):
@@ -113,14 +107,10 @@ def _read_mask(path: Path, mpp: tuple[float, float], size_px: tuple[int, int] | 
 
 
 def read_region(path: Path, size_px: tuple[int, int] | None, offset_px: tuple[int, int] = (0, 0)) -> BaseGeometry:
-    """Read the annotated region of a slide from a separate file: GeoJSON areas, or a mask of the whole slide.
+    """Read the annotated region of a slide from GeoJSON areas, or from a mask of the whole slide at any resolution.
 
-    Areas of the class "Ignore" are subtracted.
-
-    Args:
-        path: path of GeoJSON, or of a picture in which the annotated pixels are not 0.
-        size_px: (width, height) of level 0, which the picture covers at any resolution; None if unknown.
-        offset_px: level-0 position of the origin of a GeoJSON file.
+    Areas of the class "Ignore" are subtracted, and pixels of a mask are annotated if they are not 0. ``offset_px`` and
+    ``size_px`` are those of ``read_truth``.
     """
     if path.name.lower().endswith(MASK_SUFFIXES):
         if size_px is None:

@@ -15,7 +15,7 @@ import shapely
 from muse_pipeline.cohort.patients import patient_in_name, require_patient_rule
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.config import OneOf, Positive
-from muse_pipeline.core.errors import LabelError
+from muse_pipeline.core.errors import LabelError, SlideError
 from muse_pipeline.core.files import read_lines
 from muse_pipeline.core.pictures import resize_picture
 from muse_pipeline.labels.labelled_image import LabelledImage, complete_outlines, require_order
@@ -23,7 +23,58 @@ from muse_pipeline.labels.nuclei_files import FileNuclei
 from muse_pipeline.nuclei.class_names import ClassWords
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.objects import IGNORED, REGION
+from muse_pipeline.slides.base import open_slide
+from muse_pipeline.slides.mpp import PLAUSIBLE_RANGE_UM, is_square
 from muse_pipeline.tissue.stain import fit_macenko
+
+MPP_TOLERANCE = 0.05  # maximum relative difference of a stated mpp from that in the file
+OF_SOURCE = "`mpp` of this source"
+
+
+def read_picture(path: Path, mpp: float | None, origin: str = OF_SOURCE) -> tuple[np.ndarray, float]:
+    """Read the pixels (h, w, 3) uint8 and the um per pixel of a plain picture.
+
+    ``mpp``, if it is stated elsewhere, must agree with the file; ``origin`` describes it in messages.
+    """
+    try:
+        with open_slide(path, "image") as picture:
+            known = next(iter(picture.properties.mpp_candidates), None)
+            pixels = picture.read_level((0, 0), 0, picture.properties.level_sizes_px[0])
+    except SlideError as error:
+        raise LabelError(str(error)) from error
+    if known is not None and not is_square(known.mpp):
+        raise LabelError(
+            f"{path}: its pixels are {known.mpp[0]:.4g} um wide and {known.mpp[1]:.4g} um high ({known.source}), but a "
+            "labelled picture needs square pixels; resample it and its labels, or label it as a slide"
+        )
+    if mpp is not None and known is not None:
+        require_agreement(path, mpp, known.mpp, known.source, origin)
+    if mpp is not None or known is None:
+        return pixels, require_mpp(path, mpp, origin)
+    return pixels, require_mpp(path, float(known.mpp[0]), f"the mpp in the file ({known.source})")
+
+
+def require_mpp(path: Path, mpp: float | None, origin: str = OF_SOURCE) -> float:
+    """Return the ``mpp`` of a picture if it is known and plausible for nuclei; ``origin`` describes it in messages."""
+    if mpp is None:
+        raise LabelError(f"{path}: its pixel size is unknown; give `mpp`, um per pixel, in this source")
+    low, high = PLAUSIBLE_RANGE_UM
+    if not low <= mpp <= high:
+        raise LabelError(
+            f"{path}: {mpp:.4g} um per pixel is outside the range for nuclei, {low:g} to {high:g}; correct {origin}"
+        )
+    return mpp
+
+
+def require_agreement(
+    path: Path | str, mpp: float, known: tuple[float, float], known_source: str, origin: str = OF_SOURCE
+) -> None:
+    """Reject an mpp that differs by more than 5 % from the mpp in the file; ``origin`` describes it in the message."""
+    if any(abs(mpp / side - 1) > MPP_TOLERANCE for side in known):
+        raise LabelError(
+            f"{path}: {origin} is {mpp:.4g} um/px, but the file states {known[0]:.4g} um/px ({known_source}); correct "
+            "or remove the former"
+        )
 
 
 class TargetModel(NamedTuple):

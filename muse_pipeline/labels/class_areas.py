@@ -85,11 +85,8 @@ class ClassAreas:
     ) -> tuple[Nuclei, tuple[AreaCount, ...]]:
         """Return the nuclei in areas, with their expected class shares and labels, and their number in each area.
 
-        Args:
-            nuclei: N nuclei that the detector found.
-            owner: (N,) index of the area of each nucleus; -1 if it is in none.
-            names: classes of the model.
-            purity: expected share of the classes of an area.
+        ``owner`` (N,) is the index of each nucleus' area, -1 for none; ``purity`` the expected share of an area's
+        classes.
         """
         nuclei, owner = nuclei[owner >= 0], owner[owner >= 0]
         shares = np.array([expected_shares(classes, len(names), purity) for classes in self.classes], np.float32)
@@ -114,14 +111,10 @@ def read_areas(
     offset_px: tuple[int, int] = (0, 0),
     left_out: Collection[str] = (),
 ) -> ClassAreas:
-    """Read the areas of a label file, in px of its picture or slide.
+    """Read the areas of GeoJSON or of a mask, in px of a picture or slide of ``size_px`` = (width, height).
 
-    Args:
-        path: GeoJSON file or mask.
-        words: classes that the words or values in the file refer to.
-        size_px: (width, height) of the picture or slide.
-        offset_px: (x, y) offset added to the positions in a GeoJSON file.
-        left_out: classes and names of annotations that are not areas.
+    ``offset_px`` (x, y) is added to positions in GeoJSON; annotations with a class or name in ``left_out`` are no
+    areas.
     """
     if path.name.lower().endswith(GEOJSON_SUFFIXES):
         unit, (values, number, shape) = "feature", _read_drawn(path, offset_px, left_out)
@@ -168,13 +161,7 @@ def _read_mask(path: Path, size_px: tuple[int, int], with_zero: bool) -> tuple[n
 
 
 class AreaDetector:
-    """The detector that finds the nuclei in areas.
-
-    Args:
-        name: path or name of the model.
-        mpp: um per pixel of the pictures.
-        n_rays: number of rays per nucleus; their lengths are NaN.
-    """
+    """The detector that finds the nuclei in areas of pictures at ``mpp``; their ``n_rays`` rays are NaN."""
 
     def __init__(self, name: Path, mpp: float, n_rays: int):
         self.mpp, self.n_rays = mpp, n_rays

@@ -21,11 +21,7 @@ from muse_pipeline.labels.layouts import LAYOUTS
 
 
 class Layout(ABC):
-    """Finds and reads the pictures of a dataset.
-
-    Args:
-        source: source whose ``labels`` are the folder of the unpacked dataset, or a folder that contains it.
-    """
+    """Finds and reads the pictures of the unpacked dataset in, or below, the folder ``source.labels``."""
 
     title: ClassVar[str]
 

@@ -85,14 +85,7 @@ class LabelledImage:
 
 
 def complete_outlines(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float) -> Nuclei:
-    """Grow outlines for nuclei with unknown rays (NaN); all other outlines are unchanged.
-
-    Args:
-        pixels: (h, w, 3) uint8 picture.
-        nuclei: nuclei (frame: window) with rays (N, R).
-        stain: stains of the picture; None for textbook stains.
-        mpp: um per pixel.
-    """
+    """Grow outlines for nuclei (frame: window) with unknown rays (NaN); all other outlines are unchanged."""
     drawn = np.isfinite(nuclei.rays).all(1)
     if drawn.all():
         return nuclei

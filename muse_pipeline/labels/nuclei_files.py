@@ -258,13 +258,8 @@ def read_drawn(
 ) -> FileNuclei:
     """Read points and polygons of GeoJSON, each part of which is a nucleus, and the regions around them.
 
-    Args:
-        path: path of the file.
-        mpp: (x, y) um per pixel of the file.
-        n_rays: number of rays per nucleus; rays of points are NaN.
-        frame: frame of the positions after the offset is added.
-        offset_px: (x, y) offset added to the positions in the file.
-        rules: meaning of the objects in the file.
+    ``mpp`` (x, y) is that of the file; ``offset_px`` (x, y) is added to its positions, which are then in ``frame``.
+    Rays of points are NaN.
     """
     objects = read_geojson(path, offset_px, tiles=rules.by_program)
     is_region = are_called(objects, (rules.region_class,))

@@ -20,16 +20,10 @@ PLAUSIBLE_AREA_UM2 = (8.0, 250.0)
 
 
 def outline_points(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float, n_rays: int) -> Nuclei:
-    """Outline nuclei around points: a watershed region or a circle, moved to the clearest edge nearby.
+    """Outline nuclei around points in pixels of a picture: a watershed region or a circle, moved to the clearest edge.
 
-    Rays are NaN if there is no clear edge, or if the outline is too small or too large for a nucleus.
-
-    Args:
-        pixels: (h, w, 3) uint8 picture.
-        nuclei: points in pixels of the picture (frame: window).
-        stain: the picture's stains; None for textbook haematoxylin.
-        mpp: um per pixel.
-        n_rays: number of rays per outline.
+    Rays are NaN if there is no clear edge, or if the outline is too small or too large for a nucleus. Without
+    ``stain``, textbook haematoxylin is used.
     """
     if not len(nuclei):
         return replace(nuclei, rays=np.zeros((0, n_rays), np.float32))
@@ -44,12 +38,9 @@ def outline_points(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None,
 
 
 def grow_regions(amount: np.ndarray, xy: np.ndarray, mpp: float) -> np.ndarray:
-    """Seeded watershed: (h, w) int32, i + 1 in the region of centre i, 0 in the background.
+    """Seeded watershed: (h, w) int32, i + 1 in the region of centre i of ``xy`` (N, 2), 0 in the background; N > 0.
 
-    Args:
-        amount: (h, w) smoothed haematoxylin, about 1 in the darkest nuclei.
-        xy: (N, 2) centres, N > 0.
-        mpp: um per pixel.
+    ``amount`` (h, w) is the smoothed haematoxylin, about 1 in the darkest nuclei.
     """
     from skimage.filters import threshold_local, threshold_otsu
     from skimage.segmentation import watershed
@@ -110,14 +101,8 @@ def follow_edges(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: floa
     nucleus' own edge (the median over its rays' steepest edges), with a small squared relative distance from the
     initial outline. In a pale nucleus, the path follows the rim, which is an edge all around, unlike grains inside.
 
-    Args:
-        amount: (h, w) darkness; about 1 in the darkest nuclei.
-        xy: (N, 2) centres.
-        rays: (N, R) um, NaN for a nucleus without an outline.
-        mpp: um per pixel.
-
-    Returns:
-        (N, R) float32 um, NaN for nuclei without a clear path, such as two nuclei at the same position.
+    ``amount`` (h, w) is about 1 in the darkest nuclei. ``rays`` (N, R), um, are NaN for a nucleus without an outline;
+    so are the returned ones for nuclei without a clear path, such as two nuclei at the same position ``xy`` (N, 2).
     """
     room = _room(xy * mpp, rays.shape[1])
     starts = range(0, len(xy), BLOCK)
@@ -180,10 +165,8 @@ def _best_path(edge: np.ndarray, radii: np.ndarray, outline: np.ndarray) -> np.n
 def _closed_paths(cost: np.ndarray, jump: int, bend: float) -> np.ndarray:
     """Cheap closed paths (N, R): the middle turn of the cheapest path over two turns, far from its free ends.
 
-    Args:
-        cost: (N, R, S) cost of each radius on each ray.
-        jump: maximum difference between the radius indices of neighbouring rays.
-        bend: cost of a difference of 1.
+    ``cost`` (N, R, S) is that of each radius on each ray. Radius indices of neighbouring rays differ by at most
+    ``jump``, and a difference of 1 costs ``bend``.
     """
     n_rays, n_steps = cost.shape[1:]
     bends = (bend * np.abs(np.arange(-jump, jump + 1)))[:, None, None].astype(cost.dtype)

@@ -14,7 +14,14 @@ from muse_pipeline.core.config import Positive
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.pictures import list_pictures, resize_picture
 from muse_pipeline.core.types import Frame
-from muse_pipeline.labels.base_source import LabelledPicture, Sample, TargetModel, require_folder
+from muse_pipeline.labels.base_source import (
+    OF_SOURCE,
+    LabelledPicture,
+    Sample,
+    TargetModel,
+    read_picture,
+    require_folder,
+)
 from muse_pipeline.labels.class_areas import AreaDetector
 from muse_pipeline.labels.folder_source import FORMATS, TEXT_SUFFIXES, Canvas, FolderSource, LabelFiles
 from muse_pipeline.labels.labelled_image import LabelledImage
@@ -27,7 +34,6 @@ from muse_pipeline.labels.nuclei_files import (
     read_masks,
     read_text,
 )
-from muse_pipeline.labels.picture_scale import OF_SOURCE, read_picture
 from muse_pipeline.labels.region_windows import fill_polygon
 from muse_pipeline.tissue.stain import fit_macenko
 

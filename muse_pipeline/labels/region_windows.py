@@ -70,15 +70,10 @@ class RegionWindow:
 
 
 def cut_regions(area: BaseGeometry, work_size_px: tuple[int, int], context_px: int) -> Iterator[RegionWindow]:
-    """Yield the windows over every polygon of ``area``, from top to bottom.
+    """Yield the windows over every polygon of ``area``, in work px, from top to bottom.
 
     A cell is at most ``context_px`` wide and high. Its picture includes every training window of this size that
     contains the whole cell, and at least ``LEAST_CONTEXT_PX`` around the cell, as far as the slide reaches.
-
-    Args:
-        area: polygon or multipolygon in work px, within the slide.
-        work_size_px: (width, height) of the slide in work px.
-        context_px: side of the largest window cut in training.
     """
     polygons = [part for part in shapely.get_parts(area) if part.area > 0]
     for region in sorted(polygons, key=lambda part: part.bounds[1::-1]):
@@ -133,12 +128,8 @@ def open_regions(path: Path | str, info: SlideInfo, mpp: float, enlarge: bool = 
 def fill_polygon(polygon: BaseGeometry, origin: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
     """(height, width) bool: pixels whose centres lie in a polygon or multipolygon, holes excluded.
 
-    Along each row of pixel centres, every crossed edge toggles between inside and outside (even-odd rule).
-
-    Args:
-        polygon: polygon or multipolygon in px, in the same frame as ``origin``.
-        origin: (x, y) of the picture's top left corner.
-        size: (width, height) of the picture.
+    Along each row of pixel centres, every crossed edge toggles between inside and outside (even-odd rule). The picture
+    has its top left corner at ``origin`` (x, y) in the frame of the polygon.
     """
     rings = shapely.get_rings(shapely.get_parts(polygon))
     turns = np.zeros((size[1], size[0] + 1), np.int32)

@@ -31,11 +31,6 @@ LISTED = 24  # patients with a row of their own in the table; a longer table wou
 class LabelSummary:
     """The nuclei of P pictures by class, and warnings about the size of their outlines.
 
-    Args:
-        images: the pictures.
-        classes: names of the C classes.
-        mpp: um per pixel of the pictures.
-
     Attributes:
         counts: (P, C + 1) number of nuclei of each class; the last column is for nuclei of unknown class.
         areas: descriptions of the class areas, one per class or set of classes.
@@ -161,10 +156,7 @@ def _what_was_left_out(images: Sequence[LabelledImage]) -> Iterator[str]:
 def mean_stains(fits: list[MacenkoFit | None], method: str, weights: list[float] | None = None) -> ColourReference:
     """The mean stain vectors of training images, and the medians of their strong concentrations (``MacenkoFit``).
 
-    Args:
-        fits: stain fit of each image; None if it failed.
-        method: "macenko" or "identity".
-        weights: weights of the images; equal by default.
+    Fits that failed are None; ``method`` is "macenko" or "identity".
     """
     if method == "identity":
         return ColourReference()

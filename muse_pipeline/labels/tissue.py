@@ -122,12 +122,7 @@ def read_tissue_images(
 ) -> list[TissueImage]:
     """Read every picture of every source and every drawn area of every slide, at ``mpp``.
 
-    Args:
-        sources: sources in the config.
-        classes: names of the model's classes.
-        mpp: um per pixel of the model.
-        window_px: side of the training windows; pictures must be at least this large, and drawn areas are read with
-            enough context.
+    Pictures must be at least as large as a training window of ``window_px``; areas are read with enough context for it.
     """
     images: list[TissueImage] = []
     for source in sources:

@@ -60,16 +60,10 @@ ALIGNED_CORNERS = Lattice("x/S*(S/4-1)", align_corners=True)
 
 
 def read_at(dense: Tensor, xy: Tensor, lattice: Lattice) -> Tensor:
-    """Interpolate a dense map bilinearly at positions ("O_bi" of MUSE, arXiv 2511.05170).
+    """Read a dense map (B, D, h, w) at ``xy`` (B, M, 2) bilinearly: (B, M, D) ("O_bi" of MUSE, arXiv 2511.05170).
 
-    Args:
-        dense: (B, D, h, w) map of windows of 4 h x 4 w px.
-        xy: (B, M, 2) positions in window pixels, whose edges are at integers.
-        lattice: rule of the network that made the map.
-
-    Returns:
-        (B, M, D), not normalised. Outside the window, half-pixel maps are continued with the features at the border,
-        and maps with aligned corners with zeros.
+    Positions are in window pixels, whose edges are at integers; the window has 4 h x 4 w px. Outside it, half-pixel
+    maps are continued with the features at the border, and maps with aligned corners with zeros.
     """
     # Filled on the device, because copying a list to it would synchronise.
     size = torch.cat([xy.new_full((1,), side * CELL_PX) for side in dense.shape[:1:-1]])
@@ -209,13 +203,7 @@ class ImageNetBackbone(Backbone):
 
 
 class ResidualEncoder(Backbone):
-    """A stem and residual stages at strides 4, 8, 16, ...
-
-    Args:
-        stem: module from (B, 3, H, W) to (B, widths[0], H / 4, W / 4).
-        widths: number of channels of each stage; the total stride is ``2 ** (len(widths) + 1)``.
-        depths: number of residual blocks in each stage.
-    """
+    """A stem, from (B, 3, H, W) to stride 4, and residual stages at strides 4, 8, 16, ..."""
 
     def __init__(self, stem: nn.Module, widths: tuple[int, ...], depths: tuple[int, ...]):
         super().__init__()
@@ -240,14 +228,9 @@ class ResidualEncoder(Backbone):
 
 
 def optical_density(pixels: Tensor, colour: Tensor) -> Tensor:
-    """Convert RGB to optical density and apply an affine map.
+    """Convert RGB (B, 3, H, W), 0 to 255, to optical density -ln((pixel + 1) / 256), and apply an affine map.
 
-    Args:
-        pixels: (B, 3, H, W), 0 to 255.
-        colour: (3, 4) for all windows, or (B, 3, 4); columns 0-2 multiply the density, column 3 is added.
-
-    Returns:
-        (B, 3, H, W) float; density is -ln((pixel + 1) / 256).
+    ``colour`` is (3, 4) for all windows, or (B, 3, 4); columns 0-2 multiply the density, column 3 is added.
     """
     return _mapped_density(pixels, colour).clamp(-1.0, 5.0)
 

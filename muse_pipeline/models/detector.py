@@ -114,11 +114,6 @@ class PointHead(NucleusHead):
     Types and background share one softmax, which is returned as two factors: ``centre`` is the logit of "not
     background", ``label`` the logits of the types of a nucleus. The cross-entropy of the softmax is the binary
     cross-entropy of ``centre`` plus the cross-entropy of ``label``.
-
-    Args:
-        in_channels: number of channels of the dense map.
-        n_classes: number of classes.
-        n_rays: number of rays per outline.
     """
 
     def __init__(self, in_channels: int, n_classes: int, n_rays: int):
@@ -241,14 +236,7 @@ def _scores_at_peaks(centre: Tensor) -> Tensor:
 
 
 class NucleusDetector(nn.Module):
-    """A backbone and a head: from pixels and a colour map to maps of nuclei.
-
-    Args:
-        backbone: registered name of the backbone.
-        head: registered name of the head.
-        n_classes: number of classes.
-        n_rays: number of rays per outline.
-    """
+    """A backbone and a head: from pixels and a colour map to maps of nuclei."""
 
     def __init__(self, backbone: str, head: str, n_classes: int, n_rays: int):
         super().__init__()
@@ -277,13 +265,9 @@ class NucleusDetector(nn.Module):
 
 
 class DetectionGraph(nn.Module):
-    """The exported graph: windows in, a fixed number of slots for nuclei out (docs/design.md).
+    """The exported graph: windows in, ``capacity`` slots for nuclei out (docs/design.md).
 
-    Args:
-        detector: the trained network.
-        threshold: score below which a slot stays empty.
-        capacity: number of slots per window.
-        embed: True to also return the vector of every nucleus, read from the dense map.
+    Slots with a score below ``threshold`` stay empty; with ``embed``, the vector of every nucleus is returned too.
     """
 
     def __init__(self, detector: NucleusDetector, threshold: float, capacity: int, embed: bool = False):
@@ -291,15 +275,10 @@ class DetectionGraph(nn.Module):
         self.detector, self.threshold, self.capacity, self.embed = detector, threshold, capacity, embed
 
     def forward(self, pixels: Tensor, colour: Tensor) -> tuple[Tensor, ...]:
-        """Find nuclei.
+        """Find nuclei in windows (B, 3, H, W) uint8 with the colour map (3, 4).
 
-        Args:
-            pixels: (B, 3, H, W) uint8.
-            colour: (3, 4) float32.
-
-        Returns:
-            xy (B, K, 2) window px; score (B, K), descending, 0 for an empty slot; prob (B, K, C); rays (B, K, R) um.
-            With ``embed``, also embedding (B, K, D), the dense map read at the nucleus.
+        Returns xy (B, K, 2) window px; score (B, K), descending, 0 for an empty slot; prob (B, K, C); rays (B, K, R)
+        um. With ``embed``, also embedding (B, K, D), the dense map read at the nucleus.
         """
         dense = self.detector.features(pixels, colour)
         score, located, described = self.detector.propose(dense)

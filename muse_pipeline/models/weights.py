@@ -22,7 +22,7 @@ from muse_pipeline.core.errors import CheckpointError
 from muse_pipeline.core.text import some_of
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
-from muse_pipeline.models.vit import resample_positions, square_grid
+from muse_pipeline.models.muse import resample_positions, square_grid
 
 PREFIX = "module.backbone."
 
@@ -85,14 +85,10 @@ def require_finite(weights: dict[str, Any], path: Path) -> None:
 
 
 def load_weights(backbone: Backbone, weights: dict[str, Tensor], path: Path, always_resample: bool) -> None:
-    """Load weights into a backbone, in place.
+    """Load weights into a backbone, in place; ``path`` is named in messages.
 
-    Args:
-        backbone: backbone of any registered kind.
-        weights: result of ``backbone_weights``.
-        path: path of the file, for messages.
-        always_resample: True to apply ``resample_positions`` to the positional table even if its grid equals the
-            network's, as the MUSE authors' loader does; True for their files, False for files of this package.
+    ``always_resample`` applies ``resample_positions`` to the positional table even if its grid equals the network's, as
+    the MUSE authors' loader does; it is True for their files, False for files of this package.
     """
     own = backbone.state_dict()
     if misfit := describe_misfit(weights, own):

@@ -70,13 +70,7 @@ class SlideSample:
 
 
 def sample_slide(store: Store, colour: SlideColour, info: SlideInfo | None = None) -> SlideSample:
-    """Take crops of a slide's tissue at random, with a fixed seed.
-
-    Args:
-        store: the slide's image.
-        colour: colour statistics of the slide.
-        info: the slide, passed on in the sample.
-    """
+    """Take crops of a slide's tissue at random, with a fixed seed."""
     grid = WindowGrid(store.size_px, SAMPLE_PX, 0)
     windows = np.random.default_rng(SEED).permutation(grid.windows_with_tissue(*store.tissue))[:MAX_SAMPLES]
     corners = grid.origin_xy(np.sort(windows))
@@ -234,12 +228,7 @@ def fit_proposer(
 ) -> tuple[Proposer, Guard | None]:
     """Fit a proposer to a slide; return it with the guard that decides which windows it skips, None to skip none.
 
-    Args:
-        store: the slide's image.
-        method: registered name of the proposer.
-        settings: settings of the proposer; missing ones take their defaults.
-        colour: colour statistics of the slide.
-        info: the slide, for proposers that read other files about it.
+    ``info`` is for proposers that read other files about the slide.
     """
     proposer = PROPOSERS[method]
     sample = sample_slide(store, colour, info)
@@ -257,19 +246,10 @@ def propose_shard(
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """Find nuclei without labels in one shard and write them to ``output``.
+    """Find nuclei without labels in one shard and write them to ``output``, an input of ``muse stitch``.
 
-    Args:
-        store: the slide's image.
-        proposer: proposer fitted to the slide.
-        guard: guard that decides which windows are skipped, as from ``fit_proposer``.
-        shard: the windows to search.
-        output: Parquet file to write, an input of ``muse stitch``.
-        threads: number of windows searched at the same time; the result does not depend on it.
-        progress: function called with the number of windows searched and their total.
-
-    Returns:
-        Warnings for the ledger: those of the guard, and one if no nuclei were found.
+    The result does not depend on ``threads``. Returns warnings for the ledger: those of the guard, and one if no nuclei
+    were found.
     """
     choice = WindowChoice(guard=guard)
     facts = detect_shard(store, proposer, shard, output, threads=threads, progress=progress, choice=choice)

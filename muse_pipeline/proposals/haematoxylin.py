@@ -41,17 +41,10 @@ def trace_outlines(
     n_rays: int,
     max_radius_um: float,
 ) -> np.ndarray:
-    """Outlines of nuclei, as rays (N, n_rays) float32 in um.
+    """Outlines, as rays (N, n_rays) float32 in um, of nuclei with centres ``xy`` (N, 2) in px and radii (N,).
 
-    Args:
-        density: (h, w) float32, density of haematoxylin, slightly smoothed.
-        mpp: um per pixel.
-        xy: (N, 2) centres of the nuclei in px.
-        radius_um: (N,) approximate radii, for the territories.
-        least_density: threshold on a pale background. On a dense one, the threshold is halfway between the densities
-            of nucleus and background.
-        n_rays: number of rays.
-        max_radius_um: longest ray.
+    ``density`` (h, w) is that of haematoxylin, slightly smoothed. ``least_density`` is the threshold on a pale
+    background; on a dense one, the threshold is halfway between the densities of nucleus and background.
     """
     reach_um = np.minimum(territories(xy * mpp, radius_um, n_rays), max_radius_um)
     steps_um = np.arange(1, int(max_radius_um / STEP_UM) + 1) * STEP_UM
@@ -266,9 +259,7 @@ def find_blobs(
     """Blobs in (h, w) float32 ``density`` with a filter response above ``least``, strongest first.
 
     A blob is dropped if its distance from a stronger one is below ``min_distance_um`` or the stronger one's radius.
-
-    Returns:
-        xy (N, 2) float64 in px, pixel (0, 0) centred on (0.5, 0.5); response (N,) and radius (N,) in um.
+    Returns xy (N, 2) float64 in px, pixel (0, 0) centred on (0.5, 0.5); response (N,) and radius (N,) in um.
     """
     found = [_maxima_of_radius(density, mpp, radius, least) for radius in radii_um]
     xy = np.concatenate([each[0] for each in found])

@@ -77,14 +77,7 @@ def nuclear_density(pixels: np.ndarray) -> np.ndarray:
 
 
 class WarpedReader:
-    """A partner as an image in the frame of its slide.
-
-    Args:
-        partner: reader of the partner at about the resolution of the image.
-        transform: transform from slide to partner.
-        size_px: (width, height) of the image.
-        mpp: um per pixel of the image.
-    """
+    """A partner, read at about ``mpp``, as an image of ``size_px`` in the frame of its slide."""
 
     def __init__(self, partner: PixelReader, transform: Transform, size_px: tuple[int, int], mpp: float):
         self.partner, self.transform, self.size_px, self.mpp = partner, transform, size_px, mpp

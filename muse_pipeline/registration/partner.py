@@ -28,18 +28,7 @@ from muse_pipeline.tissue.overview import strips
 def open_pair_of_files(
     slide: Path, info: SlideInfo, partner: Path, partner_info: SlideInfo, threads: int = 1
 ) -> Iterator[Pair]:
-    """Open a slide and its partner, and find the tissue of both.
-
-    Args:
-        slide: file of the H&E slide.
-        info: facts about the H&E slide.
-        partner: file of the partner.
-        partner_info: facts about the partner.
-        threads: number of threads that compare tiles.
-
-    Yields:
-        The pair, which is closed when the block ends.
-    """
+    """Open a slide and its partner, and find the tissue of both; the pair is closed when the block ends."""
     with open_slide(slide, info.reader) as opened, open_slide(partner, partner_info.reader) as opened_partner:
         yield open_pair(opened, info, opened_partner, partner_info, threads)
 
@@ -72,15 +61,8 @@ def write_partner_store(
     """Write a partner as a store in the frame of its slide.
 
     The label ``tissue`` is 1 where nuclei of the slide are kept, the registration's tile is kept, and the partner was
-    scanned. Other pixels must not be used; they are white beyond the partner.
-
-    Args:
-        pair: the slide and its partner.
-        registered: the partner's registration.
-        tissue: tissue of the H&E slide.
-        path: folder of the store.
-        mpp: um per pixel of the store.
-        max_corrupt: largest fraction of the tissue that may be undecodable.
+    scanned. Other pixels must not be used; they are white beyond the partner. ``max_corrupt`` is the largest fraction
+    of the tissue that may be undecodable.
     """
     info, partner_info = pair.info, pair.partner_info
     registered.require(info, partner_info)

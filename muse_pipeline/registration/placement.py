@@ -216,8 +216,7 @@ def place_roughly(pair: Pair, start: Transform) -> tuple[Transform, float]:
 def refine(pair: Pair, start: Transform) -> tuple[Transform, Power]:
     """Fit an affine map at increasing power, as long as enough tiles of the two stains match.
 
-    Returns:
-        The best transform, and the finest power at which tiles match, at least the first of ``HIGH_POWERS``.
+    Returns the map, and the finest power at which tiles match, at least the first of ``HIGH_POWERS``.
     """
     transform, reached = start, HIGH_POWERS[0]
     for power in HIGH_POWERS:

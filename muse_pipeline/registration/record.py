@@ -45,15 +45,8 @@ def record_outcome(partner: Path, store: Path, slide_id: str) -> Iterator[dict[s
     """Write partner.json next to ``store`` when the block ends; after a failure, ``store`` is an empty folder.
 
     Errors are recorded and suppressed, because training can continue without a slide's partner; only an output that
-    cannot be written, for example on a full disk, ends the block with an error.
-
-    Args:
-        partner: file of the partner.
-        store: store that the block writes.
-        slide_id: id of the H&E slide.
-
-    Yields:
-        A dictionary to which the block adds entries of the record.
+    cannot be written, for example on a full disk, ends the block with an error. The block adds entries to the
+    dictionary.
     """
     folder = store.parent
     remove(folder / RECORD)
@@ -79,11 +72,7 @@ def read_outcome(folder: Path) -> dict[str, Any] | None:
 
 
 def write_registration(pair: Pair, found: Registration, folder: Path) -> dict[str, Any]:
-    """Write checkerboard.png, residuals.tsv and transform.json.
-
-    Returns:
-        The content of transform.json.
-    """
+    """Write checkerboard.png, residuals.tsv and transform.json, whose content is returned."""
     write_checkerboard(folder / CHECKERBOARD, pair, found)
     write_residuals(folder / RESIDUALS, found)
     content = describe(found)

@@ -23,7 +23,7 @@ from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.detector import NucleusDetector, NucleusHead
-from muse_pipeline.models.vit import PATCH_PX, square_grid
+from muse_pipeline.models.muse import PATCH_PX, square_grid
 from muse_pipeline.models.weights import (
     POSITIONS,
     PREFIX,
@@ -110,9 +110,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def read_weights(path: Path, trust_pickle: bool = False) -> Checkpoint:
     """Read a checkpoint of this package, or the backbone of a released MUSE file, which has no settings or images.
 
-    Args:
-        path: the file.
-        trust_pickle: True to unpickle all objects, not only tensors and plain values; this can run any code.
+    ``trust_pickle`` unpickles all objects, not only tensors and plain values; this can run any code.
     """
     state = read_pickle(path, trust_pickle)
     if is_ours(state):
@@ -189,11 +187,8 @@ def load_resume_point(
 ) -> int:
     """Restore the method and the optimisers, and return the next step; 0 if nothing was saved.
 
-    Args:
-        path: the resume point.
-        n_batches: batches per step, processes times ``accumulate``; the windows of a step depend only on this product.
-        method: the method, on its device.
-        optimisers: optimisers by turn.
+    ``n_batches`` is the number of batches per step, processes times ``accumulate``; the windows of a step depend only
+    on this product.
     """
     if not path.is_file():
         return 0
@@ -235,19 +230,11 @@ def _read(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 def import_checkpoint(path: Path, output: Path, name: str | None = None, trust_pickle: bool = False) -> str:
-    """Convert a released file to a checkpoint of this package that has only a backbone.
+    """Convert a released file to a checkpoint of this package that has only a backbone, and return the backbone's name.
 
     The positional table is not changed, and the file records this, so that both the authors' loader and this package's
-    resample it and build the same network.
-
-    Args:
-        path: the released file.
-        output: path of the new checkpoint.
-        name: name of the backbone; by default recognised from names, shapes, the positional table and the file's name.
-        trust_pickle: True to unpickle all objects, not only tensors and plain values; this can run any code.
-
-    Returns:
-        The backbone's name.
+    resample it and build the same network. By default, the name is recognised from names, shapes, the positional table
+    and the file's name.
     """
     state = read_pickle(path, trust_pickle)
     if is_ours(state):
@@ -295,16 +282,7 @@ def recognise_backbone(weights: dict[str, Tensor], path: Path) -> str:
 
 
 def load_backbone(backbone: Backbone, path: Path, trust_pickle: bool = False) -> Checkpoint:
-    """Load a checkpoint's weights into a backbone, in place; names and shapes must match.
-
-    Args:
-        backbone: backbone of any registered kind.
-        path: a checkpoint of this package or a released MUSE file.
-        trust_pickle: True to unpickle all objects, not only tensors and plain values; this can run any code.
-
-    Returns:
-        The contents of the file.
-    """
+    """Load the weights of a file into a backbone, in place, and return its contents (``read_weights``)."""
     checkpoint = read_weights(path, trust_pickle)
     load_backbone_weights(backbone, checkpoint, path)
     return checkpoint

@@ -96,11 +96,8 @@ class Monitor:
 class BestWeights(Monitor):
     """Scores a run at every validation, logs the scores and keeps the best weights.
 
-    Args:
-        name: name of the score that decides; the higher, the better.
-        score: function that returns the scores by name.
-        keep: function called with the number of steps done and the scores when these are the best so far.
-        keeps_later: True if later weights replace earlier ones with the same score.
+    The score ``name`` decides; the higher, the better. ``keep`` is called with the number of steps done and the scores
+    when these are the best so far or, with ``keeps_later``, equal to the best.
     """
 
     def __init__(
@@ -130,10 +127,7 @@ GRACE = 0.1  # initial share of a run that is not checked, because feature vecto
 class Alarm(Monitor):
     """A monitor that ends a run if a value is outside its limits at ``IN_A_ROW`` logged steps in a row.
 
-    Args:
-        schedule: schedule of the run.
-        folder: folder of the run, for the message.
-        grace: initial share of the run in which nothing is checked.
+    In the initial share ``grace`` of the run, nothing is checked.
     """
 
     def __init__(self, schedule: Schedule, folder: Path, grace: float = GRACE):
@@ -156,13 +150,7 @@ class Alarm(Monitor):
 
 
 class Turn:
-    """A turn of a method: its parameters, optimiser and update.
-
-    Args:
-        method: the method, on its device.
-        name: name of the turn.
-        schedule: schedule of the run.
-    """
+    """A turn of a method: its parameters, optimiser and update."""
 
     def __init__(self, method: Method, name: str, schedule: Schedule):
         self.method, self.name, self.schedule = method, name, schedule
@@ -204,15 +192,7 @@ def train(
 ) -> None:
     """Train ``method`` to the end of ``schedule``, from the last resume point if there is one.
 
-    Args:
-        method: the method to train.
-        batches: function that returns the batch with a given number, on the device; a batch depends only on its number.
-        schedule: length and learning rate of the run.
-        folder: folder of the run.
-        fabric: launched Fabric, with device, precision and processes.
-        seed: seed of every random number that the method draws.
-        monitors: monitors of the run.
-        progress: callback, as in ``run.Options``.
+    ``batches`` returns the batch with a given number on the device; a batch depends only on its number.
     """
     method.to(fabric.device)
     n_batches = fabric.world_size * schedule.accumulate
@@ -252,15 +232,7 @@ def train(
 
 
 class Reports:
-    """Writes the metrics of a run and calls its monitors.
-
-    Args:
-        folder: folder of the run.
-        schedule: schedule of the run, with the intervals.
-        leads: True in the first process, the only one that writes.
-        monitors: monitors that are called.
-        progress: callback, as in ``run.Options``.
-    """
+    """Writes the metrics of a run, if this process ``leads``, and calls its monitors."""
 
     def __init__(
         self, folder: RunFolder, schedule: Schedule, leads: bool, monitors: Sequence[Monitor], progress: Progress

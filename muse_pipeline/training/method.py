@@ -84,10 +84,8 @@ def build_adamw(
 ) -> torch.optim.AdamW:
     """AdamW without decay on norms and biases, with a separate learning rate for the backbone.
 
-    Args:
-        parameters: pairs (dotted name, parameter); those with ``backbone`` in their name belong to the backbone.
-        schedule: schedule with learning rate and weight decay.
-        backbone_rate: factor by which the backbone's learning rate is multiplied.
+    Parameters, pairs (dotted name, parameter), belong to the backbone if ``backbone`` is in their name; the schedule's
+    learning rate is multiplied by ``backbone_rate`` for them.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in parameters:
@@ -162,13 +160,10 @@ class Method(nn.Module):
 
 
 class WeightedSum(Method):
-    """Several methods that are trained together and usually share a backbone.
+    """Several methods that are trained together and usually share a backbone, each with the single turn "model".
 
-    A batch maps the name of each method to a batch for this method. Logged losses are prefixed with the name.
-
-    Args:
-        methods: methods by name, each with the single turn "model". The checkpoint contains the first method's network.
-        weights: factor by which each method's loss is multiplied.
+    A batch maps the name of each method to a batch for this method. Logged losses are prefixed with the name. The
+    checkpoint contains the first method's network.
     """
 
     def __init__(self, methods: Mapping[str, Method], weights: Mapping[str, float]):

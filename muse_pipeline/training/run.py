@@ -87,16 +87,10 @@ class RunFolder:
         self.checkpoint = path / "checkpoint.pt"
 
     def begin(self, config: Any, provenance: dict[str, Any], free: tuple[str, ...], start_over: bool) -> str:
-        """Check that the folder is new or belongs to this run.
+        """Check that the folder is new or belongs to this run; return a message for the user, "" if there is none.
 
-        Args:
-            config: dataclass of the settings.
-            provenance: description of the present run, from ``describe_run``.
-            free: settings that may change, including nested ones; ``a.b`` is the setting ``b`` of ``a``.
-            start_over: True to discard a run with a different configuration.
-
-        Returns:
-            A message for the user; "" if there is nothing to report.
+        The settings ``free`` may change; ``a.b`` is the setting ``b`` of ``a``. With ``start_over``, a run with a
+        different configuration is discarded.
         """
         self.require_own()
         try:
@@ -232,12 +226,7 @@ class Inputs:
 
 
 def describe_run(settings: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
-    """Provenance of a run, without names of hosts, users or folders outside the run.
-
-    Args:
-        settings: portable settings from ``run.plain_settings``.
-        inputs: inputs of the run.
-    """
+    """Provenance of a run with portable ``settings``, without names of hosts, users or folders outside the run."""
     return {
         "muse-pipeline": __version__,
         "revision": find_revision(Path(__file__).parents[2]),

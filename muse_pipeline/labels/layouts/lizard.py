@@ -11,11 +11,10 @@ from scipy.io import loadmat
 
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.files import read_lines
-from muse_pipeline.labels.base_source import LabelledPicture, Sample
+from muse_pipeline.labels.base_source import LabelledPicture, Sample, read_picture
 from muse_pipeline.labels.dataset_source import Layout, as_published
 from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.labels.nuclei_files import measure_instances, require_size
-from muse_pipeline.labels.picture_scale import read_picture
 
 WORDS = {1: "Neutrophil", 2: "Epithelial", 3: "Lymphocyte", 4: "Plasma", 5: "Eosinophil", 6: "Connective"}
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from muse_pipeline.labels.base_source import LabelledPicture, Sample
+from muse_pipeline.labels.base_source import LabelledPicture, Sample, read_picture
 from muse_pipeline.labels.dataset_source import Layout
 from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.labels.nuclei_files import read_instances, require_size
-from muse_pipeline.labels.picture_scale import read_picture
 from muse_pipeline.nuclei.masks import read_mask
 
 MASKS = ("label masks modify", "label masks")  # in the second folder, the overlap of two nuclei has its own number

@@ -9,11 +9,10 @@ from pathlib import Path
 from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.core.files import read_lines
 from muse_pipeline.core.types import Frame
-from muse_pipeline.labels.base_source import LabelledPicture, Sample
+from muse_pipeline.labels.base_source import LabelledPicture, Sample, read_picture, require_agreement
 from muse_pipeline.labels.dataset_source import Layout, as_published
 from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.labels.nuclei_files import read_text
-from muse_pipeline.labels.picture_scale import read_picture, require_agreement
 
 
 @LAYOUTS.register("ocelot")

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from muse_pipeline.core.errors import LabelError
-from muse_pipeline.labels.base_source import LabelledPicture, Sample
+from muse_pipeline.labels.base_source import LabelledPicture, Sample, require_mpp
 from muse_pipeline.labels.dataset_source import Layout, as_published
 from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.labels.nuclei_files import measure_instances
-from muse_pipeline.labels.picture_scale import require_mpp
 
 WORDS = ("Neoplastic", "Inflammatory", "Connective", "Dead", "Epithelial")  # channels of masks.npy, then background
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from muse_pipeline.core.types import Frame
-from muse_pipeline.labels.base_source import LabelledPicture, Sample
+from muse_pipeline.labels.base_source import LabelledPicture, Sample, read_picture
 from muse_pipeline.labels.dataset_source import Layout
 from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.labels.nuclei_files import ObjectRules, read_drawn
-from muse_pipeline.labels.picture_scale import read_picture
 
 NUCLEI = "_nuclei.geojson"
 

@@ -11,11 +11,11 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.functional import logsigmoid
 
 from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.core.registry import Registry
 from muse_pipeline.data.augment import CLASSES_ONLY, LabelledBatch
-from muse_pipeline.losses.penalty_reduced_focal import penalty_reduced_focal
 from muse_pipeline.models.detector import MEAN_RADIUS_UM, NucleusMaps
 
 REACH_CELLS = 1.0  # largest distance between a nucleus and the middle of a cell that predicts it, in cells
@@ -44,14 +44,7 @@ class DenseTargets(NamedTuple):
 
 
 def dense_targets(xy: Tensor, cells: tuple[int, int], cell_px: int, sigma_px: float) -> DenseTargets:
-    """Make the dense targets of B windows.
-
-    Args:
-        xy: (B, M, 2) centres of the nuclei, window px.
-        cells: rows and columns of the map.
-        cell_px: pixels per cell.
-        sigma_px: standard deviation of the Gaussians, px.
-    """
+    """Make the dense targets of B windows with nuclei at ``xy`` (B, M, 2), window px, on ``cells`` (rows, columns)."""
     nucleus = _nearest(xy, cells, cell_px, math.ceil(REACH_SIGMAS * sigma_px / cell_px))  # (B, h * w)
     y, x = (torch.arange(n, device=xy.device, dtype=xy.dtype) + 0.5 for n in cells)
     middle = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(1, -1, 2)
@@ -106,12 +99,9 @@ def assign(cost: Tensor, cell: Tensor, allowed: Tensor) -> Assignment:
     """Find the cheapest one-to-one assignment of proposals to nuclei in every window.
 
     All windows are solved as one sparse problem. Every nucleus also has a dummy proposal that costs more than any real
-    one, so that a solution always exists; nuclei that are assigned their dummies are left out of the result.
-
-    Args:
-        cost: (B, M, K) cost of assigning candidate k to a nucleus.
-        cell: (B, M, K) index of the candidate's cell within the window.
-        allowed: (B, M, K) bool, True for candidates that may be assigned to a nucleus.
+    one, so that a solution always exists; nuclei that are assigned their dummies are left out of the result. The
+    arguments (B, M, K) are the cost of each candidate of a nucleus, the index of its cell within the window, and
+    whether it may be assigned.
     """
     n_nuclei = cost.shape[1]
     entry = allowed.flatten(0, 1).cpu().numpy()
@@ -141,16 +131,10 @@ def assign(cost: Tensor, cell: Tensor, allowed: Tensor) -> Assignment:
 
 
 def cells_around(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -> tuple[Tensor, Tensor]:
-    """Find the square of K cells around each nucleus, row by row.
+    """Find the square of K = (2 ``reach`` + 1) ** 2 cells around each position of ``xy`` (B, M, 2), window px.
 
-    Args:
-        xy: (B, M, 2) centres of the nuclei, window px.
-        cells: rows and columns of the map.
-        cell_px: pixels per cell.
-        reach: cells to each side of the nucleus's cell, so that K = (2 reach + 1) ** 2.
-
-    Returns:
-        (B, M, K) flat index of each cell in the map; (B, M, K) bool, False for cells outside the map.
+    ``cells`` is (rows, columns) of the map. Returns the flat index (B, M, K) of each cell, and (B, M, K) bool, False
+    for cells outside the map.
     """
     rows, columns = cells
     steps = torch.arange(-reach, reach + 1, device=xy.device)
@@ -163,12 +147,7 @@ def cells_around(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -
 
 
 class Criterion(nn.Module):
-    """Base class of criteria.
-
-    Args:
-        mpp: um per pixel of the windows.
-        class_weights: (C,) weights of the classes in the cross-entropy.
-    """
+    """Base class of criteria for windows at ``mpp``; ``class_weights`` (C,) are those in the cross-entropy."""
 
     def __init__(self, mpp: float, class_weights: Tensor):
         super().__init__()
@@ -194,13 +173,8 @@ def class_error(logits: Tensor, label: Tensor, shares: Tensor | None, class_weig
 
     For a nucleus with a class, the loss is the cross-entropy. In a class area it is the negative logarithm of the sum
     of the class probabilities, each multiplied by the expected share of its class ("forward" correction of label noise,
-    Patrini et al., arXiv 1609.03683).
-
-    Args:
-        logits: (N, C) logits of the classes.
-        label: (N,) class index, -1 if unknown.
-        shares: (N, C) as in ``LabelledBatch``, or None.
-        class_weights: (C,) weights of the classes.
+    Patrini et al., arXiv 1609.03683). ``logits`` are (N, C), ``label`` (N,) is -1 if unknown, ``shares`` (N, C) are as
+    in ``LabelledBatch``, and ``class_weights`` (C,).
     """
     error = functional.cross_entropy(logits, label.clamp(min=0), class_weights, reduction="none")
     known = label >= 0
@@ -317,3 +291,22 @@ def _gather(maps: Tensor, cell: Tensor) -> Tensor:
     """(B, D, h, w) at (B, M, K) cells -> (B, M, K, D)."""
     flat = cell.flatten(1)[:, None].expand(-1, maps.shape[1], -1)
     return maps.flatten(2).gather(2, flat).unflatten(2, cell.shape[1:]).permute(0, 2, 3, 1)
+
+
+ALPHA = 2.0  # focusing exponent
+BETA = 4.0  # exponent of ``1 - target``; higher values penalise cells close to a centre less
+
+
+def penalty_reduced_focal(logit: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Focal loss on Gaussians of CornerNet (Law and Deng, ECCV 2018, arXiv 1808.01244, equation 1).
+
+    False positives near a centre, where ``target`` is exactly 1, are penalised less. All maps are (B, 1, h, w); cells
+    with ``weight`` 0 are ignored. The sum over cells is divided by the number of centres (at least 1).
+    """
+    prob = logit.sigmoid()
+    positive = (target >= 1).to(logit.dtype) * weight
+    negative = (target < 1).to(logit.dtype) * weight
+    # Computed from logits, because a probability that is rounded to 0 or 1 has an infinite logarithm.
+    hit = positive * (1 - prob) ** ALPHA * logsigmoid(logit)
+    miss = negative * (1 - target) ** BETA * prob**ALPHA * logsigmoid(-logit)
+    return -(hit.sum() + miss.sum()) / positive.sum().clamp(min=1)

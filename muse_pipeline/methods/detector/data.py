@@ -83,10 +83,8 @@ class DetectorData:
 def read_detector_data(config: DetectorConfig, start: Start | None = None) -> DetectorData:
     """Read every picture that the config names.
 
-    Args:
-        config: settings of the run.
-        start: initial checkpoint. A run that continues a detector needs neither outlines nor labels of every
-            class, and keeps the detector's colour reference if `colour` is the same.
+    A run that continues the detector ``start`` needs neither outlines nor labels of every class, and keeps the
+    detector's colour reference if `colour` is the same.
     """
     require_words((*config.sources, *config.validation))  # checked first, because reading pictures takes minutes
     model = config.class_names, config.mpp, config.n_rays, max(CONTEXT_PX, config.window_px)

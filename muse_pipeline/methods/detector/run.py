@@ -56,9 +56,8 @@ from muse_pipeline.training.checkpoint import (
 )
 from muse_pipeline.training.devices import is_first_process
 from muse_pipeline.training.loop import BestWeights, Monitor
-from muse_pipeline.training.recipe import RECIPES, Recipe, load_run
+from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage, load_run, stage_folder
 from muse_pipeline.training.run import Inputs, Log, Options, plain_settings, source_files
-from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
 
 
 def load_detector_config(path: Path, data: Path | None = None, changes: Iterable[str] = ()) -> DetectorConfig:
@@ -284,12 +283,7 @@ class HeldOutStage(DetectorStage):
 
 
 def describe_detector(config: DetectorConfig, reference: ColourReference) -> dict[str, Any]:
-    """Entries in a checkpoint's meta that are needed to export and run a detector, whatever method trained it.
-
-    Args:
-        config: settings of the network and its card.
-        reference: colour reference that slides are normalised to.
-    """
+    """Entries in a checkpoint's meta that are needed to export and run a detector, whatever method trained it."""
     return {
         "kind": "detector",
         "backbone": config.backbone,

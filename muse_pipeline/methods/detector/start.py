@@ -41,10 +41,7 @@ def load_trained(path: Path) -> tuple[NucleusDetector, DetectorConfig, Checkpoin
 def describe_origins(paths: Sequence[Path], config: DetectorConfig, images: Collection[str]) -> dict[str, str]:
     """Describe the training data and limits of a run's initial detector and teachers, for the card of its model.
 
-    Args:
-        paths: checkpoints of these detectors; files without a detector are omitted.
-        config: settings of the run.
-        images: names of the run's training pictures; detectors that were trained only on these are omitted.
+    Files without a detector, and detectors that were trained only on the run's own ``images``, are omitted.
     """
     found: dict[str, list[str]] = {"training_data": [], "limits": []}
     for path in dict.fromkeys(paths):

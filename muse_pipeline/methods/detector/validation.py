@@ -29,13 +29,7 @@ SCORE = f"validation {MEAN} F1"  # from matches within 3 um; the weights with th
 
 
 class Scorer:
-    """Detects the nuclei of labelled images as the exported network does, and counts the correct ones.
-
-    Args:
-        network: network to score; every call uses its current weights.
-        config: settings of its training and its export.
-        reference: colour reference that images are normalised to.
-    """
+    """Detects the nuclei of labelled images as the exported network does, with its current weights, and counts hits."""
 
     def __init__(self, network: NucleusDetector, config: DetectorConfig, reference: ColourReference):
         self.classes = config.class_names
@@ -53,10 +47,7 @@ class Scorer:
     def count(self, found: Nuclei, true: Nuclei, where: np.ndarray | None) -> DetectionCounts:
         """Count true positives, false positives and false negatives, matched within 3 um.
 
-        Args:
-            found: result of ``find``.
-            true: labelled nuclei of the same image.
-            where: (h, w) bool, pixels in which an unmatched detection counts as a false positive; None for all pixels.
+        An unmatched detection counts as a false positive only in pixels ``where`` (h, w) is True; None for all pixels.
         """
         column, row = found.xy.astype(int).T
         judged = None if where is None else where[row, column]
@@ -105,12 +96,7 @@ def count_area_classes(found: Nuclei, true: Nuclei, mpp: float) -> DetectionCoun
 
     A detected nucleus that is matched with a nucleus of an area within 3 um is correct if its class is one of the
     area's most frequent classes. Otherwise it counts as a false positive of its class and as a false negative of these
-    classes, in equal parts.
-
-    Args:
-        found: result of ``Scorer.find``.
-        true: nuclei in areas; their ``prob`` contains the area's shares of the C classes.
-        mpp: um per pixel.
+    classes, in equal parts. ``prob`` of the true nuclei contains the area's shares of the C classes.
     """
     values = np.zeros((true.prob.shape[1] + 1, 3))
     taken = match_points(found.xy * mpp, found.score, true.xy * mpp, RADIUS_UM)
@@ -124,12 +110,7 @@ def count_area_classes(found: Nuclei, true: Nuclei, mpp: float) -> DetectionCoun
 
 
 class NetworkPredictor:
-    """A PyTorch network with the interface of ``inference.predictor.Predictor``.
-
-    Args:
-        network: the network, on any device.
-        config: settings of the run.
-    """
+    """A PyTorch network, on any device, with the interface of ``inference.predictor.Predictor``."""
 
     def __init__(self, network: NucleusDetector, config: DetectorConfig):
         export = config.export
@@ -167,11 +148,7 @@ class NetworkPredictor:
 def count_held(data: DetectorData, start: Start, trained: Checkpoint, images: Sequence[LabelledImage]) -> np.ndarray:
     """(1 + S, B, C + 1, 3) counts in B blocks, with the initial weights and then with each of S ``mixing.SHARES``.
 
-    Args:
-        data: data of the run.
-        start: the detector that the run started from.
-        trained: checkpoint of a detector that was not trained on ``images``.
-        images: held-out images.
+    ``trained`` is the checkpoint of a detector that was not trained on ``images``.
     """
     network, counts = load_trained(start.path)[0], []
     for share in (0.0, *SHARES):
@@ -187,11 +164,8 @@ def class_shift(images: Sequence[LabelledImage], scorer: Scorer) -> torch.Tensor
     Class shares in the labels of a few pictures differ from those in the tissue. The terms are half the logarithm of
     the ratio of labelled to expected shares (half, because class weights are inverse square roots of frequencies),
     clamped to -1 to 1. The expected shares are a weighted mean of those found by the initial detector in the same
-    regions and those of the labels; the more labels there are, the larger is the labels' weight.
-
-    Args:
-        images: images to train on; those with class areas are ignored.
-        scorer: scorer with the initial detector.
+    regions and those of the labels; the more labels there are, the larger is the labels' weight. Images with class
+    areas are ignored.
     """
     n_classes = len(scorer.classes)
     # Counts start at one nucleus per class, so that no logarithm of 0 is taken.
@@ -216,13 +190,7 @@ AROUND_UM = 128.0  # width of the tissue that is kept around an annotated region
 
 
 def compare_with_start(data: DetectorData, start: Start, network: NucleusDetector) -> Iterator[str]:
-    """Yield sentences that compare the initial and the trained detector, on labels and in the tissue around them.
-
-    Args:
-        data: data of the run.
-        start: the detector that the run started from.
-        network: the detector that the run trained.
-    """
+    """Yield sentences that compare the initial and the trained detector, on labels and in the tissue around them."""
     first, config, _ = load_trained(start.path)
     first.to(next(network.parameters()).device)
     before, now = Scorer(first, config, start.colour), Scorer(network, data.config, data.reference)

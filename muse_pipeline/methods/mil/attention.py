@@ -22,8 +22,8 @@ from muse_pipeline.methods.mil.bags import Bag, BagsStage, open_bags, open_slide
 from muse_pipeline.methods.mil.config import MilConfig
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
 from muse_pipeline.training.method import Method, Schedule
+from muse_pipeline.training.recipe import MADE_FROM, PreparedStage, Stage, TrainingStage, stage_folder
 from muse_pipeline.training.run import Inputs, Log
-from muse_pipeline.training.stages import MADE_FROM, PreparedStage, Stage, TrainingStage, stage_folder
 
 
 class BagOutput(NamedTuple):
@@ -41,13 +41,7 @@ class BagOutput(NamedTuple):
 
 
 class GatedAttention(nn.Module):
-    """Classifies a slide by the features of its tiles, with separate attention weights for each class.
-
-    Args:
-        n_features: length of a tile's features, D.
-        n_classes: number of classes, K, without the first class of the region model.
-        hidden: width of the attention's hidden layer.
-    """
+    """Classifies a slide by D features of its tiles, with separate attention for each of K classes after the first."""
 
     def __init__(self, n_features: int, n_classes: int, hidden: int):
         super().__init__()
@@ -98,11 +92,7 @@ def slide_stages(config: MilConfig, folder: Path) -> list[Stage]:
 
 
 class SlideAttention(Method):
-    """Training with the cross-entropy between the slides' logits and labels.
-
-    Args:
-        network: the network to train.
-    """
+    """Training with the cross-entropy between the slides' logits and labels."""
 
     def __init__(self, network: GatedAttention):
         super().__init__()
@@ -204,11 +194,7 @@ def load_attention(path: Path) -> GatedAttention:
 class TilesStage(PreparedStage):
     """Writes, for each split, the tiles that show the slide labels, as images with a table of labels.
 
-    Args:
-        config: settings of the run.
-        bags: folder of the bags stage.
-        models: checkpoint of each fold's model.
-        folder: folder of the stage.
+    ``models`` are the checkpoints of the folds.
     """
 
     def __init__(self, config: MilConfig, bags: Path, models: Sequence[Path], folder: Path):
@@ -261,15 +247,10 @@ class TilesStage(PreparedStage):
 
 
 def choose_tiles(output: BagOutput, label: int, most: int, least_probability: float) -> np.ndarray:
-    """Choose a slide's tiles for training, and return their indices.
+    """Choose at most ``most`` tiles of a slide for training, and return their indices.
 
-    The tiles with the highest attention are chosen or, for slides of the first class, evenly spread tiles.
-
-    Args:
-        output: output for the slide.
-        label: class index of the slide.
-        most: maximum number of tiles.
-        least_probability: minimum class probability of a chosen tile; ignored for slides of the first class.
+    The tiles with the highest attention, and a probability of the slide's class of at least ``least_probability``, are
+    chosen or, for slides of the first class, evenly spread tiles.
     """
     n = len(output.attention)
     if label == 0:

@@ -29,8 +29,8 @@ from muse_pipeline.models.base import Backbone
 from muse_pipeline.slides.signature import fingerprint_file
 from muse_pipeline.store.store import Store, open_store
 from muse_pipeline.training.checkpoint import load_backbone
+from muse_pipeline.training.recipe import PreparedStage
 from muse_pipeline.training.run import Log, plain_settings
-from muse_pipeline.training.stages import PreparedStage
 
 MIN_TISSUE = 0.5  # minimum share of tissue in a tile
 BATCH = 16
@@ -124,12 +124,7 @@ def list_tiles(store: Store, tile_px: int) -> np.ndarray:
 
 
 class BagsStage(PreparedStage):
-    """Writes a list of slides and, for each, features ``<slide_id>.npy`` and corners ``<slide_id>-xy.npy`` of tiles.
-
-    Args:
-        config: settings of the run.
-        folder: folder of the stage.
-    """
+    """Writes a list of slides and, for each, features ``<slide_id>.npy`` and corners ``<slide_id>-xy.npy`` of tiles."""
 
     def __init__(self, config: MilConfig, folder: Path):
         super().__init__(folder, "bags")
@@ -186,14 +181,9 @@ class BagsStage(PreparedStage):
 def compute_features(
     backbone: Backbone, store: Store, corners: np.ndarray, tile_px: int, colour: np.ndarray
 ) -> np.ndarray:
-    """(N, D) float16 image vectors of tiles.
+    """(N, D) float16 image vectors of the tiles with upper left corners ``corners`` (N, 2), work px, in a store.
 
-    Args:
-        backbone: the network, in evaluation mode.
-        store: store of the slide, at the model's mpp.
-        corners: (N, 2) upper left corners of the tiles, work px.
-        tile_px: side of a tile.
-        colour: (3, 4) colour map of the slide.
+    The backbone is in evaluation mode, the store at the model's mpp; ``colour`` (3, 4) is the map of the slide.
     """
     found = []
     for start in range(0, len(corners), BATCH):

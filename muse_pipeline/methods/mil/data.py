@@ -19,9 +19,9 @@ from muse_pipeline.inference.card import DICE, DICE_OF_PAINTING, ColourReference
 from muse_pipeline.inference.stains import colour_of_fit, reference_stains
 from muse_pipeline.labels.statistics import check_leaks, mean_stains
 from muse_pipeline.labels.tissue import UNKNOWN, TissueImage, TissueSource, read_tissue_images, require_all_classes
-from muse_pipeline.losses.mil import EXPONENT
 from muse_pipeline.methods.mil.attention import LABELS, TRAINING, VALIDATION
 from muse_pipeline.methods.mil.config import StageConfig
+from muse_pipeline.methods.mil.method import EXPONENT, THRESHOLD
 from muse_pipeline.models.region import RegionNetwork
 
 
@@ -97,17 +97,12 @@ def read_region_data(config: StageConfig) -> RegionData:
 
 
 SCORES = {"labels": "validation AUC of images", "masks": DICE}
-THRESHOLD = 0.5
 
 
 class RegionScorer:
-    """Maps images window by window, as in training, and scores the maps.
+    """Maps images window by window, as in training, with the network's current weights, and scores the maps.
 
-    Args:
-        network: network to score; every call uses its current weights.
-        images: images to map, with image labels or pixel labels.
-        colours: (N, 3, 4) colour map of each image.
-        window_px: side of a window.
+    ``colours`` (N, 3, 4) are the images' colour maps.
     """
 
     def __init__(self, network: RegionNetwork, images: Sequence[TissueImage], colours: np.ndarray, window_px: int):

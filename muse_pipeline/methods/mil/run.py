@@ -36,9 +36,8 @@ from muse_pipeline.models.weights import load_weights
 from muse_pipeline.training.checkpoint import Checkpoint, load_backbone, load_checkpoint, save_checkpoint, seen_before
 from muse_pipeline.training.loop import BestWeights, Monitor
 from muse_pipeline.training.method import Method
-from muse_pipeline.training.recipe import RECIPES, Recipe, require_training_data
+from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage, require_training_data, stage_folder
 from muse_pipeline.training.run import Inputs, Log, plain_settings
-from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
 
 
 @RECIPES.register("mil")

@@ -22,9 +22,8 @@ from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.region_lookup import FailedRegions, load_regions, read_record
 from muse_pipeline.inference.stains import colour_of_fit, read_colour
-from muse_pipeline.labels.base_source import LabelSource
+from muse_pipeline.labels.base_source import LabelSource, read_picture
 from muse_pipeline.labels.label_sources import read_labelled_images, require_in_names, require_words
-from muse_pipeline.labels.picture_scale import read_picture
 from muse_pipeline.labels.statistics import mean_stains
 from muse_pipeline.nuclei.parquet import iterate_rows, read_provenance
 from muse_pipeline.slides.inspect import read_info
@@ -69,13 +68,8 @@ def read_pretrain_data(
 ) -> PretrainData:
     """Open every source without reading pixels of stores; positions of nuclei are indexed once in ``folder``.
 
-    Args:
-        sources: sources of the config.
-        finest_mpp: finest um per pixel of the views.
-        min_nuclei: images with fewer nuclei are left out.
-        folder: folder for the indices of nuclei.
-        log: callback for lines about left-out images and failed region maps.
-        region_weights: weights of the region classes, as in ``MuseConfig``; they apply to slides only.
+    Images with fewer than ``min_nuclei`` nuclei are left out. ``region_weights`` are those of ``MuseConfig``, and apply
+    to slides only.
     """
     _require_words(sources)
     regions = RegionWeights(region_weights, log)

@@ -13,20 +13,14 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from muse_pipeline.core.config import Between, Fraction, NotNegative, OneOf
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.views import ViewBatch, Views, ordered_pairs
-from muse_pipeline.losses.self_distillation import (
-    all_sum,
-    centred_targets,
-    cross_entropy,
-    n_processes,
-    sinkhorn_targets,
-)
 from muse_pipeline.models.base import Backbone, Features, Lattice, read_at
+from muse_pipeline.training.devices import all_sum, is_distributed, n_processes
 from muse_pipeline.training.method import Method
 
 
@@ -34,12 +28,6 @@ class Projector(nn.Module):
     """Three layers with GELU, a normalised bottleneck, and the cosine to each of K prototypes; no batch norm.
 
     As in DINO, the projector is dropped after pretraining.
-
-    Args:
-        channels: channels of the features.
-        hidden: width of the two hidden layers.
-        bottleneck: length of the normalised vectors.
-        n_prototypes: number of prototypes, K.
     """
 
     def __init__(self, channels: int, hidden: int = 2048, bottleneck: int = 256, n_prototypes: int = 8192):
@@ -105,12 +93,7 @@ class SelfDistillationSettings:
 
 
 class Level(nn.Module):
-    """Loss between student and teacher on nuclei or on whole views, with a projector for each network.
-
-    Args:
-        channels: channels of the features.
-        settings: settings of losses and projectors.
-    """
+    """Loss between student and teacher on nuclei or on whole views, with a projector for each network."""
 
     def __init__(self, channels: int, settings: SelfDistillationSettings):
         super().__init__()
@@ -163,13 +146,7 @@ class Level(nn.Module):
 
 
 class MusePretraining(Method):
-    """Student, averaged teacher, and the losses between them.
-
-    Args:
-        backbone: the initial student; the teacher starts as a copy of it.
-        settings: settings of losses and projectors.
-        n_local: number of local views in each set.
-    """
+    """Student, averaged teacher, and the losses between them; the teacher starts as a copy of ``backbone``."""
 
     def __init__(self, backbone: Backbone, settings: SelfDistillationSettings, n_local: int):
         super().__init__()
@@ -321,3 +298,37 @@ def _difference(values: Tensor, chosen: Tensor) -> Tensor:
     n_rows, totals = all_sum(torch.stack([of_either.sum(1), of_either @ values]))
     of_chosen, of_others = totals / n_rows.clamp(min=1)
     return (of_chosen - of_others) * (n_rows > 0).all()
+
+
+def cross_entropy(target: Tensor, logits: Tensor, temperature: float) -> Tensor:
+    """(N,) cross-entropy of a teacher's probabilities (N, K) and the softmax of a student's logits (N, K)."""
+    return -(target * torch.log_softmax(logits.float() / temperature, -1)).sum(-1)
+
+
+def centred_targets(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:
+    """(N, K) softmax of the teacher's logits (N, K) after subtraction of ``centre`` (K,)."""
+    return torch.softmax((logits.float() - centre) / temperature, -1)
+
+
+def sinkhorn_targets(logits: Tensor, temperature: float, n_iterations: int = 3) -> Tensor:
+    """(N, K) probabilities that assign rows to prototypes so that, over all processes, prototypes are used equally.
+
+    Processes may have different numbers of rows, or none; all of them must call this function.
+    """
+    scores = (logits.float() / temperature).T  # (K, N); kept as logarithms, so that low temperatures do not overflow
+    n_rows = all_sum(torch.tensor(float(scores.shape[1]), device=logits.device)).clamp(min=1)
+    # Each prototype gets 1 / K of the mass, then each row 1 / N; rows are scaled last, so that each sums to 1.
+    for _ in range(n_iterations):
+        scores = scores - _log_sum(scores) - math.log(len(scores))
+        scores = scores - scores.logsumexp(0, keepdim=True) - n_rows.log()
+    return (scores + n_rows.log()).exp().T
+
+
+def _log_sum(scores: Tensor) -> Tensor:
+    """(K, 1) logarithm of the sum of exp(scores) over the rows (K, N) of all processes."""
+    highest = scores.amax(1, keepdim=True) if scores.shape[1] else scores.new_full((len(scores), 1), -torch.inf)
+    if is_distributed():
+        distributed.all_reduce(highest, op=distributed.ReduceOp.MAX)
+    # If no process has a row, the maximum is -inf, and -inf minus itself would be NaN.
+    highest = highest.nan_to_num(neginf=0.0)
+    return highest + all_sum(torch.exp(scores - highest).sum(1, keepdim=True)).clamp(min=1e-30).log()

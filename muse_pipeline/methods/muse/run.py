@@ -30,9 +30,8 @@ from muse_pipeline.models.base import Backbone
 from muse_pipeline.training.checkpoint import Checkpoint, Seen, load_backbone, save_checkpoint, seen_before
 from muse_pipeline.training.loop import IN_A_ROW, Alarm, BestWeights, Monitor
 from muse_pipeline.training.method import Method
-from muse_pipeline.training.recipe import RECIPES, Recipe
+from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage
 from muse_pipeline.training.run import Inputs, Log, plain_settings
-from muse_pipeline.training.stages import Stage, TrainingStage
 
 INDEX = "nuclei"
 

@@ -74,12 +74,7 @@ BATCH = 10  # as in the authors' code
 
 
 class PointSet:
-    """P nuclei as points, in the order of their windows.
-
-    Args:
-        images: images with nuclei of known class.
-        colours: (N, 3, 4) colour map of each image.
-        window_px: side of a window.
+    """P nuclei of known class as points, in the order of their windows of ``window_px``.
 
     Attributes:
         windows: the W windows.
@@ -127,17 +122,9 @@ CHUNK = 1024
 
 
 def classify_by_neighbours(bank: Tensor, bank_label: Tensor, query: Tensor, n_classes: int, k: int = K) -> Tensor:
-    """Classify each query by a weighted vote of its k nearest neighbours in the bank.
+    """Classify each query (M, D) by a weighted vote of its k nearest neighbours in a ``bank`` (N, D) of features.
 
-    Args:
-        bank: (N, D) features, which need not be normalised.
-        bank_label: (N,) class index of the features.
-        query: (M, D) features to classify.
-        n_classes: number of classes.
-        k: number of neighbours that vote; all features vote if the bank has fewer.
-
-    Returns:
-        (M,) class index; the lowest one if votes are equal.
+    All features vote if the bank has fewer than k. Returns class indices (M,), the lowest one if votes are equal.
     """
     bank, query = functional.normalize(bank.float(), dim=1), functional.normalize(query.float(), dim=1)
     predictions = [torch.zeros(0, dtype=torch.long)]
@@ -181,13 +168,7 @@ def score_held(backbone: Backbone, points: PointSet) -> dict[str, float]:
 
 
 def accuracy_of_others(features: Tensor, label: Tensor, patient: np.ndarray) -> float:
-    """Percentage of P nuclei that are classified correctly by ``K`` nearest neighbours from other patients.
-
-    Args:
-        features: (P, D) feature of each nucleus.
-        label: (P,) class index of each nucleus.
-        patient: (P,) patient of each nucleus.
-    """
+    """Percentage of P nuclei that are classified correctly by ``K`` nearest neighbours from other patients."""
     n_right = 0
     for name in np.unique(patient):
         own = torch.from_numpy(patient == name)

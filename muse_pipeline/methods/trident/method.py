@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,6 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.data.partners import PairBatch, PairedSource, PartnerSource
 from muse_pipeline.data.views import ViewSettings
-from muse_pipeline.losses.branches import covariance, infonce, invariance, variance
 from muse_pipeline.methods.detector.config import require_windows
 from muse_pipeline.methods.muse.config import MuseConfig, require_sound
 from muse_pipeline.methods.muse.method import SelfDistillationSettings
@@ -132,13 +132,7 @@ def apply_to_rows(network: nn.Module, rows: Tensor) -> Tensor:
 
 
 class Level(nn.Module):
-    """Loss between branches on image vectors or nuclei, with projectors and diagnostics.
-
-    Args:
-        channels: channels of the H&E features.
-        partner_channels: channels of the partner's features; None if there is no partner branch.
-        settings: settings of the alignment.
-    """
+    """Loss between branches on image vectors or nuclei, with projectors and diagnostics."""
 
     def __init__(self, channels: int, partner_channels: int | None, settings: AlignmentSettings):
         super().__init__()
@@ -151,10 +145,8 @@ class Level(nn.Module):
     def forward(self, he: Sequence[Tensor], partner: Tensor | None, known: Tensor) -> dict[str, Tensor]:
         """Compute the loss and diagnostics over the rows of all processes.
 
-        Args:
-            he: one or two tensors (N, C), the features of the H&E branches.
-            partner: (K, C') features of the partners; None if there is no partner branch.
-            known: (N,) bool, True for the K rows with a partner.
+        ``he`` are one or two H&E branches (N, C), ``partner`` the features (K, C') of the partners, None without a
+        partner branch, and ``known`` (N,) bool is True for the K rows with a partner.
         """
         branches = [gather_rows(in_float(apply_to_rows(self.he, rows))) for rows in he]
         masks = [torch.ones(len(branches[0]), dtype=torch.bool, device=known.device)] * len(branches)
@@ -202,13 +194,7 @@ def measure_spread(rows: Tensor) -> dict[str, Tensor]:
 
 
 class Trident(Method):
-    """An H&E backbone for one or two views, and a separate encoder for the partner.
-
-    Args:
-        backbone: backbone of the H&E branches.
-        partner: backbone of the partner; None if the setting ``branches`` is 1.
-        settings: settings of the alignment.
-    """
+    """An H&E backbone for one or two views, and a separate encoder for the partner, None if ``branches`` is 1."""
 
     def __init__(self, backbone: Backbone, partner: Backbone | None, settings: AlignmentSettings):
         super().__init__()
@@ -281,3 +267,60 @@ def _draw(shared: Tensor, most: int) -> Tensor:
     return torch.zeros_like(shared).index_put(
         (kept[:, 0], kept[:, 1]), torch.ones((), dtype=torch.bool, device=kept.device)
     )
+
+
+EPSILON = 1e-5  # added to variances
+
+
+def infonce(branches: Sequence[Tensor], known: Sequence[Tensor], temperature: float = 0.5) -> Tensor:
+    """Symmetric cross-entropy of finding each sample of one branch in another, summed over pairs of branches (InfoNCE).
+
+    InfoNCE: arXiv 1807.03748; SimCLR: arXiv 2002.05709. Branches (N, D) are not normalised; a pair is compared on the
+    rows ``known`` (N,) in both.
+    """
+    # A zero that depends on the input, so that it has a gradient even if no two branches share a row.
+    total = branches[0].sum() * 0
+    for one, other in combinations(range(len(branches)), 2):
+        both = known[one] & known[other]
+        if both.any():
+            first, second = (functional.normalize(branches[index][both], dim=1) for index in (one, other))
+            logits, own = first @ second.T / temperature, torch.arange(len(first), device=first.device)
+            total = total + (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
+    return total
+
+
+def invariance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
+    """Mean squared difference between two branches, summed over ordered pairs of branches (VICReg, arXiv 2105.04906).
+
+    Every pair is counted twice and compared on the rows ``known`` (N,) in both branches (N, D).
+    """
+    total = branches[0].sum() * 0
+    for one, other in combinations(range(len(branches)), 2):
+        both = known[one] & known[other]
+        squares = (branches[one] - branches[other]).square().mean(1)
+        total = total + 2 * (squares * both).sum() / both.sum().clamp(min=1)
+    return total
+
+
+def variance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
+    """Shortfall of each dimension's standard deviation from 1, averaged over dimensions and summed over branches."""
+    deviations = [(covariance_matrix(rows[has]).diagonal() + EPSILON).sqrt() for rows, has in _pairs(branches, known)]
+    return torch.stack([torch.relu(1 - one).mean() for one in deviations]).sum()
+
+
+def covariance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
+    """Squared covariances of all ordered pairs of dimensions, summed over pairs and branches, divided by D."""
+    matrices = [covariance_matrix(rows[has]) for rows, has in _pairs(branches, known)]
+    return torch.stack([(one.square().sum() - one.diagonal().square().sum()) / len(one) for one in matrices]).sum()
+
+
+def covariance_matrix(rows: Tensor) -> Tensor:
+    """(D, D) biased covariance of rows (N, D); all zeros if there are no rows."""
+    if not len(rows):
+        return rows.new_zeros(rows.shape[1], rows.shape[1])
+    centred = rows - rows.mean(0)
+    return centred.T @ centred / len(rows)
+
+
+def _pairs(branches: Sequence[Tensor], known: Sequence[Tensor]) -> zip:
+    return zip(branches, known, strict=True)

@@ -23,9 +23,8 @@ from muse_pipeline.methods.trident.method import Trident, TridentConfig, require
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.training.loop import IN_A_ROW, Alarm, Monitor
 from muse_pipeline.training.method import Method, WeightedSum
-from muse_pipeline.training.recipe import RECIPES, Recipe
+from muse_pipeline.training.recipe import RECIPES, Recipe, Stage
 from muse_pipeline.training.run import Inputs, Log
-from muse_pipeline.training.stages import Stage
 
 
 @dataclass(frozen=True, eq=False)

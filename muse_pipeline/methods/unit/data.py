@@ -29,19 +29,14 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.background import lowest
 from muse_pipeline.tissue.colour import AppearanceSample, usable_pixels
 from muse_pipeline.tissue.stain import fit_macenko
+from muse_pipeline.training.recipe import PreparedStage
 from muse_pipeline.training.run import Log, RunFolder, plain_settings
-from muse_pipeline.training.stages import PreparedStage
 
 
 class MaskDomain:
     """Draws windows of masks, turned and mirrored at random; a batch depends only on its step.
 
-    Args:
-        masks: masks at least as large as windows.
-        mpp: um per pixel.
-        window_px: side of a window.
-        n_rays: rays per nucleus; a multiple of 4, so that quarter turns map rays to rays.
-        seed: seed of the run.
+    ``n_rays`` is a multiple of 4, so that quarter turns map rays to rays.
     """
 
     def __init__(self, masks: Sequence[InstanceMask], *, mpp: float, window_px: int, n_rays: int, seed: int):
@@ -119,12 +114,7 @@ DARK, PALE = 20, 40  # percentiles of brightness: darker pixels count as nuclei,
 
 
 class MasksStage(PreparedStage):
-    """Synthesises the masks of a run, as ``muse synthesize masks`` does.
-
-    Args:
-        config: settings of the run.
-        folder: folder of the stage.
-    """
+    """Synthesises the masks of a run, as ``muse synthesize masks`` does."""
 
     def __init__(self, config: UnitConfig, folder: Path):
         super().__init__(folder, MASKS)
@@ -187,12 +177,7 @@ def _is_wide(instances: np.ndarray) -> bool:
 
 
 class Recoloured:
-    """An image whose colours are mapped when it is read.
-
-    Args:
-        image: a picture or a store.
-        colour: (3, 4) colour map in optical density.
-    """
+    """An image whose colours are mapped by ``colour`` (3, 4), in optical density, when it is read."""
 
     def __init__(self, image: Image, colour: np.ndarray):
         self.image, self.colour = image, colour
@@ -206,13 +191,7 @@ class Recoloured:
 
 
 class TissueWindows:
-    """Draws windows of tissue, turned and mirrored at random; a batch depends only on its step.
-
-    Args:
-        images: pictures and stores, all at the same mpp.
-        window_px: side of a window.
-        seed: seed of the run.
-    """
+    """Draws windows of tissue, turned and mirrored at random; a batch depends only on its step."""
 
     def __init__(self, images: Sequence[Image], window_px: int, seed: int):
         self.sampler, self.seed = WindowSampler(images, window_px), seed
@@ -297,12 +276,7 @@ class UnitData:
 
 
 def read_unit_data(config: UnitConfig, masks: Path) -> UnitData:
-    """Read the masks, open the tissue and check its colours.
-
-    Args:
-        config: settings of the run.
-        masks: folder of the masks.
-    """
+    """Read the masks of a folder, open the tissue and check its colours."""
     usable = read_usable_masks(masks, config.mpp, config.window_px)
     images = open_unlabelled(config.sources, config.mpp)
     require_stained(_draw_sample(images, config), config.mpp)

@@ -11,11 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from muse_pipeline.data.augment import Augmentation, LabelledBatch, vary_appearance, vary_colour
-from muse_pipeline.losses.gan import AdaptiveAugmentation, LeastSquares, Logistic, r1_penalty
-from muse_pipeline.losses.unit import cycle_loss, painted_loss, translation_objective
 from muse_pipeline.methods.detector.criterion import DenseCriterion
 from muse_pipeline.methods.unit.config import DiscriminatorSettings, UnitConfig
 from muse_pipeline.methods.unit.data import UnitBatch
+from muse_pipeline.methods.unit.losses import (
+    AdaptiveAugmentation,
+    LeastSquares,
+    Logistic,
+    cycle_loss,
+    painted_loss,
+    r1_penalty,
+    translation_objective,
+)
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.models.translation import CoModulatedGenerator, MaskReader, PatchDiscriminator
 from muse_pipeline.training.method import Method, Schedule
@@ -55,10 +62,8 @@ def to_unit(pixels: Tensor) -> Tensor:
 class UnitTraining(Method):
     """Training in two alternating turns: generator and reader, then both discriminators.
 
-    Args:
-        config: settings of the stage.
-        palette: (2, 3) colours of nuclei and background for the colour prior, 0 to 255.
-        stains: (2, 3) stains along which colour is varied, haematoxylin first.
+    ``palette`` (2, 3), 0 to 255, are the colours of nuclei and background for the colour prior; ``stains`` (2, 3) those
+    along which colour is varied, haematoxylin first.
     """
 
     turns = ("generator", "discriminator")

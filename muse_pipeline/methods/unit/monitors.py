@@ -71,10 +71,7 @@ class TranslationAlarm(Alarm):
 class TranslationPictures(Monitor):
     """Draws both cycles, mask -> tissue -> mask and tissue -> mask -> tissue, for the same windows at every save.
 
-    Args:
-        method: the method in training.
-        batches: step -> batch on the CPU.
-        folder: folder of the stage; pictures are ``translation/step-<number>.png`` in it.
+    ``batches`` makes the batch of a step on the CPU; pictures are ``translation/step-<number>.png``.
     """
 
     def __init__(self, method: UnitTraining, batches: Callable[[int], UnitBatch], folder: Path):
@@ -149,11 +146,6 @@ class SnapshotScorer:
     the agreement with objects found in real tissue by Otsu's threshold on haematoxylin; it excludes readers that find
     the same wrong objects in both domains. Unless the config sets `calibrate` to false, the score threshold with the
     best third score is exported. The reader is scored as it is exported, with the batch-norm statistics of real tissue.
-
-    Args:
-        method: the method; every call uses the current weights of its networks.
-        batches: step -> batch on the CPU.
-        config: settings of the run.
     """
 
     def __init__(self, method: UnitTraining, batches: Callable[[int], UnitBatch], config: UnitConfig):

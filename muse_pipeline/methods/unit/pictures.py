@@ -18,8 +18,15 @@ from muse_pipeline.core.pictures import write_png
 from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.methods.unit.config import GeneratorSettings
 from muse_pipeline.methods.unit.synthesis_folder import read_masks
-from muse_pipeline.methods.unit.synthesis_masks import InstanceMask, draw_page, fills, stylise, synthesise_mask
-from muse_pipeline.methods.unit.synthesis_settings import KINDS, TissueSettings
+from muse_pipeline.methods.unit.synthesis_masks import (
+    KINDS,
+    InstanceMask,
+    TissueSettings,
+    draw_page,
+    fills,
+    stylise,
+    synthesise_mask,
+)
 from muse_pipeline.models.translation import CoModulatedGenerator
 from muse_pipeline.nuclei.masks import write_instances
 from muse_pipeline.training.checkpoint import load_checkpoint
@@ -42,12 +49,7 @@ class RendererSettings:
 
 
 class Renderer:
-    """Renders masks with the generator in a checkpoint of a run with ``method: unit``.
-
-    Args:
-        path: the checkpoint.
-        threads: number of threads that the network uses.
-    """
+    """Renders masks with the generator in a checkpoint of a run with ``method: unit``."""
 
     def __init__(self, path: Path, threads: int = 1):
         torch.set_num_threads(threads)
@@ -82,19 +84,10 @@ def write_pictures(
     masks: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict:
-    """Write pictures, instances and points, ``pictures.json`` and ``page.png``.
+    """Write ``n`` pictures, instances and points, ``pictures.json``, whose contents are returned, and ``page.png``.
 
-    Args:
-        renderer: renderer of the pictures.
-        folder: output folder; an earlier set of pictures in it is replaced.
-        n: number of pictures.
-        seed: seed of masks and noise.
-        size_px: side of synthesised masks.
-        masks: folder of masks to render in turn; None to synthesise masks.
-        progress: callback with (done, total).
-
-    Returns:
-        The contents of ``pictures.json``.
+    An earlier set of pictures in the folder is replaced. The masks in the folder ``masks`` are rendered in turn;
+    without it, masks of ``size_px`` are synthesised.
     """
     require_own_folder(folder, is_ours=(folder / FACTS).is_file())
     source, shown = _masks(renderer, seed, size_px, masks), []

@@ -37,9 +37,8 @@ from muse_pipeline.training.checkpoint import (
     steps_done,
 )
 from muse_pipeline.training.loop import BestWeights, Monitor
-from muse_pipeline.training.recipe import RECIPES, Recipe
+from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage, stage_folder
 from muse_pipeline.training.run import Inputs, Log, plain_settings
-from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
 
 TRANSLATION, READER = "translation", "reader"
 

@@ -7,15 +7,96 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Annotated, NamedTuple
 
 import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
+from muse_pipeline.core.config import Between, Fraction, OneOf
 from muse_pipeline.core.errors import ArgumentError
-from muse_pipeline.methods.unit.synthesis_settings import EPITHELIAL, STROMA, TissueSettings
+
+KINDS = ("Epithelial", "Stroma")  # kinds 0 and 1; all nuclei that are not on the rim of a gland are stroma nuclei
+EPITHELIAL, STROMA = range(2)
+PLACEMENTS = ("structured", "uniform")
+
+
+@dataclass(frozen=True)
+class Population:
+    """Sizes and shapes of the nuclei of one kind.
+
+    Attributes:
+        major_um: median of the long axis, which is distributed log-normally.
+        major_spread: standard deviation of the long axis's logarithm.
+        ratio: parameters (alpha, beta) of the Beta distribution of short axis / long axis.
+        spindles: fraction of slender nuclei, whose ratio of axes is uniform between 0.13 and 0.25.
+    """
+
+    major_um: Annotated[float, Between(1, 100)]
+    major_spread: Annotated[float, Between(0, 2)]
+    ratio: tuple[float, float]
+    spindles: Fraction = 0.05
+
+    def draw_axes(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Draw the full long and short axes of n nuclei at random: (n, 2) um."""
+        major = self.major_um * np.exp(self.major_spread * rng.standard_normal(n))
+        slender = rng.random(n) < self.spindles
+        ratio = np.where(slender, rng.uniform(*SPINDLE_RATIO, n), rng.beta(*self.ratio, n).clip(SPINDLE_RATIO[1], 1))
+        return np.stack([major, ratio * major], 1)
+
+    @property
+    def mean_diameter_um(self) -> float:
+        """Diameter of a circle with the area of a nucleus that has the median long axis and the mean ratio of axes."""
+        alpha, beta = self.ratio
+        return self.major_um * math.sqrt(alpha / (alpha + beta))
+
+
+SPINDLE_RATIO = (0.13, 0.25)
+
+
+@dataclass(frozen=True)
+class TissueSettings:
+    """Settings of synthesised tissue.
+
+    Attributes:
+        epithelial: nuclei side by side on the rims of glands, with long axes across the rim.
+        stroma: nuclei between glands, at least 0.8 mean diameters apart, with random angles.
+        glands_per_mm2: number of closed curves tried per mm2; curves that would cross an earlier one are left out.
+        gland_radius_um: range of a gland's mean radius, chosen uniformly.
+        gland_wobble: standard deviation of the rim's k-th amplitude (k = 2 to 4), in units of mean radius / k.
+        rim_spacing: range of the distance between neighbours on a rim, in short axes, chosen uniformly.
+        rim_jitter_um: standard deviation of positions across the rim.
+        rim_tilt_deg: standard deviation of the angle between long axes and the rim's normal.
+        clear_band: probability that a band around a gland is free of nuclei.
+        clear_band_um: range of the width of that band, chosen uniformly.
+        stroma_per_mm2: nuclei outside glands per mm2.
+        sparsest: minimum factor of ``stroma_per_mm2``; each mask gets a factor chosen uniformly between this and 1.
+        roughness: range of the amplitude of an outline's Fourier series, relative to its radius, chosen uniformly.
+        max_overlap: largest fraction of its area that a nucleus may lose to earlier ones without being left out.
+        min_area_um2: minimum area of an instance, or of its part inside the mask; smaller ones are left out.
+        magnification: m; the scale of each mask is chosen log-uniformly between 1 / m and m.
+        placement: "structured", or "uniform" for the same nuclei at random positions and angles.
+    """
+
+    epithelial: Population = field(default_factory=lambda: Population(9.6, 0.21, (2.7, 2.2), 0.04))
+    stroma: Population = field(default_factory=lambda: Population(7.8, 0.28, (2.5, 1.5), 0.03))
+    glands_per_mm2: Annotated[float, Between(0, 1000)] = 110.0
+    gland_radius_um: tuple[float, float] = (22.5, 55.0)
+    gland_wobble: float = 0.15
+    rim_spacing: tuple[float, float] = (0.9, 1.3)
+    rim_jitter_um: float = 0.75
+    rim_tilt_deg: float = 20.0
+    clear_band: float = 0.5
+    clear_band_um: tuple[float, float] = (3.75, 15.0)
+    stroma_per_mm2: Annotated[float, Between(1, 30_000)] = 3800.0
+    sparsest: Annotated[float, Between(0.01, 1)] = 1.0
+    roughness: tuple[float, float] = (0.04, 0.08)
+    max_overlap: Annotated[float, Between(0, 0.5)] = 0.1
+    min_area_um2: float = 10.0
+    magnification: Annotated[float, Between(1, 3)] = 1.0
+    placement: Annotated[str, OneOf(PLACEMENTS)] = "structured"
+
 
 MARGIN_UM = 8.0  # nuclei are planned up to this far outside the field, because they may reach into it
 RIM_POINTS = 128
@@ -31,7 +112,7 @@ class Plan(NamedTuple):
         xy: (N, 2) centres, um.
         axes: (N, 2) full long and short axes, um.
         angle: (N,) angle of the long axis, from +x towards +y.
-        kind: (N,) index into ``synthesis_settings.KINDS``.
+        kind: (N,) index into ``KINDS``.
     """
 
     xy: np.ndarray
@@ -174,7 +255,7 @@ class InstanceMask:
 
     Attributes:
         instances: (h, w) uint16; 0 is background, 1..N are nuclei, each of them connected.
-        kinds: (N,) uint8; entry i is the index into ``synthesis_settings.KINDS`` of instance i + 1.
+        kinds: (N,) uint8; entry i is the index into ``KINDS`` of instance i + 1.
     """
 
     instances: np.ndarray
@@ -182,15 +263,7 @@ class InstanceMask:
 
 
 def synthesise_mask(index: int, seed: int, size_px: int, mpp: float, tissue: TissueSettings) -> InstanceMask:
-    """Synthesise one mask of a set; the same arguments always give the same mask.
-
-    Args:
-        index: index of the mask in the set.
-        seed: seed of the set.
-        size_px: side of the mask.
-        mpp: um per pixel.
-        tissue: settings of the tissue that is drawn.
-    """
+    """Synthesise mask ``index`` of the set of a ``seed``; the same arguments always give the same mask."""
     require_drawable(size_px, mpp, tissue)
     rng = np.random.default_rng((seed, index))
     if tissue.magnification > 1:
@@ -298,13 +371,7 @@ def fills(instances: np.ndarray) -> np.ndarray:
 
 
 def stylise(mask: InstanceMask, mpp: float, rng: np.random.Generator) -> np.ndarray:
-    """(h, w, 3) uint8: contours red, stroma nuclei green, epithelial nuclei blue, both filled with smooth noise.
-
-    Args:
-        mask: the mask with its instances.
-        mpp: um per pixel.
-        rng: source of the random noise.
-    """
+    """(h, w, 3) uint8: contours red, stroma nuclei green, epithelial nuclei blue, both filled with smooth noise."""
     sigma_px = rng.uniform(*GRAIN_UM) / mpp
     noise = cv2.GaussianBlur(rng.standard_normal(mask.instances.shape, np.float32), (0, 0), sigma_px)
     fill = (FILL + FILL_DEVIATION / noise.std() * noise).clip(*FILL_RANGE).astype(np.uint8)

@@ -11,9 +11,8 @@ from muse_pipeline.data.unlabelled import PATIENT_OF_CROP
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.methods.psm.run import PsmRecipe, write_found
 from muse_pipeline.training.checkpoint import load_checkpoint
-from muse_pipeline.training.recipe import load_run, train_run
+from muse_pipeline.training.recipe import is_made, load_run, stage_folder, train_run
 from muse_pipeline.training.run import Options
-from muse_pipeline.training.stages import is_made, stage_folder
 
 CONFIG = """
 name: tiny

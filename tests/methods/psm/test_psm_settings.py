@@ -14,6 +14,7 @@ from test_psm_stages import stained
 
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.unlabelled import UnlabelledSource
+from muse_pipeline.methods.psm.activation_map import ActivationNetwork
 from muse_pipeline.methods.psm.config import DetectorSettings
 from muse_pipeline.methods.psm.run import (
     MasksStage,
@@ -22,7 +23,6 @@ from muse_pipeline.methods.psm.run import (
     read_pictures_and_masks,
     split_instances,
 )
-from muse_pipeline.proposals.activation_map import ActivationNetwork
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
 
 OTSU = {"mpp": 0.45, "windows_per_store": 2, "store_window_px": 96, "mask_settings.max_share": 0.05}

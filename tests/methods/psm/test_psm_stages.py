@@ -11,16 +11,16 @@ import torch
 from labelled import CPU
 from test_psm import CONFIG, load_psm_config
 
-from muse_pipeline.methods.psm.activation import PriorSelfActivation
+from muse_pipeline.methods.psm.activation_map import ActivationNetwork
 from muse_pipeline.methods.psm.run import (
     FoundLabelsStage,
     LabelsStage,
     MasksStage,
+    PriorSelfActivation,
     PsmRecipe,
     detector_config,
     read_pictures_and_masks,
 )
-from muse_pipeline.proposals.activation_map import ActivationNetwork
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
 
 

@@ -10,8 +10,7 @@ from trident_batches import make_pairs, make_trident
 from muse_pipeline.core.errors import CollapsedError
 from muse_pipeline.data.partners import PairBatch, PartnerBatch
 from muse_pipeline.data.views import Views
-from muse_pipeline.losses.branches import covariance, invariance, variance
-from muse_pipeline.methods.trident.method import measure_spread
+from muse_pipeline.methods.trident.method import covariance, invariance, measure_spread, variance
 from muse_pipeline.methods.trident.run import SpreadAlarm
 from muse_pipeline.models.base import read_at
 from muse_pipeline.training.loop import GRACE, IN_A_ROW

@@ -20,7 +20,7 @@ from muse_pipeline.methods.unit.monitors import (
     detection_f1,
 )
 from muse_pipeline.methods.unit.synthesis_folder import write_masks
-from muse_pipeline.methods.unit.synthesis_settings import TissueSettings
+from muse_pipeline.methods.unit.synthesis_masks import TissueSettings
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.loop import BestWeights, MetricsLog
 from muse_pipeline.training.recipe import load_run

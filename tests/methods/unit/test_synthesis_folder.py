@@ -11,8 +11,7 @@ from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.label_sources import read_labelled_images
 from muse_pipeline.labels.picture_source import PictureSource
 from muse_pipeline.methods.unit.synthesis_folder import fit_tissue, read_masks, summarise, write_masks
-from muse_pipeline.methods.unit.synthesis_masks import synthesise_mask
-from muse_pipeline.methods.unit.synthesis_settings import KINDS, TissueSettings
+from muse_pipeline.methods.unit.synthesis_masks import KINDS, TissueSettings, synthesise_mask
 from muse_pipeline.nuclei.parquet import NucleiWriter
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import measure_shapes

@@ -20,8 +20,12 @@ from muse_pipeline.core.errors import ArgumentError, ConfigError
 from muse_pipeline.methods.unit.synthesis_folder import MEASURES, measure_instances, summarise
 from muse_pipeline.methods.unit.synthesis_masks import (
     CONTOUR,
+    EPITHELIAL,
     FILL_RANGE,
+    KINDS,
+    STROMA,
     Plan,
+    TissueSettings,
     contours,
     draw_page,
     draw_rings,
@@ -31,7 +35,6 @@ from muse_pipeline.methods.unit.synthesis_masks import (
     stylise,
     synthesise_mask,
 )
-from muse_pipeline.methods.unit.synthesis_settings import EPITHELIAL, KINDS, STROMA, TissueSettings
 
 TISSUE = TissueSettings()
 CROSS = ndimage.generate_binary_structure(2, 1)

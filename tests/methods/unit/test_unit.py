@@ -23,8 +23,7 @@ from muse_pipeline.methods.unit.config import LossWeights
 from muse_pipeline.methods.unit.data import UnitBatch, read_usable_masks
 from muse_pipeline.methods.unit.run import UnitStage
 from muse_pipeline.methods.unit.synthesis_folder import read_masks, write_masks
-from muse_pipeline.methods.unit.synthesis_masks import synthesise_mask
-from muse_pipeline.methods.unit.synthesis_settings import TissueSettings
+from muse_pipeline.methods.unit.synthesis_masks import TissueSettings, synthesise_mask
 from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
 from muse_pipeline.training import loop
 from muse_pipeline.training.checkpoint import load_checkpoint

@@ -36,8 +36,7 @@ _RECORDED: ContextVar[list[Tensor] | None] = ContextVar("recorded", default=None
 class ActivationNetwork(nn.Module):
     """A self-supervised network; gradients of its output with respect to a stage's activations define PSM's map.
 
-    Args:
-        backbone: registered name of a backbone that has a stage at stride 4.
+    The registered ``backbone`` must have a stage at stride 4.
     """
 
     def __init__(self, backbone: str):
@@ -81,12 +80,10 @@ def _first_stage(backbone: Backbone, name: str) -> nn.Sequential:
 
 
 class ActivationMap:
-    """Computes the activation maps of the pictures of one slide.
+    """Computes the activation maps of the pictures of one slide, with a network in evaluation mode.
 
-    Args:
-        network: network in evaluation mode; one with random weights serves as the control.
-        pictures: sample of the slide, (h, w, 3) uint8 each, at the network's mpp. A single picture gives the paper's
-            map of that picture.
+    The map is fitted to a sample of (h, w, 3) uint8 pictures at the network's mpp. A single picture gives the paper's
+    map of that picture, and a network with random weights serves as the control.
 
     Attributes:
         weights: weights alpha (C,) of the channels of each block.
@@ -178,13 +175,7 @@ class ClusterSettings:
 
 
 class Clusters:
-    """Clusters of the pixels of a slide.
-
-    Args:
-        activation: (N,) activation of sampled pixels, 0 to 1.
-        pixels: (N, 3) uint8, their RGB.
-        stains: (N, 2) their optical densities of haematoxylin and eosin.
-        settings: settings of the clustering.
+    """Clusters of a slide's pixels, from N activations (0 to 1), RGB (N, 3) uint8 and densities (N, 2) of both stains.
 
     Attributes:
         centres: (k, D) cluster centres in the space of features.
@@ -291,14 +282,9 @@ class MaskSettings:
 
 
 class PseudoMasker:
-    """Pseudo-masks of the pictures of a slide.
+    """Pseudo-masks of the pictures of a slide, fitted to random pictures (h, w, 3) uint8 of its tissue.
 
-    Args:
-        network: network in evaluation mode; if None, activations are 0.
-        sample: random pictures, (h, w, 3) uint8, of the slide's tissue.
-        mpp: um per pixel of the pictures.
-        stains: (2, 3) stain vectors of the slide (``colour.json``); textbook vectors if None.
-        settings: settings of the masks; the defaults if None.
+    Without ``network``, activations are 0; without ``stains`` (2, 3), textbook vectors are used.
     """
 
     def __init__(

@@ -5,8 +5,16 @@ import math
 import pytest
 import torch
 
-from muse_pipeline.losses.gan import AdaptiveAugmentation, LeastSquares, Logistic, r1_penalty
-from muse_pipeline.losses.unit import cycle_loss, paint, painted_loss, translation_objective
+from muse_pipeline.methods.unit.losses import (
+    AdaptiveAugmentation,
+    LeastSquares,
+    Logistic,
+    cycle_loss,
+    paint,
+    painted_loss,
+    r1_penalty,
+    translation_objective,
+)
 
 
 def test_least_squares_are_zero_at_their_targets_and_a_quarter_each_in_between():
