@@ -89,35 +89,22 @@ class NucleusImage:
     """An image with positions of nuclei; pixels and positions are read on demand.
 
     Subclasses add ``nuclei`` (a ``NucleusIndex``) and ``read``, which returns pixels as in ``data.unlabelled.Image``.
-
-    Attributes:
-        name: name of the picture, or id of the slide.
-        patient: patient of the image.
-        mpp: um per pixel.
-        size_px: (width, height).
-        stain: stains fitted to the picture or the slide's tissue; None if the fit failed.
-        weight: relative frequency at which the image is sampled.
     """
 
-    name: str
-    patient: str
-    mpp: float
-    size_px: tuple[int, int]
-    stain: MacenkoFit | None
-    weight: float
+    name: str  # name of the picture, or id of the slide
+    patient: str  # patient of the image
+    mpp: float  # um per pixel
+    size_px: tuple[int, int]  # (width, height)
+    stain: MacenkoFit | None  # stains fitted to the picture or the slide's tissue; None if the fit failed
+    weight: float  # relative frequency at which the image is sampled
 
 
 @dataclass(frozen=True, eq=False)
 class NucleusPicture(NucleusImage):
-    """A picture in memory, mirrored beyond its border.
+    """A picture in memory, mirrored beyond its border."""
 
-    Attributes:
-        pixels: (h, w, 3) uint8.
-        nuclei: index of its nuclei.
-    """
-
-    pixels: np.ndarray
-    nuclei: NucleusIndex
+    pixels: np.ndarray  # (h, w, 3) uint8
+    nuclei: NucleusIndex  # index of its nuclei
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
         """(h, w, 3) uint8 as in ``Image.read``, mirrored beyond the border."""
@@ -126,15 +113,10 @@ class NucleusPicture(NucleusImage):
 
 @dataclass(frozen=True, eq=False)
 class NucleusSlide(NucleusImage):
-    """A slide's store and the index of its nuclei; their files are opened for each read.
+    """A slide's store and the index of its nuclei; their files are opened for each read."""
 
-    Attributes:
-        store: the store; no pixels are held in memory.
-        folder: folder of the index, written by ``NucleusIndex.save``.
-    """
-
-    store: Store
-    folder: Path
+    store: Store  # the store; no pixels are held in memory
+    folder: Path  # folder of the index, written by ``NucleusIndex.save``
 
     @property
     def nuclei(self) -> NucleusIndex:

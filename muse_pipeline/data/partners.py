@@ -96,17 +96,11 @@ RAYS = "rays.npy"
 
 @dataclass(frozen=True, eq=False)
 class DrawnNuclei:
-    """Outlines of nuclei, rendered as a picture window by window.
+    """Outlines of nuclei, rendered as a picture window by window."""
 
-    Attributes:
-        folder: folder that ``save`` wrote.
-        size_px: (width, height) of the H&E image.
-        mpp: um per image px.
-    """
-
-    folder: Path
-    size_px: tuple[int, int]
-    mpp: float
+    folder: Path  # folder that ``save`` wrote
+    size_px: tuple[int, int]  # (width, height) of the H&E image
+    mpp: float  # um per image px
 
     @staticmethod
     def save(folder: Path, xy: np.ndarray, rays: np.ndarray, size_px: tuple[int, int], mpp: float) -> None:
@@ -241,17 +235,11 @@ def _size(size_px: Sequence[int]) -> str:
 
 
 class PartnerBatch(NamedTuple):
-    """The partners of B sets of views, cut like the first global view of each set.
+    """The partners of B sets of views, cut like the first global view of each set."""
 
-    Attributes:
-        image: pixels (K, 3, R, R) uint8 of the K sets with a partner.
-        image_known: (B,) bool, True for the K sets with a partner.
-        nuclei_known: (B, M) bool, True for nuclei in both global views that the partner covers.
-    """
-
-    image: Tensor
-    image_known: Tensor
-    nuclei_known: Tensor
+    image: Tensor  # pixels (K, 3, R, R) uint8 of the K sets with a partner
+    image_known: Tensor  # (B,) bool, True for the K sets with a partner
+    nuclei_known: Tensor  # (B, M) bool, True for nuclei in both global views that the partner covers
 
 
 class PairBatch(NamedTuple):

@@ -60,23 +60,14 @@ class ViewSettings:
 
 @dataclass(frozen=True)
 class View:
-    """Position, size and orientation of a view in its image.
+    """Position, size and orientation of a view in its image."""
 
-    Attributes:
-        corner: (x, y) of the top left corner, in whole image px.
-        side_px: side of the square, in image px.
-        size_px: R, side of the view.
-        mirror: True if left and right are swapped.
-        turns: quarter turns, counter-clockwise, after mirroring.
-        image_mpp: um per image px.
-    """
-
-    corner: tuple[int, int]
-    side_px: int
-    size_px: int
-    mirror: bool
-    turns: int
-    image_mpp: float
+    corner: tuple[int, int]  # (x, y) of the top left corner, in whole image px
+    side_px: int  # side of the square, in image px
+    size_px: int  # R, side of the view
+    mirror: bool  # True if left and right are swapped
+    turns: int  # quarter turns, counter-clockwise, after mirroring
+    image_mpp: float  # um per image px
 
     @property
     def mpp(self) -> float:
@@ -119,19 +110,12 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class ViewSet:
-    """Views of the same tissue: first two global views, then the local ones.
+    """Views of the same tissue: first two global views, then the local ones."""
 
-    Attributes:
-        image: image of the views.
-        views: the V views.
-        placed: (V, N, 2) positions, in px of each view, of all nuclei in the box around the global views.
-        seen: (V, N) bool, True for nuclei inside a view.
-    """
-
-    image: NucleusImage
-    views: tuple[View, ...]
-    placed: np.ndarray
-    seen: np.ndarray
+    image: NucleusImage  # image of the views
+    views: tuple[View, ...]  # the V views
+    placed: np.ndarray  # (V, N, 2) positions, in px of each view, of all nuclei in the box around the global views
+    seen: np.ndarray  # (V, N) bool, True for nuclei inside a view
 
     @classmethod
     def index(cls, image: NucleusImage, views: Sequence[View], xy: np.ndarray) -> ViewSet:
@@ -216,15 +200,10 @@ LUMINANCE = (0.299, 0.587, 0.114)
 
 
 class Views(NamedTuple):
-    """Views of one size from B sets: the first view of each set, then the second of each, and so on.
+    """Views of one size from B sets: the first view of each set, then the second of each, and so on."""
 
-    Attributes:
-        pixels: (n * B, 3, R, R) uint8.
-        colour: (n * B, 3, 4) map in optical density.
-    """
-
-    pixels: Tensor
-    colour: Tensor
+    pixels: Tensor  # (n * B, 3, R, R) uint8
+    colour: Tensor  # (n * B, 3, 4) map in optical density
 
 
 class ViewBatch(NamedTuple):
@@ -232,22 +211,14 @@ class ViewBatch(NamedTuple):
 
     Teachers get the global views and students all views, so the P = 2 (1 + L) pairs are (0, 1), (0, 2), ..., (1, 0),
     (1, 2), ...
-
-    Attributes:
-        global_views: 2 B global views.
-        local_views: L * B local views; None for L = 0.
-        teacher_xy: (P, B, M, 2) positions of shared nuclei in the teacher's view, in its px.
-        student_xy: (P, B, M, 2) positions of the same nuclei in the student's view.
-        shared: (P, B, M) bool, True for entries that contain a nucleus, False for padding.
-        octaves: (P, B) |log2| of the ratio of the two views' mpps.
     """
 
-    global_views: Views
-    local_views: Views | None
-    teacher_xy: Tensor
-    student_xy: Tensor
-    shared: Tensor
-    octaves: Tensor
+    global_views: Views  # 2 B global views
+    local_views: Views | None  # L * B local views; None for L = 0
+    teacher_xy: Tensor  # (P, B, M, 2) positions of shared nuclei in the teacher's view, in its px
+    student_xy: Tensor  # (P, B, M, 2) positions of the same nuclei in the student's view
+    shared: Tensor  # (P, B, M) bool, True for entries that contain a nucleus, False for padding
+    octaves: Tensor  # (P, B) |log2| of the ratio of the two views' mpps
 
 
 def ordered_pairs(n_local: int) -> list[tuple[int, int]]:

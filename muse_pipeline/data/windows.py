@@ -282,21 +282,13 @@ def _repeat(nuclei: Nuclei, size_px: tuple[int, int], repeats: tuple[int, int]) 
 
 
 class RegionBatch(NamedTuple):
-    """B windows with targets for K classes: all classes but the first.
+    """B windows with targets for K classes: all classes but the first."""
 
-    Attributes:
-        pixels: (B, 3, S, S) float, 0 to 255.
-        colour: (B, 3, 4) map in optical density.
-        label: (B, K) label of the image, 1 or 0; -1 if its pixels are labelled instead.
-        target: (B, K, S / 4, S / 4) 1 or 0: the labels of the pixels or, everywhere, the label of the image.
-        known: (B, K, S / 4, S / 4) 1 where the target is known, 0 elsewhere.
-    """
-
-    pixels: Tensor
-    colour: Tensor
-    label: Tensor
-    target: Tensor
-    known: Tensor
+    pixels: Tensor  # (B, 3, S, S) float, 0 to 255
+    colour: Tensor  # (B, 3, 4) map in optical density
+    label: Tensor  # (B, K) label of the image, 1 or 0; -1 if its pixels are labelled instead
+    target: Tensor  # (B, K, S / 4, S / 4) 1 or 0: the labels of the pixels or, everywhere, the label of the image
+    known: Tensor  # (B, K, S / 4, S / 4) 1 where the target is known, 0 elsewhere
 
 
 class RegionWindows:

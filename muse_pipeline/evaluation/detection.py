@@ -57,13 +57,9 @@ RADIUS_UM = 3.0
 
 @dataclass(frozen=True)
 class DetectionCounts:
-    """True positives, false positives and false negatives: row 0 for any class, then a row for each class.
+    """True positives, false positives and false negatives: row 0 for any class, then a row for each class."""
 
-    Attributes:
-        values: (..., C + 1, 3); leading axes are draws of the bootstrap.
-    """
-
-    values: np.ndarray
+    values: np.ndarray  # (..., C + 1, 3); leading axes are draws of the bootstrap
 
     def __add__(self, other: DetectionCounts) -> DetectionCounts:
         return DetectionCounts(self.values + other.values)

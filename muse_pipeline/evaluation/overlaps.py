@@ -13,21 +13,13 @@ from scipy.sparse.csgraph import connected_components
 
 @dataclass(frozen=True)
 class Overlaps:
-    """Areas of P detected and T true outlines, and of the intersections of overlapping pairs.
+    """Areas of P detected and T true outlines, and of the intersections of overlapping pairs."""
 
-    Attributes:
-        found: (E,) index of the detected outline of each overlapping pair.
-        true: (E,) index of the true outline of each pair.
-        shared: (E,) area of the intersection, in the unit of the areas.
-        found_area: (P,) areas of the detected outlines.
-        true_area: (T,) areas of the true outlines.
-    """
-
-    found: np.ndarray
-    true: np.ndarray
-    shared: np.ndarray
-    found_area: np.ndarray
-    true_area: np.ndarray
+    found: np.ndarray  # (E,) index of the detected outline of each overlapping pair
+    true: np.ndarray  # (E,) index of the true outline of each pair
+    shared: np.ndarray  # (E,) area of the intersection, in the unit of the areas
+    found_area: np.ndarray  # (P,) areas of the detected outlines
+    true_area: np.ndarray  # (T,) areas of the true outlines
 
     @property
     def union(self) -> np.ndarray:

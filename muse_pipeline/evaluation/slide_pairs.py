@@ -18,40 +18,24 @@ REGION_SUFFIXES = (*GEOJSON_SUFFIXES, *MASK_SUFFIXES)
 
 @dataclass(frozen=True)
 class SlidePair:
-    """A slide to score.
+    """A slide to score."""
 
-    Attributes:
-        slide_id: id of the slide.
-        nuclei: table of the detected nuclei.
-        truth: file of the true nuclei.
-        region: file of the region where the truth is complete, if separate.
-        patient: patient of the slide, the unit of the bootstrap.
-    """
-
-    slide_id: str
-    nuclei: Path
-    truth: Path
-    region: Path | None
-    patient: str
+    slide_id: str  # id of the slide
+    nuclei: Path  # table of the detected nuclei
+    truth: Path  # file of the true nuclei
+    region: Path | None  # file of the region where the truth is complete, if separate
+    patient: str  # patient of the slide, the unit of the bootstrap
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """All slides to score, and all slides that cannot be scored.
+    """All slides to score, and all slides that cannot be scored."""
 
-    Attributes:
-        pairs: one or more slides to score.
-        grouping: description of what counts as a patient.
-        without_truth: slides with a result but no truth.
-        without_result: slides with a truth but no result.
-        beyond_sheet: slides with a result that are not in the sheet.
-    """
-
-    pairs: tuple[SlidePair, ...]
-    grouping: str
-    without_truth: tuple[str, ...] = ()
-    without_result: tuple[str, ...] = ()
-    beyond_sheet: tuple[str, ...] = ()
+    pairs: tuple[SlidePair, ...]  # one or more slides to score
+    grouping: str  # description of what counts as a patient
+    without_truth: tuple[str, ...] = ()  # slides with a result but no truth
+    without_result: tuple[str, ...] = ()  # slides with a truth but no result
+    beyond_sheet: tuple[str, ...] = ()  # slides with a result that are not in the sheet
 
 
 def pair_one(nuclei: Path, truth: Path, slide_id: str, region: Path | None = None) -> Pairing:

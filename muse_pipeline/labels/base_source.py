@@ -78,19 +78,12 @@ def require_agreement(
 
 
 class TargetModel(NamedTuple):
-    """The model that labels are read for.
+    """The model that labels are read for."""
 
-    Attributes:
-        classes: names of its classes; if there are none, only the positions of nuclei are read.
-        mpp: um per pixel of its input.
-        n_rays: number of rays per nucleus.
-        context_px: side of its largest training window, for which regions of slides have enough context.
-    """
-
-    classes: tuple[str, ...]
-    mpp: float
-    n_rays: int
-    context_px: int
+    classes: tuple[str, ...]  # names of its classes; if there are none, only the positions of nuclei are read
+    mpp: float  # um per pixel of its input
+    n_rays: int  # number of rays per nucleus
+    context_px: int  # side of its largest training window, for which regions of slides have enough context
 
 
 @dataclass(frozen=True)

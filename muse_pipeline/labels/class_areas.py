@@ -32,21 +32,13 @@ DETECTIONS = ("detection", "cell")  # types of QuPath objects that are nuclei, n
 
 @dataclass(frozen=True, eq=False)
 class ClassAreas:
-    """The A areas of one label file that have classes of the model.
+    """The A areas of one label file that have classes of the model."""
 
-    Attributes:
-        path: path of the file.
-        unit: "feature" for GeoJSON, "value" for masks.
-        number: (A,) for each area, the number of its GeoJSON feature or its value in the mask.
-        shape: (A,) valid polygons or multipolygons.
-        classes: indices of the classes that the nuclei of each area may have.
-    """
-
-    path: Path
-    unit: str
-    number: np.ndarray
-    shape: np.ndarray
-    classes: tuple[tuple[int, ...], ...]
+    path: Path  # path of the file
+    unit: str  # "feature" for GeoJSON, "value" for masks
+    number: np.ndarray  # (A,) for each area, the number of its GeoJSON feature or its value in the mask
+    shape: np.ndarray  # (A,) valid polygons or multipolygons
+    classes: tuple[tuple[int, ...], ...]  # indices of the classes that the nuclei of each area may have
 
     def where(self, index: int) -> str:
         """The beginning of a message about an area: its file and number."""

@@ -28,21 +28,13 @@ FORMATS = {  # suffixes of the label files of each format
 
 
 class Canvas(NamedTuple):
-    """The picture or slide to which labels belong.
+    """The picture or slide to which labels belong."""
 
-    Attributes:
-        title: its name in messages.
-        frame: frame of the positions of nuclei.
-        size_px: (width, height).
-        mpp: (x, y) um per pixel.
-        offset_px: (x, y) offset added to positions in GeoJSON.
-    """
-
-    title: str
-    frame: Frame
-    size_px: tuple[int, int]
-    mpp: tuple[float, float]
-    offset_px: tuple[int, int] = (0, 0)
+    title: str  # its name in messages
+    frame: Frame  # frame of the positions of nuclei
+    size_px: tuple[int, int]  # (width, height)
+    mpp: tuple[float, float]  # (x, y) um per pixel
+    offset_px: tuple[int, int] = (0, 0)  # (x, y) offset added to positions in GeoJSON
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,17 +15,11 @@ from muse_pipeline.tissue.stain import MacenkoFit
 
 
 class AreaCount(NamedTuple):
-    """The number of nuclei in one class area of a picture.
+    """The number of nuclei in one class area of a picture."""
 
-    Attributes:
-        classes: names of the classes that the nuclei may have, joined by "or".
-        area: file and number of the area.
-        n_nuclei: number of nuclei.
-    """
-
-    classes: str
-    area: str
-    n_nuclei: int
+    classes: str  # names of the classes that the nuclei may have, joined by "or"
+    area: str  # file and number of the area
+    n_nuclei: int  # number of nuclei
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

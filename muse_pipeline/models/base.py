@@ -29,14 +29,10 @@ class Lattice:
     window. The released MUSE networks resize with aligned corners, and their authors read pixel x at column
     ``x / S * (S / 4 - 1)`` of a window of S px: the column depends on the size of the window, so these networks keep
     their training window.
-
-    Attributes:
-        name: name of the rule in the model card.
-        align_corners: True if the first and last columns lie on the window's edges, instead of half a cell inside.
     """
 
-    name: str
-    align_corners: bool
+    name: str  # name of the rule in the model card
+    align_corners: bool  # True if the first and last columns lie on the window's edges, instead of half a cell inside
 
     @property
     def any_size(self) -> bool:
@@ -131,15 +127,10 @@ class Features(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """Size of one intermediate map of a backbone.
+    """Size of one intermediate map of a backbone."""
 
-    Attributes:
-        stride_px: input pixels per cell.
-        channels: number of channels of the map.
-    """
-
-    stride_px: int
-    channels: int
+    stride_px: int  # input pixels per cell
+    channels: int  # number of channels of the map
 
 
 class Backbone(nn.Module):

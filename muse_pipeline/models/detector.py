@@ -52,13 +52,9 @@ class NucleusMaps(NamedTuple):
 
 
 class NucleusHead(nn.Module):
-    """Base class of heads, which are constructed with (in_channels, n_classes, n_rays).
+    """Base class of heads, which are constructed with (in_channels, n_classes, n_rays)."""
 
-    Attributes:
-        sizes: numbers of channels of ``label`` and ``rays``.
-    """
-
-    sizes: tuple[int, int]
+    sizes: tuple[int, int]  # numbers of channels of ``label`` and ``rays``
 
     def forward(self, features: Tensor) -> NucleusMaps:
         """Features (B, D, h, w), sampled at the centres of cells -> four maps, float32."""

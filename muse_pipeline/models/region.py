@@ -23,15 +23,10 @@ FUSION = (0.3, 0.3, 0.4)  # weights used by IKD-MIL; SA-MIL and DWS-MIL use (0.2
 
 
 class RegionMaps(NamedTuple):
-    """Probabilities of the K = C - 1 classes after the first, for B windows of H x W px.
+    """Probabilities of the K = C - 1 classes after the first, for B windows of H x W px."""
 
-    Attributes:
-        sides: three maps (B, K, H / 4, W / 4), fine to coarse.
-        fused: (B, K, H / 4, W / 4), the weighted mean of ``sides``.
-    """
-
-    sides: tuple[Tensor, ...]
-    fused: Tensor
+    sides: tuple[Tensor, ...]  # three maps (B, K, H / 4, W / 4), fine to coarse
+    fused: Tensor  # (B, K, H / 4, W / 4), the weighted mean of ``sides``
 
 
 class RegionNetwork(nn.Module):

@@ -165,15 +165,10 @@ class PatchDiscriminator(nn.Module):
 
 
 class Reading(NamedTuple):
-    """Outputs of the reader for B pictures.
+    """Outputs of the reader for B pictures."""
 
-    Attributes:
-        mask: (B, 3, H, W) in the colours of masks; targets lie between -1 and 1, outputs are not bounded.
-        nuclei: maps at stride 4.
-    """
-
-    mask: Tensor
-    nuclei: NucleusMaps
+    mask: Tensor  # (B, 3, H, W) in the colours of masks; targets lie between -1 and 1, outputs are not bounded
+    nuclei: NucleusMaps  # maps at stride 4
 
 
 class TranslationHead(nn.Module):

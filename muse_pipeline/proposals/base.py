@@ -138,18 +138,12 @@ def proposal_card(name: str, mpp: float, n_rays: int = N_RAYS) -> ModelCard:
 
 @dataclass(frozen=True, eq=False)
 class Proposer(Detector):
-    """Base class of proposers; ``find`` returns the nuclei of a window.
+    """Base class of proposers; ``find`` returns the nuclei of a window."""
 
-    Attributes:
-        name: name under which the proposer is registered.
-        is_guarded: True if the guard skips unsuitable windows.
-        mpp: um per pixel of the windows.
-    """
+    name: ClassVar[str]  # name under which the proposer is registered
+    is_guarded: ClassVar[bool] = True  # True if the guard skips unsuitable windows
 
-    name: ClassVar[str]
-    is_guarded: ClassVar[bool] = True
-
-    mpp: float
+    mpp: float  # um per pixel of the windows
 
     @cached_property
     def card(self) -> ModelCard:

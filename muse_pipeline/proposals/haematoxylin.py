@@ -162,22 +162,15 @@ class HaematoxylinSettings:
 @PROPOSERS.register("haematoxylin")
 @dataclass(frozen=True, eq=False)
 class HaematoxylinFinder(Proposer):
-    """Finds the nuclei in a slide's windows.
-
-    Attributes:
-        settings: settings of the proposer.
-        stains: (2, 3) unit stain vectors, haematoxylin first.
-        edge_density: density that separates nuclei from their background in the slide's sample.
-        min_answer: minimum filter response of a peak.
-    """
+    """Finds the nuclei in a slide's windows."""
 
     Settings = HaematoxylinSettings
     name = "haematoxylin"
 
-    settings: HaematoxylinSettings
-    stains: np.ndarray
-    edge_density: float
-    min_answer: float
+    settings: HaematoxylinSettings  # settings of the proposer
+    stains: np.ndarray  # (2, 3) unit stain vectors, haematoxylin first
+    edge_density: float  # density that separates nuclei from their background in the slide's sample
+    min_answer: float  # minimum filter response of a peak
 
     @classmethod
     def fit(cls, sample: SlideSample, settings: HaematoxylinSettings) -> HaematoxylinFinder:

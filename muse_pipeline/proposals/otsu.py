@@ -39,18 +39,13 @@ class OtsuSettings:
 @PROPOSERS.register("otsu")
 @dataclass(frozen=True, eq=False)
 class OtsuFinder(Proposer):
-    """Finds the nuclei in a slide's windows.
-
-    Attributes:
-        settings: settings of the proposer.
-        fitted: stain vectors, threshold and spread of the slide, for windows shrunk by ``shrink_factor``.
-    """
+    """Finds the nuclei in a slide's windows."""
 
     Settings = OtsuSettings
     name = "otsu"
 
-    settings: OtsuSettings
-    fitted: OtsuMask
+    settings: OtsuSettings  # settings of the proposer
+    fitted: OtsuMask  # stain vectors, threshold and spread of the slide, for windows shrunk by ``shrink_factor``
 
     @classmethod
     def fit(cls, sample: SlideSample, settings: OtsuSettings) -> OtsuFinder:

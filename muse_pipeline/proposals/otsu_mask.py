@@ -26,19 +26,12 @@ PERCENTILES = (0.5, 99.5)  # ends of the histogram; the full range, with dirt an
 
 @dataclass(frozen=True)
 class OtsuMask:
-    """A threshold fitted to a slide; a call returns the mask of a picture of the slide.
+    """A threshold fitted to a slide; a call returns the mask of a picture of the slide."""
 
-    Attributes:
-        stains: (2, 3) unit vectors in optical density, haematoxylin first.
-        threshold: optical density of haematoxylin above which a pixel is part of a nucleus.
-        mpp: um per pixel of the pictures.
-        spread: standard deviation of ``blob_answer`` over the slide.
-    """
-
-    stains: np.ndarray
-    threshold: float
-    mpp: float
-    spread: float
+    stains: np.ndarray  # (2, 3) unit vectors in optical density, haematoxylin first
+    threshold: float  # optical density of haematoxylin above which a pixel is part of a nucleus
+    mpp: float  # um per pixel of the pictures
+    spread: float  # standard deviation of ``blob_answer`` over the slide
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """(h, w) bool: the nuclei in (h, w, 3) uint8 ``pixels``, without specks and with holes filled."""

@@ -90,17 +90,11 @@ class WarpedReader:
 
 @dataclass(frozen=True)
 class Power:
-    """Resolution and size of the tiles that are compared.
+    """Resolution and size of the tiles that are compared."""
 
-    Attributes:
-        um: um per pixel.
-        tile_um: side of a tile.
-        reach_um: a tile is searched for up to this distance in x and y from its expected position.
-    """
-
-    um: float
-    tile_um: float
-    reach_um: float
+    um: float  # um per pixel
+    tile_um: float  # side of a tile
+    reach_um: float  # a tile is searched for up to this distance in x and y from its expected position
 
     @property
     def tile_px(self) -> int:

@@ -35,13 +35,9 @@ def open_pair_of_files(
 
 @dataclass(frozen=True, eq=False)
 class PartnerTissue(TissueMask):
-    """The tissue of a slide, limited to the area in which its partner can be trusted.
+    """The tissue of a slide, limited to the area in which its partner can be trusted."""
 
-    Attributes:
-        trusted: (h, w) bool, True for pixels of the mask in kept tiles and on the partner.
-    """
-
-    trusted: np.ndarray | None = None
+    trusted: np.ndarray | None = None  # (h, w) bool, True for pixels of the mask in kept tiles and on the partner
 
     @property
     def dilated(self) -> np.ndarray:

@@ -40,15 +40,10 @@ AGREE_UM = 40.0  # tiles within this distance agree with an affine map; mild ben
 
 @dataclass(frozen=True)
 class LowPower:
-    """A slide at low power, for the search.
+    """A slide at low power, for the search."""
 
-    Attributes:
-        picture: picture at about 8 um per pixel.
-        mask: (h, w) bool mask of its tissue.
-    """
-
-    picture: Picture
-    mask: np.ndarray
+    picture: Picture  # picture at about 8 um per pixel
+    mask: np.ndarray  # (h, w) bool mask of its tissue
 
     def maps(self, um: float) -> tuple[np.ndarray, np.ndarray]:
         """Maps of tissue and nuclear stain, (h, w, 2) float32, at about ``um`` per pixel; and their exact mpp (2,)."""
@@ -148,25 +143,15 @@ def _best_apart(placements: Sequence[Placement]) -> Iterator[Placement]:
 
 @dataclass(frozen=True)
 class Pair:
-    """A slide and its partner, both open, with their overviews.
+    """A slide and its partner, both open, with their overviews."""
 
-    Attributes:
-        slide: open slide.
-        info: facts about the slide.
-        low: overview and tissue of the slide.
-        partner: open partner.
-        partner_info: facts about the partner.
-        partner_low: overview and tissue of the partner.
-        threads: number of tiles compared at a time.
-    """
-
-    slide: Slide
-    info: SlideInfo
-    low: LowPower
-    partner: Slide
-    partner_info: SlideInfo
-    partner_low: LowPower
-    threads: int = 1
+    slide: Slide  # open slide
+    info: SlideInfo  # facts about the slide
+    low: LowPower  # overview and tissue of the slide
+    partner: Slide  # open partner
+    partner_info: SlideInfo  # facts about the partner
+    partner_low: LowPower  # overview and tissue of the partner
+    threads: int = 1  # number of tiles compared at a time
 
     @property
     def finest_um(self) -> float:

@@ -157,23 +157,14 @@ def write_residuals(path: Path, found: Registration) -> None:
 
 @dataclass(frozen=True, eq=False)
 class RegisteredPartner:
-    """The content of transform.json that is needed to read the partner's pixels.
+    """The content of transform.json that is needed to read the partner's pixels."""
 
-    Attributes:
-        path: path of transform.json.
-        slide: identity of the H&E slide, as written by ``describe``.
-        partner: identity of the partner, as written by ``describe``.
-        transform: transform from slide to partner.
-        tile_um: side of a tile; tiles lie side by side from the slide's corner.
-        kept: (rows, columns) bool, True for tiles that are kept.
-    """
-
-    path: Path
-    slide: dict[str, Any]
-    partner: dict[str, Any]
-    transform: Transform
-    tile_um: float
-    kept: np.ndarray
+    path: Path  # path of transform.json
+    slide: dict[str, Any]  # identity of the H&E slide, as written by ``describe``
+    partner: dict[str, Any]  # identity of the partner, as written by ``describe``
+    transform: Transform  # transform from slide to partner
+    tile_um: float  # side of a tile; tiles lie side by side from the slide's corner
+    kept: np.ndarray  # (rows, columns) bool, True for tiles that are kept
 
     def is_kept(self, um: np.ndarray) -> np.ndarray:
         """True for positions (..., 2) in um on the slide that are in a kept tile and on the partner."""

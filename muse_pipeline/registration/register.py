@@ -81,38 +81,23 @@ class TileResiduals:
 
 @dataclass(frozen=True)
 class OutlineFit:
-    """The agreement of the outlines of the tissue.
+    """The agreement of the outlines of the tissue."""
 
-    Attributes:
-        dice: Dice coefficient of both tissues.
-        median_um: median distance from the outline on the slide to that on the partner.
-        p95_um: 95th percentile of these distances.
-    """
-
-    dice: float
-    median_um: float
-    p95_um: float
+    dice: float  # Dice coefficient of both tissues
+    median_um: float  # median distance from the outline on the slide to that on the partner
+    p95_um: float  # 95th percentile of these distances
 
 
 @dataclass(frozen=True, eq=False)
 class Registration:
-    """The result of a registration.
+    """The result of a registration."""
 
-    Attributes:
-        slide: the H&E slide.
-        partner: its partner.
-        transform: the best transform.
-        power: power at which tiles were compared.
-        tiles: residuals of ``transform``.
-        outline: agreement of the outlines, if these alone were registered.
-    """
-
-    slide: SlideInfo
-    partner: SlideInfo
-    transform: Transform
-    power: Power
-    tiles: TileResiduals
-    outline: OutlineFit | None = None
+    slide: SlideInfo  # the H&E slide
+    partner: SlideInfo  # its partner
+    transform: Transform  # the best transform
+    power: Power  # power at which tiles were compared
+    tiles: TileResiduals  # residuals of ``transform``
+    outline: OutlineFit | None = None  # agreement of the outlines, if these alone were registered
 
 
 def register_partner(pair: Pair, start: Transform | None = None, limit_um: float = LIMIT_UM) -> Registration:

@@ -28,19 +28,12 @@ CRITERIA: Registry = Registry("criterion", "muse_pipeline.methods.detector")
 
 
 class DenseTargets(NamedTuple):
-    """Targets for each of the (h, w) cells of B windows.
+    """Targets for each of the (h, w) cells of B windows."""
 
-    Attributes:
-        centre: (B, 1, h, w) Gaussians, exactly 1 in the cell that contains a centre.
-        weight: (B, 1, h, w) weight of all targets except ``centre``: the Gaussian close to a centre, 0 elsewhere.
-        offset: (B, 2, h, w) vector to the nearest centre, in cells; arbitrary beyond the Gaussians.
-        nucleus: (B, h, w) index of the nearest of the M nuclei, -1 beyond the Gaussians.
-    """
-
-    centre: Tensor
-    weight: Tensor
-    offset: Tensor
-    nucleus: Tensor
+    centre: Tensor  # (B, 1, h, w) Gaussians, exactly 1 in the cell that contains a centre
+    weight: Tensor  # (B, 1, h, w) weight of all targets except ``centre``: the Gaussian close to a centre, 0 elsewhere
+    offset: Tensor  # (B, 2, h, w) vector to the nearest centre, in cells; arbitrary beyond the Gaussians
+    nucleus: Tensor  # (B, h, w) index of the nearest of the M nuclei, -1 beyond the Gaussians
 
 
 def dense_targets(xy: Tensor, cells: tuple[int, int], cell_px: int, sigma_px: float) -> DenseTargets:
@@ -82,17 +75,11 @@ UNMATCHED = 1e6  # cost of leaving a nucleus without a proposal; so high that th
 
 
 class Assignment(NamedTuple):
-    """P pairs of a nucleus and a proposal, sorted by window and nucleus.
+    """P pairs of a nucleus and a proposal, sorted by window and nucleus."""
 
-    Attributes:
-        window: (P,) index of the window.
-        nucleus: (P,) index of the nucleus within its window.
-        cell: (P,) index of the proposal's cell within its window, row by row.
-    """
-
-    window: Tensor
-    nucleus: Tensor
-    cell: Tensor
+    window: Tensor  # (P,) index of the window
+    nucleus: Tensor  # (P,) index of the nucleus within its window
+    cell: Tensor  # (P,) index of the proposal's cell within its window, row by row
 
 
 def assign(cost: Tensor, cell: Tensor, allowed: Tensor) -> Assignment:

@@ -32,19 +32,12 @@ from muse_pipeline.training.run import Log, RunFolder
 
 @dataclass(frozen=True, eq=False)
 class DetectorData:
-    """Labelled pictures at the config's mpp.
+    """Labelled pictures at the config's mpp."""
 
-    Attributes:
-        config: settings of the run.
-        images: pictures to train on.
-        held: pictures of other patients, to validate on; empty if the config has no `validation`.
-        reference: colour reference that slides are normalised to.
-    """
-
-    config: DetectorConfig
-    images: list[LabelledImage]
-    held: list[LabelledImage]
-    reference: ColourReference
+    config: DetectorConfig  # settings of the run
+    images: list[LabelledImage]  # pictures to train on
+    held: list[LabelledImage]  # pictures of other patients, to validate on; empty if the config has no `validation`
+    reference: ColourReference  # colour reference that slides are normalised to
 
     def make_windows(self, device: torch.device) -> LabelledWindows:
         """Batches of training windows on ``device``."""

@@ -27,17 +27,11 @@ from muse_pipeline.training.run import Inputs, Log
 
 
 class BagOutput(NamedTuple):
-    """Output of a model for a slide with N tiles; the K classes are all but the first.
+    """Output of a model for a slide with N tiles; the K classes are all but the first."""
 
-    Attributes:
-        logit: (K,) logits of the slide.
-        attention: (N, K) attention, which sums to 1 over the tiles.
-        tile_logit: (N, K) logits of the individual tiles.
-    """
-
-    logit: Tensor
-    attention: Tensor
-    tile_logit: Tensor
+    logit: Tensor  # (K,) logits of the slide
+    attention: Tensor  # (N, K) attention, which sums to 1 over the tiles
+    tile_logit: Tensor  # (N, K) logits of the individual tiles
 
 
 class GatedAttention(nn.Module):

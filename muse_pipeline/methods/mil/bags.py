@@ -39,17 +39,11 @@ INDEX = "slides.tsv"
 
 @dataclass(frozen=True)
 class LabelledSlide:
-    """A slide with a label.
+    """A slide with a label."""
 
-    Attributes:
-        slide_id: id in the sheet.
-        label: class index.
-        patient: patient of the slide.
-    """
-
-    slide_id: str
-    label: int
-    patient: str
+    slide_id: str  # id in the sheet
+    label: int  # class index
+    patient: str  # patient of the slide
 
 
 def list_labelled_slides(settings: SlideLabelSettings, classes: tuple[str, ...]) -> list[LabelledSlide]:
@@ -197,17 +191,11 @@ def compute_features(
 
 @dataclass(frozen=True, eq=False)
 class Bag:
-    """A slide and the file with the features of its N tiles.
+    """A slide and the file with the features of its N tiles."""
 
-    Attributes:
-        slide: the slide with its label.
-        fold: index of the slide's fold; the fold's model is not trained on the slide.
-        path: file with the features.
-    """
-
-    slide: LabelledSlide
-    fold: int
-    path: Path
+    slide: LabelledSlide  # the slide with its label
+    fold: int  # index of the slide's fold; the fold's model is not trained on the slide
+    path: Path  # file with the features
 
     def features(self) -> np.ndarray:
         """(N, D) float16 features of the tiles, memory-mapped."""

@@ -27,19 +27,12 @@ from muse_pipeline.models.region import RegionNetwork
 
 @dataclass(frozen=True, eq=False)
 class RegionData:
-    """Labelled images at the config's mpp.
+    """Labelled images at the config's mpp."""
 
-    Attributes:
-        config: settings of the stage.
-        images: images to train on.
-        held: validation images of other patients; may be empty.
-        reference: colour reference that slides are normalised to.
-    """
-
-    config: StageConfig
-    images: list[TissueImage]
-    held: list[TissueImage]
-    reference: ColourReference
+    config: StageConfig  # settings of the stage
+    images: list[TissueImage]  # images to train on
+    held: list[TissueImage]  # validation images of other patients; may be empty
+    reference: ColourReference  # colour reference that slides are normalised to
 
     def make_windows(self, device: torch.device) -> RegionWindows:
         """Batches of training windows on ``device``."""

@@ -50,19 +50,12 @@ class Cohort:
 
 @dataclass(frozen=True)
 class CohortRun:
-    """A run that can start as soon as its slides have stores and proposals.
+    """A run that can start as soon as its slides have stores and proposals."""
 
-    Attributes:
-        config: settings of the run; all its paths are absolute.
-        slides: ids of the training slides.
-        partners: ids of the training slides with a partner.
-        held: ids of the held-out slides.
-    """
-
-    config: MuseConfig | UnitConfig
-    slides: list[str]
-    partners: list[str]
-    held: list[str]
+    config: MuseConfig | UnitConfig  # settings of the run; all its paths are absolute
+    slides: list[str]  # ids of the training slides
+    partners: list[str]  # ids of the training slides with a partner
+    held: list[str]  # ids of the held-out slides
 
     def facts(self) -> dict[str, Any]:
         """Name, um per pixel, slides and inputs of the run, for the workflow."""

@@ -38,19 +38,12 @@ MPP_TOLERANCE = 1.005  # views may be finer than an image by this factor, becaus
 
 @dataclass(frozen=True, eq=False)
 class PretrainData:
-    """The N images with at least ``min_nuclei`` nuclei.
+    """The N images with at least ``min_nuclei`` nuclei."""
 
-    Attributes:
-        images: images from all sources.
-        colours: (N, 3, 4) colour map of each image, in optical density.
-        reference: colour reference that the maps normalise to.
-        sources: source of each image.
-    """
-
-    images: list[NucleusImage]
-    colours: np.ndarray
-    reference: ColourReference
-    sources: list[NucleusSource]
+    images: list[NucleusImage]  # images from all sources
+    colours: np.ndarray  # (N, 3, 4) colour map of each image, in optical density
+    reference: ColourReference  # colour reference that the maps normalise to
+    sources: list[NucleusSource]  # source of each image
 
     @property
     def patients(self) -> list[str]:
@@ -172,15 +165,10 @@ def _index(source: NucleusSource, store: Store, folder: Path, regions: RegionWei
 
 @dataclass(frozen=True)
 class RegionWeights:
-    """Weights of nuclei that depend on the class of their tissue region.
+    """Weights of nuclei that depend on the class of their tissue region."""
 
-    Attributes:
-        weights: class -> weight of its nuclei; all other nuclei have the weight 1.
-        log: callback for lines about slides on which the region model failed.
-    """
-
-    weights: Mapping[str, float]
-    log: Log
+    weights: Mapping[str, float]  # class -> weight of its nuclei; all other nuclei have the weight 1
+    log: Log  # callback for lines about slides on which the region model failed
 
     def describe(self, source: NucleusSource) -> str:
         """String that identifies the weights of a slide's nuclei; empty if no weights are set."""

@@ -29,13 +29,9 @@ from muse_pipeline.training.run import Inputs, Log
 
 @dataclass(frozen=True, eq=False)
 class PairedData(PretrainData):
-    """The N images with at least ``min_nuclei`` nuclei, and their partners.
+    """The N images with at least ``min_nuclei`` nuclei, and their partners."""
 
-    Attributes:
-        partners: partner of each image; None for images that have none.
-    """
-
-    partners: list[Partner | None]
+    partners: list[Partner | None]  # partner of each image; None for images that have none
 
 
 def read_paired_data(config: TridentConfig, folder: Path, log: Log) -> PairedData:

@@ -219,20 +219,13 @@ class UnitBatch(NamedTuple):
     """Windows of both domains, drawn independently.
 
     The nuclei of masks include those just beyond the border of a window, and are padded to the same number per window.
-
-    Attributes:
-        masks: (B, 3, S, S) float masks, -1 to 1, in the colours of ``synthesis_masks``.
-        xy: (B, M, 2) centres of the masks' nuclei, window px; padding lies at -1e6.
-        rays: (B, M, R) um from the centre to the inner edge of the contour; NaN for padding.
-        label: (B, M) int64, 0 for nuclei and -1 for padding.
-        pictures: (B, 3, S, S) float tissue, 0 to 255.
     """
 
-    masks: Tensor
-    xy: Tensor
-    rays: Tensor
-    label: Tensor
-    pictures: Tensor
+    masks: Tensor  # (B, 3, S, S) float masks, -1 to 1, in the colours of ``synthesis_masks``
+    xy: Tensor  # (B, M, 2) centres of the masks' nuclei, window px; padding lies at -1e6
+    rays: Tensor  # (B, M, R) um from the centre to the inner edge of the contour; NaN for padding
+    label: Tensor  # (B, M) int64, 0 for nuclei and -1 for padding
+    pictures: Tensor  # (B, 3, S, S) float tissue, 0 to 255
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,23 +35,14 @@ PRIOR_FALLS = 0.25  # share of the first stage over which the weight of the colo
 
 
 class Translation(NamedTuple):
-    """Outputs of the networks for one batch.
+    """Outputs of the networks for one batch."""
 
-    Attributes:
-        rendered: (B, 3, S, S) tissue rendered from the masks, 0 to 255.
-        grain: (B, 1, S, S) grain used for ``rendered``.
-        mask_again: (B, 3, S, S) mask read from the rendered tissue.
-        read: (B, 3, S, S) mask read from real tissue.
-        picture_again: (B, 3, S, S) tissue rendered from ``read``, 0 to 255.
-        instances: loss of the nuclei found in rendered tissue.
-    """
-
-    rendered: Tensor
-    grain: Tensor
-    mask_again: Tensor
-    read: Tensor
-    picture_again: Tensor
-    instances: Tensor
+    rendered: Tensor  # (B, 3, S, S) tissue rendered from the masks, 0 to 255
+    grain: Tensor  # (B, 1, S, S) grain used for ``rendered``
+    mask_again: Tensor  # (B, 3, S, S) mask read from the rendered tissue
+    read: Tensor  # (B, 3, S, S) mask read from real tissue
+    picture_again: Tensor  # (B, 3, S, S) tissue rendered from ``read``, 0 to 255
+    instances: Tensor  # loss of the nuclei found in rendered tissue
 
 
 def to_unit(pixels: Tensor) -> Tensor:

@@ -123,15 +123,10 @@ def detection_f1(found: Sequence[np.ndarray], truth: Sequence[np.ndarray], mpp: 
 
 
 class Found(NamedTuple):
-    """Nuclei found in a window, sorted by descending score.
+    """Nuclei found in a window, sorted by descending score."""
 
-    Attributes:
-        xy: (N, 2) centres, px.
-        score: (N,) scores.
-    """
-
-    xy: np.ndarray
-    score: np.ndarray
+    xy: np.ndarray  # (N, 2) centres, px
+    score: np.ndarray  # (N,) scores
 
     def above(self, threshold: float) -> np.ndarray:
         """(M, 2) centres, px, of the nuclei with a score of at least ``threshold``."""

@@ -176,17 +176,11 @@ def read_masks(folder: Path) -> tuple[list[InstanceMask], float]:
 
 
 class Fit(NamedTuple):
-    """Settings fitted to tissue.
+    """Settings fitted to tissue."""
 
-    Attributes:
-        tissue: the fitted settings.
-        wanted_per_mm2: nuclei per mm2 of the tissue.
-        reached_per_mm2: nuclei per mm2 of the masks; lower if no more nuclei fit in without overlap.
-    """
-
-    tissue: TissueSettings
-    wanted_per_mm2: float
-    reached_per_mm2: float
+    tissue: TissueSettings  # the fitted settings
+    wanted_per_mm2: float  # nuclei per mm2 of the tissue
+    reached_per_mm2: float  # nuclei per mm2 of the masks; lower if no more nuclei fit in without overlap
 
 
 def fit_tissue(paths: Sequence[Path], tissue: TissueSettings) -> Fit:

@@ -106,19 +106,12 @@ PACKED = 0.95  # largest density of scattered nuclei, as a share of that of the 
 
 
 class Plan(NamedTuple):
-    """N nuclei, in the order in which they are drawn.
+    """N nuclei, in the order in which they are drawn."""
 
-    Attributes:
-        xy: (N, 2) centres, um.
-        axes: (N, 2) full long and short axes, um.
-        angle: (N,) angle of the long axis, from +x towards +y.
-        kind: (N,) index into ``KINDS``.
-    """
-
-    xy: np.ndarray
-    axes: np.ndarray
-    angle: np.ndarray
-    kind: np.ndarray
+    xy: np.ndarray  # (N, 2) centres, um
+    axes: np.ndarray  # (N, 2) full long and short axes, um
+    angle: np.ndarray  # (N,) angle of the long axis, from +x towards +y
+    kind: np.ndarray  # (N,) index into ``KINDS``
 
     def where(self, chosen: np.ndarray) -> Plan:
         """Select nuclei by a bool array or by indices."""
@@ -127,21 +120,13 @@ class Plan(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Gland:
-    """A closed curve ``r(t) = radius (1 + sum_k a_k cos(k t + phase_k))`` around a centre, and the band around it.
+    """A closed curve ``r(t) = radius (1 + sum_k a_k cos(k t + phase_k))`` around a centre, and the band around it."""
 
-    Attributes:
-        centre: (2,) position, um.
-        radius: mean distance of the rim from the centre, um.
-        amplitude: (3,) a_k for k = 2, 3, 4.
-        phase: (3,) phase_k for k = 2, 3, 4.
-        band: width of the band outside the rim that is free of scattered nuclei, um.
-    """
-
-    centre: np.ndarray
-    radius: float
-    amplitude: np.ndarray
-    phase: np.ndarray
-    band: float
+    centre: np.ndarray  # (2,) position, um
+    radius: float  # mean distance of the rim from the centre, um
+    amplitude: np.ndarray  # (3,) a_k for k = 2, 3, 4
+    phase: np.ndarray  # (3,) phase_k for k = 2, 3, 4
+    band: float  # width of the band outside the rim that is free of scattered nuclei, um
 
     def distance(self, t: np.ndarray) -> np.ndarray:
         """Distance from the centre to the rim at angles ``t``."""
@@ -251,15 +236,10 @@ _WAVES /= np.sqrt((_WAVES**2).sum(0).mean())  # so that an amplitude of 1 has a 
 
 @dataclass(frozen=True, eq=False)
 class InstanceMask:
-    """A mask with exact instances.
+    """A mask with exact instances."""
 
-    Attributes:
-        instances: (h, w) uint16; 0 is background, 1..N are nuclei, each of them connected.
-        kinds: (N,) uint8; entry i is the index into ``KINDS`` of instance i + 1.
-    """
-
-    instances: np.ndarray
-    kinds: np.ndarray
+    instances: np.ndarray  # (h, w) uint16; 0 is background, 1..N are nuclei, each of them connected
+    kinds: np.ndarray  # (N,) uint8; entry i is the index into ``KINDS`` of instance i + 1
 
 
 def synthesise_mask(index: int, seed: int, size_px: int, mpp: float, tissue: TissueSettings) -> InstanceMask:
