@@ -159,13 +159,11 @@ class NucleusIndex:
         return float(len(self.occupied) if self.cumulated is None else self.cumulated[-1])
 
     @classmethod
-    def build(cls, xy: np.ndarray, size_px: tuple[int, int], mpp: float) -> NucleusIndex:
-        """Index positions (N, 2) in an image of ``size_px`` = (width, height); those outside it are left out."""
-        return cls.build_ordered(xy, size_px, mpp)[0]
+    def build(cls, xy: np.ndarray, size_px: tuple[int, int], mpp: float) -> tuple[NucleusIndex, np.ndarray]:
+        """Index positions (N, 2) in an image of ``size_px`` = (width, height); those outside it are left out.
 
-    @classmethod
-    def build_ordered(cls, xy: np.ndarray, size_px: tuple[int, int], mpp: float) -> tuple[NucleusIndex, np.ndarray]:
-        """Return the index, as ``build`` does, and for each of its M positions the row of ``xy`` it comes from."""
+        Returns the index, and for each of its M positions the row of ``xy`` that it comes from.
+        """
         xy = np.asarray(xy, np.float64).reshape(-1, 2)
         inside = np.flatnonzero(((xy >= 0) & (xy < size_px)).all(1))
         xy = xy[inside].astype(np.float32)

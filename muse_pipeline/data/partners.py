@@ -56,8 +56,8 @@ class PartnerSource:
     def __post_init__(self) -> None:
         given = [name for name in KINDS if getattr(self, name) is not None]
         if len(given) != 1:
-            found = " and ".join(f"`{name}`" for name in given) or "none"
-            raise ConfigError(f"partner: found {found}; give one of {', '.join(f'`{name}`' for name in KINDS)}")
+            stated = " and ".join(f"`{name}`" for name in given) or "none"
+            raise ConfigError(f"partner: found {stated}; give one of {', '.join(f'`{name}`' for name in KINDS)}")
 
     @property
     def location(self) -> Path:
@@ -105,7 +105,7 @@ class DrawnNuclei:
     @staticmethod
     def save(folder: Path, xy: np.ndarray, rays: np.ndarray, size_px: tuple[int, int], mpp: float) -> None:
         """Write outlines with centres (N, 2) in image px and rays (N, R) um into ``folder``, atomically."""
-        index, order = NucleusIndex.build_ordered(xy, size_px, mpp)
+        index, order = NucleusIndex.build(xy, size_px, mpp)
         with complete_file(folder) as partial:
             partial.mkdir()
             index.write(partial)
@@ -115,9 +115,7 @@ class DrawnNuclei:
         """(h, w, 3) uint8 of ``size`` = (width, height) px with the corner ``xy``, rendered from the outlines."""
         canvas = np.full((size[1], size[0], 3), BACKGROUND, np.uint8)
         index, margin = NucleusIndex.open(self.folder, self.size_px, self.mpp), REACH_UM / self.mpp
-        numbers, centres = index.inside(
-            xy[0] - margin, xy[1] - margin, xy[0] + size[0] + margin, xy[1] + size[1] + margin
-        )
+        numbers, centres = index.inside(*np.subtract(xy, margin), *np.add(xy, size) + margin)
         rays = np.load(self.folder / RAYS, mmap_mode="r")[numbers]
         rings = rays_to_rings(centres - xy, rays, (self.mpp, self.mpp)) - 0.5  # OpenCV counts from pixel centres
         points = list(np.round(rings * 2**SUBPIXEL_BITS).astype(np.int32))

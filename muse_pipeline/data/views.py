@@ -149,15 +149,16 @@ class ViewSampler:
             # Both global views contain the pivot, because independent views would hardly ever share a nucleus.
             pivot = nuclei.draw(generator)
             pair = [self._around(image, pivot, mpp, generator) for mpp in mpps[:2]]
-            _, xy = nuclei.inside(*_box(pair))
-            found = ViewSet.index(image, pair, xy)
-            if len(found.shared(0, 1)) >= settings.min_matches:
+            corner, side = np.array([view.corner for view in pair]), np.array([[view.side_px] for view in pair])
+            _, xy = nuclei.inside(*corner.min(0).tolist(), *(corner + side).max(0).tolist())
+            views = ViewSet.index(image, pair, xy)
+            is_enough = len(views.shared(0, 1)) >= settings.min_matches
+            if is_enough:
                 break
         # Local views lie near nuclei in global views, because only shared nuclei are compared.
-        near = xy[found.seen.any(0)] if found.seen.any() else pivot[None]
+        near = xy[views.seen.any(0)] if views.seen.any() else pivot[None]
         local = [self._near(image, near[generator.integers(len(near))], mpp, generator) for mpp in mpps[2:]]
-        enough = len(found.shared(0, 1)) >= settings.min_matches
-        return ViewSet.index(image, [*pair, *local], xy if enough else xy[:0])
+        return ViewSet.index(image, [*pair, *local], xy if is_enough else xy[:0])
 
     def draw_mpps(self, generator: np.random.Generator) -> np.ndarray:
         """Sample the um per pixel (2 + n_local,) of the views of a set."""
@@ -187,13 +188,6 @@ class ViewSampler:
         last = np.maximum(np.array(image.size_px) - side, 0)
         x, y = np.floor(point - at * side).clip(0, last).astype(int).tolist()
         return View((x, y), side, size_px, bool(generator.integers(2)), int(generator.integers(4)), image.mpp)
-
-
-def _box(views: Sequence[View]) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of all views, in image px."""
-    corner = np.array([view.corner for view in views])
-    end = corner + np.array([[view.side_px] for view in views])
-    return (*corner.min(0).tolist(), *end.max(0).tolist())
 
 
 LUMINANCE = (0.299, 0.587, 0.114)

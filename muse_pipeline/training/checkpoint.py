@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,24 @@ FORMAT = "muse_pipeline 3"
 
 
 @dataclass(frozen=True)
+class Seen:
+    """Training data of weights, as listed in their checkpoint."""
+
+    images: frozenset[str] = frozenset()  # names of pictures and slides
+    patients: frozenset[str] = frozenset()  # of these images, and of validation images by which weights were chosen
+    learnt_patients: frozenset[str] = frozenset()  # of training images only
+
+    def extend(self, images: Iterable[str], learnt: Iterable[str], held: Iterable[str] = ()) -> dict[str, list[str]]:
+        """Entries of a checkpoint's meta after training on ``learnt`` and choosing weights on ``held`` patients."""
+        learnt = {*learnt}
+        return {
+            "images": sorted({*images} | self.images),
+            "patients": sorted(learnt | {*held} | self.patients),
+            "learnt_patients": sorted(learnt | self.learnt_patients),
+        }
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """Contents of a checkpoint of this package.
 
@@ -58,19 +76,9 @@ class Checkpoint:
     networks: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     @property
-    def images(self) -> frozenset[str]:
-        """Names of all images that these weights, including their initial weights, were trained on."""
-        return frozenset(map(str, self.meta.get("images", ())))
-
-    @property
-    def patients(self) -> frozenset[str]:
-        """Patients of training and validation images."""
-        return frozenset(map(str, self.meta.get("patients", ())))
-
-    @property
-    def learnt_patients(self) -> frozenset[str]:
-        """Patients of training images."""
-        return frozenset(map(str, self.meta.get("learnt_patients", ())))
+    def seen(self) -> Seen:
+        """The images and patients on which these weights, including their initial weights, were trained."""
+        return Seen(*(frozenset(map(str, self.meta.get(field.name, ()))) for field in fields(Seen)))
 
     def weights_sha256(self) -> str:
         """Checksum (hex) of the weights, without ``meta``."""
@@ -192,7 +200,12 @@ def load_resume_point(
     """
     if not path.is_file():
         return 0
-    state = _read(path, next(method.parameters()).device)
+    try:
+        state = torch.load(path, map_location=next(method.parameters()).device, weights_only=True)
+    except Exception as error:  # torch raises many unrelated classes on damaged bytes
+        raise CheckpointError(f"{path}: damaged; delete it to train from the start") from error
+    if not isinstance(state, dict) or not {"step", "batches", "method", "optimisers"} <= state.keys():
+        raise CheckpointError(f"{path}: not a resume point of this version; delete it to train from the start")
     if state["batches"] != n_batches:
         raise CheckpointError(
             f"{path}: the run used {state['batches']} batch(es) per step, not {n_batches}; devices x "
@@ -217,16 +230,6 @@ def steps_done(path: Path) -> int:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["step"]
     except Exception:  # a damaged file is reported when the run resumes
         return 0
-
-
-def _read(path: Path, device: torch.device) -> dict[str, Any]:
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises many unrelated classes on damaged bytes
-        raise CheckpointError(f"{path}: damaged; delete it to train from the start") from error
-    if not isinstance(state, dict) or not {"step", "batches", "method", "optimisers"} <= state.keys():
-        raise CheckpointError(f"{path}: not a resume point of this version; delete it to train from the start")
-    return state
 
 
 def import_checkpoint(path: Path, output: Path, name: str | None = None, trust_pickle: bool = False) -> str:
@@ -288,23 +291,7 @@ def load_backbone(backbone: Backbone, path: Path, trust_pickle: bool = False) ->
     return checkpoint
 
 
-@dataclass(frozen=True)
-class Seen:
-    """Training data of a run's initial weights, as listed in their checkpoints.
-
-    Attributes:
-        images: names of pictures and slides.
-        patients: patients of these images, and of the validation images by which weights were chosen.
-        learnt_patients: patients of these images only.
-    """
-
-    images: frozenset[str] = frozenset()
-    patients: frozenset[str] = frozenset()
-    learnt_patients: frozenset[str] = frozenset()
-
-
 def seen_before(paths: Sequence[Path], trust_pickle: bool = False) -> Seen:
     """Training data that is listed in any of the checkpoints."""
-    checkpoints = [read_weights(path, trust_pickle) for path in paths]
-    names = [field.name for field in fields(Seen)]
-    return Seen(**{name: frozenset().union(*(getattr(each, name) for each in checkpoints)) for name in names})
+    lists = [vars(read_weights(path, trust_pickle).seen).values() for path in paths]
+    return Seen(*(frozenset().union(*names) for names in zip(*lists, strict=True)))

@@ -148,17 +148,8 @@ class TrainingStage(Stage, Generic[C, D]):
             run.describe(config, provenance)
             self.describe(data, options.log)
         with self._stream(data, fabric, options) as batches:
-            monitors = self.monitors(data, method)
-            train(
-                method,
-                batches,
-                config.schedule,
-                run,
-                fabric,
-                seed=config.seed,
-                monitors=monitors,
-                progress=options.progress,
-            )
+            reports = {"monitors": self.monitors(data, method), "progress": options.progress}
+            train(method, batches, config.schedule, run, fabric, seed=config.seed, **reports)
         if fabric.is_global_zero:
             save_checkpoint(run.checkpoint, self.checkpoint(data, method))
             self.finish(data, method, options.log)
@@ -205,19 +196,14 @@ class PreparedStage(Stage):
 
 
 def is_made(folder: Path, made_from: dict[str, Any], start_over: bool) -> bool:
-    """True if ``folder`` exists and was made from the values ``made_from``.
-
-    With ``start_over``, a folder that was made from different inputs is no error.
-    """
+    """True if ``folder`` was made from these values; with ``start_over``, different inputs are no error."""
     if not folder.is_dir():
         return False
     require_own_folder(folder, (folder / MADE_FROM).is_file())
-    found = find_json(folder / MADE_FROM) or {}
-    if found == made_from:
-        return True
-    if start_over:
-        return False
-    changed = sorted(name for name in found.keys() | made_from if found.get(name) != made_from.get(name))
+    recorded = find_json(folder / MADE_FROM) or {}
+    if recorded == made_from or start_over:
+        return recorded == made_from
+    changed = sorted(name for name in recorded.keys() | made_from if recorded.get(name) != made_from.get(name))
     raise CheckpointError(
         f"{folder}: was made from different inputs ({', '.join(changed)} changed); choose another run folder, delete "
         "this one, or give --start-over"
@@ -271,7 +257,7 @@ class ModelSettings:
 
     def of_model(self) -> dict[str, Any]:
         """The settings of ``ModelSettings`` alone, by name, for the config of a stage."""
-        return {each.name: getattr(self, each.name) for each in fields(ModelSettings)}
+        return {field.name: getattr(self, field.name) for field in fields(ModelSettings)}
 
 
 PLACEHOLDERS = ("what you trained on", "...")  # in the recipes of config/train

@@ -50,7 +50,6 @@ from muse_pipeline.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
     load_detector_weights,
-    save_checkpoint,
     seen_before,
     steps_done,
 )
@@ -210,13 +209,12 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         """Validation, if the config has `validation` sources."""
         if not data.held:
             return ()
-        meta = self._describe(data)
+        scorer, meta = Scorer(method.trained(), data.config, data.reference), self._describe(data)
 
-        def keep(step: int, scores: dict[str, float]) -> None:
-            save_checkpoint(self.run_folder.best, _networks(method, {**meta, "step": step, "scores": scores}))
+        def describe(step: int, scores: dict[str, float]) -> Checkpoint:
+            return _networks(method, {**meta, "step": step, "scores": scores})
 
-        scorer = Scorer(method.trained(), data.config, data.reference)
-        return (BestWeights(SCORE, partial(scorer.validate, data.held), keep),)
+        return (BestWeights(SCORE, partial(scorer.validate, data.held), self.run_folder.best, describe),)
 
     def checkpoint(self, data: DetectorData, method: DetectorTraining) -> Checkpoint:
         """Checkpoint of the last (with validation, the best) weights, mixed with the initial ones if configured."""
@@ -263,9 +261,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
             **describe_detector(config, data.reference),
             "origins": describe_origins(self.inputs().checkpoints, config, names),
             "appearance": appearance and dataclasses.asdict(appearance),
-            "images": sorted(names | seen.images),
-            "patients": sorted(learnt | held | seen.patients),  # weights are chosen on held-out patients
-            "learnt_patients": sorted(learnt | seen.learnt_patients),
+            **seen.extend(names, learnt, held),
         }
 
 

@@ -46,7 +46,7 @@ def describe_origins(paths: Sequence[Path], config: DetectorConfig, images: Coll
     found: dict[str, list[str]] = {"training_data": [], "limits": []}
     for path in dict.fromkeys(paths):
         checkpoint = read_weights(path, config.trust_pickle)
-        if not _holds_detector(checkpoint) or checkpoint.images <= set(images):
+        if not _holds_detector(checkpoint) or checkpoint.seen.images <= set(images):
             continue
         origin = parse_config(checkpoint.meta["config"], DetectorConfig, str(path))
         card = complete_texts(origin, checkpoint.meta)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from muse_pipeline.methods.mil.method import (
 )
 from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.models.weights import load_weights
-from muse_pipeline.training.checkpoint import Checkpoint, load_backbone, load_checkpoint, save_checkpoint, seen_before
+from muse_pipeline.training.checkpoint import Checkpoint, load_backbone, load_checkpoint, seen_before
 from muse_pipeline.training.loop import BestWeights, Monitor
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage, require_training_data, stage_folder
@@ -137,13 +137,9 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         """Validation, if there are validation images."""
         if not data.held:
             return ()
-
-        def keep(step: int, scores: dict[str, float]) -> None:
-            save_checkpoint(self.run_folder.best, self._describe(data, method, step, scores))
-
-        score = data.make_scorer(method.trained()).score
+        score, describe = data.make_scorer(method.trained()).score, partial(self._describe, data, method)
         # With few images, AUCs are often equal; the later weights are kept then, because they were trained longer.
-        return (BestWeights(SCORES[self.config.selection], score, keep, keeps_later=True),)
+        return (BestWeights(SCORES[self.config.selection], score, self.run_folder.best, describe, keeps_later=True),)
 
     def checkpoint(self, data: RegionData, method: Method) -> Checkpoint:
         """Checkpoint of the weights with the best validation score or, without validation, of the last weights."""
@@ -179,9 +175,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
             "mpp": config.mpp,
             "resample_positions": False,
             "config": plain_settings(config, portable=True),
-            "images": sorted({image.name for image in data.images} | seen.images),
-            "patients": sorted(learnt | held | seen.patients),  # weights are chosen on held-out patients
-            "learnt_patients": sorted(learnt | seen.learnt_patients),
+            **seen.extend((image.name for image in data.images), learnt, held),
             "step": step,
             "scores": scores,
             "selection": SCORES[config.selection] if data.held else None,

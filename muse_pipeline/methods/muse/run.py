@@ -27,7 +27,7 @@ from muse_pipeline.methods.muse.method import MusePretraining
 from muse_pipeline.methods.muse.validation import SCORE, PointSet, read_held, score_held
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
-from muse_pipeline.training.checkpoint import Checkpoint, Seen, load_backbone, save_checkpoint, seen_before
+from muse_pipeline.training.checkpoint import Checkpoint, Seen, load_backbone, seen_before
 from muse_pipeline.training.loop import IN_A_ROW, Alarm, BestWeights, Monitor
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage
@@ -139,20 +139,19 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         if not self._held:
             return ()
 
-        def keep(done: int, scores: dict[str, float]) -> None:
+        def describe(done: int, scores: dict[str, float]) -> Checkpoint:
             trained = self.checkpoint(data, method)
             # Held-out patients are included, because weights are chosen on them.
             patients = sorted({*trained.meta["patients"], *(image.patient for image in self._held)})
-            meta = {**trained.meta, "step": done, "patients": patients, **scores}
-            save_checkpoint(self.run_folder.best, dataclasses.replace(trained, meta=meta))
+            return dataclasses.replace(trained, meta={**trained.meta, "step": done, "patients": patients, **scores})
 
         colours = np.stack([colour_of_fit(data.reference, image.stain) for image in self._held])
         points = PointSet(self._held, colours, self.config.views.global_px)
-        return (BestWeights(SCORE, partial(score_held, method.trained(), points), keep),)
+        return (BestWeights(SCORE, partial(score_held, method.trained(), points), self.run_folder.best, describe),)
 
     def checkpoint(self, data: PretrainData, method: Method) -> Checkpoint:
         """The trained backbone."""
-        config, seen = self.config, self._seen
+        config = self.config
         meta = {
             "kind": "backbone",
             "backbone": config.backbone,
@@ -161,9 +160,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
             "resample_positions": False,  # positional embeddings are used as trained
             "config": plain_settings(config, portable=True),
             "colour": dataclasses.asdict(data.reference),
-            "images": sorted({image.name for image in data.images} | seen.images),
-            "patients": sorted({*data.patients} | seen.patients),
-            "learnt_patients": sorted({*data.patients} | seen.learnt_patients),
+            **self._seen.extend((image.name for image in data.images), data.patients),
             "step": config.schedule.steps,
         }
         return Checkpoint(method.trained().state_dict(), {}, meta)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ from muse_pipeline.training.checkpoint import (
     Checkpoint,
     load_backbone,
     load_checkpoint,
-    save_checkpoint,
     seen_before,
     steps_done,
 )
@@ -138,15 +138,12 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         """An alarm for collapse, pictures of both cycles, and scores that choose the snapshot."""
         config = self.config
         batch = data.make_batches(config, torch.device("cpu"))
-
-        def keep(step: int, scores: dict[str, float]) -> None:
-            save_checkpoint(self.run_folder.best, self._describe(data, method, step, scores))
-
+        score, describe = SnapshotScorer(method, batch, config).score, partial(self._describe, data, method)
         return (
             TranslationAlarm(config.schedule, self.folder),
             TranslationPictures(method, batch, self.folder),
             # The measure is 0 until the reader finds nuclei in tissue; until then the latest snapshot is kept.
-            BestWeights(MEASURE, SnapshotScorer(method, batch, config).score, keep, keeps_later=True),
+            BestWeights(MEASURE, score, self.run_folder.best, describe, keeps_later=True),
         )
 
     def checkpoint(self, data: UnitData, method: UnitTraining) -> Checkpoint:
@@ -164,14 +161,10 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
     def _describe(self, data: UnitData, method: UnitTraining, step: int, scores: dict[str, float]) -> Checkpoint:
         """A checkpoint with the reader as a detector, the generator, and the networks that the next stage needs."""
         config, detector = self.config, method.trained()
-        seen = seen_before(self.inputs().checkpoints)
-        patients = {patient_in_name(name) for name in data.names}
         meta = {
             **describe_detector(detector_config(config, scores), data.reference),
             "renderer": plain_settings(RendererSettings(config.generator, config.tissue)),
-            "images": sorted({*data.names} | seen.images),
-            "patients": sorted(patients | seen.patients),
-            "learnt_patients": sorted(patients | seen.learnt_patients),
+            **seen_before(self.inputs().checkpoints).extend(data.names, map(patient_in_name, data.names)),
             "step": step,
             "scores": scores,
         }

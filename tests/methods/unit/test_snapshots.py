@@ -21,7 +21,7 @@ from muse_pipeline.methods.unit.monitors import (
 )
 from muse_pipeline.methods.unit.synthesis_folder import write_masks
 from muse_pipeline.methods.unit.synthesis_masks import TissueSettings
-from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
 from muse_pipeline.training.loop import BestWeights, MetricsLog
 from muse_pipeline.training.recipe import load_run
 
@@ -116,7 +116,11 @@ def test_the_best_snapshot_is_kept_and_of_equal_ones_the_later(tmp_path):
     def score():
         return {MEASURE: next(values)}
 
-    choice = BestWeights(MEASURE, score, lambda step, scores: kept.append(step), keeps_later=True)
+    def describe(step, scores):
+        kept.append(step)
+        return Checkpoint({}, {}, {})
+
+    choice = BestWeights(MEASURE, score, tmp_path / "best.pt", describe, keeps_later=True)
     log = MetricsLog(tmp_path / "metrics.jsonl")
     for step in range(1, 6):
         choice.on_validate(step, log)
