@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
             f"{pairing.pairs[0].truth}: holds no nucleus, so nothing can be scored; export all objects, not only the "
             "annotated region, or give a different file"
         )
-    if args.region and (whole := [score.slide_id for score in scores if score.region_mm2 is None]):
+    if args.region and (whole := [score.pair.slide_id for score in scores if score.region_mm2 is None]):
         raise LabelError(
             f"{args.region}: has no region of slide '{whole[0]}', nor does its truth; add a region with that name, or "
             "score fully annotated slides separately, without --region"

@@ -13,6 +13,7 @@ from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import LabelError, NucleiError, StoreError
 from muse_pipeline.core.files import read_json
+from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.evaluation.detection import RADIUS_UM, Matches, match_nuclei
 from muse_pipeline.evaluation.overlaps import PanopticCounts, count_panoptic, jaccard_areas, overlap_polygons
 from muse_pipeline.evaluation.reliability import CalibrationCounts, count_calibration
@@ -47,14 +48,9 @@ class SlideScore:
     """Counts of one slide.
 
     Attributes:
-        slide_id: id of the slide.
-        patient: patient of the slide.
-        model: name of the model that found the nuclei.
-        classes: class names of the model.
-        mpp: (x, y) um per level-0 pixel.
-        threshold: score threshold of the model, if its card has one.
+        pair: files and patient of the slide.
+        run: provenance of the detected nuclei.
         n_found: number of nuclei in the table with at least the minimum score.
-        n_left_out: number of nuclei in the table, of any score, that the totals of a report leave out.
         n_true: number of true nuclei that count: on the slide and in the region.
         n_unknown: number of these true nuclei without a class.
         matches: matched nuclei.
@@ -66,19 +62,13 @@ class SlideScore:
         outside_slide: (n, 2) positions of true nuclei outside the slide, which are ignored.
         checked_against_slide: True if the size of the slide was known.
         true_in_tissue: number of true nuclei that count and lie in the searched tissue; None if unknown.
-        roi: name of the file of the region in which nuclei were searched for; None for the whole slide.
         found_far: number of found nuclei that are judged and lie farther than ``FAR_UM`` from every true nucleus.
         names_classes: True if any nucleus of the truth, even an ignored one, has a class.
     """
 
-    slide_id: str
-    patient: str
-    model: str
-    classes: tuple[str, ...]
-    mpp: tuple[float, float]
-    threshold: float | None
+    pair: SlidePair
+    run: Provenance
     n_found: int
-    n_left_out: int
     n_true: int
     n_unknown: int
     matches: Matches
@@ -90,7 +80,6 @@ class SlideScore:
     outside_slide: np.ndarray
     checked_against_slide: bool
     true_in_tissue: int | None
-    roi: str | None
     found_far: int
     names_classes: bool
 
@@ -119,21 +108,19 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     judged = _inside(region, found.xy)
     matches = match_nuclei(found, counted.nuclei, len(classes), mpp, rules.radius_um, judged)
     if counted.accepted is not None:
-        # This may change the labels of true nuclei, so classes are matched once more.
-        _choose_accepted(counted, matches)
+        # A true nucleus with several accepted classes gets that of its match, so classes are matched once more.
+        taken = matches.taken[0]
+        paired = np.flatnonzero((taken >= 0) & (matches.predicted_label >= 0))
+        right = paired[counted.accepted[taken[paired], matches.predicted_label[paired]]]
+        counted.nuclei.label[taken[right]] = matches.predicted_label[right]
         matches = match_nuclei(found, counted.nuclei, len(classes), mpp, rules.radius_um, judged)
     panoptic, jaccard = _score_outlines(pair.nuclei, kept, counted, matches, len(classes), mpp)
     # Infinite beyond FAR_UM, and if there are no true nuclei.
     nearest_um, _ = cKDTree(counted.nuclei.xy * mpp).query(found.xy * mpp, distance_upper_bound=FAR_UM)
     return SlideScore(
-        slide_id=pair.slide_id,
-        patient=pair.patient,
-        model=provenance.model.name,
-        classes=classes,
-        mpp=mpp,
-        threshold=threshold,
+        pair=pair,
+        run=provenance,
         n_found=len(found),
-        n_left_out=provenance.n_left_out,
         n_true=len(counted.nuclei),
         n_unknown=int((counted.nuclei.label < 0).sum()),
         matches=matches,
@@ -145,18 +132,13 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
         outside_slide=truth.nuclei.xy[~on_slide],
         checked_against_slide=size_px is not None,
         true_in_tissue=_count_in_tissue(SlideFiles(pair.nuclei.parent).mask, counted.nuclei.xy, mpp),
-        roi=provenance.roi.name if provenance.roi else None,
         found_far=int((judged & np.isinf(nearest_um)).sum()),
         names_classes=bool((truth.nuclei.label >= 0).any()),
     )
 
 
 def _require_on_slide(
-    pair: SlidePair,
-    xy: np.ndarray,
-    on_slide: np.ndarray,
-    region: shapely.Geometry | None,
-    size_px: tuple[int, int] | None,
+    pair: SlidePair, xy: np.ndarray, on_slide: np.ndarray, region: shapely.Geometry | None, size_px: tuple | None
 ) -> None:
     """Require that a true nucleus, and some of the region, are on the slide."""
     if len(on_slide) and not on_slide.any():
@@ -191,14 +173,6 @@ def _require_order(path: Path, true_xy: np.ndarray, found_xy: np.ndarray, mpp: t
             f"{path}: {given:.0%} of its nuclei match found ones as they are, but {exchanged:.0%} with x and y "
             "exchanged; exchange them"
         )
-
-
-def _choose_accepted(truth: Truth, matches: Matches) -> None:
-    """Set the label of true nuclei with several accepted classes to that of their match, if it is one of these."""
-    taken = matches.taken[0]
-    found = np.flatnonzero((taken >= 0) & (matches.predicted_label >= 0))
-    right = found[truth.accepted[taken[found], matches.predicted_label[found]]]
-    truth.nuclei.label[taken[right]] = matches.predicted_label[right]
 
 
 def _read_size(nuclei: Path) -> tuple[int, int] | None:

@@ -28,31 +28,31 @@ def summarise(
 
     ``site`` is a regular expression that finds a slide's site in its name, for calibration by site.
     """
-    classes = scores[0].classes
+    classes = scores[0].run.class_names
     for score in scores:
-        if score.classes != classes:
+        if (others := score.run.class_names) != classes:
             raise NucleiError(
-                f"slide '{score.slide_id}' has the classes {', '.join(score.classes)}, '{scores[0].slide_id}' has "
+                f"slide '{score.pair.slide_id}' has the classes {', '.join(others)}, '{scores[0].pair.slide_id}' has "
                 f"{', '.join(classes)}; evaluate results of different models separately"
             )
-    patients = [score.patient for score in scores]
+    patients = [score.pair.patient for score in scores]
     summary = {
         "rules": {
             "radius_um": rules.radius_um,
             "min_score": rules.min_score,
-            "model_threshold": sorted({score.threshold for score in scores if score.threshold is not None}),
-            "mpp": sorted({score.mpp for score in scores}),
+            "model_threshold": sorted({score.run.threshold for score in scores if score.run.threshold is not None}),
+            "mpp": sorted({score.run.slide_mpp for score in scores}),
             "min_iou": MIN_IOU,
             "interval": f"95 %, bootstrap over patients, {repeats} draws",
             "patient": pairing.grouping,
             "class_map": rules.class_map,
         },
-        "models": sorted({score.model for score in scores}),
+        "models": sorted({score.run.model.name for score in scores}),
         "classes": list(classes),
         "n_slides": len(scores),
         "n_patients": len(set(patients)),
         "n_found": sum(score.n_found for score in scores),
-        "n_left_out": sum(score.n_left_out for score in scores),
+        "n_left_out": sum(score.run.n_left_out for score in scores),
         "n_true": sum(score.n_true for score in scores),
         "n_true_of_unknown_class": sum(score.n_unknown for score in scores),
         "truth_names_classes": any(score.names_classes for score in scores),
@@ -63,7 +63,7 @@ def summarise(
             "found_outside_region": sum(score.matches.n_set_aside for score in scores),
             "true_outside_region": sum(score.outside_region for score in scores),
             "true_outside_slide": sum(len(score.outside_slide) for score in scores),
-            "slides_with_region": [score.slide_id for score in scores if score.region_mm2 is not None],
+            "slides_with_region": [score.pair.slide_id for score in scores if score.region_mm2 is not None],
         },
         "not_scored": {name: list(getattr(pairing, name)) for name in NOT_SCORED},
         "slides": [_slide(score) for score in scores],
@@ -73,7 +73,7 @@ def summarise(
 
 def _detection(scores: Sequence[SlideScore], patients: list[str], repeats: int) -> dict[str, Any]:
     """Detection scores and, if true nuclei have classes, scores of the classes, their mean and the confusion matrix."""
-    classes = scores[0].classes
+    classes = scores[0].run.class_names
     by_slide = np.stack([score.matches.counts.values for score in scores])
     total, drawn = DetectionCounts(by_slide.sum(0)), DetectionCounts(resample_sums(by_slide, patients, repeats))
 
@@ -112,9 +112,9 @@ def _calibration(scores: Sequence[SlideScore], repeats: int, site: str | None) -
 
     def row(chosen: Sequence[SlideScore]) -> dict[str, Any]:
         by_slide = np.stack([score.calibration.values for score in chosen])
-        return CalibrationCounts(by_slide.sum(0)).describe(by_slide, [score.patient for score in chosen], repeats)
+        return CalibrationCounts(by_slide.sum(0)).describe(by_slide, [score.pair.patient for score in chosen], repeats)
 
-    sites = [match_patient(score.slide_id, site, "--site") for score in counted] if site else []
+    sites = [match_patient(score.pair.slide_id, site, "--site") for score in counted] if site else []
     by_site = {
         name: row([score for score, its in zip(counted, sites, strict=True) if its == name])
         for name in sorted(set(sites))
@@ -127,7 +127,7 @@ def _outlines(scores: Sequence[SlideScore], repeats: int) -> dict[str, Any] | No
     outlined = [score for score in scores if score.panoptic is not None]
     if not any(score.n_true for score in outlined):
         return None
-    patients = [score.patient for score in outlined]
+    patients = [score.pair.patient for score in outlined]
     values = np.stack([score.panoptic.values for score in outlined])
     areas = np.stack([score.jaccard for score in outlined])
     total, drawn = PanopticCounts(values.sum(0)), PanopticCounts(resample_sums(values, patients, repeats))
@@ -146,7 +146,7 @@ def _outlines(scores: Sequence[SlideScore], repeats: int) -> dict[str, Any] | No
     return {
         "n_slides": len(outlined),
         "any_class": row(0),
-        "by_class": {name: row(index) for index, name in enumerate(scores[0].classes, 1)} if classed else None,
+        "by_class": {name: row(index) for index, name in enumerate(scores[0].run.class_names, 1)} if classed else None,
         "mean_class": measured(lambda counts: counts.mean_class_quality) if classed else None,
         "aji": float(jaccard_ratio(areas.sum(0))),
         "aji_interval": percentile_interval(jaccard_ratio(resample_sums(areas, patients, repeats)), patients),
@@ -155,11 +155,19 @@ def _outlines(scores: Sequence[SlideScore], repeats: int) -> dict[str, Any] | No
 
 def _slide(score: SlideScore) -> dict[str, Any]:
     counts = score.matches.counts
-    same = "slide_id", "patient", "model", "mpp", "n_found", "n_true", "true_in_tissue", "roi", "region_mm2"
     return {
-        **{name: getattr(score, name) for name in (*same, "checked_against_slide")},
+        "slide_id": score.pair.slide_id,
+        "patient": score.pair.patient,
+        "model": score.run.model.name,
+        "mpp": score.run.slide_mpp,
+        "n_found": score.n_found,
+        "n_true": score.n_true,
+        "true_in_tissue": score.true_in_tissue,
+        "roi": score.run.roi.name if score.run.roi else None,
+        "region_mm2": score.region_mm2,
+        "checked_against_slide": score.checked_against_slide,
         "found_far_from_true": score.found_far,
-        "f1": counts.scores(score.classes),
+        "f1": counts.scores(score.run.class_names),
         "counts": counts.values.tolist(),
         "found_outside_region": score.matches.n_set_aside,
         "true_outside_region": score.outside_region,
@@ -171,9 +179,9 @@ def _slide(score: SlideScore) -> dict[str, Any]:
 def _without_nan(value: Any) -> Any:
     """Replace NaN, the value of undefined scores, with None, because JSON has no NaN."""
     if isinstance(value, dict):
-        return {key: _without_nan(one) for key, one in value.items()}
+        return {key: _without_nan(member) for key, member in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(one) for one in value]
+        return [_without_nan(member) for member in value]
     if isinstance(value, float | np.floating):
         return float(value) if math.isfinite(value) else None
     return value

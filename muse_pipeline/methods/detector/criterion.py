@@ -103,18 +103,14 @@ def assign(cost: Tensor, cell: Tensor, allowed: Tensor) -> Assignment:
     own = np.arange(len(nuclei))
     weights = cost[nuclei[row], candidate].astype(np.float64)
     weights += 1 - weights.min(initial=0)  # the solver does not accept zeros
-    problem = csr_matrix(
-        (
-            np.append(weights, np.full(len(nuclei), UNMATCHED)),
-            (np.append(row, own), np.append(column, len(used) + own)),
-        ),
-        shape=(len(nuclei), len(used) + len(nuclei)),
-    )
+    costs = np.append(weights, np.full(len(nuclei), UNMATCHED))
+    edges = np.append(row, own), np.append(column, len(used) + own)
+    problem = csr_matrix((costs, edges), shape=(len(nuclei), len(used) + len(nuclei)))
     matched, column = min_weight_full_bipartite_matching(problem) if len(nuclei) else (own, own)
     real = column < len(used)
     matched, column = matched[real], column[real]
-    found = window[matched], nuclei[matched] % max(n_nuclei, 1), used[column] % most if len(used) else column
-    return Assignment(*(torch.from_numpy(np.asarray(index, np.int64)).to(allowed.device) for index in found))
+    pairs = window[matched], nuclei[matched] % max(n_nuclei, 1), used[column] % most if len(used) else column
+    return Assignment(*(torch.from_numpy(np.asarray(index, np.int64)).to(allowed.device) for index in pairs))
 
 
 def cells_around(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -> tuple[Tensor, Tensor]:
@@ -243,7 +239,10 @@ class PointCriterion(Criterion):
         background[pairs.window, pairs.cell] = 0
         hit = weight * (functional.softplus(-centre[pairs.window, pairs.cell]) + type_error)
         miss = background * functional.softplus(centre)
-        squared_um = (offset - self._true_offset(maps, batch, pairs)).square().sum(1) * (CELL_PX * self.mpp) ** 2
+        columns = maps.centre.shape[-1]
+        anchor = torch.stack((pairs.cell % columns, pairs.cell // columns), 1) + 0.5
+        true_offset = batch.xy[pairs.window, pairs.nucleus] / CELL_PX - anchor
+        squared_um = (offset - true_offset).square().sum(1) * (CELL_PX * self.mpp) ** 2
         true_rays = batch.rays[pairs.window, pairs.nucleus]
         ray_error = (rays - true_rays.nan_to_num()).abs().mean(1) / MEAN_RADIUS_UM
         terms = {
@@ -267,11 +266,6 @@ class PointCriterion(Criterion):
         label = batch.label.remainder(prob.shape[1])[..., None, None].expand(-1, -1, cell.shape[2], 1)  # -1 -> last
         prob = _gather(prob, cell).gather(3, label)[..., 0]
         return assign(DISTANCE_COST * distance_um - prob, cell, allowed)
-
-    def _true_offset(self, maps: NucleusMaps, batch: LabelledBatch, pairs: Assignment) -> Tensor:
-        columns = maps.centre.shape[-1]
-        anchor = torch.stack((pairs.cell % columns, pairs.cell // columns), 1) + 0.5
-        return batch.xy[pairs.window, pairs.nucleus] / CELL_PX - anchor
 
 
 def _gather(maps: Tensor, cell: Tensor) -> Tensor:

@@ -124,8 +124,8 @@ def _require_classes(images: list[LabelledImage], held: list[LabelledImage], con
 
 def _has_no_class(images: list[LabelledImage], config: DetectorConfig) -> bool:
     """True if nuclei are labelled, but none has a class; areas have classes without nuclei."""
-    labelled = [image for image in images if len(image.nuclei) and not image.areas]
-    return bool(labelled) and len(missing_classes(images, config.class_names)) == len(config.classes)
+    has_labels = any(len(image.nuclei) and not image.areas for image in images)
+    return has_labels and len(missing_classes(images, config.class_names)) == len(config.classes)
 
 
 def keep_pictures(images: Sequence[LabelledImage], run: RunFolder) -> None:

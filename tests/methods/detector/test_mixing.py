@@ -149,7 +149,7 @@ def test_blocks_add_up_to_their_picture(folder, monkeypatch):
     truth = dataclasses.replace(image.nuclei[::2], frame=Frame.WORK)
     monkeypatch.setattr(scorer, "find", lambda image: truth)
     blocks = scorer.count_blocks(image)
-    assert len(blocks) == 4 and (blocks.sum(0) == scorer.count_image(image).values).all()
+    assert len(blocks) == 4 and (blocks.sum(0) == scorer.total([image]).values).all()
 
 
 def test_blocks_of_areas_count_classes(folder, monkeypatch):
