@@ -177,14 +177,6 @@ class AttentionStage(TrainingStage[AttentionConfig, list[Bag]]):
         return Checkpoint({"none": torch.zeros(1)}, {}, meta, {NETWORK: network.state_dict()})
 
 
-def load_attention(path: Path) -> GatedAttention:
-    """Read the network of a fold, in evaluation mode."""
-    checkpoint = load_checkpoint(path)
-    network = GatedAttention(**checkpoint.meta["sizes"])
-    network.load_state_dict(checkpoint.networks[NETWORK])
-    return network.eval()
-
-
 class TilesStage(PreparedStage):
     """Writes, for each split, the tiles that show the slide labels, as images with a table of labels.
 
@@ -207,7 +199,10 @@ class TilesStage(PreparedStage):
 
     def write(self, folder: Path, log: Log) -> None:
         """Score each slide with the model that was not trained on it, choose its tiles and write them."""
-        networks = [load_attention(path) for path in self.models]
+        networks = []
+        for checkpoint in map(load_checkpoint, self.models):
+            networks.append(GatedAttention(**checkpoint.meta["sizes"]).eval())
+            networks[-1].load_state_dict(checkpoint.networks[NETWORK])
         bags = open_bags(self.bags, len(networks))
         with torch.no_grad():
             outputs = [networks[bag.fold](torch.from_numpy(np.array(bag.features())).float()) for bag in bags]

@@ -70,7 +70,7 @@ def all_sources(config: StageConfig) -> tuple[tuple[TissueSource, ...], tuple[Ti
     if config.tiles is None:
         return config.sources, config.validation
     folders = config.tiles / TRAINING, config.tiles / VALIDATION
-    tiles, held_tiles = (TissueSource(images=one / "images", table=one / LABELS, mpp=config.mpp) for one in folders)
+    tiles, held_tiles = (TissueSource(images=path / "images", table=path / LABELS, mpp=config.mpp) for path in folders)
     return (*config.sources, tiles), (*config.validation, held_tiles)
 
 
@@ -83,10 +83,10 @@ def read_region_data(config: StageConfig) -> RegionData:
     require_all_classes(images, config.class_names, "training")
     if held:
         check_leaks(images, held)
-        require_all_classes([one for one in held if one.label >= 0], config.class_names, "validation")
-    if config.selection == "masks" and not any(one.mask is not None and one.label > 0 for one in held):
+        require_all_classes([image for image in held if image.label >= 0], config.class_names, "validation")
+    if config.selection == "masks" and not any(image.mask is not None and image.label > 0 for image in held):
         raise LabelError("selection 'masks': no validation image of a class other than the first has a mask; add masks")
-    return RegionData(config, images, held, mean_stains([one.stain for one in images], config.colour))
+    return RegionData(config, images, held, mean_stains([image.stain for image in images], config.colour))
 
 
 SCORES = {"labels": "validation AUC of images", "masks": DICE}
@@ -106,9 +106,9 @@ class RegionScorer:
         """(K, rows, columns) fused map of each image, on the cells of 4 px that fit into it."""
         was_training = self.network.training
         self.network.eval()
-        found = [self._map(image.pixels, colour) for image, colour in zip(self.images, self.colours, strict=True)]
+        maps = [self._map(image.pixels, colour) for image, colour in zip(self.images, self.colours, strict=True)]
         self.network.train(was_training)
-        return found
+        return maps
 
     def _map(self, pixels: np.ndarray, colour: np.ndarray) -> np.ndarray:
         device, side = next(self.network.parameters()).device, self.window_px
@@ -118,15 +118,10 @@ class RegionScorer:
         windows = padded.permute(2, 0, 1).unfold(1, side, side).unfold(2, side, side)  # (3, rows, columns, S, S)
         rows, columns = windows.shape[1:3]
         windows = windows.permute(1, 2, 0, 3, 4).reshape(-1, 3, side, side).float()
-        fused = torch.cat(
-            [self.network(some, torch.as_tensor(colour, device=device)).fused.float() for some in windows.split(16)]
-        )
-        cells = side // CELL_PX
-        whole = (
-            fused.view(rows, columns, -1, cells, cells)
-            .permute(2, 0, 3, 1, 4)
-            .reshape(-1, rows * cells, columns * cells)
-        )
+        colour, cells = torch.as_tensor(colour, device=device), side // CELL_PX
+        fused = torch.cat([self.network(part, colour).fused.float() for part in windows.split(16)])
+        fused = fused.view(rows, columns, -1, cells, cells).permute(2, 0, 3, 1, 4)
+        whole = fused.reshape(-1, rows * cells, columns * cells)
         height, width = (max(length // CELL_PX, 1) for length in pixels.shape[:2])
         return whole[:, :height, :width].cpu().numpy()
 
@@ -153,7 +148,8 @@ def image_auc(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> floa
 def dice_of_painting(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> float:
     """The largest ``pixel_dice`` of maps, as large as ``maps``, that have the same class everywhere."""
     classes = np.eye(len(maps[0]))[..., None, None]
-    return max(pixel_dice([np.broadcast_to(one, each.shape) for each in maps], images) for one in classes)
+    shapes = [fused.shape for fused in maps]
+    return max(pixel_dice([np.broadcast_to(flat, shape) for shape in shapes], images) for flat in classes)
 
 
 def pixel_dice(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> float:
@@ -164,8 +160,8 @@ def pixel_dice(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> flo
             continue
         size = fused.shape[2], fused.shape[1]
         truth = cv2.resize(image.mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
-        found = np.where(fused.max(0) >= THRESHOLD, fused.argmax(0) + 1, 0)
+        predicted = np.where(fused.max(0) >= THRESHOLD, fused.argmax(0) + 1, 0)[truth != UNKNOWN]
         for label in range(1, len(fused) + 1):
-            one, other = found[truth != UNKNOWN] == label, truth[truth != UNKNOWN] == label
-            hits, wrong = hits + int((one & other).sum()), wrong + int((one ^ other).sum())
+            inside, true = predicted == label, truth[truth != UNKNOWN] == label
+            hits, wrong = hits + int((inside & true).sum()), wrong + int((inside ^ true).sum())
     return 2 * hits / max(2 * hits + wrong, 1)

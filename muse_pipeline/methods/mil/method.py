@@ -13,23 +13,6 @@ from muse_pipeline.models.region import RegionMaps, RegionNetwork
 from muse_pipeline.training.method import AveragedNetwork, Method
 
 
-def dice_teacher(maps: RegionMaps, batch: RegionBatch) -> Tensor:
-    """Dice losses of all side maps and the fused map, with the image's label at every pixel."""
-    return fusion_dice((*maps.sides, maps.fused), batch.target, batch.known)
-
-
-def gm_teacher(maps: RegionMaps, batch: RegionBatch) -> Tensor:
-    """Cross-entropy of generalised means for images with a label, and of pixels for images with labelled pixels."""
-    every = (*maps.sides, maps.fused)
-    of_images = (batch.label >= 0).float()
-    known = batch.known * (1 - of_images)[..., None, None]
-    of_pixels = sum(weighted_cross_entropy(each, batch.target, known, weighted=False) for each in every)
-    return image_cross_entropy(every, batch.label.clamp(min=0), of_images) + of_pixels
-
-
-TEACHER_LOSSES = {"dice": dice_teacher, "gm": gm_teacher}
-
-
 class RegionTraining(Method):
     """Training of a region network, whose weights are averaged because the maps change strongly from step to step."""
 
@@ -47,15 +30,26 @@ class RegionTraining(Method):
 
 
 class TeacherTraining(RegionTraining):
-    """Training of a region network on labels only, with the loss ``kind`` of ``TEACHER_LOSSES``."""
+    """Training of a region network on labels only; ``kind`` is the setting ``teacher``."""
 
     def __init__(self, network: RegionNetwork, kind: str):
         super().__init__(network)
-        self.teacher_loss = TEACHER_LOSSES[kind]
+        self.kind = kind
 
     def losses(self, batch: RegionBatch, turn: str, progress: float) -> dict[str, Tensor]:
-        """Compute the teacher's loss."""
-        return {"loss": self.teacher_loss(_in_float(self.network(batch.pixels, batch.colour)), batch)}
+        """Compute the loss of all side maps and the fused map.
+
+        "dice": Dice losses with the image's label at every pixel. "gm": cross-entropy of generalised means for images
+        with a label, and of pixels for images with labelled pixels.
+        """
+        maps = _in_float(self.network(batch.pixels, batch.colour))
+        every = (*maps.sides, maps.fused)
+        if self.kind == "dice":
+            return {"loss": fusion_dice(every, batch.target, batch.known)}
+        of_images = (batch.label >= 0).float()
+        known = batch.known * (1 - of_images)[..., None, None]
+        of_pixels = sum(weighted_cross_entropy(pred, batch.target, known, weighted=False) for pred in every)
+        return {"loss": image_cross_entropy(every, batch.label.clamp(min=0), of_images) + of_pixels}
 
 
 class StudentTraining(RegionTraining):
@@ -112,8 +106,8 @@ def image_cross_entropy(maps: Sequence[Tensor], label: Tensor, judged: Tensor) -
     ``label`` (B, K) is 1 if the image contains the class, and ``judged`` (B, K) 1 if the label is given; otherwise 0.
     """
     total = 0.0
-    for each in maps:
-        probability = generalised_mean(each)
+    for prediction in maps:
+        probability = generalised_mean(prediction)
         of_label = label * probability + (1 - label) * (1 - probability)
         total = total - judged * of_label.clamp(min=LEAST_PROBABILITY).log()
     return total.sum() / judged.sum().clamp(min=1)
@@ -123,7 +117,7 @@ def dice_loss(prediction: Tensor, target: Tensor, known: Tensor) -> Tensor:
     """(B, K) one minus the Dice coefficient of each image and class, from the complements if the target is empty."""
     # The plain loss saturates for an empty target: its gradient falls with the square of the predicted area.
     is_empty = ((target * known).amax((2, 3), keepdim=True) == 0).to(target)
-    prediction, target = ((is_empty + (1 - 2 * is_empty) * each) * known for each in (prediction, target))
+    prediction, target = ((is_empty + (1 - 2 * is_empty) * values) * known for values in (prediction, target))
     overlap, total = (prediction * target).sum((2, 3)), prediction.sum((2, 3)) + target.sum((2, 3))
     return 1 - (2 * overlap + SMOOTH) / (total + SMOOTH + TINY)
 
@@ -133,7 +127,7 @@ def fusion_dice(maps: Sequence[Tensor], target: Tensor, known: Tensor) -> Tensor
 
     A teacher's target is the image label at every pixel; a student's target is its teacher's fused map.
     """
-    return sum(dice_loss(each, target, known) for each in maps).mean()
+    return sum(dice_loss(prediction, target, known) for prediction in maps).mean()
 
 
 def confidence_weights(loss: Tensor, target: Tensor, known: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class MilRecipe(Recipe):
             "mpp": config.mpp,
             "classes": list(config.class_names),
             "inputs": list(dict.fromkeys(map(str, files))),
-            "slides": {one.slide_id: [config.class_names[one.label], one.patient] for one in slides},
+            "slides": {slide.slide_id: [config.class_names[slide.label], slide.patient] for slide in slides},
         }
 
     def stages(self, config: MilConfig, folder: Path) -> Sequence[Stage]:

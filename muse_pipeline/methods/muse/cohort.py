@@ -152,14 +152,14 @@ def settings_of(config: MuseConfig | UnitConfig) -> dict[str, Any]:
 
 def _choose_rows(cohort: Cohort) -> tuple[list[SheetRow], list[SheetRow]]:
     """The rows for training and the held-out rows."""
-    known = sorted({row.split for row in cohort.rows if row.split})
+    splits = sorted({row.split for row in cohort.rows if row.split})
     for split in cohort.held_splits or ():
-        if split not in known:
-            raise ConfigError(f"no slide has the split '{split}'; known: {', '.join(known) or 'none'}")
+        if split not in splits:
+            raise ConfigError(f"no slide has the split '{split}'; known: {', '.join(splits) or 'none'}")
     for word in cohort.exclude:
         if not any(word in row.slide_id for row in cohort.rows):
             raise ConfigError(f"exclude: no slide_id contains '{word}'; correct or delete it")
-    by_default = {split for split in known if split.casefold() in HELD_SPLITS}
+    by_default = {split for split in splits if split.casefold() in HELD_SPLITS}
     held_splits = by_default if cohort.held_splits is None else cohort.held_splits
     rows = [row for row in cohort.rows if not any(word in row.slide_id for word in cohort.exclude)]
     chosen = [row for row in rows if row.split not in held_splits]

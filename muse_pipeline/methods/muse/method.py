@@ -124,10 +124,6 @@ class Level(nn.Module):
         """(N,) cross-entropy between ``targets`` (N, K) and the student's output for ``features`` (N, C)."""
         return cross_entropy(targets, self.student(features), self.settings.student_temperature)
 
-    def freeze(self) -> None:
-        """Keep the prototypes fixed in this step; an optimiser skips parameters without a gradient."""
-        self.student.prototypes.grad = None
-
     @torch.no_grad()
     def update(self, momentum: float) -> None:
         """Update the teacher's projector, and its centre and prototype use from this step's sums over all processes."""
@@ -169,22 +165,26 @@ class MusePretraining(Method):
         students = [*_encode_views(self.backbone, batch.global_views, 2)]
         if batch.local_views is not None:
             students += _encode_views(self.backbone, batch.local_views, len(self.pairs) // 2 - 1)
-        found, loss = {}, students[0].dense.sum() * 0
+        terms, loss = {}, students[0].dense.sum() * 0
         if self.nucleus is not None:
-            found |= self._compare_nuclei(teachers, students, batch, progress)
-            loss = loss + self.settings.nucleus_weight * found["nucleus"]
+            terms |= self._compare_nuclei(teachers, students, batch, progress)
+            loss = loss + self.settings.nucleus_weight * terms["nucleus"]
         if self.image is not None:
-            found |= self._compare_images(teachers, students, progress)
-            loss = loss + self.settings.image_weight * found["image"]
-        return {"loss": loss, **found}
+            terms |= self._compare_images(teachers, students, progress)
+            loss = loss + self.settings.image_weight * terms["image"]
+        return {"loss": loss, **terms}
 
     def _compare_nuclei(
         self, teachers: list[Features], students: list[Features], batch: ViewBatch, progress: float
     ) -> dict[str, Tensor]:
-        level, lattice, rows = self.nucleus, self.backbone.lattice, _rows_of_pairs(batch.shared)
+        level, lattice = self.nucleus, self.backbone.lattice
+        # For each pair, the flat indices into (B, M) of its shared nuclei. This synchronises with the device twice;
+        # indexing with ``shared`` would do so for each view of each pair.
+        _, rows = batch.shared.flatten(1).nonzero(as_tuple=True)
+        rows = list(rows.split(batch.shared.sum((1, 2)).tolist()))
         vectors, targets, losses = [], [], []
         for teacher in range(2):
-            numbers = [number for number, (one, _) in enumerate(self.pairs) if one == teacher]
+            numbers = [number for number, pair in enumerate(self.pairs) if pair[0] == teacher]
             read = [_read_rows(teachers[teacher], batch.teacher_xy[n], lattice, rows[n]) for n in numbers]
             # All pairs with the same teacher view share one projector pass and one Sinkhorn-Knopp assignment.
             pred = level.targets(torch.cat(read), progress).split([len(part) for part in read])
@@ -196,16 +196,16 @@ class MusePretraining(Method):
         # The loss of a pair is averaged over its nuclei in all processes, whose numbers of nuclei differ; the factor
         # ``n_processes`` compensates for the later averaging of gradients.
         n_rows = all_sum(batch.shared.sum((1, 2)).float())
-        totals = [one.sum() * n_processes() / n for one, n in zip(losses, n_rows.clamp(min=1), strict=True)]
-        found = {"nucleus": torch.stack(totals).sum() / (n_rows > 0).sum().clamp(min=1)}
+        totals = [loss.sum() * n_processes() / n for loss, n in zip(losses, n_rows.clamp(min=1), strict=True)]
+        term = {"nucleus": torch.stack(totals).sum() / (n_rows > 0).sum().clamp(min=1)}
         if not self.gauges:
-            return found
+            return term
         n_pairs = all_sum(n_rows.new_full((), batch.octaves.numel()))
         most = batch.shared.shape[2]
         # Rows are flat indices into (B, M), so the quotient is the index of the set.
         octaves = [batch.octaves[n].index_select(0, chosen // most) for n, chosen in enumerate(rows)]
         return {
-            **found,
+            **term,
             "shared_nuclei": n_rows.sum() / n_pairs.clamp(min=1),
             "entropy_nucleus": self._relative_entropy(targets),
             "spread": _spread(torch.cat(vectors)),
@@ -215,23 +215,24 @@ class MusePretraining(Method):
 
     def _compare_images(self, teachers: list[Features], students: list[Features], progress: float) -> dict[str, Tensor]:
         level = self.image
-        targets = [level.targets(one.image, progress) for one in teachers]
-        losses = [level.loss(targets[one], students[other].image).mean() for one, other in self.pairs]
-        found = {"image": torch.stack(losses).mean()}
+        targets = [level.targets(features.image, progress) for features in teachers]
+        losses = [level.loss(targets[teacher], students[student].image).mean() for teacher, student in self.pairs]
+        term = {"image": torch.stack(losses).mean()}
         if not self.gauges:
-            return found
+            return term
         gauges = {"entropy_image": self._relative_entropy(targets), "prototypes_image": level.prototype_usage()}
-        return found | gauges
+        return term | gauges
 
     def _relative_entropy(self, targets: list[Tensor]) -> Tensor:
         """Mean entropy of all rows of ``targets``, each (N, K), as a share of the largest possible."""
-        return _mean(torch.cat([_entropy(one) for one in targets])) / math.log(self.settings.n_prototypes)
+        entropies = [-(probability * probability.clamp(min=1e-12).log()).sum(-1) for probability in targets]
+        return _mean(torch.cat(entropies)) / math.log(self.settings.n_prototypes)
 
     def before_step(self, turn: str, progress: float) -> None:
         """Freeze the prototypes at the start of the run."""
         if progress < self.settings.frozen:
             for level in self._levels():
-                level.freeze()
+                level.student.prototypes.grad = None  # an optimiser skips parameters without a gradient
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
@@ -256,22 +257,9 @@ def _encode_views(backbone: Backbone, views: Views, n_views: int) -> list[Featur
     return [Features(*parts) for parts in zip(*(part.float().chunk(n_views) for part in features), strict=True)]
 
 
-def _rows_of_pairs(shared: Tensor) -> list[Tensor]:
-    """For each pair of views, the flat indices into (B, M) of its nuclei in ``shared`` (P, B, M).
-
-    This synchronises with the device twice; indexing with ``shared`` would do so for each view of each pair.
-    """
-    _, rows = shared.flatten(1).nonzero(as_tuple=True)
-    return list(rows.split(shared.sum((1, 2)).tolist()))
-
-
 def _read_rows(features: Features, xy: Tensor, lattice: Lattice, rows: Tensor) -> Tensor:
     """(n, D) features of the dense map at those positions ``xy`` (B, M, 2) that ``rows`` (n,) selects."""
     return read_at(features.dense, xy, lattice).flatten(0, 1).index_select(0, rows)
-
-
-def _entropy(probabilities: Tensor) -> Tensor:
-    return -(probabilities * probabilities.clamp(min=1e-12).log()).sum(-1)
 
 
 # Diagnostics are computed over the rows of all processes, because a single process may have few or none.

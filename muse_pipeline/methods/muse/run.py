@@ -220,8 +220,8 @@ def _draw_set(views: ViewSet) -> np.ndarray:
     colours = np.random.default_rng(0).integers(60, 256, (views.seen.shape[1], 3)).tolist()
     pictures = []
     for number, (view, placed) in enumerate(zip(views.views, views.placed, strict=True)):
-        partners = [one for one in (0, 1) if one != number]  # the teacher only gets global views
-        shared = np.unique(np.concatenate([views.shared(one, number) for one in partners]))
+        partners = [index for index in (0, 1) if index != number]  # the teacher only gets global views
+        shared = np.unique(np.concatenate([views.shared(partner, number) for partner in partners]))
         picture = cv2.resize(view.cut(views.image), None, fx=ZOOM, fy=ZOOM, interpolation=cv2.INTER_CUBIC)
         for nucleus in shared.tolist():
             at = np.round(xy_to_xy_index(placed[nucleus] * ZOOM) * 2**SUBPIXEL_BITS).astype(int).tolist()
@@ -229,7 +229,7 @@ def _draw_set(views: ViewSet) -> np.ndarray:
             cv2.circle(picture, at, radius, colours[nucleus], 2, cv2.LINE_AA, SUBPIXEL_BITS)
         pictures.append(picture)
     height = max(len(picture) for picture in pictures)
-    return np.concatenate([_padded(one, height, one.shape[1] + GAP_PX) for one in pictures], 1)
+    return np.concatenate([_padded(picture, height, picture.shape[1] + GAP_PX) for picture in pictures], 1)
 
 
 def _padded(picture: np.ndarray, height: int, width: int) -> np.ndarray:

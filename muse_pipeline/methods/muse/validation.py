@@ -148,15 +148,12 @@ def read_held(sources: Sequence[LabelSource], mpp: float) -> list[LabelledImage]
     classes = sorted({name for source in sources for name in source.class_map.values() if name})
     if not classes or not all(source.class_map for source in sources):
         return []
-    images = [image for image in read_labelled_images(sources, tuple(classes), mpp, n_rays=3) if known(image).size]
+    images = read_labelled_images(sources, tuple(classes), mpp, n_rays=3)
+    images = [image for image in images if (image.nuclei.label >= 0).any()]
     images = [images[index] for index in spread_evenly(len(images), MAX_IMAGES)]
-    n_classes = len({label for image in images for label in known(image).tolist()})
+    labels = np.concatenate([image.nuclei.label for image in images] or [np.zeros(0, int)])
+    n_classes = len(np.unique(labels[labels >= 0]))
     return images if n_classes > 1 and len({image.patient for image in images}) > 1 else []
-
-
-def known(image: LabelledImage) -> np.ndarray:
-    """(M,) class indices of the nuclei of known class."""
-    return image.nuclei.label[image.nuclei.label >= 0]
 
 
 def score_held(backbone: Backbone, points: PointSet) -> dict[str, float]:
@@ -172,6 +169,6 @@ def accuracy_of_others(features: Tensor, label: Tensor, patient: np.ndarray) -> 
     n_right = 0
     for name in np.unique(patient):
         own = torch.from_numpy(patient == name)
-        found = classify_by_neighbours(features[~own], label[~own], features[own], int(label.max()) + 1)
-        n_right += int((found == label[own]).sum())
+        predicted = classify_by_neighbours(features[~own], label[~own], features[own], int(label.max()) + 1)
+        n_right += int((predicted == label[own]).sum())
     return 100 * n_right / len(label)

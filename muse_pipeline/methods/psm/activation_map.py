@@ -44,7 +44,7 @@ class ActivationNetwork(nn.Module):
         self.backbone: Backbone = BACKBONES[backbone]()
         self.head = nn.Linear(self.backbone.image_channels, 1)
         for block in _first_stage(self.backbone, backbone):
-            block.register_forward_hook(_note)
+            block.register_forward_hook(_record)
         self.register_buffer("colour", torch.eye(3, 4), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -56,18 +56,18 @@ class ActivationNetwork(nn.Module):
 
         ``autograd.grad`` can differentiate the output with respect to them; ``pixels`` are as in ``forward``.
         """
-        seen: list[Tensor] = []
-        token = _RECORDED.set(seen)
+        activations: list[Tensor] = []
+        token = _RECORDED.set(activations)
         try:
             output = self(pixels)
         finally:
             _RECORDED.reset(token)
-        return output[:, 0], seen
+        return output[:, 0], activations
 
 
-def _note(block: nn.Module, inputs: tuple, output: Tensor) -> None:
-    if (seen := _RECORDED.get()) is not None:
-        seen.append(output)
+def _record(block: nn.Module, inputs: tuple, output: Tensor) -> None:
+    if (activations := _RECORDED.get()) is not None:
+        activations.append(output)
 
 
 def _first_stage(backbone: Backbone, name: str) -> nn.Sequential:
@@ -93,13 +93,16 @@ class ActivationMap:
 
     def __init__(self, network: ActivationNetwork, pictures: Sequence[np.ndarray]):
         self.network = network
-        gradients = [self._spatial_gradients(pixels) for pixels in pictures]
+        gradients = []
+        with torch.enable_grad():
+            for output, blocks in map(self._read, pictures):
+                gradients.append([gradient.mean((0, 2, 3)) for gradient in torch.autograd.grad(output.sum(), blocks)])
         self.weights = tuple(torch.stack(of_block).mean(0) for of_block in zip(*gradients, strict=True))
         with torch.no_grad():
             maps = [self._weigh(pixels) for pixels in pictures]
             self.ranges = tuple(_range(of_block) for of_block in zip(*maps, strict=True))
             sizes = [pixels.shape[:2] for pixels in pictures]
-            self.whole = _range([self._mean(one, size) for one, size in zip(maps, sizes, strict=True)])
+            self.whole = _range([self._mean(of_picture, size) for of_picture, size in zip(maps, sizes, strict=True)])
 
     @torch.no_grad()
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
@@ -115,27 +118,22 @@ class ActivationMap:
         image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float()
         return self.network.read_activations(image)
 
-    def _spatial_gradients(self, pixels: np.ndarray) -> list[Tensor]:
-        with torch.enable_grad():
-            output, blocks = self._read(pixels)
-            return [gradient.mean((0, 2, 3)) for gradient in torch.autograd.grad(output.sum(), blocks)]
-
     def _weigh(self, pixels: np.ndarray) -> list[Tensor]:
         """For each block, the weighted sum (h', w') of its channels."""
         blocks = self._read(pixels)[1]
-        return [torch.einsum("c,chw->hw", each, block[0]) for each, block in zip(self.weights, blocks, strict=True)]
+        return [torch.einsum("c,chw->hw", alpha, block[0]) for alpha, block in zip(self.weights, blocks, strict=True)]
 
     def _mean(self, maps: list[Tensor], size: tuple[int, int]) -> Tensor:
         """(h, w): the blocks' maps, rescaled, enlarged to the picture's ``size``, cut off at 0 and averaged."""
         stride = self.network.backbone.stride_px
         padded = [side + -side % stride for side in size]
-        rescaled = torch.stack([_rescale(one, limits) for one, limits in zip(maps, self.ranges, strict=True)])[None]
+        rescaled = torch.stack([_rescale(values, limits) for values, limits in zip(maps, self.ranges, strict=True)])[None]
         enlarged = functional.interpolate(rescaled, padded, mode="bilinear", align_corners=False)
         return enlarged[0, :, : size[0], : size[1]].clamp(min=0).mean(0)
 
 
 def _range(maps: Sequence[Tensor]) -> tuple[float, float]:
-    return min(float(one.min()) for one in maps), max(float(one.max()) for one in maps)
+    return min(float(values.min()) for values in maps), max(float(values.max()) for values in maps)
 
 
 def _rescale(values: Tensor, limits: tuple[float, float]) -> Tensor:
@@ -238,8 +236,8 @@ def mini_batch_k_means(values: np.ndarray, k: int, generator: np.random.Generato
             label = nearest(batch, centres)
             n_batch = np.bincount(label, minlength=k)
             n += n_batch
-            for one in np.flatnonzero(n_batch):
-                centres[one] += (batch[label == one].mean(0) - centres[one]) * (n_batch[one] / n[one])
+            for index in np.flatnonzero(n_batch):
+                centres[index] += (batch[label == index].mean(0) - centres[index]) * (n_batch[index] / n[index])
         error = float(((values - centres[nearest(values, centres)]) ** 2).sum())
         if error < least:
             best, least = centres, error

@@ -231,13 +231,13 @@ MOST = 65535  # largest number of instances in a 16-bit picture
 
 
 def label_source(folder: Path, mpp: float) -> PictureSource:
-    """A label source for the files that ``write_found`` wrote to ``folder``."""
+    """A label source for the files that ``write_labels`` wrote to ``folder``."""
     return PictureSource(
         folder / INSTANCES, "instances", images=folder / IMAGES, mpp=mpp, points=folder / POINTS, allow_empty=True
     )
 
 
-def write_found(folder: Path, name: str, pixels: np.ndarray, instances: np.ndarray) -> int:
+def write_labels(folder: Path, name: str, pixels: np.ndarray, instances: np.ndarray) -> int:
     """Write a picture (h, w, 3) and its instances (h, w), 1..N, if it has any, and return the number of instances."""
     n_instances = int(instances.max(initial=0))
     if n_instances > MOST:
@@ -267,10 +267,10 @@ def find_all(predictor: NetworkPredictor, reference: ColourReference, pixels: np
     """
     margin = round(SURROUND_UM / predictor.card.mpp)
     colour = colour_of_fit(reference, fit_macenko(pixels.reshape(-1, 3)))
-    found = detect_image(predictor, np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), "symmetric"), colour)
+    nuclei = detect_image(predictor, np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), "symmetric"), colour)
     # ``rings_to_labels`` paints later rings over earlier ones, so the nucleus with the higher score is kept whole.
-    found = found[np.argsort(found.score, kind="stable")]
-    return replace(found, xy=found.xy - margin)
+    nuclei = nuclei[np.argsort(nuclei.score, kind="stable")]
+    return replace(nuclei, xy=nuclei.xy - margin)
 
 
 class LabelsStage(PreparedStage):
@@ -288,7 +288,7 @@ class LabelsStage(PreparedStage):
         """Write the instances of every mask."""
         n_nuclei = n_pictures = 0
         for name, pixels, mask in read_pictures_and_masks(self.masks):
-            n_here = write_found(folder, name, pixels, split_instances(mask, pixels, self.config))
+            n_here = write_labels(folder, name, pixels, split_instances(mask, pixels, self.config))
             n_nuclei, n_pictures = n_nuclei + n_here, n_pictures + bool(n_here)
         log(f"labels: {n_nuclei:,} instances in {n_pictures} pictures")
 
@@ -320,10 +320,10 @@ class FoundLabelsStage(PreparedStage):
         n_nuclei = n_pictures = 0
         for path in sorted((self.labels / IMAGES).glob("*.png")):
             pixels = read_rgb(path, f"delete {self.labels} to make it again")
-            found = find_all(predictor, reference, pixels)
-            rings = rays_to_rings(found.xy, found.rays, (config.mpp, config.mpp))
+            nuclei = find_all(predictor, reference, pixels)
+            rings = rays_to_rings(nuclei.xy, nuclei.rays, (config.mpp, config.mpp))
             instances = drop_small_labels(rings_to_labels(rings, pixels.shape[:2]), FRAGMENT_UM2 / config.mpp**2)
-            n_here = write_found(folder, path.stem, pixels, instances)
+            n_here = write_labels(folder, path.stem, pixels, instances)
             n_nuclei, n_pictures = n_nuclei + n_here, n_pictures + bool(n_here)
         if not n_nuclei:
             raise ConfigError(
@@ -350,7 +350,8 @@ class PsmRecipe(Recipe):
 
         activation = None
         if config.masks == "activation":
-            settings = activation_config(config)
+            shared = {"sources": config.sources, "mpp": config.mpp, "seed": config.seed}
+            settings = ActivationConfig(**vars(config.activation), **shared)
             activation = add("activation", lambda where: ActivationStage(settings, where, "activation"))
         masks = add("masks", lambda where: MasksStage(config, activation, where))
         labels = add("labels", lambda where: LabelsStage(config, masks, where))
@@ -358,16 +359,11 @@ class PsmRecipe(Recipe):
         for number in range(1, config.self_training.rounds + 1):
             finder = detector_config(config, labels)
             finder = replace(finder, export=replace(finder.export, threshold=config.self_training.threshold))
-            name, found = f"found-labels-{number}", (finder, detector, labels)
-            labels = add(name, lambda where, n=name, f=found: FoundLabelsStage(*f, where, n))
+            name, inputs = f"found-labels-{number}", (finder, detector, labels)
+            labels = add(name, lambda where, n=name, i=inputs: FoundLabelsStage(*i, where, n))
             name, settings = f"self-training-{number}", detector_config(config, labels)
             detector = add(name, lambda where, n=name, s=settings: DetectorStage(s, where, n))
         return stages
-
-
-def activation_config(config: PsmConfig) -> ActivationConfig:
-    """The settings of the activation stage."""
-    return ActivationConfig(**vars(config.activation), sources=config.sources, mpp=config.mpp, seed=config.seed)
 
 
 def detector_config(config: PsmConfig, labels: Path) -> DetectorConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Annotated
 
@@ -115,10 +115,8 @@ def require_sound_pairs(config: TridentConfig) -> None:
 def build_projector(channels: int, hidden: int, width: int) -> nn.Sequential:
     """Two layers with batch norm and ReLU, then a linear layer: (N, channels) -> (N, width)."""
     inner = [(channels, hidden), (hidden, hidden)]
-    layers = [
-        layer for one, other in inner for layer in (nn.Linear(one, other), nn.BatchNorm1d(other), nn.ReLU(inplace=True))
-    ]
-    return nn.Sequential(*layers, nn.Linear(hidden, width))
+    layers = [(nn.Linear(inside, outside), nn.BatchNorm1d(outside), nn.ReLU(inplace=True)) for inside, outside in inner]
+    return nn.Sequential(*chain(*layers), nn.Linear(hidden, width))
 
 
 def in_float(values: Tensor) -> Tensor:
@@ -209,16 +207,17 @@ class Trident(Method):
         ``*_partners`` is the share of samples that have a partner.
         """
         he, pictures = self._encode_he(batch), self._encode_pictures(batch)
-        found, loss = {}, 0.0
+        losses, loss = {}, 0.0
         if self.image is not None:
-            terms = self._compare_images(he, pictures, batch)
+            vectors = [features.image for features in he]
+            terms = self.image(vectors, pictures.image if pictures else None, batch.partner.image_known)
             loss = loss + self.settings.image_weight * terms["loss"]
-            found |= {f"image_{name}": value for name, value in terms.items()}
+            losses |= {f"image_{name}": value for name, value in terms.items()}
         if self.nucleus is not None:
             terms = self._compare_nuclei(he, pictures, batch)
             loss = loss + self.settings.nucleus_weight * terms["loss"]
-            found |= {f"nucleus_{name}": value for name, value in terms.items()}
-        return {"loss": loss, **found}
+            losses |= {f"nucleus_{name}": value for name, value in terms.items()}
+        return {"loss": loss, **losses}
 
     def _encode_he(self, batch: PairBatch) -> list[Features]:
         """Features of both global views; with two branches, only of the first."""
@@ -236,17 +235,13 @@ class Trident(Method):
         colour = torch.eye(3, 4, dtype=torch.promote_types(pixels.dtype, torch.float), device=pixels.device)
         return self.partner(self.partner.prepare(pixels, colour))
 
-    def _compare_images(self, he: list[Features], pictures: Features | None, batch: PairBatch) -> dict[str, Tensor]:
-        rows = pictures.image if pictures else None
-        return self.image([one.image for one in he], rows, batch.partner.image_known)
-
     def _compare_nuclei(self, he: list[Features], pictures: Features | None, batch: PairBatch) -> dict[str, Tensor]:
         positions, partner = [batch.views.teacher_xy[0], batch.views.student_xy[0]], batch.partner
         chosen = _draw(batch.views.shared[0], self.settings.max_nuclei)
         known, rows = partner.nuclei_known & chosen, None
         lattice = self.backbone.lattice
         # With two branches there is only one H&E view, and the positions in the second are not used.
-        views = [read_at(in_float(one.dense), xy, lattice)[chosen] for one, xy in zip(he, positions, strict=False)]
+        views = [read_at(in_float(view.dense), xy, lattice)[chosen] for view, xy in zip(he, positions, strict=False)]
         if pictures:
             has = partner.image_known
             # A partner is cut like the first view, so its nuclei have the same positions.
@@ -280,10 +275,10 @@ def infonce(branches: Sequence[Tensor], known: Sequence[Tensor], temperature: fl
     """
     # A zero that depends on the input, so that it has a gradient even if no two branches share a row.
     total = branches[0].sum() * 0
-    for one, other in combinations(range(len(branches)), 2):
-        both = known[one] & known[other]
+    for pair in combinations(range(len(branches)), 2):
+        both = known[pair[0]] & known[pair[1]]
         if both.any():
-            first, second = (functional.normalize(branches[index][both], dim=1) for index in (one, other))
+            first, second = (functional.normalize(branches[index][both], dim=1) for index in pair)
             logits, own = first @ second.T / temperature, torch.arange(len(first), device=first.device)
             total = total + (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
     return total
@@ -295,23 +290,23 @@ def invariance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
     Every pair is counted twice and compared on the rows ``known`` (N,) in both branches (N, D).
     """
     total = branches[0].sum() * 0
-    for one, other in combinations(range(len(branches)), 2):
-        both = known[one] & known[other]
-        squares = (branches[one] - branches[other]).square().mean(1)
+    for first, second in combinations(range(len(branches)), 2):
+        both = known[first] & known[second]
+        squares = (branches[first] - branches[second]).square().mean(1)
         total = total + 2 * (squares * both).sum() / both.sum().clamp(min=1)
     return total
 
 
 def variance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
     """Shortfall of each dimension's standard deviation from 1, averaged over dimensions and summed over branches."""
-    deviations = [(covariance_matrix(rows[has]).diagonal() + EPSILON).sqrt() for rows, has in _pairs(branches, known)]
-    return torch.stack([torch.relu(1 - one).mean() for one in deviations]).sum()
+    variances = [covariance_matrix(rows[has]).diagonal() for rows, has in zip(branches, known, strict=True)]
+    return torch.stack([torch.relu(1 - (values + EPSILON).sqrt()).mean() for values in variances]).sum()
 
 
 def covariance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
     """Squared covariances of all ordered pairs of dimensions, summed over pairs and branches, divided by D."""
-    matrices = [covariance_matrix(rows[has]) for rows, has in _pairs(branches, known)]
-    return torch.stack([(one.square().sum() - one.diagonal().square().sum()) / len(one) for one in matrices]).sum()
+    squares = [covariance_matrix(rows[has]).square() for rows, has in zip(branches, known, strict=True)]
+    return torch.stack([(square.sum() - square.diagonal().sum()) / len(square) for square in squares]).sum()
 
 
 def covariance_matrix(rows: Tensor) -> Tensor:
@@ -320,7 +315,3 @@ def covariance_matrix(rows: Tensor) -> Tensor:
         return rows.new_zeros(rows.shape[1], rows.shape[1])
     centred = rows - rows.mean(0)
     return centred.T @ centred / len(rows)
-
-
-def _pairs(branches: Sequence[Tensor], known: Sequence[Tensor]) -> zip:
-    return zip(branches, known, strict=True)
