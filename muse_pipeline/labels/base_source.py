@@ -38,20 +38,20 @@ def read_picture(path: Path, mpp: float | None, origin: str = OF_SOURCE) -> tupl
     """
     try:
         with open_slide(path, "image") as picture:
-            known = next(iter(picture.properties.mpp_candidates), None)
+            stated = next(iter(picture.properties.mpp_candidates), None)
             pixels = picture.read_level((0, 0), 0, picture.properties.level_sizes_px[0])
     except SlideError as error:
         raise LabelError(str(error)) from error
-    if known is not None and not is_square(known.mpp):
+    if stated is not None and not is_square(stated.mpp):
         raise LabelError(
-            f"{path}: its pixels are {known.mpp[0]:.4g} um wide and {known.mpp[1]:.4g} um high ({known.source}), but a "
-            "labelled picture needs square pixels; resample it and its labels, or label it as a slide"
+            f"{path}: its pixels are {stated.mpp[0]:.4g} um wide and {stated.mpp[1]:.4g} um high ({stated.source}), "
+            "but a labelled picture needs square pixels; resample it and its labels, or label it as a slide"
         )
-    if mpp is not None and known is not None:
-        require_agreement(path, mpp, known.mpp, known.source, origin)
-    if mpp is not None or known is None:
+    if mpp is not None and stated is not None:
+        require_agreement(path, mpp, stated.mpp, stated.source, origin)
+    if mpp is not None or stated is None:
         return pixels, require_mpp(path, mpp, origin)
-    return pixels, require_mpp(path, float(known.mpp[0]), f"the mpp in the file ({known.source})")
+    return pixels, require_mpp(path, float(stated.mpp[0]), f"the mpp in the file ({stated.source})")
 
 
 def require_mpp(path: Path, mpp: float | None, origin: str = OF_SOURCE) -> float:
@@ -67,12 +67,12 @@ def require_mpp(path: Path, mpp: float | None, origin: str = OF_SOURCE) -> float
 
 
 def require_agreement(
-    path: Path | str, mpp: float, known: tuple[float, float], known_source: str, origin: str = OF_SOURCE
+    path: Path | str, mpp: float, in_file: tuple[float, float], file_source: str, origin: str = OF_SOURCE
 ) -> None:
     """Reject an mpp that differs by more than 5 % from the mpp in the file; ``origin`` describes it in the message."""
-    if any(abs(mpp / side - 1) > MPP_TOLERANCE for side in known):
+    if any(abs(mpp / side - 1) > MPP_TOLERANCE for side in in_file):
         raise LabelError(
-            f"{path}: {origin} is {mpp:.4g} um/px, but the file states {known[0]:.4g} um/px ({known_source}); correct "
+            f"{path}: {origin} is {mpp:.4g} um/px, but the file states {in_file[0]:.4g} um/px ({file_source}); correct "
             "or remove the former"
         )
 
@@ -106,10 +106,6 @@ class Sample:
     index: int = 0
     alias: str = ""
     row: SheetRow | None = None
-
-    def has_in_name(self, word: str) -> bool:
-        """True if the name or the alias contains a word."""
-        return word in self.name or word in self.alias
 
 
 class LabelledPicture(NamedTuple):
@@ -203,7 +199,11 @@ class LabelSource(ABC):
         """The samples of ``list_all`` that are in the ``split`` but not in ``exclude``."""
         require_folder(self.labels, "labels")
         samples = self.in_split(self.list_all())
-        return [sample for sample in samples if not any(map(sample.has_in_name, self.exclude))]
+        return [
+            sample
+            for sample in samples
+            if not any(word in sample.name or word in sample.alias for word in self.exclude)
+        ]
 
     def in_split(self, samples: list[Sample]) -> list[Sample]:
         """The samples that the file ``split`` names."""

@@ -162,5 +162,5 @@ class AreaDetector:
 
     def find(self, pixels: np.ndarray, stain: MacenkoFit | None) -> Nuclei:
         """The nuclei (frame: window) that the detector finds in (h, w, 3) ``pixels``."""
-        found = detect_picture(self.predictor, pixels, self.mpp, stain)
-        return Nuclei(found.xy, Frame.WINDOW, rays=np.full((len(found), self.n_rays), np.nan, np.float32))
+        xy = detect_picture(self.predictor, pixels, self.mpp, stain).xy
+        return Nuclei(xy, Frame.WINDOW, rays=np.full((len(xy), self.n_rays), np.nan, np.float32))

@@ -76,8 +76,8 @@ class FileNuclei:
             if word is not None:
                 first.setdefault(word, index)
         meanings = resolve_all(first, lambda word: find(word, self.where(first[word])))
-        known = {None: unknown, **dict(zip(first, meanings, strict=True))}
-        return [known[word] for word in self.words]
+        meaning_of = {None: unknown, **dict(zip(first, meanings, strict=True))}
+        return [meaning_of[word] for word in self.words]
 
     def with_labels(self, label: Sequence[int]) -> FileNuclei:
         """The nuclei with the class indices ``label`` (N,)."""
@@ -199,10 +199,10 @@ def _find_columns(header: list[str], columns: Sequence[str], unit: str, where: s
         exact = [i for i, cell in enumerate(header) if cell == column]
         matches = exact or [i for i, name in enumerate(names) if name == column.lower()]
         if len(matches) != 1:
-            found = ", ".join(header[:8]) + (", ..." if len(header) > 8 else "")
+            cells = ", ".join(header[:8]) + (", ..." if len(header) > 8 else "")
             if any(name.startswith("centroid x") for name in names):
                 remedy = "instead of positions from QuPath, export GeoJSON"
-            raise LabelError(f"{where}: found the columns {found}, expected {', '.join(columns)}; {remedy}")
+            raise LabelError(f"{where}: found the columns {cells}, expected {', '.join(columns)}; {remedy}")
         indices += matches
     if in_um := [header[index] for index in indices[:2] if units[index] == "um" != unit]:
         raise LabelError(f"{where}: positions are in um ({', '.join(in_um)}); give them in pixels")

@@ -72,12 +72,12 @@ class SlideSource(FolderSource):
         """Read the header of a slide, and reject a stated mpp that disagrees with the file's."""
         stated = row.mpp if self.mpp is None else self.mpp
         with open_slide(row.path) as slide:
-            known = next(iter(slide.properties.mpp_candidates), None)
+            in_file = next(iter(slide.properties.mpp_candidates), None)
         if stated is not None:
-            if known is not None and not known.is_estimate:
+            if in_file is not None and not in_file.is_estimate:
                 origin = OF_SOURCE if self.mpp is not None else f"`mpp` of slide '{row.slide_id}' in {self.slides}"
-                require_agreement(row.path, stated, known.mpp, known.source, origin)
-        elif known is None:
+                require_agreement(row.path, stated, in_file.mpp, in_file.source, origin)
+        elif in_file is None:
             where = f"in the column mpp of {self.slides}, or as `mpp` of this source"
             raise LabelError(f"{row.path}: the file does not state the size of a pixel; give um per pixel {where}")
         return inspect_slide(row.path, row.slide_id, stated)

@@ -107,7 +107,7 @@ def _doubts_about_scale(images: Sequence[LabelledImage], mpp_px: float) -> Itera
         suspect = "`mpp`" if mpp else "that positions are pixels at full size"
         rays = np.concatenate([image.nuclei.rays for image in of_source])
         radii = rays[np.isfinite(rays).all(1)].mean(1)
-        off = [(image, *found) for image in of_source if (found := _find_misplaced(image, mpp_px))]
+        off = [(image, *counts) for image in of_source if (counts := _find_misplaced(image, mpp_px))]
         if are_grown and len(radii) < MIN_SHARE_GROWN * len(rays):
             yield (
                 f"{source}: only {len(radii):,} of {len(rays):,} points lie on something the size of a nucleus "
@@ -201,8 +201,9 @@ def class_weights(images: list[LabelledImage], n_classes: int) -> np.ndarray:
 
 def untaught_classes(images: list[LabelledImage], classes: tuple[str, ...]) -> list[str]:
     """The classes of which there is neither a labelled nucleus nor a nucleus in an area of several classes."""
-    shares = [image.nuclei.prob for image in images if image.areas]
-    in_areas = {index for one in shares for index in np.flatnonzero((one > one.min(1, keepdims=True)).any(0))}
+    in_areas = set()
+    for shares in (image.nuclei.prob for image in images if image.areas):
+        in_areas |= {*np.flatnonzero((shares > shares.min(1, keepdims=True)).any(0))}
     return [name for name in missing_classes(images, classes) if classes.index(name) not in in_areas]
 
 
@@ -227,8 +228,7 @@ def require_every_class(images: list[LabelledImage], classes: tuple[str, ...], s
 
 def require_outlines(images: list[LabelledImage]) -> None:
     """Require at least one outline, without which a detector cannot be trained."""
-    known = any(image.grow_outlines or np.isfinite(image.nuclei.rays).all(1).any() for image in images)
-    if not known:
+    if not any(image.grow_outlines or np.isfinite(image.nuclei.rays).all(1).any() for image in images):
         raise ConfigError(
             "the training images have no outline; add a source of polygons or masks, or remove `grow_outlines: false`"
         )

@@ -130,7 +130,7 @@ def read_tissue_images(
             images += _read_areas(source, classes, mpp, window_px)
         else:
             images += [_read_picture(path, source, len(classes), mpp) for path in list_labelled(source, classes)]
-    if small := [one for one in images if min(one.pixels.shape[:2]) < window_px]:
+    if small := [image for image in images if min(image.pixels.shape[:2]) < window_px]:
         height, width = small[0].pixels.shape[:2]
         raise LabelError(
             f"{small[0].name}: is {width} x {height} px at {mpp:g} um/px, smaller than a window of {window_px} px"
@@ -204,12 +204,12 @@ def read_label_table(path: Path, column: str) -> dict[str, tuple[str, str]]:
     _, ((_, header), *rows) = read_rows(path, f"{column}, label")
     if not rows or not {column, "label"} <= set(header):
         raise LabelError(f"{path}: needs the columns '{column}' and 'label' and at least one row; add them")
-    found: dict[str, tuple[str, str]] = {}
+    labels: dict[str, tuple[str, str]] = {}
     for row in (dict(zip(header, cells, strict=False)) for _, cells in rows):
-        name, value, patient = (row.get(each, "") for each in (column, "label", "patient"))
-        if found.setdefault(name, (value, "" if is_missing("patient", patient) else patient))[0] != value:
-            raise LabelError(f"{path}: labels '{name}' both {found[name][0]} and {value}; keep one label")
-    return found
+        name, value, patient = (row.get(field, "") for field in (column, "label", "patient"))
+        if labels.setdefault(name, (value, "" if is_missing("patient", patient) else patient))[0] != value:
+            raise LabelError(f"{path}: labels '{name}' both {labels[name][0]} and {value}; keep one label")
+    return labels
 
 
 def _class_index(word: str, source: TissueSource, classes: tuple[str, ...], location: Path) -> int:

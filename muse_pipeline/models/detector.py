@@ -72,20 +72,16 @@ class NucleusHead(nn.Module):
 
     def locate(self, located: Tensor, cell: Tensor) -> Tensor:
         """Positions (B, K, 2), (x, y) in cells, of the nuclei with peaks at the cell indices ``cell`` (B, K)."""
-        positions = predicted_positions(located[:, 1:])
+        offset = located[:, 1:]
+        rows, columns = offset.shape[-2:]
+        x = torch.arange(columns, device=offset.device) + 0.5
+        y = torch.arange(rows, device=offset.device)[:, None] + 0.5
+        positions = torch.stack((offset[:, 0] + x, offset[:, 1] + y), 1)
         return pick(as_rows(positions), cell, positions.shape[-2] * positions.shape[-1])
 
     def describe(self, cells: Tensor) -> tuple[Tensor, ...]:
         """Rows (B, K, M), picked from the last output of ``propose`` -> class logits (B, K, C) and rays (B, K, R)."""
         return cells.split(self.sizes, 2)
-
-
-def predicted_positions(offset: Tensor) -> Tensor:
-    """Offsets (B, 2, h, w) -> position (x, y) of the nucleus that each cell predicts, in cells."""
-    rows, columns = offset.shape[-2:]
-    x = torch.arange(columns, device=offset.device) + 0.5
-    y = torch.arange(rows, device=offset.device)[:, None] + 0.5
-    return torch.stack((offset[:, 0] + x, offset[:, 1] + y), 1)
 
 
 def as_rows(maps: Tensor) -> Tensor:
@@ -145,8 +141,8 @@ class PointHead(NucleusHead):
         with the highest score is kept; if scores are equal, the first one.
         """
         rows, columns = maps.centre.shape[-2:]
-        known = torch.cat((maps.centre, maps.offset), 1)
-        around = nn.functional.pad(known, (RIVAL_CELLS,) * 4, value=-1e4)  # no rivals beyond the border
+        located = torch.cat((maps.centre, maps.offset), 1)
+        around = nn.functional.pad(located, (RIVAL_CELLS,) * 4, value=-1e4)  # no rivals beyond the border
         beaten = torch.zeros_like(maps.centre, dtype=torch.bool)
         offsets = range(-RIVAL_CELLS, RIVAL_CELLS + 1)
         for down, right in ((down, right) for down in offsets for right in offsets if (down, right) != (0, 0)):
@@ -284,5 +280,5 @@ class DetectionGraph(nn.Module):
         score, cell = score.topk(min(self.capacity, n_cells), dim=1)  # (B, K)
         xy = self.detector.head.locate(located, cell) * CELL_PX
         label, rays = self.detector.head.describe(pick(described, cell, n_cells))
-        found = (xy, score, label.softmax(2), rays)
-        return (*found, read_at(dense, xy, self.detector.backbone.lattice)) if self.embed else found
+        nuclei = (xy, score, label.softmax(2), rays)
+        return (*nuclei, read_at(dense, xy, self.detector.backbone.lattice)) if self.embed else nuclei

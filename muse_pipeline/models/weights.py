@@ -93,8 +93,8 @@ def load_weights(backbone: Backbone, weights: dict[str, Tensor], path: Path, alw
     own = backbone.state_dict()
     if misfit := describe_misfit(weights, own):
         wanted = " or ".join(matching_backbones(own)) or type(backbone).__name__
-        if found := matching_backbones(weights):
-            raise CheckpointError(f"{path}: fits {' or '.join(found)}, not {wanted}; choose the backbone that it fits")
+        if names := matching_backbones(weights):
+            raise CheckpointError(f"{path}: fits {' or '.join(names)}, not {wanted}; choose the backbone that it fits")
         raise CheckpointError(f"{path}: does not fit {wanted}: {misfit}; give a checkpoint of this network")
     if POSITIONS in own:
         grid = square_grid(own[POSITIONS])
@@ -130,23 +130,23 @@ def describe_misfit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor])
     return _misfit(_shapes(weights), _shapes(wanted))
 
 
-def _misfit(found: Shapes, wanted: Shapes) -> str:
-    both = found.keys() & wanted.keys()
-    other = sorted(name for name in both if not _same_shape(name, found[name], wanted[name]))
+def _misfit(own: Shapes, wanted: Shapes) -> str:
+    both = own.keys() & wanted.keys()
+    other = sorted(name for name in both if not _same_shape(name, own[name], wanted[name]))
     parts = {
-        "missing": sorted(wanted.keys() - found.keys()),
-        "surplus": sorted(found.keys() - wanted.keys()),
-        "of a different shape": [f"{name} {tuple(found[name])}, not {tuple(wanted[name])}" for name in other],
+        "missing": sorted(wanted.keys() - own.keys()),
+        "surplus": sorted(own.keys() - wanted.keys()),
+        "of a different shape": [f"{name} {tuple(own[name])}, not {tuple(wanted[name])}" for name in other],
     }
     return "; ".join(f"{what} {some_of(names, MAX_NAMED)}" for what, names in parts.items() if names)
 
 
-def _same_shape(name: str, found: torch.Size, wanted: torch.Size) -> bool:
+def _same_shape(name: str, own: torch.Size, wanted: torch.Size) -> bool:
     if name != POSITIONS:
-        return found == wanted
+        return own == wanted
     # A grid that is not square has a fractional side, which the next line rejects.
-    side = max(found[1] - 1, 0) ** 0.5 if len(found) == 3 else 0.5
-    return side >= 1 and side.is_integer() and (found[0], found[2]) == (1, wanted[2])
+    side = max(own[1] - 1, 0) ** 0.5 if len(own) == 3 else 0.5
+    return side >= 1 and side.is_integer() and (own[0], own[2]) == (1, wanted[2])
 
 
 def _shapes(weights: Mapping[str, Tensor]) -> Shapes:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -92,14 +92,6 @@ def shrink(pixels: np.ndarray, factor: int) -> np.ndarray:
     return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def to_work_mpp(pixels: np.ndarray, mpp: float) -> np.ndarray:
-    """(h, w, 3) ``pixels`` shrunk to about ``WORK_MPP``; sides are rounded down."""
-    # Not ``shrink``, which rounds up: crops at the slide's edge would change, and with them the share of brown stain.
-    factor = shrink_factor(mpp)
-    size = (max(1, pixels.shape[1] // factor), max(1, pixels.shape[0] // factor))
-    return pixels if factor == 1 else cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-
-
 def proposer_facts(proposer: dict[str, Any], colour: list | None, packages: Sequence[str]) -> dict[str, Any]:
     """The ``facts`` of a proposer; ``proposer`` contains all values that affect nuclei, and is hashed like a model."""
     return {
@@ -166,7 +158,10 @@ MIN_CONTRAST = 2.0  # grey levels; windows with less contrast are empty, not blu
 
 def judge_window(pixels: np.ndarray, mpp: float) -> str:
     """Reason to skip the window ``pixels``, (h, w, 3) uint8; "" if there is none."""
-    pixels = to_work_mpp(pixels, mpp)
+    if (factor := shrink_factor(mpp)) > 1:
+        # Not ``shrink``, which rounds up: crops at the slide's edge would change, and with them the share of brown.
+        size = (max(1, pixels.shape[1] // factor), max(1, pixels.shape[0] // factor))
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     density = DENSITY[coarsen(pixels)]
     stained = density.max(-1) > STAINED_DENSITY
     n_stained = np.count_nonzero(stained)
@@ -211,12 +206,6 @@ def judge_slide(sample: SlideSample) -> list[str]:
     return warnings
 
 
-def name_guarded(guarded: Mapping[str, list[int]], n_windows: int) -> list[str]:
-    """A warning for each reason for which the guard skipped windows, except for glass."""
-    counts = {reason: len(windows) for reason, windows in sorted(guarded.items()) if reason != GLASS}
-    return [f"{n} of {n_windows} windows skipped ({reason}): nothing is proposed there" for reason, n in counts.items()]
-
-
 def fit_proposer(
     store: Store, method: str, settings: dict[str, Any], colour: SlideColour, info: SlideInfo | None = None
 ) -> tuple[Proposer, Guard | None]:
@@ -247,9 +236,11 @@ def propose_shard(
     """
     choice = WindowChoice(guard=guard)
     facts = detect_shard(store, proposer, shard, output, threads=threads, progress=progress, choice=choice)
-    warnings = list(guard.remarks) if guard else []
-    warnings += name_guarded(facts.get("guarded_windows", {}), facts["n_windows"])
-    if facts["n_windows"] and not pq.read_metadata(output).num_rows:
+    warnings, n_windows = list(guard.remarks) if guard else [], facts["n_windows"]
+    for reason, windows in sorted(facts.get("guarded_windows", {}).items()):
+        if reason != GLASS:
+            warnings.append(f"{len(windows)} of {n_windows} windows skipped ({reason}): nothing is proposed there")
+    if n_windows and not pq.read_metadata(output).num_rows:
         warnings.append(f"no nuclei were proposed in shard {shard}")
     return warnings
 

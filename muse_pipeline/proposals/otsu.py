@@ -70,7 +70,8 @@ class OtsuFinder(Proposer):
         numbers = np.arange(1, len(nuclei) + 1)
         area_um2 = np.bincount(labels.ravel(), minlength=1)[1:] * work_mpp**2
         around = _density_around(density, labels > 0, AROUND_UM / work_mpp)
-        mean, mean_around = (np.asarray(ndimage.mean(one, labels, numbers)).reshape(-1) for one in (density, around))
+        means = (ndimage.mean(values, labels, numbers) for values in (density, around))
+        mean, mean_around = (np.asarray(values).reshape(-1) for values in means)
         order = np.argsort(-mean, kind="stable")
         sound = (area_um2 <= self.settings.max_nucleus_um2) & (mean - mean_around >= MIN_CONTRAST)
         order = order[sound[order]][: self.card.capacity]

@@ -110,20 +110,15 @@ def cut_mask(mask: np.ndarray, density: np.ndarray, mpp: float, spread: float | 
     are dropped. ``spread`` is the standard deviation of ``blob_answer`` over the slide, so that all its windows are cut
     alike; if None, that over this picture.
     """
-    return cut_relief(mask, _relief(mask, density, mpp, spread), mpp)
+    blobs = blob_answer(density, mpp)
+    unit = max(float(blobs.std()) if spread is None else spread, 1e-9)
+    return cut_relief(mask, depth_um(mask, mpp) / RADIUS_UM + STAIN_SHARE * blobs / unit, mpp)
 
 
 def blob_answer(density: np.ndarray, mpp: float) -> np.ndarray:
     """(h, w) float32: negative Laplacian of Gaussian of a ``density`` (h, w), at the radius of a small nucleus."""
     blurred = cv2.GaussianBlur(density.astype(np.float32), (0, 0), RADIUS_UM / np.sqrt(2) / mpp)
     return -cv2.Laplacian(blurred, cv2.CV_32F)
-
-
-def _relief(mask: np.ndarray, density: np.ndarray, mpp: float, spread: float | None) -> np.ndarray:
-    """(h, w) float32, dimensionless; high in the middle of nuclei."""
-    blobs = blob_answer(density, mpp)
-    unit = max(float(blobs.std()) if spread is None else spread, 1e-9)
-    return depth_um(mask, mpp) / RADIUS_UM + STAIN_SHARE * blobs / unit
 
 
 OWN_SHARE = 0.4  # weight of the slide's own vectors, which fit its stain but are biased by its kind of tissue

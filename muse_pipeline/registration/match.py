@@ -145,8 +145,8 @@ def match_tiles(
     def match(centre: np.ndarray) -> TileMatch:
         return _match_tile(slide, partner, transform, centre, power)
 
-    found = list(map_in_order(match, centre_um, threads))
-    columns = [np.array([getattr(tile, name) for tile in found]) for name in TileMatch._fields]
+    tiles = list(map_in_order(match, centre_um, threads))
+    columns = [np.array([getattr(tile, name) for tile in tiles]) for name in TileMatch._fields]
     return Matches(np.asarray(centre_um).reshape(-1, 2), columns[0].reshape(-1, 2), *columns[1:])
 
 

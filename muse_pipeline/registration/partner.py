@@ -68,18 +68,10 @@ def write_partner_store(
         reader = AreaReader(slide, partner_info, max(image_mpp, *partner_info.mpp))  # a coarser partner is enlarged
         return WarpedReader(reader, registered.transform, size_px, image_mpp)
 
-    facts = {"partner": registered.partner, "transform_sha256": sha256_of(registered.path)}
-    write_store(
-        pair.partner,
-        info,
-        trusted_tissue(tissue, registered),
-        path,
-        mpp=mpp,
-        threads=pair.threads,
-        max_corrupt=max_corrupt,
-        open_image=open_warped,
-        facts={"partner": facts},
-    )
+    facts = {"partner": {"partner": registered.partner, "transform_sha256": sha256_of(registered.path)}}
+    options = {"mpp": mpp, "threads": pair.threads, "max_corrupt": max_corrupt}
+    tissue = trusted_tissue(tissue, registered)
+    write_store(pair.partner, info, tissue, path, open_image=open_warped, facts=facts, **options)
 
 
 def trusted_tissue(tissue: TissueMask, registered: RegisteredPartner) -> PartnerTissue:
@@ -91,5 +83,5 @@ def trusted_tissue(tissue: TissueMask, registered: RegisteredPartner) -> Partner
         trusted[rows] = registered.is_kept(pixels * tissue.mask_mpp)
     # Only the centres of pixels were tested, so pixels at the border may extend beyond the trusted area.
     trusted = cv2.erode(trusted, np.ones((3, 3), np.uint8)) > 0
-    known = {field.name: getattr(tissue, field.name) for field in fields(TissueMask)}
-    return PartnerTissue(**{**known, "mask": tissue.mask & trusted, "unscanned": None}, trusted=trusted)
+    parts = {field.name: getattr(tissue, field.name) for field in fields(TissueMask)}
+    return PartnerTissue(**{**parts, "mask": tissue.mask & trusted, "unscanned": None}, trusted=trusted)

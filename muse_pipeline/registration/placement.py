@@ -81,7 +81,7 @@ class _Search:
     """Correlates one slide with one partner that is rotated about its centre."""
 
     def __init__(self, slide: LowPower, partner: LowPower):
-        self.um = max(FINEST_UM, *(np.max(each.picture.size_um) / CANVAS_PX for each in (slide, partner)))
+        self.um = max(FINEST_UM, *(np.max(low.picture.size_um) / CANVAS_PX for low in (slide, partner)))
         fixed, _ = slide.maps(self.um)
         self.moving, self.moving_um = partner.maps(self.um)
         self.half_um = partner.picture.size_um / 2
@@ -100,7 +100,7 @@ class _Search:
         """The best placement at similar angles and all ``SCALES``."""
         angles = placement.degrees + STEP_DEGREES * np.linspace(-2 / 3, 2 / 3, 5)
         around = [self.correlate(angle, placement.mirrored, scale) for angle, scale in product(angles, SCALES)]
-        return max(around, key=lambda one: one.score)
+        return max(around, key=lambda candidate: candidate.score)
 
     def correlate(self, degrees: float, mirrored: bool, scale: float) -> Placement:
         """The placement with the best shift at an angle and scale."""
@@ -133,7 +133,7 @@ def similarity(degrees: float, mirrored: bool, scale: float) -> np.ndarray:
 def _best_apart(placements: Sequence[Placement]) -> Iterator[Placement]:
     """Yield placements, best first, except those with nearly the same angle as a better one."""
     kept: list[Placement] = []
-    for placement in sorted(placements, key=lambda one: -one.score):
+    for placement in sorted(placements, key=lambda candidate: -candidate.score):
         same_side = [other.degrees for other in kept if other.mirrored == placement.mirrored]
         turns = [abs((placement.degrees - degrees + 180) % 360 - 180) for degrees in same_side]
         if min(turns, default=180.0) >= APART_DEGREES:

@@ -66,8 +66,8 @@ class TileResiduals:
     @property
     def status(self) -> np.ndarray:
         """(N,) one of ``KEPT``, ``ABOVE_LIMIT``, ``NO_MATCH`` and ``OUTSIDE`` for each tile."""
-        known = ~np.isnan(self.residual_um)
-        return np.select([self.is_kept, known, self.is_seen], [KEPT, ABOVE_LIMIT, NO_MATCH], OUTSIDE)
+        has_residual = ~np.isnan(self.residual_um)
+        return np.select([self.is_kept, has_residual, self.is_seen], [KEPT, ABOVE_LIMIT, NO_MATCH], OUTSIDE)
 
     def kept_grid(self, size_um: np.ndarray) -> np.ndarray:
         """(rows, columns) bool over a slide of ``size_um``: True for tiles that are kept."""
@@ -144,26 +144,26 @@ def measure_tiles(pair: Pair, transform: Transform, power: Power, limit_um: floa
     matches = pair.match_at(transform, power, centre)
     residual = np.where(matches.is_clear, np.linalg.norm(matches.shift_um, axis=1), np.nan)
     unknown = np.flatnonzero(matches.is_alike & ~matches.is_clear)
-    known = np.flatnonzero(matches.is_clear)
-    if len(known):
-        tree = scipy.spatial.cKDTree(centre[known])
+    measured = np.flatnonzero(matches.is_clear)
+    if len(measured):
+        tree = scipy.spatial.cKDTree(centre[measured])
         # A radius of 1.5 sides includes the eight neighbours of a tile; diagonal ones are 1.41 sides away.
         for tile, near in zip(unknown, tree.query_ball_point(centre[unknown], 1.5 * power.tile_um), strict=True):
             if len(near) >= LEAST_NEIGHBOURS:
-                residual[tile] = residual[known[near]].max()
+                residual[tile] = residual[measured[near]].max()
     return TileResiduals(
         power.tile_um, centre, residual, matches.correlation, matches.is_clear, matches.is_seen, limit_um
     )
 
 
 def _low_power(slide: Slide, info: SlideInfo) -> LowPower:
-    found = find_tissue(slide, info)
-    if found.tissue.is_empty:
-        why = found.warnings[-1] if found.warnings else "no tissue found"
+    search = find_tissue(slide, info)
+    if search.tissue.is_empty:
+        why = search.warnings[-1] if search.warnings else "no tissue found"
         raise RegistrationError(
             f"{info.path}: {why}, so it cannot be registered; both slides must show dark tissue on bright background"
         )
-    return LowPower(Picture(found.overview.pixels, found.overview.mpp), found.tissue.mask)
+    return LowPower(Picture(search.overview.pixels, search.overview.mpp), search.tissue.mask)
 
 
 def _misfit(pair: Pair, start: Transform | None, part: float) -> str:
@@ -198,9 +198,8 @@ def register_outline(pair: Pair, start: Transform | None = None) -> Registration
         matrix[:, 2] += matrix[:, :2] @ [0.5, 0.5] - 0.5  # from corners to centres of pixels
         images = slide.sum(-1), partner.sum(-1)
         try:
-            score, matrix = cv2.findTransformECC(
-                *images, matrix.astype(np.float32), cv2.MOTION_AFFINE, STEPS, None, BLUR_PX
-            )
+            rough = matrix.astype(np.float32)
+            score, matrix = cv2.findTransformECC(*images, rough, cv2.MOTION_AFFINE, STEPS, None, BLUR_PX)
         except cv2.error:  # the pictures do not overlap
             continue
         fits.append((score, matrix.astype(float)))
@@ -225,9 +224,9 @@ def _compare(slide: np.ndarray, partner: np.ndarray, matrix: np.ndarray, um: flo
     """Compare maps of tissue (h, w) at ``um`` per pixel; ``matrix`` maps pixels of the slide to the partner."""
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     warped = cv2.warpAffine(partner, matrix, slide.shape[::-1], flags=flags, borderValue=GLASS)
-    tissues = [(each > (1 + GLASS) / 2).astype(np.uint8) for each in (slide, warped)]
-    dice = 2 * float((tissues[0] & tissues[1]).sum()) / max(sum(float(each.sum()) for each in tissues), 1.0)
-    edges = [each - cv2.erode(each, np.ones((3, 3), np.uint8)) for each in tissues]
+    tissues = [(density > (1 + GLASS) / 2).astype(np.uint8) for density in (slide, warped)]
+    dice = 2 * float((tissues[0] & tissues[1]).sum()) / max(sum(float(mask.sum()) for mask in tissues), 1.0)
+    edges = [mask - cv2.erode(mask, np.ones((3, 3), np.uint8)) for mask in tissues]
     distance_um = cv2.distanceTransform(1 - edges[1], cv2.DIST_L2, 5)[edges[0] > 0] * um
     middle, high = np.percentile(distance_um, [50, 95]) if len(distance_um) else (0.0, 0.0)
     return OutlineFit(round(dice, 3), round(float(middle), 1), round(float(high), 1))

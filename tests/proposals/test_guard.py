@@ -17,7 +17,6 @@ from muse_pipeline.proposals.base import (
     SlideSample,
     judge_slide,
     judge_window,
-    name_guarded,
 )
 
 TILES = Path(__file__).parents[3] / "shared/data/artefact-tiles"
@@ -82,6 +81,5 @@ def test_brown_is_named_and_left_out():
     assert judge_window(np.full((256, 256, 3), (150, 100, 50), np.uint8), MPP) == BROWN
 
 
-def test_windows_without_a_search_are_counted():
-    assert name_guarded({GLASS: [1], INK: [2, 5]}, 9) == ["2 of 9 windows skipped (ink): nothing is proposed there"]
+def test_a_slide_without_tissue_is_named():
     assert judge_slide(SlideSample(MPP, ())) == ["no tissue to propose nuclei in"]

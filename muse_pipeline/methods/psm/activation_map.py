@@ -127,8 +127,8 @@ class ActivationMap:
         """(h, w): the blocks' maps, rescaled, enlarged to the picture's ``size``, cut off at 0 and averaged."""
         stride = self.network.backbone.stride_px
         padded = [side + -side % stride for side in size]
-        rescaled = torch.stack([_rescale(values, limits) for values, limits in zip(maps, self.ranges, strict=True)])[None]
-        enlarged = functional.interpolate(rescaled, padded, mode="bilinear", align_corners=False)
+        rescaled = torch.stack([_rescale(values, limits) for values, limits in zip(maps, self.ranges, strict=True)])
+        enlarged = functional.interpolate(rescaled[None], padded, mode="bilinear", align_corners=False)
         return enlarged[0, :, : size[0], : size[1]].clamp(min=0).mean(0)
 
 

@@ -132,10 +132,8 @@ class MasksStage(PreparedStage):
 
     def write(self, folder: Path, log: Log) -> None:
         """Write the masks and a page of examples."""
-        config = self.config
-        write_masks(
-            folder / MASKS, config.n_masks, config.tissue, seed=config.seed, mpp=config.mpp, size_px=config.mask_px
-        )
+        config, output = self.config, folder / MASKS
+        write_masks(output, config.n_masks, config.tissue, seed=config.seed, mpp=config.mpp, size_px=config.mask_px)
 
 
 def checksum_of_masks(folder: Path) -> str:
@@ -257,7 +255,7 @@ class UnitData:
 
         def draw(number: int) -> UnitBatch:
             arrays = (*masks(number, config.batch), tissue(number, config.batch))
-            pictures, xy, rays, label, pixels = (torch.from_numpy(one.copy()).to(device) for one in arrays)
+            pictures, xy, rays, label, pixels = (torch.from_numpy(array.copy()).to(device) for array in arrays)
             return UnitBatch(pictures, xy, rays, label, pixels.float())
 
         return draw

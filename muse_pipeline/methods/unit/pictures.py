@@ -94,7 +94,12 @@ def write_pictures(
     with complete_file(folder) as unfinished:
         unfinished.mkdir()
         for index, mask in zip(range(n), source, strict=False):
-            _require_size(renderer, mask)
+            height, width = mask.instances.shape
+            if height % renderer.network.stride_px or width % renderer.network.stride_px:
+                raise ArgumentError(
+                    f"masks of {width} x {height} px do not suit the generator; give multiples of "
+                    f"{renderer.network.stride_px} px"
+                )
             pixels = renderer(mask, seed_of_step(seed, index))
             words = [KINDS[kind] for kind in mask.kinds]
             write_instances(unfinished, f"picture-{index:06}", pixels, fills(mask.instances), words)
@@ -102,7 +107,7 @@ def write_pictures(
                 shown += [(stylise(mask, renderer.mpp, np.random.default_rng(index)), pixels)]
             progress(index + 1, n)
         rows = [shown[start : start + COLUMNS] for start in range(0, len(shown), COLUMNS)]
-        page = [one for row in rows for part in zip(*row, strict=True) for one in part]
+        page = [picture for row in rows for part in zip(*row, strict=True) for picture in part]
         facts = {
             "n": n,
             "seed": seed,
@@ -126,12 +131,3 @@ def _masks(renderer: Renderer, seed: int, size_px: int, folder: Path | None) -> 
             f"{renderer.mpp:g}; make them with `muse synthesize masks --mpp {renderer.mpp:g}`"
         )
     return (masks[index % len(masks)] for index in count())
-
-
-def _require_size(renderer: Renderer, mask: InstanceMask) -> None:
-    stride_px = renderer.network.stride_px
-    if any(side % stride_px for side in mask.instances.shape):
-        height, width = mask.instances.shape
-        raise ArgumentError(
-            f"masks of {width} x {height} px do not suit the generator; give multiples of {stride_px} px"
-        )

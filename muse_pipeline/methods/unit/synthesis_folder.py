@@ -151,14 +151,10 @@ def write_masks(
             "versions": find_versions(("muse-pipeline", "numpy", "opencv-python-headless")),
         }
         write_json(unfinished / SETTINGS, facts)
-        write_png(unfinished / PAGE, _draw_examples(first, mpp, size_px))
+        columns = max(1, min(PAGE_COLUMNS, PAGE_PX // size_px))
+        shown = [stylise(mask, mpp, np.random.default_rng(i)) for i, mask in enumerate(first[: 4 * columns])]
+        write_png(unfinished / PAGE, draw_page(shown, columns))
     return facts
-
-
-def _draw_examples(masks: Sequence[InstanceMask], mpp: float, size_px: int) -> np.ndarray:
-    columns = max(1, min(PAGE_COLUMNS, PAGE_PX // size_px))
-    shown = masks[: 4 * columns]
-    return draw_page([stylise(mask, mpp, np.random.default_rng(i)) for i, mask in enumerate(shown)], columns)
 
 
 def read_masks(folder: Path) -> tuple[list[InstanceMask], float]:
@@ -201,7 +197,7 @@ def fit_tissue(paths: Sequence[Path], tissue: TissueSettings) -> Fit:
     population = fit_population(axes)
     fitted = replace(tissue, epithelial=population, stroma=population)
     boxes = (np.floor(table[:, :2] / BOX_UM) for table in tables)
-    per_box = np.median(np.concatenate([np.unique(each, axis=0, return_counts=True)[1] for each in boxes]))
+    per_box = np.median(np.concatenate([np.unique(box, axis=0, return_counts=True)[1] for box in boxes]))
     wanted = float(per_box) / BOX_UM**2 * 1e6
     for _ in range(ROUNDS):  # the densities of glands and stroma are scaled towards the wanted number of nuclei
         factor = wanted / density_per_mm2(fitted)

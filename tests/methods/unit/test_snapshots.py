@@ -15,7 +15,7 @@ from muse_pipeline.methods.unit.monitors import (
     RENDERED,
     STABLE,
     STAINED,
-    Found,
+    Detections,
     SnapshotScorer,
     detection_f1,
 )
@@ -52,11 +52,11 @@ def answers(*of_calls):
 
 
 def nothing(number, n):
-    return [Found(np.zeros((0, 2)), np.zeros(0))] * n
+    return [Detections(np.zeros((0, 2)), np.zeros(0))] * n
 
 
 def at(*xy):
-    return lambda number, n: [Found(np.array([xy], float), np.ones(1))] * n
+    return lambda number, n: [Detections(np.array([xy], float), np.ones(1))] * n
 
 
 def test_f1_counts_matches_within_3_um():
@@ -82,7 +82,7 @@ def test_nuclei_that_stay_in_place_when_the_picture_is_mirrored_are_not_the_same
 def test_nuclei_of_the_masks_score_1_on_rendered_tissue(scorer, monkeypatch):
     def of_masks(number, n):
         inside = [xy[((xy >= 0) & (xy < 64)).all(1)].numpy() for xy in scorer._batches[number].xy]
-        return [Found(xy, np.ones(len(xy))) for xy in inside]
+        return [Detections(xy, np.ones(len(xy))) for xy in inside]
 
     monkeypatch.setattr(scorer, "_detect", answers(nothing, of_masks, nothing))
     assert scorer.score().items() >= {RENDERED: 1, STABLE: 0, STAINED: 0, MEASURE: 0}.items()
@@ -91,7 +91,7 @@ def test_nuclei_of_the_masks_score_1_on_rendered_tissue(scorer, monkeypatch):
 def test_the_threshold_is_that_of_the_best_agreement_with_haematoxylin(scorer, monkeypatch):
     def certain_in_dark_places(number, n):
         dark = scorer._stained[number * n : (number + 1) * n]
-        return [Found(np.concatenate((xy, xy + 30)), np.repeat([0.5, 0.3], len(xy))) for xy in dark]
+        return [Detections(np.concatenate((xy, xy + 30)), np.repeat([0.5, 0.3], len(xy))) for xy in dark]
 
     monkeypatch.setattr(scorer, "_detect", answers(nothing, nothing, certain_in_dark_places))
     found = scorer.score()

@@ -336,7 +336,7 @@ def test_a_step_of_the_discriminators_is_that_of_the_formula(tmp_path, losses):
     training, batch, _ = make_training(tmp_path, losses)
     made = training.translate(batch)
     for step in range(3):
-        training._made.append((made.rendered.detach(), made.read.detach()))
+        training._outputs.append((made.rendered.detach(), made.read.detach()))
         found = training.losses(batch, "discriminator", 0.0)
         training.after_step(0.0)
         real, masks = to_unit(batch.pictures).requires_grad_(), batch.masks.clone().requires_grad_()
