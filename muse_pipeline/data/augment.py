@@ -96,14 +96,10 @@ class Augmentation:
 
 
 class WeakView(NamedTuple):
-    """The windows of a batch for a teacher, without variation of colour and sharpness.
+    """The windows of a batch for a teacher, without variation of colour and sharpness."""
 
-    Attributes:
-        pixels: (B, 3, H, W) float, 0 to 255.
-        colour: (B, 3, 4) map in optical density, with the mean normalisation strength of (1 + ``partial_colour``) / 2.
-    """
-
-    pixels: Tensor
+    pixels: Tensor  # (B, 3, H, W) float, 0 to 255
+    # (B, 3, 4) map in optical density, with the mean normalisation strength of (1 + ``partial_colour``) / 2
     colour: Tensor
 
 
@@ -111,29 +107,20 @@ OTHERS, CLASSES_ONLY = -1.0, -2.0  # values in ``LabelledBatch.region``
 
 
 class LabelledBatch(NamedTuple):
-    """B windows and their nuclei, padded to the number in the fullest window, M.
+    """B windows and their nuclei, padded to the number in the fullest window, M."""
 
-    Attributes:
-        pixels: (B, 3, H, W) float, 0 to 255.
-        colour: (B, 3, 4) map in optical density.
-        xy: (B, M, 2) window px; padding lies at -1e6.
-        label: (B, M) class index, -1 if unknown.
-        rays: (B, M, R) um, NaN if unknown.
-        region: (B, H / 4, W / 4) distance, um, of each cell's centre from the border of the annotated region; 0 outside
-            annotations, ``OTHERS`` in regions whose nuclei are in other images, ``CLASSES_ONLY`` in class areas; None
-            if all windows are annotated completely.
-        shares: (B, M, C) expected class shares of nuclei in class areas; 0 for other nuclei; None without areas.
-        weak: windows for a teacher, if the method has one.
-    """
-
-    pixels: Tensor
-    colour: Tensor
-    xy: Tensor
-    label: Tensor
-    rays: Tensor
+    pixels: Tensor  # (B, 3, H, W) float, 0 to 255
+    colour: Tensor  # (B, 3, 4) map in optical density
+    xy: Tensor  # (B, M, 2) window px; padding lies at -1e6
+    label: Tensor  # (B, M) class index, -1 if unknown
+    rays: Tensor  # (B, M, R) um, NaN if unknown
+    # (B, H / 4, W / 4) distance, um, of each cell's centre from the border of the annotated region; 0 outside
+    # annotations, ``OTHERS`` in regions whose nuclei are in other images, ``CLASSES_ONLY`` in class areas; None if all
+    # windows are annotated completely
     region: Tensor | None = None
+    # (B, M, C) expected class shares of nuclei in class areas; 0 for other nuclei; None without areas
     shares: Tensor | None = None
-    weak: WeakView | None = None
+    weak: WeakView | None = None  # windows for a teacher, if the method has one
 
 
 def random_linear(n: int, augmentation: Augmentation, generator: torch.Generator) -> Tensor:

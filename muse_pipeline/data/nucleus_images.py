@@ -135,22 +135,14 @@ WEIGHTS = "cumulated.npy"  # only written for an index with weights
 
 @dataclass(frozen=True, eq=False)
 class NucleusIndex:
-    """Positions of nuclei, sorted by the square cells that contain them.
+    """Positions of nuclei, sorted by the square cells that contain them."""
 
-    Attributes:
-        cell_px: side of a cell.
-        n_columns: number of cells per row.
-        xy: (N, 2) float32 image px.
-        occupied: (C,) int64 indices, ascending, of the cells that contain nuclei, counted row by row.
-        start: (C + 1,) int64, index in ``xy`` of the first nucleus of each occupied cell; the last entry is N.
-        cumulated: (C,) running sum of the weights of the occupied cells; None if all weights are 1.
-    """
-
-    cell_px: float
-    n_columns: int
-    xy: np.ndarray
-    occupied: np.ndarray
-    start: np.ndarray
+    cell_px: float  # side of a cell
+    n_columns: int  # number of cells per row
+    xy: np.ndarray  # (N, 2) float32 image px
+    occupied: np.ndarray  # (C,) int64 indices, ascending, of the cells that contain nuclei, counted row by row
+    start: np.ndarray  # (C + 1,) int64, index in ``xy`` of the first nucleus of each occupied cell; the last entry is N
+    # (C,) running sum of the weights of the occupied cells; None if all weights are 1
     cumulated: np.ndarray | None = None
 
     @property

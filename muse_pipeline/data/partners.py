@@ -241,15 +241,11 @@ class PartnerBatch(NamedTuple):
 
 
 class PairBatch(NamedTuple):
-    """B sets of views, and their partners.
+    """B sets of views, and their partners."""
 
-    Attributes:
-        views: H&E views; entry 0 of ``teacher_xy``, ``student_xy`` and ``shared`` is for the pair of global views.
-        partner: partners of the views.
-    """
-
+    # H&E views; entry 0 of ``teacher_xy``, ``student_xy`` and ``shared`` is for the pair of global views
     views: ViewBatch
-    partner: PartnerBatch
+    partner: PartnerBatch  # partners of the views
 
 
 class PairBatches:

@@ -102,20 +102,14 @@ def _percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Matches:
-    """Matched nuclei of one slide.
+    """Matched nuclei of one slide."""
 
-    Attributes:
-        predicted_label: (P,) class index, -1 unknown.
-        true_label: (T,) class index, -1 unknown.
-        taken: (C + 1, P) index of the matched true nucleus, -1 if none: in row 0 regardless of class, in row 1 + c
-            among nuclei of class c.
-        judged: (P,) bool, True if the truth is complete at the prediction, so that it can be a false positive.
-    """
-
-    predicted_label: np.ndarray
-    true_label: np.ndarray
+    predicted_label: np.ndarray  # (P,) class index, -1 unknown
+    true_label: np.ndarray  # (T,) class index, -1 unknown
+    # (C + 1, P) index of the matched true nucleus, -1 if none: in row 0 regardless of class, in row 1 + c among nuclei
+    # of class c
     taken: np.ndarray
-    judged: np.ndarray
+    judged: np.ndarray  # (P,) bool, True if the truth is complete at the prediction, so that it can be a false positive
 
     @property
     def counts(self) -> DetectionCounts:

@@ -28,60 +28,36 @@ FAR_UM = 100.0  # in tissue, nearly every nucleus has a neighbour within this di
 
 @dataclass(frozen=True)
 class Rules:
-    """Rules for scoring.
+    """Rules for scoring."""
 
-    Attributes:
-        radius_um: largest distance of a match.
-        min_score: minimum score of the detected nuclei that are used; None to use all in the table.
-        frame: "qupath" if positions in GeoJSON start at the corner of the scanner's bounds, otherwise "openslide".
-        class_map: map of the classes of the truth, as in ``truth.read_truth``.
-    """
-
-    radius_um: float = RADIUS_UM
-    min_score: float | None = None
+    radius_um: float = RADIUS_UM  # largest distance of a match
+    min_score: float | None = None  # minimum score of the detected nuclei that are used; None to use all in the table
+    # "qupath" if positions in GeoJSON start at the corner of the scanner's bounds, otherwise "openslide"
     frame: str = "qupath"
-    class_map: ClassMap | None = None
+    class_map: ClassMap | None = None  # map of the classes of the truth, as in ``truth.read_truth``
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SlideScore:
-    """Counts of one slide.
+    """Counts of one slide."""
 
-    Attributes:
-        pair: files and patient of the slide.
-        run: provenance of the detected nuclei.
-        n_found: number of nuclei in the table with at least the minimum score.
-        n_true: number of true nuclei that count: on the slide and in the region.
-        n_unknown: number of these true nuclei without a class.
-        matches: matched nuclei.
-        calibration: counts, by class probability, of found nuclei whose true class is known; None without classes.
-        panoptic: sums for PQ, or None if the truth has no outlines.
-        jaccard: (2,) areas of intersection and of union for AJI, or None if the truth has no outlines.
-        region_mm2: area of the annotated region, or None if the whole slide counts.
-        outside_region: number of true nuclei outside this region, which are ignored.
-        outside_slide: (n, 2) positions of true nuclei outside the slide, which are ignored.
-        checked_against_slide: True if the size of the slide was known.
-        true_in_tissue: number of true nuclei that count and lie in the searched tissue; None if unknown.
-        found_far: number of found nuclei that are judged and lie farther than ``FAR_UM`` from every true nucleus.
-        names_classes: True if any nucleus of the truth, even an ignored one, has a class.
-    """
-
-    pair: SlidePair
-    run: Provenance
-    n_found: int
-    n_true: int
-    n_unknown: int
-    matches: Matches
+    pair: SlidePair  # files and patient of the slide
+    run: Provenance  # provenance of the detected nuclei
+    n_found: int  # number of nuclei in the table with at least the minimum score
+    n_true: int  # number of true nuclei that count: on the slide and in the region
+    n_unknown: int  # number of these true nuclei without a class
+    matches: Matches  # matched nuclei
+    # counts, by class probability, of found nuclei whose true class is known; None without classes
     calibration: CalibrationCounts | None
-    panoptic: PanopticCounts | None
-    jaccard: np.ndarray | None
-    region_mm2: float | None
-    outside_region: int
-    outside_slide: np.ndarray
-    checked_against_slide: bool
-    true_in_tissue: int | None
-    found_far: int
-    names_classes: bool
+    panoptic: PanopticCounts | None  # sums for PQ, or None if the truth has no outlines
+    jaccard: np.ndarray | None  # (2,) areas of intersection and of union for AJI, or None if the truth has no outlines
+    region_mm2: float | None  # area of the annotated region, or None if the whole slide counts
+    outside_region: int  # number of true nuclei outside this region, which are ignored
+    outside_slide: np.ndarray  # (n, 2) positions of true nuclei outside the slide, which are ignored
+    checked_against_slide: bool  # True if the size of the slide was known
+    true_in_tissue: int | None  # number of true nuclei that count and lie in the searched tissue; None if unknown
+    found_far: int  # number of found nuclei that are judged and lie farther than ``FAR_UM`` from every true nucleus
+    names_classes: bool  # True if any nucleus of the truth, even an ignored one, has a class
 
 
 def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:

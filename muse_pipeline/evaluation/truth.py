@@ -36,19 +36,13 @@ ClassMap = Mapping[str, str | Sequence[str] | None]
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """Ground truth of one slide.
+    """Ground truth of one slide."""
 
-    Attributes:
-        nuclei: T nuclei (frame: level0); label -1 if the class is unknown.
-        outlines: (T,) polygons in level-0 px, empty without nuclei; None if at least one nucleus is a point.
-        region: area in which the truth is complete, in level-0 px; None for the whole slide.
-        accepted: (T, C) bool, accepted classes of each nucleus, including its label; None if no nucleus has
-            several classes.
-    """
-
-    nuclei: Nuclei
+    nuclei: Nuclei  # T nuclei (frame: level0); label -1 if the class is unknown
+    # (T,) polygons in level-0 px, empty without nuclei; None if at least one nucleus is a point
     outlines: np.ndarray | None = None
-    region: BaseGeometry | None = None
+    region: BaseGeometry | None = None  # area in which the truth is complete, in level-0 px; None for the whole slide
+    # (T, C) bool, accepted classes of each nucleus, including its label; None if no nucleus has several classes
     accepted: np.ndarray | None = None
 
     def __getitem__(self, chosen: np.ndarray) -> Truth:

@@ -88,39 +88,25 @@ class TargetModel(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture or slide of a source, before its pixels are read.
+    """One picture or slide of a source, before its pixels are read."""
 
-    Attributes:
-        name: stem of the picture, id of the slide, or unique name in a dataset, which in most layouts begins with the
-            fold, split or organ.
-        patient: patient that a sheet or dataset states; "" to find it in the name.
-        files: files that contain the picture, and in a dataset its labels.
-        index: index of a dataset's picture in its files; 0 if they contain only this one.
-        alias: second name to which ``exclude`` and ``split`` may refer.
-        row: row of a slide in its sheet.
-    """
-
+    # stem of the picture, id of the slide, or unique name in a dataset, which in most layouts begins with the fold,
+    # split or organ
     name: str
-    patient: str
-    files: tuple[Path, ...] = ()
-    index: int = 0
-    alias: str = ""
-    row: SheetRow | None = None
+    patient: str  # patient that a sheet or dataset states; "" to find it in the name
+    files: tuple[Path, ...] = ()  # files that contain the picture, and in a dataset its labels
+    index: int = 0  # index of a dataset's picture in its files; 0 if they contain only this one
+    alias: str = ""  # second name to which ``exclude`` and ``split`` may refer
+    row: SheetRow | None = None  # row of a slide in its sheet
 
 
 class LabelledPicture(NamedTuple):
-    """A picture with its labels, before resampling.
+    """A picture with its labels, before resampling."""
 
-    Attributes:
-        pixels: (h, w, 3) uint8.
-        mpp: um per pixel.
-        labels: nuclei and annotated area, in px of the picture.
-        region: (h, w) bool, the annotated pixels if they are drawn as a mask; None to use the area of ``labels``.
-    """
-
-    pixels: np.ndarray
-    mpp: float
-    labels: FileNuclei
+    pixels: np.ndarray  # (h, w, 3) uint8
+    mpp: float  # um per pixel
+    labels: FileNuclei  # nuclei and annotated area, in px of the picture
+    # (h, w) bool, the annotated pixels if they are drawn as a mask; None to use the area of ``labels``
     region: np.ndarray | None = None
 
 

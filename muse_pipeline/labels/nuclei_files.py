@@ -45,25 +45,16 @@ Meaning = TypeVar("Meaning")
 
 @dataclass(frozen=True, eq=False)
 class FileNuclei:
-    """The N nuclei of one file.
+    """The N nuclei of one file."""
 
-    Attributes:
-        path: path of the file.
-        nuclei: nuclei with rays in um, NaN for points; their labels are unknown until ``with_labels``.
-        words: N class names; None or "" for a nucleus without a class.
-        numbers: (N,) int, the line, feature or instance number of each nucleus in the file.
-        unit: meaning of ``numbers``: "line", "feature" or "instance".
-        area: union of the regions in which all nuclei are in the file, in px of the nuclei; None if none is drawn.
-        shapes: (N,) points and polygons of a GeoJSON file; None for other files.
-    """
-
-    path: Path
-    nuclei: Nuclei
-    words: Sequence[str | None]
-    numbers: np.ndarray
-    unit: str
+    path: Path  # path of the file
+    nuclei: Nuclei  # nuclei with rays in um, NaN for points; their labels are unknown until ``with_labels``
+    words: Sequence[str | None]  # N class names; None or "" for a nucleus without a class
+    numbers: np.ndarray  # (N,) int, the line, feature or instance number of each nucleus in the file
+    unit: str  # meaning of ``numbers``: "line", "feature" or "instance"
+    # union of the regions in which all nuclei are in the file, in px of the nuclei; None if none is drawn
     area: BaseGeometry | None = None
-    shapes: np.ndarray | None = None
+    shapes: np.ndarray | None = None  # (N,) points and polygons of a GeoJSON file; None for other files
 
     def where(self, index: int) -> str:
         """The beginning of a message about a nucleus: its file and number."""
@@ -230,18 +221,12 @@ def _to_number(cell: str, separator: str | None) -> float:
 
 
 class ObjectRules(NamedTuple):
-    """The meaning of objects in GeoJSON.
+    """The meaning of objects in GeoJSON."""
 
-    Attributes:
-        region_class: class or name of annotations around areas in which all nuclei are in the file.
-        ignored: classes and names of annotations that are not nuclei.
-        repairs_regions: True to repair regions whose lines cross, False to reject them.
-        by_program: True to read tiles too, and to accept detections of any size: a detected clump is one nucleus.
-    """
-
-    region_class: str = REGION
-    ignored: Collection[str] = IGNORED
-    repairs_regions: bool = True
+    region_class: str = REGION  # class or name of annotations around areas in which all nuclei are in the file
+    ignored: Collection[str] = IGNORED  # classes and names of annotations that are not nuclei
+    repairs_regions: bool = True  # True to repair regions whose lines cross, False to reject them
+    # True to read tiles too, and to accept detections of any size: a detected clump is one nucleus
     by_program: bool = False
 
 

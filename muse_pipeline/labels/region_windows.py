@@ -25,21 +25,14 @@ LEAST_CONTEXT_PX = 192  # half a window of `my_labels.yaml`; windows may be cent
 
 @dataclass(frozen=True)
 class RegionWindow:
-    """A picture around one cell of a region; the cells tile the region, so every nucleus is in exactly one cell.
+    """A picture around one cell of a region; the cells tile the region, so every nucleus is in exactly one cell."""
 
-    Attributes:
-        region: polygon in work px.
-        cell: left, top, right, bottom of the cell in work px; only nuclei in the cell belong to this picture.
-        area: all regions of the slide in work px.
-        origin: (x, y) of the picture in work px.
-        size: (width, height) of the picture.
-    """
-
-    region: BaseGeometry
+    region: BaseGeometry  # polygon in work px
+    # left, top, right, bottom of the cell in work px; only nuclei in the cell belong to this picture
     cell: tuple[int, int, int, int]
-    area: BaseGeometry
-    origin: tuple[int, int]
-    size: tuple[int, int]
+    area: BaseGeometry  # all regions of the slide in work px
+    origin: tuple[int, int]  # (x, y) of the picture in work px
+    size: tuple[int, int]  # (width, height) of the picture
 
     def contains(self, xy: np.ndarray) -> np.ndarray:
         """(N,) bool: True for positions (N, 2), in work px, inside both the region and this cell (half-open)."""

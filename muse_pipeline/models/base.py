@@ -134,20 +134,14 @@ class Stage(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """Encoder-decoder that heads, probes and pretraining share.
+    """Encoder-decoder that heads, probes and pretraining share."""
 
-    Attributes:
-        channels: number of channels of the dense map, D.
-        image_channels: length of the image vector, D'.
-        stride_px: total stride; the sides of windows must be multiples of it.
-        stage_sizes: sizes of the encoder's stages, in the order of ``stage_maps``; strides do not decrease.
-        lattice: rule that maps positions to the dense map; with ``HALF_PIXEL``, windows may have any size.
-    """
-
-    channels: int
-    image_channels: int
-    stride_px: int
+    channels: int  # number of channels of the dense map, D
+    image_channels: int  # length of the image vector, D'
+    stride_px: int  # total stride; the sides of windows must be multiples of it
+    # sizes of the encoder's stages, in the order of ``stage_maps``; strides do not decrease
     stage_sizes: tuple[Stage, ...]
+    # rule that maps positions to the dense map; with ``HALF_PIXEL``, windows may have any size
     lattice: Lattice = HALF_PIXEL
 
     def prepare(self, pixels: Tensor, colour: Tensor) -> Tensor:

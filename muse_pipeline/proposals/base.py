@@ -52,21 +52,15 @@ MAX_PER_MM2 = 30_000  # more nuclei than in the densest lymph node
 
 @dataclass(frozen=True, eq=False)
 class SlideSample:
-    """Sample of a slide to which a proposer is fitted.
+    """Sample of a slide to which a proposer is fitted."""
 
-    Attributes:
-        mpp: um per pixel of ``pictures`` and of the windows.
-        pictures: (h, w, 3) uint8 crops of tissue.
-        stains: (2, 3) stain vectors of the slide from ``colour.json``; None if they could not be estimated.
-        info: the slide, for proposers that read other files about it; None if the image is not a slide of a cohort.
-        is_ihc: True if the slide has the brown of immunohistochemistry.
-    """
-
-    mpp: float
-    pictures: tuple[np.ndarray, ...]
+    mpp: float  # um per pixel of ``pictures`` and of the windows
+    pictures: tuple[np.ndarray, ...]  # (h, w, 3) uint8 crops of tissue
+    # (2, 3) stain vectors of the slide from ``colour.json``; None if they could not be estimated
     stains: np.ndarray | None = None
+    # the slide, for proposers that read other files about it; None if the image is not a slide of a cohort
     info: SlideInfo | None = None
-    is_ihc: bool = False
+    is_ihc: bool = False  # True if the slide has the brown of immunohistochemistry
 
 
 def sample_slide(store: Store, colour: SlideColour, info: SlideInfo | None = None) -> SlideSample:

@@ -109,22 +109,14 @@ class Power:
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """Measurements of N tiles.
+    """Measurements of N tiles."""
 
-    Attributes:
-        centre_um: (N, 2) centres on the slide.
-        shift_um: (N, 2) correction on the slide: the transform maps ``centre_um`` + ``shift_um`` to the match.
-        correlation: (N,) correlation of the tile with the partner at its best position.
-        is_seen: (N,) bool, True if the tile lies on the partner, which is not uniform there.
-        is_clear: (N,) bool, True if the best position is much better than all other positions.
-        is_alike: (N,) bool, True if the tile correlates with the partner at its expected position, or is uniform.
-    """
-
-    centre_um: np.ndarray
-    shift_um: np.ndarray
-    correlation: np.ndarray
-    is_seen: np.ndarray
-    is_clear: np.ndarray
+    centre_um: np.ndarray  # (N, 2) centres on the slide
+    shift_um: np.ndarray  # (N, 2) correction on the slide: the transform maps ``centre_um`` + ``shift_um`` to the match
+    correlation: np.ndarray  # (N,) correlation of the tile with the partner at its best position
+    is_seen: np.ndarray  # (N,) bool, True if the tile lies on the partner, which is not uniform there
+    is_clear: np.ndarray  # (N,) bool, True if the best position is much better than all other positions
+    # (N,) bool, True if the tile correlates with the partner at its expected position, or is uniform
     is_alike: np.ndarray
 
     def partner_um(self, transform: Transform) -> np.ndarray:

@@ -37,26 +37,17 @@ KEPT, ABOVE_LIMIT, NO_MATCH, OUTSIDE = "kept", "above limit", "no match", "outsi
 
 @dataclass(frozen=True, eq=False)
 class TileResiduals:
-    """The quality of registration in each of N tiles of a slide.
+    """The quality of registration in each of N tiles of a slide."""
 
-    Attributes:
-        side_um: side of a tile; tiles lie side by side from the corner of level 0.
-        centre_um: (N, 2) centres on the slide.
-        residual_um: (N,) distance between slide and partner that remains; NaN if it is unknown.
-        correlation: (N,) correlation of the tile with the partner.
-        is_measured: (N,) bool, True if the residual was measured in the tile itself. A tile that only correlates with
-            the partner has the largest residual of its neighbours.
-        is_seen: (N,) bool, True if the tile lies on the partner, which is not uniform there.
-        limit_um: largest residual of a tile that is kept.
-    """
-
-    side_um: float
-    centre_um: np.ndarray
-    residual_um: np.ndarray
-    correlation: np.ndarray
+    side_um: float  # side of a tile; tiles lie side by side from the corner of level 0
+    centre_um: np.ndarray  # (N, 2) centres on the slide
+    residual_um: np.ndarray  # (N,) distance between slide and partner that remains; NaN if it is unknown
+    correlation: np.ndarray  # (N,) correlation of the tile with the partner
+    # (N,) bool, True if the residual was measured in the tile itself. A tile that only correlates with the partner has
+    # the largest residual of its neighbours
     is_measured: np.ndarray
-    is_seen: np.ndarray
-    limit_um: float
+    is_seen: np.ndarray  # (N,) bool, True if the tile lies on the partner, which is not uniform there
+    limit_um: float  # largest residual of a tile that is kept
 
     @property
     def is_kept(self) -> np.ndarray:

@@ -59,20 +59,15 @@ class Seen:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Contents of a checkpoint of this package.
+    """Contents of a checkpoint of this package."""
 
-    Attributes:
-        backbone: state dict of the backbone.
-        head: state dict of the head; empty if there is only a backbone.
-        meta: kind, settings (with names instead of paths), colour reference, images, patients, and the backbone's
-            input; ``resample_positions`` is True if the positional table comes from MUSE's authors and is resampled
-            at every reading, by their loader and by this package.
-        networks: state dicts of the other trained networks by name, such as a generator.
-    """
-
-    backbone: dict[str, Tensor]
-    head: dict[str, Tensor]
+    backbone: dict[str, Tensor]  # state dict of the backbone
+    head: dict[str, Tensor]  # state dict of the head; empty if there is only a backbone
+    # kind, settings (with names instead of paths), colour reference, images, patients, and the backbone's input;
+    # ``resample_positions`` is True if the positional table comes from MUSE's authors and is resampled at every
+    # reading, by their loader and by this package
     meta: dict[str, Any]
+    # state dicts of the other trained networks by name, such as a generator
     networks: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     @property

@@ -184,21 +184,14 @@ def plain_settings(config: Any, portable: bool = False) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Files that determine the result of a training run.
+    """Files that determine the result of a training run."""
 
-    Attributes:
-        sources: dataclasses of settings whose paths are files or folders: labels, pictures, tissue.
-        checkpoint: initial checkpoint of the run.
-        teachers: checkpoints of the run's teachers.
-        previous: checkpoint of the previous stage; only its weights are compared, not its settings for the card.
-        checksums: checksums of all other inputs, by name.
-    """
-
-    sources: tuple[Any, ...] = ()
-    checkpoint: Path | None = None
-    teachers: tuple[Path, ...] = ()
+    sources: tuple[Any, ...] = ()  # dataclasses of settings whose paths are files or folders: labels, pictures, tissue
+    checkpoint: Path | None = None  # initial checkpoint of the run
+    teachers: tuple[Path, ...] = ()  # checkpoints of the run's teachers
+    # checkpoint of the previous stage; only its weights are compared, not its settings for the card
     previous: Path | None = None
-    checksums: Mapping[str, str] = field(default_factory=dict)
+    checksums: Mapping[str, str] = field(default_factory=dict)  # checksums of all other inputs, by name
 
     @property
     def checkpoints(self) -> list[Path]:

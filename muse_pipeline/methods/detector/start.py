@@ -69,17 +69,12 @@ def complete_texts(config: DetectorConfig, meta: Mapping[str, Any]) -> dict[str,
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """The initial checkpoint of a run.
+    """The initial checkpoint of a run."""
 
-    Attributes:
-        path: the file.
-        checkpoint: contents of the file.
-        is_whole: whether it contains a detector with the run's head, classes, rays and um per pixel, which the run
-            continues; otherwise only its backbone is used.
-    """
-
-    path: Path
-    checkpoint: Checkpoint
+    path: Path  # the file
+    checkpoint: Checkpoint  # contents of the file
+    # whether it contains a detector with the run's head, classes, rays and um per pixel, which the run continues;
+    # otherwise only its backbone is used
     is_whole: bool
 
     @property

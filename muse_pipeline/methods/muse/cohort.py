@@ -31,20 +31,13 @@ PLACEHOLDER = "a slide's"  # path of store and proposals until ``plan_cohort_run
 
 @dataclass(frozen=True)
 class Cohort:
-    """Slides of a cohort, and the rules that hold out some of them.
+    """Slides of a cohort, and the rules that hold out some of them."""
 
-    Attributes:
-        rows: rows of the sheet.
-        results: folder with one folder per slide for stores and proposals, which may not exist yet.
-        exclude: strings; slides whose id contains one of them are neither trained on nor held out.
-        held_splits: values of the sheet's column `split` whose slides are held out for the evaluation of the backbone.
-            No patient may have both held-out and training slides. None stands for the splits in ``HELD_SPLITS``, in
-            upper or lower case.
-    """
-
-    rows: Sequence[SheetRow]
-    results: Path
-    exclude: tuple[str, ...] = ()
+    rows: Sequence[SheetRow]  # rows of the sheet
+    results: Path  # folder with one folder per slide for stores and proposals, which may not exist yet
+    exclude: tuple[str, ...] = ()  # strings; slides whose id contains one of them are neither trained on nor held out
+    # values of the sheet's column `split` whose slides are held out for the evaluation of the backbone. No patient may
+    # have both held-out and training slides. None stands for the splits in ``HELD_SPLITS``, in upper or lower case
     held_splits: tuple[str, ...] | None = None
 
 

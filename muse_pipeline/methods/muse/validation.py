@@ -24,19 +24,13 @@ AUTHORS_CELL_PX = 224
 
 @dataclass(frozen=True, eq=False)
 class PointWindow:
-    """One window of a picture, and the M nuclei whose features are computed in it.
+    """One window of a picture, and the M nuclei whose features are computed in it."""
 
-    Attributes:
-        image: index of its picture.
-        origin: (x, y) of its upper left corner in the picture; negative if the picture is smaller than the window.
-        xy: (M, 2) float32 centres of the nuclei, window px.
-        label: (M,) class index, never -1.
-    """
-
-    image: int
+    image: int  # index of its picture
+    # (x, y) of its upper left corner in the picture; negative if the picture is smaller than the window
     origin: tuple[int, int]
-    xy: np.ndarray
-    label: np.ndarray
+    xy: np.ndarray  # (M, 2) float32 centres of the nuclei, window px
+    label: np.ndarray  # (M,) class index, never -1
 
 
 def cut_point_windows(index: int, image: LabelledImage, window_px: int) -> list[PointWindow]:

@@ -228,22 +228,14 @@ class UnitBatch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class UnitData:
-    """Masks and tissue from which batches are drawn.
+    """Masks and tissue from which batches are drawn."""
 
-    Attributes:
-        masks: masks, all at the same mpp.
-        images: tissue at the same mpp, in its original colours.
-        names: names of pictures and slides.
-        reference: colour reference that tissue is normalised to.
-        recoloured: the images with normalised colours.
-        palette: (2, 3) float32, 0 to 255: mean colours of the darkest 20 % and the palest 60 % of recoloured pixels.
-    """
-
-    masks: list[InstanceMask]
-    images: list[Image]
-    names: tuple[str, ...]
-    reference: ColourReference
-    recoloured: list[Image]
+    masks: list[InstanceMask]  # masks, all at the same mpp
+    images: list[Image]  # tissue at the same mpp, in its original colours
+    names: tuple[str, ...]  # names of pictures and slides
+    reference: ColourReference  # colour reference that tissue is normalised to
+    recoloured: list[Image]  # the images with normalised colours
+    # (2, 3) float32, 0 to 255: mean colours of the darkest 20 % and the palest 60 % of recoloured pixels
     palette: np.ndarray
 
     def make_batches(self, config: UnitConfig, device: torch.device) -> Callable[[int], UnitBatch]:
