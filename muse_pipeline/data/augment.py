@@ -42,11 +42,11 @@ class Prefetched:
         if self._pool is None:
             return self._batches(number)
         wanted = range(number, number + self._stride * (self._ahead + 1), self._stride)
-        for old in [one for one in self._waiting if one not in wanted]:
+        for old in [index for index in self._waiting if index not in wanted]:
             self._waiting.pop(old).cancel()
-        for one in wanted:
-            if one not in self._waiting:
-                self._waiting[one] = self._pool.submit(self._batches, one)
+        for index in wanted:
+            if index not in self._waiting:
+                self._waiting[index] = self._pool.submit(self._batches, index)
         return self._waiting.pop(number).result()
 
     def __enter__(self) -> Self:

@@ -269,16 +269,16 @@ class PairBatches:
         return PairBatch(views, self._read_partners(sets, views.teacher_xy[0].numpy(), views.shared[0].numpy()))
 
     def _read_partners(self, sets: Sequence[ViewSet], xy: np.ndarray, shared: np.ndarray) -> PartnerBatch:
-        cut, known, at_nuclei = [], np.zeros(len(sets), bool), np.zeros_like(shared)
-        for number, one in enumerate(sets):
-            partner, view = self._partner[id(one.image)], one.views[0]
+        cut, has_partner, at_nuclei = [], np.zeros(len(sets), bool), np.zeros_like(shared)
+        for number, view_set in enumerate(sets):
+            partner, view = self._partner[id(view_set.image)], view_set.views[0]
             if partner is None:
                 continue
             # The centre and four points near the corners represent the whole view.
-            known[number] = partner.in_tissue(view.source_xy(CORNERS * view.size_px)).all()
-            if known[number]:
+            has_partner[number] = partner.in_tissue(view.source_xy(CORNERS * view.size_px)).all()
+            if has_partner[number]:
                 cut.append(view.cut(partner))
                 at_nuclei[number] = shared[number] & partner.in_tissue(view.source_xy(xy[number]))
         side = sets[0].views[0].size_px
         pixels = torch.from_numpy(np.stack(cut) if cut else np.zeros((0, side, side, 3), np.uint8))
-        return PartnerBatch(pixels.permute(0, 3, 1, 2), torch.from_numpy(known), torch.from_numpy(at_nuclei))
+        return PartnerBatch(pixels.permute(0, 3, 1, 2), torch.from_numpy(has_partner), torch.from_numpy(at_nuclei))

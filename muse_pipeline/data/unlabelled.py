@@ -117,7 +117,7 @@ class WindowSampler:
 
     def __init__(self, images: Sequence[Image], window_px: int):
         self.images, self.window_px = images, window_px
-        self._cells = [(np.flatnonzero(mask), mask.shape[1], side) for mask, side in (one.tissue for one in images)]
+        self._cells = [(np.flatnonzero(mask), mask.shape[1], side) for mask, side in (image.tissue for image in images)]
         area = np.array([len(cells) * side**2 for cells, _, side in self._cells], float)
         if not area.sum():
             raise StoreError("no image has tissue to sample windows from; name slides or pictures that contain tissue")

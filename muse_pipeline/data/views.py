@@ -137,7 +137,7 @@ class ViewSampler:
 
     def __init__(self, images: Sequence[NucleusImage], settings: ViewSettings, balance: float = 0.5):
         self.images, self.settings = images, settings
-        share = np.array([one.weight * one.nuclei.extent**balance for one in images], float)
+        share = np.array([image.weight * image.nuclei.extent**balance for image in images], float)
         self._share = share / share.sum()
 
     def __call__(self, generator: np.random.Generator) -> ViewSet:
@@ -217,7 +217,7 @@ class ViewBatch(NamedTuple):
 
 def ordered_pairs(n_local: int) -> list[tuple[int, int]]:
     """Pairs (teacher's view, student's view) of a set, as indices of views."""
-    return [(one, other) for one in (0, 1) for other in range(2 + n_local) if other != one]
+    return [(teacher, other) for teacher in (0, 1) for other in range(2 + n_local) if other != teacher]
 
 
 class ViewBatches:
@@ -268,14 +268,14 @@ class ViewBatches:
         settings = self.settings
         sizes = (2, settings.global_px), (settings.n_local, settings.local_px)
         parts = [np.empty((n, len(sets), side, side, 3), np.uint8) for n, side in sizes]
-        for number, one in enumerate(sets):
-            for view, pixels in zip(one.views, chain(*(part[:, number] for part in parts)), strict=True):
-                pixels[:] = vary_view_sharpness(view.cut(one.image), view.mpp, self.augmentation, generator)
+        for number, view_set in enumerate(sets):
+            for view, pixels in zip(view_set.views, chain(*(part[:, number] for part in parts)), strict=True):
+                pixels[:] = vary_view_sharpness(view.cut(view_set.image), view.mpp, self.augmentation, generator)
         return tuple(torch.from_numpy(part).flatten(0, 1).permute(0, 3, 1, 2) for part in parts)
 
     def _draw_colours(self, sets: Sequence[ViewSet], n_views: int, generator: torch.Generator) -> Tensor:
         """(n_views * B, 3, 4) random colour maps, a different one for each of ``n_views`` views of every set."""
-        colour = torch.from_numpy(np.stack([self._colour[id(one.image)] for one in sets]).astype(np.float32))
+        colour = torch.from_numpy(np.stack([self._colour[id(view_set.image)] for view_set in sets]).astype(np.float32))
         colour, n = colour.repeat(n_views, 1, 1), n_views * len(sets)
         least = self.augmentation.partial_colour
         colour = part_way(colour, least + (1 - least) * torch.rand(n, generator=generator))
@@ -287,16 +287,16 @@ class ViewBatches:
     def _match(self, sets: Sequence[ViewSet], generator: np.random.Generator) -> tuple[Tensor, ...]:
         """``teacher_xy``, ``student_xy``, ``shared`` and ``octaves`` of a ``ViewBatch``."""
         pairs, most = ordered_pairs(self.settings.n_local), self.settings.max_matches
-        chosen = [[_draw(one.shared(*pair), most, generator) for one in sets] for pair in pairs]
+        chosen = [[_draw(view_set.shared(*pair), most, generator) for view_set in sets] for pair in pairs]
         width = max(1, *(len(numbers) for row in chosen for numbers in row))
         xy = np.zeros((2, len(pairs), len(sets), width, 2), np.float32)
         shared, octaves = np.zeros(xy.shape[1:4], bool), np.zeros(xy.shape[1:3], np.float32)
         for p, (teacher, student) in enumerate(pairs):
-            for b, (one, numbers) in enumerate(zip(sets, chosen[p], strict=True)):
+            for b, (view_set, numbers) in enumerate(zip(sets, chosen[p], strict=True)):
                 n = len(numbers)
-                xy[:, p, b, :n] = one.placed[[teacher, student]][:, numbers]
+                xy[:, p, b, :n] = view_set.placed[[teacher, student]][:, numbers]
                 shared[p, b, :n] = True
-                octaves[p, b] = abs(math.log2(one.views[teacher].mpp / one.views[student].mpp))
+                octaves[p, b] = abs(math.log2(view_set.views[teacher].mpp / view_set.views[student].mpp))
         return tuple(torch.from_numpy(part) for part in (*xy, shared, octaves))
 
 

@@ -311,13 +311,13 @@ class RegionWindows:
         self.mpp, self.window_px, self.batch = settings.mpp, settings.window_px, settings.batch
         self.augmentation, self.seed = settings.augmentation, settings.seed
         margin = self.window_px // 2  # rotated windows reach beyond pictures of the same size
-        pictures = [cv2.copyMakeBorder(one.pixels, *[margin] * 4, cv2.BORDER_REFLECT_101) for one in images]
-        self.pictures = [torch.from_numpy(one).permute(2, 0, 1).contiguous().to(device) for one in pictures]
-        self.sizes = torch.tensor([one.shape[1::-1] for one in pictures], dtype=torch.float32)
-        boxes = [(margin, margin, one.shape[1] - margin, one.shape[0] - margin) for one in pictures]
+        pictures = [cv2.copyMakeBorder(image.pixels, *[margin] * 4, cv2.BORDER_REFLECT_101) for image in images]
+        self.pictures = [torch.from_numpy(picture).permute(2, 0, 1).contiguous().to(device) for picture in pictures]
+        self.sizes = torch.tensor([picture.shape[1::-1] for picture in pictures], dtype=torch.float32)
+        boxes = [(margin, margin, picture.shape[1] - margin, picture.shape[0] - margin) for picture in pictures]
         self.boxes = torch.tensor(boxes, dtype=torch.float32)
-        self.labels = torch.tensor([one.label for one in images])
-        self.maps = [None if one.target is None else _shifted(one.target, margin, device) for one in images]
+        self.labels = torch.tensor([image.label for image in images])
+        self.maps = [None if image.target is None else _shifted(image.target, margin, device) for image in images]
         self.colours = torch.as_tensor(colours, dtype=torch.float32, device=device)
         self.stains = torch.as_tensor(stains, dtype=torch.float32, device=device)
         # ``bincount`` counts from 0, but images with labelled pixels have the label -1.
@@ -334,11 +334,11 @@ class RegionWindows:
         own_colour = self.colours[chosen.to(self.device)]
         pixels, colour = vary_appearance(sharp, own_colour, self.stains, self.mpp, self.augmentation, generator)
         classes = torch.stack([self._classes(int(i), *view) for i, *view in zip(chosen, centre, linear, strict=True)])
-        known = (classes >= 0)[:, None].expand(-1, self.n_classes - 1, -1, -1)
+        is_known = (classes >= 0)[:, None].expand(-1, self.n_classes - 1, -1, -1)
         target = functional.one_hot(classes.clamp(min=0), self.n_classes).permute(0, 3, 1, 2)[:, 1:]
         label = functional.one_hot(self.labels[chosen].clamp(min=0), self.n_classes)[:, 1:]
         label = torch.where(self.labels[chosen][:, None] < 0, -1, label).to(self.device)
-        return RegionBatch(pixels, colour, label.float(), (target * known).float(), known.float())
+        return RegionBatch(pixels, colour, label.float(), (target * is_known).float(), is_known.float())
 
     def _classes(self, index: int, centre: Tensor, linear: Tensor) -> Tensor:
         """(S / 4, S / 4) class index of each cell of a window; -1 where unknown."""
@@ -350,5 +350,5 @@ class RegionWindows:
 
 def _shifted(target: np.ndarray, margin: int, device: torch.device) -> Tensor:
     """The target plus 1, padded by ``margin``; unknown pixels are 0, like those beyond a picture in ``read_cells``."""
-    known = np.where(target == UNKNOWN, 0, target + 1).astype(np.uint8)
-    return torch.from_numpy(np.pad(known, margin)).to(device)
+    shifted = np.where(target == UNKNOWN, 0, target + 1).astype(np.uint8)
+    return torch.from_numpy(np.pad(shifted, margin)).to(device)

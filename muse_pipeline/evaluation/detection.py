@@ -86,8 +86,8 @@ class DetectionCounts:
     def mean_class_f1(self) -> np.ndarray:
         """(...) unweighted mean F1 of the classes that are present or predicted; NaN if there are none."""
         by_class = self.f1[..., 1:]
-        known = np.isfinite(by_class)
-        return _percent(np.where(known, by_class, 0).sum(-1), known.sum(-1)) / 100
+        has_f1 = np.isfinite(by_class)
+        return _percent(np.where(has_f1, by_class, 0).sum(-1), has_f1.sum(-1)) / 100
 
     def scores(self, classes: Sequence[str]) -> dict[str, float]:
         """F1 by name: "detection", each class, and "mean class" for the mean of the classes."""
@@ -136,11 +136,11 @@ class Matches:
         n_classes = len(self.taken) - 1
         matrix = np.zeros((n_classes + 1, n_classes + 1), int)
         taken = self.taken[0]
-        found = taken >= 0
-        pairs = np.stack([self.true_label[taken[found]], self.predicted_label[found]])
+        is_matched = taken >= 0
+        pairs = np.stack([self.true_label[taken[is_matched]], self.predicted_label[is_matched]])
         np.add.at(matrix, tuple(pairs[:, (pairs >= 0).all(0)]), 1)
-        missed = np.delete(self.true_label, taken[found])
-        spurious = self.predicted_label[~found & self.judged]
+        missed = np.delete(self.true_label, taken[is_matched])
+        spurious = self.predicted_label[~is_matched & self.judged]
         np.add.at(matrix, (missed[missed >= 0], n_classes), 1)
         np.add.at(matrix, (n_classes, spurious[spurious >= 0]), 1)
         return matrix

@@ -100,11 +100,11 @@ def draw_reliability(panels: dict[str, dict[str, Any]], output: Path) -> None:
     FigureCanvasAgg(figure)
     for index, (title, panel) in enumerate(panels.items(), 1):
         axis = figure.add_subplot(1, len(panels), index)
-        bins = [one for one in panel["bins"] if one["n"]]
-        x, y = ([one[name] for one in bins] for name in ("confidence", "accuracy"))
+        bins = [row for row in panel["bins"] if row["n"]]
+        x, y = ([row[name] for row in bins] for name in ("confidence", "accuracy"))
         axis.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
         axis.plot(x, y, color="tab:blue", linewidth=1)
-        axis.scatter(x, y, [600 * one["n"] / panel["n"] for one in bins], color="tab:blue", alpha=0.5, linewidths=0)
+        axis.scatter(x, y, [600 * row["n"] / panel["n"] for row in bins], color="tab:blue", alpha=0.5, linewidths=0)
         error = "-" if panel["error"] is None else f"{100 * panel['error']:.1f} %"
         axis.set(title=f"{title}\n{panel['n']:,} nuclei, error {error}", xlim=(0, 1), ylim=(0, 1), aspect="equal")
         axis.set(xlabel="probability given", ylabel="share right" if index == 1 else "")

@@ -73,34 +73,34 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     truth = read_truth(pair.truth, classes, mpp, offset_px, size_px, rules.class_map)
     region = read_region(pair.region, size_px, offset_px) if pair.region else truth.region
     on_slide = ((truth.nuclei.xy >= 0) & (truth.nuclei.xy <= (np.inf if size_px is None else size_px))).all(1)
-    found = read_nuclei(pair.nuclei)
-    _require_order(pair.truth, truth.nuclei.xy, found.xy, mpp, rules.radius_um)
+    detected = read_nuclei(pair.nuclei)
+    _require_order(pair.truth, truth.nuclei.xy, detected.xy, mpp, rules.radius_um)
     _require_on_slide(pair, truth.nuclei.xy, on_slide, region, size_px)
     in_region = on_slide & _inside(region, truth.nuclei.xy)
     counted = truth[in_region]
 
-    kept = np.ones(len(found), bool) if rules.min_score is None else found.score >= rules.min_score
-    found = found[kept]
-    judged = _inside(region, found.xy)
-    matches = match_nuclei(found, counted.nuclei, len(classes), mpp, rules.radius_um, judged)
+    kept = np.ones(len(detected), bool) if rules.min_score is None else detected.score >= rules.min_score
+    detected = detected[kept]
+    judged = _inside(region, detected.xy)
+    matches = match_nuclei(detected, counted.nuclei, len(classes), mpp, rules.radius_um, judged)
     if counted.accepted is not None:
         # A true nucleus with several accepted classes gets that of its match, so classes are matched once more.
         taken = matches.taken[0]
         paired = np.flatnonzero((taken >= 0) & (matches.predicted_label >= 0))
         right = paired[counted.accepted[taken[paired], matches.predicted_label[paired]]]
         counted.nuclei.label[taken[right]] = matches.predicted_label[right]
-        matches = match_nuclei(found, counted.nuclei, len(classes), mpp, rules.radius_um, judged)
+        matches = match_nuclei(detected, counted.nuclei, len(classes), mpp, rules.radius_um, judged)
     panoptic, jaccard = _score_outlines(pair.nuclei, kept, counted, matches, len(classes), mpp)
     # Infinite beyond FAR_UM, and if there are no true nuclei.
-    nearest_um, _ = cKDTree(counted.nuclei.xy * mpp).query(found.xy * mpp, distance_upper_bound=FAR_UM)
+    nearest_um, _ = cKDTree(counted.nuclei.xy * mpp).query(detected.xy * mpp, distance_upper_bound=FAR_UM)
     return SlideScore(
         pair=pair,
         run=provenance,
-        n_found=len(found),
+        n_found=len(detected),
         n_true=len(counted.nuclei),
         n_unknown=int((counted.nuclei.label < 0).sum()),
         matches=matches,
-        calibration=_calibrate(found, matches),
+        calibration=_calibrate(detected, matches),
         panoptic=panoptic,
         jaccard=jaccard,
         region_mm2=None if region is None else region.area * mpp[0] * mpp[1] / 1e6,
@@ -174,15 +174,15 @@ def _count_in_tissue(tissue: Path, xy: np.ndarray, mpp: tuple[float, float]) -> 
         return None
 
 
-def _calibrate(found: Nuclei, matches: Matches) -> CalibrationCounts | None:
+def _calibrate(nuclei: Nuclei, matches: Matches) -> CalibrationCounts | None:
     """Calibration counts over the matched nuclei; None for a model of one class."""
-    if found.prob.shape[1] < 2:
+    if nuclei.prob.shape[1] < 2:
         return None
     taken = matches.taken[0]
     paired = np.flatnonzero(taken >= 0)
     true_label = matches.true_label[taken[paired]]
-    known = true_label >= 0
-    return count_calibration(found.prob[paired[known]], true_label[known])
+    has_class = true_label >= 0
+    return count_calibration(nuclei.prob[paired[has_class]], true_label[has_class])
 
 
 def _score_outlines(

@@ -60,26 +60,26 @@ def pair_folder(
     former, and only its slides are scored. ``patient`` is a regular expression searched in a slide's name; the match
     (its first group, if any) is the patient.
     """
-    found = CohortFiles(results).tables()
-    if not found:
+    tables = CohortFiles(results).tables()
+    if not tables:
         raise NucleiError(f"{results}: holds no <slide>/nuclei.parquet; give the output folder of a run, or one table")
     rows = read_evaluation_sheet(sheet) if sheet else {}
     truths = _by_slide(truth, SUFFIXES, "--truth") | _named_files(rows, "truth", sheet)
     regions = _by_slide(region, REGION_SUFFIXES, "--region") | _named_files(rows, "region", sheet)
-    wanted = rows or found | truths
-    paired = [name for name in sorted(wanted) if name in found and name in truths]
+    wanted = rows or tables | truths
+    paired = [name for name in sorted(wanted) if name in tables and name in truths]
     if not paired:
         raise LabelError(
-            f"no slide has both a result and a truth: results of {_some(found)}, truths of {_some(truths)}; name "
+            f"no slide has both a result and a truth: results of {_some(tables)}, truths of {_some(truths)}; name "
             "truths as their slides, as in <slide>.csv, or give a --sheet with the columns slide_id and truth"
         )
     patients, grouping = find_patients(paired, rows, patient)
     return Pairing(
-        tuple(SlidePair(name, found[name], truths[name], regions.get(name), patients[name]) for name in paired),
+        tuple(SlidePair(name, tables[name], truths[name], regions.get(name), patients[name]) for name in paired),
         grouping,
-        tuple(name for name in sorted(wanted) if name in found and name not in truths),
-        tuple(name for name in sorted(wanted) if name not in found),
-        tuple(name for name in sorted(found) if name not in wanted),
+        tuple(name for name in sorted(wanted) if name in tables and name not in truths),
+        tuple(name for name in sorted(wanted) if name not in tables),
+        tuple(name for name in sorted(tables) if name not in wanted),
     )
 
 
@@ -110,7 +110,7 @@ def _by_slide(folder: Path | None, suffixes: tuple[str, ...], option: str) -> di
         )
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        suffix = next((one for one in sorted(suffixes, key=len)[::-1] if path.name.lower().endswith(one)), None)
+        suffix = next((end for end in sorted(suffixes, key=len)[::-1] if path.name.lower().endswith(end)), None)
         if suffix is None or path.name.startswith("."):
             continue
         name = path.name[: -len(suffix)]

@@ -47,7 +47,7 @@ class Truth:
 
     def __getitem__(self, chosen: np.ndarray) -> Truth:
         """The nuclei chosen by a mask (T,)."""
-        outlines, accepted = (each if each is None else each[chosen] for each in (self.outlines, self.accepted))
+        outlines, accepted = (rows if rows is None else rows[chosen] for rows in (self.outlines, self.accepted))
         return Truth(self.nuclei[chosen], outlines, self.region, accepted)
 
 
@@ -82,10 +82,10 @@ def read_truth(
     else:
         words = ClassWords(classes, class_map or {}, "rename it, or map it with --class-map")
         indices = true.resolve(words.indices, ())
-    label = np.array([next(iter(one), -1) for one in indices], np.int32)
+    label = np.array([next(iter(labels), -1) for labels in indices], np.int32)
     accepted = None
-    if any(len(one) > 1 for one in indices):
-        accepted = np.array([np.isin(range(len(classes)), one) for one in indices])
+    if any(len(labels) > 1 for labels in indices):
+        accepted = np.array([np.isin(range(len(classes)), labels) for labels in indices])
     return Truth(replace(true.nuclei, label=label), true.shapes if are_outlines else None, true.area, accepted)
 
 
@@ -117,6 +117,6 @@ def read_region(path: Path, size_px: tuple[int, int] | None, offset_px: tuple[in
         parts = take_out_ignored(repair_areas(objects.geometry), are_called(objects, (IGNORE,)))
     region = union_of_areas(shapely.transform(parts, lambda xy: xy * scale))
     if region is None:
-        found = list_counts(Counter(part.geom_type.lower() for part in parts))
-        raise GeoJSONError(f"{path}: contains no area (found: {found}); draw the annotated region as a closed area")
+        kinds = list_counts(Counter(part.geom_type.lower() for part in parts))
+        raise GeoJSONError(f"{path}: contains no area (found: {kinds}); draw the annotated region as a closed area")
     return region

@@ -1,4 +1,4 @@
-"""Convolutional encoders that are each used by one method: PSM, TriDeNT (for partners) and IKD-MIL.
+"""The compact networks, and convolutional encoders of one method each: PSM, TriDeNT (partners) and IKD-MIL.
 
 VGG-16: Simonyan and Zisserman, "Very deep convolutional networks for large-scale image recognition" (ICLR 2015).
 """

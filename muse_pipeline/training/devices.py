@@ -125,10 +125,10 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     if n_processes() == 1:
         return
     # A single tensor needs a single exchange between the processes.
-    gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
+    gradients = [torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in parameters]
     mean = torch.cat([gradient.reshape(-1) for gradient in gradients])
     distributed.all_reduce(mean)
-    parts = (mean / n_processes()).split([one.numel() for one in parameters])
+    parts = (mean / n_processes()).split([parameter.numel() for parameter in parameters])
     for parameter, part in zip(parameters, parts, strict=True):
         parameter.grad = part.view_as(parameter).to(parameter.dtype)
 
@@ -168,5 +168,5 @@ def broadcast_buffers(module: nn.Module) -> None:
         return
     first = torch.cat([buffer.reshape(-1) for buffer in buffers])
     distributed.broadcast(first, 0)
-    for buffer, part in zip(buffers, first.split([one.numel() for one in buffers]), strict=True):
+    for buffer, part in zip(buffers, first.split([buffer.numel() for buffer in buffers]), strict=True):
         buffer.copy_(part.view_as(buffer))

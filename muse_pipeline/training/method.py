@@ -144,9 +144,9 @@ class Method(nn.Module):
 
     def set_gauges(self, gauges: bool) -> None:
         """Set ``gauges`` of this method and of its component methods."""
-        for one in self.modules():
-            if isinstance(one, Method):
-                one.gauges = gauges
+        for module in self.modules():
+            if isinstance(module, Method):
+                module.gauges = gauges
 
     def before_step(self, turn: str, progress: float) -> None:
         """Called after the gradients of ``turn`` are clipped and before they are applied."""
@@ -172,12 +172,12 @@ class WeightedSum(Method):
 
     def losses(self, batch: Mapping[str, Any], turn: str, progress: float) -> dict[str, Tensor]:
         """The weighted sum, and the losses of every method."""
-        found, total = {}, 0.0
+        losses, total = {}, 0.0
         for name, method in self.methods.items():
             terms = method.losses(batch[name], turn, progress)
             total = total + self.weights[name] * terms["loss"]
-            found |= {f"{name} {term}": value for term, value in terms.items()}
-        return {"loss": total, **found}
+            losses |= {f"{name} {term}": value for term, value in terms.items()}
+        return {"loss": total, **losses}
 
     def before_step(self, turn: str, progress: float) -> None:
         """Call every method's ``before_step``."""

@@ -1,4 +1,8 @@
-"""The registry of training methods, and the runs, each of which consists of the stages of its method."""
+"""The registry of training methods, and their runs, which consist of stages.
+
+A stage is a training that ends in a checkpoint, or files that are prepared once, and owns a folder. Running it again
+continues where it stopped, returns at once if it is finished, and rejects a folder that was made from different inputs.
+"""
 
 from __future__ import annotations
 

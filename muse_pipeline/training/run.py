@@ -165,10 +165,10 @@ class RunFolder:
             raise CheckpointError(f"{self.provenance}: cannot be read ({error}); choose another run folder") from error
 
 
-def _differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> Iterator[str]:
+def _differences(first: dict[str, Any], other: dict[str, Any], prefix: str = "") -> Iterator[str]:
     """Yield the dotted names of the settings in which two mappings differ."""
-    for name in one.keys() | other.keys():
-        first, second = one.get(name), other.get(name)
+    for name in first.keys() | other.keys():
+        first, second = first.get(name), other.get(name)
         if isinstance(first, dict) and isinstance(second, dict):
             yield from _differences(first, second, f"{prefix}{name}.")
         elif first != second:
@@ -208,14 +208,14 @@ class Inputs:
 
     def describe(self) -> dict[str, str]:
         """Checksums of the inputs by names that do not depend on the machine."""
-        found = dict(item for number, source in enumerate(self.sources) for item in _checksums(number, source))
+        checksums = dict(item for number, source in enumerate(self.sources) for item in _checksums(number, source))
         if self.checkpoint is not None:
-            found["weights of the checkpoint"] = fingerprint_file(self.checkpoint)
+            checksums["weights of the checkpoint"] = fingerprint_file(self.checkpoint)
         if self.previous is not None:
-            found["weights of the stage before"] = load_checkpoint(self.previous).weights_sha256()
+            checksums["weights of the stage before"] = load_checkpoint(self.previous).weights_sha256()
         if self.teachers:  # sorted, as the mean of teachers does not depend on their order
-            found["weights of the teachers"] = " ".join(sorted(map(fingerprint_file, self.teachers)))
-        return {**found, **self.checksums}
+            checksums["weights of the teachers"] = " ".join(sorted(map(fingerprint_file, self.teachers)))
+        return {**checksums, **self.checksums}
 
 
 def describe_run(settings: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
@@ -258,7 +258,7 @@ def source_files(source: Any) -> Iterator[tuple[str, Path]]:
 
     Pictures that the source excludes are omitted.
     """
-    for setting in (one.name for one in dataclasses.fields(source)):
+    for setting in [setting.name for setting in dataclasses.fields(source)]:
         path = getattr(source, setting)
         if setting == "labels" and isinstance(source, DatasetSource):
             yield from ((setting, file) for file in source.files())

@@ -160,14 +160,14 @@ def class_error(logits: Tensor, label: Tensor, shares: Tensor | None, class_weig
     in ``LabelledBatch``, and ``class_weights`` (C,).
     """
     error = functional.cross_entropy(logits, label.clamp(min=0), class_weights, reduction="none")
-    known = label >= 0
+    has_class = label >= 0
     if shares is None:
-        return error, known
+        return error, has_class
     in_area = shares.sum(1) > 0
     # Dividing by the largest share makes the loss of a perfect prediction 0 and does not change the gradient.
     likelihood = (shares / shares.amax(1, keepdim=True).clamp(min=1e-6)).clamp(min=1e-6)
     of_area = -(logits.log_softmax(1) + likelihood.log()).logsumexp(1) * (shares @ class_weights)
-    return torch.where(in_area, of_area, error), known | in_area
+    return torch.where(in_area, of_area, error), has_class | in_area
 
 
 def mean_over(values: Tensor, weight: Tensor) -> Tensor:
@@ -195,7 +195,7 @@ class DenseCriterion(Criterion):
         weight = with_class * inside[window, 0, row, column]
         label, rays = batch.label[window, nucleus], batch.rays[window, nucleus]
         shares = None if batch.shares is None else batch.shares[window, nucleus]
-        label_error, known = class_error(maps.label[at], label, shares, self.class_weights)
+        label_error, has_class = class_error(maps.label[at], label, shares, self.class_weights)
         # Unknown rays are replaced by numbers, because a weight of 0 does not remove NaN.
         ray_error = (maps.rays[at] - rays.nan_to_num()).abs().mean(1) / MEAN_RADIUS_UM
         terms = {
@@ -203,7 +203,7 @@ class DenseCriterion(Criterion):
                 maps.centre, target.centre, torch.where(target.centre >= 1, inside, background)
             ),
             "offset": mean_over((maps.offset[at] - target.offset[at]).abs().mean(1), weight),
-            "label": mean_over(label_error, with_class * known),
+            "label": mean_over(label_error, with_class * has_class),
             "rays": mean_over(ray_error, weight * rays[:, 0].isfinite()),
         }
         return {"loss": sum(terms.values()) + (RAY_WEIGHT - 1) * terms["rays"], **terms}
@@ -229,12 +229,14 @@ class PointCriterion(Criterion):
         inside, background = known_cells(maps, batch)
         pairs = self.match(maps, batch, inside)
         label = batch.label[pairs.window, pairs.nucleus]
-        known = label >= 0
+        has_class = label >= 0
         at = pairs.window, slice(None), pairs.cell
         offset, rays = (values.flatten(2)[at] for values in (maps.offset, maps.rays))  # (P, 2), (P, R)
-        type_error = functional.cross_entropy(maps.label.flatten(2)[at], label.clamp(min=0), reduction="none") * known
+        type_error = (
+            functional.cross_entropy(maps.label.flatten(2)[at], label.clamp(min=0), reduction="none") * has_class
+        )
         centre = maps.centre.flatten(1)  # (B, h * w)
-        weight = torch.where(known, self.class_weights[label.clamp(min=0)], 1.0)
+        weight = torch.where(has_class, self.class_weights[label.clamp(min=0)], 1.0)
         background = BACKGROUND_WEIGHT * background.flatten(1)
         background[pairs.window, pairs.cell] = 0
         hit = weight * (functional.softplus(-centre[pairs.window, pairs.cell]) + type_error)

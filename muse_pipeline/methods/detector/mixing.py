@@ -104,10 +104,10 @@ def mix_weights(start: Checkpoint, trained: Checkpoint, share: float) -> Checkpo
     if not share:
         return replace(start, meta=trained.meta)
 
-    def mix(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
+    def mix(first: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
         return {
             # Integers, such as the counters of batch norms, cannot be averaged.
-            name: torch.lerp(one[name].to(value), value, share) if value.is_floating_point() else value
+            name: torch.lerp(first[name].to(value), value, share) if value.is_floating_point() else value
             for name, value in other.items()
         }
 
@@ -140,7 +140,7 @@ def choose_share(counts: np.ndarray) -> dict[str, Any]:
         # A 95 % interval is 2 x 1.96 standard errors wide. Without an interval (a single block) no share is chosen.
         low, high = together["interval"] or (-np.inf, np.inf)
         gain = together["difference"] - (high - low) / (2 * 1.96)
-        if gain > least_gain and all(one["difference"] >= -TOLERANCE for one in scores.values()):
+        if gain > least_gain and all(score["difference"] >= -TOLERANCE for score in scores.values()):
             least_gain, best = gain, {**best, "share": share, "scores": scores}
     return best
 

@@ -228,7 +228,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
             tried = [(trained, data.held)]
         if not tried:
             return trained
-        counts = np.concatenate([count_held(data, self.start, *each) for each in tried], 1)
+        counts = np.concatenate([count_held(data, self.start, *trial) for trial in tried], 1)
         choice = choose_share(counts)
         mixed = mix_weights(self.start.checkpoint, trained, choice["share"])
         return dataclasses.replace(mixed, meta={**trained.meta, "mixing": choice})

@@ -1,4 +1,13 @@
-"""Training of teacher and student, and their losses."""
+"""Training of teacher and student, and their losses: IKD-MIL's, and cross-entropy of generalised means.
+
+Generalised means are computed as in SA-MIL (2023) and DWS-MIL (Jia et al., TMI 2017). IKD-MIL is iterative
+fusion-knowledge distillation (https://github.com/wollf2008/IKD-MIL, 2023). Its released code mistakes probabilities for
+logits and truncates labels to 0; here, the cross-entropy is computed from probabilities and from labels thresholded at
+0.5.
+
+Maps are probabilities (B, K, H, W) of K classes that are not mutually exclusive. Targets, 0 to 1, have the same shape,
+and so has ``is_known``, 1 where the target is known and 0 elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -47,8 +56,8 @@ class TeacherTraining(RegionTraining):
         if self.kind == "dice":
             return {"loss": fusion_dice(every, batch.target, batch.known)}
         of_images = (batch.label >= 0).float()
-        known = batch.known * (1 - of_images)[..., None, None]
-        of_pixels = sum(weighted_cross_entropy(pred, batch.target, known, weighted=False) for pred in every)
+        is_known = batch.known * (1 - of_images)[..., None, None]
+        of_pixels = sum(weighted_cross_entropy(pred, batch.target, is_known, weighted=False) for pred in every)
         return {"loss": image_cross_entropy(every, batch.label.clamp(min=0), of_images) + of_pixels}
 
 
@@ -113,42 +122,42 @@ def image_cross_entropy(maps: Sequence[Tensor], label: Tensor, judged: Tensor) -
     return total.sum() / judged.sum().clamp(min=1)
 
 
-def dice_loss(prediction: Tensor, target: Tensor, known: Tensor) -> Tensor:
+def dice_loss(prediction: Tensor, target: Tensor, is_known: Tensor) -> Tensor:
     """(B, K) one minus the Dice coefficient of each image and class, from the complements if the target is empty."""
     # The plain loss saturates for an empty target: its gradient falls with the square of the predicted area.
-    is_empty = ((target * known).amax((2, 3), keepdim=True) == 0).to(target)
-    prediction, target = ((is_empty + (1 - 2 * is_empty) * values) * known for values in (prediction, target))
+    is_empty = ((target * is_known).amax((2, 3), keepdim=True) == 0).to(target)
+    prediction, target = ((is_empty + (1 - 2 * is_empty) * values) * is_known for values in (prediction, target))
     overlap, total = (prediction * target).sum((2, 3)), prediction.sum((2, 3)) + target.sum((2, 3))
     return 1 - (2 * overlap + SMOOTH) / (total + SMOOTH + TINY)
 
 
-def fusion_dice(maps: Sequence[Tensor], target: Tensor, known: Tensor) -> Tensor:
+def fusion_dice(maps: Sequence[Tensor], target: Tensor, is_known: Tensor) -> Tensor:
     """Dice loss, summed over all side maps and the fused map, and averaged over images and classes.
 
     A teacher's target is the image label at every pixel; a student's target is its teacher's fused map.
     """
-    return sum(dice_loss(prediction, target, known) for prediction in maps).mean()
+    return sum(dice_loss(prediction, target, is_known) for prediction in maps).mean()
 
 
-def confidence_weights(loss: Tensor, target: Tensor, known: Tensor) -> Tensor:
+def confidence_weights(loss: Tensor, target: Tensor, is_known: Tensor) -> Tensor:
     """Weights that favour pixels with a low loss (online easy example mining): N softmax(-loss) over N known pixels.
 
     Their mean over the known pixels is 1. If all known pixels of a map have the same target, their weights are 1.
     """
-    n_known = known.sum((2, 3), keepdim=True)
-    n_positive = (target * known).sum((2, 3), keepdim=True)
+    n_known = is_known.sum((2, 3), keepdim=True)
+    n_positive = (target * is_known).sum((2, 3), keepdim=True)
     # If no pixel is known, the softmax is NaN; ``where`` drops it, and ``detach`` keeps it out of the gradient.
-    trust = torch.softmax((-loss).masked_fill(known == 0, -torch.inf).flatten(2), 2).view_as(loss)
+    trust = torch.softmax((-loss).masked_fill(is_known == 0, -torch.inf).flatten(2), 2).view_as(loss)
     has_both = (n_positive > 0) & (n_positive < n_known)
-    return torch.where(has_both, n_known * trust, known).detach()
+    return torch.where(has_both, n_known * trust, is_known).detach()
 
 
-def weighted_cross_entropy(prediction: Tensor, target: Tensor, known: Tensor, weighted: bool = True) -> Tensor:
+def weighted_cross_entropy(prediction: Tensor, target: Tensor, is_known: Tensor, weighted: bool = True) -> Tensor:
     """Cross-entropy weighted by ``confidence_weights``, averaged over known pixels, then over images and classes.
 
     Without ``weighted``, all known pixels have the same weight.
     """
     of_target = torch.where(target > 0, prediction, 1 - prediction)
     loss = -of_target.clamp(min=LEAST_PROBABILITY).log()
-    weights = confidence_weights(loss, target, known) if weighted else known
-    return ((weights * loss).sum((2, 3)) / known.sum((2, 3)).clamp(min=1)).mean()
+    weights = confidence_weights(loss, target, is_known) if weighted else is_known
+    return ((weights * loss).sum((2, 3)) / is_known.sum((2, 3)).clamp(min=1)).mean()

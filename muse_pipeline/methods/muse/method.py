@@ -301,6 +301,8 @@ def centred_targets(logits: Tensor, centre: Tensor, temperature: float) -> Tenso
 def sinkhorn_targets(logits: Tensor, temperature: float, n_iterations: int = 3) -> Tensor:
     """(N, K) probabilities that assign rows to prototypes so that, over all processes, prototypes are used equally.
 
+    Sinkhorn-Knopp, as in SwAV (arXiv 2006.09882) and DINOv2 (arXiv 2304.07193).
+
     Processes may have different numbers of rows, or none; all of them must call this function.
     """
     scores = (logits.float() / temperature).T  # (K, N); kept as logarithms, so that low temperatures do not overflow

@@ -140,32 +140,32 @@ class Level(nn.Module):
         if partner_channels is not None:
             self.partner = build_projector(partner_channels, settings.hidden, settings.width)
 
-    def forward(self, he: Sequence[Tensor], partner: Tensor | None, known: Tensor) -> dict[str, Tensor]:
+    def forward(self, he: Sequence[Tensor], partner: Tensor | None, present: Tensor) -> dict[str, Tensor]:
         """Compute the loss and diagnostics over the rows of all processes.
 
         ``he`` are one or two H&E branches (N, C), ``partner`` the features (K, C') of the partners, None without a
-        partner branch, and ``known`` (N,) bool is True for the K rows with a partner.
+        partner branch, and ``present`` (N,) bool is True for the K rows with a partner.
         """
         branches = [gather_rows(in_float(apply_to_rows(self.he, rows))) for rows in he]
-        masks = [torch.ones(len(branches[0]), dtype=torch.bool, device=known.device)] * len(branches)
+        masks = [torch.ones(len(branches[0]), dtype=torch.bool, device=present.device)] * len(branches)
         if partner is not None:
             # The projector gets only existing partners, so that zeros for missing ones do not affect its batch norms.
             rows = in_float(apply_to_rows(self.partner, partner))
-            every = rows.new_zeros(len(known), rows.shape[1]).index_put((known.nonzero()[:, 0],), rows)
+            every = rows.new_zeros(len(present), rows.shape[1]).index_put((present.nonzero()[:, 0],), rows)
             branches.append(gather_rows(every))
-            masks.append(gather_rows(known.float()) > 0)
-        with torch.autocast(known.device.type, enabled=False):
+            masks.append(gather_rows(present.float()) > 0)
+        with torch.autocast(present.device.type, enabled=False):
             gauges = measure_spread(branches[0].detach())
             return {**self._compare(branches, masks), **gauges, "partners": masks[-1].float().mean()}
 
-    def _compare(self, branches: list[Tensor], known: list[Tensor]) -> dict[str, Tensor]:
+    def _compare(self, branches: list[Tensor], present: list[Tensor]) -> dict[str, Tensor]:
         settings = self.settings
         if settings.loss == "infonce":
-            return {"loss": infonce(branches, known, settings.temperature)}
+            return {"loss": infonce(branches, present, settings.temperature)}
         terms = {
-            "invariance": invariance(branches, known),
-            "variance": variance(branches, known),
-            "covariance": covariance(branches, known),
+            "invariance": invariance(branches, present),
+            "variance": variance(branches, present),
+            "covariance": covariance(branches, present),
         }
         return {"loss": sum(getattr(settings, name) * value for name, value in terms.items()), **terms}
 
@@ -238,15 +238,15 @@ class Trident(Method):
     def _compare_nuclei(self, he: list[Features], pictures: Features | None, batch: PairBatch) -> dict[str, Tensor]:
         positions, partner = [batch.views.teacher_xy[0], batch.views.student_xy[0]], batch.partner
         chosen = _draw(batch.views.shared[0], self.settings.max_nuclei)
-        known, rows = partner.nuclei_known & chosen, None
+        present, rows = partner.nuclei_known & chosen, None
         lattice = self.backbone.lattice
         # With two branches there is only one H&E view, and the positions in the second are not used.
         views = [read_at(in_float(view.dense), xy, lattice)[chosen] for view, xy in zip(he, positions, strict=False)]
         if pictures:
             has = partner.image_known
             # A partner is cut like the first view, so its nuclei have the same positions.
-            rows = read_at(in_float(pictures.dense), positions[0][has], self.partner.lattice)[known[has]]
-        return self.nucleus(views, rows, known[chosen])
+            rows = read_at(in_float(pictures.dense), positions[0][has], self.partner.lattice)[present[has]]
+        return self.nucleus(views, rows, present[chosen])
 
     def trained(self) -> Backbone:
         """The H&E backbone."""
@@ -267,16 +267,16 @@ def _draw(shared: Tensor, most: int) -> Tensor:
 EPSILON = 1e-5  # added to variances
 
 
-def infonce(branches: Sequence[Tensor], known: Sequence[Tensor], temperature: float = 0.5) -> Tensor:
+def infonce(branches: Sequence[Tensor], present: Sequence[Tensor], temperature: float = 0.5) -> Tensor:
     """Symmetric cross-entropy of finding each sample of one branch in another, summed over pairs of branches (InfoNCE).
 
     InfoNCE: arXiv 1807.03748; SimCLR: arXiv 2002.05709. Branches (N, D) are not normalised; a pair is compared on the
-    rows ``known`` (N,) in both.
+    rows ``present`` (N,) in both.
     """
     # A zero that depends on the input, so that it has a gradient even if no two branches share a row.
     total = branches[0].sum() * 0
     for pair in combinations(range(len(branches)), 2):
-        both = known[pair[0]] & known[pair[1]]
+        both = present[pair[0]] & present[pair[1]]
         if both.any():
             first, second = (functional.normalize(branches[index][both], dim=1) for index in pair)
             logits, own = first @ second.T / temperature, torch.arange(len(first), device=first.device)
@@ -284,28 +284,28 @@ def infonce(branches: Sequence[Tensor], known: Sequence[Tensor], temperature: fl
     return total
 
 
-def invariance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
+def invariance(branches: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor:
     """Mean squared difference between two branches, summed over ordered pairs of branches (VICReg, arXiv 2105.04906).
 
-    Every pair is counted twice and compared on the rows ``known`` (N,) in both branches (N, D).
+    Every pair is counted twice and compared on the rows ``present`` (N,) in both branches (N, D).
     """
     total = branches[0].sum() * 0
     for first, second in combinations(range(len(branches)), 2):
-        both = known[first] & known[second]
+        both = present[first] & present[second]
         squares = (branches[first] - branches[second]).square().mean(1)
         total = total + 2 * (squares * both).sum() / both.sum().clamp(min=1)
     return total
 
 
-def variance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
+def variance(branches: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor:
     """Shortfall of each dimension's standard deviation from 1, averaged over dimensions and summed over branches."""
-    variances = [covariance_matrix(rows[has]).diagonal() for rows, has in zip(branches, known, strict=True)]
+    variances = [covariance_matrix(rows[has]).diagonal() for rows, has in zip(branches, present, strict=True)]
     return torch.stack([torch.relu(1 - (values + EPSILON).sqrt()).mean() for values in variances]).sum()
 
 
-def covariance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
+def covariance(branches: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor:
     """Squared covariances of all ordered pairs of dimensions, summed over pairs and branches, divided by D."""
-    squares = [covariance_matrix(rows[has]).square() for rows, has in zip(branches, known, strict=True)]
+    squares = [covariance_matrix(rows[has]).square() for rows, has in zip(branches, present, strict=True)]
     return torch.stack([(square.sum() - square.diagonal().sum()) / len(square) for square in squares]).sum()
 
 

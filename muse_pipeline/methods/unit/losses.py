@@ -9,6 +9,10 @@ Before the discriminator, real and generated pictures are augmented by different
 applied with probability p. p is adapted to ``r = E sign(D(y))``: it rises while the discriminator overfits to real
 pictures. Of the paper's groups "bgc", these changes are implemented: mirroring, quarter turns and shifts (blit);
 scaling and rotation (geometric); brightness, contrast and saturation (colour).
+
+Cycle consistency (Zhu et al., ICCV 2017, arXiv 1703.10593) does not fix the polarity: rendering nuclei pale and reading
+pale areas as nuclei satisfies both cycles as well. A colour prior that is not in UNITPathSSL's paper, the distance
+between a rendered picture and its mask painted in two flat colours, excludes this solution.
 """
 
 from __future__ import annotations

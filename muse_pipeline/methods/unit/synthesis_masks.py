@@ -55,6 +55,8 @@ class Population:
 SPINDLE_RATIO = (0.13, 0.25)
 
 
+# The defaults reproduce the statistics of 81 nuclei measured in the example masks of UNITPathSSL's framework figure
+# (``experiments/synthetic_masks``; 0.25 um/px is assumed). The authors' generator was never published.
 @dataclass(frozen=True)
 class TissueSettings:
     """Settings of synthesised tissue.
