@@ -183,12 +183,7 @@ def vary_colour(colour: Tensor, stains: Tensor, augmentation: Augmentation, gene
 
 
 def vary_appearance(
-    pixels: Tensor,
-    colour: Tensor,
-    stains: Tensor,
-    mpp: float,
-    augmentation: Augmentation,
-    generator: torch.Generator,
+    pixels: Tensor, colour: Tensor, stains: Tensor, mpp: float, augmentation: Augmentation, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Vary the sharpness of windows (B, 3, H, W) and, along ``stains`` (2, 3), their colour maps (B, 3, 4)."""
     pixels = vary_sharpness(pixels, mpp, augmentation, generator)

@@ -254,12 +254,7 @@ class PairBatches:
     A partner is cut, scaled, mirrored and rotated like the first global view; its colours are not varied.
     """
 
-    def __init__(
-        self,
-        views: ViewBatches,
-        images: Sequence[NucleusImage],
-        partners: Sequence[Partner | None],
-    ):
+    def __init__(self, views: ViewBatches, images: Sequence[NucleusImage], partners: Sequence[Partner | None]):
         self.views = views
         self._partner = {id(image): partner for image, partner in zip(images, partners, strict=True)}
 

@@ -14,13 +14,7 @@ from shapely.geometry.base import BaseGeometry
 from muse_pipeline.core.errors import GeoJSONError, LabelError
 from muse_pipeline.core.geometry import repair_areas
 from muse_pipeline.core.types import Frame
-from muse_pipeline.labels.nuclei_files import (
-    MASK_SUFFIXES,
-    TABLE_SUFFIXES,
-    read_drawn,
-    read_points,
-    require_size,
-)
+from muse_pipeline.labels.nuclei_files import MASK_SUFFIXES, TABLE_SUFFIXES, read_drawn, read_points, require_size
 from muse_pipeline.nuclei.class_names import ClassWords
 from muse_pipeline.nuclei.masks import label_image_to_polygons, read_label_image, read_mask, require_nuclei
 from muse_pipeline.nuclei.rays import interior_centres

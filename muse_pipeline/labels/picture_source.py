@@ -120,13 +120,7 @@ class PictureSource(FolderSource):
         return name_instances(instances, points.within(canvas.size_px, canvas.title), canvas.mpp[0])
 
     def _label_areas(
-        self,
-        sample: Sample,
-        pixels: np.ndarray,
-        path: Path,
-        canvas: Canvas,
-        detector: AreaDetector,
-        model: TargetModel,
+        self, sample: Sample, pixels: np.ndarray, path: Path, canvas: Canvas, detector: AreaDetector, model: TargetModel
     ) -> LabelledImage:
         """Label the nuclei that the detector finds in the areas of a picture."""
         areas = self.read_class_areas(path, canvas, model)

@@ -170,12 +170,7 @@ class MuseBackbone(ImageNetBackbone):
     lattice = ALIGNED_CORNERS
 
     def __init__(
-        self,
-        encoder: nn.Module,
-        decoder: nn.Module,
-        image_channels: int,
-        stride_px: int,
-        stage_sizes: Sequence[Stage],
+        self, encoder: nn.Module, decoder: nn.Module, image_channels: int, stride_px: int, stage_sizes: Sequence[Stage]
     ):
         super().__init__()
         self.encoder = nn.ModuleDict({"encoder": encoder})  # nested twice, as in the released files

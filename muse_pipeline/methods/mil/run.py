@@ -27,10 +27,7 @@ from muse_pipeline.methods.mil.config import (
     require_network,
 )
 from muse_pipeline.methods.mil.data import SCORES, RegionData, all_sources, read_region_data
-from muse_pipeline.methods.mil.method import (
-    StudentTraining,
-    TeacherTraining,
-)
+from muse_pipeline.methods.mil.method import StudentTraining, TeacherTraining
 from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.models.weights import load_weights
 from muse_pipeline.training.checkpoint import Checkpoint, load_backbone, load_checkpoint, seen_before

@@ -186,11 +186,7 @@ class Clusters:
         activation, pixels, stains = activation[drawn], pixels[drawn], stains[drawn]
         values = features(settings, activation, pixels, stains)
         self.centres = mini_batch_k_means(values, settings.n_clusters, generator)
-        rules = {
-            "haematoxylin": stains[:, 0],
-            "green": jet(activation)[:, 1],
-            "dark": -values[:, :2].sum(1),
-        }
+        rules = {"haematoxylin": stains[:, 0], "green": jet(activation)[:, 1], "dark": -values[:, :2].sum(1)}
         means = _means(nearest(values, self.centres), rules[settings.foreground], len(self.centres))
         self.foreground = int(np.argmax(means))
 

@@ -29,13 +29,7 @@ from muse_pipeline.methods.unit.data import MasksStage, UnitBatch, UnitData, che
 from muse_pipeline.methods.unit.method import UnitTraining
 from muse_pipeline.methods.unit.monitors import MEASURE, SnapshotScorer, TranslationAlarm, TranslationPictures
 from muse_pipeline.methods.unit.pictures import RendererSettings
-from muse_pipeline.training.checkpoint import (
-    Checkpoint,
-    load_backbone,
-    load_checkpoint,
-    seen_before,
-    steps_done,
-)
+from muse_pipeline.training.checkpoint import Checkpoint, load_backbone, load_checkpoint, seen_before, steps_done
 from muse_pipeline.training.loop import BestWeights, Monitor
 from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage, stage_folder
 from muse_pipeline.training.run import Inputs, Log, plain_settings
