@@ -15,7 +15,12 @@ from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.pictures import list_pictures, resize_picture
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.base_source import (
+    FORMATS,
     OF_SOURCE,
+    TEXT_SUFFIXES,
+    Canvas,
+    FolderSource,
+    LabelFiles,
     LabelledPicture,
     Sample,
     TargetModel,
@@ -23,7 +28,6 @@ from muse_pipeline.labels.base_source import (
     require_folder,
 )
 from muse_pipeline.labels.class_areas import AreaDetector
-from muse_pipeline.labels.folder_source import FORMATS, TEXT_SUFFIXES, Canvas, FolderSource, LabelFiles
 from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.labels.nuclei_files import (
     MASK_SUFFIXES,

@@ -16,9 +16,8 @@ from muse_pipeline.cohort.sheet import SheetRow, read_sheet
 from muse_pipeline.core.coords import level0_to_work, qupath_offset_px, work_to_level0
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.types import Frame, SlideInfo
-from muse_pipeline.labels.base_source import OF_SOURCE, Sample, TargetModel, require_agreement
+from muse_pipeline.labels.base_source import OF_SOURCE, Canvas, FolderSource, Sample, TargetModel, require_agreement
 from muse_pipeline.labels.class_areas import AreaDetector, ClassAreas
-from muse_pipeline.labels.folder_source import Canvas, FolderSource
 from muse_pipeline.labels.labelled_image import LabelledImage, complete_outlines
 from muse_pipeline.labels.nuclei_files import FileNuclei
 from muse_pipeline.labels.region_windows import SlideRegions, open_regions

@@ -174,15 +174,11 @@ def mean_stains(fits: list[MacenkoFit | None], method: str, weights: list[float]
 
 def appearance_reference(images: list[LabelledImage], mpp: float) -> AppearanceReference | None:
     """The appearance of the labelled images and their slides, for the model card; None if nothing was measured."""
-    return describe_training([_measure(image, mpp) for image in images])
-
-
-def _measure(image: LabelledImage, mpp: float) -> dict[str, float]:
-    """The appearance of an image's slide or, if it is not part of one, of its annotated area."""
-    if image.appearance:
-        return image.appearance
-    left, top, right, bottom = image.annotated_box
-    return measure_picture(image.pixels[top:bottom, left:right], mpp)
+    appearances = []
+    for image in images:
+        left, top, right, bottom = image.annotated_box  # measured if the image is not part of a slide
+        appearances.append(image.appearance or measure_picture(image.pixels[top:bottom, left:right], mpp))
+    return describe_training(appearances)
 
 
 def class_weights(images: list[LabelledImage], n_classes: int) -> np.ndarray:

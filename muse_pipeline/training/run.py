@@ -61,30 +61,20 @@ class Options:
 
 
 class RunFolder:
-    """The folder of one training.
-
-    Attributes:
-        path: the folder.
-        config: path of the resolved settings, which the same command can read again.
-        provenance: path of the record of versions, command and checksums (``describe_run``).
-        metrics: path of the log of metrics (``loop.MetricsLog``).
-        curves: path of the plot of the metrics.
-        pictures: folder of crops of the training pictures, on which an export is checked.
-        resume: path of the resume point (``checkpoint.save_resume_point``).
-        best: path of the checkpoint with the best validation score so far.
-        checkpoint: path of the result of the run: the best validated weights or, without validation, the last ones.
-    """
+    """The folder of one training."""
 
     def __init__(self, path: Path):
         self.path = path
-        self.config = path / "config.yaml"
-        self.provenance = path / "provenance.json"
-        self.metrics = path / "metrics.jsonl"
-        self.curves = path / "curves.png"
-        self.pictures = path / "pictures"
-        self.resume = path / "resume.pt"
-        self.best = path / "best.pt"
-        self.checkpoint = path / "checkpoint.pt"
+        self.config = path / "config.yaml"  # the resolved settings, which the same command can read again
+        self.provenance = path / "provenance.json"  # versions, command and checksums (``describe_run``)
+        self.metrics = path / "metrics.jsonl"  # the log of metrics (``loop.MetricsLog``)
+        self.curves = path / "curves.png"  # a plot of the metrics
+        self.pictures = path / "pictures"  # crops of the training pictures, on which an export is checked
+        self.resume = path / "resume.pt"  # the resume point (``checkpoint.save_resume_point``)
+        self.best = path / "best.pt"  # the checkpoint with the best validation score so far
+        self.checkpoint = (
+            path / "checkpoint.pt"
+        )  # the result: the best validated weights or, without validation, the last
 
     def begin(self, config: Any, provenance: dict[str, Any], free: tuple[str, ...], start_over: bool) -> str:
         """Check that the folder is new or belongs to this run; return a message for the user, "" if there is none.

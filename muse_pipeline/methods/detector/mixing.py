@@ -43,11 +43,6 @@ class MixingSettings:
     folds: Annotated[int, Between(2, 10)] = 3
 
 
-def count_labelled(images: Sequence[LabelledImage]) -> int:
-    """Number of labelled nuclei."""
-    return sum(len(image.nuclei) for image in images)
-
-
 def follow_labels(schedule: Schedule, n_nuclei: int) -> Schedule:
     """Reduce the steps and the learning rate of a schedule for a small number of labelled nuclei."""
     steps = max(n_nuclei // NUCLEI_PER_STEP, LEAST_STEPS)

@@ -23,7 +23,6 @@ from muse_pipeline.methods.detector.data import DetectorData, keep_pictures, rea
 from muse_pipeline.methods.detector.method import DetectorTraining, DistillationTerm
 from muse_pipeline.methods.detector.mixing import (
     choose_share,
-    count_labelled,
     describe_choice,
     follow_labels,
     mix_weights,
@@ -146,23 +145,21 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
             options.log("mixing: skipped, `checkpoint` is not a detector with the run's head, classes, rays and mpp")
             return super().run(options)
         self._data = data = read_detector_data(self.config, self.start)
-        self.config = self._follow(data.images)
+        n_nuclei = sum(len(image.nuclei) for image in data.images)
+        self.config = dataclasses.replace(self.config, schedule=follow_labels(self.config.schedule, n_nuclei))
         data = self._data = dataclasses.replace(data, config=self.config)
         if not data.held:
             if is_first_process():  # before the first training, so that wrong labels are noticed early
                 self.folder.mkdir(parents=True, exist_ok=True)
                 data.describe(self.run_folder, options.log)
             for number, (images, held) in enumerate(split_images(data.images, self.config.mixing.folds), 1):
-                config = dataclasses.replace(self._follow(images), mixing=None)
+                schedule = follow_labels(self.config.schedule, sum(len(image.nuclei) for image in images))
+                config = dataclasses.replace(self.config, schedule=schedule, mixing=None)
                 part = HeldOutStage(config, stage_folder(self.folder, number, "held-out"), "held-out")
                 part._data = dataclasses.replace(data, config=config, images=images)
                 options.log(f"training {number} without {count_noun(len(held), 'held-out picture')}")
                 self._held_out.append((part.run(options), held))
         return super().run(options)
-
-    def _follow(self, images: Sequence[LabelledImage]) -> DetectorConfig:
-        schedule = follow_labels(self.config.schedule, count_labelled(images))
-        return dataclasses.replace(self.config, schedule=schedule)
 
     def read(self, log: Log) -> DetectorData:
         """Read the labelled images, unless they have been read already."""

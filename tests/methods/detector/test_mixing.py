@@ -17,7 +17,6 @@ from muse_pipeline.methods.detector.data import read_detector_data
 from muse_pipeline.methods.detector.mixing import (
     SHARES,
     choose_share,
-    count_labelled,
     describe_choice,
     follow_labels,
     mix_weights,
@@ -79,7 +78,7 @@ def test_a_single_picture_is_divided_into_halves(folder):
     parts = split_images([image], 3)
     assert len(parts) == 2
     for trained, held in parts:
-        assert count_labelled(trained) + count_labelled(held) == len(image.nuclei)
+        assert sum(len(part.nuclei) for part in (*trained, *held)) == len(image.nuclei)
         assert (trained[0].region ^ held[0].region).all() and trained[0].annotated.all()
         column, row = trained[0].nuclei.xy.astype(int).T
         assert trained[0].region[row, column].all()
