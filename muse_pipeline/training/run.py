@@ -155,10 +155,10 @@ class RunFolder:
             raise CheckpointError(f"{self.provenance}: cannot be read ({error}); choose another run folder") from error
 
 
-def _differences(first: dict[str, Any], other: dict[str, Any], prefix: str = "") -> Iterator[str]:
+def _differences(begun: dict[str, Any], given: dict[str, Any], prefix: str = "") -> Iterator[str]:
     """Yield the dotted names of the settings in which two mappings differ."""
-    for name in first.keys() | other.keys():
-        first, second = first.get(name), other.get(name)
+    for name in begun.keys() | given.keys():
+        first, second = begun.get(name), given.get(name)
         if isinstance(first, dict) and isinstance(second, dict):
             yield from _differences(first, second, f"{prefix}{name}.")
         elif first != second:
