@@ -35,21 +35,13 @@ DEEP = 255  # maximum distance from the border of a region, px; greater ones are
 
 
 class WindowSettings(Protocol):
-    """The settings of a run that determine its windows.
+    """The settings of a run that determine its windows."""
 
-    Attributes:
-        mpp: um per pixel.
-        window_px: side of a window.
-        batch: windows per batch.
-        augmentation: strength of the variation of windows.
-        seed: seed of the run.
-    """
-
-    mpp: float
-    window_px: int
-    batch: int
-    augmentation: Augmentation
-    seed: int
+    mpp: float  # um per pixel
+    window_px: int  # side of a window
+    batch: int  # windows per batch
+    augmentation: Augmentation  # strength of the variation of windows
+    seed: int  # seed of the run
 
 
 class LabelledWindows:
@@ -191,27 +183,20 @@ NEAR_PX = 8  # nuclei up to this far beyond a window's border affect its cells
 
 
 class NucleiStack:
-    """The T nuclei of N pictures, concatenated without padding.
-
-    Attributes:
-        n: (N,) number of nuclei of each picture.
-        first: (N,) index of the first nucleus of each picture.
-        xy: (T, 2) picture px.
-        label: (T,) class index, -1 if unknown.
-        rays: (T, R) um, NaN if unknown.
-        shares: (T, C) expected class shares, 0 for nuclei outside class areas; (T, 0) if no picture has areas.
-    """
+    """The T nuclei of N pictures, concatenated without padding."""
 
     def __init__(self, pictures: list[Nuclei], device: torch.device):
         xy, label, rays = (
             torch.from_numpy(np.concatenate([getattr(nuclei, name) for nuclei in pictures])).to(device)
             for name in ("xy", "label", "rays")
         )
-        self.n = torch.tensor([len(nuclei) for nuclei in pictures], device=device)
-        self.first = self.n.cumsum(0) - self.n
+        self.n = torch.tensor([len(nuclei) for nuclei in pictures], device=device)  # (N,)
+        self.first = self.n.cumsum(0) - self.n  # (N,) index of the first nucleus of each picture
+        # (T, 2) picture px; (T,) class index, -1 if unknown; (T, R) um, NaN if unknown
         self.xy, self.label, self.rays = xy.float(), label.long(), rays
         n_classes = max(nuclei.prob.shape[1] for nuclei in pictures)
         rows = [nuclei.prob if nuclei.prob.size else np.zeros((len(nuclei), n_classes)) for nuclei in pictures]
+        # (T, C) expected class shares, 0 for nuclei outside class areas; (T, 0) if no picture has areas
         self.shares = torch.from_numpy(np.concatenate(rows)).float().to(device)
 
     def move(

@@ -76,13 +76,10 @@ MIN_IOU = 0.5
 
 @dataclass(frozen=True)
 class PanopticCounts:
-    """Sums over slides: row 0 for any class (bPQ), then a row for each class (mPQ is their mean).
+    """Sums over slides: row 0 for any class (bPQ), then a row for each class (mPQ is their mean)."""
 
-    Attributes:
-        values: (..., C + 1, 4) sum of IoU, true positives, false positives, false negatives; leading axes are draws of
-            the bootstrap.
-    """
-
+    # (..., C + 1, 4) sum of IoU, true positives, false positives, false negatives; leading axes are draws of the
+    # bootstrap
     values: np.ndarray
 
     @property

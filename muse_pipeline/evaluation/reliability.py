@@ -22,13 +22,9 @@ N_BINS = 15
 
 @dataclass(frozen=True)
 class CalibrationCounts:
-    """Counts of nuclei in bins of the probability of their likeliest class.
+    """Counts of nuclei in bins of the probability of their likeliest class."""
 
-    Attributes:
-        values: (..., N_BINS, 3) count, sum of probabilities, count of correct classes; leading axes are draws of the
-            bootstrap.
-    """
-
+    # (..., N_BINS, 3) count, sum of probabilities, count of correct classes; leading axes are draws of the bootstrap
     values: np.ndarray
 
     @property

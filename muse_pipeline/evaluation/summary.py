@@ -211,14 +211,14 @@ def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def format_interval(interval: Sequence[float] | None, scale: float = 1.0, digits: int = 1) -> str:
+def format_interval(interval: Sequence[float] | None, scale: float = 1.0) -> str:
     """An interval such as "84.0 to 88.1", or a dash for None."""
-    return NONE if interval is None else " to ".join(f"{scale * end:.{digits}f}" for end in interval)
+    return NONE if interval is None else " to ".join(f"{scale * end:.1f}" for end in interval)
 
 
-def format_number(value: float | None, scale: float = 1.0, digits: int = 1) -> str:
-    """A number with ``digits`` decimal places, or a dash for None."""
-    return NONE if value is None else f"{scale * value:.{digits}f}"
+def format_number(value: float | None, scale: float = 1.0) -> str:
+    """A number with one decimal place, or a dash for None."""
+    return NONE if value is None else f"{scale * value:.1f}"
 
 
 def _heading(summary: dict[str, Any]) -> str:

@@ -80,11 +80,7 @@ def cut_regions(area: BaseGeometry, work_size_px: tuple[int, int], context_px: i
 class SlideRegions:
     """An open slide whose regions are read at ``mpp``.
 
-    Attributes:
-        info: header of the slide.
-        mpp: um per pixel of the model.
-        tissue: tissue of the slide.
-        colour: stains and appearance of the slide, as in ``muse tissue``, so that training and runs normalise alike.
+    Its stains and appearance are measured as in ``muse tissue``, so that training and runs normalise alike.
     """
 
     def __init__(self, slide: Slide, info: SlideInfo, mpp: float, enlarge: bool):

@@ -85,25 +85,18 @@ class TissueSource:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TissueImage:
-    """A picture with tissue labels at the model's mpp.
+    """A picture with tissue labels at the model's mpp."""
 
-    Attributes:
-        name: name of the picture, preceded by its class folder if it has one; for part of a slide, the slide's id and
-            the corner of the part in work px.
-        pixels: (h, w, 3) uint8.
-        label: class index of the image; -1 if its pixels are labelled instead.
-        target: (h, w) uint8 class index or ``UNKNOWN``; None if the image has one label.
-        mask: (h, w) uint8 class index or ``UNKNOWN``, used only for scores; None if the source has no masks.
-        patient: patient of the image.
-        stain: stains fitted to the picture or to the tissue of its slide; None if the fit failed.
-    """
-
+    # name of the picture, preceded by its class folder if it has one; for part of a slide, the slide's id and the
+    # corner of the part in work px
     name: str
-    pixels: np.ndarray
-    label: int
-    target: np.ndarray | None = None
+    pixels: np.ndarray  # (h, w, 3) uint8
+    label: int  # class index of the image; -1 if its pixels are labelled instead
+    target: np.ndarray | None = None  # (h, w) uint8 class index or ``UNKNOWN``; None if the image has one label
+    # (h, w) uint8 class index or ``UNKNOWN``, used only for scores; None if the source has no masks
     mask: np.ndarray | None = None
-    patient: str = ""
+    patient: str = ""  # patient of the image
+    # stains fitted to the picture or to the tissue of its slide; None if the fit failed
     stain: MacenkoFit | None = None
 
 

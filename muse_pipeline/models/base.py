@@ -115,15 +115,10 @@ class UpAdd(nn.Module):
 
 
 class Features(NamedTuple):
-    """Output of a backbone for B windows of H x W px.
+    """Output of a backbone for B windows of H x W px."""
 
-    Attributes:
-        dense: (B, D, H / 4, W / 4).
-        image: (B, D').
-    """
-
-    dense: Tensor
-    image: Tensor
+    dense: Tensor  # (B, D, H / 4, W / 4)
+    image: Tensor  # (B, D')
 
 
 class Stage(NamedTuple):

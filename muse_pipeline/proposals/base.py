@@ -97,31 +97,6 @@ def proposer_facts(proposer: dict[str, Any], colour: list | None, packages: Sequ
     }
 
 
-def proposal_card(name: str, mpp: float, n_rays: int = N_RAYS) -> ModelCard:
-    """The card of a proposer at ``mpp``, with one class and one window per batch.
-
-    Halo and core are multiples of ``shrink_factor(mpp)``, so that they are whole pixels at ``WORK_MPP``.
-    """
-    factor = shrink_factor(mpp)
-    halo_px = int(np.ceil(HALO_UM / mpp / factor)) * factor
-    input_px = INPUT_PX * factor
-    return ModelCard(
-        name=name,
-        mpp=mpp,
-        input_px=input_px,
-        halo_px=halo_px,
-        stride_px=factor,
-        batch=1,
-        capacity=int(MAX_PER_MM2 * (input_px * mpp / 1000) ** 2),
-        classes=(NUCLEUS,),
-        threshold=0.0,
-        n_rays=n_rays,
-        readout="pixel",
-        licence="Apache-2.0",
-        training_data="none",
-    )
-
-
 @dataclass(frozen=True, eq=False)
 class Proposer(Detector):
     """Base class of proposers; ``find`` returns the nuclei of a window."""
@@ -133,8 +108,27 @@ class Proposer(Detector):
 
     @cached_property
     def card(self) -> ModelCard:
-        """The proposer's card, in the format of a model card."""
-        return proposal_card(self.name, self.mpp)
+        """The proposer's card, in the format of a model card, with one class and one window per batch.
+
+        Halo and core are multiples of ``shrink_factor(mpp)``, so that they are whole pixels at ``WORK_MPP``.
+        """
+        factor = shrink_factor(self.mpp)
+        input_px = INPUT_PX * factor
+        return ModelCard(
+            name=self.name,
+            mpp=self.mpp,
+            input_px=input_px,
+            halo_px=int(np.ceil(HALO_UM / self.mpp / factor)) * factor,
+            stride_px=factor,
+            batch=1,
+            capacity=int(MAX_PER_MM2 * (input_px * self.mpp / 1000) ** 2),
+            classes=(NUCLEUS,),
+            threshold=0.0,
+            n_rays=N_RAYS,
+            readout="pixel",
+            licence="Apache-2.0",
+            training_data="none",
+        )
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
         """The nuclei of each window; its position is ignored."""

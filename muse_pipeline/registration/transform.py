@@ -27,12 +27,9 @@ _NUMBERS = re.compile(r"(?:[\s\d.,;e+-]|nan|inf)+", re.IGNORECASE)
 
 @dataclass(frozen=True, eq=False)
 class Transform:
-    """A map from positions on the slide to positions on the partner.
+    """A map from positions on the slide to positions on the partner."""
 
-    Attributes:
-        matrix: (2, 3) float64; matrix @ (x, y, 1) is a position on the partner, with x and y on the slide, all in um.
-    """
-
+    # (2, 3) float64; matrix @ (x, y, 1) is a position on the partner, with x and y on the slide, all in um
     matrix: np.ndarray
 
     def to_partner(self, um: np.ndarray) -> np.ndarray:

@@ -105,29 +105,17 @@ class SlideAttention(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
-    """Settings of the model of one fold, most of them from ``config.SlideLabelSettings``.
+    """Settings of the model of one fold, most of them from ``config.SlideLabelSettings``."""
 
-    Attributes:
-        bags: folder of the bags stage.
-        fold: index of the held-out fold.
-        folds: number of folds of patients.
-        classes: names of the classes.
-        schedule: length and learning rate.
-        batch: slides per step.
-        hidden: width of the attention's hidden layer.
-        seed: seed of the weights and of the choice of slides.
-        precision: "32-true".
-    """
-
-    bags: Path
-    fold: int
-    folds: int
-    classes: tuple[str, ...]
-    schedule: Schedule
-    batch: int
-    hidden: int
-    seed: int = 0
-    precision: str = "32-true"
+    bags: Path  # folder of the bags stage
+    fold: int  # index of the held-out fold
+    folds: int  # number of folds of patients
+    classes: tuple[str, ...]  # names of the classes
+    schedule: Schedule  # length and learning rate
+    batch: int  # slides per step
+    hidden: int  # width of the attention's hidden layer
+    seed: int = 0  # seed of the weights and of the choice of slides
+    precision: str = "32-true"  # "32-true"
 
 
 class AttentionStage(TrainingStage[AttentionConfig, list[Bag]]):

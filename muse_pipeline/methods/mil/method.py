@@ -103,10 +103,10 @@ SMOOTH = 1.0
 TINY = 1e-7
 
 
-def generalised_mean(maps: Tensor, exponent: float = EXPONENT) -> Tensor:
+def generalised_mean(maps: Tensor) -> Tensor:
     """Probability that an image contains a class, ``mean(p ** r) ** (1 / r)`` over pixels: (B, K, H, W) -> (B, K)."""
     # Clamped because the root has an infinite slope at 0.
-    return maps.clamp(min=LEAST_PROBABILITY).pow(exponent).mean((2, 3)).pow(1 / exponent)
+    return maps.clamp(min=LEAST_PROBABILITY).pow(EXPONENT).mean((2, 3)).pow(1 / EXPONENT)
 
 
 def image_cross_entropy(maps: Sequence[Tensor], label: Tensor, judged: Tensor) -> Tensor:

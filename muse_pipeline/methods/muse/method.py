@@ -51,6 +51,7 @@ class Projector(nn.Module):
 
 BALANCES = ("centring", "sinkhorn")
 CENTRE_MOMENTUM, USE_MOMENTUM = 0.9, 0.99
+N_ITERATIONS = 3  # of Sinkhorn-Knopp
 MAX_WIDTH = 1 << 18  # four times the number of prototypes in DINO
 Width = Annotated[int, Between(2, MAX_WIDTH)]
 Temperature = Annotated[float, Between(1e-3, 10)]
@@ -298,7 +299,7 @@ def centred_targets(logits: Tensor, centre: Tensor, temperature: float) -> Tenso
     return torch.softmax((logits.float() - centre) / temperature, -1)
 
 
-def sinkhorn_targets(logits: Tensor, temperature: float, n_iterations: int = 3) -> Tensor:
+def sinkhorn_targets(logits: Tensor, temperature: float) -> Tensor:
     """(N, K) probabilities that assign rows to prototypes so that, over all processes, prototypes are used equally.
 
     Sinkhorn-Knopp, as in SwAV (arXiv 2006.09882) and DINOv2 (arXiv 2304.07193).
@@ -308,7 +309,7 @@ def sinkhorn_targets(logits: Tensor, temperature: float, n_iterations: int = 3) 
     scores = (logits.float() / temperature).T  # (K, N); kept as logarithms, so that low temperatures do not overflow
     n_rows = all_sum(torch.tensor(float(scores.shape[1]), device=logits.device)).clamp(min=1)
     # Each prototype gets 1 / K of the mass, then each row 1 / N; rows are scaled last, so that each sums to 1.
-    for _ in range(n_iterations):
+    for _ in range(N_ITERATIONS):
         scores = scores - _log_sum(scores) - math.log(len(scores))
         scores = scores - scores.logsumexp(0, keepdim=True) - n_rows.log()
     return (scores + n_rows.log()).exp().T

@@ -76,19 +76,12 @@ class PriorSelfActivation(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationConfig(ActivationSettings):
-    """Settings of the activation stage, in addition to those of ``ActivationSettings``.
+    """Settings of the activation stage, in addition to those of ``ActivationSettings``."""
 
-    Attributes:
-        sources: unlabelled tissue.
-        mpp: um per pixel of the network's input.
-        seed: seed of weights and windows.
-        precision: "32-true" or "bf16-mixed".
-    """
-
-    sources: tuple[UnlabelledSource, ...]
-    mpp: float = 0.5
-    seed: int = 0
-    precision: str = "32-true"
+    sources: tuple[UnlabelledSource, ...]  # unlabelled tissue
+    mpp: float = 0.5  # um per pixel of the network's input
+    seed: int = 0  # seed of weights and windows
+    precision: str = "32-true"  # "32-true" or "bf16-mixed"
 
 
 class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):

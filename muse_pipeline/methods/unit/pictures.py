@@ -37,15 +37,10 @@ SHOWN, COLUMNS = 12, 6
 
 @dataclass(frozen=True)
 class RendererSettings:
-    """Settings that a checkpoint contains in addition to the generator's weights.
+    """Settings that a checkpoint contains in addition to the generator's weights."""
 
-    Attributes:
-        generator: settings of the network.
-        tissue: settings of the synthesised masks that it was trained on.
-    """
-
-    generator: GeneratorSettings
-    tissue: TissueSettings
+    generator: GeneratorSettings  # settings of the network
+    tissue: TissueSettings  # settings of the synthesised masks that it was trained on
 
 
 class Renderer:
