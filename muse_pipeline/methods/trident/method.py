@@ -305,8 +305,9 @@ def variance(branches: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor:
 
 def covariance(branches: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor:
     """Squared covariances of all ordered pairs of dimensions, summed over pairs and branches, divided by D."""
-    squares = [covariance_matrix(rows[has]).square() for rows, has in zip(branches, present, strict=True)]
-    return torch.stack([(square.sum() - square.diagonal().sum()) / len(square) for square in squares]).sum()
+    matrices = [covariance_matrix(rows[has]) for rows, has in zip(branches, present, strict=True)]
+    sums = [matrix.square().sum() - matrix.diagonal().square().sum() for matrix in matrices]
+    return torch.stack([total / len(matrix) for total, matrix in zip(sums, matrices, strict=True)]).sum()
 
 
 def covariance_matrix(rows: Tensor) -> Tensor:
