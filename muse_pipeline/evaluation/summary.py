@@ -203,12 +203,8 @@ def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Render a table with the first column aligned to the left and the rest to the right."""
     lines = [header, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            [line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))]
-        ).rstrip()
-        for line in lines
-    )
+    aligned = ([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines)
+    return "\n".join("  ".join(cells).rstrip() for cells in aligned)
 
 
 def format_interval(interval: Sequence[float] | None, scale: float = 1.0) -> str:
@@ -221,12 +217,16 @@ def format_number(value: float | None, scale: float = 1.0) -> str:
     return NONE if value is None else f"{scale * value:.1f}"
 
 
+def _score(row: dict[str, Any], name: str, scale: float = 1.0) -> list[str]:
+    """The cells of a score and its interval."""
+    return [format_number(row[name], scale), format_interval(row[f"{name}_interval"], scale)]
+
+
 def _heading(summary: dict[str, Any]) -> str:
     rules = summary["rules"]
-    cut = [
-        f"{value:g}" for value in ([rules["min_score"]] if rules["min_score"] is not None else rules["model_threshold"])
-    ]
-    own = "" if rules["min_score"] is not None else " (the model's own)"
+    is_own = rules["min_score"] is None
+    cut = [f"{value:g}" for value in (rules["model_threshold"] if is_own else [rules["min_score"]])]
+    own = " (the model's own)" if is_own else ""
     mpp = ", ".join(sorted({f"{x:.4g}" if abs(x - y) < 1e-4 else f"{x:.4g} x {y:.4g}" for x, y in rules["mpp"]}))
     n_slides, n_patients = summary["n_slides"], summary["n_patients"]
     few = f", fewer than {MIN_PATIENTS}: too few to rely on" if n_patients < MIN_PATIENTS else ""
@@ -246,18 +246,13 @@ def _heading(summary: dict[str, Any]) -> str:
 
 def _f1_table(summary: dict[str, Any]) -> str:
     named = {"detection": summary["detection"], **(summary["by_class"] or {})}
+    counts = "true_positives", "false_positives", "false_negatives"
+    rates = {name: [format_number(row[key]) for key in ("precision", "recall")] for name, row in named.items()}
     rows = [
-        [
-            name,
-            format_number(row["f1"]),
-            format_interval(row["f1_interval"]),
-            *(format_number(row[key]) for key in ("precision", "recall")),
-            *(f"{row[key]:,}" for key in ("true_positives", "false_positives", "false_negatives")),
-        ]
-        for name, row in named.items()
+        [name, *_score(row, "f1"), *rates[name], *(f"{row[key]:,}" for key in counts)] for name, row in named.items()
     ]
     if mean := summary["mean_class"]:
-        rows.append(["mean class", format_number(mean["f1"]), format_interval(mean["f1_interval"]), *[""] * 5])
+        rows.append(["mean class", *_score(mean, "f1"), *[""] * 5])
     title = f"at {summary['rules']['radius_um']:g} um, %"
     return render_table([title, "F1", "interval", "precision", "recall", "hits", "false", "missed"], rows)
 
@@ -277,15 +272,10 @@ def _calibration_table(summary: dict[str, Any]) -> str | None:
     calibration = summary["calibration"]
     if calibration is None:
         return None
-    rows = [
-        [
-            name,
-            *(format_number(row[key], 100) for key in ("confidence", "accuracy", "error")),
-            format_interval(row["error_interval"], 100),
-            f"{row['n']:,}",
-        ]
-        for name, row in {"all": calibration, **(calibration["by_site"] or {})}.items()
-    ]
+    rows = []
+    for name, row in {"all": calibration, **(calibration["by_site"] or {})}.items():
+        given = [format_number(row[key], 100) for key in ("confidence", "accuracy")]
+        rows.append([name, *given, *_score(row, "error", 100), f"{row['n']:,}"])
     header = ["class probability, %", "given", "right", "calibration error", "interval", "matched nuclei"]
     return render_table(header, rows)
 
@@ -295,20 +285,11 @@ def _outline_table(summary: dict[str, Any]) -> str | None:
     if outlines is None:
         return None
     named = {"any class (bPQ)": outlines["any_class"], **(outlines["by_class"] or {})}
-    rows = [
-        [
-            name,
-            format_number(row["pq"], 100),
-            format_interval(row["pq_interval"], 100),
-            *(format_number(row[key], 100) for key in ("sq", "dq")),
-        ]
-        for name, row in named.items()
-    ]
+    parts = {name: [format_number(row[key], 100) for key in ("sq", "dq")] for name, row in named.items()}
+    rows = [[name, *_score(row, "pq", 100), *parts[name]] for name, row in named.items()]
     if mean := outlines["mean_class"]:
-        rows.append(
-            ["mean class (mPQ)", format_number(mean["pq"], 100), format_interval(mean["pq_interval"], 100), "", ""]
-        )
-    rows.append(["AJI", format_number(outlines["aji"], 100), format_interval(outlines["aji_interval"], 100), "", ""])
+        rows.append(["mean class (mPQ)", *_score(mean, "pq", 100), "", ""])
+    rows.append(["AJI", *_score(outlines, "aji", 100), "", ""])
     slides = "" if outlines["n_slides"] == summary["n_slides"] else f" ({count_noun(outlines['n_slides'], 'slide')})"
     return render_table([f"outlines{slides}, %", "PQ", "interval", "SQ", "DQ"], rows)
 
