@@ -31,7 +31,7 @@ from muse_pipeline.methods.unit.config import (
     UnitConfig,
     stage_config,
 )
-from muse_pipeline.methods.unit.data import MasksStage, UnitData
+from muse_pipeline.methods.unit.data import SynthesisStage, UnitData
 from muse_pipeline.methods.unit.method import UnitTraining
 from muse_pipeline.methods.unit.run import UnitStage
 from muse_pipeline.methods.unit.synthesis_masks import EPITHELIAL, InstanceMask, TissueSettings, synthesise_mask
@@ -73,7 +73,7 @@ def run_arm(arm: str, seed: int, steps: int, runs: Path) -> dict:
     tissue = draw_training_tissue(runs / "tissue")
     config = arm_config(arm, seed, steps, tissue)
     options = Options(accelerator="cpu", log=print, progress=lambda *done: print(*done, flush=True))
-    masks = MasksStage(config, runs / f"masks-{seed}").run(options)
+    masks = SynthesisStage(config, runs / f"masks-{seed}").run(options)
     kind = UntrainedGenerator if arm == "untrained" else UnitStage
     checkpoint = kind(stage_config(config, masks, None), runs / f"{arm}-{seed}").run(options)
     return {"steps": steps, **score(load_reader(checkpoint, config))}

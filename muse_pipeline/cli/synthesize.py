@@ -91,11 +91,11 @@ def write_pictures(args: argparse.Namespace) -> None:
     """Render synthesised masks as tissue."""
     from muse_pipeline.core.process import show_progress
     from muse_pipeline.core.text import count_noun
-    from muse_pipeline.methods.unit import pictures
+    from muse_pipeline.methods.unit import rendering
 
-    renderer = pictures.Renderer(args.generator, args.threads)
+    renderer = rendering.Renderer(args.generator, args.threads)
     with show_progress("pictures") as progress:
-        pictures.write_pictures(
+        rendering.render_pictures(
             renderer,
             args.output,
             args.n,
@@ -104,4 +104,4 @@ def write_pictures(args: argparse.Namespace) -> None:
             masks=args.masks,
             progress=progress,
         )
-    print(f"{args.output}: {count_noun(args.n, 'picture')} at {renderer.mpp:g} um/px; see {pictures.PAGE}")
+    print(f"{args.output}: {count_noun(args.n, 'picture')} at {renderer.mpp:g} um/px; see {rendering.PAGE}")

@@ -89,7 +89,7 @@ class LabelledWindows:
         batch = LabelledBatch(pixels, colour, xy, label, rays, shares=shares if shares.shape[2] else None)
         if self.depths is not None:
             depths = [self.depths[i] for i in chosen]
-            depth = read_cells(depths, centre, linear, self.window_px // CELL_PX, CELL_PX)
+            depth = read_window_cells(depths, centre, linear, self.window_px // CELL_PX, CELL_PX)
             # Values below 0 are codes, not depths, and are kept.
             batch = batch._replace(region=torch.where(depth > 0, depth * self.mpp, depth))
         if self.weak_view:
@@ -161,7 +161,7 @@ def cut_windows(pictures: list[Tensor], centre: Tensor, linear: Tensor, size_px:
     return torch.cat(windows)
 
 
-def read_cells(maps: list[Tensor], centre: Tensor, linear: Tensor, cells: int, cell_px: int) -> Tensor:
+def read_window_cells(maps: list[Tensor], centre: Tensor, linear: Tensor, cells: int, cell_px: int) -> Tensor:
     """Read maps (h, w) of B pictures at the centres of N = ``cells`` cells per side: (B, N, N) float, 0 outside.
 
     ``centre`` (B, 2) and ``linear`` (B, 2, 2) are those of ``cut_windows``.
@@ -330,10 +330,10 @@ class RegionWindows:
         cells = self.window_px // CELL_PX
         if self.maps[index] is None:
             return torch.full((cells, cells), int(self.labels[index]), device=self.device)
-        return read_cells([self.maps[index]], centre[None], linear[None], cells, CELL_PX)[0].long() - 1
+        return read_window_cells([self.maps[index]], centre[None], linear[None], cells, CELL_PX)[0].long() - 1
 
 
 def _shifted(target: np.ndarray, margin: int, device: torch.device) -> Tensor:
-    """The target plus 1, padded by ``margin``; unknown pixels are 0, like those beyond a picture in ``read_cells``."""
+    """The target plus 1, padded by ``margin``; unknown pixels are 0, as in ``read_window_cells``."""
     shifted = np.where(target == UNKNOWN, 0, target + 1).astype(np.uint8)
     return torch.from_numpy(np.pad(shifted, margin)).to(device)

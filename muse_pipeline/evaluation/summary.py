@@ -21,7 +21,7 @@ from muse_pipeline.evaluation.slide_pairs import Pairing
 NOT_SCORED = {"without_truth": "no truth", "without_result": "no result", "beyond_sheet": "not in the sheet"}
 
 
-def summarise(
+def summarise_scores(
     scores: Sequence[SlideScore], pairing: Pairing, rules: Rules, repeats: int = REPEATS, site: str | None = None
 ) -> dict[str, Any]:
     """The result of ``muse evaluate``, as a dictionary for JSON.
@@ -191,7 +191,7 @@ NONE = "-"
 
 
 def render_summary(summary: dict[str, Any]) -> str:
-    """Render the result of ``summarise`` as tables, with remarks on doubts, and on nuclei and slides left out."""
+    """Render a result of ``summarise_scores`` as tables, with remarks on doubts, nuclei and slides left out."""
     parts = [_heading(summary), _f1_table(summary)]
     tables = _confusion(summary), _calibration_table(summary), _outline_table(summary), _slide_table(summary)
     parts += [part for part in tables if part]

@@ -20,9 +20,9 @@ from muse_pipeline.core.errors import LabelError, SlideError
 from muse_pipeline.core.files import read_lines
 from muse_pipeline.core.pictures import resize_picture
 from muse_pipeline.core.types import Frame
-from muse_pipeline.labels.class_areas import ClassAreas, read_areas
+from muse_pipeline.labels.class_areas import ClassAreas, read_labelled_areas
 from muse_pipeline.labels.labelled_image import LabelledImage, complete_outlines, require_order
-from muse_pipeline.labels.nuclei_files import FileNuclei, ObjectRules, read_drawn, read_text
+from muse_pipeline.labels.nuclei_files import FileNuclei, ObjectRules, read_drawn, read_index_table
 from muse_pipeline.nuclei.class_names import ClassWords
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.objects import IGNORED, REGION
@@ -54,11 +54,11 @@ def read_picture(path: Path, mpp: float | None, origin: str = OF_SOURCE) -> tupl
     if mpp is not None and stated is not None:
         require_agreement(path, mpp, stated.mpp, stated.source, origin)
     if mpp is not None or stated is None:
-        return pixels, require_mpp(path, mpp, origin)
-    return pixels, require_mpp(path, float(stated.mpp[0]), f"the mpp in the file ({stated.source})")
+        return pixels, require_picture_mpp(path, mpp, origin)
+    return pixels, require_picture_mpp(path, float(stated.mpp[0]), f"the mpp in the file ({stated.source})")
 
 
-def require_mpp(path: Path, mpp: float | None, origin: str = OF_SOURCE) -> float:
+def require_picture_mpp(path: Path, mpp: float | None, origin: str = OF_SOURCE) -> float:
     """Return the ``mpp`` of a picture if it is known and plausible for nuclei; ``origin`` describes it in messages."""
     if mpp is None:
         raise LabelError(f"{path}: its pixel size is unknown; give `mpp`, um per pixel, in this source")
@@ -348,7 +348,7 @@ class FolderSource(LabelSource):
         """Read the nuclei of a label file, with the classes of the model."""
         if self.format == "geojson":
             return self.classify(self.read_drawn(files["labels"], canvas, model), model)
-        return self.classify(read_text(files["labels"], self.format, canvas.frame, model.n_rays), model)
+        return self.classify(read_index_table(files["labels"], self.format, canvas.frame, model.n_rays), model)
 
     def read_drawn(self, path: Path, canvas: Canvas, model: TargetModel) -> FileNuclei:
         """Read nuclei and regions of GeoJSON, without looking up classes."""
@@ -365,7 +365,7 @@ class FolderSource(LabelSource):
     def read_class_areas(self, path: Path, canvas: Canvas, model: TargetModel) -> ClassAreas:
         """Read the areas of a label file that have classes of the model."""
         left_out = (self.region_class, *self.ignore)
-        return read_areas(path, self.words_for(model), canvas.size_px, canvas.offset_px, left_out)
+        return read_labelled_areas(path, self.words_for(model), canvas.size_px, canvas.offset_px, left_out)
 
     def require_nuclei_in(self, areas: ClassAreas, counts: np.ndarray) -> None:
         """Reject an area whose number of nuclei in ``counts`` (A,) is 0, unless ``allow_empty``."""

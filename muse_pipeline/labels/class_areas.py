@@ -96,7 +96,7 @@ def expected_shares(classes: tuple[int, ...], n_classes: int, purity: float) -> 
     return shares
 
 
-def read_areas(
+def read_labelled_areas(
     path: Path,
     words: ClassWords,
     size_px: tuple[int, int],

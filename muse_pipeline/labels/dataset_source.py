@@ -20,7 +20,7 @@ from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.labels.layouts import LAYOUTS
 
 
-class Layout(ABC):
+class DatasetLayout(ABC):
     """Finds and reads the pictures of the unpacked dataset in, or below, the folder ``source.labels``."""
 
     title: ClassVar[str]
@@ -76,7 +76,7 @@ class DatasetSource(LabelSource):
         return self.labels
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> DatasetLayout:
         """The layout of the dataset."""
         return LAYOUTS[self.format](self)
 

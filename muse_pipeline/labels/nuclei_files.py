@@ -175,7 +175,7 @@ SCORE = "score"
 TO_XY = {"row column class": row_column_index_to_xy, "x y class": xy_index_to_xy}
 
 
-def read_text(path: Path, order: str, frame: Frame, n_rays: int) -> FileNuclei:
+def read_index_table(path: Path, order: str, frame: Frame, n_rays: int) -> FileNuclei:
     """Read a table of pixel indices, counted from 0, whose columns have the ``order`` of a key of ``TO_XY``."""
     remedy = "name each of these columns once in a header, or begin with the first nucleus"
     table = read_points(path, order.split(), frame, n_rays, remedy=remedy, may_lack_header=True)

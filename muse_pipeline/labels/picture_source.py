@@ -34,9 +34,9 @@ from muse_pipeline.labels.nuclei_files import (
     FileNuclei,
     median_diameter_px,
     name_instances,
+    read_index_table,
     read_instances,
     read_masks,
-    read_text,
 )
 from muse_pipeline.labels.region_windows import fill_polygon
 from muse_pipeline.tissue.stain import fit_macenko
@@ -120,7 +120,7 @@ class PictureSource(FolderSource):
         instances = MASK_READERS[self.format](files["labels"], canvas.size_px, canvas.mpp[0], model.n_rays)
         if "points" not in files:
             return instances
-        points = self.classify(read_text(files["points"], "x y class", canvas.frame, model.n_rays), model)
+        points = self.classify(read_index_table(files["points"], "x y class", canvas.frame, model.n_rays), model)
         return name_instances(instances, points.within(canvas.size_px, canvas.title), canvas.mpp[0])
 
     def _label_areas(

@@ -77,7 +77,7 @@ def cut_regions(area: BaseGeometry, work_size_px: tuple[int, int], context_px: i
                     yield _window(region, (left, top, right, bottom), area, work_size_px, context_px)
 
 
-class SlideRegions:
+class DrawnRegions:
     """An open slide whose regions are read at ``mpp``.
 
     Its stains and appearance are measured as in ``muse tissue``, so that training and runs normalise alike.
@@ -108,10 +108,10 @@ class SlideRegions:
 
 
 @contextmanager
-def open_regions(path: Path | str, info: SlideInfo, mpp: float, enlarge: bool = False) -> Iterator[SlideRegions]:
+def open_regions(path: Path | str, info: SlideInfo, mpp: float, enlarge: bool = False) -> Iterator[DrawnRegions]:
     """Open a slide to read its regions at ``mpp``; with ``enlarge``, it may be coarser, as in a run."""
     with open_slide(path, info.reader) as slide:
-        yield SlideRegions(slide, info, mpp, enlarge)
+        yield DrawnRegions(slide, info, mpp, enlarge)
 
 
 def fill_polygon(polygon: BaseGeometry, origin: tuple[int, int], size: tuple[int, int]) -> np.ndarray:

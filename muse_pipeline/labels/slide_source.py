@@ -20,7 +20,7 @@ from muse_pipeline.labels.base_source import OF_SOURCE, Canvas, FolderSource, Sa
 from muse_pipeline.labels.class_areas import AreaDetector, ClassAreas
 from muse_pipeline.labels.labelled_image import LabelledImage, complete_outlines
 from muse_pipeline.labels.nuclei_files import FileNuclei
-from muse_pipeline.labels.region_windows import SlideRegions, open_regions
+from muse_pipeline.labels.region_windows import DrawnRegions, open_regions
 from muse_pipeline.nuclei.parquet import footer_checksum
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.objects import properties_of
@@ -124,7 +124,7 @@ class SlideSource(FolderSource):
                 yield self.image(sample, pixels, own, n_left_out=n_left_out, **facts)
                 n_left_out = 0
 
-    def _require_nuclei(self, area: BaseGeometry, nuclei: Nuclei, path: Path, regions: SlideRegions) -> None:
+    def _require_nuclei(self, area: BaseGeometry, nuclei: Nuclei, path: Path, regions: DrawnRegions) -> None:
         """Reject a region without a nucleus, or with half of its nuclei on glass, because the frame may be wrong."""
         info = regions.info
         for region in shapely.get_parts(area):

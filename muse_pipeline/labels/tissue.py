@@ -132,7 +132,7 @@ def read_tissue_images(
     return images
 
 
-def source_files(source: TissueSource) -> Iterator[tuple[str, str, Path]]:
+def tissue_files(source: TissueSource) -> Iterator[tuple[str, str, Path]]:
     """Yield the files of a source, which must exist, as (setting, name in the source, path)."""
     for kind in (*KINDS, "table", "areas", "masks"):
         location = getattr(source, kind)
@@ -146,10 +146,10 @@ def source_files(source: TissueSource) -> Iterator[tuple[str, str, Path]]:
 
 
 def source_checksums(source: TissueSource) -> dict[str, str]:
-    """Checksums of a source's files, keyed by the names that ``source_files`` gives them."""
+    """Checksums of a source's files, keyed by the names that ``tissue_files`` gives them."""
     return {
         name: fingerprint_file(path) if kind in ("folders", "images") else sha256_of(path)
-        for kind, name, path in source_files(source)
+        for kind, name, path in tissue_files(source)
     }
 
 

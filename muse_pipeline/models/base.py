@@ -55,7 +55,7 @@ HALF_PIXEL = Lattice("x/4-0.5", align_corners=False)
 ALIGNED_CORNERS = Lattice("x/S*(S/4-1)", align_corners=True)
 
 
-def read_at(dense: Tensor, xy: Tensor, lattice: Lattice) -> Tensor:
+def interpolate_at(dense: Tensor, xy: Tensor, lattice: Lattice) -> Tensor:
     """Read a dense map (B, D, h, w) at ``xy`` (B, M, 2) bilinearly: (B, M, D) ("O_bi" of MUSE, arXiv 2511.05170).
 
     Positions are in window pixels, whose edges are at integers; the window has 4 h x 4 w px. Outside it, half-pixel
@@ -121,7 +121,7 @@ class Features(NamedTuple):
     image: Tensor  # (B, D')
 
 
-class Stage(NamedTuple):
+class StageSize(NamedTuple):
     """Size of one intermediate map of a backbone."""
 
     stride_px: int  # input pixels per cell
@@ -135,7 +135,7 @@ class Backbone(nn.Module):
     image_channels: int  # length of the image vector, D'
     stride_px: int  # total stride; the sides of windows must be multiples of it
     # sizes of the encoder's stages, in the order of ``stage_maps``; strides do not decrease
-    stage_sizes: tuple[Stage, ...]
+    stage_sizes: tuple[StageSize, ...]
     # rule that maps positions to the dense map; with ``HALF_PIXEL``, windows may have any size
     lattice: Lattice = HALF_PIXEL
 
@@ -144,9 +144,9 @@ class Backbone(nn.Module):
 
         Args:
             pixels: (B, 3, H, W), 0 to 255.
-            colour: (3, 4) for all windows, or (B, 3, 4); as in ``optical_density``.
+            colour: (3, 4) for all windows, or (B, 3, 4); as in ``transformed_density``.
         """
-        return optical_density(pixels, colour)
+        return transformed_density(pixels, colour)
 
     def forward(self, image: Tensor) -> Features:
         """Compute the features of images (B, 3, H, W) from ``prepare``."""
@@ -197,7 +197,7 @@ class ResidualEncoder(Backbone):
             channels = width
         self.channels, self.image_channels = widths[0], widths[-1]
         self.stride_px = 2 ** (len(widths) + 1)
-        self.stage_sizes = tuple(Stage(4 * 2**index, width) for index, width in enumerate(widths))
+        self.stage_sizes = tuple(StageSize(4 * 2**index, width) for index, width in enumerate(widths))
 
     def stage_maps(self, image: Tensor) -> Iterator[Tensor]:
         """The outputs of the residual stages, none of which depends on the whole window."""
@@ -207,7 +207,7 @@ class ResidualEncoder(Backbone):
             yield x
 
 
-def optical_density(pixels: Tensor, colour: Tensor) -> Tensor:
+def transformed_density(pixels: Tensor, colour: Tensor) -> Tensor:
     """Convert RGB (B, 3, H, W), 0 to 255, to optical density -ln((pixel + 1) / 256), and apply an affine map.
 
     ``colour`` is (3, 4) for all windows, or (B, 3, 4); columns 0-2 multiply the density, column 3 is added.
@@ -216,7 +216,7 @@ def optical_density(pixels: Tensor, colour: Tensor) -> Tensor:
 
 
 def recoloured(pixels: Tensor, colour: Tensor) -> Tensor:
-    """Apply the map of ``optical_density`` and return RGB (B, 3, H, W), 0 to 255; the identity map changes nothing."""
+    """Apply the map of ``transformed_density`` to RGB (B, 3, H, W), 0 to 255; the identity map changes nothing."""
     return (256.0 * torch.exp(-_mapped_density(pixels, colour)) - 1.0).clamp(0.0, 255.0)
 
 

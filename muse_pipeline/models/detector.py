@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.models import BACKBONES, HEADS
-from muse_pipeline.models.base import Backbone, conv_norm, read_at
+from muse_pipeline.models.base import Backbone, conv_norm, interpolate_at
 
 PRIOR = 0.05  # initial score: the share of cells in dense tissue that contain a centre
 MEAN_RADIUS_UM = 4.0  # initial length of rays
@@ -281,4 +281,4 @@ class DetectionGraph(nn.Module):
         xy = self.detector.head.locate(located, cell) * CELL_PX
         label, rays = self.detector.head.describe(pick(described, cell, n_cells))
         nuclei = (xy, score, label.softmax(2), rays)
-        return (*nuclei, read_at(dense, xy, self.detector.backbone.lattice)) if self.embed else nuclei
+        return (*nuclei, interpolate_at(dense, xy, self.detector.backbone.lattice)) if self.embed else nuclei

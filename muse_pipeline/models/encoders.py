@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.models.base import Backbone, Features, ImageNetBackbone, ResidualEncoder, Stage, UpAdd, conv_norm
+from muse_pipeline.models.base import Backbone, Features, ImageNetBackbone, ResidualEncoder, StageSize, UpAdd, conv_norm
 
 
 class CompactNetwork(ResidualEncoder):
@@ -115,7 +115,7 @@ class ColourNetwork(Backbone):
         self.means = nn.Sequential(*_layer(width, width), *_layer(width, width), nn.Conv2d(width, width, 1))
         self.channels = self.image_channels = width
         self.stride_px = 4 * 2 ** (N_STAGES - 1)
-        self.stage_sizes = tuple(Stage(4 * 2**index, width) for index in range(N_STAGES))
+        self.stage_sizes = tuple(StageSize(4 * 2**index, width) for index in range(N_STAGES))
 
     def forward(self, image: Tensor) -> Features:
         """(B, 3, H, W) -> the dense map, and its mean."""
@@ -158,7 +158,7 @@ class Vgg16Stages(ImageNetBackbone):
             blocks.append(nn.Sequential(*layers, nn.MaxPool2d(2)))
         self.blocks = nn.ModuleList(blocks)
         self.channels, self.image_channels, self.stride_px = WIDTHS[1], WIDTHS[2], 8
-        self.stage_sizes = tuple(Stage(2 ** (index + 1), width) for index, width in enumerate(WIDTHS))
+        self.stage_sizes = tuple(StageSize(2 ** (index + 1), width) for index, width in enumerate(WIDTHS))
 
     def forward(self, image: Tensor) -> Features:
         """(B, 3, H, W), normalised -> features."""

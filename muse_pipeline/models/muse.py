@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.models.base import ALIGNED_CORNERS, Features, ImageNetBackbone, Stage
+from muse_pipeline.models.base import ALIGNED_CORNERS, Features, ImageNetBackbone, StageSize
 
 PATCH_PX = 16
 TAPS = (2, 5, 8, 11)  # blocks, counted from 0, whose outputs the decoder reads
@@ -87,7 +87,7 @@ class FeedForward(nn.Module):
         return self.fc2(self.act(self.fc1(tokens)))
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Attention and feed-forward, each after a LayerNorm and added to its input."""
 
     def __init__(self, dim: int, n_heads: int):
@@ -117,7 +117,7 @@ class VisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, dim))
         self.patch_embed = PatchEmbedding(dim)
-        self.blocks = nn.ModuleList(Block(dim, n_heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(TransformerBlock(dim, n_heads) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.register_buffer("baked_positions", None, persistent=False)
         self.baked_grid: tuple[int, int] | None = None
@@ -170,7 +170,12 @@ class MuseBackbone(ImageNetBackbone):
     lattice = ALIGNED_CORNERS
 
     def __init__(
-        self, encoder: nn.Module, decoder: nn.Module, image_channels: int, stride_px: int, stage_sizes: Sequence[Stage]
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        image_channels: int,
+        stride_px: int,
+        stage_sizes: Sequence[StageSize],
     ):
         super().__init__()
         self.encoder = nn.ModuleDict({"encoder": encoder})  # nested twice, as in the released files
@@ -330,7 +335,7 @@ class ResNet50(nn.Module):
 
 def _muse_r50() -> MuseBackbone:
     widths = (256, 512, 1024, 2048)
-    stages = [Stage(4 * 2**index, width) for index, width in enumerate(widths)]
+    stages = [StageSize(4 * 2**index, width) for index, width in enumerate(widths)]
     return MuseBackbone(ResNet50(), Decoder(widths), image_channels=2048, stride_px=32, stage_sizes=stages)
 
 
@@ -375,7 +380,7 @@ class MuseVit(MuseBackbone):
 
     def __init__(self, dim: int, n_heads: int, input_px: int):
         encoder = VisionTransformer(dim, n_heads, input_px // PATCH_PX)
-        taps = [Stage(PATCH_PX, dim)] * len(TAPS)
+        taps = [StageSize(PATCH_PX, dim)] * len(TAPS)
         super().__init__(encoder, TapDecoder(dim), image_channels=dim, stride_px=PATCH_PX, stage_sizes=taps)
 
     def fix_size(self, height: int, width: int) -> None:

@@ -178,7 +178,7 @@ def is_blurred(pixels: np.ndarray) -> bool:
     return contrast > MIN_CONTRAST and float((fine - middle)[seen].std()) < MIN_SHARPNESS * contrast
 
 
-def judge_slide(sample: SlideSample) -> list[str]:
+def judge_sample(sample: SlideSample) -> list[str]:
     """Warnings about the whole slide, judged by the crops of its sample."""
     if not sample.pictures:
         return ["no tissue to propose nuclei in"]
@@ -203,8 +203,8 @@ def fit_proposer(
     """
     proposer = PROPOSERS[method]
     sample = sample_slide(store, colour, info)
-    guard = Guard(partial(judge_window, mpp=store.mpp), tuple(judge_slide(sample))) if proposer.is_guarded else None
-    return proposer.fit(sample, read_settings(method, settings)), guard
+    guard = Guard(partial(judge_window, mpp=store.mpp), tuple(judge_sample(sample))) if proposer.is_guarded else None
+    return proposer.fit(sample, parse_settings(method, settings)), guard
 
 
 def propose_shard(
@@ -233,6 +233,6 @@ def propose_shard(
     return warnings
 
 
-def read_settings(method: str, settings: dict[str, Any]) -> Any:
+def parse_settings(method: str, settings: dict[str, Any]) -> Any:
     """``settings`` as the ``Settings`` of a proposer, with defaults filled in."""
     return parse_config(settings, PROPOSERS[method].Settings, f"proposals: {method}")

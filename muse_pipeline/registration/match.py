@@ -25,7 +25,7 @@ COVERED = 0.25  # minimum share of tissue in a tile that is used for a fit
 MIN_SEEN = 0.8  # minimum share of a tile, as far as it lies on the slide, that lies on the partner
 
 
-class Picture:
+class SlidePicture:
     """A slide at one resolution, held in memory."""
 
     def __init__(self, pixels: np.ndarray, mpp: np.ndarray):
@@ -41,14 +41,14 @@ class Picture:
         """A rectangle of the picture, (h, w, 3) uint8, which must not extend beyond it."""
         return self._pixels[xy[1] : xy[1] + size[1], xy[0] : xy[0] + size[0]]
 
-    def shrunk(self, target_um: float) -> Picture:
+    def shrunk(self, target_um: float) -> SlidePicture:
         """The picture with pixels of about ``target_um``."""
         size = np.maximum(np.round(self.size_um / target_um), 1).astype(int)
         pixels = cv2.resize(self._pixels, size.tolist(), interpolation=cv2.INTER_AREA)
-        return Picture(pixels, self.size_um / size)
+        return SlidePicture(pixels, self.size_um / size)
 
 
-PixelReader = AreaReader | Picture  # readers of a slide at one resolution
+PixelReader = AreaReader | SlidePicture  # readers of a slide at one resolution
 
 
 def grid_um(corner_um: np.ndarray, step_um: float, size: tuple[int, int]) -> np.ndarray:
@@ -108,7 +108,7 @@ class Power:
 
 
 @dataclass(frozen=True, eq=False)
-class Matches:
+class TileMatches:
     """Measurements of N tiles."""
 
     centre_um: np.ndarray  # (N, 2) centres on the slide
@@ -131,7 +131,7 @@ def match_tiles(
     centre_um: np.ndarray,
     power: Power,
     threads: int = 1,
-) -> Matches:
+) -> TileMatches:
     """Find the tiles around ``centre_um`` (N, 2) on the partner, near the positions that ``transform`` predicts."""
 
     def match(centre: np.ndarray) -> TileMatch:
@@ -139,11 +139,11 @@ def match_tiles(
 
     tiles = list(map_in_order(match, centre_um, threads))
     columns = [np.array([getattr(tile, name) for tile in tiles]) for name in TileMatch._fields]
-    return Matches(np.asarray(centre_um).reshape(-1, 2), columns[0].reshape(-1, 2), *columns[1:])
+    return TileMatches(np.asarray(centre_um).reshape(-1, 2), columns[0].reshape(-1, 2), *columns[1:])
 
 
 class TileMatch(NamedTuple):
-    """One tile of ``Matches``."""
+    """One tile of ``TileMatches``."""
 
     shift_um: np.ndarray
     correlation: float

@@ -17,7 +17,15 @@ import scipy  # loads its modules at first use, because loading takes longer tha
 
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.types import Slide, SlideInfo
-from muse_pipeline.registration.match import Matches, Picture, PixelReader, Power, lattice, match_tiles, nuclear_density
+from muse_pipeline.registration.match import (
+    PixelReader,
+    Power,
+    SlidePicture,
+    TileMatches,
+    lattice,
+    match_tiles,
+    nuclear_density,
+)
 from muse_pipeline.registration.transform import Transform
 from muse_pipeline.store.resample import MAX_COARSER, AreaReader
 
@@ -42,7 +50,7 @@ AGREE_UM = 40.0  # tiles within this distance agree with an affine map; mild ben
 class LowPower:
     """A slide at low power, for the search."""
 
-    picture: Picture  # picture at about 8 um per pixel
+    picture: SlidePicture  # picture at about 8 um per pixel
     mask: np.ndarray  # (h, w) bool mask of its tissue
 
     def maps(self, um: float) -> tuple[np.ndarray, np.ndarray]:
@@ -164,12 +172,12 @@ class Pair:
             return self.low.picture.shrunk(um), self.partner_low.picture.shrunk(um)
         return AreaReader(self.slide, self.info, um), AreaReader(self.partner, self.partner_info, um)
 
-    def match(self, transform: Transform, power: Power, most: int = MOST_TILES) -> Matches:
+    def match(self, transform: Transform, power: Power, most: int = MOST_TILES) -> TileMatches:
         """Compare up to ``most`` tiles that are spread over the tissue."""
         centre_um = lattice(self.low.mask, self.low.picture.mpp, power.tile_um, 4 * LEAST_TILES, most)
         return self.match_at(transform, power, centre_um)
 
-    def match_at(self, transform: Transform, power: Power, centre_um: np.ndarray) -> Matches:
+    def match_at(self, transform: Transform, power: Power, centre_um: np.ndarray) -> TileMatches:
         """Compare the tiles around ``centre_um`` (N, 2)."""
         return match_tiles(*self.readers(power.um), transform, centre_um, power, self.threads)
 
@@ -215,7 +223,7 @@ def refine(pair: Pair, start: Transform) -> tuple[Transform, Power]:
     return transform, reached
 
 
-def fit_affine(matches: Matches, measured_with: Transform) -> tuple[Transform, float] | None:
+def fit_affine(matches: TileMatches, measured_with: Transform) -> tuple[Transform, float] | None:
     """The affine map that most tiles agree with, and their share of the tiles on the partner.
 
     None if fewer than ``LEAST_TILES`` agree, or if the map stretches or shrinks a direction by more than a quarter.

@@ -99,13 +99,13 @@ def describe(registration: Registration) -> dict[str, Any]:
         "scale": round(transform.scale, 5),
         "compared_at_um": registration.power.um,
         "outline": registration.outline and asdict(registration.outline),
-        "residuals": summarise(tiles),
+        "residuals": summarise_residuals(tiles),
         "tile_um": tiles.side_um,
         "kept_tiles": ["".join("01"[int(kept)] for kept in row) for row in kept_grid],
     }
 
 
-def summarise(tiles: TileResiduals) -> dict[str, Any]:
+def summarise_residuals(tiles: TileResiduals) -> dict[str, Any]:
     """Counts of tiles, and the median and 95th percentile of the residuals that were measured in kept tiles."""
     measured = tiles.residual_um[tiles.is_kept & tiles.is_measured]
     middle, high = np.percentile(measured, [50, 95]) if len(measured) else (0.0, 0.0)

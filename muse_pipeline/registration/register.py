@@ -11,7 +11,7 @@ import scipy  # loads its modules at first use, because loading takes longer tha
 
 from muse_pipeline.core.errors import MisfitError, MppError, RegistrationError
 from muse_pipeline.core.types import Slide, SlideInfo
-from muse_pipeline.registration.match import Picture, tiles_on_tissue
+from muse_pipeline.registration.match import SlidePicture, tiles_on_tissue
 from muse_pipeline.registration.placement import (
     FINEST_UM,
     GLASS,
@@ -154,7 +154,7 @@ def _low_power(slide: Slide, info: SlideInfo) -> LowPower:
         raise RegistrationError(
             f"{info.path}: {why}, so it cannot be registered; both slides must show dark tissue on bright background"
         )
-    return LowPower(Picture(search.overview.pixels, search.overview.mpp), search.tissue.mask)
+    return LowPower(SlidePicture(search.overview.pixels, search.overview.mpp), search.tissue.mask)
 
 
 def _misfit(pair: Pair, start: Transform | None, part: float) -> str:

@@ -145,7 +145,7 @@ def inherit_export(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {**values, "export": {**inherited, **replace_outlines(given)}}
 
 
-def require_sound(config: DetectorConfig) -> None:
+def require_sound_detector(config: DetectorConfig) -> None:
     """Reject unusable settings before any data is read."""
     for registry, name in ((BACKBONES, config.backbone), (HEADS, config.head)):
         registry[name]

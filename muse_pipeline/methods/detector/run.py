@@ -18,7 +18,13 @@ from muse_pipeline.inference.doubts import merge_references
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.labels.statistics import appearance_reference, class_weights
-from muse_pipeline.methods.detector.config import CARD_ONLY, UNSCORED, DetectorConfig, inherit_export, require_sound
+from muse_pipeline.methods.detector.config import (
+    CARD_ONLY,
+    UNSCORED,
+    DetectorConfig,
+    inherit_export,
+    require_sound_detector,
+)
 from muse_pipeline.methods.detector.data import DetectorData, keep_pictures, read_detector_data
 from muse_pipeline.methods.detector.method import DetectorTraining, DistillationTerm
 from muse_pipeline.methods.detector.mixing import (
@@ -75,7 +81,7 @@ class DetectorRecipe(Recipe):
 
     def describe(self, config: DetectorConfig) -> dict[str, Any]:
         """Describe the run for the workflow; its inputs are the checkpoints and every file of the label sources."""
-        require_sound(config)
+        require_sound_detector(config)
         inputs = read_inputs(config)
         inputs.require_checkpoints()
         files = set()
@@ -121,8 +127,8 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return read_start(self.config)
 
     def check(self) -> None:
-        """Reject wrong settings (``config.require_sound``)."""
-        require_sound(self.config)
+        """Reject wrong settings (``config.require_sound_detector``)."""
+        require_sound_detector(self.config)
 
     def inputs(self) -> Inputs:
         """Label sources, initial checkpoint and teachers (``read_inputs``)."""

@@ -14,7 +14,7 @@ from muse_pipeline.core.pictures import spread_evenly
 from muse_pipeline.data.windows import RegionWindows
 from muse_pipeline.inference.card import REGIONS, painting_warnings
 from muse_pipeline.inference.model import find_checkpoint
-from muse_pipeline.labels.tissue import source_checksums, source_files
+from muse_pipeline.labels.tissue import source_checksums, tissue_files
 from muse_pipeline.methods.mil.attention import slide_metrics, slide_stages
 from muse_pipeline.methods.mil.bags import list_labelled_slides
 from muse_pipeline.methods.mil.config import (
@@ -49,7 +49,7 @@ class MilRecipe(Recipe):
         labels = config.slide_labels
         starts = [config.checkpoint, labels and labels.checkpoint]
         files = [find_checkpoint(start) for start in starts if start]
-        files += [file for source in (*config.sources, *config.validation) for _, _, file in source_files(source)]
+        files += [file for source in (*config.sources, *config.validation) for _, _, file in tissue_files(source)]
         if labels and labels.table:
             files.append(labels.table)
         slides = list_labelled_slides(labels, config.class_names) if labels else []

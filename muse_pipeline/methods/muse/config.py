@@ -83,6 +83,6 @@ class MuseConfig:
         return (self.views.global_px, *[self.views.local_px] * (self.views.n_local > 0))
 
 
-def require_sound(config: MuseConfig) -> None:
+def require_sound_views(config: MuseConfig) -> None:
     """Reject an unknown backbone, and views that it does not accept, before any data is read."""
     require_windows(config.backbone, *config.sides_px)

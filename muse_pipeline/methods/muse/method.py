@@ -19,7 +19,7 @@ from torch.nn import functional
 from muse_pipeline.core.config import Between, Fraction, NotNegative, OneOf
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.views import ViewBatch, Views, ordered_pairs
-from muse_pipeline.models.base import Backbone, Features, Lattice, read_at
+from muse_pipeline.models.base import Backbone, Features, Lattice, interpolate_at
 from muse_pipeline.training.devices import all_sum, is_distributed, n_processes
 from muse_pipeline.training.method import Method
 
@@ -93,7 +93,7 @@ class SelfDistillationSettings:
             raise ConfigError("distillation: nucleus_weight and image_weight are both 0; nothing would be learnt")
 
 
-class Level(nn.Module):
+class DistillationLevel(nn.Module):
     """Loss between student and teacher on nuclei or on whole views, with a projector for each network."""
 
     def __init__(self, channels: int, settings: SelfDistillationSettings):
@@ -150,8 +150,8 @@ class MusePretraining(Method):
         self.settings, self.pairs = settings, ordered_pairs(n_local)
         self.backbone = backbone
         self.teacher = copy.deepcopy(backbone).requires_grad_(False)
-        self.nucleus = Level(backbone.channels, settings) if settings.nucleus_weight else None
-        self.image = Level(backbone.image_channels, settings) if settings.image_weight else None
+        self.nucleus = DistillationLevel(backbone.channels, settings) if settings.nucleus_weight else None
+        self.image = DistillationLevel(backbone.image_channels, settings) if settings.image_weight else None
 
     def losses(self, batch: ViewBatch, turn: str, progress: float) -> dict[str, Tensor]:
         """Compute the cross-entropies over shared nuclei and over views, their weighted sum, and diagnostics.
@@ -244,7 +244,7 @@ class MusePretraining(Method):
         for level in self._levels():
             level.update(momentum)
 
-    def _levels(self) -> list[Level]:
+    def _levels(self) -> list[DistillationLevel]:
         return [level for level in (self.nucleus, self.image) if level is not None]
 
     def trained(self) -> Backbone:
@@ -260,7 +260,7 @@ def _encode_views(backbone: Backbone, views: Views, n_views: int) -> list[Featur
 
 def _read_rows(features: Features, xy: Tensor, lattice: Lattice, rows: Tensor) -> Tensor:
     """(n, D) features of the dense map at those positions ``xy`` (B, M, 2) that ``rows`` (n,) selects."""
-    return read_at(features.dense, xy, lattice).flatten(0, 1).index_select(0, rows)
+    return interpolate_at(features.dense, xy, lattice).flatten(0, 1).index_select(0, rows)
 
 
 # Diagnostics are computed over the rows of all processes, because a single process may have few or none.

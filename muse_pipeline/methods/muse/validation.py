@@ -17,7 +17,7 @@ from muse_pipeline.core.pictures import spread_evenly
 from muse_pipeline.labels.base_source import LabelSource
 from muse_pipeline.labels.label_sources import read_labelled_images
 from muse_pipeline.labels.labelled_image import LabelledImage
-from muse_pipeline.models.base import Backbone, read_at
+from muse_pipeline.models.base import Backbone, interpolate_at
 
 AUTHORS_CELL_PX = 224
 
@@ -106,7 +106,7 @@ def point_features(backbone: Backbone, points: PointSet, device: torch.device) -
         read = points.read(points.windows[first : first + BATCH])
         pixels, colour, xy, exists = (torch.from_numpy(values).to(device) for values in read)
         dense = backbone(backbone.prepare(pixels.permute(0, 3, 1, 2).float(), colour)).dense
-        parts.append(read_at(dense, xy, backbone.lattice)[exists].float().cpu())
+        parts.append(interpolate_at(dense, xy, backbone.lattice)[exists].float().cpu())
     return torch.cat(parts)
 
 

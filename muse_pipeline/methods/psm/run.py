@@ -144,7 +144,7 @@ PICTURES, MASKS = "pictures", "masks"
 COLOUR = (128, 64, 192)
 
 
-class MasksStage(PreparedStage):
+class PseudoMaskStage(PreparedStage):
     """Writes crops of tissue, and their masks (0 background, 255 nucleus) under the same names.
 
     Crops whose masks are empty or cover too much are left out. The threshold or the clusters of the masks are fitted to
@@ -346,20 +346,20 @@ class PsmRecipe(Recipe):
             shared = {"sources": config.sources, "mpp": config.mpp, "seed": config.seed}
             settings = ActivationConfig(**vars(config.activation), **shared)
             activation = add("activation", lambda where: ActivationStage(settings, where, "activation"))
-        masks = add("masks", lambda where: MasksStage(config, activation, where))
+        masks = add("masks", lambda where: PseudoMaskStage(config, activation, where))
         labels = add("labels", lambda where: LabelsStage(config, masks, where))
-        detector = add("detector", lambda where: DetectorStage(detector_config(config, labels), where, "detector"))
+        detector = add("detector", lambda where: DetectorStage(configure_detector(config, labels), where, "detector"))
         for number in range(1, config.self_training.rounds + 1):
-            finder = detector_config(config, labels)
+            finder = configure_detector(config, labels)
             finder = replace(finder, export=replace(finder.export, threshold=config.self_training.threshold))
             name, inputs = f"found-labels-{number}", (finder, detector, labels)
             labels = add(name, lambda where, n=name, i=inputs: FoundLabelsStage(*i, where, n))
-            name, settings = f"self-training-{number}", detector_config(config, labels)
+            name, settings = f"self-training-{number}", configure_detector(config, labels)
             detector = add(name, lambda where, n=name, s=settings: DetectorStage(s, where, n))
         return stages
 
 
-def detector_config(config: PsmConfig, labels: Path) -> DetectorConfig:
+def configure_detector(config: PsmConfig, labels: Path) -> DetectorConfig:
     """The settings of a detector with one class, trained on the folder ``labels``."""
     return DetectorConfig(
         **vars(config.detector),

@@ -18,9 +18,9 @@ from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.data.partners import PairBatch, PairedSource, PartnerSource
 from muse_pipeline.data.views import ViewSettings
 from muse_pipeline.methods.detector.config import require_windows
-from muse_pipeline.methods.muse.config import MuseConfig, require_sound
+from muse_pipeline.methods.muse.config import MuseConfig, require_sound_views
 from muse_pipeline.methods.muse.method import SelfDistillationSettings
-from muse_pipeline.models.base import Backbone, Features, read_at
+from muse_pipeline.models.base import Backbone, Features, interpolate_at
 from muse_pipeline.training.devices import gather_rows
 from muse_pipeline.training.method import Method
 
@@ -100,7 +100,7 @@ class TridentConfig(MuseConfig):
 
 def require_sound_pairs(config: TridentConfig) -> None:
     """Reject views that the networks do not accept, and missing partners, before any data is read."""
-    require_sound(config)
+    require_sound_views(config)
     if config.alignment.branches > 1 and all(source.partner is None for source in config.sources):
         raise ConfigError(
             f"sources: none has a `partner`, which {config.alignment.branches} branches need; add it (for slides of a "
@@ -129,7 +129,7 @@ def apply_to_rows(network: nn.Module, rows: Tensor) -> Tensor:
     return network(rows.repeat(2, 1))[:1] if len(rows) == 1 else network(rows)
 
 
-class Level(nn.Module):
+class BranchLevel(nn.Module):
     """Loss between branches on image vectors or nuclei, with projectors and diagnostics."""
 
     def __init__(self, channels: int, partner_channels: int | None, settings: AlignmentSettings):
@@ -198,8 +198,8 @@ class Trident(Method):
         super().__init__()
         self.settings, self.backbone, self.partner = settings, backbone, partner
         of_images, of_nuclei = (None, None) if partner is None else (partner.image_channels, partner.channels)
-        self.image = Level(backbone.image_channels, of_images, settings) if settings.image_weight else None
-        self.nucleus = Level(backbone.channels, of_nuclei, settings) if settings.nucleus_weight else None
+        self.image = BranchLevel(backbone.image_channels, of_images, settings) if settings.image_weight else None
+        self.nucleus = BranchLevel(backbone.channels, of_nuclei, settings) if settings.nucleus_weight else None
 
     def losses(self, batch: PairBatch, turn: str, progress: float) -> dict[str, Tensor]:
         """Compute the weighted sum over levels, and each level's terms and diagnostics (``measure_spread``).
@@ -241,11 +241,13 @@ class Trident(Method):
         present, rows = partner.nuclei_known & chosen, None
         lattice = self.backbone.lattice
         # With two branches there is only one H&E view, and the positions in the second are not used.
-        views = [read_at(in_float(view.dense), xy, lattice)[chosen] for view, xy in zip(he, positions, strict=False)]
+        views = [
+            interpolate_at(in_float(view.dense), xy, lattice)[chosen] for view, xy in zip(he, positions, strict=False)
+        ]
         if pictures:
             has = partner.image_known
             # A partner is cut like the first view, so its nuclei have the same positions.
-            rows = read_at(in_float(pictures.dense), positions[0][has], self.partner.lattice)[present[has]]
+            rows = interpolate_at(in_float(pictures.dense), positions[0][has], self.partner.lattice)[present[has]]
         return self.nucleus(views, rows, present[chosen])
 
     def trained(self) -> Backbone:

@@ -248,7 +248,7 @@ def detector_config(config: UnitConfig, scores: Mapping[str, float] = MappingPro
     )
 
 
-def require_sound(config: UnitConfig) -> None:
+def require_sound_translation(config: UnitConfig) -> None:
     """Check names, windows and the size of nuclei before any data is read."""
     if config.mask_px < config.window_px:
         raise ConfigError(f"mask_px is {config.mask_px}; give {config.window_px} or more, the side of windows")

@@ -21,7 +21,7 @@ from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.labels.statistics import mean_stains
 from muse_pipeline.methods.unit.config import UnitConfig
-from muse_pipeline.methods.unit.synthesis_folder import SETTINGS, read_masks, write_masks
+from muse_pipeline.methods.unit.synthesis_folder import SETTINGS, read_mask_folder, write_mask_folder
 from muse_pipeline.methods.unit.synthesis_masks import LEAST_DIAMETER_PX, InstanceMask, fills, stylise
 from muse_pipeline.models.base import recoloured
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
@@ -113,7 +113,7 @@ KEPT, KEPT_PX = 8, 512  # number and side of the pictures of tissue that are sav
 DARK, PALE = 20, 40  # percentiles of brightness: darker pixels count as nuclei, paler pixels as background
 
 
-class MasksStage(PreparedStage):
+class SynthesisStage(PreparedStage):
     """Synthesises the masks of a run, as ``muse synthesize masks`` does."""
 
     def __init__(self, config: UnitConfig, folder: Path):
@@ -133,7 +133,9 @@ class MasksStage(PreparedStage):
     def write(self, folder: Path, log: Log) -> None:
         """Write the masks and a page of examples."""
         config, output = self.config, folder / MASKS
-        write_masks(output, config.n_masks, config.tissue, seed=config.seed, mpp=config.mpp, size_px=config.mask_px)
+        write_mask_folder(
+            output, config.n_masks, config.tissue, seed=config.seed, mpp=config.mpp, size_px=config.mask_px
+        )
 
 
 def checksum_of_masks(folder: Path) -> str:
@@ -146,7 +148,7 @@ def checksum_of_masks(folder: Path) -> str:
 
 def read_usable_masks(folder: Path, mpp: float, window_px: int) -> list[InstanceMask]:
     """Read the masks that have background and at least one instance wider than a pixel."""
-    masks, mask_mpp = read_masks(folder)
+    masks, mask_mpp = read_mask_folder(folder)
     if abs(mask_mpp / mpp - 1) > 1e-3:
         raise LabelError(f"{folder}: its masks are at {mask_mpp:g} um/px, but `mpp` is {mpp:g}; make them at {mpp:g}")
     usable = [mask for mask in masks if (mask.instances == 0).any() and _is_wide(mask.instances)]

@@ -141,7 +141,7 @@ def cycle_loss(mask: Tensor, mask_again: Tensor, picture: Tensor, picture_again:
     return ((mask_again - mask).abs().mean() + (picture_again - picture).abs().mean()) / 2
 
 
-def paint(mask: Tensor, nucleus: Tensor, background: Tensor) -> Tensor:
+def paint_flat(mask: Tensor, nucleus: Tensor, background: Tensor) -> Tensor:
     """Paint masks (B, 3, H, W), -1 to 1, in two flat colours (3,); contours, the first channel, are background.
 
     As a control, the results are also used in place of rendered pictures.
@@ -151,5 +151,5 @@ def paint(mask: Tensor, nucleus: Tensor, background: Tensor) -> Tensor:
 
 
 def painted_loss(picture: Tensor, mask: Tensor, nucleus: Tensor, background: Tensor) -> Tensor:
-    """``|G(x, z) - paint(x)|_1``, the mean over all values; pictures and colours must have the same scale."""
-    return (picture - paint(mask, nucleus, background)).abs().mean()
+    """``|G(x, z) - paint_flat(x)|_1``, the mean over all values; pictures and colours must have the same scale."""
+    return (picture - paint_flat(mask, nucleus, background)).abs().mean()

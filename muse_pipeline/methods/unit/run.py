@@ -22,13 +22,13 @@ from muse_pipeline.methods.unit.config import (
     UnitConfig,
     UnitStageConfig,
     detector_config,
-    require_sound,
+    require_sound_translation,
     stage_config,
 )
-from muse_pipeline.methods.unit.data import MasksStage, UnitBatch, UnitData, checksum_of_masks, read_unit_data
+from muse_pipeline.methods.unit.data import SynthesisStage, UnitBatch, UnitData, checksum_of_masks, read_unit_data
 from muse_pipeline.methods.unit.method import UnitTraining
 from muse_pipeline.methods.unit.monitors import MEASURE, SnapshotScorer, TranslationAlarm, TranslationPictures
-from muse_pipeline.methods.unit.pictures import RendererSettings
+from muse_pipeline.methods.unit.rendering import RendererSettings
 from muse_pipeline.training.checkpoint import Checkpoint, load_backbone, load_checkpoint, seen_before, steps_done
 from muse_pipeline.training.loop import BestWeights, Monitor
 from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage, stage_folder
@@ -45,7 +45,7 @@ class UnitRecipe(Recipe):
 
     def describe(self, config: UnitConfig) -> dict[str, Any]:
         """Describe the run for the workflow, which uses its own slides if there are no ``sources``."""
-        require_sound(config)
+        require_sound_translation(config)
         checkpoints = Inputs(checkpoint=config.checkpoint and find_checkpoint(config.checkpoint))
         checkpoints.require_checkpoints()
         files = list_pictures_of(config)
@@ -61,14 +61,14 @@ class UnitRecipe(Recipe):
 
     def stages(self, config: UnitConfig, folder: Path) -> Sequence[Stage]:
         """Return the stages; settings and sources are checked here, before masks are synthesised."""
-        require_sound(config)
+        require_sound_translation(config)
         if not config.sources:
             raise ConfigError("sources: the list is empty; name folders of H&E pictures (`images`) or stores (`store`)")
         list_pictures_of(config)
         stages: list[Stage] = []
         masks = config.masks
         if masks is None:
-            stages.append(MasksStage(config, stage_folder(folder, 1, "masks")))
+            stages.append(SynthesisStage(config, stage_folder(folder, 1, "masks")))
             masks = stages[0].result
         first = UnitStage(
             stage_config(config, masks, None), stage_folder(folder, len(stages) + 1, TRANSLATION), TRANSLATION
@@ -86,8 +86,8 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
     """Trains the generator, the reader and both discriminators."""
 
     def check(self) -> None:
-        """Reject wrong settings (``config.require_sound``)."""
-        require_sound(self.config)
+        """Reject wrong settings (``config.require_sound_detector``)."""
+        require_sound_translation(self.config)
 
     def inputs(self) -> Inputs:
         """Tissue, masks, the checkpoint of the previous stage, and the checkpoint with the initial backbone."""

@@ -38,7 +38,7 @@ MEASURES = ("area_um2", "major_um", "minor_um", "ratio")
 TOTALS = ("nuclei", "epithelial", "covered")
 
 
-def measure_instances(instances: np.ndarray, n: int, mpp: float) -> np.ndarray:
+def measure_axes(instances: np.ndarray, n: int, mpp: float) -> np.ndarray:
     """(n, 4) ``MEASURES`` of instances 1..n, from the second moments of their pixels; zeros for missing ones."""
     row, column = np.nonzero(instances)
     number = instances[row, column].astype(np.intp) - 1
@@ -58,7 +58,7 @@ def measure_instances(instances: np.ndarray, n: int, mpp: float) -> np.ndarray:
     return table * (area > 0)[:, None]
 
 
-def summarise(masks: Sequence[InstanceMask], mpp: float) -> dict[str, Any]:
+def summarise_masks(masks: Sequence[InstanceMask], mpp: float) -> dict[str, Any]:
     """Summarise the measures of nuclei by kind, and totals per mask, as in ``measure``.
 
     For each kind, these are the number of nuclei ``n`` and the ``QUANTILES`` (%) over nuclei of each of ``MEASURES``;
@@ -75,7 +75,7 @@ def measure(masks: Sequence[InstanceMask], mpp: float) -> tuple[dict[str, np.nda
     tables, kinds, totals = [], [], []
     for mask in masks:
         inner = np.where(contours(mask.instances), 0, mask.instances)
-        table = measure_instances(inner, len(mask.kinds), mpp)
+        table = measure_axes(inner, len(mask.kinds), mpp)
         whole = table[:, 0] > 0
         whole[border_instances(mask.instances) - 1] = False
         tables.append(table[whole])
@@ -107,7 +107,7 @@ TRIAL_PX, TRIAL_MPP, TRIALS, ROUNDS = 512, 0.5, 8, 4
 MOST_PER_MM2 = 30_000.0  # highest density that the settings allow
 
 
-def write_masks(
+def write_mask_folder(
     folder: Path,
     n: int,
     tissue: TissueSettings,
@@ -147,7 +147,7 @@ def write_masks(
             "size_px": size_px,
             "tissue": asdict(tissue),
             "fit": fit,
-            "statistics": summarise(first, mpp),
+            "statistics": summarise_masks(first, mpp),
             "versions": find_versions(("muse-pipeline", "numpy", "opencv-python-headless")),
         }
         write_json(unfinished / SETTINGS, facts)
@@ -157,8 +157,8 @@ def write_masks(
     return facts
 
 
-def read_masks(folder: Path) -> tuple[list[InstanceMask], float]:
-    """Read the masks in a folder written by ``write_masks``, and their um per pixel."""
+def read_mask_folder(folder: Path) -> tuple[list[InstanceMask], float]:
+    """Read the masks in a folder written by ``write_mask_folder``, and their um per pixel."""
     if not (folder / SETTINGS).is_file():
         raise LabelError(f"{folder}: contains no {SETTINGS}; make masks with `muse synthesize masks -o {folder}`")
     masks = []

@@ -107,7 +107,7 @@ APART = 0.8  # minimum distance between scattered nuclei, in mean diameters
 PACKED = 0.95  # largest density of scattered nuclei, as a share of that of the densest Matern process
 
 
-class Plan(NamedTuple):
+class NucleusPlan(NamedTuple):
     """N nuclei, in the order in which they are drawn."""
 
     xy: np.ndarray  # (N, 2) centres, um
@@ -115,9 +115,9 @@ class Plan(NamedTuple):
     angle: np.ndarray  # (N,) angle of the long axis, from +x towards +y
     kind: np.ndarray  # (N,) index into ``KINDS``
 
-    def where(self, chosen: np.ndarray) -> Plan:
+    def where(self, chosen: np.ndarray) -> NucleusPlan:
         """Select nuclei by a bool array or by indices."""
-        return Plan(*(column[chosen] for column in self))
+        return NucleusPlan(*(column[chosen] for column in self))
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,12 +140,12 @@ class Gland:
         return np.hypot(x, y) < self.distance(np.arctan2(y, x)) + self.band
 
 
-def plan_tissue(size_um: float, tissue: TissueSettings, rng: np.random.Generator) -> Plan:
+def plan_nuclei(size_um: float, tissue: TissueSettings, rng: np.random.Generator) -> NucleusPlan:
     """Plan the nuclei of a field of ``size_um`` x ``size_um``, including those that reach into it from outside."""
     glands = _sample_glands(size_um, tissue, rng)
     parts = [_line_rim(gland, tissue, rng) for gland in glands]
     parts.append(_scatter(size_um, glands, tissue, rng))
-    plan = Plan(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    plan = NucleusPlan(*(np.concatenate(column) for column in zip(*parts, strict=True)))
     plan = plan.where(((plan.xy > -MARGIN_UM) & (plan.xy < size_um + MARGIN_UM)).all(1))
     if tissue.placement == "uniform":
         n = len(plan.xy)
@@ -172,7 +172,7 @@ def _sample_glands(size_um: float, tissue: TissueSettings, rng: np.random.Genera
     return glands
 
 
-def _line_rim(gland: Gland, tissue: TissueSettings, rng: np.random.Generator) -> Plan:
+def _line_rim(gland: Gland, tissue: TissueSettings, rng: np.random.Generator) -> NucleusPlan:
     """Place nuclei side by side along the rim, at distances given by their short axes, with long axes across it."""
     t = np.linspace(0, 2 * np.pi, RIM_POINTS + 1)
     rim = gland.centre + gland.distance(t)[:, None] * np.stack([np.cos(t), np.sin(t)], 1)
@@ -191,10 +191,10 @@ def _line_rim(gland: Gland, tissue: TissueSettings, rng: np.random.Generator) ->
     xy = np.stack([np.interp(at, along, rim[:, axis]) for axis in (0, 1)], 1)
     xy += across[:, None] * np.stack([np.cos(normal), np.sin(normal)], 1)
     angle = normal + np.radians(rng.normal(0, tissue.rim_tilt_deg, n))
-    return Plan(xy, axes, angle, np.full(n, EPITHELIAL, np.uint8))
+    return NucleusPlan(xy, axes, angle, np.full(n, EPITHELIAL, np.uint8))
 
 
-def _scatter(size_um: float, glands: list[Gland], tissue: TissueSettings, rng: np.random.Generator) -> Plan:
+def _scatter(size_um: float, glands: list[Gland], tissue: TissueSettings, rng: np.random.Generator) -> NucleusPlan:
     """Place stroma nuclei by a Matern process of type II (1960).
 
     Of a Poisson process, only points without an earlier point within a given distance are kept. This reduces the
@@ -213,7 +213,7 @@ def _scatter(size_um: float, glands: list[Gland], tissue: TissueSettings, rng: n
         kept &= ~gland.holds(xy)
     xy = xy[kept]
     n = len(xy)
-    return Plan(xy, tissue.stroma.draw_axes(n, rng), rng.uniform(0, np.pi, n), np.full(n, STROMA, np.uint8))
+    return NucleusPlan(xy, tissue.stroma.draw_axes(n, rng), rng.uniform(0, np.pi, n), np.full(n, STROMA, np.uint8))
 
 
 N_VERTICES = 24
@@ -253,7 +253,7 @@ def synthesise_mask(index: int, seed: int, size_px: int, mpp: float, tissue: Tis
     if tissue.sparsest < 1:
         tissue = replace(tissue, stroma_per_mm2=tissue.stroma_per_mm2 * rng.uniform(tissue.sparsest, 1))
     while True:
-        mask = paint(plan_tissue(size_px * mpp, tissue, rng), size_px, mpp, tissue, rng)
+        mask = paint(plan_nuclei(size_px * mpp, tissue, rng), size_px, mpp, tissue, rng)
         if len(mask.kinds) and (mask.instances == 0).any():
             return mask
 
@@ -271,7 +271,9 @@ def require_drawable(size_px: int, mpp: float, tissue: TissueSettings) -> None:
         raise ArgumentError(f"a mask of {size_px} px at {mpp:g} um/px cannot be drawn; give {least} to {MOST_PX} px")
 
 
-def paint(plan: Plan, size_px: int, mpp: float, tissue: TissueSettings, rng: np.random.Generator) -> InstanceMask:
+def paint(
+    plan: NucleusPlan, size_px: int, mpp: float, tissue: TissueSettings, rng: np.random.Generator
+) -> InstanceMask:
     """Draw planned nuclei; each gets only pixels that no earlier nucleus covers.
 
     A nucleus is left out if it loses too much of its area, is split, would enclose an earlier one or is too small.
@@ -313,7 +315,7 @@ def _is_simple(stamp: np.ndarray) -> bool:
     return cv2.connectedComponents(stamp, connectivity=4)[0] == cv2.connectedComponents(around, connectivity=8)[0] == 2
 
 
-def draw_rings(plan: Plan, mpp: float, tissue: TissueSettings, rng: np.random.Generator) -> np.ndarray:
+def draw_rings(plan: NucleusPlan, mpp: float, tissue: TissueSettings, rng: np.random.Generator) -> np.ndarray:
     """Outlines (N, V, 2) for ``cv2.fillPoly``: an ellipse whose radius is varied by harmonics 2 to 7.
 
     In cv2, the origin is the centre of the first pixel, and every pixel that an outline touches is painted. Instances

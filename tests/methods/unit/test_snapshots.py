@@ -19,7 +19,7 @@ from muse_pipeline.methods.unit.monitors import (
     SnapshotScorer,
     detection_f1,
 )
-from muse_pipeline.methods.unit.synthesis_folder import write_masks
+from muse_pipeline.methods.unit.synthesis_folder import write_mask_folder
 from muse_pipeline.methods.unit.synthesis_masks import TissueSettings
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
 from muse_pipeline.training.loop import BestWeights, MetricsLog
@@ -32,7 +32,7 @@ MPP = 0.5
 def scorer(tmp_path_factory):
     """A scorer with random weights; the tests replace its detections."""
     folder = draw_tissue(tmp_path_factory.mktemp("snapshots"))
-    write_masks(folder / "masks", 4, TissueSettings(), seed=0, mpp=MPP, size_px=96)
+    write_mask_folder(folder / "masks", 4, TissueSettings(), seed=0, mpp=MPP, size_px=96)
     _, config = load_run(write_config(folder, masks=str(folder / "masks")))
     data = read_unit_data(config, config.masks)
     method = UnitTraining(config, data.palette, reference_stains(data.reference))

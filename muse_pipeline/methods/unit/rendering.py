@@ -17,7 +17,7 @@ from muse_pipeline.core.files import complete_file, require_own_folder, write_js
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.methods.unit.config import GeneratorSettings
-from muse_pipeline.methods.unit.synthesis_folder import read_masks
+from muse_pipeline.methods.unit.synthesis_folder import read_mask_folder
 from muse_pipeline.methods.unit.synthesis_masks import (
     KINDS,
     InstanceMask,
@@ -69,7 +69,7 @@ class Renderer:
         return rendered.round().byte().permute(1, 2, 0).numpy()
 
 
-def write_pictures(
+def render_pictures(
     renderer: Renderer,
     folder: Path,
     n: int,
@@ -119,7 +119,7 @@ def write_pictures(
 def _masks(renderer: Renderer, seed: int, size_px: int, folder: Path | None) -> Iterator[InstanceMask]:
     if folder is None:
         return (synthesise_mask(index, seed, size_px, renderer.mpp, renderer.tissue) for index in count())
-    masks, mpp = read_masks(folder)
+    masks, mpp = read_mask_folder(folder)
     if not masks or abs(mpp / renderer.mpp - 1) > 1e-3:
         raise LabelError(
             f"{folder}: contains {len(masks)} masks at {mpp:g} um/px, but the generator needs masks at "
