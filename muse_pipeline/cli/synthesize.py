@@ -72,7 +72,7 @@ def write_masks(args: argparse.Namespace) -> None:
         record = {"files": [str(path) for path in args.fit], "wanted_per_mm2": wanted, "reached_per_mm2": reached}
         print(f"fitted: long axis {tissue.stroma.major_um:.1f} um, {reached:,} nuclei per mm2 (tissue: {wanted:,})")
     with show_progress("masks") as progress:
-        facts = folder.write_masks(
+        facts = folder.write_mask_folder(
             args.output,
             args.n,
             tissue,

@@ -20,8 +20,7 @@ from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.data import require_apart
-from muse_pipeline.methods.unit import config as unit
-from muse_pipeline.methods.unit.config import UnitConfig
+from muse_pipeline.methods.unit.config import UnitConfig, require_sound_translation
 from muse_pipeline.training.recipe import Recipe, load_run
 from muse_pipeline.training.run import Inputs, plain_settings, source_files
 
@@ -91,7 +90,7 @@ def plan_cohort_run(
     if isinstance(config, UnitConfig):
         tissue = (UnlabelledSource(store=slide.store) for slide in slides)
         config = dataclasses.replace(config, sources=(*config.sources[:-1], *tissue))
-        unit.require_sound(config)
+        require_sound_translation(config)
     else:
         judged = [*config.held, *judged]
         config = dataclasses.replace(config, sources=(*config.sources[:-1], *slides), held=tuple(judged))

@@ -21,7 +21,8 @@ from muse_pipeline.data.views import ViewBatches, ViewSampler, ViewSet
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.inference.stains import colour_of_fit, reference_stains
 from muse_pipeline.labels.labelled_image import LabelledImage
-from muse_pipeline.methods.muse.config import MuseConfig, require_sound_views
+from muse_pipeline.methods.detector.config import require_windows
+from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.data import PretrainData, checksums_of_regions, read_pretrain_data, require_apart
 from muse_pipeline.methods.muse.method import MusePretraining
 from muse_pipeline.methods.muse.validation import SCORE, PointSet, read_held, score_held
@@ -80,8 +81,8 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         return seen_before(self.inputs().checkpoints, self.config.trust_pickle)
 
     def check(self) -> None:
-        """Reject wrong settings (``config.require_sound_detector``)."""
-        require_sound_views(self.config)
+        """Reject an unknown backbone, and views that it does not accept."""
+        require_windows(self.config.backbone, *self.config.sides_px)
 
     def inputs(self) -> Inputs:
         """Sources of tissue and nucleus positions, region maps and the initial checkpoint."""

@@ -18,7 +18,7 @@ from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.data.partners import PairBatch, PairedSource, PartnerSource
 from muse_pipeline.data.views import ViewSettings
 from muse_pipeline.methods.detector.config import require_windows
-from muse_pipeline.methods.muse.config import MuseConfig, require_sound_views
+from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.method import SelfDistillationSettings
 from muse_pipeline.models.base import Backbone, Features, interpolate_at
 from muse_pipeline.training.devices import gather_rows
@@ -100,7 +100,7 @@ class TridentConfig(MuseConfig):
 
 def require_sound_pairs(config: TridentConfig) -> None:
     """Reject views that the networks do not accept, and missing partners, before any data is read."""
-    require_sound_views(config)
+    require_windows(config.backbone, *config.sides_px)
     if config.alignment.branches > 1 and all(source.partner is None for source in config.sources):
         raise ConfigError(
             f"sources: none has a `partner`, which {config.alignment.branches} branches need; add it (for slides of a "

@@ -86,7 +86,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
     """Trains the generator, the reader and both discriminators."""
 
     def check(self) -> None:
-        """Reject wrong settings (``config.require_sound_detector``)."""
+        """Reject wrong settings (``config.require_sound_translation``)."""
         require_sound_translation(self.config)
 
     def inputs(self) -> Inputs:
