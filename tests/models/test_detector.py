@@ -7,10 +7,10 @@ from muse_pipeline.models.base import recoloured, transformed_density
 from muse_pipeline.models.detector import DenseHead, DetectionGraph, NucleusDetector, NucleusHead, NucleusMaps
 
 
-def test_optical_density_is_the_one_of_the_stain_fit():
+def test_transformed_density_is_the_one_of_the_stain_fit():
     import numpy as np
 
-    from muse_pipeline.tissue.stain import transformed_density as reference
+    from muse_pipeline.tissue.stain import optical_density as reference
 
     pixels = torch.arange(256, dtype=torch.uint8).repeat(3, 1)[None, :, :, None]
     density = transformed_density(pixels, torch.eye(3, 4))[0, 0, :, 0]
