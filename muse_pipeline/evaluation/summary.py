@@ -207,19 +207,16 @@ def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(cells).rstrip() for cells in aligned)
 
 
-def format_interval(interval: Sequence[float] | None, scale: float = 1.0) -> str:
-    """An interval such as "84.0 to 88.1", or a dash for None."""
-    return NONE if interval is None else " to ".join(f"{scale * end:.1f}" for end in interval)
-
-
 def format_number(value: float | None, scale: float = 1.0) -> str:
     """A number with one decimal place, or a dash for None."""
     return NONE if value is None else f"{scale * value:.1f}"
 
 
 def _score(row: dict[str, Any], name: str, scale: float = 1.0) -> list[str]:
-    """The cells of a score and its interval."""
-    return [format_number(row[name], scale), format_interval(row[f"{name}_interval"], scale)]
+    """The cells of a score and its interval, such as "84.0 to 88.1", or a dash for None."""
+    interval = row[f"{name}_interval"]
+    ends = NONE if interval is None else " to ".join(format_number(end, scale) for end in interval)
+    return [format_number(row[name], scale), ends]
 
 
 def _heading(summary: dict[str, Any]) -> str:

@@ -1,10 +1,8 @@
 """The interface of proposers, and the guard that excludes windows from them.
 
-A proposer is fitted to a sample of a slide, and then called on the windows of the slide.
-
 A proposer is registered by name in ``PROPOSERS``. It is a ``Proposer`` with ``Settings``, a frozen dataclass with
 defaults, and ``fit(sample, settings)``, a class method that returns the proposer of a slide. The sample is taken with a
-fixed seed, so that the estimates are the same for every shard; the proposer's ``facts`` contain them.
+fixed seed, so that the estimates, which ``facts`` contains, are the same for every shard.
 
 The guard skips windows in which nothing should be proposed: glass, ink, brown stain and windows out of focus. It judges
 whole windows; ``tissue.background`` excludes single pen strokes and brown nuclei within a good window. The guard also

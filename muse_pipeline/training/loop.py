@@ -39,17 +39,16 @@ class MetricsLog:
         """Read every complete row; an incomplete last line, left by a kill, is omitted."""
         if not self.path.is_file():
             return []
-        lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
-        return [self._parse(line, number) for number, line in enumerate(lines[:-1], 1)]
-
-    def _parse(self, line: str, number: int) -> Row:
-        try:
-            row = json.loads(line)
-            return {"step": int(row["step"]), **row}
-        except (ValueError, TypeError, KeyError) as error:
-            raise CheckpointError(
-                f"{self.path}, line {number}: damaged; delete this line, or the run folder to train from the start"
-            ) from error
+        rows = []
+        for number, line in enumerate(self.path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1], 1):
+            try:
+                row = json.loads(line)
+                rows.append({"step": int(row["step"]), **row})
+            except (ValueError, TypeError, KeyError) as error:
+                raise CheckpointError(
+                    f"{self.path}, line {number}: damaged; delete this line, or the run folder to train from the start"
+                ) from error
+        return rows
 
     def forget_from(self, step: int) -> None:
         """Drop the rows of ``step`` and later."""

@@ -132,7 +132,10 @@ class RunFolder:
         begun, given = self._begun_settings(type(config)), plain_settings(config, portable=True)
         fixed = [name for name in _differences(begun, given) if name not in free and name.split(".")[0] not in free]
         changed = [f"setting '{name}'" for name in sorted(fixed)]
-        before, now = self._begun_inputs(), provenance["inputs"]
+        try:
+            before, now = dict(read_json(self.provenance)["inputs"]), provenance["inputs"]
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{self.provenance}: cannot be read ({error}); choose another run folder") from error
         changed += [name for name in sorted(before.keys() | now) if before.get(name) != now.get(name)]
         if changed:
             raise CheckpointError(
@@ -147,12 +150,6 @@ class RunFolder:
             raise CheckpointError(
                 f"{self.path}: contains a run whose settings cannot be read ({error}); choose another run folder"
             ) from error
-
-    def _begun_inputs(self) -> dict[str, str]:
-        try:
-            return dict(read_json(self.provenance)["inputs"])
-        except (ValueError, OSError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{self.provenance}: cannot be read ({error}); choose another run folder") from error
 
 
 def _differences(begun: dict[str, Any], given: dict[str, Any], prefix: str = "") -> Iterator[str]:

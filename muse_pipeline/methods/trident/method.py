@@ -206,8 +206,12 @@ class Trident(Method):
 
         ``*_partners`` is the share of samples that have a partner.
         """
-        he, pictures = self._encode_he(batch), self._encode_pictures(batch)
-        losses, loss = {}, 0.0
+        pixels, colour = batch.views.global_views
+        n = 1 if self.settings.branches == 2 else 2  # with two branches, only the first global view is used
+        pixels, colour = (part[: n * len(pixels) // 2] for part in (pixels, colour))
+        features = self.backbone(self.backbone.prepare(pixels, colour))
+        he = [Features(*parts) for parts in zip(*(part.chunk(n) for part in features), strict=True)]
+        pictures, losses, loss = self._encode_pictures(batch), {}, 0.0
         if self.image is not None:
             vectors = [features.image for features in he]
             terms = self.image(vectors, pictures.image if pictures else None, batch.partner.image_known)
@@ -218,14 +222,6 @@ class Trident(Method):
             loss = loss + self.settings.nucleus_weight * terms["loss"]
             losses |= {f"nucleus_{name}": value for name, value in terms.items()}
         return {"loss": loss, **losses}
-
-    def _encode_he(self, batch: PairBatch) -> list[Features]:
-        """Features of both global views; with two branches, only of the first."""
-        pixels, colour = batch.views.global_views
-        n = 1 if self.settings.branches == 2 else 2
-        pixels, colour = (part[: n * len(pixels) // 2] for part in (pixels, colour))
-        features = self.backbone(self.backbone.prepare(pixels, colour))
-        return [Features(*parts) for parts in zip(*(part.chunk(n) for part in features), strict=True)]
 
     def _encode_pictures(self, batch: PairBatch) -> Features | None:
         if self.partner is None:

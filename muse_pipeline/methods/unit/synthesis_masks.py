@@ -305,12 +305,9 @@ def _fits(stamp: np.ndarray, patch: np.ndarray, max_overlap: float, least_px: fl
     free = cv2.countNonZero(stamp)
     if free == whole:
         return True
-    return free >= max((1 - max_overlap) * whole, least_px) and _is_simple(stamp)
-
-
-def _is_simple(stamp: np.ndarray) -> bool:
-    """True if the pixels of a stamp are a single component without holes."""
-    # OpenCV counts zeros as a component too, so a nucleus with its background makes 2, and a hole would make 3.
+    if free < max((1 - max_overlap) * whole, least_px):
+        return False
+    # A single component without holes: OpenCV counts zeros as a component too, so a hole would make 3 of them.
     around = 1 - cv2.copyMakeBorder(stamp, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     return cv2.connectedComponents(stamp, connectivity=4)[0] == cv2.connectedComponents(around, connectivity=8)[0] == 2
 
