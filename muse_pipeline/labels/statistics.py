@@ -29,18 +29,12 @@ LISTED = 24  # patients with a row of their own in the table; a longer table wou
 
 
 class LabelSummary:
-    """The nuclei of P pictures by class, and warnings about the size of their outlines.
-
-    Attributes:
-        counts: (P, C + 1) number of nuclei of each class; the last column is for nuclei of unknown class.
-        areas: descriptions of the class areas, one per class or set of classes.
-        warnings: descriptions of possible faults.
-    """
+    """The nuclei of P pictures by class, and warnings about the size of their outlines."""
 
     def __init__(self, images: Sequence[LabelledImage], classes: tuple[str, ...], mpp: float):
         self.images, self.columns = images, (*classes, "unknown")
         n = len(self.columns)
-        # The index -1 of an unknown class refers to the last column.
+        # (P, C + 1) number of nuclei of each class; the index -1 of an unknown class refers to the last column
         self.counts = np.stack([np.bincount(image.nuclei.label % n, minlength=n) for image in images])
         self.areas = tuple(_describe_areas(images))
         self.warnings = (*_doubts_about_scale(images, mpp), *_what_was_left_out(images))

@@ -125,12 +125,9 @@ class Method(nn.Module):
     gauges: bool = True
 
     def losses(self, batch: Any, turn: str, progress: float) -> dict[str, Tensor]:
-        """The losses of one batch by name; ``"loss"`` is minimised, all other entries are only logged.
+        """The losses of a batch of the stage's stream; ``"loss"`` is minimised, all other entries are only logged.
 
-        Args:
-            batch: batch from the stage's stream.
-            turn: one of ``turns``.
-            progress: completed share of the run, 0 to 1.
+        ``turn`` is one of ``turns``, and ``progress`` the completed share of the run, 0 to 1.
         """
         raise NotImplementedError
 
@@ -195,12 +192,7 @@ class WeightedSum(Method):
 
 
 class AveragedNetwork(nn.Module):
-    """A moving average of the weights of ``network``, always in evaluation mode and without gradients.
-
-    Attributes:
-        network: the average.
-        n_steps: number of updates.
-    """
+    """A moving average of the weights of ``network``, always in evaluation mode and without gradients."""
 
     def __init__(self, network: nn.Module):
         super().__init__()

@@ -69,15 +69,10 @@ class Stage(ABC):
 class TrainingStage(Stage, Generic[C, D]):
     """One training, from data to ``checkpoint.pt``: the parts that are the same for every method.
 
-    Args:
-        config: frozen dataclass with ``schedule``, ``seed`` and ``precision``.
-        folder: folder of the stage.
-        name: name of the stage in messages.
-
-    Attributes:
-        on_cpu: True if batches are made on the CPU and then moved to the device, False if they are made on the device.
+    ``config`` is a frozen dataclass with ``schedule``, ``seed`` and ``precision``.
     """
 
+    # True if batches are made on the CPU and then moved to the device, False if they are made on the device
     on_cpu: ClassVar[bool] = False
 
     def __init__(self, config: C, folder: Path, name: str = "train"):

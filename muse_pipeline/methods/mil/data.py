@@ -36,15 +36,8 @@ class RegionData:
 
     def make_windows(self, device: torch.device) -> RegionWindows:
         """Batches of training windows on ``device``."""
-        config = self.config
-        return RegionWindows(
-            self.images,
-            self._colours(self.images),
-            reference_stains(self.reference),
-            len(config.classes),
-            config,
-            device,
-        )
+        colours, stains = self._colours(self.images), reference_stains(self.reference)
+        return RegionWindows(self.images, colours, stains, len(self.config.classes), self.config, device)
 
     def make_scorer(self, network: RegionNetwork) -> RegionScorer:
         """Scorer of ``network`` on the validation images."""

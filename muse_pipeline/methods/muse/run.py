@@ -50,17 +50,9 @@ class MuseRecipe(Recipe):
 
 def make_batches(config: MuseConfig, data: PretrainData) -> ViewBatches:
     """The stream of views of a run."""
-    return ViewBatches(
-        data.images,
-        data.colours,
-        reference_stains(data.reference),
-        settings=config.views,
-        batch=config.batch,
-        augmentation=config.augmentation,
-        seed=config.seed,
-        balance=config.balance,
-        grey=config.grey,
-    )
+    names = ("batch", "augmentation", "seed", "balance", "grey")
+    settings = {"settings": config.views, **{name: getattr(config, name) for name in names}}
+    return ViewBatches(data.images, data.colours, reference_stains(data.reference), **settings)
 
 
 class MuseStage(TrainingStage[MuseConfig, PretrainData]):

@@ -68,13 +68,7 @@ BATCH = 10  # as in the authors' code
 
 
 class PointSet:
-    """P nuclei of known class as points, in the order of their windows of ``window_px``.
-
-    Attributes:
-        windows: the W windows.
-        label: (P,) class index of every point.
-        patient: (P,) patient of every point.
-    """
+    """P nuclei of known class as points, with their labels and patients, in the order of their windows of ``window_px``."""
 
     def __init__(self, images: Sequence[LabelledImage], colours: np.ndarray, window_px: int):
         self.images, self.colours, self.window_px = images, colours, window_px
