@@ -140,7 +140,7 @@ class Backbone(nn.Module):
     lattice: Lattice = HALF_PIXEL
 
     def prepare(self, pixels: Tensor, colour: Tensor) -> Tensor:
-        """The network's input for pixels (B, 3, H, W), 0 to 255; by default ``transformed_density`` by the slide's map."""
+        """The network's input for pixels (B, 3, H, W), 0 to 255; by default their ``transformed_density``."""
         return transformed_density(pixels, colour)
 
     def forward(self, image: Tensor) -> Features:
@@ -150,8 +150,8 @@ class Backbone(nn.Module):
     def stage_maps(self, image: Tensor) -> Iterator[Tensor]:
         """The encoder's intermediate maps of a result of ``prepare``, before any decoder, shallow to deep.
 
-        Stages are computed lazily: in an encoder without skips, reading the first three does not compute the fourth. The maps
-        are (B, ``channels``, H / ``stride_px``, W / ``stride_px``) for each of ``stage_sizes``.
+        Stages are computed lazily: in an encoder without skips, reading the first three does not compute the fourth.
+        The maps are (B, ``channels``, H / ``stride_px``, W / ``stride_px``) for each of ``stage_sizes``.
         """
         raise NotImplementedError
 

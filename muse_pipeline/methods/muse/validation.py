@@ -68,7 +68,7 @@ BATCH = 10  # as in the authors' code
 
 
 class PointSet:
-    """P nuclei of known class as points, with their labels and patients, in the order of their windows of ``window_px``."""
+    """P nuclei of known class as points, with label (P,) and patient (P,), in the order of their windows."""
 
     def __init__(self, images: Sequence[LabelledImage], colours: np.ndarray, window_px: int):
         self.images, self.colours, self.window_px = images, colours, window_px
