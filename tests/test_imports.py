@@ -1,6 +1,6 @@
 """Three rules about imports; for each, a made-up breach proves that breaches are found.
 
-1. Parts only import parts in lower layers, and only data, models, losses, methods, training, export, proposals and
+1. Parts only import parts in lower layers, and only data, models, methods, training, export and
    inference.torch_runtime import torch.
 2. Plug-ins of one kind never import each other.
 3. The workflow only imports the planning of a cohort, the settings and the outputs; it runs steps as commands.
@@ -23,7 +23,7 @@ LAYERS = (
     {"cohort", "tissue"},
     {"store"},
     {"nuclei", "registration"},
-    {"qupath", "models", "losses", "features"},
+    {"qupath", "models", "features"},
     {"inference", "scverse"},
     {"labels"},
     {"data"},
@@ -38,10 +38,10 @@ LAYERS = (
     {"api"},
     {"cli"},
 )
-NEVER = {("nuclei", "slides"), ("nuclei", "tissue"), *(("losses", part) for layer in LAYERS[:5] for part in layer)}
+NEVER = {("nuclei", "slides"), ("nuclei", "tissue")}
 ALLOWED: set[tuple[str, str]] = set()
 
-WITH_TORCH = {"data", "models", "losses", "methods", "training", "export", "proposals"}
+WITH_TORCH = {"data", "models", "methods", "training", "export"}
 TORCH_RUNTIME = "muse_pipeline.inference.torch_runtime"  # only loaded if the provider is PyTorch
 LOADS_ON_DEMAND = "cli"  # verbs import what they need in `run`
 
@@ -84,9 +84,7 @@ def breaches_of_direction(module: str, source: str) -> list[str]:
 
 
 def plug_in_kind(module: str, source: str) -> str | None:
-    """The registry that a module adds something to; losses also count as plug-ins, although they have no registry."""
-    if part_of(module) == "losses" and not module.endswith("losses"):
-        return "losses"
+    """The registry that a module adds something to."""
     found = re.search(r"^@(\w+)\.register\(", source, re.MULTILINE)
     # Methods (``RECIPES``) are exempt: one may run another as a stage.
     return found[1] if found and found[1] != "RECIPES" else None
@@ -146,16 +144,14 @@ def test_a_breach_of_each_sentence_is_caught():
     assert breaches_of_direction("muse_pipeline.core.types", "import muse_pipeline.cli.main")
     assert breaches_of_direction("muse_pipeline.nuclei.made_up", "from muse_pipeline import slides")
     assert breaches_of_direction("muse_pipeline.training.made_up", "from muse_pipeline.report import page")
-    assert breaches_of_direction("muse_pipeline.losses.made_up", "from muse_pipeline.core.types import Frame")
     assert breaches_of_direction("muse_pipeline.inference.made_up", "from torch.nn import Module")
-    assert breaches_of_direction("muse_pipeline.inference.made_up", "import muse_pipeline.models.compact")
+    assert breaches_of_direction("muse_pipeline.inference.made_up", "import muse_pipeline.models.encoders")
     assert not breaches_of_direction("muse_pipeline.store.made_up", "from muse_pipeline.slides.base import open_slide")
     assert not breaches_of_direction("muse_pipeline.cli.made_up", "import muse_pipeline.training.loop")
 
     plug_in = "@READERS.register('a')\nclass A: pass\n"
     pair = {f"{PACKAGE}.slides.a": plug_in, f"{PACKAGE}.slides.b": f"import {PACKAGE}.slides.a\n" + plug_in}
     assert breaches_between_plug_ins(pair)
-    assert breaches_between_plug_ins({f"{PACKAGE}.losses.a": "", f"{PACKAGE}.losses.b": f"import {PACKAGE}.losses.a"})
 
     assert breaches_in_workflow(
         [("slides.smk", "rule a:\n    run:\n        from muse_pipeline.core.coords import x\n")]

@@ -46,9 +46,9 @@ def score_outlines(predicted: np.ndarray, true: np.ndarray, radius_px: float) ->
     """
     overlaps = overlap_labels(predicted, true)
     pairs = overlaps.match()
-    rows, columns = overlaps.found[pairs], overlaps.true[pairs]
+    rows, columns = overlaps.detected[pairs], overlaps.true[pairs]
     apart = np.hypot(*(_centroids(predicted)[rows] - _centroids(true)[columns]).T)
-    dice = 2 * overlaps.shared[pairs] / (overlaps.found_area[rows] + overlaps.true_area[columns])
+    dice = 2 * overlaps.shared[pairs] / (overlaps.detected_area[rows] + overlaps.true_area[columns])
     return OutlineScores(dice[apart <= radius_px], jaccard_ratio(jaccard_areas(overlaps)))
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from muse_pipeline.data.views import ViewBatch
-from muse_pipeline.methods.detector.config import DetectorConfig
+from muse_pipeline.methods.detector.config import DetectorConfig, require_windows
 from muse_pipeline.methods.detector.run import DetectorStage
-from muse_pipeline.methods.muse.config import MuseConfig, require_sound
+from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.run import MuseStage
 from muse_pipeline.training.recipe import load_run
 from muse_pipeline.training.run import Options
@@ -25,7 +25,7 @@ def finetune(config: DetectorConfig, folder: Path, options: Options) -> Path:
 def load_muse_config(path: Path, data: Path | None = None, changes: Iterable[str] = ()) -> MuseConfig:
     """Read and check the settings of a config file for MUSE."""
     config = load_run(path, data, changes, default="muse", only=MuseConfig)[1]
-    require_sound(config)
+    require_windows(config.backbone, *config.sides_px)
     return config
 
 

@@ -28,9 +28,9 @@ from muse_pipeline.evaluation.bootstrap import area_under_curve, percentile_inte
 from muse_pipeline.export.region_models import load_region_model
 from muse_pipeline.inference.card import ColourReference, NucleusClass
 from muse_pipeline.labels.tissue import TissueSource
-from muse_pipeline.losses.mil import EXPONENT
 from muse_pipeline.methods.mil.config import MilConfig, NetworkSettings, StageConfig, StudentSettings
 from muse_pipeline.methods.mil.data import read_region_data
+from muse_pipeline.methods.mil.method import EXPONENT
 from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.tissue.stain import MacenkoFit, fit_macenko, optical_density, stain_map
 from muse_pipeline.training.method import AveragedNetwork, Schedule

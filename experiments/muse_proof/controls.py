@@ -18,7 +18,7 @@ from muse_pipeline.methods.muse.data import PretrainData
 from muse_pipeline.methods.muse.run import MuseStage
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Features
-from muse_pipeline.models.compact import CompactNetwork
+from muse_pipeline.models.encoders import CompactNetwork
 from muse_pipeline.training.run import Log
 
 ENCODER = "muse_compact_32_encoder"

@@ -24,11 +24,11 @@ from experiments.common.runs import run_arms, runs_of
 from muse_pipeline.data.unlabelled import UnlabelledSource
 from muse_pipeline.evaluation.detection import RADIUS_UM, match_points
 from muse_pipeline.evaluation.overlaps import jaccard_areas, jaccard_ratio
-from muse_pipeline.methods.psm.activation import ActivationConfig, ActivationStage, load_activation
+from muse_pipeline.methods.psm.activation_map import ActivationNetwork, ClusterSettings, MaskSettings, PseudoMasker
+from muse_pipeline.methods.psm.run import ActivationConfig, ActivationStage, load_activation
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.shape import measure_shapes
-from muse_pipeline.proposals.activation_map import ActivationNetwork, ClusterSettings, MaskSettings, PseudoMasker
 from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, fit_otsu, haematoxylin
 from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.run import Options

@@ -17,9 +17,8 @@ import cv2
 import numpy as np
 
 from experiments.common.runs import add_run, is_recorded, read_runs, runs_of
-from muse_pipeline.methods.unit.synthesis_folder import MEASURES, QUANTILES, measure, summarise
-from muse_pipeline.methods.unit.synthesis_masks import InstanceMask, synthesise_mask
-from muse_pipeline.methods.unit.synthesis_settings import TissueSettings
+from muse_pipeline.methods.unit.synthesis_folder import MEASURES, QUANTILES, measure, summarise_masks
+from muse_pipeline.methods.unit.synthesis_masks import InstanceMask, TissueSettings, synthesise_mask
 
 # The six 256-px example masks of UNITPathSSL's framework figure at 0.25 um/px, measured without contour pixels and
 # nuclei at the border: quantiles by measure, None if not measured; totals are the minimum and maximum over the six.
@@ -68,7 +67,12 @@ def measure_seed(seed: int) -> dict:
     masks = [synthesise_mask(index, seed, REFERENCE_PX, REFERENCE_MPP, tissue) for index in range(MASKS)]
     within = {name: round(value, 3) for name, value in within_reference(masks, REFERENCE_MPP).items()}
     speed = {str(mpp): time_masks(seed, mpp, tissue) for mpp in SPEED_MPP}
-    return {"seed": seed, "statistics": summarise(masks, REFERENCE_MPP), "within": within, "masks_per_second": speed}
+    return {
+        "seed": seed,
+        "statistics": summarise_masks(masks, REFERENCE_MPP),
+        "within": within,
+        "masks_per_second": speed,
+    }
 
 
 def within_reference(masks: Sequence[InstanceMask], mpp: float) -> dict[str, float]:

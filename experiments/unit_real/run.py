@@ -38,14 +38,14 @@ from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stains import colour_of_fit
-from muse_pipeline.losses.unit import paint
+from muse_pipeline.methods.psm.activation_map import ClusterSettings, MaskSettings, PseudoMasker
 from muse_pipeline.methods.unit.config import LossWeights, UnitConfig, stage_config
-from muse_pipeline.methods.unit.data import MasksStage, UnitData
+from muse_pipeline.methods.unit.data import SynthesisStage, UnitData
+from muse_pipeline.methods.unit.losses import paint_flat
 from muse_pipeline.methods.unit.method import INSIDE, UnitTraining, build_reader
 from muse_pipeline.methods.unit.monitors import TranslationAlarm
 from muse_pipeline.methods.unit.run import UnitRecipe, UnitStage
 from muse_pipeline.nuclei.masks import drop_small_labels
-from muse_pipeline.proposals.activation_map import ClusterSettings, MaskSettings, PseudoMasker
 from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, haematoxylin
 from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.checkpoint import load_checkpoint, load_detector_weights
@@ -139,7 +139,7 @@ class Painter(nn.Module):
 
     def forward(self, mask: Tensor, noise: Tensor, grain: Tensor) -> Tensor:
         """Pictures (B, 3, H, W), 0 to 255, of masks (B, 3, H, W)."""
-        return paint(mask, *self.palette) + self.unused
+        return paint_flat(mask, *self.palette) + self.unused
 
 
 class PaintedStage(UnitStage):
@@ -161,7 +161,7 @@ def train_painted(config: UnitConfig, folder: Path) -> Path:
     weights = LossWeights(picture_gan=0, mask_gan=0, cycle=0, instances=config.weights.instances)
     schedule = dataclasses.replace(config.schedule, **vars(config.second))
     settings = {**vars(config), "weights": weights, "schedule": schedule}
-    masks = MasksStage(config, folder / "masks").run(_options())
+    masks = SynthesisStage(config, folder / "masks").run(_options())
     return PaintedStage(stage_config(UnitConfig(**settings), masks, None), folder / "reader").run(_options())
 
 

@@ -31,11 +31,10 @@ from muse_pipeline.methods.unit.config import (
     UnitConfig,
     stage_config,
 )
-from muse_pipeline.methods.unit.data import MasksStage, UnitData
+from muse_pipeline.methods.unit.data import SynthesisStage, UnitData
 from muse_pipeline.methods.unit.method import UnitTraining
 from muse_pipeline.methods.unit.run import UnitStage
-from muse_pipeline.methods.unit.synthesis_masks import InstanceMask, synthesise_mask
-from muse_pipeline.methods.unit.synthesis_settings import EPITHELIAL, TissueSettings
+from muse_pipeline.methods.unit.synthesis_masks import EPITHELIAL, InstanceMask, TissueSettings, synthesise_mask
 from muse_pipeline.models.detector import DetectionGraph
 from muse_pipeline.models.translation import MaskReader
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
@@ -74,7 +73,7 @@ def run_arm(arm: str, seed: int, steps: int, runs: Path) -> dict:
     tissue = draw_training_tissue(runs / "tissue")
     config = arm_config(arm, seed, steps, tissue)
     options = Options(accelerator="cpu", log=print, progress=lambda *done: print(*done, flush=True))
-    masks = MasksStage(config, runs / f"masks-{seed}").run(options)
+    masks = SynthesisStage(config, runs / f"masks-{seed}").run(options)
     kind = UntrainedGenerator if arm == "untrained" else UnitStage
     checkpoint = kind(stage_config(config, masks, None), runs / f"{arm}-{seed}").run(options)
     return {"steps": steps, **score(load_reader(checkpoint, config))}

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     """Pair and score the nuclei, and print the summary."""
     from muse_pipeline.core.errors import LabelError
     from muse_pipeline.evaluation.score import Rules, score_slide
-    from muse_pipeline.evaluation.summary import render_summary, summarise
+    from muse_pipeline.evaluation.summary import render_summary, summarise_scores
     from muse_pipeline.nuclei.class_names import resolve_all
 
     if args.reliability:
@@ -72,12 +72,12 @@ def run(args: argparse.Namespace) -> None:
             f"{pairing.pairs[0].truth}: holds no nucleus, so nothing can be scored; export all objects, not only the "
             "annotated region, or give a different file"
         )
-    if args.region and (whole := [score.slide_id for score in scores if score.region_mm2 is None]):
+    if args.region and (whole := [score.pair.slide_id for score in scores if score.region_mm2 is None]):
         raise LabelError(
             f"{args.region}: has no region of slide '{whole[0]}', nor does its truth; add a region with that name, or "
             "score fully annotated slides separately, without --region"
         )
-    summary = summarise(scores, pairing, rules, args.repeats, args.site)
+    summary = summarise_scores(scores, pairing, rules, args.repeats, args.site)
     show_result(render_summary(summary), summary, args.json)
     if args.reliability:
         _draw(summary, args.reliability)

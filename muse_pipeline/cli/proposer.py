@@ -21,10 +21,10 @@ def run(args: argparse.Namespace) -> None:
 
     from muse_pipeline.core.config import parse_yaml
     from muse_pipeline.core.files import write_json
-    from muse_pipeline.proposals.base import read_settings
+    from muse_pipeline.proposals.base import parse_settings
 
     try:
-        settings = asdict(read_settings(args.method, parse_yaml(args.settings, "--settings")))
+        settings = asdict(parse_settings(args.method, parse_yaml(args.settings, "--settings")))
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
         text = ", ".join(f"{name} {value}" for name, value in settings.items())
     except ModuleNotFoundError as error:  # the jobs of a workflow may run in a different environment

@@ -47,10 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Register the partner and print a summary."""
     from muse_pipeline.core.errors import MisfitError
-    from muse_pipeline.registration.outline import register_outline
     from muse_pipeline.registration.partner import open_pair_of_files
     from muse_pipeline.registration.record import summary_text, write_registration
-    from muse_pipeline.registration.register import LIMIT_UM, inspect_for_pair, register_partner
+    from muse_pipeline.registration.register import LIMIT_UM, inspect_for_pair, register_outline, register_partner
     from muse_pipeline.registration.transform import read_given
     from muse_pipeline.slides.isolation import call_isolated
 

@@ -64,7 +64,7 @@ def write_masks(args: argparse.Namespace) -> None:
     from muse_pipeline.core.text import count_noun
     from muse_pipeline.methods.unit import synthesis_folder as folder
     from muse_pipeline.methods.unit.synthesis_folder import fit_tissue
-    from muse_pipeline.methods.unit.synthesis_settings import TissueSettings
+    from muse_pipeline.methods.unit.synthesis_masks import TissueSettings
 
     tissue, record = TissueSettings(), None
     if args.fit:
@@ -72,7 +72,7 @@ def write_masks(args: argparse.Namespace) -> None:
         record = {"files": [str(path) for path in args.fit], "wanted_per_mm2": wanted, "reached_per_mm2": reached}
         print(f"fitted: long axis {tissue.stroma.major_um:.1f} um, {reached:,} nuclei per mm2 (tissue: {wanted:,})")
     with show_progress("masks") as progress:
-        facts = folder.write_masks(
+        facts = folder.write_mask_folder(
             args.output,
             args.n,
             tissue,
@@ -91,11 +91,11 @@ def write_pictures(args: argparse.Namespace) -> None:
     """Render synthesised masks as tissue."""
     from muse_pipeline.core.process import show_progress
     from muse_pipeline.core.text import count_noun
-    from muse_pipeline.methods.unit import pictures
+    from muse_pipeline.methods.unit import rendering
 
-    renderer = pictures.Renderer(args.generator, args.threads)
+    renderer = rendering.Renderer(args.generator, args.threads)
     with show_progress("pictures") as progress:
-        pictures.write_pictures(
+        rendering.render_pictures(
             renderer,
             args.output,
             args.n,
@@ -104,4 +104,4 @@ def write_pictures(args: argparse.Namespace) -> None:
             masks=args.masks,
             progress=progress,
         )
-    print(f"{args.output}: {count_noun(args.n, 'picture')} at {renderer.mpp:g} um/px; see {pictures.PAGE}")
+    print(f"{args.output}: {count_noun(args.n, 'picture')} at {renderer.mpp:g} um/px; see {rendering.PAGE}")

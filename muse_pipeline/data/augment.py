@@ -26,14 +26,10 @@ MIN_BLUR_RADIUS_PX = 3
 
 
 class Prefetched:
-    """Batches that threads prepare in advance; each depends only on its index.
+    """Batches that threads prepare in advance; the end of a ``with`` block cancels those that have not been started.
 
-    The end of a ``with`` block cancels batches that have not been started.
-
-    Args:
-        batches: function that takes the index of a batch and returns the batch; called from several threads.
-        stride: difference between successive indices in this process.
-        threads: number of threads; if 0, every batch is made on request.
+    ``batches``, called from several threads, makes the batch of an index. Successive indices of this process differ by
+    ``stride``. With 0 ``threads``, every batch is made on request.
     """
 
     def __init__(self, batches: Callable[[int], Any], stride: int, threads: int):
@@ -46,11 +42,11 @@ class Prefetched:
         if self._pool is None:
             return self._batches(number)
         wanted = range(number, number + self._stride * (self._ahead + 1), self._stride)
-        for old in [one for one in self._waiting if one not in wanted]:
+        for old in [index for index in self._waiting if index not in wanted]:
             self._waiting.pop(old).cancel()
-        for one in wanted:
-            if one not in self._waiting:
-                self._waiting[one] = self._pool.submit(self._batches, one)
+        for index in wanted:
+            if index not in self._waiting:
+                self._waiting[index] = self._pool.submit(self._batches, index)
         return self._waiting.pop(number).result()
 
     def __enter__(self) -> Self:
@@ -100,14 +96,10 @@ class Augmentation:
 
 
 class WeakView(NamedTuple):
-    """The windows of a batch for a teacher, without variation of colour and sharpness.
+    """The windows of a batch for a teacher, without variation of colour and sharpness."""
 
-    Attributes:
-        pixels: (B, 3, H, W) float, 0 to 255.
-        colour: (B, 3, 4) map in optical density, with the mean normalisation strength of (1 + ``partial_colour``) / 2.
-    """
-
-    pixels: Tensor
+    pixels: Tensor  # (B, 3, H, W) float, 0 to 255
+    # (B, 3, 4) map in optical density, with the mean normalisation strength of (1 + ``partial_colour``) / 2
     colour: Tensor
 
 
@@ -115,29 +107,20 @@ OTHERS, CLASSES_ONLY = -1.0, -2.0  # values in ``LabelledBatch.region``
 
 
 class LabelledBatch(NamedTuple):
-    """B windows and their nuclei, padded to the number in the fullest window, M.
+    """B windows and their nuclei, padded to the number in the fullest window, M."""
 
-    Attributes:
-        pixels: (B, 3, H, W) float, 0 to 255.
-        colour: (B, 3, 4) map in optical density.
-        xy: (B, M, 2) window px; padding lies at -1e6.
-        label: (B, M) class index, -1 if unknown.
-        rays: (B, M, R) um, NaN if unknown.
-        region: (B, H / 4, W / 4) distance, um, of each cell's centre from the border of the annotated region; 0 outside
-            annotations, ``OTHERS`` in regions whose nuclei are in other images, ``CLASSES_ONLY`` in class areas; None
-            if all windows are annotated completely.
-        shares: (B, M, C) expected class shares of nuclei in class areas; 0 for other nuclei; None without areas.
-        weak: windows for a teacher, if the method has one.
-    """
-
-    pixels: Tensor
-    colour: Tensor
-    xy: Tensor
-    label: Tensor
-    rays: Tensor
+    pixels: Tensor  # (B, 3, H, W) float, 0 to 255
+    colour: Tensor  # (B, 3, 4) map in optical density
+    xy: Tensor  # (B, M, 2) window px; padding lies at -1e6
+    label: Tensor  # (B, M) class index, -1 if unknown
+    rays: Tensor  # (B, M, R) um, NaN if unknown
+    # (B, H / 4, W / 4) distance, um, of each cell's centre from the border of the annotated region; 0 outside
+    # annotations, ``OTHERS`` in regions whose nuclei are in other images, ``CLASSES_ONLY`` in class areas; None if all
+    # windows are annotated completely
     region: Tensor | None = None
+    # (B, M, C) expected class shares of nuclei in class areas; 0 for other nuclei; None without areas
     shares: Tensor | None = None
-    weak: WeakView | None = None
+    weak: WeakView | None = None  # windows for a teacher, if the method has one
 
 
 def random_linear(n: int, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
@@ -152,13 +135,9 @@ def random_linear(n: int, augmentation: Augmentation, generator: torch.Generator
 
 
 def sample_windows(pictures: Tensor, centre: Tensor, back: Tensor, size_px: int) -> Tensor:
-    """Cut windows around ``centre``; outside the picture they are white.
+    """Cut windows of ``size_px`` around ``centre`` (B, 2) from pictures (B, 3, h, w), 0 to 255; white outside them.
 
-    Args:
-        pictures: (B, 3, h, w) float, 0 to 255.
-        centre: (B, 2) centres of the windows, in picture px.
-        back: (B, 2, 2) maps from window to picture, the inverse of ``random_linear``.
-        size_px: side of a window.
+    ``back`` (B, 2, 2) maps windows to pictures; it is the inverse of ``random_linear``.
     """
     height, width = pictures.shape[-2:]
     axis = torch.arange(size_px, device=pictures.device) + 0.5 - size_px / 2
@@ -204,26 +183,9 @@ def vary_colour(colour: Tensor, stains: Tensor, augmentation: Augmentation, gene
 
 
 def vary_appearance(
-    pixels: Tensor,
-    colour: Tensor,
-    stains: Tensor,
-    mpp: float,
-    augmentation: Augmentation,
-    generator: torch.Generator,
+    pixels: Tensor, colour: Tensor, stains: Tensor, mpp: float, augmentation: Augmentation, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Vary sharpness, normalisation strength and colour of windows.
-
-    Args:
-        pixels: (B, 3, H, W).
-        colour: (B, 3, 4) map of each window to the reference.
-        stains: (2, 3) reference stains.
-        mpp: um per pixel.
-        augmentation: strength of the variation.
-        generator: source of all random numbers.
-
-    Returns:
-        The varied pixels and colour.
-    """
+    """Vary the sharpness of windows (B, 3, H, W) and, along ``stains`` (2, 3), their colour maps (B, 3, 4)."""
     pixels = vary_sharpness(pixels, mpp, augmentation, generator)
     share = torch.empty(len(pixels)).uniform_(augmentation.partial_colour, 1, generator=generator)
     return pixels, vary_colour(part_way(colour, share), stains, augmentation, generator)

@@ -89,35 +89,22 @@ class NucleusImage:
     """An image with positions of nuclei; pixels and positions are read on demand.
 
     Subclasses add ``nuclei`` (a ``NucleusIndex``) and ``read``, which returns pixels as in ``data.unlabelled.Image``.
-
-    Attributes:
-        name: name of the picture, or id of the slide.
-        patient: patient of the image.
-        mpp: um per pixel.
-        size_px: (width, height).
-        stain: stains fitted to the picture or the slide's tissue; None if the fit failed.
-        weight: relative frequency at which the image is sampled.
     """
 
-    name: str
-    patient: str
-    mpp: float
-    size_px: tuple[int, int]
-    stain: MacenkoFit | None
-    weight: float
+    name: str  # name of the picture, or id of the slide
+    patient: str  # patient of the image
+    mpp: float  # um per pixel
+    size_px: tuple[int, int]  # (width, height)
+    stain: MacenkoFit | None  # stains fitted to the picture or the slide's tissue; None if the fit failed
+    weight: float  # relative frequency at which the image is sampled
 
 
 @dataclass(frozen=True, eq=False)
 class NucleusPicture(NucleusImage):
-    """A picture in memory, mirrored beyond its border.
+    """A picture in memory, mirrored beyond its border."""
 
-    Attributes:
-        pixels: (h, w, 3) uint8.
-        nuclei: index of its nuclei.
-    """
-
-    pixels: np.ndarray
-    nuclei: NucleusIndex
+    pixels: np.ndarray  # (h, w, 3) uint8
+    nuclei: NucleusIndex  # index of its nuclei
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
         """(h, w, 3) uint8 as in ``Image.read``, mirrored beyond the border."""
@@ -126,15 +113,10 @@ class NucleusPicture(NucleusImage):
 
 @dataclass(frozen=True, eq=False)
 class NucleusSlide(NucleusImage):
-    """A slide's store and the index of its nuclei; their files are opened for each read.
+    """A slide's store and the index of its nuclei; their files are opened for each read."""
 
-    Attributes:
-        store: the store; no pixels are held in memory.
-        folder: folder of the index, written by ``NucleusIndex.save``.
-    """
-
-    store: Store
-    folder: Path
+    store: Store  # the store; no pixels are held in memory
+    folder: Path  # folder of the index, written by ``NucleusIndex.save``
 
     @property
     def nuclei(self) -> NucleusIndex:
@@ -153,22 +135,14 @@ WEIGHTS = "cumulated.npy"  # only written for an index with weights
 
 @dataclass(frozen=True, eq=False)
 class NucleusIndex:
-    """Positions of nuclei, sorted by the square cells that contain them.
+    """Positions of nuclei, sorted by the square cells that contain them."""
 
-    Attributes:
-        cell_px: side of a cell.
-        n_columns: number of cells per row.
-        xy: (N, 2) float32 image px.
-        occupied: (C,) int64 indices, ascending, of the cells that contain nuclei, counted row by row.
-        start: (C + 1,) int64, index in ``xy`` of the first nucleus of each occupied cell; the last entry is N.
-        cumulated: (C,) running sum of the weights of the occupied cells; None if all weights are 1.
-    """
-
-    cell_px: float
-    n_columns: int
-    xy: np.ndarray
-    occupied: np.ndarray
-    start: np.ndarray
+    cell_px: float  # side of a cell
+    n_columns: int  # number of cells per row
+    xy: np.ndarray  # (N, 2) float32 image px
+    occupied: np.ndarray  # (C,) int64 indices, ascending, of the cells that contain nuclei, counted row by row
+    start: np.ndarray  # (C + 1,) int64, index in ``xy`` of the first nucleus of each occupied cell; the last entry is N
+    # (C,) running sum of the weights of the occupied cells; None if all weights are 1
     cumulated: np.ndarray | None = None
 
     @property
@@ -177,13 +151,11 @@ class NucleusIndex:
         return float(len(self.occupied) if self.cumulated is None else self.cumulated[-1])
 
     @classmethod
-    def build(cls, xy: np.ndarray, size_px: tuple[int, int], mpp: float) -> NucleusIndex:
-        """Index positions (N, 2) in an image of ``size_px`` = (width, height); those outside it are left out."""
-        return cls.build_ordered(xy, size_px, mpp)[0]
+    def build(cls, xy: np.ndarray, size_px: tuple[int, int], mpp: float) -> tuple[NucleusIndex, np.ndarray]:
+        """Index positions (N, 2) in an image of ``size_px`` = (width, height); those outside it are left out.
 
-    @classmethod
-    def build_ordered(cls, xy: np.ndarray, size_px: tuple[int, int], mpp: float) -> tuple[NucleusIndex, np.ndarray]:
-        """Return the index, as ``build`` does, and for each of its M positions the row of ``xy`` it comes from."""
+        Returns the index, and for each of its M positions the row of ``xy`` that it comes from.
+        """
         xy = np.asarray(xy, np.float64).reshape(-1, 2)
         inside = np.flatnonzero(((xy >= 0) & (xy < size_px)).all(1))
         xy = xy[inside].astype(np.float32)

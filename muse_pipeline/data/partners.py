@@ -56,8 +56,8 @@ class PartnerSource:
     def __post_init__(self) -> None:
         given = [name for name in KINDS if getattr(self, name) is not None]
         if len(given) != 1:
-            found = " and ".join(f"`{name}`" for name in given) or "none"
-            raise ConfigError(f"partner: found {found}; give one of {', '.join(f'`{name}`' for name in KINDS)}")
+            stated = " and ".join(f"`{name}`" for name in given) or "none"
+            raise ConfigError(f"partner: found {stated}; give one of {', '.join(f'`{name}`' for name in KINDS)}")
 
     @property
     def location(self) -> Path:
@@ -96,22 +96,16 @@ RAYS = "rays.npy"
 
 @dataclass(frozen=True, eq=False)
 class DrawnNuclei:
-    """Outlines of nuclei, rendered as a picture window by window.
+    """Outlines of nuclei, rendered as a picture window by window."""
 
-    Attributes:
-        folder: folder that ``save`` wrote.
-        size_px: (width, height) of the H&E image.
-        mpp: um per image px.
-    """
-
-    folder: Path
-    size_px: tuple[int, int]
-    mpp: float
+    folder: Path  # folder that ``save`` wrote
+    size_px: tuple[int, int]  # (width, height) of the H&E image
+    mpp: float  # um per image px
 
     @staticmethod
     def save(folder: Path, xy: np.ndarray, rays: np.ndarray, size_px: tuple[int, int], mpp: float) -> None:
         """Write outlines with centres (N, 2) in image px and rays (N, R) um into ``folder``, atomically."""
-        index, order = NucleusIndex.build_ordered(xy, size_px, mpp)
+        index, order = NucleusIndex.build(xy, size_px, mpp)
         with complete_file(folder) as partial:
             partial.mkdir()
             index.write(partial)
@@ -121,9 +115,7 @@ class DrawnNuclei:
         """(h, w, 3) uint8 of ``size`` = (width, height) px with the corner ``xy``, rendered from the outlines."""
         canvas = np.full((size[1], size[0], 3), BACKGROUND, np.uint8)
         index, margin = NucleusIndex.open(self.folder, self.size_px, self.mpp), REACH_UM / self.mpp
-        numbers, centres = index.inside(
-            xy[0] - margin, xy[1] - margin, xy[0] + size[0] + margin, xy[1] + size[1] + margin
-        )
+        numbers, centres = index.inside(*np.subtract(xy, margin), *np.add(xy, size) + margin)
         rays = np.load(self.folder / RAYS, mmap_mode="r")[numbers]
         rings = rays_to_rings(centres - xy, rays, (self.mpp, self.mpp)) - 0.5  # OpenCV counts from pixel centres
         points = list(np.round(rings * 2**SUBPIXEL_BITS).astype(np.int32))
@@ -143,10 +135,7 @@ Partner = Store | Picture | DrawnNuclei  # may be used in its tissue
 def open_partner(source: PartnerSource, image: NucleusImage, folder: Path) -> Partner | None:
     """Open the partner of an image; None if ``source`` has no file for the image, or its registration failed.
 
-    Args:
-        source: settings of the partner.
-        image: the H&E image.
-        folder: cache folder, in which outlines are stored in a format that is fast to read.
+    Outlines are stored in the cache ``folder`` in a format that is fast to read.
     """
     if source.store is not None:
         return _open_store(source.store, image)
@@ -244,48 +233,28 @@ def _size(size_px: Sequence[int]) -> str:
 
 
 class PartnerBatch(NamedTuple):
-    """The partners of B sets of views, cut like the first global view of each set.
+    """The partners of B sets of views, cut like the first global view of each set."""
 
-    Attributes:
-        image: pixels (K, 3, R, R) uint8 of the K sets with a partner.
-        image_known: (B,) bool, True for the K sets with a partner.
-        nuclei_known: (B, M) bool, True for nuclei in both global views that the partner covers.
-    """
-
-    image: Tensor
-    image_known: Tensor
-    nuclei_known: Tensor
+    image: Tensor  # pixels (K, 3, R, R) uint8 of the K sets with a partner
+    image_known: Tensor  # (B,) bool, True for the K sets with a partner
+    nuclei_known: Tensor  # (B, M) bool, True for nuclei in both global views that the partner covers
 
 
 class PairBatch(NamedTuple):
-    """B sets of views, and their partners.
+    """B sets of views, and their partners."""
 
-    Attributes:
-        views: H&E views; entry 0 of ``teacher_xy``, ``student_xy`` and ``shared`` is for the pair of global views.
-        partner: partners of the views.
-    """
-
+    # H&E views; entry 0 of ``teacher_xy``, ``student_xy`` and ``shared`` is for the pair of global views
     views: ViewBatch
-    partner: PartnerBatch
+    partner: PartnerBatch  # partners of the views
 
 
 class PairBatches:
-    """Batches of views with their partners; each depends only on its index.
+    """Batches of views with their partners (None for images without one); each batch depends only on its index.
 
     A partner is cut, scaled, mirrored and rotated like the first global view; its colours are not varied.
-
-    Args:
-        views: batches of views of the H&E images.
-        images: images from which ``views`` samples.
-        partners: partner of each image, or None.
     """
 
-    def __init__(
-        self,
-        views: ViewBatches,
-        images: Sequence[NucleusImage],
-        partners: Sequence[Partner | None],
-    ):
+    def __init__(self, views: ViewBatches, images: Sequence[NucleusImage], partners: Sequence[Partner | None]):
         self.views = views
         self._partner = {id(image): partner for image, partner in zip(images, partners, strict=True)}
 
@@ -295,16 +264,16 @@ class PairBatches:
         return PairBatch(views, self._read_partners(sets, views.teacher_xy[0].numpy(), views.shared[0].numpy()))
 
     def _read_partners(self, sets: Sequence[ViewSet], xy: np.ndarray, shared: np.ndarray) -> PartnerBatch:
-        cut, known, at_nuclei = [], np.zeros(len(sets), bool), np.zeros_like(shared)
-        for number, one in enumerate(sets):
-            partner, view = self._partner[id(one.image)], one.views[0]
+        cut, has_partner, at_nuclei = [], np.zeros(len(sets), bool), np.zeros_like(shared)
+        for number, view_set in enumerate(sets):
+            partner, view = self._partner[id(view_set.image)], view_set.views[0]
             if partner is None:
                 continue
             # The centre and four points near the corners represent the whole view.
-            known[number] = partner.in_tissue(view.source_xy(CORNERS * view.size_px)).all()
-            if known[number]:
+            has_partner[number] = partner.in_tissue(view.source_xy(CORNERS * view.size_px)).all()
+            if has_partner[number]:
                 cut.append(view.cut(partner))
                 at_nuclei[number] = shared[number] & partner.in_tissue(view.source_xy(xy[number]))
         side = sets[0].views[0].size_px
         pixels = torch.from_numpy(np.stack(cut) if cut else np.zeros((0, side, side, 3), np.uint8))
-        return PartnerBatch(pixels.permute(0, 3, 1, 2), torch.from_numpy(known), torch.from_numpy(at_nuclei))
+        return PartnerBatch(pixels.permute(0, 3, 1, 2), torch.from_numpy(has_partner), torch.from_numpy(at_nuclei))

@@ -16,7 +16,7 @@ from muse_pipeline.core.config import Mpp
 from muse_pipeline.core.errors import ConfigError, MppError, StoreError
 from muse_pipeline.core.pictures import list_pictures, resize_picture, spread_evenly
 from muse_pipeline.data.augment import seed_of_step
-from muse_pipeline.labels.picture_scale import read_picture
+from muse_pipeline.labels.base_source import read_picture
 from muse_pipeline.store.store import open_store
 
 
@@ -82,12 +82,7 @@ class Image(Protocol):
 
 
 class Picture:
-    """A picture in memory, mirrored beyond its border; all of it counts as tissue.
-
-    Args:
-        pixels: (h, w, 3) uint8.
-        slide_id: name of its file, without suffix.
-    """
+    """A picture (h, w, 3) uint8 in memory, mirrored beyond its border; all of it counts as tissue."""
 
     def __init__(self, pixels: np.ndarray, slide_id: str = ""):
         self.pixels, self.slide_id = pixels, slide_id
@@ -115,18 +110,14 @@ class Picture:
 
 
 class WindowSampler:
-    """Samples windows that are centred on tissue and, as far as possible, inside their image.
+    """Samples windows that are centred on tissue and, as far as possible, inside their image; images have the same mpp.
 
     Images are sampled in proportion to their tissue area, and positions uniformly over the tissue of an image.
-
-    Args:
-        images: pictures and stores, all at the same mpp.
-        window_px: side of a window.
     """
 
     def __init__(self, images: Sequence[Image], window_px: int):
         self.images, self.window_px = images, window_px
-        self._cells = [(np.flatnonzero(mask), mask.shape[1], side) for mask, side in (one.tissue for one in images)]
+        self._cells = [(np.flatnonzero(mask), mask.shape[1], side) for mask, side in (image.tissue for image in images)]
         area = np.array([len(cells) * side**2 for cells, _, side in self._cells], float)
         if not area.sum():
             raise StoreError("no image has tissue to sample windows from; name slides or pictures that contain tissue")
@@ -147,15 +138,7 @@ class WindowSampler:
 
 
 class UnlabelledWindows:
-    """Samples batches that depend only on their ``step``, so that a resumed run gets the same ones.
-
-    Args:
-        images: pictures and stores, all at the same mpp.
-        window_px: side of a window.
-        batch: number of windows per batch.
-        seed: seed of the run.
-        device: device of the batches.
-    """
+    """Samples batches that depend only on their ``step``, so that a resumed run gets the same ones."""
 
     def __init__(self, images: Sequence[Image], window_px: int, batch: int, seed: int, device: torch.device):
         self.draw = WindowSampler(images, window_px)
@@ -177,11 +160,8 @@ PATIENT_OF_CROP = r"(?:^picture-\d{5}-|^)(TCGA-\w\w-\w{4}|.+?(?=-\d{5}-\d+-\d+$|
 def cut_crops(image: Image, number: int, side_px: int, most: int) -> dict[str, np.ndarray]:
     """Cut an image into crops (h, w, 3) uint8, keyed by name: windows of a store, or a whole picture.
 
-    Args:
-        image: a picture or a store.
-        number: index of the image in its run, which makes the names unique.
-        side_px: side of the windows of a store.
-        most: maximum number of windows from a store, spread evenly over the windows that are at least half tissue.
+    ``number``, the index of the image in its run, makes the names unique. At most ``most`` windows of a store are cut,
+    spread evenly over those that are at least half tissue.
     """
     if isinstance(image, Picture):
         return {f"picture-{number:05d}-{image.slide_id}": image.pixels}

@@ -60,23 +60,14 @@ class ViewSettings:
 
 @dataclass(frozen=True)
 class View:
-    """Position, size and orientation of a view in its image.
+    """Position, size and orientation of a view in its image."""
 
-    Attributes:
-        corner: (x, y) of the top left corner, in whole image px.
-        side_px: side of the square, in image px.
-        size_px: R, side of the view.
-        mirror: True if left and right are swapped.
-        turns: quarter turns, counter-clockwise, after mirroring.
-        image_mpp: um per image px.
-    """
-
-    corner: tuple[int, int]
-    side_px: int
-    size_px: int
-    mirror: bool
-    turns: int
-    image_mpp: float
+    corner: tuple[int, int]  # (x, y) of the top left corner, in whole image px
+    side_px: int  # side of the square, in image px
+    size_px: int  # R, side of the view
+    mirror: bool  # True if left and right are swapped
+    turns: int  # quarter turns, counter-clockwise, after mirroring
+    image_mpp: float  # um per image px
 
     @property
     def mpp(self) -> float:
@@ -119,19 +110,12 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class ViewSet:
-    """Views of the same tissue: first two global views, then the local ones.
+    """Views of the same tissue: first two global views, then the local ones."""
 
-    Attributes:
-        image: image of the views.
-        views: the V views.
-        placed: (V, N, 2) positions, in px of each view, of all nuclei in the box around the global views.
-        seen: (V, N) bool, True for nuclei inside a view.
-    """
-
-    image: NucleusImage
-    views: tuple[View, ...]
-    placed: np.ndarray
-    seen: np.ndarray
+    image: NucleusImage  # image of the views
+    views: tuple[View, ...]  # the V views
+    placed: np.ndarray  # (V, N, 2) positions, in px of each view, of all nuclei in the box around the global views
+    seen: np.ndarray  # (V, N) bool, True for nuclei inside a view
 
     @classmethod
     def index(cls, image: NucleusImage, views: Sequence[View], xy: np.ndarray) -> ViewSet:
@@ -146,17 +130,14 @@ class ViewSet:
 
 
 class ViewSampler:
-    """Samples sets of views.
+    """Samples sets of views from images with at least one nucleus each.
 
-    Args:
-        images: images with at least one nucleus each.
-        settings: settings of the views.
-        balance: exponent; an image's weight is multiplied by its area with nuclei to this power (0 ignores the area).
+    An image's weight is multiplied by its area with nuclei to the power ``balance``; 0 ignores the area.
     """
 
     def __init__(self, images: Sequence[NucleusImage], settings: ViewSettings, balance: float = 0.5):
         self.images, self.settings = images, settings
-        share = np.array([one.weight * one.nuclei.extent**balance for one in images], float)
+        share = np.array([image.weight * image.nuclei.extent**balance for image in images], float)
         self._share = share / share.sum()
 
     def __call__(self, generator: np.random.Generator) -> ViewSet:
@@ -168,15 +149,16 @@ class ViewSampler:
             # Both global views contain the pivot, because independent views would hardly ever share a nucleus.
             pivot = nuclei.draw(generator)
             pair = [self._around(image, pivot, mpp, generator) for mpp in mpps[:2]]
-            _, xy = nuclei.inside(*_box(pair))
-            found = ViewSet.index(image, pair, xy)
-            if len(found.shared(0, 1)) >= settings.min_matches:
+            corner, side = np.array([view.corner for view in pair]), np.array([[view.side_px] for view in pair])
+            _, xy = nuclei.inside(*corner.min(0).tolist(), *(corner + side).max(0).tolist())
+            views = ViewSet.index(image, pair, xy)
+            is_enough = len(views.shared(0, 1)) >= settings.min_matches
+            if is_enough:
                 break
         # Local views lie near nuclei in global views, because only shared nuclei are compared.
-        near = xy[found.seen.any(0)] if found.seen.any() else pivot[None]
+        near = xy[views.seen.any(0)] if views.seen.any() else pivot[None]
         local = [self._near(image, near[generator.integers(len(near))], mpp, generator) for mpp in mpps[2:]]
-        enough = len(found.shared(0, 1)) >= settings.min_matches
-        return ViewSet.index(image, [*pair, *local], xy if enough else xy[:0])
+        return ViewSet.index(image, [*pair, *local], xy if is_enough else xy[:0])
 
     def draw_mpps(self, generator: np.random.Generator) -> np.ndarray:
         """Sample the um per pixel (2 + n_local,) of the views of a set."""
@@ -208,26 +190,14 @@ class ViewSampler:
         return View((x, y), side, size_px, bool(generator.integers(2)), int(generator.integers(4)), image.mpp)
 
 
-def _box(views: Sequence[View]) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of all views, in image px."""
-    corner = np.array([view.corner for view in views])
-    end = corner + np.array([[view.side_px] for view in views])
-    return (*corner.min(0).tolist(), *end.max(0).tolist())
-
-
 LUMINANCE = (0.299, 0.587, 0.114)
 
 
 class Views(NamedTuple):
-    """Views of one size from B sets: the first view of each set, then the second of each, and so on.
+    """Views of one size from B sets: the first view of each set, then the second of each, and so on."""
 
-    Attributes:
-        pixels: (n * B, 3, R, R) uint8.
-        colour: (n * B, 3, 4) map in optical density.
-    """
-
-    pixels: Tensor
-    colour: Tensor
+    pixels: Tensor  # (n * B, 3, R, R) uint8
+    colour: Tensor  # (n * B, 3, 4) map in optical density
 
 
 class ViewBatch(NamedTuple):
@@ -235,42 +205,26 @@ class ViewBatch(NamedTuple):
 
     Teachers get the global views and students all views, so the P = 2 (1 + L) pairs are (0, 1), (0, 2), ..., (1, 0),
     (1, 2), ...
-
-    Attributes:
-        global_views: 2 B global views.
-        local_views: L * B local views; None for L = 0.
-        teacher_xy: (P, B, M, 2) positions of shared nuclei in the teacher's view, in its px.
-        student_xy: (P, B, M, 2) positions of the same nuclei in the student's view.
-        shared: (P, B, M) bool, True for entries that contain a nucleus, False for padding.
-        octaves: (P, B) |log2| of the ratio of the two views' mpps.
     """
 
-    global_views: Views
-    local_views: Views | None
-    teacher_xy: Tensor
-    student_xy: Tensor
-    shared: Tensor
-    octaves: Tensor
+    global_views: Views  # 2 B global views
+    local_views: Views | None  # L * B local views; None for L = 0
+    teacher_xy: Tensor  # (P, B, M, 2) positions of shared nuclei in the teacher's view, in its px
+    student_xy: Tensor  # (P, B, M, 2) positions of the same nuclei in the student's view
+    shared: Tensor  # (P, B, M) bool, True for entries that contain a nucleus, False for padding
+    octaves: Tensor  # (P, B) |log2| of the ratio of the two views' mpps
 
 
 def ordered_pairs(n_local: int) -> list[tuple[int, int]]:
     """Pairs (teacher's view, student's view) of a set, as indices of views."""
-    return [(one, other) for one in (0, 1) for other in range(2 + n_local) if other != one]
+    return [(teacher, other) for teacher in (0, 1) for other in range(2 + n_local) if other != teacher]
 
 
 class ViewBatches:
     """Samples batches on the CPU that depend only on their index, so that a resumed run gets the same ones.
 
-    Args:
-        images: images with at least one nucleus each.
-        colours: (N, 3, 4) map in optical density of each image.
-        stains: (2, 3) reference stains, along which colour is varied.
-        settings: settings of the views.
-        batch: number of sets per batch, B.
-        augmentation: strength of the variation of colour and sharpness; geometry follows ``settings``.
-        seed: seed of the run.
-        balance: influence of an image's area on how often it is sampled, as in ``ViewSampler``.
-        grey: fraction of views that are grey.
+    ``colours`` (N, 3, 4) are the images' maps in optical density, and ``stains`` (2, 3) the reference stains along
+    which colour is varied. Geometry follows ``settings``, not ``augmentation``; ``balance`` is that of ``ViewSampler``.
     """
 
     def __init__(
@@ -314,14 +268,14 @@ class ViewBatches:
         settings = self.settings
         sizes = (2, settings.global_px), (settings.n_local, settings.local_px)
         parts = [np.empty((n, len(sets), side, side, 3), np.uint8) for n, side in sizes]
-        for number, one in enumerate(sets):
-            for view, pixels in zip(one.views, chain(*(part[:, number] for part in parts)), strict=True):
-                pixels[:] = vary_view_sharpness(view.cut(one.image), view.mpp, self.augmentation, generator)
+        for number, view_set in enumerate(sets):
+            for view, pixels in zip(view_set.views, chain(*(part[:, number] for part in parts)), strict=True):
+                pixels[:] = vary_view_sharpness(view.cut(view_set.image), view.mpp, self.augmentation, generator)
         return tuple(torch.from_numpy(part).flatten(0, 1).permute(0, 3, 1, 2) for part in parts)
 
     def _draw_colours(self, sets: Sequence[ViewSet], n_views: int, generator: torch.Generator) -> Tensor:
         """(n_views * B, 3, 4) random colour maps, a different one for each of ``n_views`` views of every set."""
-        colour = torch.from_numpy(np.stack([self._colour[id(one.image)] for one in sets]).astype(np.float32))
+        colour = torch.from_numpy(np.stack([self._colour[id(view_set.image)] for view_set in sets]).astype(np.float32))
         colour, n = colour.repeat(n_views, 1, 1), n_views * len(sets)
         least = self.augmentation.partial_colour
         colour = part_way(colour, least + (1 - least) * torch.rand(n, generator=generator))
@@ -333,16 +287,16 @@ class ViewBatches:
     def _match(self, sets: Sequence[ViewSet], generator: np.random.Generator) -> tuple[Tensor, ...]:
         """``teacher_xy``, ``student_xy``, ``shared`` and ``octaves`` of a ``ViewBatch``."""
         pairs, most = ordered_pairs(self.settings.n_local), self.settings.max_matches
-        chosen = [[_draw(one.shared(*pair), most, generator) for one in sets] for pair in pairs]
+        chosen = [[_draw(view_set.shared(*pair), most, generator) for view_set in sets] for pair in pairs]
         width = max(1, *(len(numbers) for row in chosen for numbers in row))
         xy = np.zeros((2, len(pairs), len(sets), width, 2), np.float32)
         shared, octaves = np.zeros(xy.shape[1:4], bool), np.zeros(xy.shape[1:3], np.float32)
         for p, (teacher, student) in enumerate(pairs):
-            for b, (one, numbers) in enumerate(zip(sets, chosen[p], strict=True)):
+            for b, (view_set, numbers) in enumerate(zip(sets, chosen[p], strict=True)):
                 n = len(numbers)
-                xy[:, p, b, :n] = one.placed[[teacher, student]][:, numbers]
+                xy[:, p, b, :n] = view_set.placed[[teacher, student]][:, numbers]
                 shared[p, b, :n] = True
-                octaves[p, b] = abs(math.log2(one.views[teacher].mpp / one.views[student].mpp))
+                octaves[p, b] = abs(math.log2(view_set.views[teacher].mpp / view_set.views[student].mpp))
         return tuple(torch.from_numpy(part) for part in (*xy, shared, octaves))
 
 

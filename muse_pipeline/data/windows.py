@@ -35,34 +35,20 @@ DEEP = 255  # maximum distance from the border of a region, px; greater ones are
 
 
 class WindowSettings(Protocol):
-    """The settings of a run that determine its windows.
+    """The settings of a run that determine its windows."""
 
-    Attributes:
-        mpp: um per pixel.
-        window_px: side of a window.
-        batch: windows per batch.
-        augmentation: strength of the variation of windows.
-        seed: seed of the run.
-    """
-
-    mpp: float
-    window_px: int
-    batch: int
-    augmentation: Augmentation
-    seed: int
+    mpp: float  # um per pixel
+    window_px: int  # side of a window
+    batch: int  # windows per batch
+    augmentation: Augmentation  # strength of the variation of windows
+    seed: int  # seed of the run
 
 
 class LabelledWindows:
     """Samples batches that, on a CPU, depend only on their ``step``, so that a resumed run gets the same ones.
 
-    Args:
-        images: labelled images, all at the same mpp.
-        colours: (N, 3, 4) colour map of each image.
-        stains: (2, 3) reference stains, along which colour is varied.
-        settings: settings of the run.
-        device: device of the pictures and of the windows.
-        weak_view: True to add windows for a teacher to each batch.
-        around: True if windows may reach over the borders of regions, as in ``draw_centres``.
+    Images (N, all at the same mpp) have the colour maps ``colours`` (N, 3, 4); colour is varied along ``stains`` (2,
+    3). With ``weak_view``, batches contain windows for a teacher too; ``around`` is that of ``draw_centres``.
     """
 
     def __init__(
@@ -103,7 +89,7 @@ class LabelledWindows:
         batch = LabelledBatch(pixels, colour, xy, label, rays, shares=shares if shares.shape[2] else None)
         if self.depths is not None:
             depths = [self.depths[i] for i in chosen]
-            depth = read_cells(depths, centre, linear, self.window_px // CELL_PX, CELL_PX)
+            depth = read_window_cells(depths, centre, linear, self.window_px // CELL_PX, CELL_PX)
             # Values below 0 are codes, not depths, and are kept.
             batch = batch._replace(region=torch.where(depth > 0, depth * self.mpp, depth))
         if self.weak_view:
@@ -132,17 +118,12 @@ def _depth(image: LabelledImage) -> np.ndarray:
 def draw_centres(
     size: Tensor, region: Tensor, reach: Tensor, generator: torch.Generator, around: bool = False
 ) -> Tensor:
-    """Sample the centres (B, 2) of windows uniformly, in picture px.
+    """Sample the centres (B, 2) of windows uniformly, in picture px, on pictures of ``size`` (B, 2), width and height.
 
     The whole annotated region may lie anywhere in a window (MUSE's large field of view) or, if the region is larger
-    than a window, the window anywhere in the region. Windows stay within the picture as far as possible.
-
-    Args:
-        size: (B, 2) width and height of the pictures.
-        region: (B, 4) left, top, right, bottom of the bounding boxes of the annotated regions.
-        reach: (B, 1) half the side of a window in picture px.
-        generator: random generator of the run.
-        around: True to allow centres anywhere in the region too, so that windows may reach over its border.
+    than a window, the window anywhere in the region; with ``around``, windows may also reach over its border. Windows
+    stay within the picture as far as possible. ``region`` (B, 4) is left, top, right, bottom of the region's bounding
+    box, and ``reach`` (B, 1) half the side of a window, both in picture px.
     """
     middle, half = (region[:, :2] + region[:, 2:]) / 2, (region[:, 2:] - region[:, :2]) / 2
     # The centre may move by |reach - half|, so that either the region or the window contains the other.
@@ -157,16 +138,9 @@ def draw_centres(
 
 
 def cut_windows(pictures: list[Tensor], centre: Tensor, linear: Tensor, size_px: int) -> Tensor:
-    """Like ``sample_windows``, for pictures of different sizes; only the part in the window is converted to float.
+    """Like ``sample_windows``, for uint8 pictures of different sizes; only the part in a window is made float.
 
-    Args:
-        pictures: B pictures (3, h, w) uint8.
-        centre: (B, 2) centres of the windows in picture px, on the CPU.
-        linear: (B, 2, 2) maps from picture to window, on the CPU.
-        size_px: side of a window, S.
-
-    Returns:
-        (B, 3, S, S) float, 0 to 255.
+    ``linear`` (B, 2, 2), which maps pictures to windows, and ``centre`` (B, 2) are on the CPU.
     """
     back = torch.linalg.inv(linear)
     # Half the sides of the bounding box of a rotated window.
@@ -187,18 +161,10 @@ def cut_windows(pictures: list[Tensor], centre: Tensor, linear: Tensor, size_px:
     return torch.cat(windows)
 
 
-def read_cells(maps: list[Tensor], centre: Tensor, linear: Tensor, cells: int, cell_px: int) -> Tensor:
-    """Read maps of pictures at the cell centres of windows; 0 beyond a picture.
+def read_window_cells(maps: list[Tensor], centre: Tensor, linear: Tensor, cells: int, cell_px: int) -> Tensor:
+    """Read maps (h, w) of B pictures at the centres of N = ``cells`` cells per side: (B, N, N) float, 0 outside.
 
-    Args:
-        maps: B maps (h, w).
-        centre: (B, 2) centres of the windows in picture px.
-        linear: (B, 2, 2) maps from picture to window.
-        cells: number of cells per side of a window, N.
-        cell_px: side of a cell in window px.
-
-    Returns:
-        (B, N, N) float.
+    ``centre`` (B, 2) and ``linear`` (B, 2, 2) are those of ``cut_windows``.
     """
     axis = (torch.arange(cells) + 0.5 - cells / 2) * cell_px
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)  # (N, N, 2)
@@ -217,27 +183,20 @@ NEAR_PX = 8  # nuclei up to this far beyond a window's border affect its cells
 
 
 class NucleiStack:
-    """The T nuclei of N pictures, concatenated without padding.
-
-    Attributes:
-        n: (N,) number of nuclei of each picture.
-        first: (N,) index of the first nucleus of each picture.
-        xy: (T, 2) picture px.
-        label: (T,) class index, -1 if unknown.
-        rays: (T, R) um, NaN if unknown.
-        shares: (T, C) expected class shares, 0 for nuclei outside class areas; (T, 0) if no picture has areas.
-    """
+    """The T nuclei of N pictures, concatenated without padding."""
 
     def __init__(self, pictures: list[Nuclei], device: torch.device):
         xy, label, rays = (
             torch.from_numpy(np.concatenate([getattr(nuclei, name) for nuclei in pictures])).to(device)
             for name in ("xy", "label", "rays")
         )
-        self.n = torch.tensor([len(nuclei) for nuclei in pictures], device=device)
-        self.first = self.n.cumsum(0) - self.n
+        self.n = torch.tensor([len(nuclei) for nuclei in pictures], device=device)  # (N,)
+        self.first = self.n.cumsum(0) - self.n  # (N,) index of the first nucleus of each picture
+        # (T, 2) picture px; (T,) class index, -1 if unknown; (T, R) um, NaN if unknown
         self.xy, self.label, self.rays = xy.float(), label.long(), rays
         n_classes = max(nuclei.prob.shape[1] for nuclei in pictures)
         rows = [nuclei.prob if nuclei.prob.size else np.zeros((len(nuclei), n_classes)) for nuclei in pictures]
+        # (T, C) expected class shares, 0 for nuclei outside class areas; (T, 0) if no picture has areas
         self.shares = torch.from_numpy(np.concatenate(rows)).float().to(device)
 
     def move(
@@ -245,14 +204,8 @@ class NucleiStack:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the nuclei in and close to each window, padded to the number in the fullest window, M'.
 
-        Args:
-            chosen: (B,) index of the picture of each window.
-            centre: (B, 2) centres of the windows in picture px.
-            linear: (B, 2, 2) maps from picture to window.
-            size_px: side of a window.
-
-        Returns:
-            xy (B, M', 2) window px, -1e6 for padding; label (B, M'); rays (B, M', R); shares (B, M', C).
+        The B windows lie on the pictures ``chosen``; ``centre`` and ``linear`` are those of ``cut_windows``. The result
+        is xy (B, M', 2) in window px, -1e6 for padding; label (B, M'); rays (B, M', R); shares (B, M', C).
         """
         window, rank = _number(self.n[chosen])
         row = self.first[chosen][window] + rank
@@ -284,11 +237,6 @@ def continue_mirrored(image: LabelledImage, window_px: int, mpp: float) -> Label
     """Extend a picture that is smaller than a window by mirror images to its right and below it.
 
     Pixels within 3 um of a seam or of the original border do not count as annotated. Larger pictures are unchanged.
-
-    Args:
-        image: labelled image.
-        window_px: side of the windows that are cut from it.
-        mpp: um per pixel.
     """
     height, width = image.pixels.shape[:2]
     if min(width, height) >= window_px:
@@ -319,35 +267,20 @@ def _repeat(nuclei: Nuclei, size_px: tuple[int, int], repeats: tuple[int, int]) 
 
 
 class RegionBatch(NamedTuple):
-    """B windows with targets for K classes: all classes but the first.
+    """B windows with targets for K classes: all classes but the first."""
 
-    Attributes:
-        pixels: (B, 3, S, S) float, 0 to 255.
-        colour: (B, 3, 4) map in optical density.
-        label: (B, K) label of the image, 1 or 0; -1 if its pixels are labelled instead.
-        target: (B, K, S / 4, S / 4) 1 or 0: the labels of the pixels or, everywhere, the label of the image.
-        known: (B, K, S / 4, S / 4) 1 where the target is known, 0 elsewhere.
-    """
-
-    pixels: Tensor
-    colour: Tensor
-    label: Tensor
-    target: Tensor
-    known: Tensor
+    pixels: Tensor  # (B, 3, S, S) float, 0 to 255
+    colour: Tensor  # (B, 3, 4) map in optical density
+    label: Tensor  # (B, K) label of the image, 1 or 0; -1 if its pixels are labelled instead
+    target: Tensor  # (B, K, S / 4, S / 4) 1 or 0: the labels of the pixels or, everywhere, the label of the image
+    known: Tensor  # (B, K, S / 4, S / 4) 1 where the target is known, 0 elsewhere
 
 
 class RegionWindows:
-    """Samples batches that, on a CPU, depend only on their ``step``.
+    """Samples batches that, on a CPU, depend only on their ``step``; arguments are those of ``LabelledWindows``.
 
     All classes are sampled equally often, as are all images of a class. Images with labelled pixels form another class.
-
-    Args:
-        images: images, all at the same mpp.
-        colours: (N, 3, 4) colour map of each image.
-        stains: (2, 3) reference stains, along which colour is varied.
-        n_classes: number of classes, K + 1; the first has no target.
-        settings: settings of the run.
-        device: device of the images and of the windows.
+    The first of ``n_classes`` classes has no target.
     """
 
     def __init__(
@@ -363,13 +296,13 @@ class RegionWindows:
         self.mpp, self.window_px, self.batch = settings.mpp, settings.window_px, settings.batch
         self.augmentation, self.seed = settings.augmentation, settings.seed
         margin = self.window_px // 2  # rotated windows reach beyond pictures of the same size
-        pictures = [cv2.copyMakeBorder(one.pixels, *[margin] * 4, cv2.BORDER_REFLECT_101) for one in images]
-        self.pictures = [torch.from_numpy(one).permute(2, 0, 1).contiguous().to(device) for one in pictures]
-        self.sizes = torch.tensor([one.shape[1::-1] for one in pictures], dtype=torch.float32)
-        boxes = [(margin, margin, one.shape[1] - margin, one.shape[0] - margin) for one in pictures]
+        pictures = [cv2.copyMakeBorder(image.pixels, *[margin] * 4, cv2.BORDER_REFLECT_101) for image in images]
+        self.pictures = [torch.from_numpy(picture).permute(2, 0, 1).contiguous().to(device) for picture in pictures]
+        self.sizes = torch.tensor([picture.shape[1::-1] for picture in pictures], dtype=torch.float32)
+        boxes = [(margin, margin, picture.shape[1] - margin, picture.shape[0] - margin) for picture in pictures]
         self.boxes = torch.tensor(boxes, dtype=torch.float32)
-        self.labels = torch.tensor([one.label for one in images])
-        self.maps = [None if one.target is None else _shifted(one.target, margin, device) for one in images]
+        self.labels = torch.tensor([image.label for image in images])
+        self.maps = [None if image.target is None else _shifted(image.target, margin, device) for image in images]
         self.colours = torch.as_tensor(colours, dtype=torch.float32, device=device)
         self.stains = torch.as_tensor(stains, dtype=torch.float32, device=device)
         # ``bincount`` counts from 0, but images with labelled pixels have the label -1.
@@ -386,21 +319,21 @@ class RegionWindows:
         own_colour = self.colours[chosen.to(self.device)]
         pixels, colour = vary_appearance(sharp, own_colour, self.stains, self.mpp, self.augmentation, generator)
         classes = torch.stack([self._classes(int(i), *view) for i, *view in zip(chosen, centre, linear, strict=True)])
-        known = (classes >= 0)[:, None].expand(-1, self.n_classes - 1, -1, -1)
+        is_known = (classes >= 0)[:, None].expand(-1, self.n_classes - 1, -1, -1)
         target = functional.one_hot(classes.clamp(min=0), self.n_classes).permute(0, 3, 1, 2)[:, 1:]
         label = functional.one_hot(self.labels[chosen].clamp(min=0), self.n_classes)[:, 1:]
         label = torch.where(self.labels[chosen][:, None] < 0, -1, label).to(self.device)
-        return RegionBatch(pixels, colour, label.float(), (target * known).float(), known.float())
+        return RegionBatch(pixels, colour, label.float(), (target * is_known).float(), is_known.float())
 
     def _classes(self, index: int, centre: Tensor, linear: Tensor) -> Tensor:
         """(S / 4, S / 4) class index of each cell of a window; -1 where unknown."""
         cells = self.window_px // CELL_PX
         if self.maps[index] is None:
             return torch.full((cells, cells), int(self.labels[index]), device=self.device)
-        return read_cells([self.maps[index]], centre[None], linear[None], cells, CELL_PX)[0].long() - 1
+        return read_window_cells([self.maps[index]], centre[None], linear[None], cells, CELL_PX)[0].long() - 1
 
 
 def _shifted(target: np.ndarray, margin: int, device: torch.device) -> Tensor:
-    """The target plus 1, padded by ``margin``; unknown pixels are 0, like those beyond a picture in ``read_cells``."""
-    known = np.where(target == UNKNOWN, 0, target + 1).astype(np.uint8)
-    return torch.from_numpy(np.pad(known, margin)).to(device)
+    """The target plus 1, padded by ``margin``; unknown pixels are 0, as in ``read_window_cells``."""
+    shifted = np.where(target == UNKNOWN, 0, target + 1).astype(np.uint8)
+    return torch.from_numpy(np.pad(shifted, margin)).to(device)

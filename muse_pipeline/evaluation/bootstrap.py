@@ -24,13 +24,7 @@ def area_under_curve(scores: np.ndarray, is_positive: np.ndarray) -> float:
 
 
 def area_interval(scores: np.ndarray, is_positive: np.ndarray, patients: Sequence[str]) -> tuple[float, float] | None:
-    """95 % interval of ``area_under_curve``, bootstrapped over patients; None for a single patient.
-
-    Args:
-        scores: (N,) scores.
-        is_positive: (N,) bool.
-        patients: (N,) names of the patients.
-    """
+    """95 % interval of ``area_under_curve`` of N scores, bootstrapped over patients; None for a single patient."""
     names, member = np.unique(np.asarray(patients, str), return_inverse=True)
     generator, draws = np.random.default_rng(0), []
     for _ in range(REPEATS):
@@ -41,18 +35,10 @@ def area_interval(scores: np.ndarray, is_positive: np.ndarray, patients: Sequenc
 
 
 def resample_sums(values: np.ndarray, groups: Sequence[str], repeats: int = REPEATS) -> np.ndarray:
-    """Sum ``values`` over bootstrap samples of the groups.
+    """Sums (repeats, ...) of ``values`` (N, ...) over bootstrap samples of the N groups' members.
 
     A sample contains as many groups as there are, drawn with replacement, with all their members. Scores that depend
     only on sums (F1, PQ, accuracy) then need to be computed only once per draw.
-
-    Args:
-        values: (N, ...) counts of N slides or pictures.
-        groups: (N,) patient of each slide or picture.
-        repeats: number of draws.
-
-    Returns:
-        (repeats, ...) sums.
     """
     names, member = np.unique(np.asarray(groups, str), return_inverse=True)
     by_group = np.zeros((len(names), *values.shape[1:]), values.dtype)
@@ -83,13 +69,7 @@ def compare_scores(
     """Scores of two networks, and their difference (after minus before) with an interval bootstrapped over patients.
 
     The same patients are sampled for both networks, so that differences between patients do not widen the interval.
-
-    Args:
-        before: (N, ...) counts of the first network, in N pictures or slides.
-        after: (N, ...) counts of the second network.
-        patients: (N,) patient of each picture or slide.
-        score: function from summed counts (..., *counts) to scores (...); higher is better.
-        repeats: number of draws of the bootstrap.
+    ``before`` and ``after`` are counts (N, ...) in N pictures or slides; ``score`` converts summed counts to scores.
     """
     both = np.stack([before, after], 1)
     first, second = score(both.sum(0))

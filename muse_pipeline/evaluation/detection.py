@@ -16,17 +16,9 @@ def match_points(predicted_xy: np.ndarray, score: np.ndarray, true_xy: np.ndarra
 
     This is the protocol of the point-detection papers (DPA-P2PNet, DeNuC; 3 um). It is computed for all predictions at
     once by deferred acceptance: every unmatched prediction proposes to its nearest point that has not rejected it, and
-    every point keeps the best-scored prediction. The result is the same, because all points rank predictions by
-    score.
-
-    Args:
-        predicted_xy: (P, 2) predicted points.
-        score: (P,) scores; for ties the lower index is first.
-        true_xy: (T, 2) true points, in the same unit.
-        radius: largest distance, in the same unit.
-
-    Returns:
-        (P,) index of the matched true point, or -1.
+    every point keeps the best-scored prediction. The result is the same, because all points rank predictions by score;
+    for ties the lower index is first. Points (P, 2) and (T, 2) and ``radius`` have the same unit. The result (P,) is
+    the index of the matched true point, or -1.
     """
     taken = np.full(len(predicted_xy), -1)
     if not len(predicted_xy) or not len(true_xy):
@@ -65,13 +57,9 @@ RADIUS_UM = 3.0
 
 @dataclass(frozen=True)
 class DetectionCounts:
-    """True positives, false positives and false negatives: row 0 for any class, then a row for each class.
+    """True positives, false positives and false negatives: row 0 for any class, then a row for each class."""
 
-    Attributes:
-        values: (..., C + 1, 3); leading axes are draws of the bootstrap.
-    """
-
-    values: np.ndarray
+    values: np.ndarray  # (..., C + 1, 3); leading axes are draws of the bootstrap
 
     def __add__(self, other: DetectionCounts) -> DetectionCounts:
         return DetectionCounts(self.values + other.values)
@@ -98,8 +86,8 @@ class DetectionCounts:
     def mean_class_f1(self) -> np.ndarray:
         """(...) unweighted mean F1 of the classes that are present or predicted; NaN if there are none."""
         by_class = self.f1[..., 1:]
-        known = np.isfinite(by_class)
-        return _percent(np.where(known, by_class, 0).sum(-1), known.sum(-1)) / 100
+        has_f1 = np.isfinite(by_class)
+        return _percent(np.where(has_f1, by_class, 0).sum(-1), has_f1.sum(-1)) / 100
 
     def scores(self, classes: Sequence[str]) -> dict[str, float]:
         """F1 by name: "detection", each class, and "mean class" for the mean of the classes."""
@@ -114,20 +102,14 @@ def _percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Matches:
-    """Matched nuclei of one slide.
+    """Matched nuclei of one slide."""
 
-    Attributes:
-        predicted_label: (P,) class index, -1 unknown.
-        true_label: (T,) class index, -1 unknown.
-        taken: (C + 1, P) index of the matched true nucleus, -1 if none: in row 0 regardless of class, in row 1 + c
-            among nuclei of class c.
-        judged: (P,) bool, True if the truth is complete at the prediction, so that it can be a false positive.
-    """
-
-    predicted_label: np.ndarray
-    true_label: np.ndarray
+    predicted_label: np.ndarray  # (P,) class index, -1 unknown
+    true_label: np.ndarray  # (T,) class index, -1 unknown
+    # (C + 1, P) index of the matched true nucleus, -1 if none: in row 0 regardless of class, in row 1 + c among nuclei
+    # of class c
     taken: np.ndarray
-    judged: np.ndarray
+    judged: np.ndarray  # (P,) bool, True if the truth is complete at the prediction, so that it can be a false positive
 
     @property
     def counts(self) -> DetectionCounts:
@@ -154,11 +136,11 @@ class Matches:
         n_classes = len(self.taken) - 1
         matrix = np.zeros((n_classes + 1, n_classes + 1), int)
         taken = self.taken[0]
-        found = taken >= 0
-        pairs = np.stack([self.true_label[taken[found]], self.predicted_label[found]])
+        is_matched = taken >= 0
+        pairs = np.stack([self.true_label[taken[is_matched]], self.predicted_label[is_matched]])
         np.add.at(matrix, tuple(pairs[:, (pairs >= 0).all(0)]), 1)
-        missed = np.delete(self.true_label, taken[found])
-        spurious = self.predicted_label[~found & self.judged]
+        missed = np.delete(self.true_label, taken[is_matched])
+        spurious = self.predicted_label[~is_matched & self.judged]
         np.add.at(matrix, (missed[missed >= 0], n_classes), 1)
         np.add.at(matrix, (n_classes, spurious[spurious >= 0]), 1)
         return matrix
@@ -177,15 +159,9 @@ def match_nuclei(
     radius_um: float = RADIUS_UM,
     judged: np.ndarray | None = None,
 ) -> Matches:
-    """Match one slide or picture, over all classes and class by class.
+    """Match one slide or picture with pixels of ``mpp``, over all classes and class by class.
 
-    Args:
-        predicted: detected nuclei, with scores.
-        true: true nuclei in the same frame.
-        n_classes: number of classes; labels run from 0 to n_classes - 1, -1 is unknown.
-        mpp: um per pixel of the frame, or (x, y).
-        radius_um: largest distance of a match.
-        judged: (P,) bool, as in ``Matches``; True for all predictions by default.
+    Labels run from 0 to ``n_classes`` - 1, -1 is unknown; ``judged`` (P,) is that of ``Matches``, True by default.
     """
     predicted.require(true.frame)
     taken = np.full((n_classes + 1, len(predicted)), -1)

@@ -22,13 +22,9 @@ N_BINS = 15
 
 @dataclass(frozen=True)
 class CalibrationCounts:
-    """Counts of nuclei in bins of the probability of their likeliest class.
+    """Counts of nuclei in bins of the probability of their likeliest class."""
 
-    Attributes:
-        values: (..., N_BINS, 3) count, sum of probabilities, count of correct classes; leading axes are draws of the
-            bootstrap.
-    """
-
+    # (..., N_BINS, 3) count, sum of probabilities, count of correct classes; leading axes are draws of the bootstrap
     values: np.ndarray
 
     @property
@@ -54,10 +50,7 @@ class CalibrationCounts:
     def describe(self, by_slide: np.ndarray, patients: Sequence[str], repeats: int = REPEATS) -> dict[str, Any]:
         """JSON-ready description, with an interval of the error, bootstrapped over patients.
 
-        Args:
-            by_slide: (S, N_BINS, 3) counts of each slide, whose sum is ``values``.
-            patients: (S,) patient of each slide.
-            repeats: number of draws of the bootstrap.
+        ``values`` is the sum of the slides' counts ``by_slide`` (S, N_BINS, 3).
         """
         drawn = CalibrationCounts(resample_sums(by_slide, patients, repeats))
         edges = np.linspace(0, 1, N_BINS + 1).round(4).tolist()
@@ -103,11 +96,11 @@ def draw_reliability(panels: dict[str, dict[str, Any]], output: Path) -> None:
     FigureCanvasAgg(figure)
     for index, (title, panel) in enumerate(panels.items(), 1):
         axis = figure.add_subplot(1, len(panels), index)
-        bins = [one for one in panel["bins"] if one["n"]]
-        x, y = ([one[name] for one in bins] for name in ("confidence", "accuracy"))
+        bins = [row for row in panel["bins"] if row["n"]]
+        x, y = ([row[name] for row in bins] for name in ("confidence", "accuracy"))
         axis.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
         axis.plot(x, y, color="tab:blue", linewidth=1)
-        axis.scatter(x, y, [600 * one["n"] / panel["n"] for one in bins], color="tab:blue", alpha=0.5, linewidths=0)
+        axis.scatter(x, y, [600 * row["n"] / panel["n"] for row in bins], color="tab:blue", alpha=0.5, linewidths=0)
         error = "-" if panel["error"] is None else f"{100 * panel['error']:.1f} %"
         axis.set(title=f"{title}\n{panel['n']:,} nuclei, error {error}", xlim=(0, 1), ylim=(0, 1), aspect="equal")
         axis.set(xlabel="probability given", ylabel="share right" if index == 1 else "")

@@ -13,6 +13,7 @@ from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import LabelError, NucleiError, StoreError
 from muse_pipeline.core.files import read_json
+from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.evaluation.detection import RADIUS_UM, Matches, match_nuclei
 from muse_pipeline.evaluation.overlaps import PanopticCounts, count_panoptic, jaccard_areas, overlap_polygons
 from muse_pipeline.evaluation.reliability import CalibrationCounts, count_calibration
@@ -27,72 +28,36 @@ FAR_UM = 100.0  # in tissue, nearly every nucleus has a neighbour within this di
 
 @dataclass(frozen=True)
 class Rules:
-    """Rules for scoring.
+    """Rules for scoring."""
 
-    Attributes:
-        radius_um: largest distance of a match.
-        min_score: minimum score of the detected nuclei that are used; None to use all in the table.
-        frame: "qupath" if positions in GeoJSON start at the corner of the scanner's bounds, otherwise "openslide".
-        class_map: map of the classes of the truth, as in ``truth.read_truth``.
-    """
-
-    radius_um: float = RADIUS_UM
-    min_score: float | None = None
+    radius_um: float = RADIUS_UM  # largest distance of a match
+    min_score: float | None = None  # minimum score of the detected nuclei that are used; None to use all in the table
+    # "qupath" if positions in GeoJSON start at the corner of the scanner's bounds, otherwise "openslide"
     frame: str = "qupath"
-    class_map: ClassMap | None = None
+    class_map: ClassMap | None = None  # map of the classes of the truth, as in ``truth.read_truth``
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SlideScore:
-    """Counts of one slide.
+    """Counts of one slide."""
 
-    Attributes:
-        slide_id: id of the slide.
-        patient: patient of the slide.
-        model: name of the model that found the nuclei.
-        classes: class names of the model.
-        mpp: (x, y) um per level-0 pixel.
-        threshold: score threshold of the model, if its card has one.
-        n_found: number of nuclei in the table with at least the minimum score.
-        n_left_out: number of nuclei in the table, of any score, that the totals of a report leave out.
-        n_true: number of true nuclei that count: on the slide and in the region.
-        n_unknown: number of these true nuclei without a class.
-        matches: matched nuclei.
-        calibration: counts, by class probability, of found nuclei whose true class is known; None without classes.
-        panoptic: sums for PQ, or None if the truth has no outlines.
-        jaccard: (2,) areas of intersection and of union for AJI, or None if the truth has no outlines.
-        region_mm2: area of the annotated region, or None if the whole slide counts.
-        outside_region: number of true nuclei outside this region, which are ignored.
-        outside_slide: (n, 2) positions of true nuclei outside the slide, which are ignored.
-        checked_against_slide: True if the size of the slide was known.
-        true_in_tissue: number of true nuclei that count and lie in the searched tissue; None if unknown.
-        roi: name of the file of the region in which nuclei were searched for; None for the whole slide.
-        found_far: number of found nuclei that are judged and lie farther than ``FAR_UM`` from every true nucleus.
-        names_classes: True if any nucleus of the truth, even an ignored one, has a class.
-    """
-
-    slide_id: str
-    patient: str
-    model: str
-    classes: tuple[str, ...]
-    mpp: tuple[float, float]
-    threshold: float | None
-    n_found: int
-    n_left_out: int
-    n_true: int
-    n_unknown: int
-    matches: Matches
+    pair: SlidePair  # files and patient of the slide
+    run: Provenance  # provenance of the detected nuclei
+    n_found: int  # number of nuclei in the table with at least the minimum score
+    n_true: int  # number of true nuclei that count: on the slide and in the region
+    n_unknown: int  # number of these true nuclei without a class
+    matches: Matches  # matched nuclei
+    # counts, by class probability, of found nuclei whose true class is known; None without classes
     calibration: CalibrationCounts | None
-    panoptic: PanopticCounts | None
-    jaccard: np.ndarray | None
-    region_mm2: float | None
-    outside_region: int
-    outside_slide: np.ndarray
-    checked_against_slide: bool
-    true_in_tissue: int | None
-    roi: str | None
-    found_far: int
-    names_classes: bool
+    panoptic: PanopticCounts | None  # sums for PQ, or None if the truth has no outlines
+    jaccard: np.ndarray | None  # (2,) areas of intersection and of union for AJI, or None if the truth has no outlines
+    region_mm2: float | None  # area of the annotated region, or None if the whole slide counts
+    outside_region: int  # number of true nuclei outside this region, which are ignored
+    outside_slide: np.ndarray  # (n, 2) positions of true nuclei outside the slide, which are ignored
+    checked_against_slide: bool  # True if the size of the slide was known
+    true_in_tissue: int | None  # number of true nuclei that count and lie in the searched tissue; None if unknown
+    found_far: int  # number of found nuclei that are judged and lie farther than ``FAR_UM`` from every true nucleus
+    names_classes: bool  # True if any nucleus of the truth, even an ignored one, has a class
 
 
 def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
@@ -108,36 +73,34 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     truth = read_truth(pair.truth, classes, mpp, offset_px, size_px, rules.class_map)
     region = read_region(pair.region, size_px, offset_px) if pair.region else truth.region
     on_slide = ((truth.nuclei.xy >= 0) & (truth.nuclei.xy <= (np.inf if size_px is None else size_px))).all(1)
-    found = read_nuclei(pair.nuclei)
-    _require_order(pair.truth, truth.nuclei.xy, found.xy, mpp, rules.radius_um)
+    detected = read_nuclei(pair.nuclei)
+    _require_order(pair.truth, truth.nuclei.xy, detected.xy, mpp, rules.radius_um)
     _require_on_slide(pair, truth.nuclei.xy, on_slide, region, size_px)
     in_region = on_slide & _inside(region, truth.nuclei.xy)
     counted = truth[in_region]
 
-    kept = np.ones(len(found), bool) if rules.min_score is None else found.score >= rules.min_score
-    found = found[kept]
-    judged = _inside(region, found.xy)
-    matches = match_nuclei(found, counted.nuclei, len(classes), mpp, rules.radius_um, judged)
+    kept = np.ones(len(detected), bool) if rules.min_score is None else detected.score >= rules.min_score
+    detected = detected[kept]
+    judged = _inside(region, detected.xy)
+    matches = match_nuclei(detected, counted.nuclei, len(classes), mpp, rules.radius_um, judged)
     if counted.accepted is not None:
-        # This may change the labels of true nuclei, so classes are matched once more.
-        _choose_accepted(counted, matches)
-        matches = match_nuclei(found, counted.nuclei, len(classes), mpp, rules.radius_um, judged)
+        # A true nucleus with several accepted classes gets that of its match, so classes are matched once more.
+        taken = matches.taken[0]
+        paired = np.flatnonzero((taken >= 0) & (matches.predicted_label >= 0))
+        right = paired[counted.accepted[taken[paired], matches.predicted_label[paired]]]
+        counted.nuclei.label[taken[right]] = matches.predicted_label[right]
+        matches = match_nuclei(detected, counted.nuclei, len(classes), mpp, rules.radius_um, judged)
     panoptic, jaccard = _score_outlines(pair.nuclei, kept, counted, matches, len(classes), mpp)
     # Infinite beyond FAR_UM, and if there are no true nuclei.
-    nearest_um, _ = cKDTree(counted.nuclei.xy * mpp).query(found.xy * mpp, distance_upper_bound=FAR_UM)
+    nearest_um, _ = cKDTree(counted.nuclei.xy * mpp).query(detected.xy * mpp, distance_upper_bound=FAR_UM)
     return SlideScore(
-        slide_id=pair.slide_id,
-        patient=pair.patient,
-        model=provenance.model.name,
-        classes=classes,
-        mpp=mpp,
-        threshold=threshold,
-        n_found=len(found),
-        n_left_out=provenance.n_left_out,
+        pair=pair,
+        run=provenance,
+        n_found=len(detected),
         n_true=len(counted.nuclei),
         n_unknown=int((counted.nuclei.label < 0).sum()),
         matches=matches,
-        calibration=_calibrate(found, matches),
+        calibration=_calibrate(detected, matches),
         panoptic=panoptic,
         jaccard=jaccard,
         region_mm2=None if region is None else region.area * mpp[0] * mpp[1] / 1e6,
@@ -145,18 +108,13 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
         outside_slide=truth.nuclei.xy[~on_slide],
         checked_against_slide=size_px is not None,
         true_in_tissue=_count_in_tissue(SlideFiles(pair.nuclei.parent).mask, counted.nuclei.xy, mpp),
-        roi=provenance.roi.name if provenance.roi else None,
         found_far=int((judged & np.isinf(nearest_um)).sum()),
         names_classes=bool((truth.nuclei.label >= 0).any()),
     )
 
 
 def _require_on_slide(
-    pair: SlidePair,
-    xy: np.ndarray,
-    on_slide: np.ndarray,
-    region: shapely.Geometry | None,
-    size_px: tuple[int, int] | None,
+    pair: SlidePair, xy: np.ndarray, on_slide: np.ndarray, region: shapely.Geometry | None, size_px: tuple | None
 ) -> None:
     """Require that a true nucleus, and some of the region, are on the slide."""
     if len(on_slide) and not on_slide.any():
@@ -193,14 +151,6 @@ def _require_order(path: Path, true_xy: np.ndarray, found_xy: np.ndarray, mpp: t
         )
 
 
-def _choose_accepted(truth: Truth, matches: Matches) -> None:
-    """Set the label of true nuclei with several accepted classes to that of their match, if it is one of these."""
-    taken = matches.taken[0]
-    found = np.flatnonzero((taken >= 0) & (matches.predicted_label >= 0))
-    right = found[truth.accepted[taken[found], matches.predicted_label[found]]]
-    truth.nuclei.label[taken[right]] = matches.predicted_label[right]
-
-
 def _read_size(nuclei: Path) -> tuple[int, int] | None:
     """The (width, height) of the slide in px; None without a ``slide.json`` next to the table."""
     info = SlideFiles(nuclei.parent).info
@@ -224,15 +174,15 @@ def _count_in_tissue(tissue: Path, xy: np.ndarray, mpp: tuple[float, float]) -> 
         return None
 
 
-def _calibrate(found: Nuclei, matches: Matches) -> CalibrationCounts | None:
+def _calibrate(nuclei: Nuclei, matches: Matches) -> CalibrationCounts | None:
     """Calibration counts over the matched nuclei; None for a model of one class."""
-    if found.prob.shape[1] < 2:
+    if nuclei.prob.shape[1] < 2:
         return None
     taken = matches.taken[0]
     paired = np.flatnonzero(taken >= 0)
     true_label = matches.true_label[taken[paired]]
-    known = true_label >= 0
-    return count_calibration(found.prob[paired[known]], true_label[known])
+    has_class = true_label >= 0
+    return count_calibration(nuclei.prob[paired[has_class]], true_label[has_class])
 
 
 def _score_outlines(

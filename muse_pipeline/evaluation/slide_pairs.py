@@ -18,40 +18,24 @@ REGION_SUFFIXES = (*GEOJSON_SUFFIXES, *MASK_SUFFIXES)
 
 @dataclass(frozen=True)
 class SlidePair:
-    """A slide to score.
+    """A slide to score."""
 
-    Attributes:
-        slide_id: id of the slide.
-        nuclei: table of the detected nuclei.
-        truth: file of the true nuclei.
-        region: file of the region where the truth is complete, if separate.
-        patient: patient of the slide, the unit of the bootstrap.
-    """
-
-    slide_id: str
-    nuclei: Path
-    truth: Path
-    region: Path | None
-    patient: str
+    slide_id: str  # id of the slide
+    nuclei: Path  # table of the detected nuclei
+    truth: Path  # file of the true nuclei
+    region: Path | None  # file of the region where the truth is complete, if separate
+    patient: str  # patient of the slide, the unit of the bootstrap
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """All slides to score, and all slides that cannot be scored.
+    """All slides to score, and all slides that cannot be scored."""
 
-    Attributes:
-        pairs: one or more slides to score.
-        grouping: description of what counts as a patient.
-        without_truth: slides with a result but no truth.
-        without_result: slides with a truth but no result.
-        beyond_sheet: slides with a result that are not in the sheet.
-    """
-
-    pairs: tuple[SlidePair, ...]
-    grouping: str
-    without_truth: tuple[str, ...] = ()
-    without_result: tuple[str, ...] = ()
-    beyond_sheet: tuple[str, ...] = ()
+    pairs: tuple[SlidePair, ...]  # one or more slides to score
+    grouping: str  # description of what counts as a patient
+    without_truth: tuple[str, ...] = ()  # slides with a result but no truth
+    without_result: tuple[str, ...] = ()  # slides with a truth but no result
+    beyond_sheet: tuple[str, ...] = ()  # slides with a result that are not in the sheet
 
 
 def pair_one(nuclei: Path, truth: Path, slide_id: str, region: Path | None = None) -> Pairing:
@@ -72,33 +56,30 @@ def pair_folder(
 ) -> Pairing:
     """Pair every slide of a results folder with its truth, by name or by a sheet.
 
-    Args:
-        results: folder that contains ``<slide>/nuclei.parquet``.
-        truth: folder of ``<slide>.csv``, ``.tsv``, ``.geojson`` ...; not needed if the sheet has a column ``truth``.
-        sheet: table with ``slide_id`` and, if known, ``patient``, ``truth`` and ``region``; only its slides are scored.
-        region: folder of ``<slide>.geojson`` or ``.png``.
-        patient: regular expression searched in a slide's name; the match (its first group, if any) is the patient.
+    ``truth`` and ``region`` are folders of files named after slides; a sheet with a column ``truth`` replaces the
+    former, and only its slides are scored. ``patient`` is a regular expression searched in a slide's name; the match
+    (its first group, if any) is the patient.
     """
-    found = CohortFiles(results).tables()
-    if not found:
+    tables = CohortFiles(results).tables()
+    if not tables:
         raise NucleiError(f"{results}: holds no <slide>/nuclei.parquet; give the output folder of a run, or one table")
     rows = read_evaluation_sheet(sheet) if sheet else {}
     truths = _by_slide(truth, SUFFIXES, "--truth") | _named_files(rows, "truth", sheet)
     regions = _by_slide(region, REGION_SUFFIXES, "--region") | _named_files(rows, "region", sheet)
-    wanted = rows or found | truths
-    paired = [name for name in sorted(wanted) if name in found and name in truths]
+    wanted = rows or tables | truths
+    paired = [name for name in sorted(wanted) if name in tables and name in truths]
     if not paired:
         raise LabelError(
-            f"no slide has both a result and a truth: results of {_some(found)}, truths of {_some(truths)}; name "
+            f"no slide has both a result and a truth: results of {_some(tables)}, truths of {_some(truths)}; name "
             "truths as their slides, as in <slide>.csv, or give a --sheet with the columns slide_id and truth"
         )
     patients, grouping = find_patients(paired, rows, patient)
     return Pairing(
-        tuple(SlidePair(name, found[name], truths[name], regions.get(name), patients[name]) for name in paired),
+        tuple(SlidePair(name, tables[name], truths[name], regions.get(name), patients[name]) for name in paired),
         grouping,
-        tuple(name for name in sorted(wanted) if name in found and name not in truths),
-        tuple(name for name in sorted(wanted) if name not in found),
-        tuple(name for name in sorted(found) if name not in wanted),
+        tuple(name for name in sorted(wanted) if name in tables and name not in truths),
+        tuple(name for name in sorted(wanted) if name not in tables),
+        tuple(name for name in sorted(tables) if name not in wanted),
     )
 
 
@@ -129,7 +110,7 @@ def _by_slide(folder: Path | None, suffixes: tuple[str, ...], option: str) -> di
         )
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        suffix = next((one for one in sorted(suffixes, key=len)[::-1] if path.name.lower().endswith(one)), None)
+        suffix = next((end for end in sorted(suffixes, key=len)[::-1] if path.name.lower().endswith(end)), None)
         if suffix is None or path.name.startswith("."):
             continue
         name = path.name[: -len(suffix)]

@@ -21,43 +21,38 @@ from muse_pipeline.evaluation.slide_pairs import Pairing
 NOT_SCORED = {"without_truth": "no truth", "without_result": "no result", "beyond_sheet": "not in the sheet"}
 
 
-def summarise(
+def summarise_scores(
     scores: Sequence[SlideScore], pairing: Pairing, rules: Rules, repeats: int = REPEATS, site: str | None = None
 ) -> dict[str, Any]:
     """The result of ``muse evaluate``, as a dictionary for JSON.
 
-    Args:
-        scores: scores of the slides.
-        pairing: slides with and without a score.
-        rules: rules of scoring.
-        repeats: number of draws of the bootstrap.
-        site: regular expression that finds a slide's site in its name, for calibration by site.
+    ``site`` is a regular expression that finds a slide's site in its name, for calibration by site.
     """
-    classes = scores[0].classes
+    classes = scores[0].run.class_names
     for score in scores:
-        if score.classes != classes:
+        if (others := score.run.class_names) != classes:
             raise NucleiError(
-                f"slide '{score.slide_id}' has the classes {', '.join(score.classes)}, '{scores[0].slide_id}' has "
+                f"slide '{score.pair.slide_id}' has the classes {', '.join(others)}, '{scores[0].pair.slide_id}' has "
                 f"{', '.join(classes)}; evaluate results of different models separately"
             )
-    patients = [score.patient for score in scores]
+    patients = [score.pair.patient for score in scores]
     summary = {
         "rules": {
             "radius_um": rules.radius_um,
             "min_score": rules.min_score,
-            "model_threshold": sorted({score.threshold for score in scores if score.threshold is not None}),
-            "mpp": sorted({score.mpp for score in scores}),
+            "model_threshold": sorted({score.run.threshold for score in scores if score.run.threshold is not None}),
+            "mpp": sorted({score.run.slide_mpp for score in scores}),
             "min_iou": MIN_IOU,
             "interval": f"95 %, bootstrap over patients, {repeats} draws",
             "patient": pairing.grouping,
             "class_map": rules.class_map,
         },
-        "models": sorted({score.model for score in scores}),
+        "models": sorted({score.run.model.name for score in scores}),
         "classes": list(classes),
         "n_slides": len(scores),
         "n_patients": len(set(patients)),
         "n_found": sum(score.n_found for score in scores),
-        "n_left_out": sum(score.n_left_out for score in scores),
+        "n_left_out": sum(score.run.n_left_out for score in scores),
         "n_true": sum(score.n_true for score in scores),
         "n_true_of_unknown_class": sum(score.n_unknown for score in scores),
         "truth_names_classes": any(score.names_classes for score in scores),
@@ -68,7 +63,7 @@ def summarise(
             "found_outside_region": sum(score.matches.n_set_aside for score in scores),
             "true_outside_region": sum(score.outside_region for score in scores),
             "true_outside_slide": sum(len(score.outside_slide) for score in scores),
-            "slides_with_region": [score.slide_id for score in scores if score.region_mm2 is not None],
+            "slides_with_region": [score.pair.slide_id for score in scores if score.region_mm2 is not None],
         },
         "not_scored": {name: list(getattr(pairing, name)) for name in NOT_SCORED},
         "slides": [_slide(score) for score in scores],
@@ -78,7 +73,7 @@ def summarise(
 
 def _detection(scores: Sequence[SlideScore], patients: list[str], repeats: int) -> dict[str, Any]:
     """Detection scores and, if true nuclei have classes, scores of the classes, their mean and the confusion matrix."""
-    classes = scores[0].classes
+    classes = scores[0].run.class_names
     by_slide = np.stack([score.matches.counts.values for score in scores])
     total, drawn = DetectionCounts(by_slide.sum(0)), DetectionCounts(resample_sums(by_slide, patients, repeats))
 
@@ -117,9 +112,9 @@ def _calibration(scores: Sequence[SlideScore], repeats: int, site: str | None) -
 
     def row(chosen: Sequence[SlideScore]) -> dict[str, Any]:
         by_slide = np.stack([score.calibration.values for score in chosen])
-        return CalibrationCounts(by_slide.sum(0)).describe(by_slide, [score.patient for score in chosen], repeats)
+        return CalibrationCounts(by_slide.sum(0)).describe(by_slide, [score.pair.patient for score in chosen], repeats)
 
-    sites = [match_patient(score.slide_id, site, "--site") for score in counted] if site else []
+    sites = [match_patient(score.pair.slide_id, site, "--site") for score in counted] if site else []
     by_site = {
         name: row([score for score, its in zip(counted, sites, strict=True) if its == name])
         for name in sorted(set(sites))
@@ -132,7 +127,7 @@ def _outlines(scores: Sequence[SlideScore], repeats: int) -> dict[str, Any] | No
     outlined = [score for score in scores if score.panoptic is not None]
     if not any(score.n_true for score in outlined):
         return None
-    patients = [score.patient for score in outlined]
+    patients = [score.pair.patient for score in outlined]
     values = np.stack([score.panoptic.values for score in outlined])
     areas = np.stack([score.jaccard for score in outlined])
     total, drawn = PanopticCounts(values.sum(0)), PanopticCounts(resample_sums(values, patients, repeats))
@@ -151,7 +146,7 @@ def _outlines(scores: Sequence[SlideScore], repeats: int) -> dict[str, Any] | No
     return {
         "n_slides": len(outlined),
         "any_class": row(0),
-        "by_class": {name: row(index) for index, name in enumerate(scores[0].classes, 1)} if classed else None,
+        "by_class": {name: row(index) for index, name in enumerate(scores[0].run.class_names, 1)} if classed else None,
         "mean_class": measured(lambda counts: counts.mean_class_quality) if classed else None,
         "aji": float(jaccard_ratio(areas.sum(0))),
         "aji_interval": percentile_interval(jaccard_ratio(resample_sums(areas, patients, repeats)), patients),
@@ -160,11 +155,19 @@ def _outlines(scores: Sequence[SlideScore], repeats: int) -> dict[str, Any] | No
 
 def _slide(score: SlideScore) -> dict[str, Any]:
     counts = score.matches.counts
-    same = "slide_id", "patient", "model", "mpp", "n_found", "n_true", "true_in_tissue", "roi", "region_mm2"
     return {
-        **{name: getattr(score, name) for name in (*same, "checked_against_slide")},
+        "slide_id": score.pair.slide_id,
+        "patient": score.pair.patient,
+        "model": score.run.model.name,
+        "mpp": score.run.slide_mpp,
+        "n_found": score.n_found,
+        "n_true": score.n_true,
+        "true_in_tissue": score.true_in_tissue,
+        "roi": score.run.roi.name if score.run.roi else None,
+        "region_mm2": score.region_mm2,
+        "checked_against_slide": score.checked_against_slide,
         "found_far_from_true": score.found_far,
-        "f1": counts.scores(score.classes),
+        "f1": counts.scores(score.run.class_names),
         "counts": counts.values.tolist(),
         "found_outside_region": score.matches.n_set_aside,
         "true_outside_region": score.outside_region,
@@ -176,9 +179,9 @@ def _slide(score: SlideScore) -> dict[str, Any]:
 def _without_nan(value: Any) -> Any:
     """Replace NaN, the value of undefined scores, with None, because JSON has no NaN."""
     if isinstance(value, dict):
-        return {key: _without_nan(one) for key, one in value.items()}
+        return {key: _without_nan(member) for key, member in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(one) for one in value]
+        return [_without_nan(member) for member in value]
     if isinstance(value, float | np.floating):
         return float(value) if math.isfinite(value) else None
     return value
@@ -188,7 +191,7 @@ NONE = "-"
 
 
 def render_summary(summary: dict[str, Any]) -> str:
-    """Render the result of ``summarise`` as tables, with remarks on doubts, and on nuclei and slides left out."""
+    """Render a result of ``summarise_scores`` as tables, with remarks on doubts, nuclei and slides left out."""
     parts = [_heading(summary), _f1_table(summary)]
     tables = _confusion(summary), _calibration_table(summary), _outline_table(summary), _slide_table(summary)
     parts += [part for part in tables if part]
@@ -200,30 +203,27 @@ def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Render a table with the first column aligned to the left and the rest to the right."""
     lines = [header, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            [line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))]
-        ).rstrip()
-        for line in lines
-    )
+    aligned = ([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines)
+    return "\n".join("  ".join(cells).rstrip() for cells in aligned)
 
 
-def format_interval(interval: Sequence[float] | None, scale: float = 1.0, digits: int = 1) -> str:
-    """An interval such as "84.0 to 88.1", or a dash for None."""
-    return NONE if interval is None else " to ".join(f"{scale * end:.{digits}f}" for end in interval)
+def format_number(value: float | None, scale: float = 1.0) -> str:
+    """A number with one decimal place, or a dash for None."""
+    return NONE if value is None else f"{scale * value:.1f}"
 
 
-def format_number(value: float | None, scale: float = 1.0, digits: int = 1) -> str:
-    """A number with ``digits`` decimal places, or a dash for None."""
-    return NONE if value is None else f"{scale * value:.{digits}f}"
+def _score(row: dict[str, Any], name: str, scale: float = 1.0) -> list[str]:
+    """The cells of a score and its interval, such as "84.0 to 88.1", or a dash for None."""
+    interval = row[f"{name}_interval"]
+    ends = NONE if interval is None else " to ".join(format_number(end, scale) for end in interval)
+    return [format_number(row[name], scale), ends]
 
 
 def _heading(summary: dict[str, Any]) -> str:
     rules = summary["rules"]
-    cut = [
-        f"{value:g}" for value in ([rules["min_score"]] if rules["min_score"] is not None else rules["model_threshold"])
-    ]
-    own = "" if rules["min_score"] is not None else " (the model's own)"
+    is_own = rules["min_score"] is None
+    cut = [f"{value:g}" for value in (rules["model_threshold"] if is_own else [rules["min_score"]])]
+    own = " (the model's own)" if is_own else ""
     mpp = ", ".join(sorted({f"{x:.4g}" if abs(x - y) < 1e-4 else f"{x:.4g} x {y:.4g}" for x, y in rules["mpp"]}))
     n_slides, n_patients = summary["n_slides"], summary["n_patients"]
     few = f", fewer than {MIN_PATIENTS}: too few to rely on" if n_patients < MIN_PATIENTS else ""
@@ -243,18 +243,13 @@ def _heading(summary: dict[str, Any]) -> str:
 
 def _f1_table(summary: dict[str, Any]) -> str:
     named = {"detection": summary["detection"], **(summary["by_class"] or {})}
+    counts = "true_positives", "false_positives", "false_negatives"
+    rates = {name: [format_number(row[key]) for key in ("precision", "recall")] for name, row in named.items()}
     rows = [
-        [
-            name,
-            format_number(row["f1"]),
-            format_interval(row["f1_interval"]),
-            *(format_number(row[key]) for key in ("precision", "recall")),
-            *(f"{row[key]:,}" for key in ("true_positives", "false_positives", "false_negatives")),
-        ]
-        for name, row in named.items()
+        [name, *_score(row, "f1"), *rates[name], *(f"{row[key]:,}" for key in counts)] for name, row in named.items()
     ]
     if mean := summary["mean_class"]:
-        rows.append(["mean class", format_number(mean["f1"]), format_interval(mean["f1_interval"]), *[""] * 5])
+        rows.append(["mean class", *_score(mean, "f1"), *[""] * 5])
     title = f"at {summary['rules']['radius_um']:g} um, %"
     return render_table([title, "F1", "interval", "precision", "recall", "hits", "false", "missed"], rows)
 
@@ -274,15 +269,10 @@ def _calibration_table(summary: dict[str, Any]) -> str | None:
     calibration = summary["calibration"]
     if calibration is None:
         return None
-    rows = [
-        [
-            name,
-            *(format_number(row[key], 100) for key in ("confidence", "accuracy", "error")),
-            format_interval(row["error_interval"], 100),
-            f"{row['n']:,}",
-        ]
-        for name, row in {"all": calibration, **(calibration["by_site"] or {})}.items()
-    ]
+    rows = []
+    for name, row in {"all": calibration, **(calibration["by_site"] or {})}.items():
+        given = [format_number(row[key], 100) for key in ("confidence", "accuracy")]
+        rows.append([name, *given, *_score(row, "error", 100), f"{row['n']:,}"])
     header = ["class probability, %", "given", "right", "calibration error", "interval", "matched nuclei"]
     return render_table(header, rows)
 
@@ -292,20 +282,11 @@ def _outline_table(summary: dict[str, Any]) -> str | None:
     if outlines is None:
         return None
     named = {"any class (bPQ)": outlines["any_class"], **(outlines["by_class"] or {})}
-    rows = [
-        [
-            name,
-            format_number(row["pq"], 100),
-            format_interval(row["pq_interval"], 100),
-            *(format_number(row[key], 100) for key in ("sq", "dq")),
-        ]
-        for name, row in named.items()
-    ]
+    parts = {name: [format_number(row[key], 100) for key in ("sq", "dq")] for name, row in named.items()}
+    rows = [[name, *_score(row, "pq", 100), *parts[name]] for name, row in named.items()]
     if mean := outlines["mean_class"]:
-        rows.append(
-            ["mean class (mPQ)", format_number(mean["pq"], 100), format_interval(mean["pq_interval"], 100), "", ""]
-        )
-    rows.append(["AJI", format_number(outlines["aji"], 100), format_interval(outlines["aji_interval"], 100), "", ""])
+        rows.append(["mean class (mPQ)", *_score(mean, "pq", 100), "", ""])
+    rows.append(["AJI", *_score(outlines, "aji", 100), "", ""])
     slides = "" if outlines["n_slides"] == summary["n_slides"] else f" ({count_noun(outlines['n_slides'], 'slide')})"
     return render_table([f"outlines{slides}, %", "PQ", "interval", "SQ", "DQ"], rows)
 

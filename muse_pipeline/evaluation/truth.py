@@ -14,13 +14,7 @@ from shapely.geometry.base import BaseGeometry
 from muse_pipeline.core.errors import GeoJSONError, LabelError
 from muse_pipeline.core.geometry import repair_areas
 from muse_pipeline.core.types import Frame
-from muse_pipeline.labels.nuclei_files import (
-    MASK_SUFFIXES,
-    TABLE_SUFFIXES,
-    read_drawn,
-    read_points,
-    require_size,
-)
+from muse_pipeline.labels.nuclei_files import MASK_SUFFIXES, TABLE_SUFFIXES, read_drawn, read_points, require_size
 from muse_pipeline.nuclei.class_names import ClassWords
 from muse_pipeline.nuclei.masks import label_image_to_polygons, read_label_image, read_mask, require_nuclei
 from muse_pipeline.nuclei.rays import interior_centres
@@ -36,24 +30,18 @@ ClassMap = Mapping[str, str | Sequence[str] | None]
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """Ground truth of one slide.
+    """Ground truth of one slide."""
 
-    Attributes:
-        nuclei: T nuclei (frame: level0); label -1 if the class is unknown.
-        outlines: (T,) polygons in level-0 px, empty without nuclei; None if at least one nucleus is a point.
-        region: area in which the truth is complete, in level-0 px; None for the whole slide.
-        accepted: (T, C) bool, accepted classes of each nucleus, including its label; None if no nucleus has
-            several classes.
-    """
-
-    nuclei: Nuclei
+    nuclei: Nuclei  # T nuclei (frame: level0); label -1 if the class is unknown
+    # (T,) polygons in level-0 px, empty without nuclei; None if at least one nucleus is a point
     outlines: np.ndarray | None = None
-    region: BaseGeometry | None = None
+    region: BaseGeometry | None = None  # area in which the truth is complete, in level-0 px; None for the whole slide
+    # (T, C) bool, accepted classes of each nucleus, including its label; None if no nucleus has several classes
     accepted: np.ndarray | None = None
 
     def __getitem__(self, chosen: np.ndarray) -> Truth:
         """The nuclei chosen by a mask (T,)."""
-        outlines, accepted = (each if each is None else each[chosen] for each in (self.outlines, self.accepted))
+        outlines, accepted = (rows if rows is None else rows[chosen] for rows in (self.outlines, self.accepted))
         return Truth(self.nuclei[chosen], outlines, self.region, accepted)
 
 
@@ -67,16 +55,10 @@ def read_truth(
 ) -> Truth:
     """Read the truth in the format of its suffix: a table of points, GeoJSON, or an instance mask of level 0.
 
-    For a model of one class, all classes of the truth are mapped to this class unless ``class_map`` is given.
-
-    Args:
-        path: file of the truth.
-        classes: names of the classes, by label.
-        mpp: (x, y) um per level-0 pixel.
-        offset_px: level-0 position of the origin of a GeoJSON file.
-        size_px: (width, height) of level 0, which a mask must have; None if unknown.
-        class_map: a class of the model, several accepted classes, or None (not scored) for each class of the file;
-            without a map, the file must use the names of the model or synonyms.
+    For a model of one class, all classes of the truth are mapped to this class unless ``class_map`` is given. It maps
+    each class of the file to a class of the model, several accepted classes, or None (not scored); without a map, the
+    file must use the names of the model or synonyms. ``mpp`` is that of level 0, ``offset_px`` the level-0 position of
+    the origin of a GeoJSON file, and ``size_px`` (width, height) that of level 0, which a mask must have.
     """
     name = path.name.lower()
     if path.is_file() and not name.endswith(SUFFIXES):
@@ -94,10 +76,10 @@ def read_truth(
     else:
         words = ClassWords(classes, class_map or {}, "rename it, or map it with --class-map")
         indices = true.resolve(words.indices, ())
-    label = np.array([next(iter(one), -1) for one in indices], np.int32)
+    label = np.array([next(iter(labels), -1) for labels in indices], np.int32)
     accepted = None
-    if any(len(one) > 1 for one in indices):
-        accepted = np.array([np.isin(range(len(classes)), one) for one in indices])
+    if any(len(labels) > 1 for labels in indices):
+        accepted = np.array([np.isin(range(len(classes)), labels) for labels in indices])
     return Truth(replace(true.nuclei, label=label), true.shapes if are_outlines else None, true.area, accepted)
 
 
@@ -113,14 +95,10 @@ def _read_mask(path: Path, mpp: tuple[float, float], size_px: tuple[int, int] | 
 
 
 def read_region(path: Path, size_px: tuple[int, int] | None, offset_px: tuple[int, int] = (0, 0)) -> BaseGeometry:
-    """Read the annotated region of a slide from a separate file: GeoJSON areas, or a mask of the whole slide.
+    """Read the annotated region of a slide from GeoJSON areas, or from a mask of the whole slide at any resolution.
 
-    Areas of the class "Ignore" are subtracted.
-
-    Args:
-        path: path of GeoJSON, or of a picture in which the annotated pixels are not 0.
-        size_px: (width, height) of level 0, which the picture covers at any resolution; None if unknown.
-        offset_px: level-0 position of the origin of a GeoJSON file.
+    Areas of the class "Ignore" are subtracted, and pixels of a mask are annotated if they are not 0. ``offset_px`` and
+    ``size_px`` are those of ``read_truth``.
     """
     if path.name.lower().endswith(MASK_SUFFIXES):
         if size_px is None:
@@ -133,6 +111,6 @@ def read_region(path: Path, size_px: tuple[int, int] | None, offset_px: tuple[in
         parts = take_out_ignored(repair_areas(objects.geometry), are_called(objects, (IGNORE,)))
     region = union_of_areas(shapely.transform(parts, lambda xy: xy * scale))
     if region is None:
-        found = list_counts(Counter(part.geom_type.lower() for part in parts))
-        raise GeoJSONError(f"{path}: contains no area (found: {found}); draw the annotated region as a closed area")
+        kinds = list_counts(Counter(part.geom_type.lower() for part in parts))
+        raise GeoJSONError(f"{path}: contains no area (found: {kinds}); draw the annotated region as a closed area")
     return region

@@ -80,7 +80,7 @@ def embedding_halo(input_px: int, stride_px: int, any_size: bool) -> int:
 
 
 def read_map(dense: np.ndarray, xy: np.ndarray, readout: str) -> np.ndarray:
-    """Interpolate a map (D, h, w) at positions (N, 2) in the window, as ``models.base.read_at`` does: (N, D)."""
+    """Interpolate a map (D, h, w) at positions (N, 2) in the window, as ``models.base.interpolate_at`` does: (N, D)."""
     size = np.array(dense.shape[:0:-1])
     at = xy / CELL_PX - 0.5 if readout == HALF_PIXEL else xy / (size * CELL_PX) * (size - 1)
     at = np.clip(at, 0, size - 1)

@@ -32,21 +32,13 @@ DETECTIONS = ("detection", "cell")  # types of QuPath objects that are nuclei, n
 
 @dataclass(frozen=True, eq=False)
 class ClassAreas:
-    """The A areas of one label file that have classes of the model.
+    """The A areas of one label file that have classes of the model."""
 
-    Attributes:
-        path: path of the file.
-        unit: "feature" for GeoJSON, "value" for masks.
-        number: (A,) for each area, the number of its GeoJSON feature or its value in the mask.
-        shape: (A,) valid polygons or multipolygons.
-        classes: indices of the classes that the nuclei of each area may have.
-    """
-
-    path: Path
-    unit: str
-    number: np.ndarray
-    shape: np.ndarray
-    classes: tuple[tuple[int, ...], ...]
+    path: Path  # path of the file
+    unit: str  # "feature" for GeoJSON, "value" for masks
+    number: np.ndarray  # (A,) for each area, the number of its GeoJSON feature or its value in the mask
+    shape: np.ndarray  # (A,) valid polygons or multipolygons
+    classes: tuple[tuple[int, ...], ...]  # indices of the classes that the nuclei of each area may have
 
     def where(self, index: int) -> str:
         """The beginning of a message about an area: its file and number."""
@@ -85,11 +77,8 @@ class ClassAreas:
     ) -> tuple[Nuclei, tuple[AreaCount, ...]]:
         """Return the nuclei in areas, with their expected class shares and labels, and their number in each area.
 
-        Args:
-            nuclei: N nuclei that the detector found.
-            owner: (N,) index of the area of each nucleus; -1 if it is in none.
-            names: classes of the model.
-            purity: expected share of the classes of an area.
+        ``owner`` (N,) is the index of each nucleus' area, -1 for none; ``purity`` the expected share of an area's
+        classes.
         """
         nuclei, owner = nuclei[owner >= 0], owner[owner >= 0]
         shares = np.array([expected_shares(classes, len(names), purity) for classes in self.classes], np.float32)
@@ -107,21 +96,17 @@ def expected_shares(classes: tuple[int, ...], n_classes: int, purity: float) -> 
     return shares
 
 
-def read_areas(
+def read_labelled_areas(
     path: Path,
     words: ClassWords,
     size_px: tuple[int, int],
     offset_px: tuple[int, int] = (0, 0),
     left_out: Collection[str] = (),
 ) -> ClassAreas:
-    """Read the areas of a label file, in px of its picture or slide.
+    """Read the areas of GeoJSON or of a mask, in px of a picture or slide of ``size_px`` = (width, height).
 
-    Args:
-        path: GeoJSON file or mask.
-        words: classes that the words or values in the file refer to.
-        size_px: (width, height) of the picture or slide.
-        offset_px: (x, y) offset added to the positions in a GeoJSON file.
-        left_out: classes and names of annotations that are not areas.
+    ``offset_px`` (x, y) is added to positions in GeoJSON; annotations with a class or name in ``left_out`` are no
+    areas.
     """
     if path.name.lower().endswith(GEOJSON_SUFFIXES):
         unit, (values, number, shape) = "feature", _read_drawn(path, offset_px, left_out)
@@ -168,13 +153,7 @@ def _read_mask(path: Path, size_px: tuple[int, int], with_zero: bool) -> tuple[n
 
 
 class AreaDetector:
-    """The detector that finds the nuclei in areas.
-
-    Args:
-        name: path or name of the model.
-        mpp: um per pixel of the pictures.
-        n_rays: number of rays per nucleus; their lengths are NaN.
-    """
+    """The detector that finds the nuclei in areas of pictures at ``mpp``; their ``n_rays`` rays are NaN."""
 
     def __init__(self, name: Path, mpp: float, n_rays: int):
         self.mpp, self.n_rays = mpp, n_rays
@@ -183,5 +162,5 @@ class AreaDetector:
 
     def find(self, pixels: np.ndarray, stain: MacenkoFit | None) -> Nuclei:
         """The nuclei (frame: window) that the detector finds in (h, w, 3) ``pixels``."""
-        found = detect_picture(self.predictor, pixels, self.mpp, stain)
-        return Nuclei(found.xy, Frame.WINDOW, rays=np.full((len(found), self.n_rays), np.nan, np.float32))
+        xy = detect_picture(self.predictor, pixels, self.mpp, stain).xy
+        return Nuclei(xy, Frame.WINDOW, rays=np.full((len(xy), self.n_rays), np.nan, np.float32))

@@ -20,12 +20,8 @@ from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.labels.layouts import LAYOUTS
 
 
-class Layout(ABC):
-    """Finds and reads the pictures of a dataset.
-
-    Args:
-        source: source whose ``labels`` are the folder of the unpacked dataset, or a folder that contains it.
-    """
+class DatasetLayout(ABC):
+    """Finds and reads the pictures of the unpacked dataset in, or below, the folder ``source.labels``."""
 
     title: ClassVar[str]
 
@@ -80,7 +76,7 @@ class DatasetSource(LabelSource):
         return self.labels
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> DatasetLayout:
         """The layout of the dataset."""
         return LAYOUTS[self.format](self)
 

@@ -48,13 +48,7 @@ def read_labelled_images(
 ) -> list[LabelledImage]:
     """Read every picture of every source, and every annotated region of every slide, at ``mpp``.
 
-    Args:
-        sources: sources in the config.
-        classes: names of the model's classes.
-        mpp: um per pixel of the model.
-        n_rays: number of rays per nucleus.
-        context_px: side of the largest training window; regions of slides are read with enough context for it, and
-            pictures are read whole.
+    Regions of slides are read with enough context for a training window of ``context_px``, and pictures are read whole.
     """
     model, images = TargetModel(classes, mpp, n_rays, context_px), []
     for source in sources:
@@ -66,11 +60,7 @@ def read_labelled_images(
 
 
 def require_words(sources: Sequence[LabelSource]) -> None:
-    """Require that the files of all sources exist, and that every word of ``exclude`` occurs in a name.
-
-    Args:
-        sources: all sources of a run, including those for validation.
-    """
+    """Require that the files of all sources of a run exist, and that every word of ``exclude`` occurs in a name."""
     for source in sources:
         source.choose()
     location_of = {word: source.location for source in sources for word in source.exclude}
@@ -81,9 +71,7 @@ def require_words(sources: Sequence[LabelSource]) -> None:
 def require_in_names(location_of: Mapping[str, Path], names: Collection[str]) -> None:
     """Require that every word of ``exclude`` occurs in a name, because a misspelt word would exclude nothing.
 
-    Args:
-        location_of: location of the source that excludes a word, keyed by the word.
-        names: names of all pictures and slides of a run.
+    ``location_of`` maps each word to the location of the source that excludes it.
     """
     for word, location in location_of.items():
         if not any(word in name for name in names):

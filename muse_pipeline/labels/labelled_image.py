@@ -15,56 +15,37 @@ from muse_pipeline.tissue.stain import MacenkoFit
 
 
 class AreaCount(NamedTuple):
-    """The number of nuclei in one class area of a picture.
+    """The number of nuclei in one class area of a picture."""
 
-    Attributes:
-        classes: names of the classes that the nuclei may have, joined by "or".
-        area: file and number of the area.
-        n_nuclei: number of nuclei.
-    """
-
-    classes: str
-    area: str
-    n_nuclei: int
+    classes: str  # names of the classes that the nuclei may have, joined by "or"
+    area: str  # file and number of the area
+    n_nuclei: int  # number of nuclei
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LabelledImage:
-    """One picture at the model's mpp with its nuclei (frame: window).
+    """One picture at the model's mpp with its nuclei (frame: window)."""
 
-    Attributes:
-        name: name of the picture; on a slide, the slide's id and the corner of the region's cell, in level-0 px.
-        pixels: (h, w, 3) uint8.
-        nuclei: nuclei inside the region, with rays in um, NaN where an outline is unknown.
-        stain: stains fitted to the picture or to the tissue of its slide; None if the fit failed.
-        appearance: appearance of the slide, as `muse tissue` measures it; None for a picture that belongs to no slide.
-        weight: relative frequency at which the image is sampled in training.
-        grow_outlines: True if nuclei labelled as points have grown outlines.
-        region: (h, w) bool, the annotated pixels; None if all are.
-        annotated: (h, w) bool, pixels in any region of the slide, including regions whose nuclei are in other images;
-            None if ``region`` includes them all.
-        patient: patient of the picture.
-        source: folder or sheet of the source.
-        stated_mpp: um per pixel in the config; None if it was not given there.
-        n_left_out: number of nuclei in the label file that were left out because they are outside all regions; 0 in
-            every image of a slide but the first.
-        areas: class areas whose nuclei a detector found; empty if people labelled the nuclei. With areas, only the
-            expected class shares, in ``prob`` of ``nuclei``, are labels; positions are not.
-    """
-
-    name: str
-    pixels: np.ndarray
-    nuclei: Nuclei
-    stain: MacenkoFit | None
-    weight: float
-    grow_outlines: bool = True
+    name: str  # name of the picture; on a slide, the slide's id and the corner of the region's cell, in level-0 px
+    pixels: np.ndarray  # (h, w, 3) uint8
+    nuclei: Nuclei  # nuclei inside the region, with rays in um, NaN where an outline is unknown
+    stain: MacenkoFit | None  # stains fitted to the picture or to the tissue of its slide; None if the fit failed
+    weight: float  # relative frequency at which the image is sampled in training
+    grow_outlines: bool = True  # True if nuclei labelled as points have grown outlines
+    # appearance of the slide, as `muse tissue` measures it; None for a picture that belongs to no slide
     appearance: dict[str, float] | None = None
-    region: np.ndarray | None = None
+    region: np.ndarray | None = None  # (h, w) bool, the annotated pixels; None if all are
+    # (h, w) bool, pixels in any region of the slide, including regions whose nuclei are in other images; None if
+    # ``region`` includes them all
     annotated: np.ndarray | None = None
-    patient: str = ""
-    source: str = ""
-    stated_mpp: float | None = None
+    patient: str = ""  # patient of the picture
+    source: str = ""  # folder or sheet of the source
+    stated_mpp: float | None = None  # um per pixel in the config; None if it was not given there
+    # number of nuclei in the label file that were left out because they are outside all regions; 0 in every image of a
+    # slide but the first
     n_left_out: int = 0
+    # class areas whose nuclei a detector found; empty if people labelled the nuclei. With areas, only the expected
+    # class shares, in ``prob`` of ``nuclei``, are labels; positions are not
     areas: tuple[AreaCount, ...] = ()
 
     @property
@@ -85,14 +66,7 @@ class LabelledImage:
 
 
 def complete_outlines(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float) -> Nuclei:
-    """Grow outlines for nuclei with unknown rays (NaN); all other outlines are unchanged.
-
-    Args:
-        pixels: (h, w, 3) uint8 picture.
-        nuclei: nuclei (frame: window) with rays (N, R).
-        stain: stains of the picture; None for textbook stains.
-        mpp: um per pixel.
-    """
+    """Grow outlines for nuclei (frame: window) with unknown rays (NaN); all other outlines are unchanged."""
     drawn = np.isfinite(nuclei.rays).all(1)
     if drawn.all():
         return nuclei

@@ -45,25 +45,16 @@ Meaning = TypeVar("Meaning")
 
 @dataclass(frozen=True, eq=False)
 class FileNuclei:
-    """The N nuclei of one file.
+    """The N nuclei of one file."""
 
-    Attributes:
-        path: path of the file.
-        nuclei: nuclei with rays in um, NaN for points; their labels are unknown until ``with_labels``.
-        words: N class names; None or "" for a nucleus without a class.
-        numbers: (N,) int, the line, feature or instance number of each nucleus in the file.
-        unit: meaning of ``numbers``: "line", "feature" or "instance".
-        area: union of the regions in which all nuclei are in the file, in px of the nuclei; None if none is drawn.
-        shapes: (N,) points and polygons of a GeoJSON file; None for other files.
-    """
-
-    path: Path
-    nuclei: Nuclei
-    words: Sequence[str | None]
-    numbers: np.ndarray
-    unit: str
+    path: Path  # path of the file
+    nuclei: Nuclei  # nuclei with rays in um, NaN for points; their labels are unknown until ``with_labels``
+    words: Sequence[str | None]  # N class names; None or "" for a nucleus without a class
+    numbers: np.ndarray  # (N,) int, the line, feature or instance number of each nucleus in the file
+    unit: str  # meaning of ``numbers``: "line", "feature" or "instance"
+    # union of the regions in which all nuclei are in the file, in px of the nuclei; None if none is drawn
     area: BaseGeometry | None = None
-    shapes: np.ndarray | None = None
+    shapes: np.ndarray | None = None  # (N,) points and polygons of a GeoJSON file; None for other files
 
     def where(self, index: int) -> str:
         """The beginning of a message about a nucleus: its file and number."""
@@ -76,8 +67,8 @@ class FileNuclei:
             if word is not None:
                 first.setdefault(word, index)
         meanings = resolve_all(first, lambda word: find(word, self.where(first[word])))
-        known = {None: unknown, **dict(zip(first, meanings, strict=True))}
-        return [known[word] for word in self.words]
+        meaning_of = {None: unknown, **dict(zip(first, meanings, strict=True))}
+        return [meaning_of[word] for word in self.words]
 
     def with_labels(self, label: Sequence[int]) -> FileNuclei:
         """The nuclei with the class indices ``label`` (N,)."""
@@ -184,7 +175,7 @@ SCORE = "score"
 TO_XY = {"row column class": row_column_index_to_xy, "x y class": xy_index_to_xy}
 
 
-def read_text(path: Path, order: str, frame: Frame, n_rays: int) -> FileNuclei:
+def read_index_table(path: Path, order: str, frame: Frame, n_rays: int) -> FileNuclei:
     """Read a table of pixel indices, counted from 0, whose columns have the ``order`` of a key of ``TO_XY``."""
     remedy = "name each of these columns once in a header, or begin with the first nucleus"
     table = read_points(path, order.split(), frame, n_rays, remedy=remedy, may_lack_header=True)
@@ -199,10 +190,10 @@ def _find_columns(header: list[str], columns: Sequence[str], unit: str, where: s
         exact = [i for i, cell in enumerate(header) if cell == column]
         matches = exact or [i for i, name in enumerate(names) if name == column.lower()]
         if len(matches) != 1:
-            found = ", ".join(header[:8]) + (", ..." if len(header) > 8 else "")
+            cells = ", ".join(header[:8]) + (", ..." if len(header) > 8 else "")
             if any(name.startswith("centroid x") for name in names):
                 remedy = "instead of positions from QuPath, export GeoJSON"
-            raise LabelError(f"{where}: found the columns {found}, expected {', '.join(columns)}; {remedy}")
+            raise LabelError(f"{where}: found the columns {cells}, expected {', '.join(columns)}; {remedy}")
         indices += matches
     if in_um := [header[index] for index in indices[:2] if units[index] == "um" != unit]:
         raise LabelError(f"{where}: positions are in um ({', '.join(in_um)}); give them in pixels")
@@ -230,18 +221,12 @@ def _to_number(cell: str, separator: str | None) -> float:
 
 
 class ObjectRules(NamedTuple):
-    """The meaning of objects in GeoJSON.
+    """The meaning of objects in GeoJSON."""
 
-    Attributes:
-        region_class: class or name of annotations around areas in which all nuclei are in the file.
-        ignored: classes and names of annotations that are not nuclei.
-        repairs_regions: True to repair regions whose lines cross, False to reject them.
-        by_program: True to read tiles too, and to accept detections of any size: a detected clump is one nucleus.
-    """
-
-    region_class: str = REGION
-    ignored: Collection[str] = IGNORED
-    repairs_regions: bool = True
+    region_class: str = REGION  # class or name of annotations around areas in which all nuclei are in the file
+    ignored: Collection[str] = IGNORED  # classes and names of annotations that are not nuclei
+    repairs_regions: bool = True  # True to repair regions whose lines cross, False to reject them
+    # True to read tiles too, and to accept detections of any size: a detected clump is one nucleus
     by_program: bool = False
 
 
@@ -258,13 +243,8 @@ def read_drawn(
 ) -> FileNuclei:
     """Read points and polygons of GeoJSON, each part of which is a nucleus, and the regions around them.
 
-    Args:
-        path: path of the file.
-        mpp: (x, y) um per pixel of the file.
-        n_rays: number of rays per nucleus; rays of points are NaN.
-        frame: frame of the positions after the offset is added.
-        offset_px: (x, y) offset added to the positions in the file.
-        rules: meaning of the objects in the file.
+    ``mpp`` (x, y) is that of the file; ``offset_px`` (x, y) is added to its positions, which are then in ``frame``.
+    Rays of points are NaN.
     """
     objects = read_geojson(path, offset_px, tiles=rules.by_program)
     is_region = are_called(objects, (rules.region_class,))

@@ -20,20 +20,18 @@ PLAUSIBLE_AREA_UM2 = (8.0, 250.0)
 
 
 def outline_points(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float, n_rays: int) -> Nuclei:
-    """Outline nuclei around points: a watershed region or a circle, moved to the clearest edge nearby.
+    """Outline nuclei around points in pixels of a picture: a watershed region or a circle, moved to the clearest edge.
 
-    Rays are NaN if there is no clear edge, or if the outline is too small or too large for a nucleus.
-
-    Args:
-        pixels: (h, w, 3) uint8 picture.
-        nuclei: points in pixels of the picture (frame: window).
-        stain: the picture's stains; None for textbook haematoxylin.
-        mpp: um per pixel.
-        n_rays: number of rays per outline.
+    Rays are NaN if there is no clear edge, or if the outline is too small or too large for a nucleus. Without
+    ``stain``, textbook haematoxylin is used.
     """
     if not len(nuclei):
         return replace(nuclei, rays=np.zeros((0, n_rays), np.float32))
-    amount = ndimage.gaussian_filter(measure_haematoxylin(pixels, stain), BLUR_UM / mpp)
+    # Without a stain fit, textbook haematoxylin is used.
+    own = None if stain is None else np.linalg.pinv(stain.stains)[:, 0].astype(np.float32)
+    textbook = np.array(ROUNDED_TEXTBOOK[0], np.float32)
+    amount = DENSITY[pixels] @ textbook if own is None else np.maximum(DENSITY[pixels] @ own, 0)
+    amount = ndimage.gaussian_filter(amount, BLUR_UM / mpp)
     amount /= max(np.percentile(amount, 99), 1e-6)
     grown = march_rays(grow_regions(amount, nuclei.xy, mpp), nuclei.xy, (mpp, mpp), n_rays)
     rays = follow_edges(amount, nuclei.xy, grown, mpp)
@@ -44,12 +42,9 @@ def outline_points(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None,
 
 
 def grow_regions(amount: np.ndarray, xy: np.ndarray, mpp: float) -> np.ndarray:
-    """Seeded watershed: (h, w) int32, i + 1 in the region of centre i, 0 in the background.
+    """Seeded watershed: (h, w) int32, i + 1 in the region of centre i of ``xy`` (N, 2), 0 in the background; N > 0.
 
-    Args:
-        amount: (h, w) smoothed haematoxylin, about 1 in the darkest nuclei.
-        xy: (N, 2) centres, N > 0.
-        mpp: um per pixel.
+    ``amount`` (h, w) is the smoothed haematoxylin, about 1 in the darkest nuclei.
     """
     from skimage.filters import threshold_local, threshold_otsu
     from skimage.segmentation import watershed
@@ -66,23 +61,11 @@ def grow_regions(amount: np.ndarray, xy: np.ndarray, mpp: float) -> np.ndarray:
     dark |= near <= 1.0 / mpp
     # The landscape combines darkness and distance, so regions meet at pale lines or, if there are none, halfway.
     landscape = near * mpp / 4 - amount
-    return _open_each(watershed(landscape, seeds, mask=dark & (near <= MAX_RADIUS_UM / mpp)), mpp)
-
-
-def measure_haematoxylin(pixels: np.ndarray, stain: MacenkoFit | None) -> np.ndarray:
-    """(h, w) float: amount of haematoxylin, from the picture's own stains if they are known."""
-    density = DENSITY[pixels]
-    if stain is None:  # the stain fit failed
-        return density @ np.array(ROUNDED_TEXTBOOK[0], np.float32)
-    return np.maximum(density @ np.linalg.pinv(stain.stains)[:, 0].astype(np.float32), 0)
-
-
-def _open_each(regions: np.ndarray, mpp: float) -> np.ndarray:
-    """Remove thin bridges from the regions by a morphological opening of the foreground."""
+    regions = watershed(landscape, seeds, mask=dark & (near <= MAX_RADIUS_UM / mpp))
+    # An opening of the foreground removes thin bridges.
     radius = max(1, round(0.75 / mpp))
     y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
-    core = ndimage.binary_opening(regions > 0, x * x + y * y <= radius * radius)
-    return np.where(core, regions, 0)
+    return np.where(ndimage.binary_opening(regions > 0, x * x + y * y <= radius * radius), regions, 0)
 
 
 STEP_UM = 0.25  # distance between samples along a ray
@@ -110,20 +93,13 @@ def follow_edges(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: floa
     nucleus' own edge (the median over its rays' steepest edges), with a small squared relative distance from the
     initial outline. In a pale nucleus, the path follows the rim, which is an edge all around, unlike grains inside.
 
-    Args:
-        amount: (h, w) darkness; about 1 in the darkest nuclei.
-        xy: (N, 2) centres.
-        rays: (N, R) um, NaN for a nucleus without an outline.
-        mpp: um per pixel.
-
-    Returns:
-        (N, R) float32 um, NaN for nuclei without a clear path, such as two nuclei at the same position.
+    ``amount`` (h, w) is about 1 in the darkest nuclei. ``rays`` (N, R), um, are NaN for a nucleus without an outline;
+    so are the returned ones for nuclei without a clear path, such as two nuclei at the same position ``xy`` (N, 2).
     """
     room = _room(xy * mpp, rays.shape[1])
-    starts = range(0, len(xy), BLOCK)
-    parts = (slice(i, i + BLOCK) for i in starts)
-    found = [_follow(amount, xy[part], rays[part], room[part], mpp) for part in parts]
-    return np.concatenate(found) if found else np.zeros_like(rays, np.float32)
+    parts = (slice(start, start + BLOCK) for start in range(0, len(xy), BLOCK))
+    moved = [_follow(amount, xy[part], rays[part], room[part], mpp) for part in parts]
+    return np.concatenate(moved) if moved else np.zeros_like(rays, np.float32)
 
 
 def _room(xy_um: np.ndarray, n_rays: int) -> np.ndarray:
@@ -150,9 +126,9 @@ def _follow(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, room: np.ndarr
     clear = np.take_along_axis(edge[None], paths[..., None], 3)[..., 0].mean(2)
     clear[0] = np.where(np.isnan(rays).any(1), -np.inf, clear[0] + TRUST)
     best = clear.argmax(0), np.arange(len(xy))
-    found = (radii[paths[best]] + OUTWARD_UM).astype(np.float32)
-    found[clear[best] < CLEAR] = np.nan
-    return found
+    moved = (radii[paths[best]] + OUTWARD_UM).astype(np.float32)
+    moved[clear[best] < CLEAR] = np.nan
+    return moved
 
 
 def _edges(amount: np.ndarray, xy: np.ndarray, radii: np.ndarray, n_rays: int, mpp: float) -> np.ndarray:
@@ -180,10 +156,8 @@ def _best_path(edge: np.ndarray, radii: np.ndarray, outline: np.ndarray) -> np.n
 def _closed_paths(cost: np.ndarray, jump: int, bend: float) -> np.ndarray:
     """Cheap closed paths (N, R): the middle turn of the cheapest path over two turns, far from its free ends.
 
-    Args:
-        cost: (N, R, S) cost of each radius on each ray.
-        jump: maximum difference between the radius indices of neighbouring rays.
-        bend: cost of a difference of 1.
+    ``cost`` (N, R, S) is that of each radius on each ray. Radius indices of neighbouring rays differ by at most
+    ``jump``, and a difference of 1 costs ``bend``.
     """
     n_rays, n_steps = cost.shape[1:]
     bends = (bend * np.abs(np.arange(-jump, jump + 1)))[:, None, None].astype(cost.dtype)

@@ -14,20 +14,30 @@ from muse_pipeline.core.config import Positive
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.pictures import list_pictures, resize_picture
 from muse_pipeline.core.types import Frame
-from muse_pipeline.labels.base_source import LabelledPicture, Sample, TargetModel, require_folder
+from muse_pipeline.labels.base_source import (
+    FORMATS,
+    OF_SOURCE,
+    TEXT_SUFFIXES,
+    Canvas,
+    FolderSource,
+    LabelFiles,
+    LabelledPicture,
+    Sample,
+    TargetModel,
+    read_picture,
+    require_folder,
+)
 from muse_pipeline.labels.class_areas import AreaDetector
-from muse_pipeline.labels.folder_source import FORMATS, TEXT_SUFFIXES, Canvas, FolderSource, LabelFiles
 from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.labels.nuclei_files import (
     MASK_SUFFIXES,
     FileNuclei,
     median_diameter_px,
     name_instances,
+    read_index_table,
     read_instances,
     read_masks,
-    read_text,
 )
-from muse_pipeline.labels.picture_scale import OF_SOURCE, read_picture
 from muse_pipeline.labels.region_windows import fill_polygon
 from muse_pipeline.tissue.stain import fit_macenko
 
@@ -110,17 +120,11 @@ class PictureSource(FolderSource):
         instances = MASK_READERS[self.format](files["labels"], canvas.size_px, canvas.mpp[0], model.n_rays)
         if "points" not in files:
             return instances
-        points = self.classify(read_text(files["points"], "x y class", canvas.frame, model.n_rays), model)
+        points = self.classify(read_index_table(files["points"], "x y class", canvas.frame, model.n_rays), model)
         return name_instances(instances, points.within(canvas.size_px, canvas.title), canvas.mpp[0])
 
     def _label_areas(
-        self,
-        sample: Sample,
-        pixels: np.ndarray,
-        path: Path,
-        canvas: Canvas,
-        detector: AreaDetector,
-        model: TargetModel,
+        self, sample: Sample, pixels: np.ndarray, path: Path, canvas: Canvas, detector: AreaDetector, model: TargetModel
     ) -> LabelledImage:
         """Label the nuclei that the detector finds in the areas of a picture."""
         areas = self.read_class_areas(path, canvas, model)

@@ -25,21 +25,14 @@ LEAST_CONTEXT_PX = 192  # half a window of `my_labels.yaml`; windows may be cent
 
 @dataclass(frozen=True)
 class RegionWindow:
-    """A picture around one cell of a region; the cells tile the region, so every nucleus is in exactly one cell.
+    """A picture around one cell of a region; the cells tile the region, so every nucleus is in exactly one cell."""
 
-    Attributes:
-        region: polygon in work px.
-        cell: left, top, right, bottom of the cell in work px; only nuclei in the cell belong to this picture.
-        area: all regions of the slide in work px.
-        origin: (x, y) of the picture in work px.
-        size: (width, height) of the picture.
-    """
-
-    region: BaseGeometry
+    region: BaseGeometry  # polygon in work px
+    # left, top, right, bottom of the cell in work px; only nuclei in the cell belong to this picture
     cell: tuple[int, int, int, int]
-    area: BaseGeometry
-    origin: tuple[int, int]
-    size: tuple[int, int]
+    area: BaseGeometry  # all regions of the slide in work px
+    origin: tuple[int, int]  # (x, y) of the picture in work px
+    size: tuple[int, int]  # (width, height) of the picture
 
     def contains(self, xy: np.ndarray) -> np.ndarray:
         """(N,) bool: True for positions (N, 2), in work px, inside both the region and this cell (half-open)."""
@@ -70,15 +63,10 @@ class RegionWindow:
 
 
 def cut_regions(area: BaseGeometry, work_size_px: tuple[int, int], context_px: int) -> Iterator[RegionWindow]:
-    """Yield the windows over every polygon of ``area``, from top to bottom.
+    """Yield the windows over every polygon of ``area``, in work px, from top to bottom.
 
     A cell is at most ``context_px`` wide and high. Its picture includes every training window of this size that
     contains the whole cell, and at least ``LEAST_CONTEXT_PX`` around the cell, as far as the slide reaches.
-
-    Args:
-        area: polygon or multipolygon in work px, within the slide.
-        work_size_px: (width, height) of the slide in work px.
-        context_px: side of the largest window cut in training.
     """
     polygons = [part for part in shapely.get_parts(area) if part.area > 0]
     for region in sorted(polygons, key=lambda part: part.bounds[1::-1]):
@@ -89,14 +77,10 @@ def cut_regions(area: BaseGeometry, work_size_px: tuple[int, int], context_px: i
                     yield _window(region, (left, top, right, bottom), area, work_size_px, context_px)
 
 
-class SlideRegions:
+class DrawnRegions:
     """An open slide whose regions are read at ``mpp``.
 
-    Attributes:
-        info: header of the slide.
-        mpp: um per pixel of the model.
-        tissue: tissue of the slide.
-        colour: stains and appearance of the slide, as in ``muse tissue``, so that training and runs normalise alike.
+    Its stains and appearance are measured as in ``muse tissue``, so that training and runs normalise alike.
     """
 
     def __init__(self, slide: Slide, info: SlideInfo, mpp: float, enlarge: bool):
@@ -124,21 +108,17 @@ class SlideRegions:
 
 
 @contextmanager
-def open_regions(path: Path | str, info: SlideInfo, mpp: float, enlarge: bool = False) -> Iterator[SlideRegions]:
+def open_regions(path: Path | str, info: SlideInfo, mpp: float, enlarge: bool = False) -> Iterator[DrawnRegions]:
     """Open a slide to read its regions at ``mpp``; with ``enlarge``, it may be coarser, as in a run."""
     with open_slide(path, info.reader) as slide:
-        yield SlideRegions(slide, info, mpp, enlarge)
+        yield DrawnRegions(slide, info, mpp, enlarge)
 
 
 def fill_polygon(polygon: BaseGeometry, origin: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
     """(height, width) bool: pixels whose centres lie in a polygon or multipolygon, holes excluded.
 
-    Along each row of pixel centres, every crossed edge toggles between inside and outside (even-odd rule).
-
-    Args:
-        polygon: polygon or multipolygon in px, in the same frame as ``origin``.
-        origin: (x, y) of the picture's top left corner.
-        size: (width, height) of the picture.
+    Along each row of pixel centres, every crossed edge toggles between inside and outside (even-odd rule). The picture
+    has its top left corner at ``origin`` (x, y) in the frame of the polygon.
     """
     rings = shapely.get_rings(shapely.get_parts(polygon))
     turns = np.zeros((size[1], size[0] + 1), np.int32)

@@ -16,13 +16,11 @@ from muse_pipeline.cohort.sheet import SheetRow, read_sheet
 from muse_pipeline.core.coords import level0_to_work, qupath_offset_px, work_to_level0
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.types import Frame, SlideInfo
-from muse_pipeline.labels.base_source import Sample, TargetModel
+from muse_pipeline.labels.base_source import OF_SOURCE, Canvas, FolderSource, Sample, TargetModel, require_agreement
 from muse_pipeline.labels.class_areas import AreaDetector, ClassAreas
-from muse_pipeline.labels.folder_source import Canvas, FolderSource
 from muse_pipeline.labels.labelled_image import LabelledImage, complete_outlines
 from muse_pipeline.labels.nuclei_files import FileNuclei
-from muse_pipeline.labels.picture_scale import OF_SOURCE, require_agreement
-from muse_pipeline.labels.region_windows import SlideRegions, open_regions
+from muse_pipeline.labels.region_windows import DrawnRegions, open_regions
 from muse_pipeline.nuclei.parquet import footer_checksum
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.objects import properties_of
@@ -73,12 +71,12 @@ class SlideSource(FolderSource):
         """Read the header of a slide, and reject a stated mpp that disagrees with the file's."""
         stated = row.mpp if self.mpp is None else self.mpp
         with open_slide(row.path) as slide:
-            known = next(iter(slide.properties.mpp_candidates), None)
+            in_file = next(iter(slide.properties.mpp_candidates), None)
         if stated is not None:
-            if known is not None and not known.is_estimate:
+            if in_file is not None and not in_file.is_estimate:
                 origin = OF_SOURCE if self.mpp is not None else f"`mpp` of slide '{row.slide_id}' in {self.slides}"
-                require_agreement(row.path, stated, known.mpp, known.source, origin)
-        elif known is None:
+                require_agreement(row.path, stated, in_file.mpp, in_file.source, origin)
+        elif in_file is None:
             where = f"in the column mpp of {self.slides}, or as `mpp` of this source"
             raise LabelError(f"{row.path}: the file does not state the size of a pixel; give um per pixel {where}")
         return inspect_slide(row.path, row.slide_id, stated)
@@ -126,7 +124,7 @@ class SlideSource(FolderSource):
                 yield self.image(sample, pixels, own, n_left_out=n_left_out, **facts)
                 n_left_out = 0
 
-    def _require_nuclei(self, area: BaseGeometry, nuclei: Nuclei, path: Path, regions: SlideRegions) -> None:
+    def _require_nuclei(self, area: BaseGeometry, nuclei: Nuclei, path: Path, regions: DrawnRegions) -> None:
         """Reject a region without a nucleus, or with half of its nuclei on glass, because the frame may be wrong."""
         info = regions.info
         for region in shapely.get_parts(area):

@@ -29,23 +29,12 @@ LISTED = 24  # patients with a row of their own in the table; a longer table wou
 
 
 class LabelSummary:
-    """The nuclei of P pictures by class, and warnings about the size of their outlines.
-
-    Args:
-        images: the pictures.
-        classes: names of the C classes.
-        mpp: um per pixel of the pictures.
-
-    Attributes:
-        counts: (P, C + 1) number of nuclei of each class; the last column is for nuclei of unknown class.
-        areas: descriptions of the class areas, one per class or set of classes.
-        warnings: descriptions of possible faults.
-    """
+    """The nuclei of P pictures by class, and warnings about the size of their outlines."""
 
     def __init__(self, images: Sequence[LabelledImage], classes: tuple[str, ...], mpp: float):
         self.images, self.columns = images, (*classes, "unknown")
         n = len(self.columns)
-        # The index -1 of an unknown class refers to the last column.
+        # (P, C + 1) number of nuclei of each class; the index -1 of an unknown class refers to the last column
         self.counts = np.stack([np.bincount(image.nuclei.label % n, minlength=n) for image in images])
         self.areas = tuple(_describe_areas(images))
         self.warnings = (*_doubts_about_scale(images, mpp), *_what_was_left_out(images))
@@ -112,7 +101,7 @@ def _doubts_about_scale(images: Sequence[LabelledImage], mpp_px: float) -> Itera
         suspect = "`mpp`" if mpp else "that positions are pixels at full size"
         rays = np.concatenate([image.nuclei.rays for image in of_source])
         radii = rays[np.isfinite(rays).all(1)].mean(1)
-        off = [(image, *found) for image in of_source if (found := _find_misplaced(image, mpp_px))]
+        off = [(image, *counts) for image in of_source if (counts := _find_misplaced(image, mpp_px))]
         if are_grown and len(radii) < MIN_SHARE_GROWN * len(rays):
             yield (
                 f"{source}: only {len(radii):,} of {len(rays):,} points lie on something the size of a nucleus "
@@ -161,10 +150,7 @@ def _what_was_left_out(images: Sequence[LabelledImage]) -> Iterator[str]:
 def mean_stains(fits: list[MacenkoFit | None], method: str, weights: list[float] | None = None) -> ColourReference:
     """The mean stain vectors of training images, and the medians of their strong concentrations (``MacenkoFit``).
 
-    Args:
-        fits: stain fit of each image; None if it failed.
-        method: "macenko" or "identity".
-        weights: weights of the images; equal by default.
+    Fits that failed are None; ``method`` is "macenko" or "identity".
     """
     if method == "identity":
         return ColourReference()
@@ -182,15 +168,11 @@ def mean_stains(fits: list[MacenkoFit | None], method: str, weights: list[float]
 
 def appearance_reference(images: list[LabelledImage], mpp: float) -> AppearanceReference | None:
     """The appearance of the labelled images and their slides, for the model card; None if nothing was measured."""
-    return describe_training([_measure(image, mpp) for image in images])
-
-
-def _measure(image: LabelledImage, mpp: float) -> dict[str, float]:
-    """The appearance of an image's slide or, if it is not part of one, of its annotated area."""
-    if image.appearance:
-        return image.appearance
-    left, top, right, bottom = image.annotated_box
-    return measure_picture(image.pixels[top:bottom, left:right], mpp)
+    appearances = []
+    for image in images:
+        left, top, right, bottom = image.annotated_box  # measured if the image is not part of a slide
+        appearances.append(image.appearance or measure_picture(image.pixels[top:bottom, left:right], mpp))
+    return describe_training(appearances)
 
 
 def class_weights(images: list[LabelledImage], n_classes: int) -> np.ndarray:
@@ -209,8 +191,9 @@ def class_weights(images: list[LabelledImage], n_classes: int) -> np.ndarray:
 
 def untaught_classes(images: list[LabelledImage], classes: tuple[str, ...]) -> list[str]:
     """The classes of which there is neither a labelled nucleus nor a nucleus in an area of several classes."""
-    shares = [image.nuclei.prob for image in images if image.areas]
-    in_areas = {index for one in shares for index in np.flatnonzero((one > one.min(1, keepdims=True)).any(0))}
+    in_areas = set()
+    for shares in (image.nuclei.prob for image in images if image.areas):
+        in_areas |= {*np.flatnonzero((shares > shares.min(1, keepdims=True)).any(0))}
     return [name for name in missing_classes(images, classes) if classes.index(name) not in in_areas]
 
 
@@ -235,8 +218,7 @@ def require_every_class(images: list[LabelledImage], classes: tuple[str, ...], s
 
 def require_outlines(images: list[LabelledImage]) -> None:
     """Require at least one outline, without which a detector cannot be trained."""
-    known = any(image.grow_outlines or np.isfinite(image.nuclei.rays).all(1).any() for image in images)
-    if not known:
+    if not any(image.grow_outlines or np.isfinite(image.nuclei.rays).all(1).any() for image in images):
         raise ConfigError(
             "the training images have no outline; add a source of polygons or masks, or remove `grow_outlines: false`"
         )

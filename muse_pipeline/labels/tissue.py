@@ -85,25 +85,18 @@ class TissueSource:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TissueImage:
-    """A picture with tissue labels at the model's mpp.
+    """A picture with tissue labels at the model's mpp."""
 
-    Attributes:
-        name: name of the picture, preceded by its class folder if it has one; for part of a slide, the slide's id and
-            the corner of the part in work px.
-        pixels: (h, w, 3) uint8.
-        label: class index of the image; -1 if its pixels are labelled instead.
-        target: (h, w) uint8 class index or ``UNKNOWN``; None if the image has one label.
-        mask: (h, w) uint8 class index or ``UNKNOWN``, used only for scores; None if the source has no masks.
-        patient: patient of the image.
-        stain: stains fitted to the picture or to the tissue of its slide; None if the fit failed.
-    """
-
+    # name of the picture, preceded by its class folder if it has one; for part of a slide, the slide's id and the
+    # corner of the part in work px
     name: str
-    pixels: np.ndarray
-    label: int
-    target: np.ndarray | None = None
+    pixels: np.ndarray  # (h, w, 3) uint8
+    label: int  # class index of the image; -1 if its pixels are labelled instead
+    target: np.ndarray | None = None  # (h, w) uint8 class index or ``UNKNOWN``; None if the image has one label
+    # (h, w) uint8 class index or ``UNKNOWN``, used only for scores; None if the source has no masks
     mask: np.ndarray | None = None
-    patient: str = ""
+    patient: str = ""  # patient of the image
+    # stains fitted to the picture or to the tissue of its slide; None if the fit failed
     stain: MacenkoFit | None = None
 
 
@@ -122,12 +115,7 @@ def read_tissue_images(
 ) -> list[TissueImage]:
     """Read every picture of every source and every drawn area of every slide, at ``mpp``.
 
-    Args:
-        sources: sources in the config.
-        classes: names of the model's classes.
-        mpp: um per pixel of the model.
-        window_px: side of the training windows; pictures must be at least this large, and drawn areas are read with
-            enough context.
+    Pictures must be at least as large as a training window of ``window_px``; areas are read with enough context for it.
     """
     images: list[TissueImage] = []
     for source in sources:
@@ -135,7 +123,7 @@ def read_tissue_images(
             images += _read_areas(source, classes, mpp, window_px)
         else:
             images += [_read_picture(path, source, len(classes), mpp) for path in list_labelled(source, classes)]
-    if small := [one for one in images if min(one.pixels.shape[:2]) < window_px]:
+    if small := [image for image in images if min(image.pixels.shape[:2]) < window_px]:
         height, width = small[0].pixels.shape[:2]
         raise LabelError(
             f"{small[0].name}: is {width} x {height} px at {mpp:g} um/px, smaller than a window of {window_px} px"
@@ -144,7 +132,7 @@ def read_tissue_images(
     return images
 
 
-def source_files(source: TissueSource) -> Iterator[tuple[str, str, Path]]:
+def tissue_files(source: TissueSource) -> Iterator[tuple[str, str, Path]]:
     """Yield the files of a source, which must exist, as (setting, name in the source, path)."""
     for kind in (*KINDS, "table", "areas", "masks"):
         location = getattr(source, kind)
@@ -158,10 +146,10 @@ def source_files(source: TissueSource) -> Iterator[tuple[str, str, Path]]:
 
 
 def source_checksums(source: TissueSource) -> dict[str, str]:
-    """Checksums of a source's files, keyed by the names that ``source_files`` gives them."""
+    """Checksums of a source's files, keyed by the names that ``tissue_files`` gives them."""
     return {
         name: fingerprint_file(path) if kind in ("folders", "images") else sha256_of(path)
-        for kind, name, path in source_files(source)
+        for kind, name, path in tissue_files(source)
     }
 
 
@@ -209,12 +197,12 @@ def read_label_table(path: Path, column: str) -> dict[str, tuple[str, str]]:
     _, ((_, header), *rows) = read_rows(path, f"{column}, label")
     if not rows or not {column, "label"} <= set(header):
         raise LabelError(f"{path}: needs the columns '{column}' and 'label' and at least one row; add them")
-    found: dict[str, tuple[str, str]] = {}
+    labels: dict[str, tuple[str, str]] = {}
     for row in (dict(zip(header, cells, strict=False)) for _, cells in rows):
-        name, value, patient = (row.get(each, "") for each in (column, "label", "patient"))
-        if found.setdefault(name, (value, "" if is_missing("patient", patient) else patient))[0] != value:
-            raise LabelError(f"{path}: labels '{name}' both {found[name][0]} and {value}; keep one label")
-    return found
+        name, value, patient = (row.get(field, "") for field in (column, "label", "patient"))
+        if labels.setdefault(name, (value, "" if is_missing("patient", patient) else patient))[0] != value:
+            raise LabelError(f"{path}: labels '{name}' both {labels[name][0]} and {value}; keep one label")
+    return labels
 
 
 def _class_index(word: str, source: TissueSource, classes: tuple[str, ...], location: Path) -> int:

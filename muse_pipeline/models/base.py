@@ -29,14 +29,10 @@ class Lattice:
     window. The released MUSE networks resize with aligned corners, and their authors read pixel x at column
     ``x / S * (S / 4 - 1)`` of a window of S px: the column depends on the size of the window, so these networks keep
     their training window.
-
-    Attributes:
-        name: name of the rule in the model card.
-        align_corners: True if the first and last columns lie on the window's edges, instead of half a cell inside.
     """
 
-    name: str
-    align_corners: bool
+    name: str  # name of the rule in the model card
+    align_corners: bool  # True if the first and last columns lie on the window's edges, instead of half a cell inside
 
     @property
     def any_size(self) -> bool:
@@ -59,17 +55,11 @@ HALF_PIXEL = Lattice("x/4-0.5", align_corners=False)
 ALIGNED_CORNERS = Lattice("x/S*(S/4-1)", align_corners=True)
 
 
-def read_at(dense: Tensor, xy: Tensor, lattice: Lattice) -> Tensor:
-    """Interpolate a dense map bilinearly at positions ("O_bi" of MUSE, arXiv 2511.05170).
+def interpolate_at(dense: Tensor, xy: Tensor, lattice: Lattice) -> Tensor:
+    """Read a dense map (B, D, h, w) at ``xy`` (B, M, 2) bilinearly: (B, M, D) ("O_bi" of MUSE, arXiv 2511.05170).
 
-    Args:
-        dense: (B, D, h, w) map of windows of 4 h x 4 w px.
-        xy: (B, M, 2) positions in window pixels, whose edges are at integers.
-        lattice: rule of the network that made the map.
-
-    Returns:
-        (B, M, D), not normalised. Outside the window, half-pixel maps are continued with the features at the border,
-        and maps with aligned corners with zeros.
+    Positions are in window pixels, whose edges are at integers; the window has 4 h x 4 w px. Outside it, half-pixel
+    maps are continued with the features at the border, and maps with aligned corners with zeros.
     """
     # Filled on the device, because copying a list to it would synchronise.
     size = torch.cat([xy.new_full((1,), side * CELL_PX) for side in dense.shape[:1:-1]])
@@ -125,69 +115,43 @@ class UpAdd(nn.Module):
 
 
 class Features(NamedTuple):
-    """Output of a backbone for B windows of H x W px.
+    """Output of a backbone for B windows of H x W px."""
 
-    Attributes:
-        dense: (B, D, H / 4, W / 4).
-        image: (B, D').
-    """
-
-    dense: Tensor
-    image: Tensor
+    dense: Tensor  # (B, D, H / 4, W / 4)
+    image: Tensor  # (B, D')
 
 
-class Stage(NamedTuple):
-    """Size of one intermediate map of a backbone.
+class StageSize(NamedTuple):
+    """Size of one intermediate map of a backbone."""
 
-    Attributes:
-        stride_px: input pixels per cell.
-        channels: number of channels of the map.
-    """
-
-    stride_px: int
-    channels: int
+    stride_px: int  # input pixels per cell
+    channels: int  # number of channels of the map
 
 
 class Backbone(nn.Module):
-    """Encoder-decoder that heads, probes and pretraining share.
+    """Encoder-decoder that heads, probes and pretraining share."""
 
-    Attributes:
-        channels: number of channels of the dense map, D.
-        image_channels: length of the image vector, D'.
-        stride_px: total stride; the sides of windows must be multiples of it.
-        stage_sizes: sizes of the encoder's stages, in the order of ``stage_maps``; strides do not decrease.
-        lattice: rule that maps positions to the dense map; with ``HALF_PIXEL``, windows may have any size.
-    """
-
-    channels: int
-    image_channels: int
-    stride_px: int
-    stage_sizes: tuple[Stage, ...]
+    channels: int  # number of channels of the dense map, D
+    image_channels: int  # length of the image vector, D'
+    stride_px: int  # total stride; the sides of windows must be multiples of it
+    # sizes of the encoder's stages, in the order of ``stage_maps``; strides do not decrease
+    stage_sizes: tuple[StageSize, ...]
+    # rule that maps positions to the dense map; with ``HALF_PIXEL``, windows may have any size
     lattice: Lattice = HALF_PIXEL
 
     def prepare(self, pixels: Tensor, colour: Tensor) -> Tensor:
-        """The network's input; by default, optical density transformed by ``colour``, the slide's affine map.
-
-        Args:
-            pixels: (B, 3, H, W), 0 to 255.
-            colour: (3, 4) for all windows, or (B, 3, 4); as in ``optical_density``.
-        """
-        return optical_density(pixels, colour)
+        """The network's input for pixels (B, 3, H, W), 0 to 255; by default their ``transformed_density``."""
+        return transformed_density(pixels, colour)
 
     def forward(self, image: Tensor) -> Features:
         """Compute the features of images (B, 3, H, W) from ``prepare``."""
         raise NotImplementedError
 
     def stage_maps(self, image: Tensor) -> Iterator[Tensor]:
-        """The encoder's intermediate maps, before any decoder, shallow to deep.
+        """The encoder's intermediate maps of a result of ``prepare``, before any decoder, shallow to deep.
 
         Stages are computed lazily: in an encoder without skips, reading the first three does not compute the fourth.
-
-        Args:
-            image: (B, 3, H, W) result of ``prepare``.
-
-        Yields:
-            (B, ``channels``, H / ``stride_px``, W / ``stride_px``) for each of ``stage_sizes``.
+        The maps are (B, ``channels``, H / ``stride_px``, W / ``stride_px``) for each of ``stage_sizes``.
         """
         raise NotImplementedError
 
@@ -209,13 +173,7 @@ class ImageNetBackbone(Backbone):
 
 
 class ResidualEncoder(Backbone):
-    """A stem and residual stages at strides 4, 8, 16, ...
-
-    Args:
-        stem: module from (B, 3, H, W) to (B, widths[0], H / 4, W / 4).
-        widths: number of channels of each stage; the total stride is ``2 ** (len(widths) + 1)``.
-        depths: number of residual blocks in each stage.
-    """
+    """A stem, from (B, 3, H, W) to stride 4, and residual stages at strides 4, 8, 16, ..."""
 
     def __init__(self, stem: nn.Module, widths: tuple[int, ...], depths: tuple[int, ...]):
         super().__init__()
@@ -229,7 +187,7 @@ class ResidualEncoder(Backbone):
             channels = width
         self.channels, self.image_channels = widths[0], widths[-1]
         self.stride_px = 2 ** (len(widths) + 1)
-        self.stage_sizes = tuple(Stage(4 * 2**index, width) for index, width in enumerate(widths))
+        self.stage_sizes = tuple(StageSize(4 * 2**index, width) for index, width in enumerate(widths))
 
     def stage_maps(self, image: Tensor) -> Iterator[Tensor]:
         """The outputs of the residual stages, none of which depends on the whole window."""
@@ -239,21 +197,16 @@ class ResidualEncoder(Backbone):
             yield x
 
 
-def optical_density(pixels: Tensor, colour: Tensor) -> Tensor:
-    """Convert RGB to optical density and apply an affine map.
+def transformed_density(pixels: Tensor, colour: Tensor) -> Tensor:
+    """Convert RGB (B, 3, H, W), 0 to 255, to optical density -ln((pixel + 1) / 256), and apply an affine map.
 
-    Args:
-        pixels: (B, 3, H, W), 0 to 255.
-        colour: (3, 4) for all windows, or (B, 3, 4); columns 0-2 multiply the density, column 3 is added.
-
-    Returns:
-        (B, 3, H, W) float; density is -ln((pixel + 1) / 256).
+    ``colour`` is (3, 4) for all windows, or (B, 3, 4); columns 0-2 multiply the density, column 3 is added.
     """
     return _mapped_density(pixels, colour).clamp(-1.0, 5.0)
 
 
 def recoloured(pixels: Tensor, colour: Tensor) -> Tensor:
-    """Apply the map of ``optical_density`` and return RGB (B, 3, H, W), 0 to 255; the identity map changes nothing."""
+    """Apply the map of ``transformed_density`` to RGB (B, 3, H, W), 0 to 255; the identity map changes nothing."""
     return (256.0 * torch.exp(-_mapped_density(pixels, colour)) - 1.0).clamp(0.0, 255.0)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.models import BACKBONES, HEADS
-from muse_pipeline.models.base import Backbone, conv_norm, read_at
+from muse_pipeline.models.base import Backbone, conv_norm, interpolate_at
 
 PRIOR = 0.05  # initial score: the share of cells in dense tissue that contain a centre
 MEAN_RADIUS_UM = 4.0  # initial length of rays
@@ -52,13 +52,9 @@ class NucleusMaps(NamedTuple):
 
 
 class NucleusHead(nn.Module):
-    """Base class of heads, which are constructed with (in_channels, n_classes, n_rays).
+    """Base class of heads, which are constructed with (in_channels, n_classes, n_rays)."""
 
-    Attributes:
-        sizes: numbers of channels of ``label`` and ``rays``.
-    """
-
-    sizes: tuple[int, int]
+    sizes: tuple[int, int]  # numbers of channels of ``label`` and ``rays``
 
     def forward(self, features: Tensor) -> NucleusMaps:
         """Features (B, D, h, w), sampled at the centres of cells -> four maps, float32."""
@@ -76,20 +72,16 @@ class NucleusHead(nn.Module):
 
     def locate(self, located: Tensor, cell: Tensor) -> Tensor:
         """Positions (B, K, 2), (x, y) in cells, of the nuclei with peaks at the cell indices ``cell`` (B, K)."""
-        positions = predicted_positions(located[:, 1:])
+        offset = located[:, 1:]
+        rows, columns = offset.shape[-2:]
+        x = torch.arange(columns, device=offset.device) + 0.5
+        y = torch.arange(rows, device=offset.device)[:, None] + 0.5
+        positions = torch.stack((offset[:, 0] + x, offset[:, 1] + y), 1)
         return pick(as_rows(positions), cell, positions.shape[-2] * positions.shape[-1])
 
     def describe(self, cells: Tensor) -> tuple[Tensor, ...]:
         """Rows (B, K, M), picked from the last output of ``propose`` -> class logits (B, K, C) and rays (B, K, R)."""
         return cells.split(self.sizes, 2)
-
-
-def predicted_positions(offset: Tensor) -> Tensor:
-    """Offsets (B, 2, h, w) -> position (x, y) of the nucleus that each cell predicts, in cells."""
-    rows, columns = offset.shape[-2:]
-    x = torch.arange(columns, device=offset.device) + 0.5
-    y = torch.arange(rows, device=offset.device)[:, None] + 0.5
-    return torch.stack((offset[:, 0] + x, offset[:, 1] + y), 1)
 
 
 def as_rows(maps: Tensor) -> Tensor:
@@ -114,11 +106,6 @@ class PointHead(NucleusHead):
     Types and background share one softmax, which is returned as two factors: ``centre`` is the logit of "not
     background", ``label`` the logits of the types of a nucleus. The cross-entropy of the softmax is the binary
     cross-entropy of ``centre`` plus the cross-entropy of ``label``.
-
-    Args:
-        in_channels: number of channels of the dense map.
-        n_classes: number of classes.
-        n_rays: number of rays per outline.
     """
 
     def __init__(self, in_channels: int, n_classes: int, n_rays: int):
@@ -154,8 +141,8 @@ class PointHead(NucleusHead):
         with the highest score is kept; if scores are equal, the first one.
         """
         rows, columns = maps.centre.shape[-2:]
-        known = torch.cat((maps.centre, maps.offset), 1)
-        around = nn.functional.pad(known, (RIVAL_CELLS,) * 4, value=-1e4)  # no rivals beyond the border
+        located = torch.cat((maps.centre, maps.offset), 1)
+        around = nn.functional.pad(located, (RIVAL_CELLS,) * 4, value=-1e4)  # no rivals beyond the border
         beaten = torch.zeros_like(maps.centre, dtype=torch.bool)
         offsets = range(-RIVAL_CELLS, RIVAL_CELLS + 1)
         for down, right in ((down, right) for down in offsets for right in offsets if (down, right) != (0, 0)):
@@ -241,14 +228,7 @@ def _scores_at_peaks(centre: Tensor) -> Tensor:
 
 
 class NucleusDetector(nn.Module):
-    """A backbone and a head: from pixels and a colour map to maps of nuclei.
-
-    Args:
-        backbone: registered name of the backbone.
-        head: registered name of the head.
-        n_classes: number of classes.
-        n_rays: number of rays per outline.
-    """
+    """A backbone and a head: from pixels and a colour map to maps of nuclei."""
 
     def __init__(self, backbone: str, head: str, n_classes: int, n_rays: int):
         super().__init__()
@@ -277,13 +257,9 @@ class NucleusDetector(nn.Module):
 
 
 class DetectionGraph(nn.Module):
-    """The exported graph: windows in, a fixed number of slots for nuclei out (docs/design.md).
+    """The exported graph: windows in, ``capacity`` slots for nuclei out (docs/design.md).
 
-    Args:
-        detector: the trained network.
-        threshold: score below which a slot stays empty.
-        capacity: number of slots per window.
-        embed: True to also return the vector of every nucleus, read from the dense map.
+    Slots with a score below ``threshold`` stay empty; with ``embed``, the vector of every nucleus is returned too.
     """
 
     def __init__(self, detector: NucleusDetector, threshold: float, capacity: int, embed: bool = False):
@@ -291,15 +267,10 @@ class DetectionGraph(nn.Module):
         self.detector, self.threshold, self.capacity, self.embed = detector, threshold, capacity, embed
 
     def forward(self, pixels: Tensor, colour: Tensor) -> tuple[Tensor, ...]:
-        """Find nuclei.
+        """Find nuclei in windows (B, 3, H, W) uint8 with the colour map (3, 4).
 
-        Args:
-            pixels: (B, 3, H, W) uint8.
-            colour: (3, 4) float32.
-
-        Returns:
-            xy (B, K, 2) window px; score (B, K), descending, 0 for an empty slot; prob (B, K, C); rays (B, K, R) um.
-            With ``embed``, also embedding (B, K, D), the dense map read at the nucleus.
+        Returns xy (B, K, 2) window px; score (B, K), descending, 0 for an empty slot; prob (B, K, C); rays (B, K, R)
+        um. With ``embed``, also embedding (B, K, D), the dense map read at the nucleus.
         """
         dense = self.detector.features(pixels, colour)
         score, located, described = self.detector.propose(dense)
@@ -309,5 +280,5 @@ class DetectionGraph(nn.Module):
         score, cell = score.topk(min(self.capacity, n_cells), dim=1)  # (B, K)
         xy = self.detector.head.locate(located, cell) * CELL_PX
         label, rays = self.detector.head.describe(pick(described, cell, n_cells))
-        found = (xy, score, label.softmax(2), rays)
-        return (*found, read_at(dense, xy, self.detector.backbone.lattice)) if self.embed else found
+        nuclei = (xy, score, label.softmax(2), rays)
+        return (*nuclei, interpolate_at(dense, xy, self.detector.backbone.lattice)) if self.embed else nuclei

@@ -1,4 +1,4 @@
-"""Convolutional encoders that are each used by one method: PSM, TriDeNT (for partners) and IKD-MIL.
+"""The compact networks, and convolutional encoders of one method each: PSM, TriDeNT (partners) and IKD-MIL.
 
 VGG-16: Simonyan and Zisserman, "Very deep convolutional networks for large-scale image recognition" (ICLR 2015).
 """
@@ -11,7 +11,62 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.models.base import Backbone, Features, ImageNetBackbone, ResidualEncoder, Stage, conv_norm
+from muse_pipeline.models.base import Backbone, Features, ImageNetBackbone, ResidualEncoder, StageSize, UpAdd, conv_norm
+
+
+class CompactNetwork(ResidualEncoder):
+    """Encoder-decoder for optical densities, designed for CPUs; the image vector is the mean of the deepest stage.
+
+    On a CPU, most of the time goes into operations at stride 4. To keep their number low, the stem is one convolution
+    of 4 x 4 patches, the decoder is thin, and skips are added instead of concatenated.
+    """
+
+    def __init__(self, widths: tuple[int, ...], depths: tuple[int, ...]):
+        stem = nn.Sequential(conv_norm(3, widths[0], kernel=4, stride=4), nn.ReLU(inplace=True))
+        # ``conv_norm`` pads by 1, which would move the 4 x 4 patches off the cells of the dense map.
+        stem[0][0].padding = (0, 0)
+        super().__init__(stem, widths, depths)
+        pairs = list(zip(widths[1:], widths[:-1], strict=True))
+        self.decoder = nn.ModuleList(UpAdd(coarse, fine) for coarse, fine in reversed(pairs))
+
+    def forward(self, image: Tensor) -> Features:
+        """(B, 3, H, W) -> features; no layer of the dense map depends on the whole window."""
+        skips = list(self.stage_maps(image))
+        x = skips[-1]
+        for up, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):
+            x = up(x, skip)
+        return Features(x, skips[-1].mean((2, 3)))
+
+
+@BACKBONES.register("muse_compact_64")
+def muse_compact_64() -> CompactNetwork:
+    """Strides 4 to 32; about 112 kFLOP per pixel, with a dense head."""
+    return CompactNetwork((64, 128, 256, 256), (2, 3, 3, 2))
+
+
+@BACKBONES.register("muse_compact_48")
+def muse_compact_48() -> CompactNetwork:
+    """Strides 4 to 32; about 44 kFLOP per pixel, with a dense head."""
+    return CompactNetwork((48, 96, 160, 160), (1, 2, 2, 2))
+
+
+@BACKBONES.register("muse_compact_32")
+def muse_compact_32() -> CompactNetwork:
+    """Strides 4 to 32; about 26 kFLOP per pixel, with a dense head."""
+    return CompactNetwork((32, 64, 160, 160), (1, 2, 2, 2))
+
+
+@BACKBONES.register("muse_compact_24")
+def muse_compact_24() -> CompactNetwork:
+    """Strides 4 to 32; about 13 kFLOP per pixel, with a dense head."""
+    return CompactNetwork((24, 48, 96, 128), (1, 2, 2, 2))
+
+
+@BACKBONES.register("muse_compact_16")
+def muse_compact_16() -> CompactNetwork:
+    """A very small network for tests."""
+    return CompactNetwork((16, 16, 32), (1, 1, 1))
+
 
 N_STAGES = 3  # stages of the colour network; every backbone has at least three
 WIDTHS, DEPTHS = (64, 128, 256), (2, 2, 3)
@@ -20,12 +75,8 @@ WIDTHS, DEPTHS = (64, 128, 256), (2, 2, 3)
 class ShallowNetwork(ResidualEncoder):
     """Residual stages at strides 4, 8, 16, ...; the dense map is the finest stage, without a decoder.
 
-    The sides of the stem's kernels are even, so that each cell of the finest stage is centred on 4 x 4 pixels.
-
-    Args:
-        widths: number of channels of each stage.
-        depths: number of residual blocks in each stage. PSM averages its map over the blocks of the first stage, of
-            which the released network has three.
+    The sides of the stem's kernels are even, so that each cell of the finest stage is centred on 4 x 4 pixels. PSM
+    averages its map over the blocks of the first stage, of which the released network has three.
     """
 
     def __init__(self, widths: tuple[int, ...], depths: tuple[int, ...]):
@@ -55,9 +106,6 @@ class ColourNetwork(Backbone):
 
     A partner shows the same shapes as its H&E image. If this network could see shapes or neighbours, they would suffice
     to match the nuclei of the two images, and the H&E network would learn nothing about the partner's stain.
-
-    Args:
-        width: number of channels.
     """
 
     def __init__(self, width: int):
@@ -67,7 +115,7 @@ class ColourNetwork(Backbone):
         self.means = nn.Sequential(*_layer(width, width), *_layer(width, width), nn.Conv2d(width, width, 1))
         self.channels = self.image_channels = width
         self.stride_px = 4 * 2 ** (N_STAGES - 1)
-        self.stage_sizes = tuple(Stage(4 * 2**index, width) for index in range(N_STAGES))
+        self.stage_sizes = tuple(StageSize(4 * 2**index, width) for index in range(N_STAGES))
 
     def forward(self, image: Tensor) -> Features:
         """(B, 3, H, W) -> the dense map, and its mean."""
@@ -110,7 +158,7 @@ class Vgg16Stages(ImageNetBackbone):
             blocks.append(nn.Sequential(*layers, nn.MaxPool2d(2)))
         self.blocks = nn.ModuleList(blocks)
         self.channels, self.image_channels, self.stride_px = WIDTHS[1], WIDTHS[2], 8
-        self.stage_sizes = tuple(Stage(2 ** (index + 1), width) for index, width in enumerate(WIDTHS))
+        self.stage_sizes = tuple(StageSize(2 ** (index + 1), width) for index, width in enumerate(WIDTHS))
 
     def forward(self, image: Tensor) -> Features:
         """(B, 3, H, W), normalised -> features."""

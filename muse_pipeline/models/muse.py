@@ -18,8 +18,143 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.models.base import ALIGNED_CORNERS, Features, ImageNetBackbone, Stage
-from muse_pipeline.models.vit import PATCH_PX, TAPS, VisionTransformer
+from muse_pipeline.models.base import ALIGNED_CORNERS, Features, ImageNetBackbone, StageSize
+
+PATCH_PX = 16
+TAPS = (2, 5, 8, 11)  # blocks, counted from 0, whose outputs the decoder reads
+GRID_EXCESS = 0.1  # DINO adds this to the target grid against rounding errors, so its weights were trained with it
+
+
+def resample_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Resample a positional table (1, 1 + g * g, C), class token first, to a grid (rows, columns), as DINO does.
+
+    Interpolation is bicubic (a = -0.75) at half-pixel centres with the scale ``(grid + 0.1) / own``. Token i samples
+    ``(i + 0.5) * own / (grid + 0.1) - 0.5``, so the table **changes even if the grids are equal**. The class token is
+    kept.
+    """
+    own = square_grid(table)
+    patches = table[:, 1:].reshape(1, own, own, -1).permute(0, 3, 1, 2)
+    scale = [(side + GRID_EXCESS) / own for side in grid]
+    patches = functional.interpolate(patches, scale_factor=scale, mode="bicubic", align_corners=False)
+    return torch.cat((table[:, :1], patches.flatten(2).transpose(1, 2)), 1)
+
+
+def square_grid(table: Tensor) -> int:
+    """Patches per side of a (1, 1 + g * g, C) table."""
+    return round((table.shape[1] - 1) ** 0.5)
+
+
+class PatchEmbedding(nn.Module):
+    """(B, 3, H, W) -> (B, C, H / 16, W / 16): one linear map per patch."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, PATCH_PX, PATCH_PX)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Compute the map of patch tokens."""
+        return self.proj(image)
+
+
+class Attention(nn.Module):
+    """Self-attention over all tokens, (B, N, C) -> (B, N, C)."""
+
+    def __init__(self, dim: int, n_heads: int):
+        super().__init__()
+        self.n_heads = n_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Apply scaled dot-product attention to the tokens."""
+        parts = self.qkv(tokens).chunk(3, 2)
+        query, key, value = (part.unflatten(2, (self.n_heads, -1)).transpose(1, 2) for part in parts)
+        mixed = functional.scaled_dot_product_attention(query, key, value)  # (B, heads, N, C / heads)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a GELU between them; the inner width is four times the outer one."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, 4 * dim)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(4 * dim, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        return self.fc2(self.act(self.fc1(tokens)))
+
+
+class TransformerBlock(nn.Module):
+    """Attention and feed-forward, each after a LayerNorm and added to its input."""
+
+    def __init__(self, dim: int, n_heads: int):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, n_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = FeedForward(dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        tokens = tokens + self.attn(self.norm1(tokens))
+        return tokens + self.mlp(self.norm2(tokens))
+
+
+class VisionTransformer(nn.Module):
+    """(B, 3, H, W) -> four maps (B, C, H / 16, W / 16), shallow to deep, and the class token (B, C).
+
+    Caron et al., "Emerging properties in self-supervised vision transformers" (ICCV 2021), as the MUSE authors use it:
+    pre-norm blocks, LayerNorm eps 1e-6, exact GELU, a learned table of positions, no dropout. Parameters are named as
+    in DINO. The positional table has ``grid`` x ``grid`` patches, and is resampled for other inputs.
+    """
+
+    def __init__(self, dim: int, n_heads: int, grid: int, depth: int = 12):
+        super().__init__()
+        self.taps = TAPS
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, dim))
+        self.patch_embed = PatchEmbedding(dim)
+        self.blocks = nn.ModuleList(TransformerBlock(dim, n_heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.register_buffer("baked_positions", None, persistent=False)
+        self.baked_grid: tuple[int, int] | None = None
+        for parameter in (self.cls_token, self.pos_embed):
+            nn.init.trunc_normal_(parameter, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """The positional table for a (rows, columns) grid of patches."""
+        if grid == self.baked_grid:
+            return self.baked_positions
+        own = square_grid(self.pos_embed)
+        return self.pos_embed if grid == (own, own) else resample_positions(self.pos_embed, grid)
+
+    @torch.no_grad()
+    def bake_positions(self, grid: tuple[int, int]) -> None:
+        """Store the table for one grid as a constant, so that an exported graph need not resample it."""
+        self.baked_grid = None
+        self.baked_positions, self.baked_grid = self.positions(grid).detach().clone(), grid
+
+    def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return the four maps, each after the final LayerNorm, and the class token of the last block."""
+        patches = self.patch_embed(image)
+        rows, columns = patches.shape[-2:]
+        tokens = torch.cat((self.cls_token.expand(image.shape[0], -1, -1), patches.flatten(2).transpose(1, 2)), 1)
+        tokens = tokens + self.positions((rows, columns))
+        taps = []
+        for index, block in enumerate(self.blocks):
+            tokens = block(tokens)
+            if index in self.taps:
+                taps.append(self.norm(tokens))
+        maps = [tap[:, 1:].transpose(1, 2).unflatten(2, (rows, columns)) for tap in taps]
+        return maps, taps[-1][:, 0]
+
 
 EXPANSION = 4  # ratio of a bottleneck's output channels to its inner channels
 DEPTHS = (3, 4, 6, 3)  # blocks of ResNet-50's stages
@@ -28,12 +163,8 @@ DEPTHS = (3, 4, 6, 3)  # blocks of ResNet-50's stages
 class MuseBackbone(ImageNetBackbone):
     """Encoder and decoder with the interface of a backbone.
 
-    Args:
-        encoder: (B, 3, H, W) -> (four maps, fine to coarse, image vector (B, D')).
-        decoder: four maps -> (B, ``decoder.out_channels``, H / 4, W / 4).
-        image_channels: length of the image vector, D'.
-        stride_px: total stride of the encoder.
-        stage_sizes: sizes of the encoder's maps.
+    ``encoder`` returns four maps, fine to coarse, of ``stage_sizes``, and the image vector; ``decoder`` maps these to
+    (B, ``decoder.out_channels``, H / 4, W / 4).
     """
 
     lattice = ALIGNED_CORNERS
@@ -44,7 +175,7 @@ class MuseBackbone(ImageNetBackbone):
         decoder: nn.Module,
         image_channels: int,
         stride_px: int,
-        stage_sizes: Sequence[Stage],
+        stage_sizes: Sequence[StageSize],
     ):
         super().__init__()
         self.encoder = nn.ModuleDict({"encoder": encoder})  # nested twice, as in the released files
@@ -204,7 +335,7 @@ class ResNet50(nn.Module):
 
 def _muse_r50() -> MuseBackbone:
     widths = (256, 512, 1024, 2048)
-    stages = [Stage(4 * 2**index, width) for index, width in enumerate(widths)]
+    stages = [StageSize(4 * 2**index, width) for index, width in enumerate(widths)]
     return MuseBackbone(ResNet50(), Decoder(widths), image_channels=2048, stride_px=32, stage_sizes=stages)
 
 
@@ -244,15 +375,12 @@ class TapDecoder(Decoder):
 class MuseVit(MuseBackbone):
     """ViT/16 with the decoder of MUSE; the image vector is the class token.
 
-    Args:
-        dim: number of channels of the transformer and of the dense map.
-        n_heads: number of heads of each attention layer.
-        input_px: side of the windows for which the positional table is made; it is resampled for other windows.
+    The positional table is made for windows of ``input_px``.
     """
 
     def __init__(self, dim: int, n_heads: int, input_px: int):
         encoder = VisionTransformer(dim, n_heads, input_px // PATCH_PX)
-        taps = [Stage(PATCH_PX, dim)] * len(TAPS)
+        taps = [StageSize(PATCH_PX, dim)] * len(TAPS)
         super().__init__(encoder, TapDecoder(dim), image_channels=dim, stride_px=PATCH_PX, stage_sizes=taps)
 
     def fix_size(self, height: int, width: int) -> None:

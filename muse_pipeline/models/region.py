@@ -23,25 +23,14 @@ FUSION = (0.3, 0.3, 0.4)  # weights used by IKD-MIL; SA-MIL and DWS-MIL use (0.2
 
 
 class RegionMaps(NamedTuple):
-    """Probabilities of the K = C - 1 classes after the first, for B windows of H x W px.
+    """Probabilities of the K = C - 1 classes after the first, for B windows of H x W px."""
 
-    Attributes:
-        sides: three maps (B, K, H / 4, W / 4), fine to coarse.
-        fused: (B, K, H / 4, W / 4), the weighted mean of ``sides``.
-    """
-
-    sides: tuple[Tensor, ...]
-    fused: Tensor
+    sides: tuple[Tensor, ...]  # three maps (B, K, H / 4, W / 4), fine to coarse
+    fused: Tensor  # (B, K, H / 4, W / 4), the weighted mean of ``sides``
 
 
 class RegionNetwork(nn.Module):
-    """Computes, from pixels and a colour map, a map of each class but the first, which is other tissue.
-
-    Args:
-        backbone: registered name of the backbone.
-        n_classes: number of classes C, at least 2.
-        fusion: weights of the three side maps, fine to coarse; they sum to 1.
-    """
+    """Computes, from pixels and a colour map, a map of each class but the first, which is other tissue."""
 
     def __init__(self, backbone: str, n_classes: int, fusion: Sequence[float] = FUSION):
         super().__init__()
@@ -55,15 +44,7 @@ class RegionNetwork(nn.Module):
         self.sides = nn.ModuleList(nn.Conv2d(size.channels, n_classes - 1, 1) for size in sizes)
 
     def side_logits(self, pixels: Tensor, colour: Tensor) -> list[Tensor]:
-        """Logits of the three stages at their own strides, fine to coarse.
-
-        Args:
-            pixels: (B, 3, H, W), 0 to 255.
-            colour: (3, 4) or (B, 3, 4).
-
-        Returns:
-            Three logit maps (B, K, H / stride, W / stride).
-        """
+        """Logits (B, K, H / stride, W / stride) of three stages, fine to coarse, for pixels (B, 3, H, W), 0 to 255."""
         stages = islice(self.backbone.stage_maps(self.backbone.prepare(pixels, colour)), N_SCALES)
         return [side(stage) for side, stage in zip(self.sides, stages, strict=True)]
 
@@ -82,9 +63,6 @@ class RegionGraph(nn.Module):
 
     The fused maps are smoothed by a mean over 3 x 3 cells, which is about as wide as the Gaussian of IKD-MIL's
     inference (3 px).
-
-    Args:
-        network: the trained network.
     """
 
     def __init__(self, network: RegionNetwork):
@@ -92,14 +70,9 @@ class RegionGraph(nn.Module):
         self.network = network
 
     def forward(self, pixels: Tensor, colour: Tensor) -> Tensor:
-        """Map regions.
+        """(B, 3, H, W) uint8 and a colour map (3, 4) -> probabilities (B, C, H / 4, W / 4).
 
-        Args:
-            pixels: (B, 3, H, W) uint8.
-            colour: (3, 4) float32.
-
-        Returns:
-            (B, C, H / 4, W / 4) probabilities; that of the first class is 1 minus the largest of the other classes.
+        The probability of the first class is 1 minus the largest of the other classes.
         """
         fused = self.network(pixels, colour).fused
         smooth = functional.avg_pool2d(fused, 3, stride=1, padding=1, count_include_pad=False)

@@ -26,14 +26,7 @@ class ModulatedConv(nn.Module):
 
     With weights ``w_jik`` from channel i to j at kernel position k, and style ``s_i``, the weights of a sample are
     ``s_i w_jik``, divided by ``sqrt(sum_ik (s_i w_jik)^2 + eps)``. Scaling inputs and outputs instead of weights gives
-    the same result with one convolution for the whole batch.
-
-    Args:
-        in_channels: number of input channels, C.
-        out_channels: number of output channels, C'.
-        style_dim: length of a style, S.
-        kernel: side of the kernel.
-        demodulate: True to normalise the outputs by the square root above; False in the last layer of a generator.
+    the same result with one convolution for the whole batch. The last layer of a generator does not ``demodulate``.
     """
 
     def __init__(self, in_channels: int, out_channels: int, style_dim: int, kernel: int = 3, demodulate: bool = True):
@@ -79,18 +72,8 @@ class CoModulatedGenerator(nn.Module):
     An encoder halves the sides of the mask ``levels`` times. The mean of its deepest map is projected to a code e; a
     perceptron maps noise z to w; every convolution of the decoder gets the style [w; e]. The decoder starts at the
     deepest map itself, so the sides of a mask may be any multiples of the stride, whereas the published network starts
-    at 4 x 4 px.
-
-    Args:
-        base: number of channels at stride 1, doubled at every level.
-        most: largest number of channels.
-        levels: number of halvings; the total stride is ``2 ** levels``.
-        noise_dim: length of z.
-        style_dim: length of w.
-        code_dim: length of e.
-        mapping_layers: number of layers of the perceptron.
-        skip_stride: minimum stride at which the decoder adds the encoder's map; 1 for all strides.
-        dropout: dropout probability of the code.
+    at 4 x 4 px. Channels double at every level, from ``base`` to ``most``; from ``skip_stride`` on, the decoder adds
+    the encoder's map.
     """
 
     def __init__(
@@ -128,15 +111,10 @@ class CoModulatedGenerator(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, mask: Tensor, noise: Tensor, grain: Tensor) -> Tensor:
-        """Render masks; equal inputs give equal pictures.
+        """Render masks (B, 3, H, W), -1 to 1, with sides that are multiples of ``stride_px``, as pixels, 0 to 255.
 
-        Args:
-            mask: (B, 3, H, W), -1 to 1; sides are multiples of ``stride_px``.
-            noise: (B, Z) standard normal, z.
-            grain: (B, 1, H, W) standard normal; coarser levels use its averages, scaled to unit variance.
-
-        Returns:
-            (B, 3, H, W) pixels, 0 to 255.
+        ``noise`` (B, Z) and ``grain`` (B, 1, H, W) are standard normal; coarser levels use averages of the grain,
+        scaled to unit variance. Equal inputs give equal pictures.
         """
         skips = [self.stem(mask)]
         for block in self.down:
@@ -161,12 +139,8 @@ class CoModulatedGenerator(nn.Module):
 class PatchDiscriminator(nn.Module):
     """Strided 4x4 convolutions with leaky ReLU and, optionally, instance norm, then a convolution to one channel.
 
-    With four strided convolutions, the field of view is 94 px.
-
-    Args:
-        widths: number of channels of each strided convolution.
-        norm: True for instance norm after all strided convolutions but the first; must not be combined with a gradient
-            penalty.
+    With four strided convolutions, the field of view is 94 px. ``norm`` adds instance norm after all strided
+    convolutions but the first, and must not be combined with a gradient penalty.
     """
 
     def __init__(self, widths: tuple[int, ...], norm: bool):
@@ -191,24 +165,14 @@ class PatchDiscriminator(nn.Module):
 
 
 class Reading(NamedTuple):
-    """Outputs of the reader for B pictures.
+    """Outputs of the reader for B pictures."""
 
-    Attributes:
-        mask: (B, 3, H, W) in the colours of masks; targets lie between -1 and 1, outputs are not bounded.
-        nuclei: maps at stride 4.
-    """
-
-    mask: Tensor
-    nuclei: NucleusMaps
+    mask: Tensor  # (B, 3, H, W) in the colours of masks; targets lie between -1 and 1, outputs are not bounded
+    nuclei: NucleusMaps  # maps at stride 4
 
 
 class TranslationHead(nn.Module):
-    """Two 3x3 convolutions with instance norm, ReLU and upsampling, then a linear one: dense map at stride 4 -> mask.
-
-    Args:
-        in_channels: number of channels of the dense map, in which the backbone already combines its stages.
-        widths: numbers of channels at strides 4 and 2.
-    """
+    """Two 3x3 convolutions with instance norm, ReLU and upsampling, then a linear one: dense map -> mask."""
 
     def __init__(self, in_channels: int, widths: tuple[int, int]):
         super().__init__()
@@ -228,13 +192,7 @@ class TranslationHead(nn.Module):
 
 
 class MaskReader(nn.Module):
-    """Reads masks and nuclei from pictures, with one dense map for both.
-
-    Args:
-        backbone: registered name of the backbone.
-        n_rays: number of rays per outline of the dense instance head.
-        widths: numbers of channels of the translation head at strides 4 and 2.
-    """
+    """Reads masks and nuclei from pictures, with one dense map for both."""
 
     def __init__(self, backbone: str, n_rays: int, widths: tuple[int, int]):
         super().__init__()

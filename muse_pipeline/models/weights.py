@@ -22,7 +22,7 @@ from muse_pipeline.core.errors import CheckpointError
 from muse_pipeline.core.text import some_of
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
-from muse_pipeline.models.vit import resample_positions, square_grid
+from muse_pipeline.models.muse import resample_positions, square_grid
 
 PREFIX = "module.backbone."
 
@@ -85,20 +85,16 @@ def require_finite(weights: dict[str, Any], path: Path) -> None:
 
 
 def load_weights(backbone: Backbone, weights: dict[str, Tensor], path: Path, always_resample: bool) -> None:
-    """Load weights into a backbone, in place.
+    """Load weights into a backbone, in place; ``path`` is named in messages.
 
-    Args:
-        backbone: backbone of any registered kind.
-        weights: result of ``backbone_weights``.
-        path: path of the file, for messages.
-        always_resample: True to apply ``resample_positions`` to the positional table even if its grid equals the
-            network's, as the MUSE authors' loader does; True for their files, False for files of this package.
+    ``always_resample`` applies ``resample_positions`` to the positional table even if its grid equals the network's, as
+    the MUSE authors' loader does; it is True for their files, False for files of this package.
     """
     own = backbone.state_dict()
     if misfit := describe_misfit(weights, own):
         wanted = " or ".join(matching_backbones(own)) or type(backbone).__name__
-        if found := matching_backbones(weights):
-            raise CheckpointError(f"{path}: fits {' or '.join(found)}, not {wanted}; choose the backbone that it fits")
+        if names := matching_backbones(weights):
+            raise CheckpointError(f"{path}: fits {' or '.join(names)}, not {wanted}; choose the backbone that it fits")
         raise CheckpointError(f"{path}: does not fit {wanted}: {misfit}; give a checkpoint of this network")
     if POSITIONS in own:
         grid = square_grid(own[POSITIONS])
@@ -134,23 +130,23 @@ def describe_misfit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor])
     return _misfit(_shapes(weights), _shapes(wanted))
 
 
-def _misfit(found: Shapes, wanted: Shapes) -> str:
-    both = found.keys() & wanted.keys()
-    other = sorted(name for name in both if not _same_shape(name, found[name], wanted[name]))
+def _misfit(own: Shapes, wanted: Shapes) -> str:
+    both = own.keys() & wanted.keys()
+    other = sorted(name for name in both if not _same_shape(name, own[name], wanted[name]))
     parts = {
-        "missing": sorted(wanted.keys() - found.keys()),
-        "surplus": sorted(found.keys() - wanted.keys()),
-        "of a different shape": [f"{name} {tuple(found[name])}, not {tuple(wanted[name])}" for name in other],
+        "missing": sorted(wanted.keys() - own.keys()),
+        "surplus": sorted(own.keys() - wanted.keys()),
+        "of a different shape": [f"{name} {tuple(own[name])}, not {tuple(wanted[name])}" for name in other],
     }
     return "; ".join(f"{what} {some_of(names, MAX_NAMED)}" for what, names in parts.items() if names)
 
 
-def _same_shape(name: str, found: torch.Size, wanted: torch.Size) -> bool:
+def _same_shape(name: str, own: torch.Size, wanted: torch.Size) -> bool:
     if name != POSITIONS:
-        return found == wanted
+        return own == wanted
     # A grid that is not square has a fractional side, which the next line rejects.
-    side = max(found[1] - 1, 0) ** 0.5 if len(found) == 3 else 0.5
-    return side >= 1 and side.is_integer() and (found[0], found[2]) == (1, wanted[2])
+    side = max(own[1] - 1, 0) ** 0.5 if len(own) == 3 else 0.5
+    return side >= 1 and side.is_integer() and (own[0], own[2]) == (1, wanted[2])
 
 
 def _shapes(weights: Mapping[str, Tensor]) -> Shapes:

@@ -1,10 +1,8 @@
 """The interface of proposers, and the guard that excludes windows from them.
 
-A proposer is fitted to a sample of a slide, and then called on the windows of the slide.
-
 A proposer is registered by name in ``PROPOSERS``. It is a ``Proposer`` with ``Settings``, a frozen dataclass with
 defaults, and ``fit(sample, settings)``, a class method that returns the proposer of a slide. The sample is taken with a
-fixed seed, so that the estimates are the same for every shard; the proposer's ``facts`` contain them.
+fixed seed, so that the estimates, which ``facts`` contains, are the same for every shard.
 
 The guard skips windows in which nothing should be proposed: glass, ink, brown stain and windows out of focus. It judges
 whole windows; ``tissue.background`` excludes single pen strokes and brown nuclei within a good window. The guard also
@@ -16,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -52,31 +50,19 @@ MAX_PER_MM2 = 30_000  # more nuclei than in the densest lymph node
 
 @dataclass(frozen=True, eq=False)
 class SlideSample:
-    """Sample of a slide to which a proposer is fitted.
+    """Sample of a slide to which a proposer is fitted."""
 
-    Attributes:
-        mpp: um per pixel of ``pictures`` and of the windows.
-        pictures: (h, w, 3) uint8 crops of tissue.
-        stains: (2, 3) stain vectors of the slide from ``colour.json``; None if they could not be estimated.
-        info: the slide, for proposers that read other files about it; None if the image is not a slide of a cohort.
-        is_ihc: True if the slide has the brown of immunohistochemistry.
-    """
-
-    mpp: float
-    pictures: tuple[np.ndarray, ...]
+    mpp: float  # um per pixel of ``pictures`` and of the windows
+    pictures: tuple[np.ndarray, ...]  # (h, w, 3) uint8 crops of tissue
+    # (2, 3) stain vectors of the slide from ``colour.json``; None if they could not be estimated
     stains: np.ndarray | None = None
+    # the slide, for proposers that read other files about it; None if the image is not a slide of a cohort
     info: SlideInfo | None = None
-    is_ihc: bool = False
+    is_ihc: bool = False  # True if the slide has the brown of immunohistochemistry
 
 
 def sample_slide(store: Store, colour: SlideColour, info: SlideInfo | None = None) -> SlideSample:
-    """Take crops of a slide's tissue at random, with a fixed seed.
-
-    Args:
-        store: the slide's image.
-        colour: colour statistics of the slide.
-        info: the slide, passed on in the sample.
-    """
+    """Take crops of a slide's tissue at random, with a fixed seed."""
     grid = WindowGrid(store.size_px, SAMPLE_PX, 0)
     windows = np.random.default_rng(SEED).permutation(grid.windows_with_tissue(*store.tissue))[:MAX_SAMPLES]
     corners = grid.origin_xy(np.sort(windows))
@@ -98,14 +84,6 @@ def shrink(pixels: np.ndarray, factor: int) -> np.ndarray:
     return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def to_work_mpp(pixels: np.ndarray, mpp: float) -> np.ndarray:
-    """(h, w, 3) ``pixels`` shrunk to about ``WORK_MPP``; sides are rounded down."""
-    # Not ``shrink``, which rounds up: crops at the slide's edge would change, and with them the share of brown stain.
-    factor = shrink_factor(mpp)
-    size = (max(1, pixels.shape[1] // factor), max(1, pixels.shape[0] // factor))
-    return pixels if factor == 1 else cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-
-
 def proposer_facts(proposer: dict[str, Any], colour: list | None, packages: Sequence[str]) -> dict[str, Any]:
     """The ``facts`` of a proposer; ``proposer`` contains all values that affect nuclei, and is hashed like a model."""
     return {
@@ -117,50 +95,38 @@ def proposer_facts(proposer: dict[str, Any], colour: list | None, packages: Sequ
     }
 
 
-def proposal_card(name: str, mpp: float, n_rays: int = N_RAYS) -> ModelCard:
-    """The card of a proposer at ``mpp``, with one class and one window per batch.
-
-    Halo and core are multiples of ``shrink_factor(mpp)``, so that they are whole pixels at ``WORK_MPP``.
-    """
-    factor = shrink_factor(mpp)
-    halo_px = int(np.ceil(HALO_UM / mpp / factor)) * factor
-    input_px = INPUT_PX * factor
-    return ModelCard(
-        name=name,
-        mpp=mpp,
-        input_px=input_px,
-        halo_px=halo_px,
-        stride_px=factor,
-        batch=1,
-        capacity=int(MAX_PER_MM2 * (input_px * mpp / 1000) ** 2),
-        classes=(NUCLEUS,),
-        threshold=0.0,
-        n_rays=n_rays,
-        readout="pixel",
-        licence="Apache-2.0",
-        training_data="none",
-    )
-
-
 @dataclass(frozen=True, eq=False)
 class Proposer(Detector):
-    """Base class of proposers; ``find`` returns the nuclei of a window.
+    """Base class of proposers; ``find`` returns the nuclei of a window."""
 
-    Attributes:
-        name: name under which the proposer is registered.
-        is_guarded: True if the guard skips unsuitable windows.
-        mpp: um per pixel of the windows.
-    """
+    name: ClassVar[str]  # name under which the proposer is registered
+    is_guarded: ClassVar[bool] = True  # True if the guard skips unsuitable windows
 
-    name: ClassVar[str]
-    is_guarded: ClassVar[bool] = True
-
-    mpp: float
+    mpp: float  # um per pixel of the windows
 
     @cached_property
     def card(self) -> ModelCard:
-        """The proposer's card, in the format of a model card."""
-        return proposal_card(self.name, self.mpp)
+        """The proposer's card, in the format of a model card, with one class and one window per batch.
+
+        Halo and core are multiples of ``shrink_factor(mpp)``, so that they are whole pixels at ``WORK_MPP``.
+        """
+        factor = shrink_factor(self.mpp)
+        input_px = INPUT_PX * factor
+        return ModelCard(
+            name=self.name,
+            mpp=self.mpp,
+            input_px=input_px,
+            halo_px=int(np.ceil(HALO_UM / self.mpp / factor)) * factor,
+            stride_px=factor,
+            batch=1,
+            capacity=int(MAX_PER_MM2 * (input_px * self.mpp / 1000) ** 2),
+            classes=(NUCLEUS,),
+            threshold=0.0,
+            n_rays=N_RAYS,
+            readout="pixel",
+            licence="Apache-2.0",
+            training_data="none",
+        )
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
         """The nuclei of each window; its position is ignored."""
@@ -178,7 +144,10 @@ MIN_CONTRAST = 2.0  # grey levels; windows with less contrast are empty, not blu
 
 def judge_window(pixels: np.ndarray, mpp: float) -> str:
     """Reason to skip the window ``pixels``, (h, w, 3) uint8; "" if there is none."""
-    pixels = to_work_mpp(pixels, mpp)
+    if (factor := shrink_factor(mpp)) > 1:
+        # Not ``shrink``, which rounds up: crops at the slide's edge would change, and with them the share of brown.
+        size = (max(1, pixels.shape[1] // factor), max(1, pixels.shape[0] // factor))
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     density = DENSITY[coarsen(pixels)]
     stained = density.max(-1) > STAINED_DENSITY
     n_stained = np.count_nonzero(stained)
@@ -207,7 +176,7 @@ def is_blurred(pixels: np.ndarray) -> bool:
     return contrast > MIN_CONTRAST and float((fine - middle)[seen].std()) < MIN_SHARPNESS * contrast
 
 
-def judge_slide(sample: SlideSample) -> list[str]:
+def judge_sample(sample: SlideSample) -> list[str]:
     """Warnings about the whole slide, judged by the crops of its sample."""
     if not sample.pictures:
         return ["no tissue to propose nuclei in"]
@@ -223,28 +192,17 @@ def judge_slide(sample: SlideSample) -> list[str]:
     return warnings
 
 
-def name_guarded(guarded: Mapping[str, list[int]], n_windows: int) -> list[str]:
-    """A warning for each reason for which the guard skipped windows, except for glass."""
-    counts = {reason: len(windows) for reason, windows in sorted(guarded.items()) if reason != GLASS}
-    return [f"{n} of {n_windows} windows skipped ({reason}): nothing is proposed there" for reason, n in counts.items()]
-
-
 def fit_proposer(
     store: Store, method: str, settings: dict[str, Any], colour: SlideColour, info: SlideInfo | None = None
 ) -> tuple[Proposer, Guard | None]:
     """Fit a proposer to a slide; return it with the guard that decides which windows it skips, None to skip none.
 
-    Args:
-        store: the slide's image.
-        method: registered name of the proposer.
-        settings: settings of the proposer; missing ones take their defaults.
-        colour: colour statistics of the slide.
-        info: the slide, for proposers that read other files about it.
+    ``info`` is for proposers that read other files about the slide.
     """
     proposer = PROPOSERS[method]
     sample = sample_slide(store, colour, info)
-    guard = Guard(partial(judge_window, mpp=store.mpp), tuple(judge_slide(sample))) if proposer.is_guarded else None
-    return proposer.fit(sample, read_settings(method, settings)), guard
+    guard = Guard(partial(judge_window, mpp=store.mpp), tuple(judge_sample(sample))) if proposer.is_guarded else None
+    return proposer.fit(sample, parse_settings(method, settings)), guard
 
 
 def propose_shard(
@@ -257,29 +215,22 @@ def propose_shard(
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """Find nuclei without labels in one shard and write them to ``output``.
+    """Find nuclei without labels in one shard and write them to ``output``, an input of ``muse stitch``.
 
-    Args:
-        store: the slide's image.
-        proposer: proposer fitted to the slide.
-        guard: guard that decides which windows are skipped, as from ``fit_proposer``.
-        shard: the windows to search.
-        output: Parquet file to write, an input of ``muse stitch``.
-        threads: number of windows searched at the same time; the result does not depend on it.
-        progress: function called with the number of windows searched and their total.
-
-    Returns:
-        Warnings for the ledger: those of the guard, and one if no nuclei were found.
+    The result does not depend on ``threads``. Returns warnings for the ledger: those of the guard, and one if no nuclei
+    were found.
     """
     choice = WindowChoice(guard=guard)
     facts = detect_shard(store, proposer, shard, output, threads=threads, progress=progress, choice=choice)
-    warnings = list(guard.remarks) if guard else []
-    warnings += name_guarded(facts.get("guarded_windows", {}), facts["n_windows"])
-    if facts["n_windows"] and not pq.read_metadata(output).num_rows:
+    warnings, n_windows = list(guard.remarks) if guard else [], facts["n_windows"]
+    for reason, windows in sorted(facts.get("guarded_windows", {}).items()):
+        if reason != GLASS:
+            warnings.append(f"{len(windows)} of {n_windows} windows skipped ({reason}): nothing is proposed there")
+    if n_windows and not pq.read_metadata(output).num_rows:
         warnings.append(f"no nuclei were proposed in shard {shard}")
     return warnings
 
 
-def read_settings(method: str, settings: dict[str, Any]) -> Any:
+def parse_settings(method: str, settings: dict[str, Any]) -> Any:
     """``settings`` as the ``Settings`` of a proposer, with defaults filled in."""
     return parse_config(settings, PROPOSERS[method].Settings, f"proposals: {method}")

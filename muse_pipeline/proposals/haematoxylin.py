@@ -41,17 +41,10 @@ def trace_outlines(
     n_rays: int,
     max_radius_um: float,
 ) -> np.ndarray:
-    """Outlines of nuclei, as rays (N, n_rays) float32 in um.
+    """Outlines, as rays (N, n_rays) float32 in um, of nuclei with centres ``xy`` (N, 2) in px and radii (N,).
 
-    Args:
-        density: (h, w) float32, density of haematoxylin, slightly smoothed.
-        mpp: um per pixel.
-        xy: (N, 2) centres of the nuclei in px.
-        radius_um: (N,) approximate radii, for the territories.
-        least_density: threshold on a pale background. On a dense one, the threshold is halfway between the densities
-            of nucleus and background.
-        n_rays: number of rays.
-        max_radius_um: longest ray.
+    ``density`` (h, w) is that of haematoxylin, slightly smoothed. ``least_density`` is the threshold on a pale
+    background; on a dense one, the threshold is halfway between the densities of nucleus and background.
     """
     reach_um = np.minimum(territories(xy * mpp, radius_um, n_rays), max_radius_um)
     steps_um = np.arange(1, int(max_radius_um / STEP_UM) + 1) * STEP_UM
@@ -169,22 +162,15 @@ class HaematoxylinSettings:
 @PROPOSERS.register("haematoxylin")
 @dataclass(frozen=True, eq=False)
 class HaematoxylinFinder(Proposer):
-    """Finds the nuclei in a slide's windows.
-
-    Attributes:
-        settings: settings of the proposer.
-        stains: (2, 3) unit stain vectors, haematoxylin first.
-        edge_density: density that separates nuclei from their background in the slide's sample.
-        min_answer: minimum filter response of a peak.
-    """
+    """Finds the nuclei in a slide's windows."""
 
     Settings = HaematoxylinSettings
     name = "haematoxylin"
 
-    settings: HaematoxylinSettings
-    stains: np.ndarray
-    edge_density: float
-    min_answer: float
+    settings: HaematoxylinSettings  # settings of the proposer
+    stains: np.ndarray  # (2, 3) unit stain vectors, haematoxylin first
+    edge_density: float  # density that separates nuclei from their background in the slide's sample
+    min_answer: float  # minimum filter response of a peak
 
     @classmethod
     def fit(cls, sample: SlideSample, settings: HaematoxylinSettings) -> HaematoxylinFinder:
@@ -194,7 +180,7 @@ class HaematoxylinFinder(Proposer):
         loose = cls(sample.mpp, settings, stains, np.inf, NOISE)
         densities = [loose.density(picture) for picture in sample.pictures]
         smooth = [cv2.GaussianBlur(density, (0, 0), CORE_UM / loose.work_mpp) for density in densities]
-        stained = np.concatenate([each[each > 0] for each in smooth] or [np.zeros(0, np.float32)])
+        stained = np.concatenate([density[density > 0] for density in smooth] or [np.zeros(0, np.float32)])
         edge = _threshold(stained, MIN_DENSITY)
         capped = (np.minimum(density, CAP * edge) for density in densities)
         answers = [loose.blobs(density)[1] for density in capped]
@@ -214,15 +200,8 @@ class HaematoxylinFinder(Proposer):
         core = core[tuple(xy[:, ::-1].astype(int).clip(0, np.array(density.shape) - 1).T)]
         kept = np.flatnonzero(core > self.edge_density)[: self.card.capacity]
         xy, answer, radius = xy[kept], answer[kept], radius[kept]
-        rays = trace_outlines(
-            cv2.GaussianBlur(density, (0, 0), EDGE_UM / self.work_mpp),
-            self.work_mpp,
-            xy,
-            radius,
-            self.edge_density,
-            N_RAYS,
-            self.settings.max_radius_um,
-        )
+        smooth, reach_um = cv2.GaussianBlur(density, (0, 0), EDGE_UM / self.work_mpp), self.settings.max_radius_um
+        rays = trace_outlines(smooth, self.work_mpp, xy, radius, self.edge_density, N_RAYS, reach_um)
         return Nuclei(
             xy * shrink_factor(self.mpp),
             Frame.WINDOW,
@@ -239,9 +218,8 @@ class HaematoxylinFinder(Proposer):
 
     def blobs(self, density: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """``find_blobs`` with the finder's settings."""
-        return find_blobs(
-            density, self.work_mpp, self.settings.radii_um, self.settings.min_distance_um, self.min_answer
-        )
+        settings = self.settings
+        return find_blobs(density, self.work_mpp, settings.radii_um, settings.min_distance_um, self.min_answer)
 
     def facts(self) -> dict[str, Any]:
         """Settings and estimates of the proposer, with their checksum."""
@@ -266,14 +244,10 @@ def find_blobs(
     """Blobs in (h, w) float32 ``density`` with a filter response above ``least``, strongest first.
 
     A blob is dropped if its distance from a stronger one is below ``min_distance_um`` or the stronger one's radius.
-
-    Returns:
-        xy (N, 2) float64 in px, pixel (0, 0) centred on (0.5, 0.5); response (N,) and radius (N,) in um.
+    Returns xy (N, 2) float64 in px, pixel (0, 0) centred on (0.5, 0.5); response (N,) and radius (N,) in um.
     """
-    found = [_maxima_of_radius(density, mpp, radius, least) for radius in radii_um]
-    xy = np.concatenate([each[0] for each in found])
-    answer = np.concatenate([each[1] for each in found])
-    radius = np.repeat(radii_um, [len(each[1]) for each in found])
+    positions, answers = zip(*(_maxima_of_radius(density, mpp, radius, least) for radius in radii_um), strict=True)
+    xy, answer, radius = np.concatenate(positions), np.concatenate(answers), np.repeat(radii_um, [*map(len, answers)])
     order = np.lexsort((xy[:, 0], xy[:, 1], -answer))
     xy, answer, radius = xy[order], answer[order], radius[order]
     kept = _suppress(xy * mpp, np.maximum(radius, min_distance_um))

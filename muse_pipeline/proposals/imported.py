@@ -55,20 +55,14 @@ class ImportSettings:
 @PROPOSERS.register("imported")
 @dataclass(frozen=True, eq=False)
 class ImportedNuclei(Proposer):
-    """Returns the nuclei that a file contains in each window.
-
-    Attributes:
-        settings: settings of the import.
-        nuclei: all nuclei of the file (frame: work), sorted by y.
-        sha256: checksum of the file.
-    """
+    """Returns the nuclei that a file contains in each window."""
 
     Settings = ImportSettings
     name, is_guarded = "imported", False
 
-    settings: ImportSettings
-    nuclei: Nuclei
-    sha256: str
+    settings: ImportSettings  # settings of the import
+    nuclei: Nuclei  # all nuclei of the file (frame: work), sorted by y
+    sha256: str  # checksum of the file
 
     @classmethod
     def fit(cls, sample: SlideSample, settings: ImportSettings) -> ImportedNuclei:

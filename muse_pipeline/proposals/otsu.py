@@ -39,18 +39,13 @@ class OtsuSettings:
 @PROPOSERS.register("otsu")
 @dataclass(frozen=True, eq=False)
 class OtsuFinder(Proposer):
-    """Finds the nuclei in a slide's windows.
-
-    Attributes:
-        settings: settings of the proposer.
-        fitted: stain vectors, threshold and spread of the slide, for windows shrunk by ``shrink_factor``.
-    """
+    """Finds the nuclei in a slide's windows."""
 
     Settings = OtsuSettings
     name = "otsu"
 
-    settings: OtsuSettings
-    fitted: OtsuMask
+    settings: OtsuSettings  # settings of the proposer
+    fitted: OtsuMask  # stain vectors, threshold and spread of the slide, for windows shrunk by ``shrink_factor``
 
     @classmethod
     def fit(cls, sample: SlideSample, settings: OtsuSettings) -> OtsuFinder:
@@ -74,8 +69,12 @@ class OtsuFinder(Proposer):
         nuclei = label_image_to_nuclei(labels, (work_mpp, work_mpp), N_RAYS)
         numbers = np.arange(1, len(nuclei) + 1)
         area_um2 = np.bincount(labels.ravel(), minlength=1)[1:] * work_mpp**2
-        around = _density_around(density, labels > 0, AROUND_UM / work_mpp)
-        mean, mean_around = (np.asarray(ndimage.mean(one, labels, numbers)).reshape(-1) for one in (density, around))
+        # The mean density of the nearby pixels outside the mask.
+        outside, sigma_px = (labels == 0).astype(np.float32), AROUND_UM / work_mpp
+        share = cv2.GaussianBlur(outside, (0, 0), sigma_px)
+        around = cv2.GaussianBlur(density * outside, (0, 0), sigma_px) / np.maximum(share, 1e-3)
+        means = (ndimage.mean(values, labels, numbers) for values in (density, around))
+        mean, mean_around = (np.asarray(values).reshape(-1) for values in means)
         order = np.argsort(-mean, kind="stable")
         sound = (area_um2 <= self.settings.max_nucleus_um2) & (mean - mean_around >= MIN_CONTRAST)
         order = order[sound[order]][: self.card.capacity]
@@ -95,10 +94,3 @@ class OtsuFinder(Proposer):
         fitted = {"threshold": threshold, "spread": self.fitted.spread, "stains": stains}
         proposer = {"method": "otsu", "settings": asdict(self.settings), "fitted": fitted}
         return proposer_facts(proposer, stains, PACKAGES)
-
-
-def _density_around(density: np.ndarray, mask: np.ndarray, sigma_px: float) -> np.ndarray:
-    """(h, w) float32: mean density of the nearby pixels outside ``mask`` (h, w)."""
-    outside = (~mask).astype(np.float32)
-    share = cv2.GaussianBlur(outside, (0, 0), sigma_px)
-    return cv2.GaussianBlur(density * outside, (0, 0), sigma_px) / np.maximum(share, 1e-3)

@@ -26,19 +26,12 @@ PERCENTILES = (0.5, 99.5)  # ends of the histogram; the full range, with dirt an
 
 @dataclass(frozen=True)
 class OtsuMask:
-    """A threshold fitted to a slide; a call returns the mask of a picture of the slide.
+    """A threshold fitted to a slide; a call returns the mask of a picture of the slide."""
 
-    Attributes:
-        stains: (2, 3) unit vectors in optical density, haematoxylin first.
-        threshold: optical density of haematoxylin above which a pixel is part of a nucleus.
-        mpp: um per pixel of the pictures.
-        spread: standard deviation of ``blob_answer`` over the slide.
-    """
-
-    stains: np.ndarray
-    threshold: float
-    mpp: float
-    spread: float
+    stains: np.ndarray  # (2, 3) unit vectors in optical density, haematoxylin first
+    threshold: float  # optical density of haematoxylin above which a pixel is part of a nucleus
+    mpp: float  # um per pixel of the pictures
+    spread: float  # standard deviation of ``blob_answer`` over the slide
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """(h, w) bool: the nuclei in (h, w, 3) uint8 ``pixels``, without specks and with holes filled."""
@@ -66,12 +59,9 @@ class OtsuMask:
 
 
 def fit_otsu(pictures: Sequence[np.ndarray], mpp: float, stains: np.ndarray | None = None) -> OtsuMask:
-    """Fit the threshold to a random sample of up to about a million pixels.
+    """Fit the threshold to a random sample of up to about a million pixels of (h, w, 3) uint8 pictures of tissue.
 
-    Args:
-        pictures: pictures (h, w, 3) uint8 of the slide's tissue, at least one.
-        mpp: um per pixel.
-        stains: (2, 3) stain vectors of the slide (``colour.json``); estimated from the same sample if None.
+    The stain vectors (2, 3) of the slide are estimated from the same sample if they are None.
     """
     share = min(1.0, MAX_SAMPLE / sum(picture[..., 0].size for picture in pictures))
     random = np.random.default_rng(0)
@@ -113,22 +103,16 @@ STAIN_SHARE = 0.5  # weight of the filter's response divided by its spread; dept
 
 
 def cut_mask(mask: np.ndarray, density: np.ndarray, mpp: float, spread: float | None = None) -> np.ndarray:
-    """Split a mask into nuclei by a watershed.
+    """Split a mask (h, w) bool by a watershed: (h, w) int32, 1..N in raster order of the peaks, 0 elsewhere.
 
-    The relief is the smoothed depth within the mask plus the response of a blob filter to the stain, so that touching
-    nuclei are separated at a neck of the mask or at a pale line between them.
-
-    Args:
-        mask: (h, w) bool.
-        density: (h, w) float32, optical density of the nuclear stain.
-        mpp: um per pixel.
-        spread: standard deviation of ``blob_answer`` over the slide, so that all its windows are cut alike; if None,
-            that over this picture.
-
-    Returns:
-        (h, w) int32, 1..N in raster order of the peaks, 0 elsewhere; parts of the mask below 9 um2 are dropped.
+    The relief is the smoothed depth within the mask plus the response of a blob filter to the stain's ``density`` (h,
+    w), so that touching nuclei are separated at a neck of the mask or at a pale line between them. Parts below 9 um2
+    are dropped. ``spread`` is the standard deviation of ``blob_answer`` over the slide, so that all its windows are cut
+    alike; if None, that over this picture.
     """
-    return cut_relief(mask, _relief(mask, density, mpp, spread), mpp)
+    blobs = blob_answer(density, mpp)
+    unit = max(float(blobs.std()) if spread is None else spread, 1e-9)
+    return cut_relief(mask, depth_um(mask, mpp) / RADIUS_UM + STAIN_SHARE * blobs / unit, mpp)
 
 
 def blob_answer(density: np.ndarray, mpp: float) -> np.ndarray:
@@ -137,21 +121,13 @@ def blob_answer(density: np.ndarray, mpp: float) -> np.ndarray:
     return -cv2.Laplacian(blurred, cv2.CV_32F)
 
 
-def _relief(mask: np.ndarray, density: np.ndarray, mpp: float, spread: float | None) -> np.ndarray:
-    """(h, w) float32, dimensionless; high in the middle of nuclei."""
-    blobs = blob_answer(density, mpp)
-    unit = max(float(blobs.std()) if spread is None else spread, 1e-9)
-    return depth_um(mask, mpp) / RADIUS_UM + STAIN_SHARE * blobs / unit
-
-
 OWN_SHARE = 0.4  # weight of the slide's own vectors, which fit its stain but are biased by its kind of tissue
 
 
 def blend_stains(own: np.ndarray | None) -> np.ndarray:
     """Unit stain vectors (2, 3), haematoxylin first: 40 % the slide's own and 60 % textbook vectors.
 
-    Args:
-        own: (2, 3) stain vectors of Macenko's fit (``colour.json``); only the textbook vectors are used if None.
+    Without a fit of its own (``colour.json``), only the textbook vectors are used.
     """
     blend = TEXTBOOK if own is None else OWN_SHARE * _unit(np.asarray(own, float)) + (1 - OWN_SHARE) * _unit(TEXTBOOK)
     return _unit(blend)

@@ -25,7 +25,7 @@ COVERED = 0.25  # minimum share of tissue in a tile that is used for a fit
 MIN_SEEN = 0.8  # minimum share of a tile, as far as it lies on the slide, that lies on the partner
 
 
-class Picture:
+class SlidePicture:
     """A slide at one resolution, held in memory."""
 
     def __init__(self, pixels: np.ndarray, mpp: np.ndarray):
@@ -41,14 +41,14 @@ class Picture:
         """A rectangle of the picture, (h, w, 3) uint8, which must not extend beyond it."""
         return self._pixels[xy[1] : xy[1] + size[1], xy[0] : xy[0] + size[0]]
 
-    def shrunk(self, target_um: float) -> Picture:
+    def shrunk(self, target_um: float) -> SlidePicture:
         """The picture with pixels of about ``target_um``."""
         size = np.maximum(np.round(self.size_um / target_um), 1).astype(int)
         pixels = cv2.resize(self._pixels, size.tolist(), interpolation=cv2.INTER_AREA)
-        return Picture(pixels, self.size_um / size)
+        return SlidePicture(pixels, self.size_um / size)
 
 
-PixelReader = AreaReader | Picture  # readers of a slide at one resolution
+PixelReader = AreaReader | SlidePicture  # readers of a slide at one resolution
 
 
 def grid_um(corner_um: np.ndarray, step_um: float, size: tuple[int, int]) -> np.ndarray:
@@ -77,14 +77,7 @@ def nuclear_density(pixels: np.ndarray) -> np.ndarray:
 
 
 class WarpedReader:
-    """A partner as an image in the frame of its slide.
-
-    Args:
-        partner: reader of the partner at about the resolution of the image.
-        transform: transform from slide to partner.
-        size_px: (width, height) of the image.
-        mpp: um per pixel of the image.
-    """
+    """A partner, read at about ``mpp``, as an image of ``size_px`` in the frame of its slide."""
 
     def __init__(self, partner: PixelReader, transform: Transform, size_px: tuple[int, int], mpp: float):
         self.partner, self.transform, self.size_px, self.mpp = partner, transform, size_px, mpp
@@ -97,17 +90,11 @@ class WarpedReader:
 
 @dataclass(frozen=True)
 class Power:
-    """Resolution and size of the tiles that are compared.
+    """Resolution and size of the tiles that are compared."""
 
-    Attributes:
-        um: um per pixel.
-        tile_um: side of a tile.
-        reach_um: a tile is searched for up to this distance in x and y from its expected position.
-    """
-
-    um: float
-    tile_um: float
-    reach_um: float
+    um: float  # um per pixel
+    tile_um: float  # side of a tile
+    reach_um: float  # a tile is searched for up to this distance in x and y from its expected position
 
     @property
     def tile_px(self) -> int:
@@ -121,23 +108,15 @@ class Power:
 
 
 @dataclass(frozen=True, eq=False)
-class Matches:
-    """Measurements of N tiles.
+class TileMatches:
+    """Measurements of N tiles."""
 
-    Attributes:
-        centre_um: (N, 2) centres on the slide.
-        shift_um: (N, 2) correction on the slide: the transform maps ``centre_um`` + ``shift_um`` to the match.
-        correlation: (N,) correlation of the tile with the partner at its best position.
-        is_seen: (N,) bool, True if the tile lies on the partner, which is not uniform there.
-        is_clear: (N,) bool, True if the best position is much better than all other positions.
-        is_alike: (N,) bool, True if the tile correlates with the partner at its expected position, or is uniform.
-    """
-
-    centre_um: np.ndarray
-    shift_um: np.ndarray
-    correlation: np.ndarray
-    is_seen: np.ndarray
-    is_clear: np.ndarray
+    centre_um: np.ndarray  # (N, 2) centres on the slide
+    shift_um: np.ndarray  # (N, 2) correction on the slide: the transform maps ``centre_um`` + ``shift_um`` to the match
+    correlation: np.ndarray  # (N,) correlation of the tile with the partner at its best position
+    is_seen: np.ndarray  # (N,) bool, True if the tile lies on the partner, which is not uniform there
+    is_clear: np.ndarray  # (N,) bool, True if the best position is much better than all other positions
+    # (N,) bool, True if the tile correlates with the partner at its expected position, or is uniform
     is_alike: np.ndarray
 
     def partner_um(self, transform: Transform) -> np.ndarray:
@@ -152,19 +131,19 @@ def match_tiles(
     centre_um: np.ndarray,
     power: Power,
     threads: int = 1,
-) -> Matches:
+) -> TileMatches:
     """Find the tiles around ``centre_um`` (N, 2) on the partner, near the positions that ``transform`` predicts."""
 
     def match(centre: np.ndarray) -> TileMatch:
         return _match_tile(slide, partner, transform, centre, power)
 
-    found = list(map_in_order(match, centre_um, threads))
-    columns = [np.array([getattr(tile, name) for tile in found]) for name in TileMatch._fields]
-    return Matches(np.asarray(centre_um).reshape(-1, 2), columns[0].reshape(-1, 2), *columns[1:])
+    tiles = list(map_in_order(match, centre_um, threads))
+    columns = [np.array([getattr(tile, name) for tile in tiles]) for name in TileMatch._fields]
+    return TileMatches(np.asarray(centre_um).reshape(-1, 2), columns[0].reshape(-1, 2), *columns[1:])
 
 
 class TileMatch(NamedTuple):
-    """One tile of ``Matches``."""
+    """One tile of ``TileMatches``."""
 
     shift_um: np.ndarray
     correlation: float

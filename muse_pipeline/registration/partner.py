@@ -28,31 +28,16 @@ from muse_pipeline.tissue.overview import strips
 def open_pair_of_files(
     slide: Path, info: SlideInfo, partner: Path, partner_info: SlideInfo, threads: int = 1
 ) -> Iterator[Pair]:
-    """Open a slide and its partner, and find the tissue of both.
-
-    Args:
-        slide: file of the H&E slide.
-        info: facts about the H&E slide.
-        partner: file of the partner.
-        partner_info: facts about the partner.
-        threads: number of threads that compare tiles.
-
-    Yields:
-        The pair, which is closed when the block ends.
-    """
+    """Open a slide and its partner, and find the tissue of both; the pair is closed when the block ends."""
     with open_slide(slide, info.reader) as opened, open_slide(partner, partner_info.reader) as opened_partner:
         yield open_pair(opened, info, opened_partner, partner_info, threads)
 
 
 @dataclass(frozen=True, eq=False)
 class PartnerTissue(TissueMask):
-    """The tissue of a slide, limited to the area in which its partner can be trusted.
+    """The tissue of a slide, limited to the area in which its partner can be trusted."""
 
-    Attributes:
-        trusted: (h, w) bool, True for pixels of the mask in kept tiles and on the partner.
-    """
-
-    trusted: np.ndarray | None = None
+    trusted: np.ndarray | None = None  # (h, w) bool, True for pixels of the mask in kept tiles and on the partner
 
     @property
     def dilated(self) -> np.ndarray:
@@ -72,15 +57,8 @@ def write_partner_store(
     """Write a partner as a store in the frame of its slide.
 
     The label ``tissue`` is 1 where nuclei of the slide are kept, the registration's tile is kept, and the partner was
-    scanned. Other pixels must not be used; they are white beyond the partner.
-
-    Args:
-        pair: the slide and its partner.
-        registered: the partner's registration.
-        tissue: tissue of the H&E slide.
-        path: folder of the store.
-        mpp: um per pixel of the store.
-        max_corrupt: largest fraction of the tissue that may be undecodable.
+    scanned. Other pixels must not be used; they are white beyond the partner. ``max_corrupt`` is the largest fraction
+    of the tissue that may be undecodable.
     """
     info, partner_info = pair.info, pair.partner_info
     registered.require(info, partner_info)
@@ -90,18 +68,10 @@ def write_partner_store(
         reader = AreaReader(slide, partner_info, max(image_mpp, *partner_info.mpp))  # a coarser partner is enlarged
         return WarpedReader(reader, registered.transform, size_px, image_mpp)
 
-    facts = {"partner": registered.partner, "transform_sha256": sha256_of(registered.path)}
-    write_store(
-        pair.partner,
-        info,
-        trusted_tissue(tissue, registered),
-        path,
-        mpp=mpp,
-        threads=pair.threads,
-        max_corrupt=max_corrupt,
-        open_image=open_warped,
-        facts={"partner": facts},
-    )
+    facts = {"partner": {"partner": registered.partner, "transform_sha256": sha256_of(registered.path)}}
+    options = {"mpp": mpp, "threads": pair.threads, "max_corrupt": max_corrupt}
+    tissue = trusted_tissue(tissue, registered)
+    write_store(pair.partner, info, tissue, path, open_image=open_warped, facts=facts, **options)
 
 
 def trusted_tissue(tissue: TissueMask, registered: RegisteredPartner) -> PartnerTissue:
@@ -113,5 +83,5 @@ def trusted_tissue(tissue: TissueMask, registered: RegisteredPartner) -> Partner
         trusted[rows] = registered.is_kept(pixels * tissue.mask_mpp)
     # Only the centres of pixels were tested, so pixels at the border may extend beyond the trusted area.
     trusted = cv2.erode(trusted, np.ones((3, 3), np.uint8)) > 0
-    known = {field.name: getattr(tissue, field.name) for field in fields(TissueMask)}
-    return PartnerTissue(**{**known, "mask": tissue.mask & trusted, "unscanned": None}, trusted=trusted)
+    parts = {field.name: getattr(tissue, field.name) for field in fields(TissueMask)}
+    return PartnerTissue(**{**parts, "mask": tissue.mask & trusted, "unscanned": None}, trusted=trusted)

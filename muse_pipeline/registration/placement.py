@@ -17,7 +17,15 @@ import scipy  # loads its modules at first use, because loading takes longer tha
 
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.types import Slide, SlideInfo
-from muse_pipeline.registration.match import Matches, Picture, PixelReader, Power, lattice, match_tiles, nuclear_density
+from muse_pipeline.registration.match import (
+    PixelReader,
+    Power,
+    SlidePicture,
+    TileMatches,
+    lattice,
+    match_tiles,
+    nuclear_density,
+)
 from muse_pipeline.registration.transform import Transform
 from muse_pipeline.store.resample import MAX_COARSER, AreaReader
 
@@ -40,15 +48,10 @@ AGREE_UM = 40.0  # tiles within this distance agree with an affine map; mild ben
 
 @dataclass(frozen=True)
 class LowPower:
-    """A slide at low power, for the search.
+    """A slide at low power, for the search."""
 
-    Attributes:
-        picture: picture at about 8 um per pixel.
-        mask: (h, w) bool mask of its tissue.
-    """
-
-    picture: Picture
-    mask: np.ndarray
+    picture: SlidePicture  # picture at about 8 um per pixel
+    mask: np.ndarray  # (h, w) bool mask of its tissue
 
     def maps(self, um: float) -> tuple[np.ndarray, np.ndarray]:
         """Maps of tissue and nuclear stain, (h, w, 2) float32, at about ``um`` per pixel; and their exact mpp (2,)."""
@@ -86,7 +89,7 @@ class _Search:
     """Correlates one slide with one partner that is rotated about its centre."""
 
     def __init__(self, slide: LowPower, partner: LowPower):
-        self.um = max(FINEST_UM, *(np.max(each.picture.size_um) / CANVAS_PX for each in (slide, partner)))
+        self.um = max(FINEST_UM, *(np.max(low.picture.size_um) / CANVAS_PX for low in (slide, partner)))
         fixed, _ = slide.maps(self.um)
         self.moving, self.moving_um = partner.maps(self.um)
         self.half_um = partner.picture.size_um / 2
@@ -105,7 +108,7 @@ class _Search:
         """The best placement at similar angles and all ``SCALES``."""
         angles = placement.degrees + STEP_DEGREES * np.linspace(-2 / 3, 2 / 3, 5)
         around = [self.correlate(angle, placement.mirrored, scale) for angle, scale in product(angles, SCALES)]
-        return max(around, key=lambda one: one.score)
+        return max(around, key=lambda candidate: candidate.score)
 
     def correlate(self, degrees: float, mirrored: bool, scale: float) -> Placement:
         """The placement with the best shift at an angle and scale."""
@@ -138,7 +141,7 @@ def similarity(degrees: float, mirrored: bool, scale: float) -> np.ndarray:
 def _best_apart(placements: Sequence[Placement]) -> Iterator[Placement]:
     """Yield placements, best first, except those with nearly the same angle as a better one."""
     kept: list[Placement] = []
-    for placement in sorted(placements, key=lambda one: -one.score):
+    for placement in sorted(placements, key=lambda candidate: -candidate.score):
         same_side = [other.degrees for other in kept if other.mirrored == placement.mirrored]
         turns = [abs((placement.degrees - degrees + 180) % 360 - 180) for degrees in same_side]
         if min(turns, default=180.0) >= APART_DEGREES:
@@ -148,25 +151,15 @@ def _best_apart(placements: Sequence[Placement]) -> Iterator[Placement]:
 
 @dataclass(frozen=True)
 class Pair:
-    """A slide and its partner, both open, with their overviews.
+    """A slide and its partner, both open, with their overviews."""
 
-    Attributes:
-        slide: open slide.
-        info: facts about the slide.
-        low: overview and tissue of the slide.
-        partner: open partner.
-        partner_info: facts about the partner.
-        partner_low: overview and tissue of the partner.
-        threads: number of tiles compared at a time.
-    """
-
-    slide: Slide
-    info: SlideInfo
-    low: LowPower
-    partner: Slide
-    partner_info: SlideInfo
-    partner_low: LowPower
-    threads: int = 1
+    slide: Slide  # open slide
+    info: SlideInfo  # facts about the slide
+    low: LowPower  # overview and tissue of the slide
+    partner: Slide  # open partner
+    partner_info: SlideInfo  # facts about the partner
+    partner_low: LowPower  # overview and tissue of the partner
+    threads: int = 1  # number of tiles compared at a time
 
     @property
     def finest_um(self) -> float:
@@ -179,12 +172,12 @@ class Pair:
             return self.low.picture.shrunk(um), self.partner_low.picture.shrunk(um)
         return AreaReader(self.slide, self.info, um), AreaReader(self.partner, self.partner_info, um)
 
-    def match(self, transform: Transform, power: Power, most: int = MOST_TILES) -> Matches:
+    def match(self, transform: Transform, power: Power, most: int = MOST_TILES) -> TileMatches:
         """Compare up to ``most`` tiles that are spread over the tissue."""
         centre_um = lattice(self.low.mask, self.low.picture.mpp, power.tile_um, 4 * LEAST_TILES, most)
         return self.match_at(transform, power, centre_um)
 
-    def match_at(self, transform: Transform, power: Power, centre_um: np.ndarray) -> Matches:
+    def match_at(self, transform: Transform, power: Power, centre_um: np.ndarray) -> TileMatches:
         """Compare the tiles around ``centre_um`` (N, 2)."""
         return match_tiles(*self.readers(power.um), transform, centre_um, power, self.threads)
 
@@ -216,8 +209,7 @@ def place_roughly(pair: Pair, start: Transform) -> tuple[Transform, float]:
 def refine(pair: Pair, start: Transform) -> tuple[Transform, Power]:
     """Fit an affine map at increasing power, as long as enough tiles of the two stains match.
 
-    Returns:
-        The best transform, and the finest power at which tiles match, at least the first of ``HIGH_POWERS``.
+    Returns the map, and the finest power at which tiles match, at least the first of ``HIGH_POWERS``.
     """
     transform, reached = start, HIGH_POWERS[0]
     for power in HIGH_POWERS:
@@ -231,7 +223,7 @@ def refine(pair: Pair, start: Transform) -> tuple[Transform, Power]:
     return transform, reached
 
 
-def fit_affine(matches: Matches, measured_with: Transform) -> tuple[Transform, float] | None:
+def fit_affine(matches: TileMatches, measured_with: Transform) -> tuple[Transform, float] | None:
     """The affine map that most tiles agree with, and their share of the tiles on the partner.
 
     None if fewer than ``LEAST_TILES`` agree, or if the map stretches or shrinks a direction by more than a quarter.

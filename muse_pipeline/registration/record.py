@@ -45,15 +45,8 @@ def record_outcome(partner: Path, store: Path, slide_id: str) -> Iterator[dict[s
     """Write partner.json next to ``store`` when the block ends; after a failure, ``store`` is an empty folder.
 
     Errors are recorded and suppressed, because training can continue without a slide's partner; only an output that
-    cannot be written, for example on a full disk, ends the block with an error.
-
-    Args:
-        partner: file of the partner.
-        store: store that the block writes.
-        slide_id: id of the H&E slide.
-
-    Yields:
-        A dictionary to which the block adds entries of the record.
+    cannot be written, for example on a full disk, ends the block with an error. The block adds entries to the
+    dictionary.
     """
     folder = store.parent
     remove(folder / RECORD)
@@ -64,8 +57,8 @@ def record_outcome(partner: Path, store: Path, slide_id: str) -> Iterator[dict[s
     except Exception as error:
         if isinstance(error, OutputError):
             raise
-        known = isinstance(error, MuseError)
-        outcome = {"status": FAILED, "reason": one_line(error if known else f"{type(error).__name__}: {error}")}
+        reason = error if isinstance(error, MuseError) else f"{type(error).__name__}: {error}"
+        outcome = {"status": FAILED, "reason": one_line(reason)}
         for path in (store, *(folder / name for name in (TRANSFORM, RESIDUALS, CHECKERBOARD))):
             remove(path)
         # The workflow requires that the job writes this folder.
@@ -78,23 +71,19 @@ def read_outcome(folder: Path) -> dict[str, Any] | None:
     return find_json(folder / RECORD)
 
 
-def write_registration(pair: Pair, found: Registration, folder: Path) -> dict[str, Any]:
-    """Write checkerboard.png, residuals.tsv and transform.json.
-
-    Returns:
-        The content of transform.json.
-    """
-    write_checkerboard(folder / CHECKERBOARD, pair, found)
-    write_residuals(folder / RESIDUALS, found)
-    content = describe(found)
+def write_registration(pair: Pair, registration: Registration, folder: Path) -> dict[str, Any]:
+    """Write checkerboard.png, residuals.tsv and transform.json, whose content is returned."""
+    write_checkerboard(folder / CHECKERBOARD, pair, registration)
+    write_residuals(folder / RESIDUALS, registration)
+    content = describe(registration)
     write_json(folder / TRANSFORM, content)
     return content
 
 
-def describe(found: Registration) -> dict[str, Any]:
+def describe(registration: Registration) -> dict[str, Any]:
     """The content of transform.json."""
-    transform, tiles = found.transform, found.tiles
-    size_um = np.multiply(found.slide.size_px, found.slide.mpp)
+    transform, tiles = registration.transform, registration.tiles
+    size_um = np.multiply(registration.slide.size_px, registration.slide.mpp)
     kept_grid = tiles.kept_grid(size_um)
     return {
         "format": FORMAT,
@@ -102,21 +91,21 @@ def describe(found: Registration) -> dict[str, Any]:
         "direction": DIRECTION,
         "frame": "level0",
         "units": "px",
-        "slide": _identify(found.slide),
-        "partner": _identify(found.partner),
-        "matrix": transform.matrix_px(found.slide.mpp, found.partner.mpp).tolist(),
+        "slide": _identify(registration.slide),
+        "partner": _identify(registration.partner),
+        "matrix": transform.matrix_px(registration.slide.mpp, registration.partner.mpp).tolist(),
         "mirrored": transform.is_mirrored,
         "degrees": round(transform.degrees, 3),
         "scale": round(transform.scale, 5),
-        "compared_at_um": found.power.um,
-        "outline": found.outline and asdict(found.outline),
-        "residuals": summarise(tiles),
+        "compared_at_um": registration.power.um,
+        "outline": registration.outline and asdict(registration.outline),
+        "residuals": summarise_residuals(tiles),
         "tile_um": tiles.side_um,
         "kept_tiles": ["".join("01"[int(kept)] for kept in row) for row in kept_grid],
     }
 
 
-def summarise(tiles: TileResiduals) -> dict[str, Any]:
+def summarise_residuals(tiles: TileResiduals) -> dict[str, Any]:
     """Counts of tiles, and the median and 95th percentile of the residuals that were measured in kept tiles."""
     measured = tiles.residual_um[tiles.is_kept & tiles.is_measured]
     middle, high = np.percentile(measured, [50, 95]) if len(measured) else (0.0, 0.0)
@@ -152,9 +141,9 @@ def summary_text(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_residuals(path: Path, found: Registration) -> None:
+def write_residuals(path: Path, registration: Registration) -> None:
     """Write residuals.tsv, with a row per tile: corner and side in level-0 px, status and measurements."""
-    tiles, mpp = found.tiles, np.array(found.slide.mpp)
+    tiles, mpp = registration.tiles, np.array(registration.slide.mpp)
     corner_px = (tiles.centre_um - tiles.side_um / 2) / mpp
     with complete_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.write("\t".join(COLUMNS) + "\n")
@@ -168,23 +157,14 @@ def write_residuals(path: Path, found: Registration) -> None:
 
 @dataclass(frozen=True, eq=False)
 class RegisteredPartner:
-    """The content of transform.json that is needed to read the partner's pixels.
+    """The content of transform.json that is needed to read the partner's pixels."""
 
-    Attributes:
-        path: path of transform.json.
-        slide: identity of the H&E slide, as written by ``describe``.
-        partner: identity of the partner, as written by ``describe``.
-        transform: transform from slide to partner.
-        tile_um: side of a tile; tiles lie side by side from the slide's corner.
-        kept: (rows, columns) bool, True for tiles that are kept.
-    """
-
-    path: Path
-    slide: dict[str, Any]
-    partner: dict[str, Any]
-    transform: Transform
-    tile_um: float
-    kept: np.ndarray
+    path: Path  # path of transform.json
+    slide: dict[str, Any]  # identity of the H&E slide, as written by ``describe``
+    partner: dict[str, Any]  # identity of the partner, as written by ``describe``
+    transform: Transform  # transform from slide to partner
+    tile_um: float  # side of a tile; tiles lie side by side from the slide's corner
+    kept: np.ndarray  # (rows, columns) bool, True for tiles that are kept
 
     def is_kept(self, um: np.ndarray) -> np.ndarray:
         """True for positions (..., 2) in um on the slide that are in a kept tile and on the partner."""
@@ -198,10 +178,10 @@ class RegisteredPartner:
 
     def require(self, slide: SlideInfo, partner: SlideInfo) -> None:
         """Require that the registration belongs to this slide and partner."""
-        for known, info in ((self.slide, slide), (self.partner, partner)):
-            if known["fingerprint"] != info.fingerprint:
+        for own, info in ((self.slide, slide), (self.partner, partner)):
+            if own["fingerprint"] != info.fingerprint:
                 raise RegistrationError(
-                    f"{self.path}: belongs to {known['path']}, not to {info.path}; run `muse register` for these slides"
+                    f"{self.path}: belongs to {own['path']}, not to {info.path}; run `muse register` for these slides"
                 )
 
 
@@ -233,10 +213,10 @@ def _identify(info: SlideInfo) -> dict[str, Any]:
     }
 
 
-def write_checkerboard(path: Path, pair: Pair, found: Registration) -> None:
+def write_checkerboard(path: Path, pair: Pair, registration: Registration) -> None:
     """Write a picture of the whole slide, with rejected tiles framed in red, above its best, median and worst tile."""
-    whole = _draw_slide(pair, found)
-    fields = _draw_fields(pair, found, (whole.shape[1] - 2 * GAP_PX) // 3)
+    whole = _draw_slide(pair, registration)
+    fields = _draw_fields(pair, registration, (whole.shape[1] - 2 * GAP_PX) // 3)
     rows = [whole, *([fields] if fields is not None else [])]
     width = max(row.shape[1] for row in rows)
     rows = [
@@ -247,22 +227,22 @@ def write_checkerboard(path: Path, pair: Pair, found: Registration) -> None:
         write_png(partial, np.concatenate(rows))
 
 
-def _draw_slide(pair: Pair, found: Registration) -> np.ndarray:
+def _draw_slide(pair: Pair, registration: Registration) -> np.ndarray:
     picture = pair.low.picture
     um = max(picture.size_um) / WIDTH_PX
     size = tuple(max(round(side / um), 1) for side in picture.size_um)
     readers = (picture, pair.partner_low.picture) if um >= picture.mpp.min() else pair.readers(max(um, pair.finest_um))
-    board = _checker(readers, found, np.zeros(2), um, size, max(max(size) // N_SQUARES, 1))
-    half = found.tiles.side_um / 2
-    for centre in found.tiles.centre_um[~found.tiles.is_kept]:
+    board = _checker(readers, registration, np.zeros(2), um, size, max(max(size) // N_SQUARES, 1))
+    half = registration.tiles.side_um / 2
+    for centre in registration.tiles.centre_um[~registration.tiles.is_kept]:
         corners = [tuple(np.round((centre + sign * half) / um).astype(int).tolist()) for sign in (-1, 1)]
         cv2.rectangle(board, *corners, LEFT_OUT_RGB, 1)
     return board
 
 
-def _draw_fields(pair: Pair, found: Registration, side_px: int) -> np.ndarray | None:
+def _draw_fields(pair: Pair, registration: Registration, side_px: int) -> np.ndarray | None:
     """Picture of the best, median and worst tile side by side; None if no kept tile was measured."""
-    tiles, um = found.tiles, found.tiles.side_um / side_px
+    tiles, um = registration.tiles, registration.tiles.side_um / side_px
     measured = np.flatnonzero(tiles.is_kept & tiles.is_measured)
     if not len(measured):
         return None
@@ -271,7 +251,7 @@ def _draw_fields(pair: Pair, found: Registration, side_px: int) -> np.ndarray | 
     for name, tile in zip(("best", "middle", "worst"), ranked[[0, len(ranked) // 2, -1]], strict=True):
         readers = pair.readers(max(um, pair.finest_um))
         corner = tiles.centre_um[tile] - tiles.side_um / 2
-        field = _checker(readers, found, corner, um, (side_px, side_px), max(side_px // FIELD_SQUARES, 1))
+        field = _checker(readers, registration, corner, um, (side_px, side_px), max(side_px // FIELD_SQUARES, 1))
         field = cv2.copyMakeBorder(field, TEXT_PX, 0, 0, GAP_PX, cv2.BORDER_CONSTANT, value=(255,) * 3)
         text = f"{name} tile kept: {tiles.residual_um[tile]:.1f} um"
         cv2.putText(field, text, (0, TEXT_PX - 11), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (40, 40, 40), 1, cv2.LINE_AA)
@@ -281,7 +261,7 @@ def _draw_fields(pair: Pair, found: Registration, side_px: int) -> np.ndarray | 
 
 def _checker(
     readers: tuple[PixelReader, PixelReader],
-    found: Registration,
+    registration: Registration,
     corner_um: np.ndarray,
     um: float,
     size: tuple[int, int],
@@ -289,7 +269,7 @@ def _checker(
 ) -> np.ndarray:
     """(h, w, 3) uint8: squares of the slide that alternate with squares of the partner."""
     at = grid_um(corner_um, um, size)
-    board, partner = sample(readers[0], at), sample(readers[1], found.transform.to_partner(at))
+    board, partner = sample(readers[0], at), sample(readers[1], registration.transform.to_partner(at))
     row, column = np.indices(board.shape[:2]) // square_px
     is_partner = (row + column) % 2 == 1
     board[is_partner] = partner[is_partner]

@@ -11,8 +11,11 @@ import scipy  # loads its modules at first use, because loading takes longer tha
 
 from muse_pipeline.core.errors import MisfitError, MppError, RegistrationError
 from muse_pipeline.core.types import Slide, SlideInfo
-from muse_pipeline.registration.match import Picture, tiles_on_tissue
+from muse_pipeline.registration.match import SlidePicture, tiles_on_tissue
 from muse_pipeline.registration.placement import (
+    FINEST_UM,
+    GLASS,
+    HIGH_POWERS,
     MIN_FITTING,
     LowPower,
     Pair,
@@ -21,7 +24,7 @@ from muse_pipeline.registration.placement import (
     find_placements,
     refine,
 )
-from muse_pipeline.registration.transform import Transform
+from muse_pipeline.registration.transform import Transform, matrix_in_um
 from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.tissue.find import find_tissue
 
@@ -34,26 +37,17 @@ KEPT, ABOVE_LIMIT, NO_MATCH, OUTSIDE = "kept", "above limit", "no match", "outsi
 
 @dataclass(frozen=True, eq=False)
 class TileResiduals:
-    """The quality of registration in each of N tiles of a slide.
+    """The quality of registration in each of N tiles of a slide."""
 
-    Attributes:
-        side_um: side of a tile; tiles lie side by side from the corner of level 0.
-        centre_um: (N, 2) centres on the slide.
-        residual_um: (N,) distance between slide and partner that remains; NaN if it is unknown.
-        correlation: (N,) correlation of the tile with the partner.
-        is_measured: (N,) bool, True if the residual was measured in the tile itself. A tile that only correlates with
-            the partner has the largest residual of its neighbours.
-        is_seen: (N,) bool, True if the tile lies on the partner, which is not uniform there.
-        limit_um: largest residual of a tile that is kept.
-    """
-
-    side_um: float
-    centre_um: np.ndarray
-    residual_um: np.ndarray
-    correlation: np.ndarray
+    side_um: float  # side of a tile; tiles lie side by side from the corner of level 0
+    centre_um: np.ndarray  # (N, 2) centres on the slide
+    residual_um: np.ndarray  # (N,) distance between slide and partner that remains; NaN if it is unknown
+    correlation: np.ndarray  # (N,) correlation of the tile with the partner
+    # (N,) bool, True if the residual was measured in the tile itself. A tile that only correlates with the partner has
+    # the largest residual of its neighbours
     is_measured: np.ndarray
-    is_seen: np.ndarray
-    limit_um: float
+    is_seen: np.ndarray  # (N,) bool, True if the tile lies on the partner, which is not uniform there
+    limit_um: float  # largest residual of a tile that is kept
 
     @property
     def is_kept(self) -> np.ndarray:
@@ -63,8 +57,8 @@ class TileResiduals:
     @property
     def status(self) -> np.ndarray:
         """(N,) one of ``KEPT``, ``ABOVE_LIMIT``, ``NO_MATCH`` and ``OUTSIDE`` for each tile."""
-        known = ~np.isnan(self.residual_um)
-        return np.select([self.is_kept, known, self.is_seen], [KEPT, ABOVE_LIMIT, NO_MATCH], OUTSIDE)
+        has_residual = ~np.isnan(self.residual_um)
+        return np.select([self.is_kept, has_residual, self.is_seen], [KEPT, ABOVE_LIMIT, NO_MATCH], OUTSIDE)
 
     def kept_grid(self, size_um: np.ndarray) -> np.ndarray:
         """(rows, columns) bool over a slide of ``size_um``: True for tiles that are kept."""
@@ -78,47 +72,29 @@ class TileResiduals:
 
 @dataclass(frozen=True)
 class OutlineFit:
-    """The agreement of the outlines of the tissue.
+    """The agreement of the outlines of the tissue."""
 
-    Attributes:
-        dice: Dice coefficient of both tissues.
-        median_um: median distance from the outline on the slide to that on the partner.
-        p95_um: 95th percentile of these distances.
-    """
-
-    dice: float
-    median_um: float
-    p95_um: float
+    dice: float  # Dice coefficient of both tissues
+    median_um: float  # median distance from the outline on the slide to that on the partner
+    p95_um: float  # 95th percentile of these distances
 
 
 @dataclass(frozen=True, eq=False)
 class Registration:
-    """The result of a registration.
+    """The result of a registration."""
 
-    Attributes:
-        slide: the H&E slide.
-        partner: its partner.
-        transform: the best transform.
-        power: power at which tiles were compared.
-        tiles: residuals of ``transform``.
-        outline: agreement of the outlines, if these alone were registered.
-    """
-
-    slide: SlideInfo
-    partner: SlideInfo
-    transform: Transform
-    power: Power
-    tiles: TileResiduals
-    outline: OutlineFit | None = None
+    slide: SlideInfo  # the H&E slide
+    partner: SlideInfo  # its partner
+    transform: Transform  # the best transform
+    power: Power  # power at which tiles were compared
+    tiles: TileResiduals  # residuals of ``transform``
+    outline: OutlineFit | None = None  # agreement of the outlines, if these alone were registered
 
 
 def register_partner(pair: Pair, start: Transform | None = None, limit_um: float = LIMIT_UM) -> Registration:
-    """Find the transform from slide to partner.
+    """Find the transform from slide to partner, beginning with ``start`` or, if it is None, with a search.
 
-    Args:
-        pair: both slides.
-        start: approximate transform; if None, it is searched for.
-        limit_um: largest residual of a tile that is kept.
+    Tiles with residuals up to ``limit_um`` are kept.
     """
     starts = [start] if start else find_placements(pair.low, pair.partner_low, pair.threads)
     placed, part = choose_placement(pair, starts)
@@ -143,13 +119,9 @@ def open_pair(slide: Slide, info: SlideInfo, partner: Slide, partner_info: Slide
 
 
 def inspect_for_pair(path: Path, slide_id: str, mpp: float | None, advice: str) -> SlideInfo:
-    """The facts about a file of a pair, as from ``inspect_slide``.
+    """The facts about a file of a pair, as from ``inspect_slide``; ``mpp`` overrides the file.
 
-    Args:
-        path: the file.
-        slide_id: name of the slide.
-        mpp: um per level-0 pixel; overrides the file.
-        advice: end of the error about an um per pixel that is unknown or impossible.
+    ``advice`` ends the error about an um per pixel that is unknown or impossible.
     """
     try:
         return inspect_slide(path, slide_id, mpp)
@@ -163,26 +135,26 @@ def measure_tiles(pair: Pair, transform: Transform, power: Power, limit_um: floa
     matches = pair.match_at(transform, power, centre)
     residual = np.where(matches.is_clear, np.linalg.norm(matches.shift_um, axis=1), np.nan)
     unknown = np.flatnonzero(matches.is_alike & ~matches.is_clear)
-    known = np.flatnonzero(matches.is_clear)
-    if len(known):
-        tree = scipy.spatial.cKDTree(centre[known])
+    measured = np.flatnonzero(matches.is_clear)
+    if len(measured):
+        tree = scipy.spatial.cKDTree(centre[measured])
         # A radius of 1.5 sides includes the eight neighbours of a tile; diagonal ones are 1.41 sides away.
         for tile, near in zip(unknown, tree.query_ball_point(centre[unknown], 1.5 * power.tile_um), strict=True):
             if len(near) >= LEAST_NEIGHBOURS:
-                residual[tile] = residual[known[near]].max()
+                residual[tile] = residual[measured[near]].max()
     return TileResiduals(
         power.tile_um, centre, residual, matches.correlation, matches.is_clear, matches.is_seen, limit_um
     )
 
 
 def _low_power(slide: Slide, info: SlideInfo) -> LowPower:
-    found = find_tissue(slide, info)
-    if found.tissue.is_empty:
-        why = found.warnings[-1] if found.warnings else "no tissue found"
+    search = find_tissue(slide, info)
+    if search.tissue.is_empty:
+        why = search.warnings[-1] if search.warnings else "no tissue found"
         raise RegistrationError(
             f"{info.path}: {why}, so it cannot be registered; both slides must show dark tissue on bright background"
         )
-    return LowPower(Picture(found.overview.pixels, found.overview.mpp), found.tissue.mask)
+    return LowPower(SlidePicture(search.overview.pixels, search.overview.mpp), search.tissue.mask)
 
 
 def _misfit(pair: Pair, start: Transform | None, part: float) -> str:
@@ -195,3 +167,57 @@ def _misfit(pair: Pair, start: Transform | None, part: float) -> str:
         f"slide has {areas_mm2[0]:.3g} mm2, the partner {areas_mm2[1]:.3g}), and the um per pixel (slide "
         f"{pair.info.mpp[0]:.4g}, partner {pair.partner_info.mpp[0]:.4g}) must be right within 6 %"
     )
+
+
+SIDE_PX = 512  # longer side of a slide in the fit
+BLUR_PX = 11
+STEPS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 200, 1e-6)
+MIN_DICE = 0.5
+
+
+def register_outline(pair: Pair, start: Transform | None = None) -> Registration:
+    """Find the affine map under which tissue and density of both slides agree best; no tile of it is kept.
+
+    It is a coarse map for areas, where nuclei cannot be matched. Without ``start``, the map is searched for.
+    """
+    starts = [start] if start else find_placements(pair.low, pair.partner_low, pair.threads)
+    um = max(FINEST_UM, *(np.max(low.picture.size_um) / SIDE_PX for low in (pair.low, pair.partner_low)))
+    (slide, slide_mpp), (partner, partner_mpp) = (low.maps(um) for low in (pair.low, pair.partner_low))
+    fits = []
+    for initial in starts:
+        matrix = initial.matrix_px(slide_mpp, partner_mpp)
+        matrix[:, 2] += matrix[:, :2] @ [0.5, 0.5] - 0.5  # from corners to centres of pixels
+        images = slide.sum(-1), partner.sum(-1)
+        try:
+            rough = matrix.astype(np.float32)
+            score, matrix = cv2.findTransformECC(*images, rough, cv2.MOTION_AFFINE, STEPS, None, BLUR_PX)
+        except cv2.error:  # the pictures do not overlap
+            continue
+        fits.append((score, matrix.astype(float)))
+    matrix = max(fits, key=lambda fit: fit[0])[1] if fits else np.zeros((2, 3))
+    outline = _compare(slide[..., 0], partner[..., 0], matrix, slide_mpp.mean())
+    if outline.dice < MIN_DICE:
+        raise RegistrationError(
+            f"{pair.partner_info.path}: its tissue does not have the outline of slide '{pair.info.slide_id}': they "
+            f"overlap by {outline.dice:.0%} (Dice), and {MIN_DICE:.0%} are needed; check both um per pixel, or give an "
+            "initial transform"
+        )
+    matrix[:, 2] += 0.5 - matrix[:, :2] @ [0.5, 0.5]
+    power = HIGH_POWERS[-1]
+    centre = tiles_on_tissue(pair.low.mask, pair.low.picture.mpp, power.tile_um, power.tile_um, MIN_COVERED)
+    unknown, none = np.full(len(centre), np.nan), np.zeros(len(centre), bool)
+    tiles = TileResiduals(power.tile_um, centre, unknown, np.zeros(len(centre)), none, ~none, LIMIT_UM)
+    transform = Transform(matrix_in_um(matrix, slide_mpp, partner_mpp))
+    return Registration(pair.info, pair.partner_info, transform, power, tiles, outline)
+
+
+def _compare(slide: np.ndarray, partner: np.ndarray, matrix: np.ndarray, um: float) -> OutlineFit:
+    """Compare maps of tissue (h, w) at ``um`` per pixel; ``matrix`` maps pixels of the slide to the partner."""
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    warped = cv2.warpAffine(partner, matrix, slide.shape[::-1], flags=flags, borderValue=GLASS)
+    tissues = [(density > (1 + GLASS) / 2).astype(np.uint8) for density in (slide, warped)]
+    dice = 2 * float((tissues[0] & tissues[1]).sum()) / max(sum(float(mask.sum()) for mask in tissues), 1.0)
+    edges = [mask - cv2.erode(mask, np.ones((3, 3), np.uint8)) for mask in tissues]
+    distance_um = cv2.distanceTransform(1 - edges[1], cv2.DIST_L2, 5)[edges[0] > 0] * um
+    middle, high = np.percentile(distance_um, [50, 95]) if len(distance_um) else (0.0, 0.0)
+    return OutlineFit(round(dice, 3), round(float(middle), 1), round(float(high), 1))

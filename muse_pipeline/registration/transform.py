@@ -27,12 +27,9 @@ _NUMBERS = re.compile(r"(?:[\s\d.,;e+-]|nan|inf)+", re.IGNORECASE)
 
 @dataclass(frozen=True, eq=False)
 class Transform:
-    """A map from positions on the slide to positions on the partner.
+    """A map from positions on the slide to positions on the partner."""
 
-    Attributes:
-        matrix: (2, 3) float64; matrix @ (x, y, 1) is a position on the partner, with x and y on the slide, all in um.
-    """
-
+    # (2, 3) float64; matrix @ (x, y, 1) is a position on the partner, with x and y on the slide, all in um
     matrix: np.ndarray
 
     def to_partner(self, um: np.ndarray) -> np.ndarray:
@@ -69,22 +66,14 @@ class Transform:
 def read_transform(
     content: dict[str, Any], slide_mpp: tuple[float, float], partner_mpp: tuple[float, float]
 ) -> Transform:
-    """The transform in the content of a transform.json.
-
-    Raises:
-        KeyError, TypeError, ValueError: the matrix is missing or invalid, or the file is of a version that bent slides.
-    """
+    """The transform in the content of a transform.json."""
     if content.get("bend"):
         raise ValueError("it bends the slide, which this version does not support")
     return Transform(matrix_in_um(np.array(content["matrix"], float), slide_mpp, partner_mpp))
 
 
 def matrix_in_um(matrix_px: np.ndarray, slide_mpp: tuple[float, float], partner_mpp: tuple[float, float]) -> np.ndarray:
-    """Convert a matrix (2, 3) from level-0 px to level-0 px into one from um to um.
-
-    Raises:
-        ValueError: the matrix has a different shape, is not finite, or cannot be inverted.
-    """
+    """Convert a matrix (2, 3) from level-0 px to level-0 px into one from um to um."""
     if matrix_px.shape != (2, 3) or not np.isfinite(matrix_px).all() or abs(np.linalg.det(matrix_px[:, :2])) < 1e-9:
         raise ValueError("the matrix is not an invertible map in two rows of three finite numbers")
     return matrix_px @ np.diag([*1 / np.array(slide_mpp), 1.0]) * np.array(partner_mpp)[:, None]
@@ -93,15 +82,9 @@ def matrix_in_um(matrix_px: np.ndarray, slide_mpp: tuple[float, float], partner_
 def read_given(path: Path, slide: SlideInfo, partner: SlideInfo, frame: str = "qupath") -> Transform:
     """Read a transform from slide to partner.
 
-    Args:
-        path: a ``.json`` written by `muse register`; a ``.csv`` of landmarks with the columns x, y, partner_x and
-            partner_y; or a ``.csv`` or other text file with the numbers of a 2 x 3 or 3 x 3 matrix.
-        slide: the H&E slide.
-        partner: its partner.
-        frame: frame of landmarks and matrices, as for ``qupath_offset_px``.
-
-    Raises:
-        RegistrationError: the file cannot be read, or does not contain a transform in one of these forms.
+    The file is a ``.json`` written by `muse register`; a ``.csv`` of landmarks with the columns x, y, partner_x and
+    partner_y; or a ``.csv`` or other text file with the numbers of a 2 x 3 or 3 x 3 matrix. Landmarks and matrices are
+    in ``frame``, as for ``qupath_offset_px``.
     """
     try:
         if path.suffix.lower() == ".json":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.detector import NucleusDetector, NucleusHead
-from muse_pipeline.models.vit import PATCH_PX, square_grid
+from muse_pipeline.models.muse import PATCH_PX, square_grid
 from muse_pipeline.models.weights import (
     POSITIONS,
     PREFIX,
@@ -40,37 +40,40 @@ FORMAT = "muse_pipeline 3"
 
 
 @dataclass(frozen=True)
+class Seen:
+    """Training data of weights, as listed in their checkpoint."""
+
+    images: frozenset[str] = frozenset()  # names of pictures and slides
+    patients: frozenset[str] = frozenset()  # of these images, and of validation images by which weights were chosen
+    learnt_patients: frozenset[str] = frozenset()  # of training images only
+
+    def extend(self, images: Iterable[str], learnt: Iterable[str], held: Iterable[str] = ()) -> dict[str, list[str]]:
+        """Entries of a checkpoint's meta after training on ``learnt`` and choosing weights on ``held`` patients."""
+        learnt = {*learnt}
+        return {
+            "images": sorted({*images} | self.images),
+            "patients": sorted(learnt | {*held} | self.patients),
+            "learnt_patients": sorted(learnt | self.learnt_patients),
+        }
+
+
+@dataclass(frozen=True)
 class Checkpoint:
-    """Contents of a checkpoint of this package.
+    """Contents of a checkpoint of this package."""
 
-    Attributes:
-        backbone: state dict of the backbone.
-        head: state dict of the head; empty if there is only a backbone.
-        meta: kind, settings (with names instead of paths), colour reference, images, patients, and the backbone's
-            input; ``resample_positions`` is True if the positional table comes from MUSE's authors and is resampled
-            at every reading, by their loader and by this package.
-        networks: state dicts of the other trained networks by name, such as a generator.
-    """
-
-    backbone: dict[str, Tensor]
-    head: dict[str, Tensor]
+    backbone: dict[str, Tensor]  # state dict of the backbone
+    head: dict[str, Tensor]  # state dict of the head; empty if there is only a backbone
+    # kind, settings (with names instead of paths), colour reference, images, patients, and the backbone's input;
+    # ``resample_positions`` is True if the positional table comes from MUSE's authors and is resampled at every
+    # reading, by their loader and by this package
     meta: dict[str, Any]
+    # state dicts of the other trained networks by name, such as a generator
     networks: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     @property
-    def images(self) -> frozenset[str]:
-        """Names of all images that these weights, including their initial weights, were trained on."""
-        return frozenset(map(str, self.meta.get("images", ())))
-
-    @property
-    def patients(self) -> frozenset[str]:
-        """Patients of training and validation images."""
-        return frozenset(map(str, self.meta.get("patients", ())))
-
-    @property
-    def learnt_patients(self) -> frozenset[str]:
-        """Patients of training images."""
-        return frozenset(map(str, self.meta.get("learnt_patients", ())))
+    def seen(self) -> Seen:
+        """The images and patients on which these weights, including their initial weights, were trained."""
+        return Seen(*(frozenset(map(str, self.meta.get(field.name, ()))) for field in fields(Seen)))
 
     def weights_sha256(self) -> str:
         """Checksum (hex) of the weights, without ``meta``."""
@@ -110,9 +113,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def read_weights(path: Path, trust_pickle: bool = False) -> Checkpoint:
     """Read a checkpoint of this package, or the backbone of a released MUSE file, which has no settings or images.
 
-    Args:
-        path: the file.
-        trust_pickle: True to unpickle all objects, not only tensors and plain values; this can run any code.
+    ``trust_pickle`` unpickles all objects, not only tensors and plain values; this can run any code.
     """
     state = read_pickle(path, trust_pickle)
     if is_ours(state):
@@ -189,15 +190,17 @@ def load_resume_point(
 ) -> int:
     """Restore the method and the optimisers, and return the next step; 0 if nothing was saved.
 
-    Args:
-        path: the resume point.
-        n_batches: batches per step, processes times ``accumulate``; the windows of a step depend only on this product.
-        method: the method, on its device.
-        optimisers: optimisers by turn.
+    ``n_batches`` is the number of batches per step, processes times ``accumulate``; the windows of a step depend only
+    on this product.
     """
     if not path.is_file():
         return 0
-    state = _read(path, next(method.parameters()).device)
+    try:
+        state = torch.load(path, map_location=next(method.parameters()).device, weights_only=True)
+    except Exception as error:  # torch raises many unrelated classes on damaged bytes
+        raise CheckpointError(f"{path}: damaged; delete it to train from the start") from error
+    if not isinstance(state, dict) or not {"step", "batches", "method", "optimisers"} <= state.keys():
+        raise CheckpointError(f"{path}: not a resume point of this version; delete it to train from the start")
     if state["batches"] != n_batches:
         raise CheckpointError(
             f"{path}: the run used {state['batches']} batch(es) per step, not {n_batches}; devices x "
@@ -224,30 +227,12 @@ def steps_done(path: Path) -> int:
         return 0
 
 
-def _read(path: Path, device: torch.device) -> dict[str, Any]:
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises many unrelated classes on damaged bytes
-        raise CheckpointError(f"{path}: damaged; delete it to train from the start") from error
-    if not isinstance(state, dict) or not {"step", "batches", "method", "optimisers"} <= state.keys():
-        raise CheckpointError(f"{path}: not a resume point of this version; delete it to train from the start")
-    return state
-
-
 def import_checkpoint(path: Path, output: Path, name: str | None = None, trust_pickle: bool = False) -> str:
-    """Convert a released file to a checkpoint of this package that has only a backbone.
+    """Convert a released file to a checkpoint of this package that has only a backbone, and return the backbone's name.
 
     The positional table is not changed, and the file records this, so that both the authors' loader and this package's
-    resample it and build the same network.
-
-    Args:
-        path: the released file.
-        output: path of the new checkpoint.
-        name: name of the backbone; by default recognised from names, shapes, the positional table and the file's name.
-        trust_pickle: True to unpickle all objects, not only tensors and plain values; this can run any code.
-
-    Returns:
-        The backbone's name.
+    resample it and build the same network. By default, the name is recognised from names, shapes, the positional table
+    and the file's name.
     """
     state = read_pickle(path, trust_pickle)
     if is_ours(state):
@@ -295,38 +280,13 @@ def recognise_backbone(weights: dict[str, Tensor], path: Path) -> str:
 
 
 def load_backbone(backbone: Backbone, path: Path, trust_pickle: bool = False) -> Checkpoint:
-    """Load a checkpoint's weights into a backbone, in place; names and shapes must match.
-
-    Args:
-        backbone: backbone of any registered kind.
-        path: a checkpoint of this package or a released MUSE file.
-        trust_pickle: True to unpickle all objects, not only tensors and plain values; this can run any code.
-
-    Returns:
-        The contents of the file.
-    """
+    """Load the weights of a file into a backbone, in place, and return its contents (``read_weights``)."""
     checkpoint = read_weights(path, trust_pickle)
     load_backbone_weights(backbone, checkpoint, path)
     return checkpoint
 
 
-@dataclass(frozen=True)
-class Seen:
-    """Training data of a run's initial weights, as listed in their checkpoints.
-
-    Attributes:
-        images: names of pictures and slides.
-        patients: patients of these images, and of the validation images by which weights were chosen.
-        learnt_patients: patients of these images only.
-    """
-
-    images: frozenset[str] = frozenset()
-    patients: frozenset[str] = frozenset()
-    learnt_patients: frozenset[str] = frozenset()
-
-
 def seen_before(paths: Sequence[Path], trust_pickle: bool = False) -> Seen:
     """Training data that is listed in any of the checkpoints."""
-    checkpoints = [read_weights(path, trust_pickle) for path in paths]
-    names = [field.name for field in fields(Seen)]
-    return Seen(**{name: frozenset().union(*(getattr(each, name) for each in checkpoints)) for name in names})
+    lists = [vars(read_weights(path, trust_pickle).seen).values() for path in paths]
+    return Seen(*(frozenset().union(*names) for names in zip(*lists, strict=True)))

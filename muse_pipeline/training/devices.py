@@ -13,7 +13,6 @@ from torch import Tensor, distributed, nn
 from muse_pipeline.core.config import OneOf
 from muse_pipeline.core.errors import ProviderError
 from muse_pipeline.core.text import count_noun, one_line
-from muse_pipeline.losses.self_distillation import n_processes
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -26,13 +25,7 @@ def open_fabric(accelerator: str, devices: int, precision: str, nodes: int = 1) 
     """Launch a Fabric of ``nodes`` x ``devices`` processes.
 
     Unless ``srun`` or ``torchrun`` has started all processes, the command starts itself again for each further device,
-    even in a Slurm job with a single task.
-
-    Args:
-        accelerator: one of ``core.types.ACCELERATORS``.
-        devices: number of GPUs, or of processes on a CPU, of each node.
-        precision: name of the precision in Lightning Fabric.
-        nodes: number of machines.
+    even in a Slurm job with a single task. ``accelerator`` is one of ``core.types.ACCELERATORS``.
     """
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments import LightningEnvironment
@@ -79,7 +72,7 @@ def find_launcher() -> tuple[str, int]:
 
 def is_first_process() -> bool:
     """True in the process that writes files, also before the processes of the run are connected."""
-    if distributed.is_available() and distributed.is_initialized():
+    if is_distributed():
         return distributed.get_rank() == 0
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
@@ -94,19 +87,33 @@ def wait_for_processes() -> None:
 
 
 def share_batch_norms(network: nn.Module, processes: int, device: torch.device) -> nn.Module:
-    """Make batch norms normalise by the statistics of all processes' batches.
+    """Make batch norms normalise by the statistics of all processes' batches, in place.
 
     This is done only on GPUs: PyTorch's ``SyncBatchNorm`` does not run on a CPU, where each process normalises by its
     own batch.
-
-    Args:
-        network: network, converted in place.
-        processes: number of processes that train together.
-        device: device of this process.
     """
     if processes > 1 and device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
     return network
+
+
+def is_distributed() -> bool:
+    """True if several processes of a run are connected."""
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def all_sum(values: Tensor) -> Tensor:
+    """The sum of ``values`` (...) over all processes; ``values`` itself if there is only one."""
+    if not is_distributed():
+        return values
+    total = values.clone()
+    distributed.all_reduce(total)
+    return total
+
+
+def n_processes() -> int:
+    """The number of processes (int) that train together."""
+    return distributed.get_world_size() if is_distributed() else 1
 
 
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
@@ -118,10 +125,10 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     if n_processes() == 1:
         return
     # A single tensor needs a single exchange between the processes.
-    gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
+    gradients = [torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in parameters]
     mean = torch.cat([gradient.reshape(-1) for gradient in gradients])
     distributed.all_reduce(mean)
-    parts = (mean / n_processes()).split([one.numel() for one in parameters])
+    parts = (mean / n_processes()).split([parameter.numel() for parameter in parameters])
     for parameter, part in zip(parameters, parts, strict=True):
         parameter.grad = part.view_as(parameter).to(parameter.dtype)
 
@@ -161,5 +168,5 @@ def broadcast_buffers(module: nn.Module) -> None:
         return
     first = torch.cat([buffer.reshape(-1) for buffer in buffers])
     distributed.broadcast(first, 0)
-    for buffer, part in zip(buffers, first.split([one.numel() for one in buffers]), strict=True):
+    for buffer, part in zip(buffers, first.split([buffer.numel() for buffer in buffers]), strict=True):
         buffer.copy_(part.view_as(buffer))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from muse_pipeline.core.errors import CheckpointError, DivergedError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.data.augment import seed_of_step
-from muse_pipeline.training.checkpoint import load_resume_point, save_resume_point
+from muse_pipeline.training.checkpoint import Checkpoint, load_resume_point, save_checkpoint, save_resume_point
 from muse_pipeline.training.devices import average_gradients, broadcast_buffers
 from muse_pipeline.training.method import Method, Schedule, set_step
 from muse_pipeline.training.run import Progress, RunFolder
@@ -39,17 +39,16 @@ class MetricsLog:
         """Read every complete row; an incomplete last line, left by a kill, is omitted."""
         if not self.path.is_file():
             return []
-        lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
-        return [self._parse(line, number) for number, line in enumerate(lines[:-1], 1)]
-
-    def _parse(self, line: str, number: int) -> Row:
-        try:
-            row = json.loads(line)
-            return {"step": int(row["step"]), **row}
-        except (ValueError, TypeError, KeyError) as error:
-            raise CheckpointError(
-                f"{self.path}, line {number}: damaged; delete this line, or the run folder to train from the start"
-            ) from error
+        rows = []
+        for number, line in enumerate(self.path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1], 1):
+            try:
+                row = json.loads(line)
+                rows.append({"step": int(row["step"]), **row})
+            except (ValueError, TypeError, KeyError) as error:
+                raise CheckpointError(
+                    f"{self.path}, line {number}: damaged; delete this line, or the run folder to train from the start"
+                ) from error
+        return rows
 
     def forget_from(self, step: int) -> None:
         """Drop the rows of ``step`` and later."""
@@ -94,23 +93,21 @@ class Monitor:
 
 
 class BestWeights(Monitor):
-    """Scores a run at every validation, logs the scores and keeps the best weights.
+    """Scores a run at every validation, logs the scores and writes the checkpoint of the best weights to ``path``.
 
-    Args:
-        name: name of the score that decides; the higher, the better.
-        score: function that returns the scores by name.
-        keep: function called with the number of steps done and the scores when these are the best so far.
-        keeps_later: True if later weights replace earlier ones with the same score.
+    The score ``name`` decides; the higher, the better. With ``keeps_later``, equal scores replace earlier ones.
+    ``describe`` makes the checkpoint from the number of steps done and the scores.
     """
 
     def __init__(
         self,
         name: str,
         score: Callable[[], dict[str, float]],
-        keep: Callable[[int, dict[str, float]], None],
+        path: Path,
+        describe: Callable[[int, dict[str, float]], Checkpoint],
         keeps_later: bool = False,
     ):
-        self.name, self.score, self.keep, self.keeps_later = name, score, keep, keeps_later
+        self.name, self.score, self.path, self.describe, self.keeps_later = name, score, path, describe, keeps_later
 
     def on_validate(self, done: int, log: MetricsLog) -> None:
         """Score the weights, keep them if they are the best, and log the scores."""
@@ -118,7 +115,7 @@ class BestWeights(Monitor):
         best = max((row[self.name] for row in log.read() if self.name in row), default=float("-inf"))
         scores = self.score()
         if scores[self.name] > best or (self.keeps_later and scores[self.name] == best):
-            self.keep(done, scores)
+            save_checkpoint(self.path, self.describe(done, scores))
         # Logged for the last completed step, so that ``forget_from`` keeps it if the run is resumed at step ``done``.
         log.append(done - 1, scores)
 
@@ -130,10 +127,7 @@ GRACE = 0.1  # initial share of a run that is not checked, because feature vecto
 class Alarm(Monitor):
     """A monitor that ends a run if a value is outside its limits at ``IN_A_ROW`` logged steps in a row.
 
-    Args:
-        schedule: schedule of the run.
-        folder: folder of the run, for the message.
-        grace: initial share of the run in which nothing is checked.
+    In the initial share ``grace`` of the run, nothing is checked.
     """
 
     def __init__(self, schedule: Schedule, folder: Path, grace: float = GRACE):
@@ -156,13 +150,7 @@ class Alarm(Monitor):
 
 
 class Turn:
-    """A turn of a method: its parameters, optimiser and update.
-
-    Args:
-        method: the method, on its device.
-        name: name of the turn.
-        schedule: schedule of the run.
-    """
+    """A turn of a method: its parameters, optimiser and update."""
 
     def __init__(self, method: Method, name: str, schedule: Schedule):
         self.method, self.name, self.schedule = method, name, schedule
@@ -204,15 +192,7 @@ def train(
 ) -> None:
     """Train ``method`` to the end of ``schedule``, from the last resume point if there is one.
 
-    Args:
-        method: the method to train.
-        batches: function that returns the batch with a given number, on the device; a batch depends only on its number.
-        schedule: length and learning rate of the run.
-        folder: folder of the run.
-        fabric: launched Fabric, with device, precision and processes.
-        seed: seed of every random number that the method draws.
-        monitors: monitors of the run.
-        progress: callback, as in ``run.Options``.
+    ``batches`` returns the batch with a given number on the device; a batch depends only on its number.
     """
     method.to(fabric.device)
     n_batches = fabric.world_size * schedule.accumulate
@@ -222,9 +202,9 @@ def train(
         batches = lru_cache(maxsize=schedule.accumulate)(batches)  # all turns of a step use the same batches
     optimisers = {turn.name: turn.optimiser for turn in turns}
     start = load_resume_point(folder.resume, n_batches, method, optimisers)
-    reports = Reports(folder, schedule, fabric.is_global_zero, monitors, progress)
-    if fabric.is_global_zero:
-        reports.log.forget_from(start)
+    log, leads = MetricsLog(folder.metrics), fabric.is_global_zero
+    if leads:
+        log.forget_from(start)
     method.train()
     for step in range(start, schedule.steps):
         # Random numbers are seeded at every step, so that a resume point need not contain the generator's state.
@@ -236,54 +216,30 @@ def train(
             numbers = range(step * schedule.accumulate, (step + 1) * schedule.accumulate)
             own = (batches(number * fabric.world_size + fabric.global_rank) for number in numbers)
             with only_trainable(turn, turns):
-                found = turn.update(step, own, fabric)
-            _require_finite(found, step, folder)
+                of_turn = turn.update(step, own, fabric)
+            _require_finite(of_turn, step, folder)
             turn.apply(step)
-            losses |= found if len(turns) == 1 else {f"{turn.name} {name}": value for name, value in found.items()}
+            losses |= of_turn if len(turns) == 1 else {f"{turn.name} {name}": of_turn[name] for name in of_turn}
         method.after_step(step / schedule.steps)
-        reports.after_step(step, losses)
-        if schedule.is_due(step + 1, schedule.save_every):
-            _require_finite(method.state_dict(), step, folder)
-            if fabric.is_global_zero:
-                save_resume_point(folder.resume, step + 1, n_batches, method, optimisers)
-                draw_curves(reports.log.read(), folder.curves)
-                for monitor in monitors:
-                    monitor.on_save(step + 1)
-
-
-class Reports:
-    """Writes the metrics of a run and calls its monitors.
-
-    Args:
-        folder: folder of the run.
-        schedule: schedule of the run, with the intervals.
-        leads: True in the first process, the only one that writes.
-        monitors: monitors that are called.
-        progress: callback, as in ``run.Options``.
-    """
-
-    def __init__(
-        self, folder: RunFolder, schedule: Schedule, leads: bool, monitors: Sequence[Monitor], progress: Progress
-    ):
-        self.folder, self.schedule, self.leads = folder, schedule, leads
-        self.monitors, self.progress = monitors, progress
-        self.log = MetricsLog(folder.metrics)
-
-    def after_step(self, step: int, losses: dict[str, Tensor]) -> None:
-        """Log the losses and call the monitors, each at the interval of the schedule."""
-        done, schedule = step + 1, self.schedule
         if schedule.is_logged(step):
             # The norm of the gradient is needed only by ``_require_finite``.
             logged = {name: value for name, value in losses.items() if not name.endswith("gradient")}
             values = dict(zip(logged, torch.stack([*logged.values()]).tolist(), strict=True))  # copied once
-            if self.leads:
-                self.log.append(step, {"learning_rate": schedule.rate(step), **values})
-                self.progress(done, schedule.steps, values)
-            for monitor in self.monitors:
-                monitor.on_log(done, values)
-        if self.leads and schedule.is_due(done, schedule.validate_every):
-            for monitor in self.monitors:
-                monitor.on_validate(done, self.log)
+            if leads:
+                log.append(step, {"learning_rate": schedule.rate(step), **values})
+                progress(step + 1, schedule.steps, values)
+            for monitor in monitors:
+                monitor.on_log(step + 1, values)
+        if leads and schedule.is_due(step + 1, schedule.validate_every):
+            for monitor in monitors:
+                monitor.on_validate(step + 1, log)
+        if schedule.is_due(step + 1, schedule.save_every):
+            _require_finite(method.state_dict(), step, folder)
+            if leads:
+                save_resume_point(folder.resume, step + 1, n_batches, method, optimisers)
+                draw_curves(log.read(), folder.curves)
+                for monitor in monitors:
+                    monitor.on_save(step + 1)
 
 
 @contextmanager

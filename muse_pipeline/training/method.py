@@ -84,10 +84,8 @@ def build_adamw(
 ) -> torch.optim.AdamW:
     """AdamW without decay on norms and biases, with a separate learning rate for the backbone.
 
-    Args:
-        parameters: pairs (dotted name, parameter); those with ``backbone`` in their name belong to the backbone.
-        schedule: schedule with learning rate and weight decay.
-        backbone_rate: factor by which the backbone's learning rate is multiplied.
+    Parameters, pairs (dotted name, parameter), belong to the backbone if ``backbone`` is in their name; the schedule's
+    learning rate is multiplied by ``backbone_rate`` for them.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in parameters:
@@ -127,12 +125,9 @@ class Method(nn.Module):
     gauges: bool = True
 
     def losses(self, batch: Any, turn: str, progress: float) -> dict[str, Tensor]:
-        """The losses of one batch by name; ``"loss"`` is minimised, all other entries are only logged.
+        """The losses of a batch of the stage's stream; ``"loss"`` is minimised, all other entries are only logged.
 
-        Args:
-            batch: batch from the stage's stream.
-            turn: one of ``turns``.
-            progress: completed share of the run, 0 to 1.
+        ``turn`` is one of ``turns``, and ``progress`` the completed share of the run, 0 to 1.
         """
         raise NotImplementedError
 
@@ -146,9 +141,9 @@ class Method(nn.Module):
 
     def set_gauges(self, gauges: bool) -> None:
         """Set ``gauges`` of this method and of its component methods."""
-        for one in self.modules():
-            if isinstance(one, Method):
-                one.gauges = gauges
+        for module in self.modules():
+            if isinstance(module, Method):
+                module.gauges = gauges
 
     def before_step(self, turn: str, progress: float) -> None:
         """Called after the gradients of ``turn`` are clipped and before they are applied."""
@@ -162,13 +157,10 @@ class Method(nn.Module):
 
 
 class WeightedSum(Method):
-    """Several methods that are trained together and usually share a backbone.
+    """Several methods that are trained together and usually share a backbone, each with the single turn "model".
 
-    A batch maps the name of each method to a batch for this method. Logged losses are prefixed with the name.
-
-    Args:
-        methods: methods by name, each with the single turn "model". The checkpoint contains the first method's network.
-        weights: factor by which each method's loss is multiplied.
+    A batch maps the name of each method to a batch for this method. Logged losses are prefixed with the name. The
+    checkpoint contains the first method's network.
     """
 
     def __init__(self, methods: Mapping[str, Method], weights: Mapping[str, float]):
@@ -177,12 +169,12 @@ class WeightedSum(Method):
 
     def losses(self, batch: Mapping[str, Any], turn: str, progress: float) -> dict[str, Tensor]:
         """The weighted sum, and the losses of every method."""
-        found, total = {}, 0.0
+        losses, total = {}, 0.0
         for name, method in self.methods.items():
             terms = method.losses(batch[name], turn, progress)
             total = total + self.weights[name] * terms["loss"]
-            found |= {f"{name} {term}": value for term, value in terms.items()}
-        return {"loss": total, **found}
+            losses |= {f"{name} {term}": value for term, value in terms.items()}
+        return {"loss": total, **losses}
 
     def before_step(self, turn: str, progress: float) -> None:
         """Call every method's ``before_step``."""
@@ -200,12 +192,7 @@ class WeightedSum(Method):
 
 
 class AveragedNetwork(nn.Module):
-    """A moving average of the weights of ``network``, always in evaluation mode and without gradients.
-
-    Attributes:
-        network: the average.
-        n_steps: number of updates.
-    """
+    """A moving average of the weights of ``network``, always in evaluation mode and without gradients."""
 
     def __init__(self, network: nn.Module):
         super().__init__()

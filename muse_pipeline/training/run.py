@@ -61,42 +61,26 @@ class Options:
 
 
 class RunFolder:
-    """The folder of one training.
-
-    Attributes:
-        path: the folder.
-        config: path of the resolved settings, which the same command can read again.
-        provenance: path of the record of versions, command and checksums (``describe_run``).
-        metrics: path of the log of metrics (``loop.MetricsLog``).
-        curves: path of the plot of the metrics.
-        pictures: folder of crops of the training pictures, on which an export is checked.
-        resume: path of the resume point (``checkpoint.save_resume_point``).
-        best: path of the checkpoint with the best validation score so far.
-        checkpoint: path of the result of the run: the best validated weights or, without validation, the last ones.
-    """
+    """The folder of one training."""
 
     def __init__(self, path: Path):
         self.path = path
-        self.config = path / "config.yaml"
-        self.provenance = path / "provenance.json"
-        self.metrics = path / "metrics.jsonl"
-        self.curves = path / "curves.png"
-        self.pictures = path / "pictures"
-        self.resume = path / "resume.pt"
-        self.best = path / "best.pt"
-        self.checkpoint = path / "checkpoint.pt"
+        self.config = path / "config.yaml"  # the resolved settings, which the same command can read again
+        self.provenance = path / "provenance.json"  # versions, command and checksums (``describe_run``)
+        self.metrics = path / "metrics.jsonl"  # the log of metrics (``loop.MetricsLog``)
+        self.curves = path / "curves.png"  # a plot of the metrics
+        self.pictures = path / "pictures"  # crops of the training pictures, on which an export is checked
+        self.resume = path / "resume.pt"  # the resume point (``checkpoint.save_resume_point``)
+        self.best = path / "best.pt"  # the checkpoint with the best validation score so far
+        self.checkpoint = (
+            path / "checkpoint.pt"
+        )  # the result: the best validated weights or, without validation, the last
 
     def begin(self, config: Any, provenance: dict[str, Any], free: tuple[str, ...], start_over: bool) -> str:
-        """Check that the folder is new or belongs to this run.
+        """Check that the folder is new or belongs to this run; return a message for the user, "" if there is none.
 
-        Args:
-            config: dataclass of the settings.
-            provenance: description of the present run, from ``describe_run``.
-            free: settings that may change, including nested ones; ``a.b`` is the setting ``b`` of ``a``.
-            start_over: True to discard a run with a different configuration.
-
-        Returns:
-            A message for the user; "" if there is nothing to report.
+        The settings ``free`` may change; ``a.b`` is the setting ``b`` of ``a``. With ``start_over``, a run with a
+        different configuration is discarded.
         """
         self.require_own()
         try:
@@ -148,7 +132,10 @@ class RunFolder:
         begun, given = self._begun_settings(type(config)), plain_settings(config, portable=True)
         fixed = [name for name in _differences(begun, given) if name not in free and name.split(".")[0] not in free]
         changed = [f"setting '{name}'" for name in sorted(fixed)]
-        before, now = self._begun_inputs(), provenance["inputs"]
+        try:
+            before, now = dict(read_json(self.provenance)["inputs"]), provenance["inputs"]
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{self.provenance}: cannot be read ({error}); choose another run folder") from error
         changed += [name for name in sorted(before.keys() | now) if before.get(name) != now.get(name)]
         if changed:
             raise CheckpointError(
@@ -164,17 +151,11 @@ class RunFolder:
                 f"{self.path}: contains a run whose settings cannot be read ({error}); choose another run folder"
             ) from error
 
-    def _begun_inputs(self) -> dict[str, str]:
-        try:
-            return dict(read_json(self.provenance)["inputs"])
-        except (ValueError, OSError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{self.provenance}: cannot be read ({error}); choose another run folder") from error
 
-
-def _differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> Iterator[str]:
+def _differences(begun: dict[str, Any], given: dict[str, Any], prefix: str = "") -> Iterator[str]:
     """Yield the dotted names of the settings in which two mappings differ."""
-    for name in one.keys() | other.keys():
-        first, second = one.get(name), other.get(name)
+    for name in begun.keys() | given.keys():
+        first, second = begun.get(name), given.get(name)
         if isinstance(first, dict) and isinstance(second, dict):
             yield from _differences(first, second, f"{prefix}{name}.")
         elif first != second:
@@ -190,21 +171,14 @@ def plain_settings(config: Any, portable: bool = False) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Files that determine the result of a training run.
+    """Files that determine the result of a training run."""
 
-    Attributes:
-        sources: dataclasses of settings whose paths are files or folders: labels, pictures, tissue.
-        checkpoint: initial checkpoint of the run.
-        teachers: checkpoints of the run's teachers.
-        previous: checkpoint of the previous stage; only its weights are compared, not its settings for the card.
-        checksums: checksums of all other inputs, by name.
-    """
-
-    sources: tuple[Any, ...] = ()
-    checkpoint: Path | None = None
-    teachers: tuple[Path, ...] = ()
+    sources: tuple[Any, ...] = ()  # dataclasses of settings whose paths are files or folders: labels, pictures, tissue
+    checkpoint: Path | None = None  # initial checkpoint of the run
+    teachers: tuple[Path, ...] = ()  # checkpoints of the run's teachers
+    # checkpoint of the previous stage; only its weights are compared, not its settings for the card
     previous: Path | None = None
-    checksums: Mapping[str, str] = field(default_factory=dict)
+    checksums: Mapping[str, str] = field(default_factory=dict)  # checksums of all other inputs, by name
 
     @property
     def checkpoints(self) -> list[Path]:
@@ -221,23 +195,18 @@ class Inputs:
 
     def describe(self) -> dict[str, str]:
         """Checksums of the inputs by names that do not depend on the machine."""
-        found = dict(item for number, source in enumerate(self.sources) for item in _checksums(number, source))
+        checksums = dict(item for number, source in enumerate(self.sources) for item in _checksums(number, source))
         if self.checkpoint is not None:
-            found["weights of the checkpoint"] = fingerprint_file(self.checkpoint)
+            checksums["weights of the checkpoint"] = fingerprint_file(self.checkpoint)
         if self.previous is not None:
-            found["weights of the stage before"] = load_checkpoint(self.previous).weights_sha256()
+            checksums["weights of the stage before"] = load_checkpoint(self.previous).weights_sha256()
         if self.teachers:  # sorted, as the mean of teachers does not depend on their order
-            found["weights of the teachers"] = " ".join(sorted(map(fingerprint_file, self.teachers)))
-        return {**found, **self.checksums}
+            checksums["weights of the teachers"] = " ".join(sorted(map(fingerprint_file, self.teachers)))
+        return {**checksums, **self.checksums}
 
 
 def describe_run(settings: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
-    """Provenance of a run, without names of hosts, users or folders outside the run.
-
-    Args:
-        settings: portable settings from ``run.plain_settings``.
-        inputs: inputs of the run.
-    """
+    """Provenance of a run with portable ``settings``, without names of hosts, users or folders outside the run."""
     return {
         "muse-pipeline": __version__,
         "revision": find_revision(Path(__file__).parents[2]),
@@ -276,7 +245,7 @@ def source_files(source: Any) -> Iterator[tuple[str, Path]]:
 
     Pictures that the source excludes are omitted.
     """
-    for setting in (one.name for one in dataclasses.fields(source)):
+    for setting in [setting.name for setting in dataclasses.fields(source)]:
         path = getattr(source, setting)
         if setting == "labels" and isinstance(source, DatasetSource):
             yield from ((setting, file) for file in source.files())

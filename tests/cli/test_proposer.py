@@ -35,7 +35,7 @@ def test_a_method_whose_packages_only_the_jobs_have_is_not_rejected(muse, tmp_pa
     def lacking(*_):
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
-    monkeypatch.setattr("muse_pipeline.proposals.base.read_settings", lacking)
+    monkeypatch.setattr("muse_pipeline.proposals.base.parse_settings", lacking)
     status, out, _ = muse("proposer", "otsu", "--resolved", tmp_path / "p.json")
     assert (status, out) == (0, "otsu: not checked, as the package 'torch' is not installed here\n")
 

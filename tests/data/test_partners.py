@@ -18,7 +18,7 @@ SIDE = 200
 def make_picture(seed: int = 0) -> NucleusPicture:
     generator = np.random.default_rng(seed)
     pixels = generator.integers(100, 250, (SIDE, SIDE, 3), np.uint8)
-    index = NucleusIndex.build(generator.uniform(0, SIDE, (60, 2)), (SIDE, SIDE), 0.5)
+    index = NucleusIndex.build(generator.uniform(0, SIDE, (60, 2)), (SIDE, SIDE), 0.5)[0]
     return NucleusPicture(f"P{seed}", f"P{seed}", 0.5, (SIDE, SIDE), None, 1.0, pixels, index)
 
 

@@ -23,7 +23,7 @@ def make(augmentation=None, grey=0.1, n_local=2, max_matches=64, n_nuclei=400):
     images = []
     for number in range(2):
         pixels = rng.integers(90, 250, (SIDE_PX, SIDE_PX, 3)).astype(np.uint8)
-        index = NucleusIndex.build(rng.uniform(0, SIDE_PX, (n_nuclei, 2)), (SIDE_PX, SIDE_PX), MPP)
+        index = NucleusIndex.build(rng.uniform(0, SIDE_PX, (n_nuclei, 2)), (SIDE_PX, SIDE_PX), MPP)[0]
         images.append(NucleusPicture(f"P{number}", "P", MPP, (SIDE_PX, SIDE_PX), None, 1.0, pixels, index))
     colours = np.stack([0.8 * np.eye(3, 4), 1.2 * np.eye(3, 4)])
     views = ViewSettings(global_px=64, local_px=32, n_local=n_local, mpp=(0.5, 1.0), max_matches=max_matches)

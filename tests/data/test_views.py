@@ -21,7 +21,7 @@ N_SETS = 250
 def tissue(xy, pixels=None):
     size_px = (SIDE_PX, SIDE_PX)
     pixels = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8) if pixels is None else pixels
-    return NucleusPicture("P", "P", MPP, size_px, None, 1.0, pixels, NucleusIndex.build(xy, size_px, MPP))
+    return NucleusPicture("P", "P", MPP, size_px, None, 1.0, pixels, NucleusIndex.build(xy, size_px, MPP)[0])
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_a_spot_is_placed_where_it_is_cut(side_px, size_px, mirror, turns):
     column, row = side_px // 4 // 2 * 2, side_px // 3 // 2 * 2
     pixels[23 + row : 25 + row, 11 + column : 13 + column] = 200
     image = NucleusPicture(
-        "P", "P", MPP, (70, 60), None, 1.0, pixels, NucleusIndex.build(np.zeros((1, 2)), (70, 60), MPP)
+        "P", "P", MPP, (70, 60), None, 1.0, pixels, NucleusIndex.build(np.zeros((1, 2)), (70, 60), MPP)[0]
     )
     weight = view.cut(image)[..., 0].astype(float)
     y, x = (np.indices(weight.shape) + 0.5) * weight / weight.sum()
@@ -119,7 +119,7 @@ def test_nearly_all_global_pairs_share_four_nuclei_at_4000_per_mm2():
 def test_sparse_and_small_images_give_views_too(n, size_px):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 255, (size_px[1], size_px[0], 3)).astype(np.uint8)
-    index = NucleusIndex.build(rng.uniform(0, size_px, (n, 2)), size_px, MPP)
+    index = NucleusIndex.build(rng.uniform(0, size_px, (n, 2)), size_px, MPP)[0]
     sample = ViewSampler([NucleusPicture("P", "P", MPP, size_px, None, 1.0, pixels, index)], SETTINGS)
     for _ in range(20):
         found = sample(rng)

@@ -40,8 +40,8 @@ def test_pairs_areas_and_matching_are_those_of_the_full_matrix(seed):
     found, true = draw(25, seed), draw(25, seed + 100)
     overlaps = overlap_labels(found, true)
     shared, iou = dense_iou(found, true)
-    assert sorted(zip(overlaps.found, overlaps.true, strict=True)) == [tuple(pair) for pair in np.argwhere(shared)]
-    assert np.allclose(overlaps.iou, iou[overlaps.found, overlaps.true])
+    assert sorted(zip(overlaps.detected, overlaps.true, strict=True)) == [tuple(pair) for pair in np.argwhere(shared)]
+    assert np.allclose(overlaps.iou, iou[overlaps.detected, overlaps.true])
     rows, columns = linear_sum_assignment(-iou)
     assert overlaps.iou[overlaps.match()].sum() == pytest.approx(iou[rows, columns].sum())
 
@@ -51,8 +51,8 @@ def test_polygons_of_the_same_pictures_give_the_same_overlaps(seed):
     found, true = draw(20, seed), draw(20, seed + 100)
     painted = overlap_labels(found, true)
     drawn = overlap_polygons(label_image_to_polygons(found), label_image_to_polygons(true), (0.5, 0.25))
-    order = np.lexsort((drawn.true, drawn.found))
-    assert drawn.found[order].tolist() == painted.found.tolist()
+    order = np.lexsort((drawn.true, drawn.detected))
+    assert drawn.detected[order].tolist() == painted.detected.tolist()
     assert drawn.true[order].tolist() == painted.true.tolist()
     assert np.allclose(drawn.shared[order], painted.shared * 0.125)
     assert np.allclose(jaccard_ratio(jaccard_areas(drawn)), jaccard_ratio(jaccard_areas(painted)))

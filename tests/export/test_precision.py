@@ -16,7 +16,7 @@ from muse_pipeline.export.onnx import export_onnx, load_detector
 from muse_pipeline.export.parity import check_parity
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.models.base import HALF_PIXEL, read_at
+from muse_pipeline.models.base import HALF_PIXEL, interpolate_at
 from muse_pipeline.tissue.stain import IDENTITY
 
 
@@ -70,7 +70,7 @@ def test_an_embedding_is_the_dense_map_where_its_nucleus_lies(run, half, windows
     assert found.embedding.shape == (len(found), card.embedding_dim) == (len(found), 16)
     with torch.no_grad():
         dense = graph.detector.features(torch.from_numpy(windows[:1]).permute(0, 3, 1, 2), torch.eye(3, 4))
-        expected = read_at(dense, torch.from_numpy(found.xy.astype(np.float32))[None], HALF_PIXEL)[0].numpy()
+        expected = interpolate_at(dense, torch.from_numpy(found.xy.astype(np.float32))[None], HALF_PIXEL)[0].numpy()
     assert len(found) > 10
     assert np.abs(found.embedding - expected).max() < 0.05 * float(dense.std())
 

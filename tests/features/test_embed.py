@@ -23,7 +23,7 @@ from muse_pipeline.inference.embed import Embedder, embed_nuclei
 from muse_pipeline.inference.graph import cut_before_head
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.models.base import read_at
+from muse_pipeline.models.base import interpolate_at
 from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.qupath.write import nucleus_ids
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
@@ -72,7 +72,7 @@ def require_vectors_of(graph, card, found, tiled_slide, colour):
     with torch.no_grad():
         dense = graph(torch.from_numpy(pixels).permute(2, 0, 1)[None], torch.from_numpy(colour).float())
     positions = torch.from_numpy(xy[inside] - origin).float()
-    expected = read_at(dense, positions[None], graph.backbone.lattice)[0].numpy()
+    expected = interpolate_at(dense, positions[None], graph.backbone.lattice)[0].numpy()
     vectors = np.stack(found["embedding"])
     assert vectors.dtype == np.float16 and inside.sum() > 50
     np.testing.assert_allclose(vectors[inside], expected, atol=2e-3 * np.abs(expected).max())

@@ -20,7 +20,7 @@ XY = [[10.25, 20.0], [11.0, -0.5]]
         "Größe;X [px];Y (px);Class\r\n3,5;10,25;20;b\r\n4;11;-0,5;\r\n".encode(),
         "Größe;X_px;Y pixels;Class\r\n3,5;10,25;20;b\r\n4;11;-0,5;\r\n".encode("cp1252"),
         b'note,x,y,class\n"a, b",10.25,"20","b"\n,11,-0.5,\n',
-        gzip.compress(b"X,x,y,class\n0,10.25,20,b\n0,11,-0.5,\n"),
+        gzip.compress(b"X,x,y,class\n0,10.25,20,b\n0,11,-0.5,\n", mtime=0),
     ],
 )
 def test_positions_and_classes(tmp_path, content):

@@ -3,33 +3,33 @@
 import pytest
 import torch
 
-from muse_pipeline.models.base import optical_density, recoloured
+from muse_pipeline.models.base import recoloured, transformed_density
 from muse_pipeline.models.detector import DenseHead, DetectionGraph, NucleusDetector, NucleusHead, NucleusMaps
 
 
-def test_optical_density_is_the_one_of_the_stain_fit():
+def test_transformed_density_is_the_one_of_the_stain_fit():
     import numpy as np
 
     from muse_pipeline.tissue.stain import optical_density as reference
 
     pixels = torch.arange(256, dtype=torch.uint8).repeat(3, 1)[None, :, :, None]
-    density = optical_density(pixels, torch.eye(3, 4))[0, 0, :, 0]
+    density = transformed_density(pixels, torch.eye(3, 4))[0, 0, :, 0]
     assert np.allclose(density.numpy(), np.minimum(reference(np.arange(256)), 5), atol=1e-5)
 
 
 def test_the_colour_map_may_differ_by_window():
     pixels = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
     maps = torch.stack([torch.eye(3, 4), 2 * torch.eye(3, 4)])
-    both = optical_density(pixels, maps)
+    both = transformed_density(pixels, maps)
     for index in range(2):
-        assert torch.allclose(both[index], optical_density(pixels, maps[index])[index], atol=1e-6)
+        assert torch.allclose(both[index], transformed_density(pixels, maps[index])[index], atol=1e-6)
 
 
 @pytest.mark.parametrize("colour", [torch.eye(3, 4), torch.eye(3, 4)[None]])
 def test_pale_tissue_keeps_its_density_in_half_precision(colour):
     pixels = torch.arange(200, 256.0).expand(1, 3, 1, -1)
     with torch.autocast("cpu", torch.bfloat16):
-        density, same = optical_density(pixels, colour), recoloured(pixels, colour)
+        density, same = transformed_density(pixels, colour), recoloured(pixels, colour)
     exact = -torch.log((pixels + 1) / 256)
     assert torch.allclose(density.float(), exact, rtol=0.01)
     assert torch.allclose(same.float(), pixels, atol=0.5)

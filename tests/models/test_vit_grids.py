@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from muse_pipeline.models.muse import MuseVit, ResNet50
-from muse_pipeline.models.vit import VisionTransformer, resample_positions
+from muse_pipeline.models.muse import MuseVit, ResNet50, VisionTransformer, resample_positions
 
 
 def make_table(grid, dim=3):

@@ -9,8 +9,7 @@ import torch
 
 from muse_pipeline.core.errors import CheckpointError
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.models.muse import MuseVit
-from muse_pipeline.models.vit import resample_positions, square_grid
+from muse_pipeline.models.muse import MuseVit, resample_positions, square_grid
 from muse_pipeline.models.weights import POSITIONS, PREFIX, load_weights
 from muse_pipeline.training.checkpoint import (
     Checkpoint,

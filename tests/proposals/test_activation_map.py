@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from muse_pipeline.proposals.activation_map import ActivationMap, ActivationNetwork
+from muse_pipeline.methods.psm.activation_map import ActivationMap, ActivationNetwork
 
 
 class Toy(nn.Module):

@@ -9,7 +9,7 @@ import yaml
 
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.proposals.activation_map import (
+from muse_pipeline.methods.psm.activation_map import (
     Clusters,
     ClusterSettings,
     MaskSettings,

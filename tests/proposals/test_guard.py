@@ -15,9 +15,8 @@ from muse_pipeline.proposals.base import (
     GLASS,
     INK,
     SlideSample,
-    judge_slide,
+    judge_sample,
     judge_window,
-    name_guarded,
 )
 
 TILES = Path(__file__).parents[3] / "shared/data/artefact-tiles"
@@ -47,7 +46,7 @@ def test_good_tissue_passes_and_out_of_focus_does_not(name):
             at_the_border = picture.copy()
             at_the_border[where] = 255
             assert judge_window(at_the_border, MPP) == reason
-    assert judge_slide(SlideSample(MPP, (blurred, blurred, tile))) == [
+    assert judge_sample(SlideSample(MPP, (blurred, blurred, tile))) == [
         "most of the tissue is skipped (out of focus); nothing is proposed there"
     ]
 
@@ -74,14 +73,13 @@ def test_brown_is_named_and_left_out():
     half = nuclear & (np.arange(pixels.shape[1]) < pixels.shape[1] / 2)
     density[half] = (0.35, 0.6, 1.0)  # DAB
     brown = np.round(256 * np.exp(-density) - 1).clip(0, 255).astype(np.uint8)
-    assert any("brown" in warning for warning in judge_slide(SlideSample(MPP, (brown,), is_ihc=True)))
-    assert judge_slide(SlideSample(MPP, (pixels,))) == []
+    assert any("brown" in warning for warning in judge_sample(SlideSample(MPP, (brown,), is_ihc=True)))
+    assert judge_sample(SlideSample(MPP, (pixels,))) == []
     found = find(brown, MPP)
     assert (found.xy[:, 0] > pixels.shape[1] / 2 - 8).all()
     assert len(found) == pytest.approx(np.count_nonzero(centres[:, 0] > pixels.shape[1] / 2), abs=4)
     assert judge_window(np.full((256, 256, 3), (150, 100, 50), np.uint8), MPP) == BROWN
 
 
-def test_windows_without_a_search_are_counted():
-    assert name_guarded({GLASS: [1], INK: [2, 5]}, 9) == ["2 of 9 windows skipped (ink): nothing is proposed there"]
-    assert judge_slide(SlideSample(MPP, ())) == ["no tissue to propose nuclei in"]
+def test_a_slide_without_tissue_is_named():
+    assert judge_sample(SlideSample(MPP, ())) == ["no tissue to propose nuclei in"]

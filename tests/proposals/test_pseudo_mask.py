@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from muse_pipeline.proposals.activation_map import ActivationNetwork, MaskSettings, PseudoMasker, clean
+from muse_pipeline.methods.psm.activation_map import ActivationNetwork, MaskSettings, PseudoMasker, clean
 
 
 def draw_discs(radius=8, seed=0):

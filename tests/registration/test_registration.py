@@ -8,10 +8,17 @@ from drawn_pair import Warp, draw_partner, draw_section, errors_um, open_drawn, 
 
 from muse_pipeline.core.errors import MisfitError, RegistrationError
 from muse_pipeline.core.files import write_json
-from muse_pipeline.registration.outline import register_outline
 from muse_pipeline.registration.partner import open_pair_of_files
 from muse_pipeline.registration.record import describe, read_registered
-from muse_pipeline.registration.register import ABOVE_LIMIT, KEPT, NO_MATCH, OUTSIDE, open_pair, register_partner
+from muse_pipeline.registration.register import (
+    ABOVE_LIMIT,
+    KEPT,
+    NO_MATCH,
+    OUTSIDE,
+    open_pair,
+    register_outline,
+    register_partner,
+)
 from muse_pipeline.registration.transform import Transform
 from muse_pipeline.slides.inspect import inspect_slide
 

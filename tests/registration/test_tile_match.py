@@ -3,7 +3,7 @@
 import numpy as np
 from drawn_pair import Warp, draw_partner, draw_section, stain_he
 
-from muse_pipeline.registration.match import Picture, Power, lattice, match_tiles, tiles_on_tissue
+from muse_pipeline.registration.match import Power, SlidePicture, lattice, match_tiles, tiles_on_tissue
 from muse_pipeline.registration.transform import Transform
 
 POWER = Power(2.0, 256.0, 16.0)
@@ -14,7 +14,7 @@ def test_a_tile_is_found_to_a_tenth_of_a_pixel_where_it_is():
     section = draw_section((900.0, 800.0), 1.0, margin_um=0.0)
     warp = Warp(shift_um=(7.4, 3.3))
     he, partner = (
-        Picture(pixels, np.array([1.0, 1.0])).shrunk(2.0)
+        SlidePicture(pixels, np.array([1.0, 1.0])).shrunk(2.0)
         for pixels in (stain_he(section.amounts), draw_partner(section, warp, 1.0))
     )
     centre = np.array([[300.0, 300.0], [600.0, 500.0], [-900.0, 200.0]])
@@ -26,9 +26,9 @@ def test_a_tile_is_found_to_a_tenth_of_a_pixel_where_it_is():
 
 def test_tiles_that_differ_are_not_alike_and_even_ones_are():
     section, other = (draw_section((900.0, 800.0), 1.0, seed, margin_um=0.0) for seed in (0, 1))
-    he = Picture(stain_he(section.amounts), np.array([1.0, 1.0])).shrunk(2.0)
-    foreign = Picture(draw_partner(other, Warp(), 1.0), np.array([1.0, 1.0])).shrunk(2.0)
-    even = Picture(np.full((400, 450, 3), 200, np.uint8), np.array([2.0, 2.0]))
+    he = SlidePicture(stain_he(section.amounts), np.array([1.0, 1.0])).shrunk(2.0)
+    foreign = SlidePicture(draw_partner(other, Warp(), 1.0), np.array([1.0, 1.0])).shrunk(2.0)
+    even = SlidePicture(np.full((400, 450, 3), 200, np.uint8), np.array([2.0, 2.0]))
     centre = np.array([[450.0, 400.0]])
     assert not match_tiles(he, foreign, IDENTITY, centre, POWER).is_alike.any()
     found = match_tiles(even, he, IDENTITY, centre, POWER)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from muse_pipeline.data.views import ViewBatch
-from muse_pipeline.methods.muse.method import Level, MusePretraining, Projector
+from muse_pipeline.methods.muse.method import DistillationLevel, MusePretraining, Projector
 from muse_pipeline.models.base import Backbone, Features
 
 
@@ -48,7 +48,7 @@ class SharedNucleus(NamedTuple):
 
 
 def literal_nuclei(
-    level: Level, teachers: list, students: list, batch: ViewBatch, temperature: float
+    level: DistillationLevel, teachers: list, students: list, batch: ViewBatch, temperature: float
 ) -> list[SharedNucleus]:
     """Every shared nucleus of every pair of views; Sinkhorn balances over all nuclei read from one teacher's view."""
     found, pairs = [], view_pairs(len(students))
@@ -92,7 +92,7 @@ def literal_gauges(method: MusePretraining, batch: ViewBatch, temperature: float
     }
 
 
-def literal_image_loss(level: Level, teachers: list, students: list, temperature: float) -> Tensor:
+def literal_image_loss(level: DistillationLevel, teachers: list, students: list, temperature: float) -> Tensor:
     """Mean over all sets and all pairs of views, including local ones; Sinkhorn balances over the sets of one view."""
     targets = [literal_targets(level, [one.image[0] for one in teachers[view]], temperature) for view in (0, 1)]
     losses = [
@@ -103,7 +103,7 @@ def literal_image_loss(level: Level, teachers: list, students: list, temperature
     return sum(losses) / len(losses)
 
 
-def literal_targets(level: Level, vectors: list[Tensor], temperature: float) -> list[Tensor]:
+def literal_targets(level: DistillationLevel, vectors: list[Tensor], temperature: float) -> list[Tensor]:
     """(K,) probabilities from the teacher for each vector; Sinkhorn balances over all of them."""
     cosines = [literal_cosines(level.teacher, vector).detach() for vector in vectors]
     if level.settings.balance == "centring":
@@ -115,7 +115,7 @@ def literal_targets(level: Level, vectors: list[Tensor], temperature: float) -> 
     return list(q * len(q))
 
 
-def literal_cross_entropy(level: Level, target: Tensor, from_student: Tensor) -> Tensor:
+def literal_cross_entropy(level: DistillationLevel, target: Tensor, from_student: Tensor) -> Tensor:
     """-sum p log q, with p the teacher's probabilities and q those of one feature vector of the student."""
     q = softmax(literal_cosines(level.student, from_student) / level.settings.student_temperature)
     return -sum(a * b.log() for a, b in zip(target, q, strict=True))

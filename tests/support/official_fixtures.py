@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.models.base import Backbone, Features, Lattice, read_at
+from muse_pipeline.models.base import Backbone, Features, Lattice, interpolate_at
 from muse_pipeline.models.weights import backbone_weights, load_weights
 
 FOLDER = Path(os.environ.get("MUSE_SHARED", Path(__file__).parents[3] / "shared")) / "reference/muse"
@@ -77,7 +77,7 @@ def deviations(features: Features, expected: dict[str, np.ndarray], lattice: Lat
     """Largest differences in the map and in the nuclei's vectors, in standard deviations of the expected values."""
     step = int(expected["feature_map_step"])
     of_map = np.abs(features.dense[..., ::step, ::step].numpy() - expected["feature_map_sub"]).max()
-    nuclei = read_at(features.dense, torch.from_numpy(expected["coords_xy"])[None], lattice)[0].numpy()
+    nuclei = interpolate_at(features.dense, torch.from_numpy(expected["coords_xy"])[None], lattice)[0].numpy()
     of_nuclei = np.abs(nuclei - expected["nucleus_features"]).max()
     return of_map / float(expected["feature_map_std"]), of_nuclei / expected["nucleus_features"].std()
 

@@ -20,9 +20,8 @@ from muse_pipeline.methods.detector.run import describe_detector
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
 from muse_pipeline.training.method import Method, Schedule
-from muse_pipeline.training.recipe import RECIPES, Recipe
+from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage, stage_folder
 from muse_pipeline.training.run import Inputs, Log
-from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
 
 SIDE_PX, N_RAYS = 64, 8
 

@@ -13,8 +13,7 @@ from toy_pairs import ToyPairsConfig, ToyPairsStage, draw_pairs
 
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.training.method import Method, WeightedSum
-from muse_pipeline.training.recipe import RECIPES, Recipe
-from muse_pipeline.training.stages import Stage
+from muse_pipeline.training.recipe import RECIPES, Recipe, Stage
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,8 @@ from processes import run_in_two
 
 from muse_pipeline.core.errors import OutputError
 from muse_pipeline.core.files import read_json, write_json
-from muse_pipeline.training.recipe import Recipe, train_run
+from muse_pipeline.training.recipe import MADE_FROM, PreparedStage, Recipe, Stage, train_run
 from muse_pipeline.training.run import Options
-from muse_pipeline.training.stages import MADE_FROM, PreparedStage, Stage
 
 
 class Noted(PreparedStage):

@@ -11,17 +11,16 @@ from scipy.io import loadmat
 
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.files import read_lines
-from muse_pipeline.labels.base_source import LabelledPicture, Sample
-from muse_pipeline.labels.dataset_source import Layout, as_published
+from muse_pipeline.labels.base_source import LabelledPicture, Sample, read_picture
+from muse_pipeline.labels.dataset_source import DatasetLayout, as_published
 from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.labels.nuclei_files import measure_instances, require_size
-from muse_pipeline.labels.picture_scale import read_picture
 
 WORDS = {1: "Neutrophil", 2: "Epithelial", 3: "Lymphocyte", 4: "Plasma", 5: "Eosinophil", 6: "Connective"}
 
 
 @LAYOUTS.register("lizard")
-class Lizard(Layout):
+class Lizard(DatasetLayout):
     """``Lizard_Images*/*.png``, ``Labels/*.mat`` and ``info.csv`` with the fold of each picture, at any depth.
 
     The dataset does not state patients, so each fold of ``info.csv`` counts as one patient.
@@ -46,7 +45,7 @@ class Lizard(Layout):
         return samples
 
     def read(self, sample: Sample, n_rays: int) -> LabelledPicture:
-        """Read one picture with its nuclei, as described in ``Layout``."""
+        """Read one picture with its nuclei, as described in ``DatasetLayout``."""
         picture, path, _ = sample.files
         pixels, mpp = read_picture(picture, self.source.mpp)
         with as_published(path):

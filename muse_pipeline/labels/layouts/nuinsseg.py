@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from muse_pipeline.labels.base_source import LabelledPicture, Sample
-from muse_pipeline.labels.dataset_source import Layout
+from muse_pipeline.labels.base_source import LabelledPicture, Sample, read_picture
+from muse_pipeline.labels.dataset_source import DatasetLayout
 from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.labels.nuclei_files import read_instances, require_size
-from muse_pipeline.labels.picture_scale import read_picture
 from muse_pipeline.nuclei.masks import read_mask
 
 MASKS = ("label masks modify", "label masks")  # in the second folder, the overlap of two nuclei has its own number
 
 
 @LAYOUTS.register("nuinsseg")
-class NuInsSeg(Layout):
+class NuInsSeg(DatasetLayout):
     """A folder per organ: ``tissue images/*.png``, ``label masks modify/*.tif``, ``vague areas/mask binary*/*.png``.
 
     The pictures of an organ come from one slide, so each organ counts as a patient. Areas that the authors marked as
@@ -37,7 +36,7 @@ class NuInsSeg(Layout):
         return Sample(f"{organ.name}_{picture.stem}", f"NuInsSeg {organ.name}", (picture, mask, *vague))
 
     def read(self, sample: Sample, n_rays: int) -> LabelledPicture:
-        """Read one picture with its nuclei, as described in ``Layout``."""
+        """Read one picture with its nuclei, as described in ``DatasetLayout``."""
         picture, mask, *vague = sample.files
         pixels, mpp = read_picture(picture, self.source.mpp)
         labels = read_instances(mask, pixels.shape[1::-1], mpp, n_rays)

@@ -9,15 +9,14 @@ from pathlib import Path
 from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.core.files import read_lines
 from muse_pipeline.core.types import Frame
-from muse_pipeline.labels.base_source import LabelledPicture, Sample
-from muse_pipeline.labels.dataset_source import Layout, as_published
+from muse_pipeline.labels.base_source import LabelledPicture, Sample, read_picture, require_agreement
+from muse_pipeline.labels.dataset_source import DatasetLayout, as_published
 from muse_pipeline.labels.layouts import LAYOUTS
-from muse_pipeline.labels.nuclei_files import read_text
-from muse_pipeline.labels.picture_scale import read_picture, require_agreement
+from muse_pipeline.labels.nuclei_files import read_index_table
 
 
 @LAYOUTS.register("ocelot")
-class Ocelot(Layout):
+class Ocelot(DatasetLayout):
     """``images/{train,val,test}/cell/*.jpg``, ``annotations/{train,val,test}/cell/*.csv`` and ``metadata.json``.
 
     The classes are numbers: 2 for tumour cells, 1 for all other cells. For each picture the metadata contain the slide,
@@ -40,14 +39,14 @@ class Ocelot(Layout):
         return Sample(name, patient, (picture, points, path))
 
     def read(self, sample: Sample, n_rays: int) -> LabelledPicture:
-        """Read one picture with its nuclei, as described in ``Layout``."""
+        """Read one picture with its nuclei, as described in ``DatasetLayout``."""
         picture, points, path = sample.files
         with as_published(path):
             stated = float(self._metadata[picture.stem]["cell"]["resized_mpp_x"])
         if self.source.mpp is not None:
             require_agreement(picture, self.source.mpp, (stated, stated), "metadata.json")
         pixels, mpp = read_picture(picture, stated, f"resized_mpp_x of sample {picture.stem} in {path}")
-        return LabelledPicture(pixels, mpp, read_text(points, "x y class", Frame.WINDOW, n_rays))
+        return LabelledPicture(pixels, mpp, read_index_table(points, "x y class", Frame.WINDOW, n_rays))
 
     @cached_property
     def _metadata_path(self) -> Path:

@@ -8,17 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from muse_pipeline.core.errors import LabelError
-from muse_pipeline.labels.base_source import LabelledPicture, Sample
-from muse_pipeline.labels.dataset_source import Layout, as_published
+from muse_pipeline.labels.base_source import LabelledPicture, Sample, require_picture_mpp
+from muse_pipeline.labels.dataset_source import DatasetLayout, as_published
 from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.labels.nuclei_files import measure_instances
-from muse_pipeline.labels.picture_scale import require_mpp
 
 WORDS = ("Neoplastic", "Inflammatory", "Connective", "Dead", "Epithelial")  # channels of masks.npy, then background
 
 
 @LAYOUTS.register("pannuke")
-class PanNuke(Layout):
+class PanNuke(DatasetLayout):
     """``images/fold1/{images,types}.npy`` and ``masks/fold1/masks.npy``, and so on for each fold, at any depth.
 
     The dataset does not state patients, so each fold counts as one patient.
@@ -47,9 +46,9 @@ class PanNuke(Layout):
         return [Sample(f"{fold}_{organ}_{index:04}", patient, files, index) for index, organ in enumerate(arrays[2])]
 
     def read(self, sample: Sample, n_rays: int) -> LabelledPicture:
-        """Read one picture with its nuclei, as described in ``Layout``, without loading the rest of the arrays."""
+        """Read one picture with its nuclei, as described in ``DatasetLayout``, without loading all arrays."""
         images, masks, _ = sample.files
-        mpp = require_mpp(images, self.source.mpp)
+        mpp = require_picture_mpp(images, self.source.mpp)
         pixels = _open_array(images)[sample.index].round().clip(0, 255).astype(np.uint8)
         mask, words = _merge_channels(np.asarray(_open_array(masks)[sample.index]))
         labels = measure_instances(masks, mask, mpp, n_rays)

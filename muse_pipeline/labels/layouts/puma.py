@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from muse_pipeline.core.types import Frame
-from muse_pipeline.labels.base_source import LabelledPicture, Sample
-from muse_pipeline.labels.dataset_source import Layout
+from muse_pipeline.labels.base_source import LabelledPicture, Sample, read_picture
+from muse_pipeline.labels.dataset_source import DatasetLayout
 from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.labels.nuclei_files import ObjectRules, read_drawn
-from muse_pipeline.labels.picture_scale import read_picture
 
 NUCLEI = "_nuclei.geojson"
 
 
 @LAYOUTS.register("puma")
-class Puma(Layout):
+class Puma(DatasetLayout):
     """``training_set_*_roi_*_nuclei.geojson`` and the TIFF of the same name without ``_nuclei``, at any depth.
 
     The dataset does not state patients, so each picture counts as one patient.
@@ -31,7 +30,7 @@ class Puma(Layout):
         ]
 
     def read(self, sample: Sample, n_rays: int) -> LabelledPicture:
-        """Read one picture with its nuclei, as described in ``Layout``."""
+        """Read one picture with its nuclei, as described in ``DatasetLayout``."""
         picture, path = sample.files
         pixels, mpp = read_picture(picture, self.source.mpp)
         rules = ObjectRules(self.source.region_class, self.source.ignore)

@@ -134,12 +134,7 @@ class DetectorConfig(ModelSettings):
 
 
 def inherit_export(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return settings in which missing export settings are taken from the initial detector.
-
-    Args:
-        values: settings as read from the config file.
-        folder: folder of that file, to which the path of ``checkpoint`` is relative.
-    """
+    """Return settings of a file in ``folder`` in which missing export settings are taken from the initial detector."""
     name, given = values.get("checkpoint"), values.get("export") or {}
     if not isinstance(name, str) or not isinstance(given, dict):  # parsing reports the error
         return values
@@ -150,7 +145,7 @@ def inherit_export(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {**values, "export": {**inherited, **replace_outlines(given)}}
 
 
-def require_sound(config: DetectorConfig) -> None:
+def require_sound_detector(config: DetectorConfig) -> None:
     """Reject unusable settings before any data is read."""
     for registry, name in ((BACKBONES, config.backbone), (HEADS, config.head)):
         registry[name]
@@ -190,10 +185,6 @@ def export_window(config: DetectorConfig, backbone: Backbone) -> int:
 
     A network that ties positions to its window (``models.base.Lattice``) keeps its training window unless
     ``any_window`` is set.
-
-    Args:
-        config: settings of the run.
-        backbone: the network's backbone.
     """
     settings, stride_px = config.export, backbone.stride_px
     tied = not backbone.lattice.any_size

@@ -11,11 +11,11 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.functional import logsigmoid
 
 from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.core.registry import Registry
 from muse_pipeline.data.augment import CLASSES_ONLY, LabelledBatch
-from muse_pipeline.losses.penalty_reduced_focal import penalty_reduced_focal
 from muse_pipeline.models.detector import MEAN_RADIUS_UM, NucleusMaps
 
 REACH_CELLS = 1.0  # largest distance between a nucleus and the middle of a cell that predicts it, in cells
@@ -28,30 +28,16 @@ CRITERIA: Registry = Registry("criterion", "muse_pipeline.methods.detector")
 
 
 class DenseTargets(NamedTuple):
-    """Targets for each of the (h, w) cells of B windows.
+    """Targets for each of the (h, w) cells of B windows."""
 
-    Attributes:
-        centre: (B, 1, h, w) Gaussians, exactly 1 in the cell that contains a centre.
-        weight: (B, 1, h, w) weight of all targets except ``centre``: the Gaussian close to a centre, 0 elsewhere.
-        offset: (B, 2, h, w) vector to the nearest centre, in cells; arbitrary beyond the Gaussians.
-        nucleus: (B, h, w) index of the nearest of the M nuclei, -1 beyond the Gaussians.
-    """
-
-    centre: Tensor
-    weight: Tensor
-    offset: Tensor
-    nucleus: Tensor
+    centre: Tensor  # (B, 1, h, w) Gaussians, exactly 1 in the cell that contains a centre
+    weight: Tensor  # (B, 1, h, w) weight of all targets except ``centre``: the Gaussian close to a centre, 0 elsewhere
+    offset: Tensor  # (B, 2, h, w) vector to the nearest centre, in cells; arbitrary beyond the Gaussians
+    nucleus: Tensor  # (B, h, w) index of the nearest of the M nuclei, -1 beyond the Gaussians
 
 
 def dense_targets(xy: Tensor, cells: tuple[int, int], cell_px: int, sigma_px: float) -> DenseTargets:
-    """Make the dense targets of B windows.
-
-    Args:
-        xy: (B, M, 2) centres of the nuclei, window px.
-        cells: rows and columns of the map.
-        cell_px: pixels per cell.
-        sigma_px: standard deviation of the Gaussians, px.
-    """
+    """Make the dense targets of B windows with nuclei at ``xy`` (B, M, 2), window px, on ``cells`` (rows, columns)."""
     nucleus = _nearest(xy, cells, cell_px, math.ceil(REACH_SIGMAS * sigma_px / cell_px))  # (B, h * w)
     y, x = (torch.arange(n, device=xy.device, dtype=xy.dtype) + 0.5 for n in cells)
     middle = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(1, -1, 2)
@@ -89,29 +75,20 @@ UNMATCHED = 1e6  # cost of leaving a nucleus without a proposal; so high that th
 
 
 class Assignment(NamedTuple):
-    """P pairs of a nucleus and a proposal, sorted by window and nucleus.
+    """P pairs of a nucleus and a proposal, sorted by window and nucleus."""
 
-    Attributes:
-        window: (P,) index of the window.
-        nucleus: (P,) index of the nucleus within its window.
-        cell: (P,) index of the proposal's cell within its window, row by row.
-    """
-
-    window: Tensor
-    nucleus: Tensor
-    cell: Tensor
+    window: Tensor  # (P,) index of the window
+    nucleus: Tensor  # (P,) index of the nucleus within its window
+    cell: Tensor  # (P,) index of the proposal's cell within its window, row by row
 
 
 def assign(cost: Tensor, cell: Tensor, allowed: Tensor) -> Assignment:
     """Find the cheapest one-to-one assignment of proposals to nuclei in every window.
 
     All windows are solved as one sparse problem. Every nucleus also has a dummy proposal that costs more than any real
-    one, so that a solution always exists; nuclei that are assigned their dummies are left out of the result.
-
-    Args:
-        cost: (B, M, K) cost of assigning candidate k to a nucleus.
-        cell: (B, M, K) index of the candidate's cell within the window.
-        allowed: (B, M, K) bool, True for candidates that may be assigned to a nucleus.
+    one, so that a solution always exists; nuclei that are assigned their dummies are left out of the result. The
+    arguments (B, M, K) are the cost of each candidate of a nucleus, the index of its cell within the window, and
+    whether it may be assigned.
     """
     n_nuclei = cost.shape[1]
     entry = allowed.flatten(0, 1).cpu().numpy()
@@ -126,31 +103,21 @@ def assign(cost: Tensor, cell: Tensor, allowed: Tensor) -> Assignment:
     own = np.arange(len(nuclei))
     weights = cost[nuclei[row], candidate].astype(np.float64)
     weights += 1 - weights.min(initial=0)  # the solver does not accept zeros
-    problem = csr_matrix(
-        (
-            np.append(weights, np.full(len(nuclei), UNMATCHED)),
-            (np.append(row, own), np.append(column, len(used) + own)),
-        ),
-        shape=(len(nuclei), len(used) + len(nuclei)),
-    )
+    costs = np.append(weights, np.full(len(nuclei), UNMATCHED))
+    edges = np.append(row, own), np.append(column, len(used) + own)
+    problem = csr_matrix((costs, edges), shape=(len(nuclei), len(used) + len(nuclei)))
     matched, column = min_weight_full_bipartite_matching(problem) if len(nuclei) else (own, own)
     real = column < len(used)
     matched, column = matched[real], column[real]
-    found = window[matched], nuclei[matched] % max(n_nuclei, 1), used[column] % most if len(used) else column
-    return Assignment(*(torch.from_numpy(np.asarray(index, np.int64)).to(allowed.device) for index in found))
+    pairs = window[matched], nuclei[matched] % max(n_nuclei, 1), used[column] % most if len(used) else column
+    return Assignment(*(torch.from_numpy(np.asarray(index, np.int64)).to(allowed.device) for index in pairs))
 
 
 def cells_around(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -> tuple[Tensor, Tensor]:
-    """Find the square of K cells around each nucleus, row by row.
+    """Find the square of K = (2 ``reach`` + 1) ** 2 cells around each position of ``xy`` (B, M, 2), window px.
 
-    Args:
-        xy: (B, M, 2) centres of the nuclei, window px.
-        cells: rows and columns of the map.
-        cell_px: pixels per cell.
-        reach: cells to each side of the nucleus's cell, so that K = (2 reach + 1) ** 2.
-
-    Returns:
-        (B, M, K) flat index of each cell in the map; (B, M, K) bool, False for cells outside the map.
+    ``cells`` is (rows, columns) of the map. Returns the flat index (B, M, K) of each cell, and (B, M, K) bool, False
+    for cells outside the map.
     """
     rows, columns = cells
     steps = torch.arange(-reach, reach + 1, device=xy.device)
@@ -163,12 +130,7 @@ def cells_around(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -
 
 
 class Criterion(nn.Module):
-    """Base class of criteria.
-
-    Args:
-        mpp: um per pixel of the windows.
-        class_weights: (C,) weights of the classes in the cross-entropy.
-    """
+    """Base class of criteria for windows at ``mpp``; ``class_weights`` (C,) are those in the cross-entropy."""
 
     def __init__(self, mpp: float, class_weights: Tensor):
         super().__init__()
@@ -194,23 +156,18 @@ def class_error(logits: Tensor, label: Tensor, shares: Tensor | None, class_weig
 
     For a nucleus with a class, the loss is the cross-entropy. In a class area it is the negative logarithm of the sum
     of the class probabilities, each multiplied by the expected share of its class ("forward" correction of label noise,
-    Patrini et al., arXiv 1609.03683).
-
-    Args:
-        logits: (N, C) logits of the classes.
-        label: (N,) class index, -1 if unknown.
-        shares: (N, C) as in ``LabelledBatch``, or None.
-        class_weights: (C,) weights of the classes.
+    Patrini et al., arXiv 1609.03683). ``logits`` are (N, C), ``label`` (N,) is -1 if unknown, ``shares`` (N, C) are as
+    in ``LabelledBatch``, and ``class_weights`` (C,).
     """
     error = functional.cross_entropy(logits, label.clamp(min=0), class_weights, reduction="none")
-    known = label >= 0
+    has_class = label >= 0
     if shares is None:
-        return error, known
+        return error, has_class
     in_area = shares.sum(1) > 0
     # Dividing by the largest share makes the loss of a perfect prediction 0 and does not change the gradient.
     likelihood = (shares / shares.amax(1, keepdim=True).clamp(min=1e-6)).clamp(min=1e-6)
     of_area = -(logits.log_softmax(1) + likelihood.log()).logsumexp(1) * (shares @ class_weights)
-    return torch.where(in_area, of_area, error), known | in_area
+    return torch.where(in_area, of_area, error), has_class | in_area
 
 
 def mean_over(values: Tensor, weight: Tensor) -> Tensor:
@@ -238,7 +195,7 @@ class DenseCriterion(Criterion):
         weight = with_class * inside[window, 0, row, column]
         label, rays = batch.label[window, nucleus], batch.rays[window, nucleus]
         shares = None if batch.shares is None else batch.shares[window, nucleus]
-        label_error, known = class_error(maps.label[at], label, shares, self.class_weights)
+        label_error, has_class = class_error(maps.label[at], label, shares, self.class_weights)
         # Unknown rays are replaced by numbers, because a weight of 0 does not remove NaN.
         ray_error = (maps.rays[at] - rays.nan_to_num()).abs().mean(1) / MEAN_RADIUS_UM
         terms = {
@@ -246,7 +203,7 @@ class DenseCriterion(Criterion):
                 maps.centre, target.centre, torch.where(target.centre >= 1, inside, background)
             ),
             "offset": mean_over((maps.offset[at] - target.offset[at]).abs().mean(1), weight),
-            "label": mean_over(label_error, with_class * known),
+            "label": mean_over(label_error, with_class * has_class),
             "rays": mean_over(ray_error, weight * rays[:, 0].isfinite()),
         }
         return {"loss": sum(terms.values()) + (RAY_WEIGHT - 1) * terms["rays"], **terms}
@@ -272,17 +229,22 @@ class PointCriterion(Criterion):
         inside, background = known_cells(maps, batch)
         pairs = self.match(maps, batch, inside)
         label = batch.label[pairs.window, pairs.nucleus]
-        known = label >= 0
+        has_class = label >= 0
         at = pairs.window, slice(None), pairs.cell
         offset, rays = (values.flatten(2)[at] for values in (maps.offset, maps.rays))  # (P, 2), (P, R)
-        type_error = functional.cross_entropy(maps.label.flatten(2)[at], label.clamp(min=0), reduction="none") * known
+        type_error = (
+            functional.cross_entropy(maps.label.flatten(2)[at], label.clamp(min=0), reduction="none") * has_class
+        )
         centre = maps.centre.flatten(1)  # (B, h * w)
-        weight = torch.where(known, self.class_weights[label.clamp(min=0)], 1.0)
+        weight = torch.where(has_class, self.class_weights[label.clamp(min=0)], 1.0)
         background = BACKGROUND_WEIGHT * background.flatten(1)
         background[pairs.window, pairs.cell] = 0
         hit = weight * (functional.softplus(-centre[pairs.window, pairs.cell]) + type_error)
         miss = background * functional.softplus(centre)
-        squared_um = (offset - self._true_offset(maps, batch, pairs)).square().sum(1) * (CELL_PX * self.mpp) ** 2
+        columns = maps.centre.shape[-1]
+        anchor = torch.stack((pairs.cell % columns, pairs.cell // columns), 1) + 0.5
+        true_offset = batch.xy[pairs.window, pairs.nucleus] / CELL_PX - anchor
+        squared_um = (offset - true_offset).square().sum(1) * (CELL_PX * self.mpp) ** 2
         true_rays = batch.rays[pairs.window, pairs.nucleus]
         ray_error = (rays - true_rays.nan_to_num()).abs().mean(1) / MEAN_RADIUS_UM
         terms = {
@@ -307,13 +269,27 @@ class PointCriterion(Criterion):
         prob = _gather(prob, cell).gather(3, label)[..., 0]
         return assign(DISTANCE_COST * distance_um - prob, cell, allowed)
 
-    def _true_offset(self, maps: NucleusMaps, batch: LabelledBatch, pairs: Assignment) -> Tensor:
-        columns = maps.centre.shape[-1]
-        anchor = torch.stack((pairs.cell % columns, pairs.cell // columns), 1) + 0.5
-        return batch.xy[pairs.window, pairs.nucleus] / CELL_PX - anchor
-
 
 def _gather(maps: Tensor, cell: Tensor) -> Tensor:
     """(B, D, h, w) at (B, M, K) cells -> (B, M, K, D)."""
     flat = cell.flatten(1)[:, None].expand(-1, maps.shape[1], -1)
     return maps.flatten(2).gather(2, flat).unflatten(2, cell.shape[1:]).permute(0, 2, 3, 1)
+
+
+ALPHA = 2.0  # focusing exponent
+BETA = 4.0  # exponent of ``1 - target``; higher values penalise cells close to a centre less
+
+
+def penalty_reduced_focal(logit: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Focal loss on Gaussians of CornerNet (Law and Deng, ECCV 2018, arXiv 1808.01244, equation 1).
+
+    False positives near a centre, where ``target`` is exactly 1, are penalised less. All maps are (B, 1, h, w); cells
+    with ``weight`` 0 are ignored. The sum over cells is divided by the number of centres (at least 1).
+    """
+    prob = logit.sigmoid()
+    positive = (target >= 1).to(logit.dtype) * weight
+    negative = (target < 1).to(logit.dtype) * weight
+    # Computed from logits, because a probability that is rounded to 0 or 1 has an infinite logarithm.
+    hit = positive * (1 - prob) ** ALPHA * logsigmoid(logit)
+    miss = negative * (1 - target) ** BETA * prob**ALPHA * logsigmoid(-logit)
+    return -(hit.sum() + miss.sum()) / positive.sum().clamp(min=1)

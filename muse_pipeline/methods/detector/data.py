@@ -32,19 +32,12 @@ from muse_pipeline.training.run import Log, RunFolder
 
 @dataclass(frozen=True, eq=False)
 class DetectorData:
-    """Labelled pictures at the config's mpp.
+    """Labelled pictures at the config's mpp."""
 
-    Attributes:
-        config: settings of the run.
-        images: pictures to train on.
-        held: pictures of other patients, to validate on; empty if the config has no `validation`.
-        reference: colour reference that slides are normalised to.
-    """
-
-    config: DetectorConfig
-    images: list[LabelledImage]
-    held: list[LabelledImage]
-    reference: ColourReference
+    config: DetectorConfig  # settings of the run
+    images: list[LabelledImage]  # pictures to train on
+    held: list[LabelledImage]  # pictures of other patients, to validate on; empty if the config has no `validation`
+    reference: ColourReference  # colour reference that slides are normalised to
 
     def make_windows(self, device: torch.device) -> LabelledWindows:
         """Batches of training windows on ``device``."""
@@ -83,10 +76,8 @@ class DetectorData:
 def read_detector_data(config: DetectorConfig, start: Start | None = None) -> DetectorData:
     """Read every picture that the config names.
 
-    Args:
-        config: settings of the run.
-        start: initial checkpoint. A run that continues a detector needs neither outlines nor labels of every
-            class, and keeps the detector's colour reference if `colour` is the same.
+    A run that continues the detector ``start`` needs neither outlines nor labels of every class, and keeps the
+    detector's colour reference if `colour` is the same.
     """
     require_words((*config.sources, *config.validation))  # checked first, because reading pictures takes minutes
     model = config.class_names, config.mpp, config.n_rays, max(CONTEXT_PX, config.window_px)
@@ -133,8 +124,8 @@ def _require_classes(images: list[LabelledImage], held: list[LabelledImage], con
 
 def _has_no_class(images: list[LabelledImage], config: DetectorConfig) -> bool:
     """True if nuclei are labelled, but none has a class; areas have classes without nuclei."""
-    labelled = [image for image in images if len(image.nuclei) and not image.areas]
-    return bool(labelled) and len(missing_classes(images, config.class_names)) == len(config.classes)
+    has_labels = any(len(image.nuclei) and not image.areas for image in images)
+    return has_labels and len(missing_classes(images, config.class_names)) == len(config.classes)
 
 
 def keep_pictures(images: Sequence[LabelledImage], run: RunFolder) -> None:

@@ -58,13 +58,7 @@ class DistillationSettings:
 
 
 class DistillationTerm(nn.Module):
-    """Distance of the student's maps from the mean of the teachers' maps.
-
-    Args:
-        share: weight of the distillation loss, as in ``DistillationSettings``.
-        teachers: trained networks, whose weights are kept fixed.
-        where: area of the loss, as in ``DistillationSettings``.
-    """
+    """Distance of the student's maps from the mean of the teachers' maps; ``share`` and ``where`` are settings."""
 
     def __init__(self, share: float, teachers: Sequence[NucleusDetector], where: str = "everywhere"):
         super().__init__()
@@ -82,9 +76,7 @@ class DistillationTerm(nn.Module):
     def forward(self, student: NucleusMaps, batch: LabelledBatch) -> Tensor:
         """Excess cross-entropy of centres and classes, plus distances of offsets and rays; 0 if the maps agree.
 
-        Args:
-            student: the student's maps of the augmented windows.
-            batch: windows with their ``weak`` view and, for ``where: outside``, regions.
+        ``student`` are the maps of the augmented windows; teachers get the ``weak`` view of the batch.
         """
         with torch.no_grad():
             outputs = [teacher(batch.weak.pixels, batch.weak.colour) for teacher in self.teachers]
@@ -118,14 +110,8 @@ def _miss_no_teachers(term: DistillationTerm, keys: Any) -> None:
 class DetectorTraining(Method):
     """Training with the head's criterion on labelled windows; the result is the averaged network.
 
-    Args:
-        network: the detector.
-        criterion: registered name of the criterion, which is also the name of the head.
-        mpp: um per pixel of the windows.
-        class_weights: (C,) weights of the classes in the cross-entropy.
-        distillation: loss against teachers, in addition to the loss on labels; None for training on labels only.
-        backbone_rate: learning rate of the backbone, relative to the schedule's.
-        class_shift: (C,) terms added to the class logits in the criterion (``validation.class_shift``), or None.
+    ``criterion`` is named as the head; ``class_shift`` (C,) is added to the class logits in it
+    (``validation.class_shift``).
     """
 
     def __init__(

@@ -43,11 +43,6 @@ class MixingSettings:
     folds: Annotated[int, Between(2, 10)] = 3
 
 
-def count_labelled(images: Sequence[LabelledImage]) -> int:
-    """Number of labelled nuclei."""
-    return sum(len(image.nuclei) for image in images)
-
-
 def follow_labels(schedule: Schedule, n_nuclei: int) -> Schedule:
     """Reduce the steps and the learning rate of a schedule for a small number of labelled nuclei."""
     steps = max(n_nuclei // NUCLEI_PER_STEP, LEAST_STEPS)
@@ -60,13 +55,9 @@ def follow_labels(schedule: Schedule, n_nuclei: int) -> Schedule:
 def split_images(
     images: Sequence[LabelledImage], n_folds: int
 ) -> list[tuple[list[LabelledImage], list[LabelledImage]]]:
-    """Split images into parts; return, for each part, the images outside it, to train on, and those in it, to hold out.
+    """Split images into at most ``n_folds`` parts; return, for each, the images to train on and those to hold out.
 
     Pictures of a patient stay together, unless there is only one patient; a single picture is halved.
-
-    Args:
-        images: labelled images.
-        n_folds: maximum number of parts.
     """
     keys = [image.patient for image in images]
     if len(set(keys)) < 2:
@@ -108,10 +99,10 @@ def mix_weights(start: Checkpoint, trained: Checkpoint, share: float) -> Checkpo
     if not share:
         return replace(start, meta=trained.meta)
 
-    def mix(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
+    def mix(first: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
         return {
             # Integers, such as the counters of batch norms, cannot be averaged.
-            name: torch.lerp(one[name].to(value), value, share) if value.is_floating_point() else value
+            name: torch.lerp(first[name].to(value), value, share) if value.is_floating_point() else value
             for name, value in other.items()
         }
 
@@ -122,13 +113,9 @@ def choose_share(counts: np.ndarray) -> dict[str, Any]:
     """Choose the share of the trained weights by scores on held-out labels.
 
     The criterion is the gain in the sum of detection F1 and mean class F1, less one standard error of this gain.
-    Neither score may fall by more than ``TOLERANCE``.
-
-    Args:
-        counts: (1 + S, B, C + 1, 3) counts in B blocks, with the initial weights and then with each of S ``SHARES``.
-
-    Returns:
-        "share": 0 if the initial weights are kept; "scores": named results of ``compare_scores``; "n_blocks": B.
+    Neither score may fall by more than ``TOLERANCE``. ``counts`` (1 + S, B, C + 1, 3) are those in B blocks, with the
+    initial weights and then with each of S ``SHARES``. The entry "share" is 0 if the initial weights are kept, "scores"
+    are named results of ``compare_scores``, and "n_blocks" is B.
     """
     is_labelled = counts[0][..., [0, 2]].sum((0, 2)) > 0  # true positives or false negatives
     rows_of = {"detection": is_labelled[:1].nonzero()[0], "mean class": is_labelled[1:].nonzero()[0] + 1}
@@ -148,7 +135,7 @@ def choose_share(counts: np.ndarray) -> dict[str, Any]:
         # A 95 % interval is 2 x 1.96 standard errors wide. Without an interval (a single block) no share is chosen.
         low, high = together["interval"] or (-np.inf, np.inf)
         gain = together["difference"] - (high - low) / (2 * 1.96)
-        if gain > least_gain and all(one["difference"] >= -TOLERANCE for one in scores.values()):
+        if gain > least_gain and all(score["difference"] >= -TOLERANCE for score in scores.values()):
             least_gain, best = gain, {**best, "share": share, "scores": scores}
     return best
 

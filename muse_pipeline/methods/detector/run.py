@@ -18,12 +18,17 @@ from muse_pipeline.inference.doubts import merge_references
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.labels.statistics import appearance_reference, class_weights
-from muse_pipeline.methods.detector.config import CARD_ONLY, UNSCORED, DetectorConfig, inherit_export, require_sound
+from muse_pipeline.methods.detector.config import (
+    CARD_ONLY,
+    UNSCORED,
+    DetectorConfig,
+    inherit_export,
+    require_sound_detector,
+)
 from muse_pipeline.methods.detector.data import DetectorData, keep_pictures, read_detector_data
 from muse_pipeline.methods.detector.method import DetectorTraining, DistillationTerm
 from muse_pipeline.methods.detector.mixing import (
     choose_share,
-    count_labelled,
     describe_choice,
     follow_labels,
     mix_weights,
@@ -50,15 +55,13 @@ from muse_pipeline.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
     load_detector_weights,
-    save_checkpoint,
     seen_before,
     steps_done,
 )
 from muse_pipeline.training.devices import is_first_process
 from muse_pipeline.training.loop import BestWeights, Monitor
-from muse_pipeline.training.recipe import RECIPES, Recipe, load_run
+from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage, load_run, stage_folder
 from muse_pipeline.training.run import Inputs, Log, Options, plain_settings, source_files
-from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
 
 
 def load_detector_config(path: Path, data: Path | None = None, changes: Iterable[str] = ()) -> DetectorConfig:
@@ -78,7 +81,7 @@ class DetectorRecipe(Recipe):
 
     def describe(self, config: DetectorConfig) -> dict[str, Any]:
         """Describe the run for the workflow; its inputs are the checkpoints and every file of the label sources."""
-        require_sound(config)
+        require_sound_detector(config)
         inputs = read_inputs(config)
         inputs.require_checkpoints()
         files = set()
@@ -124,8 +127,8 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return read_start(self.config)
 
     def check(self) -> None:
-        """Reject wrong settings (``config.require_sound``)."""
-        require_sound(self.config)
+        """Reject wrong settings (``config.require_sound_detector``)."""
+        require_sound_detector(self.config)
 
     def inputs(self) -> Inputs:
         """Label sources, initial checkpoint and teachers (``read_inputs``)."""
@@ -148,7 +151,8 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
             options.log("mixing: skipped, `checkpoint` is not a detector with the run's head, classes, rays and mpp")
             return super().run(options)
         self._data = data = read_detector_data(self.config, self.start)
-        self.config = self._follow(data.images)
+        n_nuclei = sum(len(image.nuclei) for image in data.images)
+        self.config = dataclasses.replace(self.config, schedule=follow_labels(self.config.schedule, n_nuclei))
         data = self._data = dataclasses.replace(data, config=self.config)
         if not data.held:
             if is_first_process():  # before the first training, so that wrong labels are noticed early
@@ -156,7 +160,8 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
                 data.describe(self.run_folder, options.log)
             parts = split_images(data.images, self.config.mixing.folds)
             for number, (images, held) in enumerate(parts, 1):
-                config = dataclasses.replace(self._follow(images), mixing=None)
+                schedule = follow_labels(self.config.schedule, sum(len(image.nuclei) for image in images))
+                config = dataclasses.replace(self.config, schedule=schedule, mixing=None)
                 part = HeldOutStage(config, stage_folder(self.folder, number, "held-out"), "held-out")
                 part._data = dataclasses.replace(data, config=config, images=images)
                 without = count_noun(len(held), "held-out picture")
@@ -164,10 +169,6 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
                 self._held_out.append((part.run(options), held))
             options.log(f"training {len(parts) + 1} of {len(parts) + 1}, with all labels")
         return super().run(options)
-
-    def _follow(self, images: Sequence[LabelledImage]) -> DetectorConfig:
-        schedule = follow_labels(self.config.schedule, count_labelled(images))
-        return dataclasses.replace(self.config, schedule=schedule)
 
     def read(self, log: Log) -> DetectorData:
         """Read the labelled images, unless they have been read already."""
@@ -214,13 +215,12 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         """Validation, if the config has `validation` sources."""
         if not data.held:
             return ()
-        meta = self._describe(data)
+        scorer, meta = Scorer(method.trained(), data.config, data.reference), self._describe(data)
 
-        def keep(step: int, scores: dict[str, float]) -> None:
-            save_checkpoint(self.run_folder.best, _networks(method, {**meta, "step": step, "scores": scores}))
+        def describe(step: int, scores: dict[str, float]) -> Checkpoint:
+            return _networks(method, {**meta, "step": step, "scores": scores})
 
-        scorer = Scorer(method.trained(), data.config, data.reference)
-        return (BestWeights(SCORE, partial(scorer.validate, data.held), keep),)
+        return (BestWeights(SCORE, partial(scorer.validate, data.held), self.run_folder.best, describe),)
 
     def checkpoint(self, data: DetectorData, method: DetectorTraining) -> Checkpoint:
         """Checkpoint of the last (with validation, the best) weights, mixed with the initial ones if configured."""
@@ -234,7 +234,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
             tried = [(trained, data.held)]
         if not tried:
             return trained
-        counts = np.concatenate([count_held(data, self.start, *each) for each in tried], 1)
+        counts = np.concatenate([count_held(data, self.start, *trial) for trial in tried], 1)
         choice = choose_share(counts)
         mixed = mix_weights(self.start.checkpoint, trained, choice["share"])
         return dataclasses.replace(mixed, meta={**trained.meta, "mixing": choice})
@@ -267,9 +267,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
             **describe_detector(config, data.reference),
             "origins": describe_origins(self.inputs().checkpoints, config, names),
             "appearance": appearance and dataclasses.asdict(appearance),
-            "images": sorted(names | seen.images),
-            "patients": sorted(learnt | held | seen.patients),  # weights are chosen on held-out patients
-            "learnt_patients": sorted(learnt | seen.learnt_patients),
+            **seen.extend(names, learnt, held),
         }
 
 
@@ -287,12 +285,7 @@ class HeldOutStage(DetectorStage):
 
 
 def describe_detector(config: DetectorConfig, reference: ColourReference) -> dict[str, Any]:
-    """Entries in a checkpoint's meta that are needed to export and run a detector, whatever method trained it.
-
-    Args:
-        config: settings of the network and its card.
-        reference: colour reference that slides are normalised to.
-    """
+    """Entries in a checkpoint's meta that are needed to export and run a detector, whatever method trained it."""
     return {
         "kind": "detector",
         "backbone": config.backbone,

@@ -41,23 +41,20 @@ def load_trained(path: Path) -> tuple[NucleusDetector, DetectorConfig, Checkpoin
 def describe_origins(paths: Sequence[Path], config: DetectorConfig, images: Collection[str]) -> dict[str, str]:
     """Describe the training data and limits of a run's initial detector and teachers, for the card of its model.
 
-    Args:
-        paths: checkpoints of these detectors; files without a detector are omitted.
-        config: settings of the run.
-        images: names of the run's training pictures; detectors that were trained only on these are omitted.
+    Files without a detector, and detectors that were trained only on the run's own ``images``, are omitted.
     """
-    found: dict[str, list[str]] = {"training_data": [], "limits": []}
+    texts: dict[str, list[str]] = {"training_data": [], "limits": []}
     for path in dict.fromkeys(paths):
         checkpoint = read_weights(path, config.trust_pickle)
-        if not _holds_detector(checkpoint) or checkpoint.images <= set(images):
+        if not _holds_detector(checkpoint) or checkpoint.seen.images <= set(images):
             continue
         origin = parse_config(checkpoint.meta["config"], DetectorConfig, str(path))
         card = complete_texts(origin, checkpoint.meta)
         role = "It continues" if config.checkpoint and path == find_checkpoint(config.checkpoint) else "Its teacher is"
-        found["training_data"].append(f"{role} {origin.name}, which was trained on: {card['training_data']}")
+        texts["training_data"].append(f"{role} {origin.name}, which was trained on: {card['training_data']}")
         if card["limits"]:
-            found["limits"].append(f"Of {origin.name}: {card['limits']}")
-    return {name: join_sentences(*texts) for name, texts in found.items()}
+            texts["limits"].append(f"Of {origin.name}: {card['limits']}")
+    return {name: join_sentences(*sentences) for name, sentences in texts.items()}
 
 
 def complete_texts(config: DetectorConfig, meta: Mapping[str, Any]) -> dict[str, str]:
@@ -72,17 +69,12 @@ def complete_texts(config: DetectorConfig, meta: Mapping[str, Any]) -> dict[str,
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """The initial checkpoint of a run.
+    """The initial checkpoint of a run."""
 
-    Attributes:
-        path: the file.
-        checkpoint: contents of the file.
-        is_whole: whether it contains a detector with the run's head, classes, rays and um per pixel, which the run
-            continues; otherwise only its backbone is used.
-    """
-
-    path: Path
-    checkpoint: Checkpoint
+    path: Path  # the file
+    checkpoint: Checkpoint  # contents of the file
+    # whether it contains a detector with the run's head, classes, rays and um per pixel, which the run continues;
+    # otherwise only its backbone is used
     is_whole: bool
 
     @property
@@ -93,8 +85,8 @@ class Start:
     @property
     def appearance(self) -> AppearanceReference | None:
         """Appearance of the detector's training pictures; None if it was not measured."""
-        known = self.checkpoint.meta.get("appearance")
-        return known and parse_config(known, AppearanceReference, f"{self.path}: appearance")
+        values = self.checkpoint.meta.get("appearance")
+        return values and parse_config(values, AppearanceReference, f"{self.path}: appearance")
 
     def describe(self) -> str:
         """Describe the weights that the run uses."""
@@ -117,7 +109,8 @@ def read_start(config: DetectorConfig) -> Start | None:
     if not _holds_detector(checkpoint):
         return Start(path, checkpoint, is_whole=False)
     begun = checkpoint.meta["config"]
-    initial = begun["head"], begun["n_rays"], tuple(one["name"] for one in begun["classes"]), begun["mpp"]
+    classes = tuple(values["name"] for values in begun["classes"])
+    initial = begun["head"], begun["n_rays"], classes, begun["mpp"]
     is_whole = initial == (config.head, config.n_rays, config.class_names, config.mpp)
     return Start(path, checkpoint, is_whole)
 
@@ -128,10 +121,9 @@ def _holds_detector(checkpoint: Checkpoint) -> bool:
 
 def take_over(network: NucleusDetector, start: Start) -> None:
     """Load the weights of ``start`` into a network: the backbone and, if ``is_whole``, the head."""
-    path, checkpoint = start.path, start.checkpoint
-    load_backbone_weights(network.backbone, checkpoint, path)
+    load_backbone_weights(network.backbone, start.checkpoint, start.path)
     if start.is_whole:
-        load_head_weights(network.head, checkpoint, path)
+        load_head_weights(network.head, start.checkpoint, start.path)
 
 
 def find_teachers(config: DetectorConfig) -> list[Path]:
@@ -149,12 +141,9 @@ def load_teacher(path: Path, config: DetectorConfig) -> NucleusDetector:
         initial, ours = getattr(begun, name), getattr(config, name)
         if initial != ours:
             what = "classes are" if name == "class_names" else f"`{name}` is"
+            initial, ours = (", ".join(value) if isinstance(value, tuple) else value for value in (initial, ours))
             raise CheckpointError(
-                f"{path}: cannot teach this run, because its {what} {_words(initial)}, not {_words(ours)} as in the "
-                "run; use a teacher that was trained with the run's settings, or leave `distillation` out"
+                f"{path}: cannot teach this run, because its {what} {initial}, not {ours} as in the run; use a teacher "
+                "that was trained with the run's settings, or leave `distillation` out"
             )
     return teacher
-
-
-def _words(value: object) -> str:
-    return ", ".join(value) if isinstance(value, tuple) else str(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -29,13 +29,7 @@ SCORE = f"validation {MEAN} F1"  # from matches within 3 um; the weights with th
 
 
 class Scorer:
-    """Detects the nuclei of labelled images as the exported network does, and counts the correct ones.
-
-    Args:
-        network: network to score; every call uses its current weights.
-        config: settings of its training and its export.
-        reference: colour reference that images are normalised to.
-    """
+    """Detects the nuclei of labelled images as the exported network does, with its current weights, and counts hits."""
 
     def __init__(self, network: NucleusDetector, config: DetectorConfig, reference: ColourReference):
         self.classes = config.class_names
@@ -46,47 +40,40 @@ class Scorer:
         """The nuclei that the network finds (frame: work)."""
         network, was_training = self.predictor.network, self.predictor.network.training
         network.eval()
-        found = detect_image(self.predictor, image.pixels, colour_of_fit(self.reference, image.stain))
+        nuclei = detect_image(self.predictor, image.pixels, colour_of_fit(self.reference, image.stain))
         network.train(was_training)
-        return found
+        return nuclei
 
-    def count(self, found: Nuclei, true: Nuclei, where: np.ndarray | None) -> DetectionCounts:
+    def count(self, predicted: Nuclei, true: Nuclei, where: np.ndarray | None) -> DetectionCounts:
         """Count true positives, false positives and false negatives, matched within 3 um.
 
-        Args:
-            found: result of ``find``.
-            true: labelled nuclei of the same image.
-            where: (h, w) bool, pixels in which an unmatched detection counts as a false positive; None for all pixels.
+        An unmatched detection counts as a false positive only in pixels ``where`` (h, w) is True; None for all pixels.
         """
-        column, row = found.xy.astype(int).T
+        column, row = predicted.xy.astype(int).T
         judged = None if where is None else where[row, column]
-        true = replace(true, frame=found.frame)
-        return match_nuclei(found, true, len(self.classes), self.predictor.card.mpp, judged=judged).counts
+        true = replace(true, frame=predicted.frame)
+        return match_nuclei(predicted, true, len(self.classes), self.predictor.card.mpp, judged=judged).counts
 
     def total(self, images: Sequence[LabelledImage]) -> DetectionCounts:
         """Sum of the counts over all images."""
-        counts = [self.count_image(image) for image in images]
+        counts = [self.count_in(image, self.find(image)) for image in images]
         return sum(counts[1:], counts[0])
 
-    def count_image(self, image: LabelledImage) -> DetectionCounts:
-        """Counts for one image."""
-        return self.count_found(self.find(image), image)
-
-    def count_found(self, found: Nuclei, image: LabelledImage) -> DetectionCounts:
-        """Counts for the nuclei ``found`` in an image; in class areas, only classes are counted."""
+    def count_in(self, image: LabelledImage, nuclei: Nuclei) -> DetectionCounts:
+        """Counts for the nuclei that were found in an image; in class areas, only classes are counted."""
         if image.areas:
-            return count_area_classes(found, image.nuclei, self.predictor.card.mpp)
-        return self.count(found, image.nuclei, image.region)
+            return count_area_classes(nuclei, image.nuclei, self.predictor.card.mpp)
+        return self.count(nuclei, image.nuclei, image.region)
 
     def count_blocks(self, image: LabelledImage) -> np.ndarray:
         """(B, C + 1, 3) counts in the B annotated blocks of an image; blocks are ``mixing.BLOCK_UM`` wide and high."""
-        found, side_px = self.find(image), round(BLOCK_UM / self.predictor.card.mpp)
+        nuclei, side_px = self.find(image), round(BLOCK_UM / self.predictor.card.mpp)
         height, width = image.pixels.shape[:2]
         row, column = np.indices((height, width)) // side_px
         block = row * -(-width // side_px) + column
         own = block if image.region is None else block[image.region]
         parts = (restrict(image, block == number) for number in np.unique(own))
-        return np.array([self.count_found(found, part).values for part in parts], float)
+        return np.array([self.count_in(part, nuclei).values for part in parts], float)
 
     def scores(self, total: DetectionCounts) -> dict[str, float]:
         """F1 in percent, keyed by name: detection, each class, and the mean over the labelled classes."""
@@ -100,36 +87,26 @@ class Scorer:
         return {f"validation {name} F1": value for name, value in self.scores(self.total(images)).items()}
 
 
-def count_area_classes(found: Nuclei, true: Nuclei, mpp: float) -> DetectionCounts:
+def count_area_classes(predicted: Nuclei, true: Nuclei, mpp: float) -> DetectionCounts:
     """Count right and wrong classes of nuclei in class areas; detection is not counted.
 
     A detected nucleus that is matched with a nucleus of an area within 3 um is correct if its class is one of the
     area's most frequent classes. Otherwise it counts as a false positive of its class and as a false negative of these
-    classes, in equal parts.
-
-    Args:
-        found: result of ``Scorer.find``.
-        true: nuclei in areas; their ``prob`` contains the area's shares of the C classes.
-        mpp: um per pixel.
+    classes, in equal parts. ``prob`` of the true nuclei contains the area's shares of the C classes.
     """
     values = np.zeros((true.prob.shape[1] + 1, 3))
-    taken = match_points(found.xy * mpp, found.score, true.xy * mpp, RADIUS_UM)
-    predicted, shares = found.label[taken >= 0], true.prob[taken[taken >= 0]]
+    taken = match_points(predicted.xy * mpp, predicted.score, true.xy * mpp, RADIUS_UM)
+    label, shares = predicted.label[taken >= 0], true.prob[taken[taken >= 0]]
     allowed = shares == shares.max(1, initial=0, keepdims=True)
-    is_right = allowed[np.arange(len(predicted)), predicted]
-    for column, labels in enumerate((predicted[is_right], predicted[~is_right])):
+    is_right = allowed[np.arange(len(label)), label]
+    for column, labels in enumerate((label[is_right], label[~is_right])):
         values[1:, column] = np.bincount(labels, minlength=len(values) - 1)
     values[1:, 2] = (allowed / allowed.sum(1, keepdims=True))[~is_right].sum(0)
     return DetectionCounts(values)
 
 
 class NetworkPredictor:
-    """A PyTorch network with the interface of ``inference.predictor.Predictor``.
-
-    Args:
-        network: the network, on any device.
-        config: settings of the run.
-    """
+    """A PyTorch network, on any device, with the interface of ``inference.predictor.Predictor``."""
 
     def __init__(self, network: NucleusDetector, config: DetectorConfig):
         export = config.export
@@ -160,18 +137,14 @@ class NetworkPredictor:
         device = next(self.network.parameters()).device
         windows = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)
         outputs = self.graph(windows, torch.as_tensor(colour, dtype=torch.float32, device=device))
-        found = nuclei_of_windows([values.float().cpu().numpy() for values in outputs])
-        return fit_outlines(found, pixels, self.card.mpp, self.card.snap_um, self.refiner)
+        nuclei = nuclei_of_windows([values.float().cpu().numpy() for values in outputs])
+        return fit_outlines(nuclei, pixels, self.card.mpp, self.card.snap_um, self.refiner)
 
 
 def count_held(data: DetectorData, start: Start, trained: Checkpoint, images: Sequence[LabelledImage]) -> np.ndarray:
     """(1 + S, B, C + 1, 3) counts in B blocks, with the initial weights and then with each of S ``mixing.SHARES``.
 
-    Args:
-        data: data of the run.
-        start: the detector that the run started from.
-        trained: checkpoint of a detector that was not trained on ``images``.
-        images: held-out images.
+    ``trained`` is the checkpoint of a detector that was not trained on ``images``.
     """
     network, counts = load_trained(start.path)[0], []
     for share in (0.0, *SHARES):
@@ -187,26 +160,23 @@ def class_shift(images: Sequence[LabelledImage], scorer: Scorer) -> torch.Tensor
     Class shares in the labels of a few pictures differ from those in the tissue. The terms are half the logarithm of
     the ratio of labelled to expected shares (half, because class weights are inverse square roots of frequencies),
     clamped to -1 to 1. The expected shares are a weighted mean of those found by the initial detector in the same
-    regions and those of the labels; the more labels there are, the larger is the labels' weight.
-
-    Args:
-        images: images to train on; those with class areas are ignored.
-        scorer: scorer with the initial detector.
+    regions and those of the labels; the more labels there are, the larger is the labels' weight. Images with class
+    areas are ignored.
     """
     n_classes = len(scorer.classes)
     # Counts start at one nucleus per class, so that no logarithm of 0 is taken.
-    labelled, found = np.ones(n_classes), np.ones(n_classes)
+    labelled, detected = np.ones(n_classes), np.ones(n_classes)
     for image in images:
-        known = image.nuclei.label[image.nuclei.label >= 0]
-        if image.areas or not len(known):
+        label = image.nuclei.label[image.nuclei.label >= 0]
+        if image.areas or not len(label):
             continue
         nuclei = scorer.find(image)
         column, row = nuclei.xy.astype(int).T
         judged = np.ones(len(nuclei), bool) if image.region is None else image.region[row, column]
-        labelled += np.bincount(known, minlength=n_classes)
-        found += np.bincount(nuclei.label[judged], minlength=n_classes)
+        labelled += np.bincount(label, minlength=n_classes)
+        detected += np.bincount(nuclei.label[judged], minlength=n_classes)
     n = labelled.sum()
-    shares, expected = labelled / n, (labelled + PRIOR_NUCLEI * found / found.sum()) / (n + PRIOR_NUCLEI)
+    shares, expected = labelled / n, (labelled + PRIOR_NUCLEI * detected / detected.sum()) / (n + PRIOR_NUCLEI)
     return torch.from_numpy(0.5 * np.log(shares / expected)).float().clamp(-1, 1)
 
 
@@ -216,17 +186,11 @@ AROUND_UM = 128.0  # width of the tissue that is kept around an annotated region
 
 
 def compare_with_start(data: DetectorData, start: Start, network: NucleusDetector) -> Iterator[str]:
-    """Yield sentences that compare the initial and the trained detector, on labels and in the tissue around them.
-
-    Args:
-        data: data of the run.
-        start: the detector that the run started from.
-        network: the detector that the run trained.
-    """
+    """Yield sentences that compare the initial and the trained detector, on labels and in the tissue around them."""
     first, config, _ = load_trained(start.path)
     first.to(next(network.parameters()).device)
     before, now = Scorer(first, config, start.colour), Scorer(network, data.config, data.reference)
-    labelled = _choose(data.held or data.images, config.mpp)
+    labelled = [*_choose(data.held or data.images, config.mpp)]
     totals = [scorer.total(labelled) for scorer in (before, now)]
     name = MEAN if any(image.areas or (image.nuclei.label >= 0).any() for image in labelled) else "detection"
     scores = [scorer.scores(total)[name] for scorer, total in zip((before, now), totals, strict=True)]
@@ -241,21 +205,19 @@ def compare_with_start(data: DetectorData, start: Start, network: NucleusDetecto
         yield f"outside the labelled regions: agrees with {start.path.name} on {agreement:.0f} % of nuclei"
 
 
-def _choose(images: Sequence[LabelledImage], mpp: float) -> list[LabelledImage]:
+def _choose(images: Sequence[LabelledImage], mpp: float) -> Iterator[LabelledImage]:
     """At most ``N_IMAGES`` images, spread evenly, each cropped to its annotated region and ``AROUND_UM`` around it."""
-    return [_cut(images[index], round(AROUND_UM / mpp)) for index in spread_evenly(len(images), N_IMAGES)]
+    margin_px = round(AROUND_UM / mpp)
+    for image in (images[index] for index in spread_evenly(len(images), N_IMAGES)):
+        left, top, right, bottom = image.annotated_box
+        left, top = max(left - margin_px, 0), max(top - margin_px, 0)
+        part = slice(top, bottom + margin_px), slice(left, right + margin_px)
+        region, annotated = (mask if mask is None else mask[part] for mask in (image.region, image.annotated))
+        nuclei = replace(image.nuclei, xy=image.nuclei.xy - (left, top))
+        yield replace(image, pixels=image.pixels[part], region=region, annotated=annotated, nuclei=nuclei)
 
 
-def _cut(image: LabelledImage, margin_px: int) -> LabelledImage:
-    left, top, right, bottom = image.annotated_box
-    left, top = max(left - margin_px, 0), max(top - margin_px, 0)
-    part = slice(top, bottom + margin_px), slice(left, right + margin_px)
-    region, annotated = (mask if mask is None else mask[part] for mask in (image.region, image.annotated))
-    nuclei = replace(image.nuclei, xy=image.nuclei.xy - (left, top))
-    return replace(image, pixels=image.pixels[part], region=region, annotated=annotated, nuclei=nuclei)
-
-
-def _agreement(before: Scorer, now: Scorer, images: Sequence[LabelledImage]) -> float | None:
+def _agreement(before: Scorer, now: Scorer, images: Iterable[LabelledImage]) -> float | None:
     """F1 in percent between the classified nuclei of both detectors outside annotated regions; None without nuclei."""
     hits = misses = 0
     for image in images:

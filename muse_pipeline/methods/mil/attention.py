@@ -22,32 +22,20 @@ from muse_pipeline.methods.mil.bags import Bag, BagsStage, open_bags, open_slide
 from muse_pipeline.methods.mil.config import MilConfig
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
 from muse_pipeline.training.method import Method, Schedule
+from muse_pipeline.training.recipe import MADE_FROM, PreparedStage, Stage, TrainingStage, stage_folder
 from muse_pipeline.training.run import Inputs, Log
-from muse_pipeline.training.stages import MADE_FROM, PreparedStage, Stage, TrainingStage, stage_folder
 
 
 class BagOutput(NamedTuple):
-    """Output of a model for a slide with N tiles; the K classes are all but the first.
+    """Output of a model for a slide with N tiles; the K classes are all but the first."""
 
-    Attributes:
-        logit: (K,) logits of the slide.
-        attention: (N, K) attention, which sums to 1 over the tiles.
-        tile_logit: (N, K) logits of the individual tiles.
-    """
-
-    logit: Tensor
-    attention: Tensor
-    tile_logit: Tensor
+    logit: Tensor  # (K,) logits of the slide
+    attention: Tensor  # (N, K) attention, which sums to 1 over the tiles
+    tile_logit: Tensor  # (N, K) logits of the individual tiles
 
 
 class GatedAttention(nn.Module):
-    """Classifies a slide by the features of its tiles, with separate attention weights for each class.
-
-    Args:
-        n_features: length of a tile's features, D.
-        n_classes: number of classes, K, without the first class of the region model.
-        hidden: width of the attention's hidden layer.
-    """
+    """Classifies a slide by D features of its tiles, with separate attention for each of K classes after the first."""
 
     def __init__(self, n_features: int, n_classes: int, hidden: int):
         super().__init__()
@@ -98,11 +86,7 @@ def slide_stages(config: MilConfig, folder: Path) -> list[Stage]:
 
 
 class SlideAttention(Method):
-    """Training with the cross-entropy between the slides' logits and labels.
-
-    Args:
-        network: the network to train.
-    """
+    """Training with the cross-entropy between the slides' logits and labels."""
 
     def __init__(self, network: GatedAttention):
         super().__init__()
@@ -121,29 +105,17 @@ class SlideAttention(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
-    """Settings of the model of one fold, most of them from ``config.SlideLabelSettings``.
+    """Settings of the model of one fold, most of them from ``config.SlideLabelSettings``."""
 
-    Attributes:
-        bags: folder of the bags stage.
-        fold: index of the held-out fold.
-        folds: number of folds of patients.
-        classes: names of the classes.
-        schedule: length and learning rate.
-        batch: slides per step.
-        hidden: width of the attention's hidden layer.
-        seed: seed of the weights and of the choice of slides.
-        precision: "32-true".
-    """
-
-    bags: Path
-    fold: int
-    folds: int
-    classes: tuple[str, ...]
-    schedule: Schedule
-    batch: int
-    hidden: int
-    seed: int = 0
-    precision: str = "32-true"
+    bags: Path  # folder of the bags stage
+    fold: int  # index of the held-out fold
+    folds: int  # number of folds of patients
+    classes: tuple[str, ...]  # names of the classes
+    schedule: Schedule  # length and learning rate
+    batch: int  # slides per step
+    hidden: int  # width of the attention's hidden layer
+    seed: int = 0  # seed of the weights and of the choice of slides
+    precision: str = "32-true"  # "32-true"
 
 
 class AttentionStage(TrainingStage[AttentionConfig, list[Bag]]):
@@ -193,22 +165,10 @@ class AttentionStage(TrainingStage[AttentionConfig, list[Bag]]):
         return Checkpoint({"none": torch.zeros(1)}, {}, meta, {NETWORK: network.state_dict()})
 
 
-def load_attention(path: Path) -> GatedAttention:
-    """Read the network of a fold, in evaluation mode."""
-    checkpoint = load_checkpoint(path)
-    network = GatedAttention(**checkpoint.meta["sizes"])
-    network.load_state_dict(checkpoint.networks[NETWORK])
-    return network.eval()
-
-
 class TilesStage(PreparedStage):
     """Writes, for each split, the tiles that show the slide labels, as images with a table of labels.
 
-    Args:
-        config: settings of the run.
-        bags: folder of the bags stage.
-        models: checkpoint of each fold's model.
-        folder: folder of the stage.
+    ``models`` are the checkpoints of the folds.
     """
 
     def __init__(self, config: MilConfig, bags: Path, models: Sequence[Path], folder: Path):
@@ -227,7 +187,10 @@ class TilesStage(PreparedStage):
 
     def write(self, folder: Path, log: Log) -> None:
         """Score each slide with the model that was not trained on it, choose its tiles and write them."""
-        networks = [load_attention(path) for path in self.models]
+        networks = []
+        for checkpoint in map(load_checkpoint, self.models):
+            networks.append(GatedAttention(**checkpoint.meta["sizes"]).eval())
+            networks[-1].load_state_dict(checkpoint.networks[NETWORK])
         bags = open_bags(self.bags, len(networks))
         with torch.no_grad():
             outputs = [networks[bag.fold](torch.from_numpy(np.array(bag.features())).float()) for bag in bags]
@@ -261,15 +224,10 @@ class TilesStage(PreparedStage):
 
 
 def choose_tiles(output: BagOutput, label: int, most: int, least_probability: float) -> np.ndarray:
-    """Choose a slide's tiles for training, and return their indices.
+    """Choose at most ``most`` tiles of a slide for training, and return their indices.
 
-    The tiles with the highest attention are chosen or, for slides of the first class, evenly spread tiles.
-
-    Args:
-        output: output for the slide.
-        label: class index of the slide.
-        most: maximum number of tiles.
-        least_probability: minimum class probability of a chosen tile; ignored for slides of the first class.
+    The tiles with the highest attention, and a probability of the slide's class of at least ``least_probability``, are
+    chosen or, for slides of the first class, evenly spread tiles.
     """
     n = len(output.attention)
     if label == 0:

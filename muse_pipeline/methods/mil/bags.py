@@ -29,8 +29,8 @@ from muse_pipeline.models.base import Backbone
 from muse_pipeline.slides.signature import fingerprint_file
 from muse_pipeline.store.store import Store, open_store
 from muse_pipeline.training.checkpoint import load_backbone
+from muse_pipeline.training.recipe import PreparedStage
 from muse_pipeline.training.run import Log, plain_settings
-from muse_pipeline.training.stages import PreparedStage
 
 MIN_TISSUE = 0.5  # minimum share of tissue in a tile
 BATCH = 16
@@ -39,17 +39,11 @@ INDEX = "slides.tsv"
 
 @dataclass(frozen=True)
 class LabelledSlide:
-    """A slide with a label.
+    """A slide with a label."""
 
-    Attributes:
-        slide_id: id in the sheet.
-        label: class index.
-        patient: patient of the slide.
-    """
-
-    slide_id: str
-    label: int
-    patient: str
+    slide_id: str  # id in the sheet
+    label: int  # class index
+    patient: str  # patient of the slide
 
 
 def list_labelled_slides(settings: SlideLabelSettings, classes: tuple[str, ...]) -> list[LabelledSlide]:
@@ -59,7 +53,7 @@ def list_labelled_slides(settings: SlideLabelSettings, classes: tuple[str, ...])
         labels = {row.slide_id: (row.label, "") for row in rows.values() if row.label}
     else:
         labels = read_label_table(settings.table, "slide")
-    location, found = settings.table or settings.slides, []
+    location, slides = settings.table or settings.slides, []
     for slide_id, (word, patient) in labels.items():
         name = settings.class_map.get(word, word)
         if slide_id not in rows:
@@ -69,17 +63,17 @@ def list_labelled_slides(settings: SlideLabelSettings, classes: tuple[str, ...])
                 f"{location}: label '{word}' is not a class of the model ({', '.join(classes)}); add it to `class_map`"
             )
         of_slide = patient or rows[slide_id].patient or patient_in_name(slide_id)
-        found.append(LabelledSlide(slide_id, classes.index(name), of_slide))
-    dealt = deal_folds(found, settings.folds)
+        slides.append(LabelledSlide(slide_id, classes.index(name), of_slide))
+    dealt = deal_folds(slides, settings.folds)
     for index, name in enumerate(classes):
-        own = np.array([slide.label == index for slide in found], bool)
+        own = np.array([slide.label == index for slide in slides], bool)
         if len(np.unique(dealt[own])) < settings.folds:
-            n_patients = len({slide.patient for slide in found if slide.label == index})
+            n_patients = len({slide.patient for slide in slides if slide.label == index})
             raise LabelError(
                 f"{location}: slides of {name} come from {count_noun(n_patients, 'patient')}, too few for each of "
                 f"{settings.folds} folds to have one; add slides of other patients, or lower `folds`"
             )
-    return found
+    return slides
 
 
 def deal_folds(slides: Sequence[LabelledSlide], folds: int) -> np.ndarray:
@@ -92,7 +86,7 @@ def deal_folds(slides: Sequence[LabelledSlide], folds: int) -> np.ndarray:
     fold_of, of_class, dealt = {}, Counter(), Counter()
     for patient in ordered:
         like = [sum(of_class[fold, label] for label in labels[patient]) for fold in range(folds)]
-        fold = fold_of[patient] = min(range(folds), key=lambda one: (like[one], dealt[one]))
+        fold = fold_of[patient] = min(range(folds), key=lambda number: (like[number], dealt[number]))
         of_class.update((fold, label) for label in labels[patient])
         dealt[fold] += 1
     return np.array([fold_of[slide.patient] for slide in slides])
@@ -124,12 +118,7 @@ def list_tiles(store: Store, tile_px: int) -> np.ndarray:
 
 
 class BagsStage(PreparedStage):
-    """Writes a list of slides and, for each, features ``<slide_id>.npy`` and corners ``<slide_id>-xy.npy`` of tiles.
-
-    Args:
-        config: settings of the run.
-        folder: folder of the stage.
-    """
+    """Writes a list of slides and, for each, features ``<slide_id>.npy`` and corners ``<slide_id>-xy.npy`` of tiles."""
 
     def __init__(self, config: MilConfig, folder: Path):
         super().__init__(folder, "bags")
@@ -139,7 +128,8 @@ class BagsStage(PreparedStage):
         """The settings of the bags, the labels, the slides, and the weights of the backbone."""
         settings = self.settings
         slides = list_labelled_slides(settings, self.config.class_names)
-        stores = {one.slide_id: open_slide_store(settings, one.slide_id, self.config.mpp) for one in slides}
+        stores = [open_slide_store(settings, slide.slide_id, self.config.mpp) for slide in slides]
+        facts = [[slide.label, slide.patient, store.fingerprint] for slide, store in zip(slides, stores, strict=True)]
         # Settings of the folds and of their models do not affect the bags.
         names = ("backbone", "class_map", "slides", "table")
         return {
@@ -147,7 +137,7 @@ class BagsStage(PreparedStage):
             "classes": list(self.config.class_names),
             "mpp": self.config.mpp,
             "tile_px": self.config.window_px,
-            "slides": {one.slide_id: [one.label, one.patient, stores[one.slide_id].fingerprint] for one in slides},
+            "slides": {slide.slide_id: fact for slide, fact in zip(slides, facts, strict=True)},
             "weights": settings.checkpoint and fingerprint_file(find_checkpoint(settings.checkpoint)),
         }
 
@@ -158,11 +148,10 @@ class BagsStage(PreparedStage):
         reference = ColourReference()
         if settings.checkpoint:
             path = find_checkpoint(settings.checkpoint)
-            known = load_backbone(backbone, path, settings.trust_pickle)
-            reference = parse_config(known.meta.get("colour") or {}, ColourReference, f"{path}: colour")
-        slides = list_labelled_slides(settings, self.config.class_names)
+            initial = load_backbone(backbone, path, settings.trust_pickle)
+            reference = parse_config(initial.meta.get("colour") or {}, ColourReference, f"{path}: colour")
         rows = []
-        for slide in slides:
+        for slide in list_labelled_slides(settings, self.config.class_names):
             store = open_slide_store(settings, slide.slide_id, self.config.mpp)
             corners = list_tiles(store, self.config.window_px)
             if not len(corners):
@@ -171,9 +160,8 @@ class BagsStage(PreparedStage):
                     "at least half tissue; leave the slide out of the labels, or lower `window_px`"
                 )
             fit = read_colour(SlideFiles(settings.stores / slide.slide_id).colour).macenko
-            features = compute_features(
-                backbone.eval(), store, corners, self.config.window_px, colour_of_fit(reference, fit)
-            )
+            colour = colour_of_fit(reference, fit)
+            features = compute_features(backbone.eval(), store, corners, self.config.window_px, colour)
             np.save(folder / f"{slide.slide_id}.npy", features)
             np.save(folder / f"{slide.slide_id}-xy.npy", corners)
             rows.append([slide.slide_id, slide.label, slide.patient, len(corners)])
@@ -186,38 +174,27 @@ class BagsStage(PreparedStage):
 def compute_features(
     backbone: Backbone, store: Store, corners: np.ndarray, tile_px: int, colour: np.ndarray
 ) -> np.ndarray:
-    """(N, D) float16 image vectors of tiles.
+    """(N, D) float16 image vectors of the tiles with upper left corners ``corners`` (N, 2), work px, in a store.
 
-    Args:
-        backbone: the network, in evaluation mode.
-        store: store of the slide, at the model's mpp.
-        corners: (N, 2) upper left corners of the tiles, work px.
-        tile_px: side of a tile.
-        colour: (3, 4) colour map of the slide.
+    The backbone is in evaluation mode, the store at the model's mpp; ``colour`` (3, 4) is the map of the slide.
     """
-    found = []
+    features = []
     for start in range(0, len(corners), BATCH):
         tiles = [store.read(tuple(xy), (tile_px, tile_px)) for xy in corners[start : start + BATCH].tolist()]
         pixels = torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2).float()
         vectors = backbone(backbone.prepare(pixels, torch.from_numpy(colour))).image
         # Values above 65,504, the largest in half precision, would become infinite.
-        found.append(vectors.clamp(-6e4, 6e4).half().numpy())
-    return np.concatenate(found)
+        features.append(vectors.clamp(-6e4, 6e4).half().numpy())
+    return np.concatenate(features)
 
 
 @dataclass(frozen=True, eq=False)
 class Bag:
-    """A slide and the file with the features of its N tiles.
+    """A slide and the file with the features of its N tiles."""
 
-    Attributes:
-        slide: the slide with its label.
-        fold: index of the slide's fold; the fold's model is not trained on the slide.
-        path: file with the features.
-    """
-
-    slide: LabelledSlide
-    fold: int
-    path: Path
+    slide: LabelledSlide  # the slide with its label
+    fold: int  # index of the slide's fold; the fold's model is not trained on the slide
+    path: Path  # file with the features
 
     def features(self) -> np.ndarray:
         """(N, D) float16 features of the tiles, memory-mapped."""

@@ -70,14 +70,7 @@ class RegionModel(ModelSettings):
 def region_checkpoint(
     network: RegionNetwork, model: RegionModel, colour: ColourReference, meta: dict[str, Any]
 ) -> Checkpoint:
-    """Return a checkpoint that ``export.region_models.load_region_model`` can read.
-
-    Args:
-        network: the trained network.
-        model: description of the network.
-        colour: reference that slides' stains are normalised to.
-        meta: additional entries of the meta, such as ``config``, the settings of the training run.
-    """
+    """Return a checkpoint that ``export.region_models.load_region_model`` can read, with further entries ``meta``."""
     described = {"kind": REGIONS, "colour": dataclasses.asdict(colour), "region": dataclasses.asdict(model)}
     return Checkpoint(network.backbone.state_dict(), network.sides.state_dict(), {**meta, **described})
 

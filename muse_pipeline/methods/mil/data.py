@@ -19,39 +19,25 @@ from muse_pipeline.inference.card import DICE, DICE_OF_PAINTING, ColourReference
 from muse_pipeline.inference.stains import colour_of_fit, reference_stains
 from muse_pipeline.labels.statistics import check_leaks, mean_stains
 from muse_pipeline.labels.tissue import UNKNOWN, TissueImage, TissueSource, read_tissue_images, require_all_classes
-from muse_pipeline.losses.mil import EXPONENT
 from muse_pipeline.methods.mil.attention import LABELS, TRAINING, VALIDATION
 from muse_pipeline.methods.mil.config import StageConfig
+from muse_pipeline.methods.mil.method import EXPONENT, THRESHOLD
 from muse_pipeline.models.region import RegionNetwork
 
 
 @dataclass(frozen=True, eq=False)
 class RegionData:
-    """Labelled images at the config's mpp.
+    """Labelled images at the config's mpp."""
 
-    Attributes:
-        config: settings of the stage.
-        images: images to train on.
-        held: validation images of other patients; may be empty.
-        reference: colour reference that slides are normalised to.
-    """
-
-    config: StageConfig
-    images: list[TissueImage]
-    held: list[TissueImage]
-    reference: ColourReference
+    config: StageConfig  # settings of the stage
+    images: list[TissueImage]  # images to train on
+    held: list[TissueImage]  # validation images of other patients; may be empty
+    reference: ColourReference  # colour reference that slides are normalised to
 
     def make_windows(self, device: torch.device) -> RegionWindows:
         """Batches of training windows on ``device``."""
-        config = self.config
-        return RegionWindows(
-            self.images,
-            self._colours(self.images),
-            reference_stains(self.reference),
-            len(config.classes),
-            config,
-            device,
-        )
+        colours, stains = self._colours(self.images), reference_stains(self.reference)
+        return RegionWindows(self.images, colours, stains, len(self.config.classes), self.config, device)
 
     def make_scorer(self, network: RegionNetwork) -> RegionScorer:
         """Scorer of ``network`` on the validation images."""
@@ -77,7 +63,7 @@ def all_sources(config: StageConfig) -> tuple[tuple[TissueSource, ...], tuple[Ti
     if config.tiles is None:
         return config.sources, config.validation
     folders = config.tiles / TRAINING, config.tiles / VALIDATION
-    tiles, held_tiles = (TissueSource(images=one / "images", table=one / LABELS, mpp=config.mpp) for one in folders)
+    tiles, held_tiles = (TissueSource(images=path / "images", table=path / LABELS, mpp=config.mpp) for path in folders)
     return (*config.sources, tiles), (*config.validation, held_tiles)
 
 
@@ -90,24 +76,19 @@ def read_region_data(config: StageConfig) -> RegionData:
     require_all_classes(images, config.class_names, "training")
     if held:
         check_leaks(images, held)
-        require_all_classes([one for one in held if one.label >= 0], config.class_names, "validation")
-    if config.selection == "masks" and not any(one.mask is not None and one.label > 0 for one in held):
+        require_all_classes([image for image in held if image.label >= 0], config.class_names, "validation")
+    if config.selection == "masks" and not any(image.mask is not None and image.label > 0 for image in held):
         raise LabelError("selection 'masks': no validation image of a class other than the first has a mask; add masks")
-    return RegionData(config, images, held, mean_stains([one.stain for one in images], config.colour))
+    return RegionData(config, images, held, mean_stains([image.stain for image in images], config.colour))
 
 
 SCORES = {"labels": "validation AUC of images", "masks": DICE}
-THRESHOLD = 0.5
 
 
 class RegionScorer:
-    """Maps images window by window, as in training, and scores the maps.
+    """Maps images window by window, as in training, with the network's current weights, and scores the maps.
 
-    Args:
-        network: network to score; every call uses its current weights.
-        images: images to map, with image labels or pixel labels.
-        colours: (N, 3, 4) colour map of each image.
-        window_px: side of a window.
+    ``colours`` (N, 3, 4) are the images' colour maps.
     """
 
     def __init__(self, network: RegionNetwork, images: Sequence[TissueImage], colours: np.ndarray, window_px: int):
@@ -118,9 +99,9 @@ class RegionScorer:
         """(K, rows, columns) fused map of each image, on the cells of 4 px that fit into it."""
         was_training = self.network.training
         self.network.eval()
-        found = [self._map(image.pixels, colour) for image, colour in zip(self.images, self.colours, strict=True)]
+        maps = [self._map(image.pixels, colour) for image, colour in zip(self.images, self.colours, strict=True)]
         self.network.train(was_training)
-        return found
+        return maps
 
     def _map(self, pixels: np.ndarray, colour: np.ndarray) -> np.ndarray:
         device, side = next(self.network.parameters()).device, self.window_px
@@ -130,15 +111,10 @@ class RegionScorer:
         windows = padded.permute(2, 0, 1).unfold(1, side, side).unfold(2, side, side)  # (3, rows, columns, S, S)
         rows, columns = windows.shape[1:3]
         windows = windows.permute(1, 2, 0, 3, 4).reshape(-1, 3, side, side).float()
-        fused = torch.cat(
-            [self.network(some, torch.as_tensor(colour, device=device)).fused.float() for some in windows.split(16)]
-        )
-        cells = side // CELL_PX
-        whole = (
-            fused.view(rows, columns, -1, cells, cells)
-            .permute(2, 0, 3, 1, 4)
-            .reshape(-1, rows * cells, columns * cells)
-        )
+        colour, cells = torch.as_tensor(colour, device=device), side // CELL_PX
+        fused = torch.cat([self.network(part, colour).fused.float() for part in windows.split(16)])
+        fused = fused.view(rows, columns, -1, cells, cells).permute(2, 0, 3, 1, 4)
+        whole = fused.reshape(-1, rows * cells, columns * cells)
         height, width = (max(length // CELL_PX, 1) for length in pixels.shape[:2])
         return whole[:, :height, :width].cpu().numpy()
 
@@ -165,7 +141,8 @@ def image_auc(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> floa
 def dice_of_painting(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> float:
     """The largest ``pixel_dice`` of maps, as large as ``maps``, that have the same class everywhere."""
     classes = np.eye(len(maps[0]))[..., None, None]
-    return max(pixel_dice([np.broadcast_to(one, each.shape) for each in maps], images) for one in classes)
+    shapes = [fused.shape for fused in maps]
+    return max(pixel_dice([np.broadcast_to(flat, shape) for shape in shapes], images) for flat in classes)
 
 
 def pixel_dice(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> float:
@@ -176,8 +153,8 @@ def pixel_dice(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> flo
             continue
         size = fused.shape[2], fused.shape[1]
         truth = cv2.resize(image.mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
-        found = np.where(fused.max(0) >= THRESHOLD, fused.argmax(0) + 1, 0)
+        predicted = np.where(fused.max(0) >= THRESHOLD, fused.argmax(0) + 1, 0)[truth != UNKNOWN]
         for label in range(1, len(fused) + 1):
-            one, other = found[truth != UNKNOWN] == label, truth[truth != UNKNOWN] == label
-            hits, wrong = hits + int((one & other).sum()), wrong + int((one ^ other).sum())
+            inside, true = predicted == label, truth[truth != UNKNOWN] == label
+            hits, wrong = hits + int((inside & true).sum()), wrong + int((inside ^ true).sum())
     return 2 * hits / max(2 * hits + wrong, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from muse_pipeline.core.pictures import spread_evenly
 from muse_pipeline.data.windows import RegionWindows
 from muse_pipeline.inference.card import REGIONS, painting_warnings
 from muse_pipeline.inference.model import find_checkpoint
-from muse_pipeline.labels.tissue import source_checksums, source_files
+from muse_pipeline.labels.tissue import source_checksums, tissue_files
 from muse_pipeline.methods.mil.attention import slide_metrics, slide_stages
 from muse_pipeline.methods.mil.bags import list_labelled_slides
 from muse_pipeline.methods.mil.config import (
@@ -27,18 +27,14 @@ from muse_pipeline.methods.mil.config import (
     require_network,
 )
 from muse_pipeline.methods.mil.data import SCORES, RegionData, all_sources, read_region_data
-from muse_pipeline.methods.mil.method import (
-    StudentTraining,
-    TeacherTraining,
-)
+from muse_pipeline.methods.mil.method import StudentTraining, TeacherTraining
 from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.models.weights import load_weights
-from muse_pipeline.training.checkpoint import Checkpoint, load_backbone, load_checkpoint, save_checkpoint, seen_before
+from muse_pipeline.training.checkpoint import Checkpoint, load_backbone, load_checkpoint, seen_before
 from muse_pipeline.training.loop import BestWeights, Monitor
 from muse_pipeline.training.method import Method
-from muse_pipeline.training.recipe import RECIPES, Recipe, require_training_data
+from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage, require_training_data, stage_folder
 from muse_pipeline.training.run import Inputs, Log, plain_settings
-from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
 
 
 @RECIPES.register("mil")
@@ -53,7 +49,7 @@ class MilRecipe(Recipe):
         labels = config.slide_labels
         starts = [config.checkpoint, labels and labels.checkpoint]
         files = [find_checkpoint(start) for start in starts if start]
-        files += [file for source in (*config.sources, *config.validation) for _, _, file in source_files(source)]
+        files += [file for source in (*config.sources, *config.validation) for _, _, file in tissue_files(source)]
         if labels and labels.table:
             files.append(labels.table)
         slides = list_labelled_slides(labels, config.class_names) if labels else []
@@ -63,7 +59,7 @@ class MilRecipe(Recipe):
             "mpp": config.mpp,
             "classes": list(config.class_names),
             "inputs": list(dict.fromkeys(map(str, files))),
-            "slides": {one.slide_id: [config.class_names[one.label], one.patient] for one in slides},
+            "slides": {slide.slide_id: [config.class_names[slide.label], slide.patient] for slide in slides},
         }
 
     def stages(self, config: MilConfig, folder: Path) -> Sequence[Stage]:
@@ -138,13 +134,9 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         """Validation, if there are validation images."""
         if not data.held:
             return ()
-
-        def keep(step: int, scores: dict[str, float]) -> None:
-            save_checkpoint(self.run_folder.best, self._describe(data, method, step, scores))
-
-        score = data.make_scorer(method.trained()).score
+        score, describe = data.make_scorer(method.trained()).score, partial(self._describe, data, method)
         # With few images, AUCs are often equal; the later weights are kept then, because they were trained longer.
-        return (BestWeights(SCORES[self.config.selection], score, keep, keeps_later=True),)
+        return (BestWeights(SCORES[self.config.selection], score, self.run_folder.best, describe, keeps_later=True),)
 
     def checkpoint(self, data: RegionData, method: Method) -> Checkpoint:
         """Checkpoint of the weights with the best validation score or, without validation, of the last weights."""
@@ -180,9 +172,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
             "mpp": config.mpp,
             "resample_positions": False,
             "config": plain_settings(config, portable=True),
-            "images": sorted({image.name for image in data.images} | seen.images),
-            "patients": sorted(learnt | held | seen.patients),  # weights are chosen on held-out patients
-            "learnt_patients": sorted(learnt | seen.learnt_patients),
+            **seen.extend((image.name for image in data.images), learnt, held),
             "step": step,
             "scores": scores,
             "selection": SCORES[config.selection] if data.held else None,

@@ -20,8 +20,7 @@ from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.data import require_apart
-from muse_pipeline.methods.unit import config as unit
-from muse_pipeline.methods.unit.config import UnitConfig
+from muse_pipeline.methods.unit.config import UnitConfig, require_sound_translation
 from muse_pipeline.training.recipe import Recipe, load_run
 from muse_pipeline.training.run import Inputs, plain_settings, source_files
 
@@ -31,38 +30,24 @@ PLACEHOLDER = "a slide's"  # path of store and proposals until ``plan_cohort_run
 
 @dataclass(frozen=True)
 class Cohort:
-    """Slides of a cohort, and the rules that hold out some of them.
+    """Slides of a cohort, and the rules that hold out some of them."""
 
-    Attributes:
-        rows: rows of the sheet.
-        results: folder with one folder per slide for stores and proposals, which may not exist yet.
-        exclude: strings; slides whose id contains one of them are neither trained on nor held out.
-        held_splits: values of the sheet's column `split` whose slides are held out for the evaluation of the backbone.
-            No patient may have both held-out and training slides. None stands for the splits in ``HELD_SPLITS``, in
-            upper or lower case.
-    """
-
-    rows: Sequence[SheetRow]
-    results: Path
-    exclude: tuple[str, ...] = ()
+    rows: Sequence[SheetRow]  # rows of the sheet
+    results: Path  # folder with one folder per slide for stores and proposals, which may not exist yet
+    exclude: tuple[str, ...] = ()  # strings; slides whose id contains one of them are neither trained on nor held out
+    # values of the sheet's column `split` whose slides are held out for the evaluation of the backbone. No patient may
+    # have both held-out and training slides. None stands for the splits in ``HELD_SPLITS``, in upper or lower case
     held_splits: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
 class CohortRun:
-    """A run that can start as soon as its slides have stores and proposals.
+    """A run that can start as soon as its slides have stores and proposals."""
 
-    Attributes:
-        config: settings of the run; all its paths are absolute.
-        slides: ids of the training slides.
-        partners: ids of the training slides with a partner.
-        held: ids of the held-out slides.
-    """
-
-    config: MuseConfig | UnitConfig
-    slides: list[str]
-    partners: list[str]
-    held: list[str]
+    config: MuseConfig | UnitConfig  # settings of the run; all its paths are absolute
+    slides: list[str]  # ids of the training slides
+    partners: list[str]  # ids of the training slides with a partner
+    held: list[str]  # ids of the held-out slides
 
     def facts(self) -> dict[str, Any]:
         """Name, um per pixel, slides and inputs of the run, for the workflow."""
@@ -105,7 +90,7 @@ def plan_cohort_run(
     if isinstance(config, UnitConfig):
         tissue = (UnlabelledSource(store=slide.store) for slide in slides)
         config = dataclasses.replace(config, sources=(*config.sources[:-1], *tissue))
-        unit.require_sound(config)
+        require_sound_translation(config)
     else:
         judged = [*config.held, *judged]
         config = dataclasses.replace(config, sources=(*config.sources[:-1], *slides), held=tuple(judged))
@@ -159,14 +144,14 @@ def settings_of(config: MuseConfig | UnitConfig) -> dict[str, Any]:
 
 def _choose_rows(cohort: Cohort) -> tuple[list[SheetRow], list[SheetRow]]:
     """The rows for training and the held-out rows."""
-    known = sorted({row.split for row in cohort.rows if row.split})
+    splits = sorted({row.split for row in cohort.rows if row.split})
     for split in cohort.held_splits or ():
-        if split not in known:
-            raise ConfigError(f"no slide has the split '{split}'; known: {', '.join(known) or 'none'}")
+        if split not in splits:
+            raise ConfigError(f"no slide has the split '{split}'; known: {', '.join(splits) or 'none'}")
     for word in cohort.exclude:
         if not any(word in row.slide_id for row in cohort.rows):
             raise ConfigError(f"exclude: no slide_id contains '{word}'; correct or delete it")
-    by_default = {split for split in known if split.casefold() in HELD_SPLITS}
+    by_default = {split for split in splits if split.casefold() in HELD_SPLITS}
     held_splits = by_default if cohort.held_splits is None else cohort.held_splits
     rows = [row for row in cohort.rows if not any(word in row.slide_id for word in cohort.exclude)]
     chosen = [row for row in rows if row.split not in held_splits]

@@ -11,7 +11,6 @@ from muse_pipeline.data.augment import Augmentation, Seed
 from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.data.views import ViewSettings
 from muse_pipeline.labels.label_sources import ParsedSource
-from muse_pipeline.methods.detector.config import require_windows
 from muse_pipeline.methods.muse.method import SelfDistillationSettings
 from muse_pipeline.training.devices import Precision
 from muse_pipeline.training.method import Schedule
@@ -81,8 +80,3 @@ class MuseConfig:
     def sides_px(self) -> tuple[int, ...]:
         """Sides of all views that the network gets."""
         return (self.views.global_px, *[self.views.local_px] * (self.views.n_local > 0))
-
-
-def require_sound(config: MuseConfig) -> None:
-    """Reject an unknown backbone, and views that it does not accept, before any data is read."""
-    require_windows(config.backbone, *config.sides_px)

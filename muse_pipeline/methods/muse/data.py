@@ -22,9 +22,8 @@ from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.region_lookup import load_regions, read_record
 from muse_pipeline.inference.stains import colour_of_fit, read_colour
-from muse_pipeline.labels.base_source import LabelSource
+from muse_pipeline.labels.base_source import LabelSource, read_picture
 from muse_pipeline.labels.label_sources import read_labelled_images, require_in_names, require_words
-from muse_pipeline.labels.picture_scale import read_picture
 from muse_pipeline.labels.statistics import mean_stains
 from muse_pipeline.nuclei.parquet import iterate_rows, read_provenance
 from muse_pipeline.slides.inspect import read_info
@@ -39,19 +38,12 @@ MPP_TOLERANCE = 1.005  # views may be finer than an image by this factor, becaus
 
 @dataclass(frozen=True, eq=False)
 class PretrainData:
-    """The N images with at least ``min_nuclei`` nuclei.
+    """The N images with at least ``min_nuclei`` nuclei."""
 
-    Attributes:
-        images: images from all sources.
-        colours: (N, 3, 4) colour map of each image, in optical density.
-        reference: colour reference that the maps normalise to.
-        sources: source of each image.
-    """
-
-    images: list[NucleusImage]
-    colours: np.ndarray
-    reference: ColourReference
-    sources: list[NucleusSource]
+    images: list[NucleusImage]  # images from all sources
+    colours: np.ndarray  # (N, 3, 4) colour map of each image, in optical density
+    reference: ColourReference  # colour reference that the maps normalise to
+    sources: list[NucleusSource]  # source of each image
 
     @property
     def patients(self) -> list[str]:
@@ -69,34 +61,30 @@ def read_pretrain_data(
 ) -> PretrainData:
     """Open every source without reading pixels of stores; positions of nuclei are indexed once in ``folder``.
 
-    Args:
-        sources: sources of the config.
-        finest_mpp: finest um per pixel of the views.
-        min_nuclei: images with fewer nuclei are left out.
-        folder: folder for the indices of nuclei.
-        log: callback for lines about left-out images and failed region maps.
-        region_weights: weights of the region classes, as in ``MuseConfig``; they apply to slides only.
+    Images with fewer than ``min_nuclei`` nuclei are left out. ``region_weights`` are those of ``MuseConfig``, and apply
+    to slides only.
     """
-    _require_words(sources)
+    require_words([source.labelled for source in sources if source.labelled is not None])
+    folders = [source for source in sources if source.images is not None]
+    location_of = {word: source.images for source in folders for word in source.exclude}
+    require_in_names(location_of, [path.name for source in folders for path in picture_files(source.images)])
     regions = RegionWeights(region_weights, log)
     opened = [(image, source) for source in sources for image in _open(source, finest_mpp, folder, regions)]
-    images = [image for image, _ in opened]
-    kept = [one for one in images if len(one.nuclei.xy) >= min_nuclei]
+    kept = [(image, source) for image, source in opened if len(image.nuclei.xy) >= min_nuclei]
     if not kept:
         raise ConfigError(
-            f"no image has {min_nuclei} nuclei (of {count_noun(len(images), 'image')}); check the nuclei that were "
+            f"no image has {min_nuclei} nuclei (of {count_noun(len(opened), 'image')}); check the nuclei that were "
             "found there, or lower `min_nuclei`"
         )
-    if len(kept) < len(images):
-        few = next(one.name for one in images if len(one.nuclei.xy) < min_nuclei)
-        n = count_noun(len(images) - len(kept), "image was", "images were")
+    if len(kept) < len(opened):
+        few = next(image.name for image, _ in opened if len(image.nuclei.xy) < min_nuclei)
+        n = count_noun(len(opened) - len(kept), "image was", "images were")
         log(f"{n} left out, first {few}, with fewer than {min_nuclei} nuclei")
-    regions.require_use(kept)
-    fits = [one.stain for one in kept]
+    images, of_images = map(list, zip(*kept, strict=True))
+    regions.require_use(images)
+    fits = [image.stain for image in images]
     reference = mean_stains(fits, "macenko") if any(fit is not None for fit in fits) else ColourReference()
-    colours = np.stack([colour_of_fit(reference, fit) for fit in fits])
-    chosen = {id(one) for one in kept}
-    return PretrainData(kept, colours, reference, [source for image, source in opened if id(image) in chosen])
+    return PretrainData(images, np.stack([colour_of_fit(reference, fit) for fit in fits]), reference, of_images)
 
 
 def require_apart(patients: Sequence[str], held: Sequence[LabelSource]) -> None:
@@ -107,13 +95,6 @@ def require_apart(patients: Sequence[str], held: Sequence[LabelSource]) -> None:
             f"{some_of(shared)}: in `held`, and also in `sources` or in the training data of the initial weights, so "
             "the backbone would be evaluated on its training data; `exclude` them from `held` or from `sources`"
         )
-
-
-def _require_words(sources: Sequence[NucleusSource]) -> None:
-    require_words([source.labelled for source in sources if source.labelled is not None])
-    folders = [source for source in sources if source.images is not None]
-    location_of = {word: source.images for source in folders for word in source.exclude}
-    require_in_names(location_of, [path.name for source in folders for path in picture_files(source.images)])
 
 
 def _open(source: NucleusSource, finest_mpp: float, folder: Path, regions: RegionWeights) -> Iterator[NucleusImage]:
@@ -161,15 +142,13 @@ def _index(source: NucleusSource, store: Store, folder: Path, regions: RegionWei
         raise NucleiError(f"{proposals}: contains nuclei of a different slide than {store.path}; correct either path")
     location = folder / cache_name(proposals, f"{store.mpp} {store.size_px}{regions.describe(source)}")
     if not location.is_dir():
-        parts = [
-            np.stack([table["x"].to_numpy(), table["y"].to_numpy()], -1)
-            for table in iterate_rows(proposals, 1 << 18, ["x", "y"])
-        ]
+        tables = iterate_rows(proposals, 1 << 18, ["x", "y"])
+        parts = [np.stack([table["x"].to_numpy(), table["y"].to_numpy()], -1) for table in tables]
         xy = np.concatenate([np.zeros((0, 2)), *parts])
         if n_wrong := int((~np.isfinite(xy).all(1)).sum()):
             raise NucleiError(f"{proposals}: {n_wrong} of {len(xy)} positions are not numbers; write the file again")
         work_xy = level0_to_work(xy, store.slide_mpp, store.mpp)
-        index, order = NucleusIndex.build_ordered(work_xy, store.size_px, store.mpp)
+        index, order = NucleusIndex.build(work_xy, store.size_px, store.mpp)
         if regions.weights:
             index = index.with_weights(regions.weigh(source, xy[order]))
         index.save(location)
@@ -178,15 +157,10 @@ def _index(source: NucleusSource, store: Store, folder: Path, regions: RegionWei
 
 @dataclass(frozen=True)
 class RegionWeights:
-    """Weights of nuclei that depend on the class of their tissue region.
+    """Weights of nuclei that depend on the class of their tissue region."""
 
-    Attributes:
-        weights: class -> weight of its nuclei; all other nuclei have the weight 1.
-        log: callback for lines about slides on which the region model failed.
-    """
-
-    weights: Mapping[str, float]
-    log: Log
+    weights: Mapping[str, float]  # class -> weight of its nuclei; all other nuclei have the weight 1
+    log: Log  # callback for lines about slides on which the region model failed
 
     def describe(self, source: NucleusSource) -> str:
         """String that identifies the weights of a slide's nuclei; empty if no weights are set."""
@@ -198,11 +172,11 @@ class RegionWeights:
         """(N,) weights of a slide's nuclei at (N, 2) level-0 px."""
         files = SlideFiles(source.store.parent)
         info = read_info(files.info)
-        found = load_regions(source.regions or files.folder, info, TissueMask.load(files.mask, info).kept)
-        if found.failure:
-            self.log(f"{info.slide_id}: all its nuclei have the weight 1, because it has no regions ({found.reason})")
+        regions = load_regions(source.regions or files.folder, info, TissueMask.load(files.mask, info).kept)
+        if regions.failure:
+            self.log(f"{info.slide_id}: all its nuclei have the weight 1, because it has no regions ({regions.reason})")
             return np.ones(len(xy))
-        names = [one.name for one in found.classes]
+        names = [region_class.name for region_class in regions.classes]
         unknown = [name for name in self.weights if name not in names]
         if unknown and source.regions is None:
             raise ConfigError(
@@ -210,7 +184,7 @@ class RegionWeights:
                 f"classes are {', '.join(names)}"
             )
         weights = np.array([*(self.weights.get(name, 1.0) for name in names), 1.0])  # last: outside regions
-        return weights[found.columns(xy).region]
+        return weights[regions.columns(xy).region]
 
     def require_use(self, images: Sequence[NucleusImage]) -> None:
         """Reject region weights that affect no nucleus of any slide."""
@@ -252,8 +226,8 @@ def _read_pictures(source: NucleusSource, finest_mpp: float, folder: Path) -> It
         location = folder / cache_name(path, f"{mpp} {predictor.sha256}")
         size_px = pixels.shape[1], pixels.shape[0]
         if not location.is_dir():
-            found = detect_picture(predictor, pixels, mpp, fit_macenko(pixels.reshape(-1, 3)))
-            NucleusIndex.build(found.xy, size_px, mpp).save(location)
+            nuclei = detect_picture(predictor, pixels, mpp, fit_macenko(pixels.reshape(-1, 3)))
+            NucleusIndex.build(nuclei.xy, size_px, mpp)[0].save(location)
         yield _picture(path.stem, source, pixels, mpp, NucleusIndex.open(location, size_px, mpp, mapped=False))
 
 
@@ -262,7 +236,7 @@ def _read_labelled(source: NucleusSource, finest_mpp: float) -> Iterator[Nucleus
     mpp = labels.mpp or finest_mpp
     require_fine(str(labels.location), mpp, finest_mpp)
     for image in read_labelled_images([labels], (), mpp, n_rays=3):
-        nuclei = NucleusIndex.build(image.nuclei.xy, image.pixels.shape[1::-1], mpp)
+        nuclei, _ = NucleusIndex.build(image.nuclei.xy, image.pixels.shape[1::-1], mpp)
         yield _picture(image.name, source, image.pixels, mpp, nuclei, image.patient)
 
 

@@ -13,20 +13,14 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from muse_pipeline.core.config import Between, Fraction, NotNegative, OneOf
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.views import ViewBatch, Views, ordered_pairs
-from muse_pipeline.losses.self_distillation import (
-    all_sum,
-    centred_targets,
-    cross_entropy,
-    n_processes,
-    sinkhorn_targets,
-)
-from muse_pipeline.models.base import Backbone, Features, Lattice, read_at
+from muse_pipeline.models.base import Backbone, Features, Lattice, interpolate_at
+from muse_pipeline.training.devices import all_sum, is_distributed, n_processes
 from muse_pipeline.training.method import Method
 
 
@@ -34,12 +28,6 @@ class Projector(nn.Module):
     """Three layers with GELU, a normalised bottleneck, and the cosine to each of K prototypes; no batch norm.
 
     As in DINO, the projector is dropped after pretraining.
-
-    Args:
-        channels: channels of the features.
-        hidden: width of the two hidden layers.
-        bottleneck: length of the normalised vectors.
-        n_prototypes: number of prototypes, K.
     """
 
     def __init__(self, channels: int, hidden: int = 2048, bottleneck: int = 256, n_prototypes: int = 8192):
@@ -63,6 +51,7 @@ class Projector(nn.Module):
 
 BALANCES = ("centring", "sinkhorn")
 CENTRE_MOMENTUM, USE_MOMENTUM = 0.9, 0.99
+N_ITERATIONS = 3  # of Sinkhorn-Knopp
 MAX_WIDTH = 1 << 18  # four times the number of prototypes in DINO
 Width = Annotated[int, Between(2, MAX_WIDTH)]
 Temperature = Annotated[float, Between(1e-3, 10)]
@@ -104,13 +93,8 @@ class SelfDistillationSettings:
             raise ConfigError("distillation: nucleus_weight and image_weight are both 0; nothing would be learnt")
 
 
-class Level(nn.Module):
-    """Loss between student and teacher on nuclei or on whole views, with a projector for each network.
-
-    Args:
-        channels: channels of the features.
-        settings: settings of losses and projectors.
-    """
+class DistillationLevel(nn.Module):
+    """Loss between student and teacher on nuclei or on whole views, with a projector for each network."""
 
     def __init__(self, channels: int, settings: SelfDistillationSettings):
         super().__init__()
@@ -141,10 +125,6 @@ class Level(nn.Module):
         """(N,) cross-entropy between ``targets`` (N, K) and the student's output for ``features`` (N, C)."""
         return cross_entropy(targets, self.student(features), self.settings.student_temperature)
 
-    def freeze(self) -> None:
-        """Keep the prototypes fixed in this step; an optimiser skips parameters without a gradient."""
-        self.student.prototypes.grad = None
-
     @torch.no_grad()
     def update(self, momentum: float) -> None:
         """Update the teacher's projector, and its centre and prototype use from this step's sums over all processes."""
@@ -163,21 +143,15 @@ class Level(nn.Module):
 
 
 class MusePretraining(Method):
-    """Student, averaged teacher, and the losses between them.
-
-    Args:
-        backbone: the initial student; the teacher starts as a copy of it.
-        settings: settings of losses and projectors.
-        n_local: number of local views in each set.
-    """
+    """Student, averaged teacher, and the losses between them; the teacher starts as a copy of ``backbone``."""
 
     def __init__(self, backbone: Backbone, settings: SelfDistillationSettings, n_local: int):
         super().__init__()
         self.settings, self.pairs = settings, ordered_pairs(n_local)
         self.backbone = backbone
         self.teacher = copy.deepcopy(backbone).requires_grad_(False)
-        self.nucleus = Level(backbone.channels, settings) if settings.nucleus_weight else None
-        self.image = Level(backbone.image_channels, settings) if settings.image_weight else None
+        self.nucleus = DistillationLevel(backbone.channels, settings) if settings.nucleus_weight else None
+        self.image = DistillationLevel(backbone.image_channels, settings) if settings.image_weight else None
 
     def losses(self, batch: ViewBatch, turn: str, progress: float) -> dict[str, Tensor]:
         """Compute the cross-entropies over shared nuclei and over views, their weighted sum, and diagnostics.
@@ -192,22 +166,26 @@ class MusePretraining(Method):
         students = [*_encode_views(self.backbone, batch.global_views, 2)]
         if batch.local_views is not None:
             students += _encode_views(self.backbone, batch.local_views, len(self.pairs) // 2 - 1)
-        found, loss = {}, students[0].dense.sum() * 0
+        terms, loss = {}, students[0].dense.sum() * 0
         if self.nucleus is not None:
-            found |= self._compare_nuclei(teachers, students, batch, progress)
-            loss = loss + self.settings.nucleus_weight * found["nucleus"]
+            terms |= self._compare_nuclei(teachers, students, batch, progress)
+            loss = loss + self.settings.nucleus_weight * terms["nucleus"]
         if self.image is not None:
-            found |= self._compare_images(teachers, students, progress)
-            loss = loss + self.settings.image_weight * found["image"]
-        return {"loss": loss, **found}
+            terms |= self._compare_images(teachers, students, progress)
+            loss = loss + self.settings.image_weight * terms["image"]
+        return {"loss": loss, **terms}
 
     def _compare_nuclei(
         self, teachers: list[Features], students: list[Features], batch: ViewBatch, progress: float
     ) -> dict[str, Tensor]:
-        level, lattice, rows = self.nucleus, self.backbone.lattice, _rows_of_pairs(batch.shared)
+        level, lattice = self.nucleus, self.backbone.lattice
+        # For each pair, the flat indices into (B, M) of its shared nuclei. This synchronises with the device twice;
+        # indexing with ``shared`` would do so for each view of each pair.
+        _, rows = batch.shared.flatten(1).nonzero(as_tuple=True)
+        rows = list(rows.split(batch.shared.sum((1, 2)).tolist()))
         vectors, targets, losses = [], [], []
         for teacher in range(2):
-            numbers = [number for number, (one, _) in enumerate(self.pairs) if one == teacher]
+            numbers = [number for number, pair in enumerate(self.pairs) if pair[0] == teacher]
             read = [_read_rows(teachers[teacher], batch.teacher_xy[n], lattice, rows[n]) for n in numbers]
             # All pairs with the same teacher view share one projector pass and one Sinkhorn-Knopp assignment.
             pred = level.targets(torch.cat(read), progress).split([len(part) for part in read])
@@ -219,16 +197,16 @@ class MusePretraining(Method):
         # The loss of a pair is averaged over its nuclei in all processes, whose numbers of nuclei differ; the factor
         # ``n_processes`` compensates for the later averaging of gradients.
         n_rows = all_sum(batch.shared.sum((1, 2)).float())
-        totals = [one.sum() * n_processes() / n for one, n in zip(losses, n_rows.clamp(min=1), strict=True)]
-        found = {"nucleus": torch.stack(totals).sum() / (n_rows > 0).sum().clamp(min=1)}
+        totals = [loss.sum() * n_processes() / n for loss, n in zip(losses, n_rows.clamp(min=1), strict=True)]
+        term = {"nucleus": torch.stack(totals).sum() / (n_rows > 0).sum().clamp(min=1)}
         if not self.gauges:
-            return found
+            return term
         n_pairs = all_sum(n_rows.new_full((), batch.octaves.numel()))
         most = batch.shared.shape[2]
         # Rows are flat indices into (B, M), so the quotient is the index of the set.
         octaves = [batch.octaves[n].index_select(0, chosen // most) for n, chosen in enumerate(rows)]
         return {
-            **found,
+            **term,
             "shared_nuclei": n_rows.sum() / n_pairs.clamp(min=1),
             "entropy_nucleus": self._relative_entropy(targets),
             "spread": _spread(torch.cat(vectors)),
@@ -238,23 +216,24 @@ class MusePretraining(Method):
 
     def _compare_images(self, teachers: list[Features], students: list[Features], progress: float) -> dict[str, Tensor]:
         level = self.image
-        targets = [level.targets(one.image, progress) for one in teachers]
-        losses = [level.loss(targets[one], students[other].image).mean() for one, other in self.pairs]
-        found = {"image": torch.stack(losses).mean()}
+        targets = [level.targets(features.image, progress) for features in teachers]
+        losses = [level.loss(targets[teacher], students[student].image).mean() for teacher, student in self.pairs]
+        term = {"image": torch.stack(losses).mean()}
         if not self.gauges:
-            return found
+            return term
         gauges = {"entropy_image": self._relative_entropy(targets), "prototypes_image": level.prototype_usage()}
-        return found | gauges
+        return term | gauges
 
     def _relative_entropy(self, targets: list[Tensor]) -> Tensor:
         """Mean entropy of all rows of ``targets``, each (N, K), as a share of the largest possible."""
-        return _mean(torch.cat([_entropy(one) for one in targets])) / math.log(self.settings.n_prototypes)
+        entropies = [-(probability * probability.clamp(min=1e-12).log()).sum(-1) for probability in targets]
+        return _mean(torch.cat(entropies)) / math.log(self.settings.n_prototypes)
 
     def before_step(self, turn: str, progress: float) -> None:
         """Freeze the prototypes at the start of the run."""
         if progress < self.settings.frozen:
             for level in self._levels():
-                level.freeze()
+                level.student.prototypes.grad = None  # an optimiser skips parameters without a gradient
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
@@ -265,7 +244,7 @@ class MusePretraining(Method):
         for level in self._levels():
             level.update(momentum)
 
-    def _levels(self) -> list[Level]:
+    def _levels(self) -> list[DistillationLevel]:
         return [level for level in (self.nucleus, self.image) if level is not None]
 
     def trained(self) -> Backbone:
@@ -279,22 +258,9 @@ def _encode_views(backbone: Backbone, views: Views, n_views: int) -> list[Featur
     return [Features(*parts) for parts in zip(*(part.float().chunk(n_views) for part in features), strict=True)]
 
 
-def _rows_of_pairs(shared: Tensor) -> list[Tensor]:
-    """For each pair of views, the flat indices into (B, M) of its nuclei in ``shared`` (P, B, M).
-
-    This synchronises with the device twice; indexing with ``shared`` would do so for each view of each pair.
-    """
-    _, rows = shared.flatten(1).nonzero(as_tuple=True)
-    return list(rows.split(shared.sum((1, 2)).tolist()))
-
-
 def _read_rows(features: Features, xy: Tensor, lattice: Lattice, rows: Tensor) -> Tensor:
     """(n, D) features of the dense map at those positions ``xy`` (B, M, 2) that ``rows`` (n,) selects."""
-    return read_at(features.dense, xy, lattice).flatten(0, 1).index_select(0, rows)
-
-
-def _entropy(probabilities: Tensor) -> Tensor:
-    return -(probabilities * probabilities.clamp(min=1e-12).log()).sum(-1)
+    return interpolate_at(features.dense, xy, lattice).flatten(0, 1).index_select(0, rows)
 
 
 # Diagnostics are computed over the rows of all processes, because a single process may have few or none.
@@ -321,3 +287,39 @@ def _difference(values: Tensor, chosen: Tensor) -> Tensor:
     n_rows, totals = all_sum(torch.stack([of_either.sum(1), of_either @ values]))
     of_chosen, of_others = totals / n_rows.clamp(min=1)
     return (of_chosen - of_others) * (n_rows > 0).all()
+
+
+def cross_entropy(target: Tensor, logits: Tensor, temperature: float) -> Tensor:
+    """(N,) cross-entropy of a teacher's probabilities (N, K) and the softmax of a student's logits (N, K)."""
+    return -(target * torch.log_softmax(logits.float() / temperature, -1)).sum(-1)
+
+
+def centred_targets(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:
+    """(N, K) softmax of the teacher's logits (N, K) after subtraction of ``centre`` (K,)."""
+    return torch.softmax((logits.float() - centre) / temperature, -1)
+
+
+def sinkhorn_targets(logits: Tensor, temperature: float) -> Tensor:
+    """(N, K) probabilities that assign rows to prototypes so that, over all processes, prototypes are used equally.
+
+    Sinkhorn-Knopp, as in SwAV (arXiv 2006.09882) and DINOv2 (arXiv 2304.07193).
+
+    Processes may have different numbers of rows, or none; all of them must call this function.
+    """
+    scores = (logits.float() / temperature).T  # (K, N); kept as logarithms, so that low temperatures do not overflow
+    n_rows = all_sum(torch.tensor(float(scores.shape[1]), device=logits.device)).clamp(min=1)
+    # Each prototype gets 1 / K of the mass, then each row 1 / N; rows are scaled last, so that each sums to 1.
+    for _ in range(N_ITERATIONS):
+        scores = scores - _log_sum(scores) - math.log(len(scores))
+        scores = scores - scores.logsumexp(0, keepdim=True) - n_rows.log()
+    return (scores + n_rows.log()).exp().T
+
+
+def _log_sum(scores: Tensor) -> Tensor:
+    """(K, 1) logarithm of the sum of exp(scores) over the rows (K, N) of all processes."""
+    highest = scores.amax(1, keepdim=True) if scores.shape[1] else scores.new_full((len(scores), 1), -torch.inf)
+    if is_distributed():
+        distributed.all_reduce(highest, op=distributed.ReduceOp.MAX)
+    # If no process has a row, the maximum is -inf, and -inf minus itself would be NaN.
+    highest = highest.nan_to_num(neginf=0.0)
+    return highest + all_sum(torch.exp(scores - highest).sum(1, keepdim=True)).clamp(min=1e-30).log()

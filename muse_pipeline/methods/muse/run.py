@@ -21,18 +21,18 @@ from muse_pipeline.data.views import ViewBatches, ViewSampler, ViewSet
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.inference.stains import colour_of_fit, reference_stains
 from muse_pipeline.labels.labelled_image import LabelledImage
-from muse_pipeline.methods.muse.config import MuseConfig, require_sound
+from muse_pipeline.methods.detector.config import require_windows
+from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.data import PretrainData, checksums_of_regions, read_pretrain_data, require_apart
 from muse_pipeline.methods.muse.method import MusePretraining
 from muse_pipeline.methods.muse.validation import SCORE, PointSet, read_held, score_held
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
-from muse_pipeline.training.checkpoint import Checkpoint, Seen, load_backbone, save_checkpoint, seen_before
+from muse_pipeline.training.checkpoint import Checkpoint, Seen, load_backbone, seen_before
 from muse_pipeline.training.loop import IN_A_ROW, Alarm, BestWeights, Monitor
 from muse_pipeline.training.method import Method
-from muse_pipeline.training.recipe import RECIPES, Recipe
+from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage
 from muse_pipeline.training.run import Inputs, Log, plain_settings
-from muse_pipeline.training.stages import Stage, TrainingStage
 
 INDEX = "nuclei"
 
@@ -50,17 +50,9 @@ class MuseRecipe(Recipe):
 
 def make_batches(config: MuseConfig, data: PretrainData) -> ViewBatches:
     """The stream of views of a run."""
-    return ViewBatches(
-        data.images,
-        data.colours,
-        reference_stains(data.reference),
-        settings=config.views,
-        batch=config.batch,
-        augmentation=config.augmentation,
-        seed=config.seed,
-        balance=config.balance,
-        grey=config.grey,
-    )
+    names = ("batch", "augmentation", "seed", "balance", "grey")
+    settings = {"settings": config.views, **{name: getattr(config, name) for name in names}}
+    return ViewBatches(data.images, data.colours, reference_stains(data.reference), **settings)
 
 
 class MuseStage(TrainingStage[MuseConfig, PretrainData]):
@@ -81,8 +73,8 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         return seen_before(self.inputs().checkpoints, self.config.trust_pickle)
 
     def check(self) -> None:
-        """Reject wrong settings (``config.require_sound``)."""
-        require_sound(self.config)
+        """Reject an unknown backbone, and views that it does not accept."""
+        require_windows(self.config.backbone, *self.config.sides_px)
 
     def inputs(self) -> Inputs:
         """Sources of tissue and nucleus positions, region maps and the initial checkpoint."""
@@ -140,20 +132,19 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         if not self._held:
             return ()
 
-        def keep(done: int, scores: dict[str, float]) -> None:
+        def describe(done: int, scores: dict[str, float]) -> Checkpoint:
             trained = self.checkpoint(data, method)
             # Held-out patients are included, because weights are chosen on them.
             patients = sorted({*trained.meta["patients"], *(image.patient for image in self._held)})
-            meta = {**trained.meta, "step": done, "patients": patients, **scores}
-            save_checkpoint(self.run_folder.best, dataclasses.replace(trained, meta=meta))
+            return dataclasses.replace(trained, meta={**trained.meta, "step": done, "patients": patients, **scores})
 
         colours = np.stack([colour_of_fit(data.reference, image.stain) for image in self._held])
         points = PointSet(self._held, colours, self.config.views.global_px)
-        return (BestWeights(SCORE, partial(score_held, method.trained(), points), keep),)
+        return (BestWeights(SCORE, partial(score_held, method.trained(), points), self.run_folder.best, describe),)
 
     def checkpoint(self, data: PretrainData, method: Method) -> Checkpoint:
         """The trained backbone."""
-        config, seen = self.config, self._seen
+        config = self.config
         meta = {
             "kind": "backbone",
             "backbone": config.backbone,
@@ -162,9 +153,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
             "resample_positions": False,  # positional embeddings are used as trained
             "config": plain_settings(config, portable=True),
             "colour": dataclasses.asdict(data.reference),
-            "images": sorted({image.name for image in data.images} | seen.images),
-            "patients": sorted({*data.patients} | seen.patients),
-            "learnt_patients": sorted({*data.patients} | seen.learnt_patients),
+            **self._seen.extend((image.name for image in data.images), data.patients),
             "step": config.schedule.steps,
         }
         return Checkpoint(method.trained().state_dict(), {}, meta)
@@ -224,8 +213,8 @@ def _draw_set(views: ViewSet) -> np.ndarray:
     colours = np.random.default_rng(0).integers(60, 256, (views.seen.shape[1], 3)).tolist()
     pictures = []
     for number, (view, placed) in enumerate(zip(views.views, views.placed, strict=True)):
-        partners = [one for one in (0, 1) if one != number]  # the teacher only gets global views
-        shared = np.unique(np.concatenate([views.shared(one, number) for one in partners]))
+        partners = [index for index in (0, 1) if index != number]  # the teacher only gets global views
+        shared = np.unique(np.concatenate([views.shared(partner, number) for partner in partners]))
         picture = cv2.resize(view.cut(views.image), None, fx=ZOOM, fy=ZOOM, interpolation=cv2.INTER_CUBIC)
         for nucleus in shared.tolist():
             at = np.round(xy_to_xy_index(placed[nucleus] * ZOOM) * 2**SUBPIXEL_BITS).astype(int).tolist()
@@ -233,7 +222,7 @@ def _draw_set(views: ViewSet) -> np.ndarray:
             cv2.circle(picture, at, radius, colours[nucleus], 2, cv2.LINE_AA, SUBPIXEL_BITS)
         pictures.append(picture)
     height = max(len(picture) for picture in pictures)
-    return np.concatenate([_padded(one, height, one.shape[1] + GAP_PX) for one in pictures], 1)
+    return np.concatenate([_padded(picture, height, picture.shape[1] + GAP_PX) for picture in pictures], 1)
 
 
 def _padded(picture: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -17,26 +17,20 @@ from muse_pipeline.core.pictures import spread_evenly
 from muse_pipeline.labels.base_source import LabelSource
 from muse_pipeline.labels.label_sources import read_labelled_images
 from muse_pipeline.labels.labelled_image import LabelledImage
-from muse_pipeline.models.base import Backbone, read_at
+from muse_pipeline.models.base import Backbone, interpolate_at
 
 AUTHORS_CELL_PX = 224
 
 
 @dataclass(frozen=True, eq=False)
 class PointWindow:
-    """One window of a picture, and the M nuclei whose features are computed in it.
+    """One window of a picture, and the M nuclei whose features are computed in it."""
 
-    Attributes:
-        image: index of its picture.
-        origin: (x, y) of its upper left corner in the picture; negative if the picture is smaller than the window.
-        xy: (M, 2) float32 centres of the nuclei, window px.
-        label: (M,) class index, never -1.
-    """
-
-    image: int
+    image: int  # index of its picture
+    # (x, y) of its upper left corner in the picture; negative if the picture is smaller than the window
     origin: tuple[int, int]
-    xy: np.ndarray
-    label: np.ndarray
+    xy: np.ndarray  # (M, 2) float32 centres of the nuclei, window px
+    label: np.ndarray  # (M,) class index, never -1
 
 
 def cut_point_windows(index: int, image: LabelledImage, window_px: int) -> list[PointWindow]:
@@ -74,18 +68,7 @@ BATCH = 10  # as in the authors' code
 
 
 class PointSet:
-    """P nuclei as points, in the order of their windows.
-
-    Args:
-        images: images with nuclei of known class.
-        colours: (N, 3, 4) colour map of each image.
-        window_px: side of a window.
-
-    Attributes:
-        windows: the W windows.
-        label: (P,) class index of every point.
-        patient: (P,) patient of every point.
-    """
+    """P nuclei of known class as points, with label (P,) and patient (P,), in the order of their windows."""
 
     def __init__(self, images: Sequence[LabelledImage], colours: np.ndarray, window_px: int):
         self.images, self.colours, self.window_px = images, colours, window_px
@@ -117,7 +100,7 @@ def point_features(backbone: Backbone, points: PointSet, device: torch.device) -
         read = points.read(points.windows[first : first + BATCH])
         pixels, colour, xy, exists = (torch.from_numpy(values).to(device) for values in read)
         dense = backbone(backbone.prepare(pixels.permute(0, 3, 1, 2).float(), colour)).dense
-        parts.append(read_at(dense, xy, backbone.lattice)[exists].float().cpu())
+        parts.append(interpolate_at(dense, xy, backbone.lattice)[exists].float().cpu())
     return torch.cat(parts)
 
 
@@ -127,17 +110,9 @@ CHUNK = 1024
 
 
 def classify_by_neighbours(bank: Tensor, bank_label: Tensor, query: Tensor, n_classes: int, k: int = K) -> Tensor:
-    """Classify each query by a weighted vote of its k nearest neighbours in the bank.
+    """Classify each query (M, D) by a weighted vote of its k nearest neighbours in a ``bank`` (N, D) of features.
 
-    Args:
-        bank: (N, D) features, which need not be normalised.
-        bank_label: (N,) class index of the features.
-        query: (M, D) features to classify.
-        n_classes: number of classes.
-        k: number of neighbours that vote; all features vote if the bank has fewer.
-
-    Returns:
-        (M,) class index; the lowest one if votes are equal.
+    All features vote if the bank has fewer than k. Returns class indices (M,), the lowest one if votes are equal.
     """
     bank, query = functional.normalize(bank.float(), dim=1), functional.normalize(query.float(), dim=1)
     predictions = [torch.zeros(0, dtype=torch.long)]
@@ -161,15 +136,12 @@ def read_held(sources: Sequence[LabelSource], mpp: float) -> list[LabelledImage]
     classes = sorted({name for source in sources for name in source.class_map.values() if name})
     if not classes or not all(source.class_map for source in sources):
         return []
-    images = [image for image in read_labelled_images(sources, tuple(classes), mpp, n_rays=3) if known(image).size]
+    images = read_labelled_images(sources, tuple(classes), mpp, n_rays=3)
+    images = [image for image in images if (image.nuclei.label >= 0).any()]
     images = [images[index] for index in spread_evenly(len(images), MAX_IMAGES)]
-    n_classes = len({label for image in images for label in known(image).tolist()})
+    labels = np.concatenate([image.nuclei.label for image in images] or [np.zeros(0, int)])
+    n_classes = len(np.unique(labels[labels >= 0]))
     return images if n_classes > 1 and len({image.patient for image in images}) > 1 else []
-
-
-def known(image: LabelledImage) -> np.ndarray:
-    """(M,) class indices of the nuclei of known class."""
-    return image.nuclei.label[image.nuclei.label >= 0]
 
 
 def score_held(backbone: Backbone, points: PointSet) -> dict[str, float]:
@@ -181,16 +153,10 @@ def score_held(backbone: Backbone, points: PointSet) -> dict[str, float]:
 
 
 def accuracy_of_others(features: Tensor, label: Tensor, patient: np.ndarray) -> float:
-    """Percentage of P nuclei that are classified correctly by ``K`` nearest neighbours from other patients.
-
-    Args:
-        features: (P, D) feature of each nucleus.
-        label: (P,) class index of each nucleus.
-        patient: (P,) patient of each nucleus.
-    """
+    """Percentage of P nuclei that are classified correctly by ``K`` nearest neighbours from other patients."""
     n_right = 0
     for name in np.unique(patient):
         own = torch.from_numpy(patient == name)
-        found = classify_by_neighbours(features[~own], label[~own], features[own], int(label.max()) + 1)
-        n_right += int((found == label[own]).sum())
+        predicted = classify_by_neighbours(features[~own], label[~own], features[own], int(label.max()) + 1)
+        n_right += int((predicted == label[own]).sum())
     return 100 * n_right / len(label)

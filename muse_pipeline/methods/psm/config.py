@@ -10,7 +10,7 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import Augmentation, Seed
 from muse_pipeline.data.unlabelled import UnlabelledSource
 from muse_pipeline.methods.detector.config import ColourMethod, ExportSettings
-from muse_pipeline.proposals.activation_map import MaskSettings
+from muse_pipeline.methods.psm.activation_map import MaskSettings
 from muse_pipeline.training.devices import Precision
 from muse_pipeline.training.method import Schedule
 from muse_pipeline.training.recipe import ModelSettings

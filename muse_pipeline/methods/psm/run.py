@@ -9,55 +9,147 @@ The method is from "Exploring Unsupervised Cell Recognition with Prior Self-acti
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.pictures import read_grey, read_rgb, write_png
-from muse_pipeline.data.unlabelled import PATIENT_OF_CROP, cut_crops, open_unlabelled
+from muse_pipeline.data.unlabelled import (
+    PATIENT_OF_CROP,
+    Image,
+    UnlabelledSource,
+    UnlabelledWindows,
+    cut_crops,
+    open_unlabelled,
+)
 from muse_pipeline.inference.card import ColourReference, NucleusClass
 from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.outlines import MODEL as REFINER
 from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.labels.picture_source import PictureSource
-from muse_pipeline.methods.detector.config import DetectorConfig
+from muse_pipeline.methods.detector.config import DetectorConfig, require_window
 from muse_pipeline.methods.detector.run import DetectorStage
 from muse_pipeline.methods.detector.start import load_trained
 from muse_pipeline.methods.detector.validation import NetworkPredictor
-from muse_pipeline.methods.psm.activation import ActivationConfig, ActivationStage, load_activation
-from muse_pipeline.methods.psm.config import PsmConfig
+from muse_pipeline.methods.psm.activation_map import ActivationNetwork, PseudoMasker
+from muse_pipeline.methods.psm.config import ActivationSettings, PsmConfig
 from muse_pipeline.nuclei.masks import IMAGES, INSTANCES, POINTS, drop_small_labels, rings_to_labels, write_instances
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.proposals.activation_map import ActivationNetwork, PseudoMasker
 from muse_pipeline.proposals.otsu_mask import OtsuMask, blend_stains, cut_mask, fit_otsu, haematoxylin
 from muse_pipeline.tissue.stain import fit_macenko
-from muse_pipeline.training.checkpoint import load_checkpoint
-from muse_pipeline.training.recipe import RECIPES, Recipe
+from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
+from muse_pipeline.training.method import Method
+from muse_pipeline.training.recipe import MADE_FROM, RECIPES, PreparedStage, Recipe, Stage, TrainingStage, stage_folder
 from muse_pipeline.training.run import Inputs, Log, plain_settings
-from muse_pipeline.training.stages import MADE_FROM, PreparedStage, Stage, stage_folder
+
+
+class PriorSelfActivation(Method):
+    """Trains a network to give the same output for a window and for the window turned by 180 degrees.
+
+    The loss is the mean of ``|f(x) - f(rot180 x)|`` (arXiv 2210.07862); nothing prevents the trivial solution of a
+    constant f.
+    """
+
+    def __init__(self, network: ActivationNetwork):
+        super().__init__()
+        self.network = network
+
+    def losses(self, batch: Tensor, turn: str, progress: float) -> dict[str, Tensor]:
+        """Compute the loss on windows (B, 3, S, S); both orientations share one pass and its batch statistics."""
+        output, turned = self.network(torch.cat((batch, batch.flip(2, 3)))).chunk(2)
+        return {"loss": (output - turned).abs().mean()}
+
+    def trained(self) -> nn.Module:
+        """The network."""
+        return self.network
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationConfig(ActivationSettings):
+    """Settings of the activation stage, in addition to those of ``ActivationSettings``."""
+
+    sources: tuple[UnlabelledSource, ...]  # unlabelled tissue
+    mpp: float = 0.5  # um per pixel of the network's input
+    seed: int = 0  # seed of weights and windows
+    precision: str = "32-true"  # "32-true" or "bf16-mixed"
+
+
+class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):
+    """Trains the activation network; ``load_activation`` reads its checkpoint."""
+
+    def check(self) -> None:
+        """Reject windows that the network does not accept."""
+        with torch.device("meta"):
+            network = ActivationNetwork(self.config.backbone)
+        require_window(self.config.window_px, network.backbone, self.config.backbone)
+
+    def inputs(self) -> Inputs:
+        """The sources of tissue."""
+        return Inputs(self.config.sources)
+
+    def free_settings(self) -> tuple[str, ...]:
+        """Return no settings: none may change."""
+        return ()
+
+    def read(self, log: Log) -> list[Image]:
+        """Open the tissue."""
+        return open_unlabelled(self.config.sources, self.config.mpp)
+
+    def build(self, data: list[Image]) -> PriorSelfActivation:
+        """Build a network with random weights."""
+        return PriorSelfActivation(ActivationNetwork(self.config.backbone))
+
+    def batches(self, data: list[Image], device: torch.device) -> UnlabelledWindows:
+        """Batches of windows without augmentation."""
+        return UnlabelledWindows(data, self.config.window_px, self.config.batch, self.config.seed, device)
+
+    def describe(self, data: list[Image], log: Log) -> None:
+        """Print a summary of the training data."""
+        log(f"{self.config.backbone} on {len(data)} images without labels")
+
+    def checkpoint(self, data: list[Image], method: PriorSelfActivation) -> Checkpoint:
+        """Checkpoint of the network."""
+        config, network = self.config, method.trained()
+        meta = {
+            "kind": "activation",
+            "backbone": config.backbone,
+            "mpp": config.mpp,
+            "window_px": config.window_px,
+            "config": plain_settings(config, portable=True),
+            "colour": None,
+        }
+        return Checkpoint(network.backbone.state_dict(), network.head.state_dict(), meta)
+
+
+def load_activation(path: Path) -> ActivationNetwork:
+    """Read the network that an ``ActivationStage`` trained, in evaluation mode."""
+    checkpoint = load_checkpoint(path)
+    network = ActivationNetwork(checkpoint.meta["backbone"])
+    network.backbone.load_state_dict(checkpoint.backbone)
+    network.head.load_state_dict(checkpoint.head)
+    return network.eval()
+
 
 PICTURES, MASKS = "pictures", "masks"
 COLOUR = (128, 64, 192)
 
 
-class MasksStage(PreparedStage):
+class PseudoMaskStage(PreparedStage):
     """Writes crops of tissue, and their masks (0 background, 255 nucleus) under the same names.
 
     Crops whose masks are empty or cover too much are left out. The threshold or the clusters of the masks are fitted to
-    each picture or store, because stains differ between slides.
-
-    Args:
-        config: settings of the run.
-        activation: checkpoint of the activation stage; None if there is none.
-        folder: folder of the stage.
+    each picture or store, because stains differ between slides. ``activation`` is the checkpoint of the activation
+    stage, None if there is none.
     """
 
     def __init__(self, config: PsmConfig, activation: Path | None, folder: Path):
@@ -132,13 +224,13 @@ MOST = 65535  # largest number of instances in a 16-bit picture
 
 
 def label_source(folder: Path, mpp: float) -> PictureSource:
-    """A label source for the files that ``write_found`` wrote to ``folder``."""
+    """A label source for the files that ``write_labels`` wrote to ``folder``."""
     return PictureSource(
         folder / INSTANCES, "instances", images=folder / IMAGES, mpp=mpp, points=folder / POINTS, allow_empty=True
     )
 
 
-def write_found(folder: Path, name: str, pixels: np.ndarray, instances: np.ndarray) -> int:
+def write_labels(folder: Path, name: str, pixels: np.ndarray, instances: np.ndarray) -> int:
     """Write a picture (h, w, 3) and its instances (h, w), 1..N, if it has any, and return the number of instances."""
     n_instances = int(instances.max(initial=0))
     if n_instances > MOST:
@@ -168,20 +260,14 @@ def find_all(predictor: NetworkPredictor, reference: ColourReference, pixels: np
     """
     margin = round(SURROUND_UM / predictor.card.mpp)
     colour = colour_of_fit(reference, fit_macenko(pixels.reshape(-1, 3)))
-    found = detect_image(predictor, np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), "symmetric"), colour)
+    nuclei = detect_image(predictor, np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), "symmetric"), colour)
     # ``rings_to_labels`` paints later rings over earlier ones, so the nucleus with the higher score is kept whole.
-    found = found[np.argsort(found.score, kind="stable")]
-    return replace(found, xy=found.xy - margin)
+    nuclei = nuclei[np.argsort(nuclei.score, kind="stable")]
+    return replace(nuclei, xy=nuclei.xy - margin)
 
 
 class LabelsStage(PreparedStage):
-    """Writes pictures, instances (16-bit PNG, 0 background), and points (x, y, class) at the centroids of instances.
-
-    Args:
-        config: settings of the run.
-        masks: folder of the masks stage.
-        folder: folder of the stage.
-    """
+    """Writes pictures, instances (16-bit PNG, 0 background), and points (x, y, class) at the centroids of instances."""
 
     def __init__(self, config: PsmConfig, masks: Path, folder: Path):
         super().__init__(folder, "labels")
@@ -195,7 +281,7 @@ class LabelsStage(PreparedStage):
         """Write the instances of every mask."""
         n_nuclei = n_pictures = 0
         for name, pixels, mask in read_pictures_and_masks(self.masks):
-            n_here = write_found(folder, name, pixels, split_instances(mask, pixels, self.config))
+            n_here = write_labels(folder, name, pixels, split_instances(mask, pixels, self.config))
             n_nuclei, n_pictures = n_nuclei + n_here, n_pictures + bool(n_here)
         log(f"labels: {n_nuclei:,} instances in {n_pictures} pictures")
 
@@ -203,12 +289,7 @@ class LabelsStage(PreparedStage):
 class FoundLabelsStage(PreparedStage):
     """Writes the pictures of ``labels`` with the nuclei that a detector finds, outlined as in the exported model.
 
-    Args:
-        config: settings of the detector's training; ``export.threshold`` is the minimum score of a label.
-        detector: checkpoint of the detector.
-        labels: folder with the pictures.
-        folder: folder of the stage.
-        name: name of the stage in messages.
+    ``export.threshold`` of the config is the minimum score of a label.
     """
 
     def __init__(self, config: DetectorConfig, detector: Path, labels: Path, folder: Path, name: str):
@@ -232,10 +313,10 @@ class FoundLabelsStage(PreparedStage):
         n_nuclei = n_pictures = 0
         for path in sorted((self.labels / IMAGES).glob("*.png")):
             pixels = read_rgb(path, f"delete {self.labels} to make it again")
-            found = find_all(predictor, reference, pixels)
-            rings = rays_to_rings(found.xy, found.rays, (config.mpp, config.mpp))
+            nuclei = find_all(predictor, reference, pixels)
+            rings = rays_to_rings(nuclei.xy, nuclei.rays, (config.mpp, config.mpp))
             instances = drop_small_labels(rings_to_labels(rings, pixels.shape[:2]), FRAGMENT_UM2 / config.mpp**2)
-            n_here = write_found(folder, path.stem, pixels, instances)
+            n_here = write_labels(folder, path.stem, pixels, instances)
             n_nuclei, n_pictures = n_nuclei + n_here, n_pictures + bool(n_here)
         if not n_nuclei:
             raise ConfigError(
@@ -262,27 +343,23 @@ class PsmRecipe(Recipe):
 
         activation = None
         if config.masks == "activation":
-            settings = activation_config(config)
+            shared = {"sources": config.sources, "mpp": config.mpp, "seed": config.seed}
+            settings = ActivationConfig(**vars(config.activation), **shared)
             activation = add("activation", lambda where: ActivationStage(settings, where, "activation"))
-        masks = add("masks", lambda where: MasksStage(config, activation, where))
+        masks = add("masks", lambda where: PseudoMaskStage(config, activation, where))
         labels = add("labels", lambda where: LabelsStage(config, masks, where))
-        detector = add("detector", lambda where: DetectorStage(detector_config(config, labels), where, "detector"))
+        detector = add("detector", lambda where: DetectorStage(configure_detector(config, labels), where, "detector"))
         for number in range(1, config.self_training.rounds + 1):
-            finder = detector_config(config, labels)
+            finder = configure_detector(config, labels)
             finder = replace(finder, export=replace(finder.export, threshold=config.self_training.threshold))
-            name, found = f"found-labels-{number}", (finder, detector, labels)
-            labels = add(name, lambda where, n=name, f=found: FoundLabelsStage(*f, where, n))
-            name, settings = f"self-training-{number}", detector_config(config, labels)
+            name, inputs = f"found-labels-{number}", (finder, detector, labels)
+            labels = add(name, lambda where, n=name, i=inputs: FoundLabelsStage(*i, where, n))
+            name, settings = f"self-training-{number}", configure_detector(config, labels)
             detector = add(name, lambda where, n=name, s=settings: DetectorStage(s, where, n))
         return stages
 
 
-def activation_config(config: PsmConfig) -> ActivationConfig:
-    """The settings of the activation stage."""
-    return ActivationConfig(**vars(config.activation), sources=config.sources, mpp=config.mpp, seed=config.seed)
-
-
-def detector_config(config: PsmConfig, labels: Path) -> DetectorConfig:
+def configure_detector(config: PsmConfig, labels: Path) -> DetectorConfig:
     """The settings of a detector with one class, trained on the folder ``labels``."""
     return DetectorConfig(
         **vars(config.detector),

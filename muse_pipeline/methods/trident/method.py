@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Annotated
 
@@ -16,11 +17,10 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.data.partners import PairBatch, PairedSource, PartnerSource
 from muse_pipeline.data.views import ViewSettings
-from muse_pipeline.losses.branches import covariance, infonce, invariance, variance
 from muse_pipeline.methods.detector.config import require_windows
-from muse_pipeline.methods.muse.config import MuseConfig, require_sound
+from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.method import SelfDistillationSettings
-from muse_pipeline.models.base import Backbone, Features, read_at
+from muse_pipeline.models.base import Backbone, Features, interpolate_at
 from muse_pipeline.training.devices import gather_rows
 from muse_pipeline.training.method import Method
 
@@ -100,7 +100,7 @@ class TridentConfig(MuseConfig):
 
 def require_sound_pairs(config: TridentConfig) -> None:
     """Reject views that the networks do not accept, and missing partners, before any data is read."""
-    require_sound(config)
+    require_windows(config.backbone, *config.sides_px)
     if config.alignment.branches > 1 and all(source.partner is None for source in config.sources):
         raise ConfigError(
             f"sources: none has a `partner`, which {config.alignment.branches} branches need; add it (for slides of a "
@@ -115,10 +115,8 @@ def require_sound_pairs(config: TridentConfig) -> None:
 def build_projector(channels: int, hidden: int, width: int) -> nn.Sequential:
     """Two layers with batch norm and ReLU, then a linear layer: (N, channels) -> (N, width)."""
     inner = [(channels, hidden), (hidden, hidden)]
-    layers = [
-        layer for one, other in inner for layer in (nn.Linear(one, other), nn.BatchNorm1d(other), nn.ReLU(inplace=True))
-    ]
-    return nn.Sequential(*layers, nn.Linear(hidden, width))
+    layers = [(nn.Linear(inside, outside), nn.BatchNorm1d(outside), nn.ReLU(inplace=True)) for inside, outside in inner]
+    return nn.Sequential(*chain(*layers), nn.Linear(hidden, width))
 
 
 def in_float(values: Tensor) -> Tensor:
@@ -131,14 +129,8 @@ def apply_to_rows(network: nn.Module, rows: Tensor) -> Tensor:
     return network(rows.repeat(2, 1))[:1] if len(rows) == 1 else network(rows)
 
 
-class Level(nn.Module):
-    """Loss between branches on image vectors or nuclei, with projectors and diagnostics.
-
-    Args:
-        channels: channels of the H&E features.
-        partner_channels: channels of the partner's features; None if there is no partner branch.
-        settings: settings of the alignment.
-    """
+class BranchLevel(nn.Module):
+    """Loss between branches on image vectors or nuclei, with projectors and diagnostics."""
 
     def __init__(self, channels: int, partner_channels: int | None, settings: AlignmentSettings):
         super().__init__()
@@ -148,34 +140,32 @@ class Level(nn.Module):
         if partner_channels is not None:
             self.partner = build_projector(partner_channels, settings.hidden, settings.width)
 
-    def forward(self, he: Sequence[Tensor], partner: Tensor | None, known: Tensor) -> dict[str, Tensor]:
+    def forward(self, he: Sequence[Tensor], partner: Tensor | None, present: Tensor) -> dict[str, Tensor]:
         """Compute the loss and diagnostics over the rows of all processes.
 
-        Args:
-            he: one or two tensors (N, C), the features of the H&E branches.
-            partner: (K, C') features of the partners; None if there is no partner branch.
-            known: (N,) bool, True for the K rows with a partner.
+        ``he`` are one or two H&E branches (N, C), ``partner`` the features (K, C') of the partners, None without a
+        partner branch, and ``present`` (N,) bool is True for the K rows with a partner.
         """
         branches = [gather_rows(in_float(apply_to_rows(self.he, rows))) for rows in he]
-        masks = [torch.ones(len(branches[0]), dtype=torch.bool, device=known.device)] * len(branches)
+        masks = [torch.ones(len(branches[0]), dtype=torch.bool, device=present.device)] * len(branches)
         if partner is not None:
             # The projector gets only existing partners, so that zeros for missing ones do not affect its batch norms.
             rows = in_float(apply_to_rows(self.partner, partner))
-            every = rows.new_zeros(len(known), rows.shape[1]).index_put((known.nonzero()[:, 0],), rows)
+            every = rows.new_zeros(len(present), rows.shape[1]).index_put((present.nonzero()[:, 0],), rows)
             branches.append(gather_rows(every))
-            masks.append(gather_rows(known.float()) > 0)
-        with torch.autocast(known.device.type, enabled=False):
+            masks.append(gather_rows(present.float()) > 0)
+        with torch.autocast(present.device.type, enabled=False):
             gauges = measure_spread(branches[0].detach())
             return {**self._compare(branches, masks), **gauges, "partners": masks[-1].float().mean()}
 
-    def _compare(self, branches: list[Tensor], known: list[Tensor]) -> dict[str, Tensor]:
+    def _compare(self, branches: list[Tensor], present: list[Tensor]) -> dict[str, Tensor]:
         settings = self.settings
         if settings.loss == "infonce":
-            return {"loss": infonce(branches, known, settings.temperature)}
+            return {"loss": infonce(branches, present, settings.temperature)}
         terms = {
-            "invariance": invariance(branches, known),
-            "variance": variance(branches, known),
-            "covariance": covariance(branches, known),
+            "invariance": invariance(branches, present),
+            "variance": variance(branches, present),
+            "covariance": covariance(branches, present),
         }
         return {"loss": sum(getattr(settings, name) * value for name, value in terms.items()), **terms}
 
@@ -202,45 +192,36 @@ def measure_spread(rows: Tensor) -> dict[str, Tensor]:
 
 
 class Trident(Method):
-    """An H&E backbone for one or two views, and a separate encoder for the partner.
-
-    Args:
-        backbone: backbone of the H&E branches.
-        partner: backbone of the partner; None if the setting ``branches`` is 1.
-        settings: settings of the alignment.
-    """
+    """An H&E backbone for one or two views, and a separate encoder for the partner, None if ``branches`` is 1."""
 
     def __init__(self, backbone: Backbone, partner: Backbone | None, settings: AlignmentSettings):
         super().__init__()
         self.settings, self.backbone, self.partner = settings, backbone, partner
         of_images, of_nuclei = (None, None) if partner is None else (partner.image_channels, partner.channels)
-        self.image = Level(backbone.image_channels, of_images, settings) if settings.image_weight else None
-        self.nucleus = Level(backbone.channels, of_nuclei, settings) if settings.nucleus_weight else None
+        self.image = BranchLevel(backbone.image_channels, of_images, settings) if settings.image_weight else None
+        self.nucleus = BranchLevel(backbone.channels, of_nuclei, settings) if settings.nucleus_weight else None
 
     def losses(self, batch: PairBatch, turn: str, progress: float) -> dict[str, Tensor]:
         """Compute the weighted sum over levels, and each level's terms and diagnostics (``measure_spread``).
 
         ``*_partners`` is the share of samples that have a partner.
         """
-        he, pictures = self._encode_he(batch), self._encode_pictures(batch)
-        found, loss = {}, 0.0
+        pixels, colour = batch.views.global_views
+        n = 1 if self.settings.branches == 2 else 2  # with two branches, only the first global view is used
+        pixels, colour = (part[: n * len(pixels) // 2] for part in (pixels, colour))
+        features = self.backbone(self.backbone.prepare(pixels, colour))
+        he = [Features(*parts) for parts in zip(*(part.chunk(n) for part in features), strict=True)]
+        pictures, losses, loss = self._encode_pictures(batch), {}, 0.0
         if self.image is not None:
-            terms = self._compare_images(he, pictures, batch)
+            vectors = [features.image for features in he]
+            terms = self.image(vectors, pictures.image if pictures else None, batch.partner.image_known)
             loss = loss + self.settings.image_weight * terms["loss"]
-            found |= {f"image_{name}": value for name, value in terms.items()}
+            losses |= {f"image_{name}": value for name, value in terms.items()}
         if self.nucleus is not None:
             terms = self._compare_nuclei(he, pictures, batch)
             loss = loss + self.settings.nucleus_weight * terms["loss"]
-            found |= {f"nucleus_{name}": value for name, value in terms.items()}
-        return {"loss": loss, **found}
-
-    def _encode_he(self, batch: PairBatch) -> list[Features]:
-        """Features of both global views; with two branches, only of the first."""
-        pixels, colour = batch.views.global_views
-        n = 1 if self.settings.branches == 2 else 2
-        pixels, colour = (part[: n * len(pixels) // 2] for part in (pixels, colour))
-        features = self.backbone(self.backbone.prepare(pixels, colour))
-        return [Features(*parts) for parts in zip(*(part.chunk(n) for part in features), strict=True)]
+            losses |= {f"nucleus_{name}": value for name, value in terms.items()}
+        return {"loss": loss, **losses}
 
     def _encode_pictures(self, batch: PairBatch) -> Features | None:
         if self.partner is None:
@@ -250,22 +231,20 @@ class Trident(Method):
         colour = torch.eye(3, 4, dtype=torch.promote_types(pixels.dtype, torch.float), device=pixels.device)
         return self.partner(self.partner.prepare(pixels, colour))
 
-    def _compare_images(self, he: list[Features], pictures: Features | None, batch: PairBatch) -> dict[str, Tensor]:
-        rows = pictures.image if pictures else None
-        return self.image([one.image for one in he], rows, batch.partner.image_known)
-
     def _compare_nuclei(self, he: list[Features], pictures: Features | None, batch: PairBatch) -> dict[str, Tensor]:
         positions, partner = [batch.views.teacher_xy[0], batch.views.student_xy[0]], batch.partner
         chosen = _draw(batch.views.shared[0], self.settings.max_nuclei)
-        known, rows = partner.nuclei_known & chosen, None
+        present, rows = partner.nuclei_known & chosen, None
         lattice = self.backbone.lattice
         # With two branches there is only one H&E view, and the positions in the second are not used.
-        views = [read_at(in_float(one.dense), xy, lattice)[chosen] for one, xy in zip(he, positions, strict=False)]
+        views = [
+            interpolate_at(in_float(view.dense), xy, lattice)[chosen] for view, xy in zip(he, positions, strict=False)
+        ]
         if pictures:
             has = partner.image_known
             # A partner is cut like the first view, so its nuclei have the same positions.
-            rows = read_at(in_float(pictures.dense), positions[0][has], self.partner.lattice)[known[has]]
-        return self.nucleus(views, rows, known[chosen])
+            rows = interpolate_at(in_float(pictures.dense), positions[0][has], self.partner.lattice)[present[has]]
+        return self.nucleus(views, rows, present[chosen])
 
     def trained(self) -> Backbone:
         """The H&E backbone."""
@@ -281,3 +260,57 @@ def _draw(shared: Tensor, most: int) -> Tensor:
     return torch.zeros_like(shared).index_put(
         (kept[:, 0], kept[:, 1]), torch.ones((), dtype=torch.bool, device=kept.device)
     )
+
+
+EPSILON = 1e-5  # added to variances
+
+
+def infonce(branches: Sequence[Tensor], present: Sequence[Tensor], temperature: float = 0.5) -> Tensor:
+    """Symmetric cross-entropy of finding each sample of one branch in another, summed over pairs of branches (InfoNCE).
+
+    InfoNCE: arXiv 1807.03748; SimCLR: arXiv 2002.05709. Branches (N, D) are not normalised; a pair is compared on the
+    rows ``present`` (N,) in both.
+    """
+    # A zero that depends on the input, so that it has a gradient even if no two branches share a row.
+    total = branches[0].sum() * 0
+    for pair in combinations(range(len(branches)), 2):
+        both = present[pair[0]] & present[pair[1]]
+        if both.any():
+            first, second = (functional.normalize(branches[index][both], dim=1) for index in pair)
+            logits, own = first @ second.T / temperature, torch.arange(len(first), device=first.device)
+            total = total + (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
+    return total
+
+
+def invariance(branches: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor:
+    """Mean squared difference between two branches, summed over ordered pairs of branches (VICReg, arXiv 2105.04906).
+
+    Every pair is counted twice and compared on the rows ``present`` (N,) in both branches (N, D).
+    """
+    total = branches[0].sum() * 0
+    for first, second in combinations(range(len(branches)), 2):
+        both = present[first] & present[second]
+        squares = (branches[first] - branches[second]).square().mean(1)
+        total = total + 2 * (squares * both).sum() / both.sum().clamp(min=1)
+    return total
+
+
+def variance(branches: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor:
+    """Shortfall of each dimension's standard deviation from 1, averaged over dimensions and summed over branches."""
+    variances = [covariance_matrix(rows[has]).diagonal() for rows, has in zip(branches, present, strict=True)]
+    return torch.stack([torch.relu(1 - (values + EPSILON).sqrt()).mean() for values in variances]).sum()
+
+
+def covariance(branches: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor:
+    """Squared covariances of all ordered pairs of dimensions, summed over pairs and branches, divided by D."""
+    matrices = [covariance_matrix(rows[has]) for rows, has in zip(branches, present, strict=True)]
+    sums = [matrix.square().sum() - matrix.diagonal().square().sum() for matrix in matrices]
+    return torch.stack([total / len(matrix) for total, matrix in zip(sums, matrices, strict=True)]).sum()
+
+
+def covariance_matrix(rows: Tensor) -> Tensor:
+    """(D, D) biased covariance of rows (N, D); all zeros if there are no rows."""
+    if not len(rows):
+        return rows.new_zeros(rows.shape[1], rows.shape[1])
+    centred = rows - rows.mean(0)
+    return centred.T @ centred / len(rows)

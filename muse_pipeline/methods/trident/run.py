@@ -23,20 +23,15 @@ from muse_pipeline.methods.trident.method import Trident, TridentConfig, require
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.training.loop import IN_A_ROW, Alarm, Monitor
 from muse_pipeline.training.method import Method, WeightedSum
-from muse_pipeline.training.recipe import RECIPES, Recipe
+from muse_pipeline.training.recipe import RECIPES, Recipe, Stage
 from muse_pipeline.training.run import Inputs, Log
-from muse_pipeline.training.stages import Stage
 
 
 @dataclass(frozen=True, eq=False)
 class PairedData(PretrainData):
-    """The N images with at least ``min_nuclei`` nuclei, and their partners.
+    """The N images with at least ``min_nuclei`` nuclei, and their partners."""
 
-    Attributes:
-        partners: partner of each image; None for images that have none.
-    """
-
-    partners: list[Partner | None]
+    partners: list[Partner | None]  # partner of each image; None for images that have none
 
 
 def read_paired_data(config: TridentConfig, folder: Path, log: Log) -> PairedData:
@@ -49,7 +44,8 @@ def read_paired_data(config: TridentConfig, folder: Path, log: Log) -> PairedDat
         None if source is None else open_partner(source, image, folder)
         for source, image in zip(wanted, data.images, strict=True)
     ]
-    failures = {one: failure for one in filter(None, wanted) if one.store and (failure := failure_of(one.store))}
+    stores = [source for source in wanted if source and source.store]
+    failures = {source: failure for source in stores if (failure := failure_of(source.store))}
     _require_partners(wanted, partners, [*failures.values()])
     for source, failure in failures.items():
         log(f"{source.store.parent.parent.name}: trained without its partner: {failure}")
@@ -177,7 +173,7 @@ def draw_pairs(batch: PairBatch, output: Path) -> None:
     partners = torch.full_like(he, 255)
     partners[batch.partner.image_known] = batch.partner.image
     rows = [
-        np.concatenate([np.pad(one, ((0, GAP_PX), (0, GAP_PX), (0, 0)), constant_values=255) for one in row], 1)
+        np.concatenate([np.pad(view, ((0, GAP_PX), (0, GAP_PX), (0, 0)), constant_values=255) for view in row], 1)
         for row in (part[:N_PAIRS].permute(0, 2, 3, 1).numpy() for part in (he, partners))
     ]
     with complete_file(output) as partial:

@@ -25,8 +25,7 @@ from muse_pipeline.methods.detector.config import (
     export_window,
     require_windows,
 )
-from muse_pipeline.methods.unit.synthesis_masks import require_drawable
-from muse_pipeline.methods.unit.synthesis_settings import TissueSettings
+from muse_pipeline.methods.unit.synthesis_masks import TissueSettings, require_drawable
 from muse_pipeline.training.devices import Precision
 from muse_pipeline.training.method import Schedule
 from muse_pipeline.training.recipe import ModelSettings
@@ -96,7 +95,7 @@ class DiscriminatorSettings:
 
 @dataclass(frozen=True)
 class AdaSettings:
-    """Settings of the adaptive augmentation before the discriminator of pictures (``losses.gan``).
+    """Settings of the adaptive augmentation before the discriminator of pictures (``losses``).
 
     Attributes:
         target: mean sign of real pictures' scores above which the probability of augmentation rises.
@@ -109,14 +108,14 @@ class AdaSettings:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the terms of the objective (``losses.unit``).
+    """Weights of the terms of the objective (``losses``).
 
     Attributes:
         picture_gan: adversarial loss of rendered tissue.
         mask_gan: adversarial loss of masks that the reader predicts on real tissue.
         cycle: cycle consistency, in both directions.
         instances: instance loss of the reader on rendered tissue.
-        painted: colour prior (``losses.unit``): its weight at the first step, and its weight from a quarter of the
+        painted: colour prior (``losses``): its weight at the first step, and its weight from a quarter of the
             first stage on; linear in between.
     """
 
@@ -217,13 +216,7 @@ class UnitStageConfig(UnitConfig):
 
 
 def stage_config(config: UnitConfig, masks: Path, previous: Path | None) -> UnitStageConfig:
-    """The settings of the first stage or, with ``previous``, of the second.
-
-    Args:
-        config: settings of the run.
-        masks: folder of masks.
-        previous: checkpoint of the first stage; None for the settings of that stage.
-    """
+    """The settings of the first stage or, with ``previous``, the first stage's checkpoint, of the second."""
     schedule = config.schedule
     if previous is not None:
         schedule = dataclasses.replace(schedule, **vars(config.second))
@@ -236,9 +229,7 @@ THRESHOLD = "validation threshold"  # key among the scores of a snapshot
 def detector_config(config: UnitConfig, scores: Mapping[str, float] = MappingProxyType({})) -> DetectorConfig:
     """The settings of the resulting detector, which has the reader's backbone and instance head, and one class.
 
-    Args:
-        config: settings of the run.
-        scores: scores of the snapshot, with the chosen threshold; if it is missing, the configured one is used.
+    The threshold is that in the ``scores`` of a snapshot or, without one, the configured one.
     """
     return DetectorConfig(
         **config.of_model(),
@@ -257,7 +248,7 @@ def detector_config(config: UnitConfig, scores: Mapping[str, float] = MappingPro
     )
 
 
-def require_sound(config: UnitConfig) -> None:
+def require_sound_translation(config: UnitConfig) -> None:
     """Check names, windows and the size of nuclei before any data is read."""
     if config.mask_px < config.window_px:
         raise ConfigError(f"mask_px is {config.mask_px}; give {config.window_px} or more, the side of windows")

@@ -21,7 +21,7 @@ from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.labels.statistics import mean_stains
 from muse_pipeline.methods.unit.config import UnitConfig
-from muse_pipeline.methods.unit.synthesis_folder import SETTINGS, read_masks, write_masks
+from muse_pipeline.methods.unit.synthesis_folder import SETTINGS, read_mask_folder, write_mask_folder
 from muse_pipeline.methods.unit.synthesis_masks import LEAST_DIAMETER_PX, InstanceMask, fills, stylise
 from muse_pipeline.models.base import recoloured
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
@@ -29,19 +29,14 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.background import lowest
 from muse_pipeline.tissue.colour import AppearanceSample, usable_pixels
 from muse_pipeline.tissue.stain import fit_macenko
+from muse_pipeline.training.recipe import PreparedStage
 from muse_pipeline.training.run import Log, RunFolder, plain_settings
-from muse_pipeline.training.stages import PreparedStage
 
 
 class MaskDomain:
     """Draws windows of masks, turned and mirrored at random; a batch depends only on its step.
 
-    Args:
-        masks: masks at least as large as windows.
-        mpp: um per pixel.
-        window_px: side of a window.
-        n_rays: rays per nucleus; a multiple of 4, so that quarter turns map rays to rays.
-        seed: seed of the run.
+    ``n_rays`` is a multiple of 4, so that quarter turns map rays to rays.
     """
 
     def __init__(self, masks: Sequence[InstanceMask], *, mpp: float, window_px: int, n_rays: int, seed: int):
@@ -118,13 +113,8 @@ KEPT, KEPT_PX = 8, 512  # number and side of the pictures of tissue that are sav
 DARK, PALE = 20, 40  # percentiles of brightness: darker pixels count as nuclei, paler pixels as background
 
 
-class MasksStage(PreparedStage):
-    """Synthesises the masks of a run, as ``muse synthesize masks`` does.
-
-    Args:
-        config: settings of the run.
-        folder: folder of the stage.
-    """
+class SynthesisStage(PreparedStage):
+    """Synthesises the masks of a run, as ``muse synthesize masks`` does."""
 
     def __init__(self, config: UnitConfig, folder: Path):
         super().__init__(folder, MASKS)
@@ -142,9 +132,9 @@ class MasksStage(PreparedStage):
 
     def write(self, folder: Path, log: Log) -> None:
         """Write the masks and a page of examples."""
-        config = self.config
-        write_masks(
-            folder / MASKS, config.n_masks, config.tissue, seed=config.seed, mpp=config.mpp, size_px=config.mask_px
+        config, output = self.config, folder / MASKS
+        write_mask_folder(
+            output, config.n_masks, config.tissue, seed=config.seed, mpp=config.mpp, size_px=config.mask_px
         )
 
 
@@ -158,7 +148,7 @@ def checksum_of_masks(folder: Path) -> str:
 
 def read_usable_masks(folder: Path, mpp: float, window_px: int) -> list[InstanceMask]:
     """Read the masks that have background and at least one instance wider than a pixel."""
-    masks, mask_mpp = read_masks(folder)
+    masks, mask_mpp = read_mask_folder(folder)
     if abs(mask_mpp / mpp - 1) > 1e-3:
         raise LabelError(f"{folder}: its masks are at {mask_mpp:g} um/px, but `mpp` is {mpp:g}; make them at {mpp:g}")
     usable = [mask for mask in masks if (mask.instances == 0).any() and _is_wide(mask.instances)]
@@ -187,12 +177,7 @@ def _is_wide(instances: np.ndarray) -> bool:
 
 
 class Recoloured:
-    """An image whose colours are mapped when it is read.
-
-    Args:
-        image: a picture or a store.
-        colour: (3, 4) colour map in optical density.
-    """
+    """An image whose colours are mapped by ``colour`` (3, 4), in optical density, when it is read."""
 
     def __init__(self, image: Image, colour: np.ndarray):
         self.image, self.colour = image, colour
@@ -206,13 +191,7 @@ class Recoloured:
 
 
 class TissueWindows:
-    """Draws windows of tissue, turned and mirrored at random; a batch depends only on its step.
-
-    Args:
-        images: pictures and stores, all at the same mpp.
-        window_px: side of a window.
-        seed: seed of the run.
-    """
+    """Draws windows of tissue, turned and mirrored at random; a batch depends only on its step."""
 
     def __init__(self, images: Sequence[Image], window_px: int, seed: int):
         self.sampler, self.seed = WindowSampler(images, window_px), seed
@@ -240,40 +219,25 @@ class UnitBatch(NamedTuple):
     """Windows of both domains, drawn independently.
 
     The nuclei of masks include those just beyond the border of a window, and are padded to the same number per window.
-
-    Attributes:
-        masks: (B, 3, S, S) float masks, -1 to 1, in the colours of ``synthesis_masks``.
-        xy: (B, M, 2) centres of the masks' nuclei, window px; padding lies at -1e6.
-        rays: (B, M, R) um from the centre to the inner edge of the contour; NaN for padding.
-        label: (B, M) int64, 0 for nuclei and -1 for padding.
-        pictures: (B, 3, S, S) float tissue, 0 to 255.
     """
 
-    masks: Tensor
-    xy: Tensor
-    rays: Tensor
-    label: Tensor
-    pictures: Tensor
+    masks: Tensor  # (B, 3, S, S) float masks, -1 to 1, in the colours of ``synthesis_masks``
+    xy: Tensor  # (B, M, 2) centres of the masks' nuclei, window px; padding lies at -1e6
+    rays: Tensor  # (B, M, R) um from the centre to the inner edge of the contour; NaN for padding
+    label: Tensor  # (B, M) int64, 0 for nuclei and -1 for padding
+    pictures: Tensor  # (B, 3, S, S) float tissue, 0 to 255
 
 
 @dataclass(frozen=True, eq=False)
 class UnitData:
-    """Masks and tissue from which batches are drawn.
+    """Masks and tissue from which batches are drawn."""
 
-    Attributes:
-        masks: masks, all at the same mpp.
-        images: tissue at the same mpp, in its original colours.
-        names: names of pictures and slides.
-        reference: colour reference that tissue is normalised to.
-        recoloured: the images with normalised colours.
-        palette: (2, 3) float32, 0 to 255: mean colours of the darkest 20 % and the palest 60 % of recoloured pixels.
-    """
-
-    masks: list[InstanceMask]
-    images: list[Image]
-    names: tuple[str, ...]
-    reference: ColourReference
-    recoloured: list[Image]
+    masks: list[InstanceMask]  # masks, all at the same mpp
+    images: list[Image]  # tissue at the same mpp, in its original colours
+    names: tuple[str, ...]  # names of pictures and slides
+    reference: ColourReference  # colour reference that tissue is normalised to
+    recoloured: list[Image]  # the images with normalised colours
+    # (2, 3) float32, 0 to 255: mean colours of the darkest 20 % and the palest 60 % of recoloured pixels
     palette: np.ndarray
 
     def make_batches(self, config: UnitConfig, device: torch.device) -> Callable[[int], UnitBatch]:
@@ -285,7 +249,7 @@ class UnitData:
 
         def draw(number: int) -> UnitBatch:
             arrays = (*masks(number, config.batch), tissue(number, config.batch))
-            pictures, xy, rays, label, pixels = (torch.from_numpy(one.copy()).to(device) for one in arrays)
+            pictures, xy, rays, label, pixels = (torch.from_numpy(array.copy()).to(device) for array in arrays)
             return UnitBatch(pictures, xy, rays, label, pixels.float())
 
         return draw
@@ -297,12 +261,7 @@ class UnitData:
 
 
 def read_unit_data(config: UnitConfig, masks: Path) -> UnitData:
-    """Read the masks, open the tissue and check its colours.
-
-    Args:
-        config: settings of the run.
-        masks: folder of the masks.
-    """
+    """Read the masks of a folder, open the tissue and check its colours."""
     usable = read_usable_masks(masks, config.mpp, config.window_px)
     images = open_unlabelled(config.sources, config.mpp)
     require_stained(_draw_sample(images, config), config.mpp)

@@ -11,11 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from muse_pipeline.data.augment import Augmentation, LabelledBatch, vary_appearance, vary_colour
-from muse_pipeline.losses.gan import AdaptiveAugmentation, LeastSquares, Logistic, r1_penalty
-from muse_pipeline.losses.unit import cycle_loss, painted_loss, translation_objective
 from muse_pipeline.methods.detector.criterion import DenseCriterion
 from muse_pipeline.methods.unit.config import DiscriminatorSettings, UnitConfig
 from muse_pipeline.methods.unit.data import UnitBatch
+from muse_pipeline.methods.unit.losses import (
+    AdaptiveAugmentation,
+    LeastSquares,
+    Logistic,
+    cycle_loss,
+    painted_loss,
+    r1_penalty,
+    translation_objective,
+)
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.models.translation import CoModulatedGenerator, MaskReader, PatchDiscriminator
 from muse_pipeline.training.method import Method, Schedule
@@ -28,23 +35,14 @@ PRIOR_FALLS = 0.25  # share of the first stage over which the weight of the colo
 
 
 class Translation(NamedTuple):
-    """Outputs of the networks for one batch.
+    """Outputs of the networks for one batch."""
 
-    Attributes:
-        rendered: (B, 3, S, S) tissue rendered from the masks, 0 to 255.
-        grain: (B, 1, S, S) grain used for ``rendered``.
-        mask_again: (B, 3, S, S) mask read from the rendered tissue.
-        read: (B, 3, S, S) mask read from real tissue.
-        picture_again: (B, 3, S, S) tissue rendered from ``read``, 0 to 255.
-        instances: loss of the nuclei found in rendered tissue.
-    """
-
-    rendered: Tensor
-    grain: Tensor
-    mask_again: Tensor
-    read: Tensor
-    picture_again: Tensor
-    instances: Tensor
+    rendered: Tensor  # (B, 3, S, S) tissue rendered from the masks, 0 to 255
+    grain: Tensor  # (B, 1, S, S) grain used for ``rendered``
+    mask_again: Tensor  # (B, 3, S, S) mask read from the rendered tissue
+    read: Tensor  # (B, 3, S, S) mask read from real tissue
+    picture_again: Tensor  # (B, 3, S, S) tissue rendered from ``read``, 0 to 255
+    instances: Tensor  # loss of the nuclei found in rendered tissue
 
 
 def to_unit(pixels: Tensor) -> Tensor:
@@ -55,10 +53,8 @@ def to_unit(pixels: Tensor) -> Tensor:
 class UnitTraining(Method):
     """Training in two alternating turns: generator and reader, then both discriminators.
 
-    Args:
-        config: settings of the stage.
-        palette: (2, 3) colours of nuclei and background for the colour prior, 0 to 255.
-        stains: (2, 3) stains along which colour is varied, haematoxylin first.
+    ``palette`` (2, 3), 0 to 255, are the colours of nuclei and background for the colour prior; ``stains`` (2, 3) those
+    along which colour is varied, haematoxylin first.
     """
 
     turns = ("generator", "discriminator")
@@ -78,14 +74,13 @@ class UnitTraining(Method):
         self.register_buffer("stains", torch.from_numpy(stains).float())
         # A buffer, so that penalties and diagnostics keep their intervals when a run is resumed.
         self.register_buffer("step", torch.zeros((), dtype=torch.float64))
-        self._made: list[tuple[Tensor, Tensor]] = []  # rendered tissue and predicted masks for the discriminators' turn
+        self._outputs: list[tuple[Tensor, Tensor]] = []  # rendered tissue and predicted masks for the other turn
 
     def turn_parameters(self, turn: str) -> Iterator[tuple[str, nn.Parameter]]:
         """Parameters of generator and reader, or of both discriminators, as in ``Method``."""
         judges = turn == "discriminator"
-        return (
-            one for one in super().turn_parameters(turn) if one[0].split(".")[0].endswith("discriminator") == judges
-        )
+        parameters = super().turn_parameters(turn)
+        return (pair for pair in parameters if pair[0].split(".")[0].endswith("discriminator") == judges)
 
     def optimiser(self, turn: str, schedule: Schedule) -> torch.optim.Optimizer:
         """Adam, with a separate learning rate for the discriminators."""
@@ -96,12 +91,12 @@ class UnitTraining(Method):
     def losses(self, batch: UnitBatch, turn: str, progress: float) -> dict[str, Tensor]:
         """Compute losses as in ``Method``; the discriminators score outputs of the same step's generator turn."""
         if turn == "discriminator":
-            return self._judge(batch, *self._made.pop(0))
-        made = self.translate(batch)
-        self._made.append((made.rendered.detach(), made.read.detach()))
-        found = translation_objective(self._terms(batch, made), self._weights(progress))
+            return self._judge(batch, *self._outputs.pop(0))
+        outputs = self.translate(batch)
+        self._outputs.append((outputs.rendered.detach(), outputs.read.detach()))
+        losses = translation_objective(self._terms(batch, outputs), self._weights(progress))
         is_gauged = int(self.step) % self.config.schedule.log_every == 0
-        return found | (self._gauges(batch, made) if is_gauged else {})
+        return losses | (self._gauges(batch, outputs) if is_gauged else {})
 
     def translate(self, batch: UnitBatch) -> Translation:
         """Compute both cycles: mask to tissue to mask, and tissue to mask to tissue."""
@@ -141,19 +136,20 @@ class UnitTraining(Method):
         same = torch.eye(3, 4, device=pictures.device).expand(len(pictures), 3, 4)
         config = self.config
         with torch.autocast(pictures.device.type, enabled=False):  # bfloat16 is too coarse for grey levels
-            return vary_appearance(
-                pictures, same, self.stains, config.mpp, config.augmentation, torch.default_generator
-            )
+            strength = config.mpp, config.augmentation
+            return vary_appearance(pictures, same, self.stains, *strength, torch.default_generator)
 
-    def _terms(self, batch: UnitBatch, made: Translation) -> dict[str, Tensor]:
-        rendered = to_unit(made.rendered)
+    def _terms(self, batch: UnitBatch, outputs: Translation) -> dict[str, Tensor]:
+        rendered = to_unit(outputs.rendered)
         gan, mask_gan = LOSSES[self.config.pictures.loss], LOSSES[self.config.mask_discriminator.loss]
         terms = {
             # As in ADA, the discriminator gets augmented pictures in the generator's turn too.
             "picture_gan": gan.of_generator(self.picture_discriminator(self._augmented(rendered))),
-            "mask_gan": mask_gan.of_generator(self.mask_discriminator(made.read)),
-            "cycle": cycle_loss(batch.masks, made.mask_again, to_unit(batch.pictures), to_unit(made.picture_again)),
-            "instances": made.instances,
+            "mask_gan": mask_gan.of_generator(self.mask_discriminator(outputs.read)),
+            "cycle": cycle_loss(
+                batch.masks, outputs.mask_again, to_unit(batch.pictures), to_unit(outputs.picture_again)
+            ),
+            "instances": outputs.instances,
         }
         if max(self.config.weights.painted):
             terms["painted"] = painted_loss(rendered, batch.masks, *self.palette)
@@ -195,7 +191,7 @@ class UnitTraining(Method):
         return self.augment(pictures, torch.default_generator) if self.augment else pictures
 
     @torch.no_grad()
-    def _gauges(self, batch: UnitBatch, made: Translation) -> dict[str, Tensor]:
+    def _gauges(self, batch: UnitBatch, outputs: Translation) -> dict[str, Tensor]:
         """Diagnostics of collapse.
 
         ``diversity_of_noise`` is the mean difference in grey levels between two renderings of a mask; ``agreement``,
@@ -204,11 +200,11 @@ class UnitTraining(Method):
         """
         # The first rendering's grain is reused, so that only the noise differs.
         noise, _ = self.draw_noise(GAUGED, batch.masks.shape[-1], batch.masks.device)
-        other = self.generator(batch.masks[:GAUGED], noise[: len(batch.masks)], made.grain[:GAUGED])
+        other = self.generator(batch.masks[:GAUGED], noise[: len(batch.masks)], outputs.grain[:GAUGED])
         return {
-            "diversity_of_noise": (other - made.rendered[:GAUGED]).abs().mean(),
+            "diversity_of_noise": (other - outputs.rendered[:GAUGED]).abs().mean(),
             "agreement": self._agreement(batch.pictures[:GAUGED]),
-            "contrast": made.rendered.std() / batch.pictures.std().clamp(min=1),
+            "contrast": outputs.rendered.std() / batch.pictures.std().clamp(min=1),
         }
 
     def _agreement(self, pictures: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from statistics import harmonic_mean
 from typing import NamedTuple
@@ -32,21 +33,13 @@ PREVIEW, SHOWN = 10**9, 6  # step, reached by no run, whose windows are drawn; n
 
 
 LIMITS = {  # diagnostic -> (minimum, meaning of lower values, what to change)
-    "diversity_of_noise": (
-        0.02,
-        "the generator ignores its noise",
-        "lower `weights.cycle`",
-    ),
+    "diversity_of_noise": (0.02, "the generator ignores its noise", "lower `weights.cycle`"),
     "agreement": (
         0.1,
         "masks predicted from tissue change with its colour or are empty, so cycles are consistent without nuclei",
         "set `weights.painted: [10, 3]`, raise `augmentation.stain_gain` or lower `schedule.learning_rate`",
     ),
-    "contrast": (
-        0.1,
-        "rendered tissue has a single colour",
-        "lower `discriminator_rate` or `schedule.learning_rate`",
-    ),
+    "contrast": (0.1, "rendered tissue has a single colour", "lower `discriminator_rate` or `schedule.learning_rate`"),
 }
 
 
@@ -71,10 +64,7 @@ class TranslationAlarm(Alarm):
 class TranslationPictures(Monitor):
     """Draws both cycles, mask -> tissue -> mask and tissue -> mask -> tissue, for the same windows at every save.
 
-    Args:
-        method: the method in training.
-        batches: step -> batch on the CPU.
-        folder: folder of the stage; pictures are ``translation/step-<number>.png`` in it.
+    ``batches`` makes the batch of a step on the CPU; pictures are ``translation/step-<number>.png``.
     """
 
     def __init__(self, method: UnitTraining, batches: Callable[[int], UnitBatch], folder: Path):
@@ -90,15 +80,15 @@ class TranslationPictures(Monitor):
     def draw(self) -> np.ndarray:
         """Draw six rows: masks, rendered tissue, masks read again; real tissue, masks read, tissue rendered again."""
         device = next(self.method.parameters()).device
-        batch = UnitBatch(*(one[:SHOWN].to(device) for one in self.batches(PREVIEW)))
+        batch = UnitBatch(*(values[:SHOWN].to(device) for values in self.batches(PREVIEW)))
         # The training loop seeds every step, so seeding and drawing random numbers here does not affect it.
         torch.manual_seed(0)
         method = copy.deepcopy(self.method)  # a copy, because the statistics of batch norms change
         method.generator.eval()
-        made = method.translate(batch)
-        first = batch.masks, to_unit(made.rendered), made.mask_again
-        second = to_unit(batch.pictures), made.read, to_unit(made.picture_again)
-        return draw_page([_to_picture(one) for row in (*first, *second) for one in row], len(batch.masks))
+        outputs = method.translate(batch)
+        first = batch.masks, to_unit(outputs.rendered), outputs.mask_again
+        second = to_unit(batch.pictures), outputs.read, to_unit(outputs.picture_again)
+        return draw_page([_to_picture(values) for row in (*first, *second) for values in row], len(batch.masks))
 
 
 def _to_picture(values: Tensor) -> np.ndarray:
@@ -116,25 +106,20 @@ CAPACITY = 300  # largest number of nuclei per window
 RAYS = 8  # number of rays; few, because only the positions of these nuclei are used
 
 
-def detection_f1(found: Sequence[np.ndarray], truth: Sequence[np.ndarray], mpp: float) -> float:
+def detection_f1(detected: Sequence[np.ndarray], truth: Sequence[np.ndarray], mpp: float) -> float:
     """F1 (0 to 1), over all pictures, of positions (N, 2) px sorted by descending score and matched within 3 um."""
     matched = sum(
-        int((match_points(one, -np.arange(len(one), dtype=float), true, RADIUS_UM / mpp) >= 0).sum())
-        for one, true in zip(found, truth, strict=True)
+        int((match_points(xy, -np.arange(len(xy), dtype=float), true, RADIUS_UM / mpp) >= 0).sum())
+        for xy, true in zip(detected, truth, strict=True)
     )
-    return 2 * matched / max(sum(map(len, (*found, *truth))), 1)
+    return 2 * matched / max(sum(map(len, (*detected, *truth))), 1)
 
 
-class Found(NamedTuple):
-    """Nuclei found in a window, sorted by descending score.
+class Detections(NamedTuple):
+    """Nuclei found in a window, sorted by descending score."""
 
-    Attributes:
-        xy: (N, 2) centres, px.
-        score: (N,) scores.
-    """
-
-    xy: np.ndarray
-    score: np.ndarray
+    xy: np.ndarray  # (N, 2) centres, px
+    score: np.ndarray  # (N,) scores
 
     def above(self, threshold: float) -> np.ndarray:
         """(M, 2) centres, px, of the nuclei with a score of at least ``threshold``."""
@@ -149,11 +134,6 @@ class SnapshotScorer:
     the agreement with objects found in real tissue by Otsu's threshold on haematoxylin; it excludes readers that find
     the same wrong objects in both domains. Unless the config sets `calibrate` to false, the score threshold with the
     best third score is exported. The reader is scored as it is exported, with the batch-norm statistics of real tissue.
-
-    Args:
-        method: the method; every call uses the current weights of its networks.
-        batches: step -> batch on the CPU.
-        config: settings of the run.
     """
 
     def __init__(self, method: UnitTraining, batches: Callable[[int], UnitBatch], config: UnitConfig):
@@ -172,7 +152,7 @@ class SnapshotScorer:
         pixels = torch.cat([batch.pictures for batch in self._batches]).byte().permute(0, 2, 3, 1).numpy()
         otsu = fit_otsu(list(pixels), self.mpp)
         labels = [otsu.instances(np.ascontiguousarray(window)) for window in pixels]
-        return [label_image_to_nuclei(one, (self.mpp, self.mpp), RAYS).xy for one in labels]
+        return [label_image_to_nuclei(instances, (self.mpp, self.mpp), RAYS).xy for instances in labels]
 
     @torch.no_grad()
     def score(self) -> dict[str, float]:
@@ -181,34 +161,32 @@ class SnapshotScorer:
         self.method.eval()
         parts = [self._find(batch) for batch in self._batches]
         self.method.train()
-        rendered, tissue, mirrored = ([one for part in column for one in part] for column in zip(*parts, strict=True))
+        rendered, tissue, mirrored = ([*chain(*column)] for column in zip(*parts, strict=True))
         side = self._batches[0].masks.shape[-1]
         truth = [xy[((xy >= 0) & (xy < side)).all(1)].numpy() for batch in self._batches for xy in batch.xy]
 
-        def f1(found: list[Found], true: list[np.ndarray], threshold: float) -> float:
-            return detection_f1([one.above(threshold) for one in found], true, self.mpp)
+        def f1(windows: list[Detections], true: list[np.ndarray], threshold: float) -> float:
+            return detection_f1([window.above(threshold) for window in windows], true, self.mpp)
 
         best = max(self.thresholds, key=lambda threshold: f1(tissue, self._stained, threshold))
         scores = {
             RENDERED: f1(rendered, truth, best),
-            STABLE: f1(mirrored, [one.above(best) for one in tissue], best),
+            STABLE: f1(mirrored, [window.above(best) for window in tissue], best),
             STAINED: f1(tissue, self._stained, best),
         }
         scores[MEASURE] = 0.0 if min(scores.values()) == 0 else harmonic_mean(scores.values())
         return {name: round(value, 5) for name, value in scores.items()} | {THRESHOLD: best}
 
-    def _find(self, batch: UnitBatch) -> tuple[list[Found], ...]:
+    def _find(self, batch: UnitBatch) -> tuple[list[Detections], ...]:
         """Nuclei found in rendered tissue, in real tissue, and in its recoloured mirror image (mirrored back)."""
         device, side = next(self.method.parameters()).device, batch.masks.shape[-1]
         noise = self.method.draw_noise(len(batch.masks), side, device)
         rendered = self.method.generator(batch.masks.to(device), *noise)
         pictures, plain = batch.pictures.to(device), torch.eye(3, 4, device=device)
         mirrored = self._detect(pictures.flip(-1), self.method.vary_colour(1)[0])
-        turned = [Found(np.concatenate((side - one.xy[:, :1], one.xy[:, 1:]), 1), one.score) for one in mirrored]
+        turned = [Detections(np.concatenate((side - xy[:, :1], xy[:, 1:]), 1), score) for xy, score in mirrored]
         return self._detect(rendered, plain), self._detect(pictures, plain), turned
 
-    def _detect(self, pixels: Tensor, colour: Tensor) -> list[Found]:
-        xy, score, *_ = self.graph(pixels, colour)
-        return [
-            Found(one[s > 0].float().cpu().numpy(), s[s > 0].cpu().numpy()) for one, s in zip(xy, score, strict=True)
-        ]
+    def _detect(self, pixels: Tensor, colour: Tensor) -> list[Detections]:
+        windows = zip(*self.graph(pixels, colour)[:2], strict=True)
+        return [Detections(xy[s > 0].float().cpu().numpy(), s[s > 0].cpu().numpy()) for xy, s in windows]

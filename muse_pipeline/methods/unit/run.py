@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +22,17 @@ from muse_pipeline.methods.unit.config import (
     UnitConfig,
     UnitStageConfig,
     detector_config,
-    require_sound,
+    require_sound_translation,
     stage_config,
 )
-from muse_pipeline.methods.unit.data import MasksStage, UnitBatch, UnitData, checksum_of_masks, read_unit_data
+from muse_pipeline.methods.unit.data import SynthesisStage, UnitBatch, UnitData, checksum_of_masks, read_unit_data
 from muse_pipeline.methods.unit.method import UnitTraining
 from muse_pipeline.methods.unit.monitors import MEASURE, SnapshotScorer, TranslationAlarm, TranslationPictures
-from muse_pipeline.methods.unit.pictures import RendererSettings
-from muse_pipeline.training.checkpoint import (
-    Checkpoint,
-    load_backbone,
-    load_checkpoint,
-    save_checkpoint,
-    seen_before,
-    steps_done,
-)
+from muse_pipeline.methods.unit.rendering import RendererSettings
+from muse_pipeline.training.checkpoint import Checkpoint, load_backbone, load_checkpoint, seen_before, steps_done
 from muse_pipeline.training.loop import BestWeights, Monitor
-from muse_pipeline.training.recipe import RECIPES, Recipe
+from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage, stage_folder
 from muse_pipeline.training.run import Inputs, Log, plain_settings
-from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
 
 TRANSLATION, READER = "translation", "reader"
 
@@ -52,7 +45,7 @@ class UnitRecipe(Recipe):
 
     def describe(self, config: UnitConfig) -> dict[str, Any]:
         """Describe the run for the workflow, which uses its own slides if there are no ``sources``."""
-        require_sound(config)
+        require_sound_translation(config)
         checkpoints = Inputs(checkpoint=config.checkpoint and find_checkpoint(config.checkpoint))
         checkpoints.require_checkpoints()
         files = list_pictures_of(config)
@@ -68,14 +61,14 @@ class UnitRecipe(Recipe):
 
     def stages(self, config: UnitConfig, folder: Path) -> Sequence[Stage]:
         """Return the stages; settings and sources are checked here, before masks are synthesised."""
-        require_sound(config)
+        require_sound_translation(config)
         if not config.sources:
             raise ConfigError("sources: the list is empty; name folders of H&E pictures (`images`) or stores (`store`)")
         list_pictures_of(config)
         stages: list[Stage] = []
         masks = config.masks
         if masks is None:
-            stages.append(MasksStage(config, stage_folder(folder, 1, "masks")))
+            stages.append(SynthesisStage(config, stage_folder(folder, 1, "masks")))
             masks = stages[0].result
         first = UnitStage(
             stage_config(config, masks, None), stage_folder(folder, len(stages) + 1, TRANSLATION), TRANSLATION
@@ -93,8 +86,8 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
     """Trains the generator, the reader and both discriminators."""
 
     def check(self) -> None:
-        """Reject wrong settings (``config.require_sound``)."""
-        require_sound(self.config)
+        """Reject wrong settings (``config.require_sound_translation``)."""
+        require_sound_translation(self.config)
 
     def inputs(self) -> Inputs:
         """Tissue, masks, the checkpoint of the previous stage, and the checkpoint with the initial backbone."""
@@ -139,15 +132,12 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         """An alarm for collapse, pictures of both cycles, and scores that choose the snapshot."""
         config = self.config
         batch = data.make_batches(config, torch.device("cpu"))
-
-        def keep(step: int, scores: dict[str, float]) -> None:
-            save_checkpoint(self.run_folder.best, self._describe(data, method, step, scores))
-
+        score, describe = SnapshotScorer(method, batch, config).score, partial(self._describe, data, method)
         return (
             TranslationAlarm(config.schedule, self.folder),
             TranslationPictures(method, batch, self.folder),
             # The measure is 0 until the reader finds nuclei in tissue; until then the latest snapshot is kept.
-            BestWeights(MEASURE, SnapshotScorer(method, batch, config).score, keep, keeps_later=True),
+            BestWeights(MEASURE, score, self.run_folder.best, describe, keeps_later=True),
         )
 
     def checkpoint(self, data: UnitData, method: UnitTraining) -> Checkpoint:
@@ -165,14 +155,10 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
     def _describe(self, data: UnitData, method: UnitTraining, step: int, scores: dict[str, float]) -> Checkpoint:
         """A checkpoint with the reader as a detector, the generator, and the networks that the next stage needs."""
         config, detector = self.config, method.trained()
-        seen = seen_before(self.inputs().checkpoints)
-        patients = {patient_in_name(name) for name in data.names}
         meta = {
             **describe_detector(detector_config(config, scores), data.reference),
             "renderer": plain_settings(RendererSettings(config.generator, config.tissue)),
-            "images": sorted({*data.names} | seen.images),
-            "patients": sorted(patients | seen.patients),
-            "learnt_patients": sorted(patients | seen.learnt_patients),
+            **seen_before(self.inputs().checkpoints).extend(data.names, map(patient_in_name, data.names)),
             "step": step,
             "scores": scores,
         }

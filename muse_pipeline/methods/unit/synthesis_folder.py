@@ -18,14 +18,17 @@ from muse_pipeline.core.files import complete_file, read_json, require_own_folde
 from muse_pipeline.core.pictures import list_pictures, write_png
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.methods.unit.synthesis_masks import (
+    EPITHELIAL,
+    KINDS,
     InstanceMask,
+    Population,
+    TissueSettings,
     contours,
     draw_page,
     require_drawable,
     stylise,
     synthesise_mask,
 )
-from muse_pipeline.methods.unit.synthesis_settings import EPITHELIAL, KINDS, Population, TissueSettings
 from muse_pipeline.nuclei.arrow import to_numpy
 from muse_pipeline.nuclei.masks import INSTANCES, POINTS, read_label_image, write_instances
 from muse_pipeline.nuclei.parquet import open_nuclei, read_provenance
@@ -35,14 +38,8 @@ MEASURES = ("area_um2", "major_um", "minor_um", "ratio")
 TOTALS = ("nuclei", "epithelial", "covered")
 
 
-def measure_instances(instances: np.ndarray, n: int, mpp: float) -> np.ndarray:
-    """(n, 4) ``MEASURES`` of instances 1..n, from the second moments of their pixels; zeros for missing instances.
-
-    Args:
-        instances: (h, w) int, 0 is background.
-        n: number of instances.
-        mpp: um per pixel.
-    """
+def measure_axes(instances: np.ndarray, n: int, mpp: float) -> np.ndarray:
+    """(n, 4) ``MEASURES`` of instances 1..n, from the second moments of their pixels; zeros for missing ones."""
     row, column = np.nonzero(instances)
     number = instances[row, column].astype(np.intp) - 1
 
@@ -61,17 +58,12 @@ def measure_instances(instances: np.ndarray, n: int, mpp: float) -> np.ndarray:
     return table * (area > 0)[:, None]
 
 
-def summarise(masks: Sequence[InstanceMask], mpp: float) -> dict[str, Any]:
+def summarise_masks(masks: Sequence[InstanceMask], mpp: float) -> dict[str, Any]:
     """Summarise the measures of nuclei by kind, and totals per mask, as in ``measure``.
 
-    Args:
-        masks: one or more masks.
-        mpp: um per pixel.
-
-    Returns:
-        For each kind, the number of nuclei ``n`` and the ``QUANTILES`` (%) over nuclei of each of ``MEASURES``; the
-        number of ``masks``; and the quantiles over masks of the number of ``nuclei``, the ``epithelial`` fraction of
-        nuclei and the fraction of pixels that are ``covered``.
+    For each kind, these are the number of nuclei ``n`` and the ``QUANTILES`` (%) over nuclei of each of ``MEASURES``;
+    and the number of ``masks``, and the quantiles over masks of the number of ``nuclei``, the ``epithelial`` fraction
+    of nuclei and the fraction of pixels that are ``covered``.
     """
     tables, totals = measure(masks, mpp)
     of_kind = {name: {"n": len(table), **_quantiles(table, MEASURES)} for name, table in tables.items()}
@@ -79,15 +71,11 @@ def summarise(masks: Sequence[InstanceMask], mpp: float) -> dict[str, Any]:
 
 
 def measure(masks: Sequence[InstanceMask], mpp: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Measure nuclei that do not touch the border, without their contours.
-
-    Returns:
-        (n, 4) ``MEASURES`` of nuclei, keyed by kind; (masks, 3) ``TOTALS``.
-    """
+    """(n, 4) ``MEASURES`` by kind of nuclei that do not touch the border, without contours; (masks, 3) ``TOTALS``."""
     tables, kinds, totals = [], [], []
     for mask in masks:
         inner = np.where(contours(mask.instances), 0, mask.instances)
-        table = measure_instances(inner, len(mask.kinds), mpp)
+        table = measure_axes(inner, len(mask.kinds), mpp)
         whole = table[:, 0] > 0
         whole[border_instances(mask.instances) - 1] = False
         tables.append(table[whole])
@@ -119,7 +107,7 @@ TRIAL_PX, TRIAL_MPP, TRIALS, ROUNDS = 512, 0.5, 8, 4
 MOST_PER_MM2 = 30_000.0  # highest density that the settings allow
 
 
-def write_masks(
+def write_mask_folder(
     folder: Path,
     n: int,
     tissue: TissueSettings,
@@ -133,19 +121,8 @@ def write_masks(
 ) -> dict:
     """Write masks 0 to n - 1 of a seed, ``masks.json`` and ``page.png``; the bytes do not depend on ``threads``.
 
-    Args:
-        folder: output folder; an earlier set of masks in it is replaced.
-        n: number of masks.
-        tissue: settings of the tissue that is drawn.
-        seed: seed of the set.
-        mpp: um per pixel.
-        size_px: side of a mask.
-        threads: number of masks that are drawn at the same time.
-        fit: description, for ``masks.json``, of the data that ``tissue`` was fitted to.
-        progress: callback with (done, total).
-
-    Returns:
-        The contents of ``masks.json``.
+    An earlier set of masks in the folder is replaced. ``fit`` describes, for ``masks.json``, the data that ``tissue``
+    was fitted to. Returns the contents of ``masks.json``.
     """
     require_drawable(size_px, mpp, tissue)
     require_own_folder(folder, is_ours=(folder / SETTINGS).is_file())
@@ -170,22 +147,18 @@ def write_masks(
             "size_px": size_px,
             "tissue": asdict(tissue),
             "fit": fit,
-            "statistics": summarise(first, mpp),
+            "statistics": summarise_masks(first, mpp),
             "versions": find_versions(("muse-pipeline", "numpy", "opencv-python-headless")),
         }
         write_json(unfinished / SETTINGS, facts)
-        write_png(unfinished / PAGE, _draw_examples(first, mpp, size_px))
+        columns = max(1, min(PAGE_COLUMNS, PAGE_PX // size_px))
+        shown = [stylise(mask, mpp, np.random.default_rng(i)) for i, mask in enumerate(first[: 4 * columns])]
+        write_png(unfinished / PAGE, draw_page(shown, columns))
     return facts
 
 
-def _draw_examples(masks: Sequence[InstanceMask], mpp: float, size_px: int) -> np.ndarray:
-    columns = max(1, min(PAGE_COLUMNS, PAGE_PX // size_px))
-    shown = masks[: 4 * columns]
-    return draw_page([stylise(mask, mpp, np.random.default_rng(i)) for i, mask in enumerate(shown)], columns)
-
-
-def read_masks(folder: Path) -> tuple[list[InstanceMask], float]:
-    """Read the masks in a folder written by ``write_masks``, and their um per pixel."""
+def read_mask_folder(folder: Path) -> tuple[list[InstanceMask], float]:
+    """Read the masks in a folder written by ``write_mask_folder``, and their um per pixel."""
     if not (folder / SETTINGS).is_file():
         raise LabelError(f"{folder}: contains no {SETTINGS}; make masks with `muse synthesize masks -o {folder}`")
     masks = []
@@ -199,29 +172,19 @@ def read_masks(folder: Path) -> tuple[list[InstanceMask], float]:
 
 
 class Fit(NamedTuple):
-    """Settings fitted to tissue.
+    """Settings fitted to tissue."""
 
-    Attributes:
-        tissue: the fitted settings.
-        wanted_per_mm2: nuclei per mm2 of the tissue.
-        reached_per_mm2: nuclei per mm2 of the masks; lower if no more nuclei fit in without overlap.
-    """
-
-    tissue: TissueSettings
-    wanted_per_mm2: float
-    reached_per_mm2: float
+    tissue: TissueSettings  # the fitted settings
+    wanted_per_mm2: float  # nuclei per mm2 of the tissue
+    reached_per_mm2: float  # nuclei per mm2 of the masks; lower if no more nuclei fit in without overlap
 
 
 def fit_tissue(paths: Sequence[Path], tissue: TissueSettings) -> Fit:
-    """Fit the sizes, axis ratios and density of nuclei to tables of nuclei; the shapes of glands are kept.
+    """Fit the sizes, axis ratios and density of nuclei to tables of nuclei with outlines; other settings are kept.
 
     Both kinds of nuclei get the same sizes, because proposals have no classes. Long axes are fitted to the median and
     the quartiles of the tables, and ratios of axes to their mean and variance. The density is matched on trial masks,
     because the number of nuclei dropped for overlap depends on all settings.
-
-    Args:
-        paths: one or more files ``nuclei.parquet`` or ``proposals.parquet`` with outlines.
-        tissue: settings, of which those that are not fitted are kept.
     """
     tables = [_read(path) for path in paths]
     axes = np.concatenate([table[:, 2:] for table in tables])
@@ -234,7 +197,7 @@ def fit_tissue(paths: Sequence[Path], tissue: TissueSettings) -> Fit:
     population = fit_population(axes)
     fitted = replace(tissue, epithelial=population, stroma=population)
     boxes = (np.floor(table[:, :2] / BOX_UM) for table in tables)
-    per_box = np.median(np.concatenate([np.unique(each, axis=0, return_counts=True)[1] for each in boxes]))
+    per_box = np.median(np.concatenate([np.unique(box, axis=0, return_counts=True)[1] for box in boxes]))
     wanted = float(per_box) / BOX_UM**2 * 1e6
     for _ in range(ROUNDS):  # the densities of glands and stroma are scaled towards the wanted number of nuclei
         factor = wanted / density_per_mm2(fitted)

@@ -7,15 +7,98 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Annotated, NamedTuple
 
 import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
+from muse_pipeline.core.config import Between, Fraction, OneOf
 from muse_pipeline.core.errors import ArgumentError
-from muse_pipeline.methods.unit.synthesis_settings import EPITHELIAL, STROMA, TissueSettings
+
+KINDS = ("Epithelial", "Stroma")  # kinds 0 and 1; all nuclei that are not on the rim of a gland are stroma nuclei
+EPITHELIAL, STROMA = range(2)
+PLACEMENTS = ("structured", "uniform")
+
+
+@dataclass(frozen=True)
+class Population:
+    """Sizes and shapes of the nuclei of one kind.
+
+    Attributes:
+        major_um: median of the long axis, which is distributed log-normally.
+        major_spread: standard deviation of the long axis's logarithm.
+        ratio: parameters (alpha, beta) of the Beta distribution of short axis / long axis.
+        spindles: fraction of slender nuclei, whose ratio of axes is uniform between 0.13 and 0.25.
+    """
+
+    major_um: Annotated[float, Between(1, 100)]
+    major_spread: Annotated[float, Between(0, 2)]
+    ratio: tuple[float, float]
+    spindles: Fraction = 0.05
+
+    def draw_axes(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Draw the full long and short axes of n nuclei at random: (n, 2) um."""
+        major = self.major_um * np.exp(self.major_spread * rng.standard_normal(n))
+        slender = rng.random(n) < self.spindles
+        ratio = np.where(slender, rng.uniform(*SPINDLE_RATIO, n), rng.beta(*self.ratio, n).clip(SPINDLE_RATIO[1], 1))
+        return np.stack([major, ratio * major], 1)
+
+    @property
+    def mean_diameter_um(self) -> float:
+        """Diameter of a circle with the area of a nucleus that has the median long axis and the mean ratio of axes."""
+        alpha, beta = self.ratio
+        return self.major_um * math.sqrt(alpha / (alpha + beta))
+
+
+SPINDLE_RATIO = (0.13, 0.25)
+
+
+# The defaults reproduce the statistics of 81 nuclei measured in the example masks of UNITPathSSL's framework figure
+# (``experiments/synthetic_masks``; 0.25 um/px is assumed). The authors' generator was never published.
+@dataclass(frozen=True)
+class TissueSettings:
+    """Settings of synthesised tissue.
+
+    Attributes:
+        epithelial: nuclei side by side on the rims of glands, with long axes across the rim.
+        stroma: nuclei between glands, at least 0.8 mean diameters apart, with random angles.
+        glands_per_mm2: number of closed curves tried per mm2; curves that would cross an earlier one are left out.
+        gland_radius_um: range of a gland's mean radius, chosen uniformly.
+        gland_wobble: standard deviation of the rim's k-th amplitude (k = 2 to 4), in units of mean radius / k.
+        rim_spacing: range of the distance between neighbours on a rim, in short axes, chosen uniformly.
+        rim_jitter_um: standard deviation of positions across the rim.
+        rim_tilt_deg: standard deviation of the angle between long axes and the rim's normal.
+        clear_band: probability that a band around a gland is free of nuclei.
+        clear_band_um: range of the width of that band, chosen uniformly.
+        stroma_per_mm2: nuclei outside glands per mm2.
+        sparsest: minimum factor of ``stroma_per_mm2``; each mask gets a factor chosen uniformly between this and 1.
+        roughness: range of the amplitude of an outline's Fourier series, relative to its radius, chosen uniformly.
+        max_overlap: largest fraction of its area that a nucleus may lose to earlier ones without being left out.
+        min_area_um2: minimum area of an instance, or of its part inside the mask; smaller ones are left out.
+        magnification: m; the scale of each mask is chosen log-uniformly between 1 / m and m.
+        placement: "structured", or "uniform" for the same nuclei at random positions and angles.
+    """
+
+    epithelial: Population = field(default_factory=lambda: Population(9.6, 0.21, (2.7, 2.2), 0.04))
+    stroma: Population = field(default_factory=lambda: Population(7.8, 0.28, (2.5, 1.5), 0.03))
+    glands_per_mm2: Annotated[float, Between(0, 1000)] = 110.0
+    gland_radius_um: tuple[float, float] = (22.5, 55.0)
+    gland_wobble: float = 0.15
+    rim_spacing: tuple[float, float] = (0.9, 1.3)
+    rim_jitter_um: float = 0.75
+    rim_tilt_deg: float = 20.0
+    clear_band: float = 0.5
+    clear_band_um: tuple[float, float] = (3.75, 15.0)
+    stroma_per_mm2: Annotated[float, Between(1, 30_000)] = 3800.0
+    sparsest: Annotated[float, Between(0.01, 1)] = 1.0
+    roughness: tuple[float, float] = (0.04, 0.08)
+    max_overlap: Annotated[float, Between(0, 0.5)] = 0.1
+    min_area_um2: float = 10.0
+    magnification: Annotated[float, Between(1, 3)] = 1.0
+    placement: Annotated[str, OneOf(PLACEMENTS)] = "structured"
+
 
 MARGIN_UM = 8.0  # nuclei are planned up to this far outside the field, because they may reach into it
 RIM_POINTS = 128
@@ -24,43 +107,28 @@ APART = 0.8  # minimum distance between scattered nuclei, in mean diameters
 PACKED = 0.95  # largest density of scattered nuclei, as a share of that of the densest Matern process
 
 
-class Plan(NamedTuple):
-    """N nuclei, in the order in which they are drawn.
+class NucleusPlan(NamedTuple):
+    """N nuclei, in the order in which they are drawn."""
 
-    Attributes:
-        xy: (N, 2) centres, um.
-        axes: (N, 2) full long and short axes, um.
-        angle: (N,) angle of the long axis, from +x towards +y.
-        kind: (N,) index into ``synthesis_settings.KINDS``.
-    """
+    xy: np.ndarray  # (N, 2) centres, um
+    axes: np.ndarray  # (N, 2) full long and short axes, um
+    angle: np.ndarray  # (N,) angle of the long axis, from +x towards +y
+    kind: np.ndarray  # (N,) index into ``KINDS``
 
-    xy: np.ndarray
-    axes: np.ndarray
-    angle: np.ndarray
-    kind: np.ndarray
-
-    def where(self, chosen: np.ndarray) -> Plan:
+    def where(self, chosen: np.ndarray) -> NucleusPlan:
         """Select nuclei by a bool array or by indices."""
-        return Plan(*(column[chosen] for column in self))
+        return NucleusPlan(*(column[chosen] for column in self))
 
 
 @dataclass(frozen=True, eq=False)
 class Gland:
-    """A closed curve ``r(t) = radius (1 + sum_k a_k cos(k t + phase_k))`` around a centre, and the band around it.
+    """A closed curve ``r(t) = radius (1 + sum_k a_k cos(k t + phase_k))`` around a centre, and the band around it."""
 
-    Attributes:
-        centre: (2,) position, um.
-        radius: mean distance of the rim from the centre, um.
-        amplitude: (3,) a_k for k = 2, 3, 4.
-        phase: (3,) phase_k for k = 2, 3, 4.
-        band: width of the band outside the rim that is free of scattered nuclei, um.
-    """
-
-    centre: np.ndarray
-    radius: float
-    amplitude: np.ndarray
-    phase: np.ndarray
-    band: float
+    centre: np.ndarray  # (2,) position, um
+    radius: float  # mean distance of the rim from the centre, um
+    amplitude: np.ndarray  # (3,) a_k for k = 2, 3, 4
+    phase: np.ndarray  # (3,) phase_k for k = 2, 3, 4
+    band: float  # width of the band outside the rim that is free of scattered nuclei, um
 
     def distance(self, t: np.ndarray) -> np.ndarray:
         """Distance from the centre to the rim at angles ``t``."""
@@ -72,12 +140,12 @@ class Gland:
         return np.hypot(x, y) < self.distance(np.arctan2(y, x)) + self.band
 
 
-def plan_tissue(size_um: float, tissue: TissueSettings, rng: np.random.Generator) -> Plan:
+def plan_nuclei(size_um: float, tissue: TissueSettings, rng: np.random.Generator) -> NucleusPlan:
     """Plan the nuclei of a field of ``size_um`` x ``size_um``, including those that reach into it from outside."""
     glands = _sample_glands(size_um, tissue, rng)
     parts = [_line_rim(gland, tissue, rng) for gland in glands]
     parts.append(_scatter(size_um, glands, tissue, rng))
-    plan = Plan(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    plan = NucleusPlan(*(np.concatenate(column) for column in zip(*parts, strict=True)))
     plan = plan.where(((plan.xy > -MARGIN_UM) & (plan.xy < size_um + MARGIN_UM)).all(1))
     if tissue.placement == "uniform":
         n = len(plan.xy)
@@ -104,7 +172,7 @@ def _sample_glands(size_um: float, tissue: TissueSettings, rng: np.random.Genera
     return glands
 
 
-def _line_rim(gland: Gland, tissue: TissueSettings, rng: np.random.Generator) -> Plan:
+def _line_rim(gland: Gland, tissue: TissueSettings, rng: np.random.Generator) -> NucleusPlan:
     """Place nuclei side by side along the rim, at distances given by their short axes, with long axes across it."""
     t = np.linspace(0, 2 * np.pi, RIM_POINTS + 1)
     rim = gland.centre + gland.distance(t)[:, None] * np.stack([np.cos(t), np.sin(t)], 1)
@@ -123,10 +191,10 @@ def _line_rim(gland: Gland, tissue: TissueSettings, rng: np.random.Generator) ->
     xy = np.stack([np.interp(at, along, rim[:, axis]) for axis in (0, 1)], 1)
     xy += across[:, None] * np.stack([np.cos(normal), np.sin(normal)], 1)
     angle = normal + np.radians(rng.normal(0, tissue.rim_tilt_deg, n))
-    return Plan(xy, axes, angle, np.full(n, EPITHELIAL, np.uint8))
+    return NucleusPlan(xy, axes, angle, np.full(n, EPITHELIAL, np.uint8))
 
 
-def _scatter(size_um: float, glands: list[Gland], tissue: TissueSettings, rng: np.random.Generator) -> Plan:
+def _scatter(size_um: float, glands: list[Gland], tissue: TissueSettings, rng: np.random.Generator) -> NucleusPlan:
     """Place stroma nuclei by a Matern process of type II (1960).
 
     Of a Poisson process, only points without an earlier point within a given distance are kept. This reduces the
@@ -145,7 +213,7 @@ def _scatter(size_um: float, glands: list[Gland], tissue: TissueSettings, rng: n
         kept &= ~gland.holds(xy)
     xy = xy[kept]
     n = len(xy)
-    return Plan(xy, tissue.stroma.draw_axes(n, rng), rng.uniform(0, np.pi, n), np.full(n, STROMA, np.uint8))
+    return NucleusPlan(xy, tissue.stroma.draw_axes(n, rng), rng.uniform(0, np.pi, n), np.full(n, STROMA, np.uint8))
 
 
 N_VERTICES = 24
@@ -170,27 +238,14 @@ _WAVES /= np.sqrt((_WAVES**2).sum(0).mean())  # so that an amplitude of 1 has a 
 
 @dataclass(frozen=True, eq=False)
 class InstanceMask:
-    """A mask with exact instances.
+    """A mask with exact instances."""
 
-    Attributes:
-        instances: (h, w) uint16; 0 is background, 1..N are nuclei, each of them connected.
-        kinds: (N,) uint8; entry i is the index into ``synthesis_settings.KINDS`` of instance i + 1.
-    """
-
-    instances: np.ndarray
-    kinds: np.ndarray
+    instances: np.ndarray  # (h, w) uint16; 0 is background, 1..N are nuclei, each of them connected
+    kinds: np.ndarray  # (N,) uint8; entry i is the index into ``KINDS`` of instance i + 1
 
 
 def synthesise_mask(index: int, seed: int, size_px: int, mpp: float, tissue: TissueSettings) -> InstanceMask:
-    """Synthesise one mask of a set; the same arguments always give the same mask.
-
-    Args:
-        index: index of the mask in the set.
-        seed: seed of the set.
-        size_px: side of the mask.
-        mpp: um per pixel.
-        tissue: settings of the tissue that is drawn.
-    """
+    """Synthesise mask ``index`` of the set of a ``seed``; the same arguments always give the same mask."""
     require_drawable(size_px, mpp, tissue)
     rng = np.random.default_rng((seed, index))
     if tissue.magnification > 1:
@@ -198,7 +253,7 @@ def synthesise_mask(index: int, seed: int, size_px: int, mpp: float, tissue: Tis
     if tissue.sparsest < 1:
         tissue = replace(tissue, stroma_per_mm2=tissue.stroma_per_mm2 * rng.uniform(tissue.sparsest, 1))
     while True:
-        mask = paint(plan_tissue(size_px * mpp, tissue, rng), size_px, mpp, tissue, rng)
+        mask = paint(plan_nuclei(size_px * mpp, tissue, rng), size_px, mpp, tissue, rng)
         if len(mask.kinds) and (mask.instances == 0).any():
             return mask
 
@@ -216,7 +271,9 @@ def require_drawable(size_px: int, mpp: float, tissue: TissueSettings) -> None:
         raise ArgumentError(f"a mask of {size_px} px at {mpp:g} um/px cannot be drawn; give {least} to {MOST_PX} px")
 
 
-def paint(plan: Plan, size_px: int, mpp: float, tissue: TissueSettings, rng: np.random.Generator) -> InstanceMask:
+def paint(
+    plan: NucleusPlan, size_px: int, mpp: float, tissue: TissueSettings, rng: np.random.Generator
+) -> InstanceMask:
     """Draw planned nuclei; each gets only pixels that no earlier nucleus covers.
 
     A nucleus is left out if it loses too much of its area, is split, would enclose an earlier one or is too small.
@@ -248,17 +305,14 @@ def _fits(stamp: np.ndarray, patch: np.ndarray, max_overlap: float, least_px: fl
     free = cv2.countNonZero(stamp)
     if free == whole:
         return True
-    return free >= max((1 - max_overlap) * whole, least_px) and _is_simple(stamp)
-
-
-def _is_simple(stamp: np.ndarray) -> bool:
-    """True if the pixels of a stamp are a single component without holes."""
-    # OpenCV counts zeros as a component too, so a nucleus with its background makes 2, and a hole would make 3.
+    if free < max((1 - max_overlap) * whole, least_px):
+        return False
+    # A single component without holes: OpenCV counts zeros as a component too, so a hole would make 3 of them.
     around = 1 - cv2.copyMakeBorder(stamp, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     return cv2.connectedComponents(stamp, connectivity=4)[0] == cv2.connectedComponents(around, connectivity=8)[0] == 2
 
 
-def draw_rings(plan: Plan, mpp: float, tissue: TissueSettings, rng: np.random.Generator) -> np.ndarray:
+def draw_rings(plan: NucleusPlan, mpp: float, tissue: TissueSettings, rng: np.random.Generator) -> np.ndarray:
     """Outlines (N, V, 2) for ``cv2.fillPoly``: an ellipse whose radius is varied by harmonics 2 to 7.
 
     In cv2, the origin is the centre of the first pixel, and every pixel that an outline touches is painted. Instances
@@ -298,13 +352,7 @@ def fills(instances: np.ndarray) -> np.ndarray:
 
 
 def stylise(mask: InstanceMask, mpp: float, rng: np.random.Generator) -> np.ndarray:
-    """(h, w, 3) uint8: contours red, stroma nuclei green, epithelial nuclei blue, both filled with smooth noise.
-
-    Args:
-        mask: the mask with its instances.
-        mpp: um per pixel.
-        rng: source of the random noise.
-    """
+    """(h, w, 3) uint8: contours red, stroma nuclei green, epithelial nuclei blue, both filled with smooth noise."""
     sigma_px = rng.uniform(*GRAIN_UM) / mpp
     noise = cv2.GaussianBlur(rng.standard_normal(mask.instances.shape, np.float32), (0, 0), sigma_px)
     fill = (FILL + FILL_DEVIATION / noise.std() * noise).clip(*FILL_RANGE).astype(np.uint8)

@@ -265,7 +265,10 @@ def test_the_card_keeps_data_and_limits_of_the_start(folder, tmp_path):
     assert "Its teacher is compact, which was trained on: BRCA-M2C" in origins["training_data"]
     assert "Of compact: Lymphocyte means" in origins["limits"]
     assert complete_texts(config, {"origins": origins})["limits"] == origins["limits"]  # already contains the sentence
-    assert describe_origins([compact], config, load_checkpoint(compact).images) == {"training_data": "", "limits": ""}
+    assert describe_origins([compact], config, load_checkpoint(compact).seen.images) == {
+        "training_data": "",
+        "limits": "",
+    }
 
 
 def test_the_placeholder_of_a_recipe_is_rejected(folder, tmp_path):

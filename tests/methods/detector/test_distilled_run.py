@@ -155,7 +155,7 @@ def test_a_checkpoint_names_whose_its_beginnings_have_seen(folder, tmp_path):
     alone = ["sources.0.exclude=[P1, P2]", "schedule.steps=1"]
     begun = distilled(folder, "t0", changes=alone)
     checkpoint = load_checkpoint(finetune(begun, tmp_path / "distilled", options))
-    assert checkpoint.images == checkpoint.patients == {"P0", "P1", "P2"}
+    assert checkpoint.seen.images == checkpoint.seen.patients == {"P0", "P1", "P2"}
     assert not any("scores are too high" in sentence for sentence in output)
     begun = load_detector_config(folder / "tiny.yaml", changes=[*alone, f"checkpoint={folder / 't0/checkpoint.pt'}"])
     held = dataclasses.replace(begun.sources[0], exclude=("P0", "P2"))
@@ -165,5 +165,5 @@ def test_a_checkpoint_names_whose_its_beginnings_have_seen(folder, tmp_path):
     alone = load_detector_config(folder / "tiny.yaml", changes=alone)
     finetune(dataclasses.replace(alone, validation=(held,)), tmp_path / "first", options)
     again = dataclasses.replace(alone, checkpoint=tmp_path / "first/checkpoint.pt", validation=(held,))
-    assert load_checkpoint(finetune(again, tmp_path / "second", options)).learnt_patients == {"P0"}
+    assert load_checkpoint(finetune(again, tmp_path / "second", options)).seen.learnt_patients == {"P0"}
     assert not any("scores are too high" in sentence for sentence in output)  # P1 was in validation only

@@ -17,7 +17,6 @@ from muse_pipeline.methods.detector.data import read_detector_data
 from muse_pipeline.methods.detector.mixing import (
     SHARES,
     choose_share,
-    count_labelled,
     describe_choice,
     follow_labels,
     mix_weights,
@@ -79,7 +78,7 @@ def test_a_single_picture_is_divided_into_halves(folder):
     parts = split_images([image], 3)
     assert len(parts) == 2
     for trained, held in parts:
-        assert count_labelled(trained) + count_labelled(held) == len(image.nuclei)
+        assert sum(len(part.nuclei) for part in (*trained, *held)) == len(image.nuclei)
         assert (trained[0].region ^ held[0].region).all() and trained[0].annotated.all()
         column, row = trained[0].nuclei.xy.astype(int).T
         assert trained[0].region[row, column].all()
@@ -149,7 +148,7 @@ def test_blocks_add_up_to_their_picture(folder, monkeypatch):
     truth = dataclasses.replace(image.nuclei[::2], frame=Frame.WORK)
     monkeypatch.setattr(scorer, "find", lambda image: truth)
     blocks = scorer.count_blocks(image)
-    assert len(blocks) == 4 and (blocks.sum(0) == scorer.count_image(image).values).all()
+    assert len(blocks) == 4 and (blocks.sum(0) == scorer.total([image]).values).all()
 
 
 def test_blocks_of_areas_count_classes(folder, monkeypatch):

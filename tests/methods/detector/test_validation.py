@@ -23,7 +23,7 @@ from muse_pipeline.methods.detector.start import load_trained
 from muse_pipeline.methods.detector.validation import SCORE, NetworkPredictor, Scorer
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.tissue.stain import IDENTITY
-from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
 from muse_pipeline.training.loop import BestWeights, MetricsLog
 from muse_pipeline.training.run import Options
 
@@ -133,12 +133,17 @@ def test_a_nucleus_at_the_border_of_the_region_may_be_found_a_little_outside(sco
 
 
 def test_only_better_ones_are_kept_and_a_resumed_run_remembers(tmp_path):
+    log, path = MetricsLog(tmp_path / "m.jsonl"), tmp_path / "best.pt"
     kept = []
-    log = MetricsLog(tmp_path / "m.jsonl")
     for step, score in enumerate([10.0, 30.0, 30.0, 20.0], 1):  # a new monitor each time, as in a resumed run
-        best = BestWeights(SCORE, lambda score=score: {SCORE: score}, lambda step, scores: kept.append(step))
+        best = BestWeights(SCORE, lambda score=score: {SCORE: score}, path, checkpoint_of_step)
         best.on_validate(step, log)
-    assert kept == [1, 2]
+        kept.append(load_checkpoint(path).meta["step"])
+    assert kept == [1, 2, 2, 2]
+
+
+def checkpoint_of_step(step, scores):
+    return Checkpoint({"weight": torch.zeros(1)}, {}, {"step": step})
 
 
 def test_a_class_without_nuclei_and_a_patient_on_both_sides_are_named(config):

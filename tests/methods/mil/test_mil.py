@@ -22,10 +22,9 @@ from muse_pipeline.inference.card import DICE, DICE_OF_PAINTING, painting_warnin
 from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.labels.tissue import UNKNOWN, TissueImage, TissueSource, list_labelled, read_tissue_images
-from muse_pipeline.losses.mil import fusion_dice, weighted_cross_entropy
 from muse_pipeline.methods.mil.config import StudentSettings
 from muse_pipeline.methods.mil.data import SCORES, dice_of_painting, read_region_data
-from muse_pipeline.methods.mil.method import StudentTraining, TeacherTraining
+from muse_pipeline.methods.mil.method import StudentTraining, TeacherTraining, fusion_dice, weighted_cross_entropy
 from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.recipe import load_run

@@ -55,14 +55,15 @@ def test_a_run_is_scored_when_validation_is_due_and_at_its_end(runs):
     best = max(scores, key=scores.get)
     kept = load_checkpoint(runs[1] / "best.pt")
     assert (kept.meta["kind"], kept.meta["step"], kept.meta[SCORE]) == ("backbone", best + 1, scores[best])
-    assert kept.patients == {"P0", "P1", "P2", "Q0", "Q1", "Q2"} and kept.learnt_patients == {"P0", "P1", "P2"}
+    assert kept.seen.patients == {"P0", "P1", "P2", "Q0", "Q1", "Q2"}
+    assert kept.seen.learnt_patients == {"P0", "P1", "P2"}
     assert not (runs[0] / "best.pt").exists()
 
 
 def test_a_score_changes_no_weight(runs):
     plain, scored = (load_checkpoint(run / "checkpoint.pt") for run in runs)
     assert all(torch.equal(plain.backbone[name], scored.backbone[name]) for name in plain.backbone)
-    assert "Q0" not in scored.patients
+    assert "Q0" not in scored.seen.patients
 
 
 def test_a_run_may_begin_with_the_best_teacher_and_be_scored_on_the_same_patients(folder, runs, source):

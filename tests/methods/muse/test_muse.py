@@ -11,7 +11,7 @@ from literal_muse import literal_gauges, literal_losses
 from muse_views import B, make_batch, make_method, randomise
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from muse_pipeline.methods.muse.method import Level, Projector, SelfDistillationSettings, _spread
+from muse_pipeline.methods.muse.method import DistillationLevel, Projector, SelfDistillationSettings, _spread
 from muse_pipeline.training.loop import Turn, _require_finite
 from muse_pipeline.training.method import Schedule, WeightedSum
 from muse_pipeline.training.run import RunFolder
@@ -196,7 +196,7 @@ def test_batch_norms_of_the_teacher_are_its_own():
 @torch.no_grad()
 def test_the_centre_follows_the_mean_logit_of_all_batches_of_a_step():
     """The centre is an exponential average with DINO's momentum of 0.9."""
-    level = Level(8, SelfDistillationSettings(n_prototypes=12, hidden=16, bottleneck=4))
+    level = DistillationLevel(8, SelfDistillationSettings(n_prototypes=12, hidden=16, bottleneck=4))
     before = level.centre.normal_(generator=torch.Generator().manual_seed(0)).clone()
     parts = [torch.randn(n, 8, generator=torch.Generator().manual_seed(n)) for n in (5, 0, 9)]
     for part in parts:
@@ -210,7 +210,7 @@ def test_the_centre_follows_the_mean_logit_of_all_batches_of_a_step():
 
 @torch.no_grad()
 def test_used_prototypes_are_counted_over_the_last_hundred_steps():
-    level = Level(8, SelfDistillationSettings(n_prototypes=12, hidden=16, bottleneck=4))
+    level = DistillationLevel(8, SelfDistillationSettings(n_prototypes=12, hidden=16, bottleneck=4))
     use = [0.1 * one for one in range(12)]
     level.use.copy_(torch.tensor(use))
     parts = [torch.randn(n, 8, generator=torch.Generator().manual_seed(n)) for n in (5, 9)]
@@ -228,7 +228,7 @@ def test_used_prototypes_are_counted_over_the_last_hundred_steps():
 @torch.no_grad()
 def test_the_temperature_of_the_teacher_rises_along_a_line(progress, temperature):
     settings = SelfDistillationSettings(n_prototypes=5, hidden=8, bottleneck=4, teacher_temperature=(0.04, 0.08))
-    level = Level(8, dataclasses.replace(settings, teacher_warmup=0.2))
+    level = DistillationLevel(8, dataclasses.replace(settings, teacher_warmup=0.2))
     features = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
     expected = torch.softmax(level.teacher(features) / temperature, -1)
     torch.testing.assert_close(level.targets(features, progress), expected)
@@ -285,7 +285,7 @@ def test_spread_is_one_for_vectors_that_point_everywhere():
 def test_the_first_step_costs_about_the_logarithm_of_the_prototypes():
     """With 8,192 prototypes, the loss is about 8.2 for equal and 9.2 for independent features; the entropy is 7.8."""
     torch.manual_seed(0)
-    level = Level(384, SelfDistillationSettings())
+    level = DistillationLevel(384, SelfDistillationSettings())
     reference, ours = torch.randn(2, 64, 384)
     targets = level.targets(reference, 0)
     entropy = -(targets * targets.log()).sum(1).mean().item()

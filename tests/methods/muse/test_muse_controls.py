@@ -20,7 +20,7 @@ def draw_batch(image):
 def make_image():
     rng = np.random.default_rng(0)
     pixels = rng.integers(90, 250, (400, 400, 3)).astype(np.uint8)
-    index = NucleusIndex.build(rng.uniform(0, 400, (400, 2)), (400, 400), 0.5)
+    index = NucleusIndex.build(rng.uniform(0, 400, (400, 2)), (400, 400), 0.5)[0]
     return NucleusPicture("A", "P", 0.5, (400, 400), None, 1.0, pixels, index)
 
 

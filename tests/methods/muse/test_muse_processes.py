@@ -6,8 +6,7 @@ from muse_views import make_batch, make_method
 from processes import run_in_two, run_sync_batch_norms_on_cpu
 
 from muse_pipeline.data.views import ViewBatch, Views
-from muse_pipeline.losses.self_distillation import sinkhorn_targets
-from muse_pipeline.methods.muse.method import MusePretraining
+from muse_pipeline.methods.muse.method import MusePretraining, sinkhorn_targets
 from muse_pipeline.training.devices import average_gradients, share_batch_norms
 
 BALANCES = ("centring", "sinkhorn")

@@ -96,7 +96,7 @@ def prepared(pictures, tmp_path, monkeypatch):
         given.append(arguments)
         return share_batch_norms(*arguments)
 
-    monkeypatch.setattr("muse_pipeline.training.stages.share_batch_norms", record)
+    monkeypatch.setattr("muse_pipeline.training.recipe.share_batch_norms", record)
     changes = ["schedule.steps=1"]
     pretrain(load_muse_config(pictures, changes=changes), tmp_path, CPU)
     (arguments,) = given

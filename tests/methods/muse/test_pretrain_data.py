@@ -109,7 +109,8 @@ def test_a_patient_that_the_start_has_learnt_from_is_not_judged(folder, tmp_path
     method = stage.build(data)
     assert all(torch.equal(value, backbone.state_dict()[name]) for name, value in method.backbone.state_dict().items())
     left = stage.checkpoint(data, method)
-    assert left.learnt_patients == {"P0", "P1", "P2", "R1"} and left.patients == {"P0", "P1", "P2", "Q1", "R1"}
+    assert left.seen.learnt_patients == {"P0", "P1", "P2", "R1"}
+    assert left.seen.patients == {"P0", "P1", "P2", "Q1", "R1"}
     assert set(left.meta["images"]) == {"P0", "P1", "P2", "Q1a"}
     with torch.no_grad():
         next(method.teacher.parameters()).add_(1)

@@ -9,11 +9,10 @@ from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.core.errors import CheckpointError, ConfigError, LabelError, OutputError
 from muse_pipeline.data.unlabelled import PATIENT_OF_CROP
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.methods.psm.run import PsmRecipe, write_found
+from muse_pipeline.methods.psm.run import PsmRecipe, write_labels
 from muse_pipeline.training.checkpoint import load_checkpoint
-from muse_pipeline.training.recipe import load_run, train_run
+from muse_pipeline.training.recipe import is_made, load_run, stage_folder, train_run
 from muse_pipeline.training.run import Options
-from muse_pipeline.training.stages import is_made, stage_folder
 
 CONFIG = """
 name: tiny
@@ -122,7 +121,7 @@ def test_a_detector_is_not_taken_for_one_of_other_settings(config_path, finished
 def test_a_picture_of_more_nuclei_than_a_label_image_holds_is_rejected(tmp_path):
     instances = np.arange(300 * 300).reshape(300, 300)
     with pytest.raises(LabelError, match="P1: 89,999 nuclei exceed the 65,535"):
-        write_found(tmp_path, "P1", np.zeros((300, 300, 3), np.uint8), instances)
+        write_labels(tmp_path, "P1", np.zeros((300, 300, 3), np.uint8), instances)
 
 
 @pytest.mark.slow  # because of the export

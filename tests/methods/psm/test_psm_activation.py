@@ -6,8 +6,8 @@ import torch
 
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.unlabelled import Picture, UnlabelledWindows
-from muse_pipeline.methods.psm.activation import PriorSelfActivation
-from muse_pipeline.proposals.activation_map import ActivationNetwork
+from muse_pipeline.methods.psm.activation_map import ActivationNetwork
+from muse_pipeline.methods.psm.run import PriorSelfActivation
 
 
 def windows():

@@ -10,8 +10,8 @@ from PIL import Image
 
 from muse_pipeline.core.errors import CheckpointError, ConfigError
 from muse_pipeline.data.unlabelled import UnlabelledSource
-from muse_pipeline.methods.psm.activation import ActivationConfig, ActivationStage, load_activation
-from muse_pipeline.proposals.activation_map import PseudoMasker
+from muse_pipeline.methods.psm.activation_map import PseudoMasker
+from muse_pipeline.methods.psm.run import ActivationConfig, ActivationStage, load_activation
 from muse_pipeline.training.method import Schedule
 from muse_pipeline.training.run import Options
 

@@ -14,15 +14,15 @@ from test_psm_stages import stained
 
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.unlabelled import UnlabelledSource
+from muse_pipeline.methods.psm.activation_map import ActivationNetwork
 from muse_pipeline.methods.psm.config import DetectorSettings
 from muse_pipeline.methods.psm.run import (
-    MasksStage,
+    PseudoMaskStage,
     PsmRecipe,
-    detector_config,
+    configure_detector,
     read_pictures_and_masks,
     split_instances,
 )
-from muse_pipeline.proposals.activation_map import ActivationNetwork
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
 
 OTSU = {"mpp": 0.45, "windows_per_store": 2, "store_window_px": 96, "mask_settings.max_share": 0.05}
@@ -88,7 +88,7 @@ def masks_of(config, activation, folder):
     """Names and pixels of the masks that a masks stage writes; empty if the stage rejects all masks."""
     folder.mkdir()
     try:
-        MasksStage(config, activation, folder).write(folder, lambda line: None)
+        PseudoMaskStage(config, activation, folder).write(folder, lambda line: None)
     except ConfigError:
         return {}
     return {name: mask.tolist() for name, _, mask in read_pictures_and_masks(folder)}
@@ -114,7 +114,7 @@ def test_a_numeric_setting_changes_the_masks(config, folder, tmp_path, name):
             config = with_setting(config, "mask_settings.clusters.n_clusters", 6)
     changed = with_setting(config, name, {**OTSU, **ACTIVATION}[name])
     assert masks_of(changed, activation, tmp_path / "b") != masks_of(config, activation, tmp_path / "a")
-    one, other = (MasksStage(each, activation, tmp_path).made_from() for each in (config, changed))
+    one, other = (PseudoMaskStage(each, activation, tmp_path).made_from() for each in (config, changed))
     assert one != other
 
 
@@ -138,6 +138,6 @@ def test_a_numeric_setting_changes_the_stages(config, tmp_path, name):
 def test_a_numeric_setting_reaches_the_detector(config, tmp_path, name):
     """The effect of the setting on a detector is tested with the detector."""
     value = other_value(name, dict(numbers_in(config.detector))[name] or 0)
-    found = detector_config(with_setting(config, f"detector.{name}", value), tmp_path)
-    assert found == with_setting(detector_config(config, tmp_path), name, value)
-    assert found != detector_config(config, tmp_path)
+    found = configure_detector(with_setting(config, f"detector.{name}", value), tmp_path)
+    assert found == with_setting(configure_detector(config, tmp_path), name, value)
+    assert found != configure_detector(config, tmp_path)

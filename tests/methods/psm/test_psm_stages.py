@@ -11,16 +11,16 @@ import torch
 from labelled import CPU
 from test_psm import CONFIG, load_psm_config
 
-from muse_pipeline.methods.psm.activation import PriorSelfActivation
+from muse_pipeline.methods.psm.activation_map import ActivationNetwork
 from muse_pipeline.methods.psm.run import (
     FoundLabelsStage,
     LabelsStage,
-    MasksStage,
+    PriorSelfActivation,
+    PseudoMaskStage,
     PsmRecipe,
-    detector_config,
+    configure_detector,
     read_pictures_and_masks,
 )
-from muse_pipeline.proposals.activation_map import ActivationNetwork
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
 
 
@@ -87,7 +87,7 @@ def test_labels_are_made_again_when_masks_change(config, tmp_path):
 
 def test_found_labels_are_made_again_when_the_detector_or_its_export_changes(config, tmp_path):
     path, meta = tmp_path / "detector.pt", {"kind": "detector", "config": {}, "colour": None}
-    settings = detector_config(config, tmp_path / "labels")
+    settings = configure_detector(config, tmp_path / "labels")
 
     def made_from(**changes):
         export = dataclasses.replace(settings.export, **changes)
@@ -126,7 +126,7 @@ def test_masks_are_fitted_to_each_picture(config, tmp_path):
     """Nuclei of a pale picture are found even if another picture is dark."""
     pale = np.round(255 * (stained(np.random.default_rng(1)) / 255) ** 0.5).astype(np.uint8)
     cv2.imwrite(str(tmp_path / "images/Q.png"), pale[..., ::-1])
-    MasksStage(config, None, tmp_path / "masks").run(CPU)
+    PseudoMaskStage(config, None, tmp_path / "masks").run(CPU)
     for _, _, mask in read_pictures_and_masks(tmp_path / "masks"):
         discs = np.zeros((64, 64), np.uint8)
         for x in (20, 44):

@@ -10,10 +10,9 @@ from trident_batches import make_pairs, make_trident
 from muse_pipeline.core.errors import CollapsedError
 from muse_pipeline.data.partners import PairBatch, PartnerBatch
 from muse_pipeline.data.views import Views
-from muse_pipeline.losses.branches import covariance, invariance, variance
-from muse_pipeline.methods.trident.method import measure_spread
+from muse_pipeline.methods.trident.method import covariance, invariance, measure_spread, variance
 from muse_pipeline.methods.trident.run import SpreadAlarm
-from muse_pipeline.models.base import read_at
+from muse_pipeline.models.base import interpolate_at
 from muse_pipeline.training.loop import GRACE, IN_A_ROW
 from muse_pipeline.training.method import Schedule
 
@@ -47,9 +46,9 @@ def test_three_branches_are_two_views_and_the_partner():
     dense = torch.zeros(3, *partner.dense.shape[1:])
     dense[has] = partner.dense
     nuclei = [
-        method.nucleus.he(read_at(first.dense, xy, lattice)[shared]),
-        method.nucleus.he(read_at(second.dense, batch.views.student_xy[0], lattice)[shared]),
-        method.nucleus.partner(read_at(dense, xy, lattice)[shared]),
+        method.nucleus.he(interpolate_at(first.dense, xy, lattice)[shared]),
+        method.nucleus.he(interpolate_at(second.dense, batch.views.student_xy[0], lattice)[shared]),
+        method.nucleus.partner(interpolate_at(dense, xy, lattice)[shared]),
     ]
     masks = [torch.ones(int(shared.sum()), dtype=torch.bool)] * 2 + [covered[shared]]
     torch.testing.assert_close(found["nucleus_invariance"], invariance(nuclei, masks))

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from experiments.trident_factors.run import STEPS, draw_pictures, run_arm
-from muse_pipeline.methods.trident.method import AlignmentSettings, Level
+from muse_pipeline.methods.trident.method import AlignmentSettings, BranchLevel
 
 
 def test_partners_show_the_first_and_the_third_factor_alone():
@@ -30,7 +30,9 @@ def train_linearly(branches, is_paired=True, variance=25.0, steps=300):
     torch.manual_seed(0)
     he, partner = nn.Linear(len(NOISE), 4), nn.Linear(len(PARTNER), 4)
     weights = {"invariance": 2.0, "variance": variance, "covariance": 2.0}
-    level = Level(4, 4 if branches > 1 else None, AlignmentSettings(branches=branches, hidden=16, width=8, **weights))
+    level = BranchLevel(
+        4, 4 if branches > 1 else None, AlignmentSettings(branches=branches, hidden=16, width=8, **weights)
+    )
     parameters = [*he.parameters(), *partner.parameters(), *level.parameters()]
     optimiser = torch.optim.AdamW(parameters, 0.01, weight_decay=0.01)
     for _ in range(steps):

@@ -7,8 +7,7 @@ import torch
 from muse_pipeline.data.augment import LabelledBatch
 from muse_pipeline.methods.detector.criterion import DenseCriterion
 from muse_pipeline.methods.unit.data import MaskDomain, turn_picture, turn_xy
-from muse_pipeline.methods.unit.synthesis_masks import InstanceMask, fills, synthesise_mask
-from muse_pipeline.methods.unit.synthesis_settings import TissueSettings
+from muse_pipeline.methods.unit.synthesis_masks import InstanceMask, TissueSettings, fills, synthesise_mask
 from muse_pipeline.models.translation import CoModulatedGenerator, MaskReader
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 

@@ -15,13 +15,13 @@ from muse_pipeline.methods.unit.monitors import (
     RENDERED,
     STABLE,
     STAINED,
-    Found,
+    Detections,
     SnapshotScorer,
     detection_f1,
 )
-from muse_pipeline.methods.unit.synthesis_folder import write_masks
-from muse_pipeline.methods.unit.synthesis_settings import TissueSettings
-from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.methods.unit.synthesis_folder import write_mask_folder
+from muse_pipeline.methods.unit.synthesis_masks import TissueSettings
+from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
 from muse_pipeline.training.loop import BestWeights, MetricsLog
 from muse_pipeline.training.recipe import load_run
 
@@ -32,7 +32,7 @@ MPP = 0.5
 def scorer(tmp_path_factory):
     """A scorer with random weights; the tests replace its detections."""
     folder = draw_tissue(tmp_path_factory.mktemp("snapshots"))
-    write_masks(folder / "masks", 4, TissueSettings(), seed=0, mpp=MPP, size_px=96)
+    write_mask_folder(folder / "masks", 4, TissueSettings(), seed=0, mpp=MPP, size_px=96)
     _, config = load_run(write_config(folder, masks=str(folder / "masks")))
     data = read_unit_data(config, config.masks)
     method = UnitTraining(config, data.palette, reference_stains(data.reference))
@@ -52,11 +52,11 @@ def answers(*of_calls):
 
 
 def nothing(number, n):
-    return [Found(np.zeros((0, 2)), np.zeros(0))] * n
+    return [Detections(np.zeros((0, 2)), np.zeros(0))] * n
 
 
 def at(*xy):
-    return lambda number, n: [Found(np.array([xy], float), np.ones(1))] * n
+    return lambda number, n: [Detections(np.array([xy], float), np.ones(1))] * n
 
 
 def test_f1_counts_matches_within_3_um():
@@ -82,7 +82,7 @@ def test_nuclei_that_stay_in_place_when_the_picture_is_mirrored_are_not_the_same
 def test_nuclei_of_the_masks_score_1_on_rendered_tissue(scorer, monkeypatch):
     def of_masks(number, n):
         inside = [xy[((xy >= 0) & (xy < 64)).all(1)].numpy() for xy in scorer._batches[number].xy]
-        return [Found(xy, np.ones(len(xy))) for xy in inside]
+        return [Detections(xy, np.ones(len(xy))) for xy in inside]
 
     monkeypatch.setattr(scorer, "_detect", answers(nothing, of_masks, nothing))
     assert scorer.score().items() >= {RENDERED: 1, STABLE: 0, STAINED: 0, MEASURE: 0}.items()
@@ -91,7 +91,7 @@ def test_nuclei_of_the_masks_score_1_on_rendered_tissue(scorer, monkeypatch):
 def test_the_threshold_is_that_of_the_best_agreement_with_haematoxylin(scorer, monkeypatch):
     def certain_in_dark_places(number, n):
         dark = scorer._stained[number * n : (number + 1) * n]
-        return [Found(np.concatenate((xy, xy + 30)), np.repeat([0.5, 0.3], len(xy))) for xy in dark]
+        return [Detections(np.concatenate((xy, xy + 30)), np.repeat([0.5, 0.3], len(xy))) for xy in dark]
 
     monkeypatch.setattr(scorer, "_detect", answers(nothing, nothing, certain_in_dark_places))
     found = scorer.score()
@@ -116,7 +116,11 @@ def test_the_best_snapshot_is_kept_and_of_equal_ones_the_later(tmp_path):
     def score():
         return {MEASURE: next(values)}
 
-    choice = BestWeights(MEASURE, score, lambda step, scores: kept.append(step), keeps_later=True)
+    def describe(step, scores):
+        kept.append(step)
+        return Checkpoint({}, {}, {})
+
+    choice = BestWeights(MEASURE, score, tmp_path / "best.pt", describe, keeps_later=True)
     log = MetricsLog(tmp_path / "metrics.jsonl")
     for step in range(1, 6):
         choice.on_validate(step, log)

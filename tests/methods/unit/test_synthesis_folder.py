@@ -10,9 +10,8 @@ from muse_pipeline.core.pictures import read_rgb, write_png
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.label_sources import read_labelled_images
 from muse_pipeline.labels.picture_source import PictureSource
-from muse_pipeline.methods.unit.synthesis_folder import fit_tissue, read_masks, summarise, write_masks
-from muse_pipeline.methods.unit.synthesis_masks import synthesise_mask
-from muse_pipeline.methods.unit.synthesis_settings import KINDS, TissueSettings
+from muse_pipeline.methods.unit.synthesis_folder import fit_tissue, read_mask_folder, summarise_masks, write_mask_folder
+from muse_pipeline.methods.unit.synthesis_masks import KINDS, TissueSettings, synthesise_mask
 from muse_pipeline.nuclei.parquet import NucleiWriter
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import measure_shapes
@@ -35,8 +34,8 @@ def test_the_bytes_depend_on_the_seed_and_not_on_threads(muse, tmp_path):
 
 def test_masks_are_read_back_and_are_a_source_of_labels(tmp_path):
     folder = tmp_path / "masks"
-    write_masks(folder, 3, TissueSettings(), seed=5, mpp=0.5, size_px=96)
-    masks, mpp = read_masks(folder)
+    write_mask_folder(folder, 3, TissueSettings(), seed=5, mpp=0.5, size_px=96)
+    masks, mpp = read_mask_folder(folder)
     assert mpp == 0.5
     for index, mask in enumerate(masks):
         drawn = synthesise_mask(index, 5, 96, 0.5, TissueSettings())
@@ -54,7 +53,7 @@ def test_masks_are_read_back_and_are_a_source_of_labels(tmp_path):
 
 
 def test_the_record_has_settings_and_statistics(tmp_path):
-    facts = write_masks(tmp_path / "masks", 4, TissueSettings(), seed=1, mpp=0.5, size_px=128)
+    facts = write_mask_folder(tmp_path / "masks", 4, TissueSettings(), seed=1, mpp=0.5, size_px=128)
     found = read_json(tmp_path / "masks" / "masks.json")
     assert found["statistics"] == facts["statistics"]
     assert (found["seed"], found["mpp"], found["size_px"], found["n"]) == (1, 0.5, 128, 4)
@@ -71,7 +70,7 @@ def test_an_earlier_set_is_replaced_and_another_folder_is_not(muse, tmp_path):
     status, _, errors = muse("synthesize", "masks", "-o", tmp_path / "own", *SMALL)
     assert status == 2 and "is a folder that this command did not create" in errors
     with pytest.raises(LabelError, match="contains no masks"):
-        read_masks(tmp_path / "own")
+        read_mask_folder(tmp_path / "own")
 
 
 def write_nuclei(path, n, axes_um, side_px):
@@ -99,7 +98,7 @@ def test_masks_are_fitted_to_the_nuclei_of_a_slide(muse, tmp_path):
     """The slide has 3,000 nuclei per mm2 with axes of 10 and 8 um: larger, rounder and fewer than by default."""
     table = write_nuclei(tmp_path / "nuclei.parquet", 3000, np.array([10.0, 8.0]), 2000)
     tissue, wanted, reached = fit_tissue([table], TissueSettings())
-    found = summarise([synthesise_mask(index, 0, 256, 0.5, tissue) for index in range(40)], 0.25)
+    found = summarise_masks([synthesise_mask(index, 0, 256, 0.5, tissue) for index in range(40)], 0.25)
     assert tissue.stroma.major_um == pytest.approx(10, rel=0.03)
     assert wanted == pytest.approx(3000, rel=0.1) and reached == pytest.approx(wanted, rel=0.05)
     for kind in KINDS:

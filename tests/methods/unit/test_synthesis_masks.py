@@ -17,21 +17,24 @@ from experiments.synthetic_masks.run import (
 )
 from muse_pipeline.core.config import replace_settings
 from muse_pipeline.core.errors import ArgumentError, ConfigError
-from muse_pipeline.methods.unit.synthesis_folder import MEASURES, measure_instances, summarise
+from muse_pipeline.methods.unit.synthesis_folder import MEASURES, measure_axes, summarise_masks
 from muse_pipeline.methods.unit.synthesis_masks import (
     CONTOUR,
+    EPITHELIAL,
     FILL_RANGE,
-    Plan,
+    KINDS,
+    STROMA,
+    NucleusPlan,
+    TissueSettings,
     contours,
     draw_page,
     draw_rings,
     fills,
     paint,
-    plan_tissue,
+    plan_nuclei,
     stylise,
     synthesise_mask,
 )
-from muse_pipeline.methods.unit.synthesis_settings import EPITHELIAL, KINDS, STROMA, TissueSettings
 
 TISSUE = TissueSettings()
 CROSS = ndimage.generate_binary_structure(2, 1)
@@ -85,7 +88,7 @@ def test_a_mask_depends_on_seed_and_index_alone():
 
 
 def test_quartiles_lie_between_the_5_and_95_percentiles_of_the_published_masks(masks):
-    found = summarise(masks, REFERENCE_MPP)
+    found = summarise_masks(masks, REFERENCE_MPP)
     for kind, measures in REFERENCE.items():
         assert found[kind]["n"] > 500
         for name, reference in measures.items():
@@ -107,7 +110,7 @@ def test_most_nuclei_and_masks_lie_within_the_published_ranges(masks):
 def test_epithelial_nuclei_line_rims_and_stroma_stays_outside():
     """Neighbours on a rim are close, with long axes perpendicular to the line between them; stroma nuclei are apart."""
     rng = np.random.default_rng(0)
-    plan = plan_tissue(400.0, TISSUE, rng)
+    plan = plan_nuclei(400.0, TISSUE, rng)
     rim, rest = plan.where(plan.kind == EPITHELIAL), plan.where(plan.kind == STROMA)
     distance, nearest = cKDTree(rim.xy).query(rim.xy, k=2)
     assert np.median(distance[:, 1]) < TISSUE.epithelial.major_um
@@ -120,7 +123,7 @@ def test_epithelial_nuclei_line_rims_and_stroma_stays_outside():
 
 def test_uniform_placement_keeps_the_nuclei_and_gives_up_the_structure():
     structured, uniform = (
-        plan_tissue(200.0, replace(TISSUE, placement=placement), np.random.default_rng(2))
+        plan_nuclei(200.0, replace(TISSUE, placement=placement), np.random.default_rng(2))
         for placement in ("structured", "uniform")
     )
     assert (structured.axes == uniform.axes).all() and (structured.kind == uniform.kind).all()
@@ -138,10 +141,10 @@ def test_nuclei_are_as_large_as_planned():
     row, column = np.divmod(np.arange(n), 10)
     axes = np.stack([rng.uniform(6, 12, n), rng.uniform(3, 6, n)], 1)
     centre = np.stack([column, row], 1) * 14.0 + 8.3
-    plan = Plan(centre, axes, rng.uniform(0, np.pi, n), np.zeros(n, np.uint8))
+    plan = NucleusPlan(centre, axes, rng.uniform(0, np.pi, n), np.zeros(n, np.uint8))
     smooth = replace(TISSUE, roughness=(0.0, 0.0))
     mask = paint(plan, 296, 0.5, smooth, rng)
-    area, major, minor, _ = measure_instances(mask.instances, n, 0.5).T
+    area, major, minor, _ = measure_axes(mask.instances, n, 0.5).T
     assert area.sum() == pytest.approx((np.pi / 4 * axes.prod(1)).sum(), rel=0.03)
     assert major.mean() == pytest.approx(axes[:, 0].mean(), rel=0.03)
     assert minor.mean() == pytest.approx(axes[:, 1].mean(), rel=0.03)
@@ -170,7 +173,7 @@ def test_the_stroma_of_masks_is_thinned_by_different_fractions():
 def test_a_nucleus_that_loses_too_much_or_encloses_another_is_left_out():
     def painted(*nuclei):
         xy, axes = (np.array([nucleus[i] for nucleus in nuclei], float) for i in (0, 1))
-        plan = Plan(xy, axes, np.zeros(len(xy)), np.arange(len(xy)) % len(KINDS))
+        plan = NucleusPlan(xy, axes, np.zeros(len(xy)), np.arange(len(xy)) % len(KINDS))
         return paint(plan, 128, 0.25, TISSUE, np.random.default_rng(0)).kinds.tolist()
 
     assert painted(((10, 16), (10, 8)), ((19, 16), (10, 8))) == [0, 1]
@@ -182,7 +185,7 @@ def test_a_nucleus_that_loses_too_much_or_encloses_another_is_left_out():
 def test_measures_of_a_drawn_ellipse():
     picture = np.zeros((100, 100), np.uint8)
     cv2.ellipse(picture, (50, 50), (30, 10), 30, 0, 360, 1, -1)
-    (found,) = measure_instances(picture, 1, 0.5)
+    (found,) = measure_axes(picture, 1, 0.5)
     assert dict(zip(MEASURES, found, strict=True)) == pytest.approx(
         {"area_um2": np.pi * 30.5 * 10.5 / 4, "major_um": 30.5, "minor_um": 10.5, "ratio": 10.5 / 30.5}, rel=0.03
     )
@@ -216,7 +219,7 @@ def test_settings_out_of_range_are_named():
 
 
 def test_outlines_are_rough_and_of_the_planned_size():
-    plan = Plan(np.full((200, 2), 50.0), np.tile([12.0, 8.0], (200, 1)), np.zeros(200), np.zeros(200, np.uint8))
+    plan = NucleusPlan(np.full((200, 2), 50.0), np.tile([12.0, 8.0], (200, 1)), np.zeros(200), np.zeros(200, np.uint8))
     rings = draw_rings(plan, 0.25, TISSUE, np.random.default_rng(0)) * 0.25
     offset = (rings + 0.125 - 50) / (np.array([12.0, 8.0]) - 0.3) * 2
     radius = np.hypot(*np.moveaxis(offset, -1, 0))

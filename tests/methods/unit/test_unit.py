@@ -22,9 +22,8 @@ from muse_pipeline.methods.unit import method, monitors
 from muse_pipeline.methods.unit.config import LossWeights
 from muse_pipeline.methods.unit.data import UnitBatch, read_usable_masks
 from muse_pipeline.methods.unit.run import UnitStage
-from muse_pipeline.methods.unit.synthesis_folder import read_masks, write_masks
-from muse_pipeline.methods.unit.synthesis_masks import synthesise_mask
-from muse_pipeline.methods.unit.synthesis_settings import TissueSettings
+from muse_pipeline.methods.unit.synthesis_folder import read_mask_folder, write_mask_folder
+from muse_pipeline.methods.unit.synthesis_masks import TissueSettings, synthesise_mask
 from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
 from muse_pipeline.training import loop
 from muse_pipeline.training.checkpoint import load_checkpoint
@@ -337,7 +336,7 @@ def test_a_step_of_the_discriminators_is_that_of_the_formula(tmp_path, losses):
     training, batch, _ = make_training(tmp_path, losses)
     made = training.translate(batch)
     for step in range(3):
-        training._made.append((made.rendered.detach(), made.read.detach()))
+        training._outputs.append((made.rendered.detach(), made.read.detach()))
         found = training.losses(batch, "discriminator", 0.0)
         training.after_step(0.0)
         real, masks = to_unit(batch.pictures).requires_grad_(), batch.masks.clone().requires_grad_()
@@ -388,7 +387,7 @@ def test_brown_and_empty_tissue_is_named(tmp_path, muse):
 @pytest.mark.parametrize("kind", ["touching", "one pixel", "small", "other mpp"])
 def test_masks_that_cannot_be_used_are_named(kind, tmp_path, tissue, muse):
     masks = tmp_path / "masks"
-    write_masks(masks, 2, TissueSettings(), seed=0, mpp=0.5, size_px=96)
+    write_mask_folder(masks, 2, TissueSettings(), seed=0, mpp=0.5, size_px=96)
     instances, expected = np.zeros((96, 96), np.uint16), "none of 2 masks has background"
     if kind == "touching":
         instances = np.indices((96, 96)).sum(0).astype(np.uint16) // 8 + 1
@@ -410,7 +409,7 @@ def test_masks_that_cannot_be_used_are_named(kind, tmp_path, tissue, muse):
 
 def test_masks_of_a_folder_replace_the_first_stage(tmp_path, tissue):
     masks = tmp_path / "masks"
-    write_masks(masks, 2, TissueSettings(), seed=0, mpp=0.5, size_px=96)
+    write_mask_folder(masks, 2, TissueSettings(), seed=0, mpp=0.5, size_px=96)
     assert len(read_usable_masks(masks, 0.5, 64)) == 2
     recipe, config = load_run(write_config(tissue, masks=str(masks)))
     assert [stage.folder.name for stage in recipe.stages(config, tmp_path)] == ["1-translation", "2-reader"]
@@ -421,7 +420,7 @@ def masks_and_translation(stages, read):
     masks, first, second = stages
     if masks.name not in read:
         masks.run(Options(start_over=True))
-        read[masks.name] = [torch.from_numpy(one.instances.astype(int)) for one in read_masks(masks.result)[0]]
+        read[masks.name] = [torch.from_numpy(one.instances.astype(int)) for one in read_mask_folder(masks.result)[0]]
     yield from tensors_in(read[masks.name], "masks")
     yield "second rate", torch.tensor(second.config.schedule.rate(STEP))
     yield from parts_of_step(first, read)

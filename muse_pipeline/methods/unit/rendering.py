@@ -17,9 +17,16 @@ from muse_pipeline.core.files import complete_file, require_own_folder, write_js
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.methods.unit.config import GeneratorSettings
-from muse_pipeline.methods.unit.synthesis_folder import read_masks
-from muse_pipeline.methods.unit.synthesis_masks import InstanceMask, draw_page, fills, stylise, synthesise_mask
-from muse_pipeline.methods.unit.synthesis_settings import KINDS, TissueSettings
+from muse_pipeline.methods.unit.synthesis_folder import read_mask_folder
+from muse_pipeline.methods.unit.synthesis_masks import (
+    KINDS,
+    InstanceMask,
+    TissueSettings,
+    draw_page,
+    fills,
+    stylise,
+    synthesise_mask,
+)
 from muse_pipeline.models.translation import CoModulatedGenerator
 from muse_pipeline.nuclei.masks import write_instances
 from muse_pipeline.training.checkpoint import load_checkpoint
@@ -30,24 +37,14 @@ SHOWN, COLUMNS = 12, 6
 
 @dataclass(frozen=True)
 class RendererSettings:
-    """Settings that a checkpoint contains in addition to the generator's weights.
+    """Settings that a checkpoint contains in addition to the generator's weights."""
 
-    Attributes:
-        generator: settings of the network.
-        tissue: settings of the synthesised masks that it was trained on.
-    """
-
-    generator: GeneratorSettings
-    tissue: TissueSettings
+    generator: GeneratorSettings  # settings of the network
+    tissue: TissueSettings  # settings of the synthesised masks that it was trained on
 
 
 class Renderer:
-    """Renders masks with the generator in a checkpoint of a run with ``method: unit``.
-
-    Args:
-        path: the checkpoint.
-        threads: number of threads that the network uses.
-    """
+    """Renders masks with the generator in a checkpoint of a run with ``method: unit``."""
 
     def __init__(self, path: Path, threads: int = 1):
         torch.set_num_threads(threads)
@@ -72,7 +69,7 @@ class Renderer:
         return rendered.round().byte().permute(1, 2, 0).numpy()
 
 
-def write_pictures(
+def render_pictures(
     renderer: Renderer,
     folder: Path,
     n: int,
@@ -82,26 +79,22 @@ def write_pictures(
     masks: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict:
-    """Write pictures, instances and points, ``pictures.json`` and ``page.png``.
+    """Write ``n`` pictures, instances and points, ``pictures.json``, whose contents are returned, and ``page.png``.
 
-    Args:
-        renderer: renderer of the pictures.
-        folder: output folder; an earlier set of pictures in it is replaced.
-        n: number of pictures.
-        seed: seed of masks and noise.
-        size_px: side of synthesised masks.
-        masks: folder of masks to render in turn; None to synthesise masks.
-        progress: callback with (done, total).
-
-    Returns:
-        The contents of ``pictures.json``.
+    An earlier set of pictures in the folder is replaced. The masks in the folder ``masks`` are rendered in turn;
+    without it, masks of ``size_px`` are synthesised.
     """
     require_own_folder(folder, is_ours=(folder / FACTS).is_file())
     source, shown = _masks(renderer, seed, size_px, masks), []
     with complete_file(folder) as unfinished:
         unfinished.mkdir()
         for index, mask in zip(range(n), source, strict=False):
-            _require_size(renderer, mask)
+            height, width = mask.instances.shape
+            if height % renderer.network.stride_px or width % renderer.network.stride_px:
+                raise ArgumentError(
+                    f"masks of {width} x {height} px do not suit the generator; give multiples of "
+                    f"{renderer.network.stride_px} px"
+                )
             pixels = renderer(mask, seed_of_step(seed, index))
             words = [KINDS[kind] for kind in mask.kinds]
             write_instances(unfinished, f"picture-{index:06}", pixels, fills(mask.instances), words)
@@ -109,7 +102,7 @@ def write_pictures(
                 shown += [(stylise(mask, renderer.mpp, np.random.default_rng(index)), pixels)]
             progress(index + 1, n)
         rows = [shown[start : start + COLUMNS] for start in range(0, len(shown), COLUMNS)]
-        page = [one for row in rows for part in zip(*row, strict=True) for one in part]
+        page = [picture for row in rows for part in zip(*row, strict=True) for picture in part]
         facts = {
             "n": n,
             "seed": seed,
@@ -126,19 +119,10 @@ def write_pictures(
 def _masks(renderer: Renderer, seed: int, size_px: int, folder: Path | None) -> Iterator[InstanceMask]:
     if folder is None:
         return (synthesise_mask(index, seed, size_px, renderer.mpp, renderer.tissue) for index in count())
-    masks, mpp = read_masks(folder)
+    masks, mpp = read_mask_folder(folder)
     if not masks or abs(mpp / renderer.mpp - 1) > 1e-3:
         raise LabelError(
             f"{folder}: contains {len(masks)} masks at {mpp:g} um/px, but the generator needs masks at "
             f"{renderer.mpp:g}; make them with `muse synthesize masks --mpp {renderer.mpp:g}`"
         )
     return (masks[index % len(masks)] for index in count())
-
-
-def _require_size(renderer: Renderer, mask: InstanceMask) -> None:
-    stride_px = renderer.network.stride_px
-    if any(side % stride_px for side in mask.instances.shape):
-        height, width = mask.instances.shape
-        raise ArgumentError(
-            f"masks of {width} x {height} px do not suit the generator; give multiples of {stride_px} px"
-        )

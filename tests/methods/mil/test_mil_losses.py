@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from muse_pipeline.losses.mil import (
+from muse_pipeline.methods.mil.method import (
     confidence_weights,
     fusion_dice,
     generalised_mean,

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from muse_pipeline.losses.penalty_reduced_focal import penalty_reduced_focal
+from muse_pipeline.methods.detector.criterion import penalty_reduced_focal
 
 
 def literal(logit, target, weight, alpha=2, beta=4):

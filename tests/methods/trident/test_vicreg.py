@@ -5,7 +5,7 @@ from itertools import permutations, product
 import pytest
 import torch
 
-from muse_pipeline.losses.branches import EPSILON, covariance, infonce, invariance, variance
+from muse_pipeline.methods.trident.method import EPSILON, covariance, infonce, invariance, variance
 
 ONE = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 2, 1], [0, -2, -1]])  # 4 rows, mean 0
 OTHER = ONE + torch.tensor([3.0, 0, 0])

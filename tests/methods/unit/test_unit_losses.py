@@ -5,8 +5,16 @@ import math
 import pytest
 import torch
 
-from muse_pipeline.losses.gan import AdaptiveAugmentation, LeastSquares, Logistic, r1_penalty
-from muse_pipeline.losses.unit import cycle_loss, paint, painted_loss, translation_objective
+from muse_pipeline.methods.unit.losses import (
+    AdaptiveAugmentation,
+    LeastSquares,
+    Logistic,
+    cycle_loss,
+    paint_flat,
+    painted_loss,
+    r1_penalty,
+    translation_objective,
+)
 
 
 def test_least_squares_are_zero_at_their_targets_and_a_quarter_each_in_between():
@@ -45,7 +53,7 @@ def test_a_painted_mask_costs_nothing_and_the_wrong_way_round_costs_most():
     mask = -torch.ones(1, 3, 4, 4)
     mask[:, 1, :2] = 0.2
     dark, pale = torch.tensor([-0.5, -0.6, -0.1]), torch.tensor([0.7, 0.4, 0.6])
-    right, wrong = paint(mask, dark, pale), paint(mask, pale, dark)
+    right, wrong = paint_flat(mask, dark, pale), paint_flat(mask, pale, dark)
     assert torch.equal(right[0, :, 0, 0], dark) and torch.equal(right[0, :, 3, 3], pale)
     assert painted_loss(right, mask, dark, pale) == 0
     assert painted_loss(wrong, mask, dark, pale).item() == pytest.approx((pale - dark).mean().item())

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from muse_pipeline.losses.self_distillation import centred_targets, cross_entropy, sinkhorn_targets
+from muse_pipeline.methods.muse.method import centred_targets, cross_entropy, sinkhorn_targets
 
 N, K = 300, 24
 

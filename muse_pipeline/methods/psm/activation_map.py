@@ -36,8 +36,7 @@ _RECORDED: ContextVar[list[Tensor] | None] = ContextVar("recorded", default=None
 class ActivationNetwork(nn.Module):
     """A self-supervised network; gradients of its output with respect to a stage's activations define PSM's map.
 
-    Args:
-        backbone: registered name of a backbone that has a stage at stride 4.
+    The registered ``backbone`` must have a stage at stride 4.
     """
 
     def __init__(self, backbone: str):
@@ -45,7 +44,7 @@ class ActivationNetwork(nn.Module):
         self.backbone: Backbone = BACKBONES[backbone]()
         self.head = nn.Linear(self.backbone.image_channels, 1)
         for block in _first_stage(self.backbone, backbone):
-            block.register_forward_hook(_note)
+            block.register_forward_hook(_record)
         self.register_buffer("colour", torch.eye(3, 4), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -57,18 +56,18 @@ class ActivationNetwork(nn.Module):
 
         ``autograd.grad`` can differentiate the output with respect to them; ``pixels`` are as in ``forward``.
         """
-        seen: list[Tensor] = []
-        token = _RECORDED.set(seen)
+        activations: list[Tensor] = []
+        token = _RECORDED.set(activations)
         try:
             output = self(pixels)
         finally:
             _RECORDED.reset(token)
-        return output[:, 0], seen
+        return output[:, 0], activations
 
 
-def _note(block: nn.Module, inputs: tuple, output: Tensor) -> None:
-    if (seen := _RECORDED.get()) is not None:
-        seen.append(output)
+def _record(block: nn.Module, inputs: tuple, output: Tensor) -> None:
+    if (activations := _RECORDED.get()) is not None:
+        activations.append(output)
 
 
 def _first_stage(backbone: Backbone, name: str) -> nn.Sequential:
@@ -81,12 +80,10 @@ def _first_stage(backbone: Backbone, name: str) -> nn.Sequential:
 
 
 class ActivationMap:
-    """Computes the activation maps of the pictures of one slide.
+    """Computes the activation maps of the pictures of one slide, with a network in evaluation mode.
 
-    Args:
-        network: network in evaluation mode; one with random weights serves as the control.
-        pictures: sample of the slide, (h, w, 3) uint8 each, at the network's mpp. A single picture gives the paper's
-            map of that picture.
+    The map is fitted to a sample of (h, w, 3) uint8 pictures at the network's mpp. A single picture gives the paper's
+    map of that picture, and a network with random weights serves as the control.
 
     Attributes:
         weights: weights alpha (C,) of the channels of each block.
@@ -96,13 +93,16 @@ class ActivationMap:
 
     def __init__(self, network: ActivationNetwork, pictures: Sequence[np.ndarray]):
         self.network = network
-        gradients = [self._spatial_gradients(pixels) for pixels in pictures]
+        gradients = []
+        with torch.enable_grad():
+            for output, blocks in map(self._read, pictures):
+                gradients.append([gradient.mean((0, 2, 3)) for gradient in torch.autograd.grad(output.sum(), blocks)])
         self.weights = tuple(torch.stack(of_block).mean(0) for of_block in zip(*gradients, strict=True))
         with torch.no_grad():
             maps = [self._weigh(pixels) for pixels in pictures]
             self.ranges = tuple(_range(of_block) for of_block in zip(*maps, strict=True))
             sizes = [pixels.shape[:2] for pixels in pictures]
-            self.whole = _range([self._mean(one, size) for one, size in zip(maps, sizes, strict=True)])
+            self.whole = _range([self._mean(of_picture, size) for of_picture, size in zip(maps, sizes, strict=True)])
 
     @torch.no_grad()
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
@@ -118,27 +118,22 @@ class ActivationMap:
         image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float()
         return self.network.read_activations(image)
 
-    def _spatial_gradients(self, pixels: np.ndarray) -> list[Tensor]:
-        with torch.enable_grad():
-            output, blocks = self._read(pixels)
-            return [gradient.mean((0, 2, 3)) for gradient in torch.autograd.grad(output.sum(), blocks)]
-
     def _weigh(self, pixels: np.ndarray) -> list[Tensor]:
         """For each block, the weighted sum (h', w') of its channels."""
         blocks = self._read(pixels)[1]
-        return [torch.einsum("c,chw->hw", each, block[0]) for each, block in zip(self.weights, blocks, strict=True)]
+        return [torch.einsum("c,chw->hw", alpha, block[0]) for alpha, block in zip(self.weights, blocks, strict=True)]
 
     def _mean(self, maps: list[Tensor], size: tuple[int, int]) -> Tensor:
         """(h, w): the blocks' maps, rescaled, enlarged to the picture's ``size``, cut off at 0 and averaged."""
         stride = self.network.backbone.stride_px
         padded = [side + -side % stride for side in size]
-        rescaled = torch.stack([_rescale(one, limits) for one, limits in zip(maps, self.ranges, strict=True)])[None]
-        enlarged = functional.interpolate(rescaled, padded, mode="bilinear", align_corners=False)
+        rescaled = torch.stack([_rescale(values, limits) for values, limits in zip(maps, self.ranges, strict=True)])
+        enlarged = functional.interpolate(rescaled[None], padded, mode="bilinear", align_corners=False)
         return enlarged[0, :, : size[0], : size[1]].clamp(min=0).mean(0)
 
 
 def _range(maps: Sequence[Tensor]) -> tuple[float, float]:
-    return min(float(one.min()) for one in maps), max(float(one.max()) for one in maps)
+    return min(float(values.min()) for values in maps), max(float(values.max()) for values in maps)
 
 
 def _rescale(values: Tensor, limits: tuple[float, float]) -> Tensor:
@@ -178,13 +173,7 @@ class ClusterSettings:
 
 
 class Clusters:
-    """Clusters of the pixels of a slide.
-
-    Args:
-        activation: (N,) activation of sampled pixels, 0 to 1.
-        pixels: (N, 3) uint8, their RGB.
-        stains: (N, 2) their optical densities of haematoxylin and eosin.
-        settings: settings of the clustering.
+    """Clusters of a slide's pixels, from N activations (0 to 1), RGB (N, 3) uint8 and densities (N, 2) of both stains.
 
     Attributes:
         centres: (k, D) cluster centres in the space of features.
@@ -197,11 +186,7 @@ class Clusters:
         activation, pixels, stains = activation[drawn], pixels[drawn], stains[drawn]
         values = features(settings, activation, pixels, stains)
         self.centres = mini_batch_k_means(values, settings.n_clusters, generator)
-        rules = {
-            "haematoxylin": stains[:, 0],
-            "green": jet(activation)[:, 1],
-            "dark": -values[:, :2].sum(1),
-        }
+        rules = {"haematoxylin": stains[:, 0], "green": jet(activation)[:, 1], "dark": -values[:, :2].sum(1)}
         means = _means(nearest(values, self.centres), rules[settings.foreground], len(self.centres))
         self.foreground = int(np.argmax(means))
 
@@ -247,8 +232,8 @@ def mini_batch_k_means(values: np.ndarray, k: int, generator: np.random.Generato
             label = nearest(batch, centres)
             n_batch = np.bincount(label, minlength=k)
             n += n_batch
-            for one in np.flatnonzero(n_batch):
-                centres[one] += (batch[label == one].mean(0) - centres[one]) * (n_batch[one] / n[one])
+            for index in np.flatnonzero(n_batch):
+                centres[index] += (batch[label == index].mean(0) - centres[index]) * (n_batch[index] / n[index])
         error = float(((values - centres[nearest(values, centres)]) ** 2).sum())
         if error < least:
             best, least = centres, error
@@ -291,14 +276,9 @@ class MaskSettings:
 
 
 class PseudoMasker:
-    """Pseudo-masks of the pictures of a slide.
+    """Pseudo-masks of the pictures of a slide, fitted to random pictures (h, w, 3) uint8 of its tissue.
 
-    Args:
-        network: network in evaluation mode; if None, activations are 0.
-        sample: random pictures, (h, w, 3) uint8, of the slide's tissue.
-        mpp: um per pixel of the pictures.
-        stains: (2, 3) stain vectors of the slide (``colour.json``); textbook vectors if None.
-        settings: settings of the masks; the defaults if None.
+    Without ``network``, activations are 0; without ``stains`` (2, 3), textbook vectors are used.
     """
 
     def __init__(

@@ -9,11 +9,16 @@ Before the discriminator, real and generated pictures are augmented by different
 applied with probability p. p is adapted to ``r = E sign(D(y))``: it rises while the discriminator overfits to real
 pictures. Of the paper's groups "bgc", these changes are implemented: mirroring, quarter turns and shifts (blit);
 scaling and rotation (geometric); brightness, contrast and saturation (colour).
+
+Cycle consistency (Zhu et al., ICCV 2017, arXiv 1703.10593) does not fix the polarity: rendering nuclei pale and reading
+pale areas as nuclei satisfies both cycles as well. A colour prior that is not in UNITPathSSL's paper, the distance
+between a rendered picture and its mask painted in two flat colours, excludes this solution.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -54,10 +59,7 @@ class Logistic:
 def r1_penalty(real: Tensor, score: Tensor, gamma: float) -> Tensor:
     """``gamma / 2 E |grad_y D(y)|^2``; the squared norm is summed over the values of each picture.
 
-    Args:
-        real: (B, C, H, W) pictures that require gradients, -1 to 1.
-        score: (B, ...) scores of the pictures; those of one picture are summed.
-        gamma: weight.
+    ``real`` (B, C, H, W) requires gradients; the scores (B, ...) of one picture are summed.
     """
     # Pictures do not interact in the discriminator, so the gradient of the sum contains each picture's own gradient.
     (gradient,) = torch.autograd.grad(score.sum(), real, create_graph=True)
@@ -65,12 +67,10 @@ def r1_penalty(real: Tensor, score: Tensor, gamma: float) -> Tensor:
 
 
 class AdaptiveAugmentation(nn.Module):
-    """Augments pictures with an adaptive probability.
+    """Augments pictures with an adaptive probability p.
 
-    Args:
-        target: value of ``r = E sign(D(y))`` above which p rises and below which p falls.
-        pictures: number of real pictures over which p rises from 0 to 1 if r stays above the target.
-        midpoint: score halfway between real and generated pictures (logistic losses: 0; least squares: 0.5).
+    p rises while ``r = E sign(D(y))`` exceeds ``target``, from 0 to 1 over a number of real ``pictures``; ``midpoint``
+    is the score halfway between real and generated pictures (logistic losses: 0; least squares: 0.5).
     """
 
     def __init__(self, target: float, pictures: int, midpoint: float):
@@ -121,3 +121,35 @@ class AdaptiveAugmentation(nn.Module):
         grey = pictures.mean(1, keepdim=True)
         pictures = grey + (pictures - grey) * 2 ** draw(SATURATION)
         return pictures * 2 ** draw(LOG2_CONTRAST) + draw(BRIGHTNESS)
+
+
+BLACK = -0.9  # a pixel of a mask belongs to a nucleus if its green or blue channel exceeds this
+
+
+def translation_objective(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
+    """``L = L_GAN(G) + l1 L_GAN(S) + l2 L_cyc(G, S) + l3 L_seg(S o G) + l4 L_painted(G)``; we added the last term.
+
+    ``L_seg`` is the instance loss of the reader S on rendered pictures; its targets are the instances of the masks
+    that the pictures were rendered from. These pictures are not detached, so the loss trains both networks: G must
+    render nuclei that S can separate. Terms with a weight of 0 may be missing.
+    """
+    return {"loss": sum(weights[name] * term for name, term in terms.items()), **terms}
+
+
+def cycle_loss(mask: Tensor, mask_again: Tensor, picture: Tensor, picture_again: Tensor) -> Tensor:
+    """``(|S(G(x, z)) - x|_1 + |G(S(y), z') - y|_1) / 2``, where each norm is the mean over all values."""
+    return ((mask_again - mask).abs().mean() + (picture_again - picture).abs().mean()) / 2
+
+
+def paint_flat(mask: Tensor, nucleus: Tensor, background: Tensor) -> Tensor:
+    """Paint masks (B, 3, H, W), -1 to 1, in two flat colours (3,); contours, the first channel, are background.
+
+    As a control, the results are also used in place of rendered pictures.
+    """
+    inside = mask[:, 1:].amax(1, keepdim=True) > BLACK
+    return torch.where(inside, nucleus.view(1, 3, 1, 1), background.view(1, 3, 1, 1))
+
+
+def painted_loss(picture: Tensor, mask: Tensor, nucleus: Tensor, background: Tensor) -> Tensor:
+    """``|G(x, z) - paint_flat(x)|_1``, the mean over all values; pictures and colours must have the same scale."""
+    return (picture - paint_flat(mask, nucleus, background)).abs().mean()
