@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -189,33 +189,71 @@ NONE = "-"
 
 def render_summary(summary: dict[str, Any]) -> str:
     """Render the result of ``summarise`` as tables, with remarks on doubts, and on nuclei and slides left out."""
-    parts = [_heading(summary), _f1_table(summary)]
-    tables = _confusion(summary), _calibration_table(summary), _outline_table(summary), _slide_table(summary)
-    parts += [part for part in tables if part]
-    remarks = list(_remarks(summary))
-    return "\n\n".join([*parts, *(["\n".join(remarks)] if remarks else [])])
+    parts = _heading(summary), *_tables(summary), "\n".join(_remarks(summary))
+    return "\n\n".join(part for part in parts if part)
 
 
-def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Render a table with the first column aligned to the left and the rest to the right."""
-    lines = [header, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            [line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))]
-        ).rstrip()
-        for line in lines
-    )
+def _number(value: float | None) -> str:
+    return NONE if value is None else f"{value:.1f}"
 
 
-def format_interval(interval: Sequence[float] | None, scale: float = 1.0, digits: int = 1) -> str:
-    """An interval such as "84.0 to 88.1", or a dash for None."""
-    return NONE if interval is None else " to ".join(f"{scale * end:.{digits}f}" for end in interval)
+def _share(value: float | None) -> str:
+    return NONE if value is None else f"{100 * value:.1f}"
 
 
-def format_number(value: float | None, scale: float = 1.0, digits: int = 1) -> str:
-    """A number with ``digits`` decimal places, or a dash for None."""
-    return NONE if value is None else f"{scale * value:.{digits}f}"
+def _interval(ends: Sequence[float] | None) -> str:
+    return NONE if ends is None else " to ".join(map(_number, ends))
+
+
+def _interval_of_shares(ends: Sequence[float] | None) -> str:
+    return NONE if ends is None else " to ".join(map(_share, ends))
+
+
+_count = "{:,}".format
+# Columns of the tables: title, key of the value in a row, and function that formats it.
+OF_DETECTION = (
+    ("F1", "f1", _number),
+    ("interval", "f1_interval", _interval),
+    ("precision", "precision", _number),
+    ("recall", "recall", _number),
+    ("hits", "true_positives", _count),
+    ("false", "false_positives", _count),
+    ("missed", "false_negatives", _count),
+)
+OF_CALIBRATION = (
+    ("given", "confidence", _share),
+    ("right", "accuracy", _share),
+    ("calibration error", "error", _share),
+    ("interval", "error_interval", _interval_of_shares),
+    ("matched nuclei", "n", _count),
+)
+OF_OUTLINES = (
+    ("PQ", "pq", _share),
+    ("interval", "pq_interval", _interval_of_shares),
+    ("SQ", "sq", _share),
+    ("DQ", "dq", _share),
+)
+OF_SLIDES = (
+    ("patient", "patient", str),
+    ("found", "n_found", _count),
+    ("true", "n_true", _count),
+    ("detection F1", "detection", _number),
+    ("mean class F1", "mean class", _number),
+)
+
+
+def _table(title: str, rows: Mapping[str, Mapping[str, Any]], columns: Sequence[tuple[str, str, Callable]]) -> str:
+    """Render rows by name; a column is empty in rows without its key."""
+    lines = [[title, *(name for name, _, _ in columns)]]
+    for name, row in rows.items():
+        lines.append([name, *(render(row[key]) if key in row else "" for _, key, render in columns)])
+    return _align(lines)
+
+
+def _align(lines: Sequence[Sequence[str]]) -> str:
+    """Render lines of cells with the first column aligned to the left and the rest to the right."""
+    first, *widths = (max(map(len, column)) for column in zip(*lines, strict=True))
+    return "\n".join("  ".join([line[0].ljust(first), *map(str.rjust, line[1:], widths)]).rstrip() for line in lines)
 
 
 def _heading(summary: dict[str, Any]) -> str:
@@ -241,90 +279,30 @@ def _heading(summary: dict[str, Any]) -> str:
     )
 
 
-def _f1_table(summary: dict[str, Any]) -> str:
-    named = {"detection": summary["detection"], **(summary["by_class"] or {})}
-    rows = [
-        [
-            name,
-            format_number(row["f1"]),
-            format_interval(row["f1_interval"]),
-            *(format_number(row[key]) for key in ("precision", "recall")),
-            *(f"{row[key]:,}" for key in ("true_positives", "false_positives", "false_negatives")),
-        ]
-        for name, row in named.items()
-    ]
-    if mean := summary["mean_class"]:
-        rows.append(["mean class", format_number(mean["f1"]), format_interval(mean["f1_interval"]), *[""] * 5])
-    title = f"at {summary['rules']['radius_um']:g} um, %"
-    return render_table([title, "F1", "interval", "precision", "recall", "hits", "false", "missed"], rows)
-
-
-def _confusion(summary: dict[str, Any]) -> str | None:
-    confusion = summary["confusion"]
-    if confusion is None:
-        return None
-    rows = [
-        [name, *(f"{n:,}" for n in counts)] for name, counts in zip(confusion["rows"], confusion["counts"], strict=True)
-    ]
-    rows[-1][-1] = ""
-    return render_table(["true \\ found", *confusion["columns"]], rows)
-
-
-def _calibration_table(summary: dict[str, Any]) -> str | None:
-    calibration = summary["calibration"]
-    if calibration is None:
-        return None
-    rows = [
-        [
-            name,
-            *(format_number(row[key], 100) for key in ("confidence", "accuracy", "error")),
-            format_interval(row["error_interval"], 100),
-            f"{row['n']:,}",
-        ]
-        for name, row in {"all": calibration, **(calibration["by_site"] or {})}.items()
-    ]
-    header = ["class probability, %", "given", "right", "calibration error", "interval", "matched nuclei"]
-    return render_table(header, rows)
-
-
-def _outline_table(summary: dict[str, Any]) -> str | None:
-    outlines = summary["outlines"]
-    if outlines is None:
-        return None
-    named = {"any class (bPQ)": outlines["any_class"], **(outlines["by_class"] or {})}
-    rows = [
-        [
-            name,
-            format_number(row["pq"], 100),
-            format_interval(row["pq_interval"], 100),
-            *(format_number(row[key], 100) for key in ("sq", "dq")),
-        ]
-        for name, row in named.items()
-    ]
-    if mean := outlines["mean_class"]:
-        rows.append(
-            ["mean class (mPQ)", format_number(mean["pq"], 100), format_interval(mean["pq_interval"], 100), "", ""]
-        )
-    rows.append(["AJI", format_number(outlines["aji"], 100), format_interval(outlines["aji_interval"], 100), "", ""])
-    slides = "" if outlines["n_slides"] == summary["n_slides"] else f" ({count_noun(outlines['n_slides'], 'slide')})"
-    return render_table([f"outlines{slides}, %", "PQ", "interval", "SQ", "DQ"], rows)
-
-
-def _slide_table(summary: dict[str, Any]) -> str | None:
-    if summary["n_slides"] == 1:
-        return None
-    rows = [
-        [
-            slide["slide_id"],
-            slide["patient"],
-            f"{slide['n_found']:,}",
-            f"{slide['n_true']:,}",
-            format_number(slide["f1"]["detection"]),
-            format_number(slide["f1"]["mean class"] if summary["mean_class"] else None),
-        ]
-        for slide in summary["slides"]
-    ]
-    return render_table(["slide", "patient", "found", "true", "detection F1", "mean class F1"], rows)
+def _tables(summary: dict[str, Any]) -> Iterator[str]:
+    mean, confusion, calibration = summary["mean_class"], summary["confusion"], summary["calibration"]
+    rows = {"detection": summary["detection"], **(summary["by_class"] or {}), **({"mean class": mean} if mean else {})}
+    yield _table(f"at {summary['rules']['radius_um']:g} um, %", rows, OF_DETECTION)
+    if confusion:
+        lines = [[name, *map(_count, row)] for name, row in zip(confusion["rows"], confusion["counts"], strict=True)]
+        lines[-1][-1] = ""
+        yield _align([["true \\ found", *confusion["columns"]], *lines])
+    if calibration:
+        yield _table("class probability, %", {"all": calibration, **(calibration["by_site"] or {})}, OF_CALIBRATION)
+    if outlines := summary["outlines"]:
+        n_slides, mean = outlines["n_slides"], outlines["mean_class"]
+        rows = {
+            "any class (bPQ)": outlines["any_class"],
+            **(outlines["by_class"] or {}),
+            **({"mean class (mPQ)": mean} if mean else {}),
+            "AJI": {"pq": outlines["aji"], "pq_interval": outlines["aji_interval"]},
+        }
+        slides = "" if n_slides == summary["n_slides"] else f" ({count_noun(n_slides, 'slide')})"
+        yield _table(f"outlines{slides}, %", rows, OF_OUTLINES)
+    if summary["n_slides"] > 1:
+        of_classes = {} if summary["mean_class"] else {"mean class": None}
+        rows = {slide["slide_id"]: {**slide["f1"], **of_classes, **slide} for slide in summary["slides"]}
+        yield _table("slide", rows, OF_SLIDES)
 
 
 def _remarks(summary: dict[str, Any]) -> Iterator[str]:
