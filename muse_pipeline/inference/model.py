@@ -133,19 +133,26 @@ def open_session(
 
     Raises:
         ModelError: the file is not ONNX, or the runtime does not support its graph.
-        ProviderError: the provider is not installed, or PyTorch finds no device for it.
+        ProviderError: the provider is not installed, or does not find its device or libraries.
     """
     import onnxruntime
 
     if provider in TORCH:
         return _open_in_torch(path, provider)
-    options.log_severity_level = 3
-    providers = runtime_arguments(provider)
+    require_installed(provider)
+    if provider in ON_GPU:
+        reserve_gpu()
+    options.log_severity_level = max(options.log_severity_level, 3)
+    providers = [(RUNTIMES[provider], OPTIONS.get(provider, {}))]
     try:
-        return onnxruntime.InferenceSession(str(find_graph(path)), options, providers=providers)
+        session = onnxruntime.InferenceSession(str(find_graph(path)), options, providers=providers)
     except Exception as error:  # ONNX Runtime's errors have no common base class
         broken = f"not usable as an ONNX model ({_reason(error)}); export it again"
         raise ModelError(f"{path}: {NOT_YET_MODELS.get(path.suffix.lower(), broken)}") from error
+    # ONNX Runtime falls back to the CPU, without an error, if the libraries of a provider are missing.
+    if RUNTIMES[provider] not in session.get_providers():
+        raise _does_not_start(provider)
+    return session
 
 
 def _open_in_torch(path: Path, provider: str) -> TorchSession:
@@ -242,18 +249,6 @@ def choose_provider(provider: str) -> str:
     return provider
 
 
-def runtime_arguments(provider: str) -> list[tuple[str, dict[str, str]]]:
-    """The argument ``providers`` of an ONNX Runtime session.
-
-    Raises:
-        ProviderError: the provider is not installed.
-    """
-    require_installed(provider)
-    if provider in ON_GPU:
-        reserve_gpu()
-    return [(RUNTIMES[provider], OPTIONS.get(provider, {}))]
-
-
 def require_installed(provider: str) -> None:
     """Raise an error unless a provider is installed.
 
@@ -297,11 +292,10 @@ def starts(provider: str) -> bool:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(str(DENSITIES), options, providers=runtime_arguments(provider))
-    except Exception:  # ONNX Runtime's errors have no common base class
+        open_session(DENSITIES, options, provider)
+    except (ModelError, ProviderError):
         return False
-    # ONNX Runtime falls back to the CPU, without an error, if the libraries of a provider are missing.
-    return RUNTIMES[provider] in session.get_providers()
+    return True
 
 
 def require_start(provider: str) -> None:
@@ -312,11 +306,10 @@ def require_start(provider: str) -> None:
     """
     require_installed(provider)
     if not starts(provider):
-        raise does_not_start(provider)
+        raise _does_not_start(provider)
 
 
-def does_not_start(provider: str) -> ProviderError:
-    """The error for an installed provider that cannot start."""
+def _does_not_start(provider: str) -> ProviderError:
     return ProviderError(
         f"provider '{provider}' is installed but could not start here; check its drivers (`muse doctor`) "
         "or choose provider 'cpu'"

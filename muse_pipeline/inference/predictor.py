@@ -13,16 +13,7 @@ from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.card import ModelCard, RegionCard
-from muse_pipeline.inference.model import (
-    DENSITIES,
-    RUNTIMES,
-    TORCH,
-    card_text,
-    choose_provider,
-    does_not_start,
-    open_session,
-    run_session,
-)
+from muse_pipeline.inference.model import DENSITIES, TORCH, card_text, choose_provider, open_session, run_session
 from muse_pipeline.inference.outlines import OutlineRefiner, fit_outlines
 from muse_pipeline.nuclei.table import Nuclei
 
@@ -95,9 +86,6 @@ class GraphRunner:
             of_pixels = open_session(DENSITIES, options, "cpu")
             (self._table,) = run_session(of_pixels, DENSITIES, None, {PIXELS: np.arange(256, dtype=np.uint8)})
         self.device = self.session.device_name if self.provider in TORCH else ""
-        # ONNX Runtime falls back to the CPU if the libraries of a provider are missing.
-        if self.provider in RUNTIMES and RUNTIMES[self.provider] not in self.session.get_providers():
-            raise does_not_start(self.provider)
         sides = self.session.get_inputs()[0].shape[2:]
         self.any_size = self.provider in {"cpu", "torch-cpu"} and not any(isinstance(side, int) for side in sides)
         self.sha256 = sha256_of(self.path)
