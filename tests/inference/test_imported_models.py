@@ -1,5 +1,6 @@
 """Foreign networks after `muse import-model`: StarDist's rays, and maps that a watershed divides into nuclei."""
 
+import sys
 from dataclasses import replace
 
 import cv2
@@ -298,6 +299,14 @@ def test_weights_in_a_file_beside_the_network_are_copied(muse, tmp_path):
     status, _, errors = muse("import-model", tmp_path / "parts.onnx", *words)
     (tmp_path / "weights.data").unlink()
     assert (status, errors) == (0, "") and Predictor(tmp_path / "models/m.onnx").card.kind == "distance"
+
+
+def test_an_import_without_the_package_onnx_is_one_sentence(muse, tmp_path, monkeypatch):
+    network = draw_distance(tmp_path / "network.onnx")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    words = ("--kind", "distance", *COMMON, "--classes", *CLASSES, "-o", tmp_path / "m.onnx")
+    status, _, errors = muse("import-model", network, *words)
+    assert (status, errors.count("\n")) == (2, 1) and "install the extra `onnx`" in errors
 
 
 def test_an_input_of_bytes_may_have_the_name_that_ours_has(muse, tmp_path, tissue):
