@@ -91,7 +91,7 @@ class Blind:
 
     def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         """Outputs without a nucleus in any window."""
-        return [np.zeros((len(inputs["pixels"]), 0, *self._shapes[name]), np.float32) for name in outputs]
+        return [np.zeros((len(inputs["density"]), 0, *self._shapes[name]), np.float32) for name in outputs]
 
 
 def time_without_network(predictor: Predictor, files: SlideFiles, threads: int) -> float:

@@ -23,7 +23,7 @@ import torch
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.export.onnx import trace, write_model
 from muse_pipeline.inference.card import ModelCard, NucleusClass
-from muse_pipeline.inference.model import runtime_arguments
+from muse_pipeline.inference.model import open_session
 from muse_pipeline.inference.predictor import OUTPUTS, Predictor
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
 from muse_pipeline.tissue.stain import IDENTITY
@@ -58,7 +58,7 @@ def open_bare(path: Path, n_threads: int, provider: str) -> onnxruntime.Inferenc
     """A session of ONNX Runtime, without the pipeline around it."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = n_threads
-    return onnxruntime.InferenceSession(str(path), options, providers=runtime_arguments(provider))
+    return open_session(path, options, provider)
 
 
 def seconds(run) -> float:

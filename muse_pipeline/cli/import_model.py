@@ -4,7 +4,8 @@
     muse import-model hover.onnx --kind hover --mpp 0.25 --scaling none --logits --input-px 512 -o model.onnx
 
 The network must be of kind stardist (probability, rays), hover (nucleus, horizontal and vertical position), distance
-(classes, distance) or boundary (classes and boundary). Its graph is copied without changes, and a card is added.
+(classes, distance) or boundary (classes and boundary). Its graph is copied without changes, and a card is added. Needs
+the extra `onnx`.
 """
 
 import argparse

@@ -22,6 +22,7 @@ from muse_pipeline.core.errors import CheckpointError, ConfigError, ModelError
 from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.core.pictures import list_pictures, read_rgb
 from muse_pipeline.core.text import join_sentences
+from muse_pipeline.export.cut import cut
 from muse_pipeline.export.quantise import calibration_windows, describe_calibration, errors_only, halve, quantise
 from muse_pipeline.inference.card import (
     METADATA_KEY,
@@ -34,7 +35,7 @@ from muse_pipeline.inference.card import (
 )
 from muse_pipeline.inference.doubts import describe_training
 from muse_pipeline.inference.embed import embedding_halo
-from muse_pipeline.inference.model import find_checkpoint, read_card
+from muse_pipeline.inference.model import find_checkpoint, find_graph, read_card
 from muse_pipeline.inference.predictor import DENSE, EMBEDDING, OUTPUTS
 from muse_pipeline.methods.detector.config import DetectorConfig, export_window
 from muse_pipeline.methods.detector.start import complete_texts, load_trained
@@ -66,7 +67,7 @@ def export_onnx(checkpoint: Path, output: Path, *, calibration: Path | None = No
     if windows:
         model = quantise(model, windows, card.source["backbone"])
         card = dataclasses.replace(card, source={**card.source, "calibration": describe_calibration(windows)})
-    write_model(model, card, output)
+    write_model(cut(model), card, output)
     return card
 
 
@@ -177,7 +178,7 @@ def recard(model: Path, output: Path, facts: dict[str, Any]) -> ModelCard:
     if facts.keys() - {field.name for field in dataclasses.fields(card)}:
         raise ConfigError(f"{model}: {card.does}, and has no temperature, outlines or organs; give a detector")
     card = dataclasses.replace(card, **replace_outlines(facts))
-    write_model(onnx.load(model), card, output)
+    write_model(onnx.load(find_graph(model)), card, output)
     return card
 
 

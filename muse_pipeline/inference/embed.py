@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from muse_pipeline.core.coords import CELL_PX
+from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.inference.card import EmbedderCard, ModelCard
 from muse_pipeline.inference.detect import require_mpp
-from muse_pipeline.inference.graph import cut_before_head
-from muse_pipeline.inference.model import TORCH, card_text, read_card
+from muse_pipeline.inference.model import card_text, read_card
 from muse_pipeline.inference.predictor import DENSE, GraphRunner
 from muse_pipeline.nuclei.arrow import to_arrow
 from muse_pipeline.nuclei.parquet import PROVENANCE_KEY, ROW_GROUP
@@ -38,18 +38,21 @@ class Embedder(GraphRunner):
 
     def __init__(self, path: Path, provider: str = "cpu"):
         detector = read_card(path)
+        super().__init__(path, provider)
         if isinstance(detector, ModelCard):
-            graph = None if provider in TORCH else cut_before_head(Path(path).read_bytes(), DENSE, Path(path))
-            super().__init__(path, provider, graph)
-            channels = next(port.shape[1] for port in self.session.get_outputs() if port.name == DENSE)
-            self.card = describe_backbone(detector, channels)
+            channels = [port.shape[1] for port in self.session.get_outputs() if port.name == DENSE]
+            if not channels:
+                raise ModelError(
+                    f"{path}: its graph has no output '{DENSE}', so it has no embeddings; export it again with `muse "
+                    "export`, or run `muse embed --checkpoint` with the checkpoint that it was exported from"
+                )
+            self.card = describe_backbone(detector, *channels)
         else:
-            super().__init__(path, provider)
             self.card = EmbedderCard.from_json(card_text(self.session, self.path), str(self.path))
         card = self.card
         side, cells = card.input_px, card.input_px // CELL_PX
         self.require_shapes(
-            {"pixels": (card.batch, 3, side, side), DENSE: (card.batch, card.embedding_dim, cells, cells)}
+            {self.port: (card.batch, 3, side, side), DENSE: (card.batch, card.embedding_dim, cells, cells)}
         )
 
     def __call__(self, pixels: np.ndarray, colour: np.ndarray, xy: np.ndarray) -> np.ndarray:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from muse_pipeline.core.coords import CELL_PX
-from muse_pipeline.core.errors import ModelError
+from muse_pipeline.core.errors import MissingPackageError, ModelError
 from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.inference.card import METADATA_KEY, ImportedCard
-from muse_pipeline.inference.graph import add_metadata
 from muse_pipeline.inference.maps import (
     SCALINGS,
     channels_first,
@@ -56,6 +55,12 @@ def import_model(
     """
     import onnxruntime
 
+    try:
+        import onnx
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            "imported networks need the package 'onnx', which is not installed; install the extra `onnx`"
+        ) from error
     if not network.is_file():
         raise ModelError(f"{network}: there is no such file; correct the path")
     session = open_session(network, onnxruntime.SessionOptions(), "cpu")
@@ -85,17 +90,11 @@ def import_model(
     if wrong := _find_fault(card, maps):
         raise ModelError(f"{network}: returns {wrong}, or export the network again")
     _require_nuclei(network, session, card, maps)
+    model = onnx.load(network)
+    model.metadata_props.add(key=METADATA_KEY, value=card.to_json())
     with complete_file(output) as unfinished:
-        unfinished.write_bytes(add_metadata(network.read_bytes(), METADATA_KEY, card.to_json()))
-        try:
-            predictor = Predictor(unfinished)
-        except ModelError as error:
-            if "xternal" not in str(error):
-                raise
-            raise ModelError(
-                f"{network}: has its weights in a separate file; export it as one file (`external_data=False`)"
-            ) from error
-        predictor(field, IDENTITY)
+        onnx.save(model, unfinished)
+        Predictor(unfinished)(field, IDENTITY)
     return card
 
 

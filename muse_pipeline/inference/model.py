@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 AnyCard = TypeVar("AnyCard", bound=Card)
 BUILT_IN = Path(__file__).parent / "built_in"
+DENSITIES = BUILT_IN / "density/density.onnx"  # graph from pixels in uint8 to log((pixel + 1) / 256)
 _RUN = "is a training run; `muse finetune` and `muse export` it, or name it as `model` in the workflow's config"
 NOT_YET_MODELS = {".pt": "is a checkpoint; `muse export` makes a model from it", ".yaml": _RUN, ".yml": _RUN}
 
@@ -74,6 +75,12 @@ def _find_file(model: str, provider: str) -> Path | None:
     return path if path.is_file() else None
 
 
+def find_graph(path: Path) -> Path:
+    """The file with the graph of a model: NAME.cut for a built-in model (``docs/make_cut_graphs.py``), or the model."""
+    graph = path.with_suffix(".cut")
+    return graph if path.parent == BUILT_IN and graph.is_file() else path
+
+
 def name_model(path: Path) -> str:
     """The name by which ``find_model`` finds this file: that of a built-in model with its precision, or the path."""
     return path.stem if path.parent == BUILT_IN else str(path)
@@ -118,27 +125,34 @@ def _open_for_metadata(path: Path) -> onnxruntime.InferenceSession:
 
 
 def open_session(
-    path: Path, options: onnxruntime.SessionOptions, provider: str, graph: bytes | None = None
+    path: Path, options: onnxruntime.SessionOptions, provider: str
 ) -> onnxruntime.InferenceSession | TorchSession:
-    """Open an ONNX Runtime session for a file, or for a ``graph`` made from it, and silence the runtime's own warnings.
+    """Open an ONNX Runtime session for a file, and silence the runtime's own warnings.
 
     For the providers in ``TORCH``, open a ``TorchSession``, which has the same methods and runs the file's checkpoint.
 
     Raises:
         ModelError: the file is not ONNX, or the runtime does not support its graph.
-        ProviderError: the provider is not installed, or PyTorch finds no device for it.
+        ProviderError: the provider is not installed, or does not find its device or libraries.
     """
     import onnxruntime
 
     if provider in TORCH:
         return _open_in_torch(path, provider)
-    options.log_severity_level = 3
-    providers = runtime_arguments(provider)
+    require_installed(provider)
+    if provider in ON_GPU:
+        reserve_gpu()
+    options.log_severity_level = max(options.log_severity_level, 3)
+    providers = [(RUNTIMES[provider], OPTIONS.get(provider, {}))]
     try:
-        return onnxruntime.InferenceSession(graph or str(path), options, providers=providers)
+        session = onnxruntime.InferenceSession(str(find_graph(path)), options, providers=providers)
     except Exception as error:  # ONNX Runtime's errors have no common base class
         broken = f"not usable as an ONNX model ({_reason(error)}); export it again"
         raise ModelError(f"{path}: {NOT_YET_MODELS.get(path.suffix.lower(), broken)}") from error
+    # ONNX Runtime falls back to the CPU, without an error, if the libraries of a provider are missing.
+    if RUNTIMES[provider] not in session.get_providers():
+        raise _does_not_start(provider)
+    return session
 
 
 def _open_in_torch(path: Path, provider: str) -> TorchSession:
@@ -219,12 +233,6 @@ OPTIONS = {
 # "auto" considers only providers that use the same kernels in every run; of these, "cuda" is faster.
 AUTO, PREFERRED = "auto", ("cuda", "cpu")
 
-# The graph y = relu(x) for one number (opset 14), which tests whether a provider starts.
-_SMALLEST_MODEL = (
-    b'\x08\x08:3\n\x0c\n\x01x\x12\x01y"\x04Relu\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
-    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x0e"
-)
-
 
 def choose_provider(provider: str) -> str:
     """``provider`` itself, installed or not; for "auto" the first of ``PREFERRED`` that starts on this machine.
@@ -239,18 +247,6 @@ def choose_provider(provider: str) -> str:
     if provider not in PROVIDERS:
         raise ProviderError(f"provider '{provider}' is unknown; choose one of {', '.join(PROVIDERS)}")
     return provider
-
-
-def runtime_arguments(provider: str) -> list[tuple[str, dict[str, str]]]:
-    """The argument ``providers`` of an ONNX Runtime session.
-
-    Raises:
-        ProviderError: the provider is not installed.
-    """
-    require_installed(provider)
-    if provider in ON_GPU:
-        reserve_gpu()
-    return [(RUNTIMES[provider], OPTIONS.get(provider, {}))]
 
 
 def require_installed(provider: str) -> None:
@@ -296,11 +292,10 @@ def starts(provider: str) -> bool:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(_SMALLEST_MODEL, options, providers=runtime_arguments(provider))
-    except Exception:  # ONNX Runtime's errors have no common base class
+        open_session(DENSITIES, options, provider)
+    except (ModelError, ProviderError):
         return False
-    # ONNX Runtime falls back to the CPU, without an error, if the libraries of a provider are missing.
-    return RUNTIMES[provider] in session.get_providers()
+    return True
 
 
 def require_start(provider: str) -> None:
@@ -311,11 +306,10 @@ def require_start(provider: str) -> None:
     """
     require_installed(provider)
     if not starts(provider):
-        raise does_not_start(provider)
+        raise _does_not_start(provider)
 
 
-def does_not_start(provider: str) -> ProviderError:
-    """The error for an installed provider that cannot start."""
+def _does_not_start(provider: str) -> ProviderError:
     return ProviderError(
         f"provider '{provider}' is installed but could not start here; check its drivers (`muse doctor`) "
         "or choose provider 'cpu'"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -15,26 +13,14 @@ from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.card import ModelCard, RegionCard
-from muse_pipeline.inference.graph import cut_after_single_values
-from muse_pipeline.inference.model import (
-    RUNTIMES,
-    TORCH,
-    card_text,
-    choose_provider,
-    does_not_start,
-    open_session,
-    run_session,
-)
+from muse_pipeline.inference.model import DENSITIES, TORCH, card_text, choose_provider, open_session, run_session
 from muse_pipeline.inference.outlines import OutlineRefiner, fit_outlines
 from muse_pipeline.nuclei.table import Nuclei
 
-if TYPE_CHECKING:
-    import onnxruntime
-
 OUTPUTS, EMBEDDING = ("xy", "score", "prob", "rays"), "embedding"  # outputs of every detector, and an optional one
 MAP = "map"  # output of region models
-DENSE = "dense"  # output of networks up to the head: the backbone's map
-LARGEST_CUT = 64 << 20  # bytes; larger graphs are not cut, because operations on pixels take little of their time
+DENSE = "dense"  # output: the map that the head of a detector reads, or that of an embedding model
+PIXELS, DENSITY = "pixels", "density"  # input: RGB in uint8, or its negative optical density in float32
 
 
 def nuclei_of_windows(outputs: Sequence[np.ndarray], temperature: float = 1.0) -> list[Nuclei]:
@@ -72,44 +58,35 @@ def temper(prob: np.ndarray, temperature: float) -> np.ndarray:
 class GraphRunner:
     """Runs the graph of a model of any kind; safe to call from several threads.
 
-    Each call uses one thread, so that results are the same for any number of threads. On the CPU, the elementwise
-    operations with which a graph begins are replaced by a table of their results for all values of a pixel.
+    Each call uses one thread, so that results are the same for any number of threads. Densities are looked up in a
+    table, for graphs that take them (``export.cut``).
 
     Args:
         path: path of an ONNX file with a card.
         provider: provider, or "auto" (``inference.model.choose_provider``).
-        graph: graph derived from that of the file, to run instead; None to run the file's own graph.
 
     Attributes:
+        port: name of the graph's first input.
         any_size: True if windows of any size are accepted; False for providers that have to prepare for each size.
         device: name of PyTorch's device; "" for other providers.
     """
 
-    def __init__(self, path: Path, provider: str = "cpu", graph: bytes | None = None):
+    def __init__(self, path: Path, provider: str = "cpu"):
         import onnxruntime
 
         self.path, self.provider = Path(path), choose_provider(provider)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
-        self.session, self._table = open_session(self.path, options, self.provider, graph), None
-        is_ours = "colour" in [port.name for port in self.session.get_inputs()]
-        if self.provider == "cpu" and is_ours:
-            with suppress(ModelError):  # ONNX Runtime rejects the parts of some graphs, which then run whole
-                self._tabulate_values(graph or self.path.read_bytes(), options)
+        self.session, self._table = open_session(self.path, options, self.provider), None
+        self.port = self.session.get_inputs()[0].name
+        if self.port == DENSITY and self.provider not in TORCH:
+            of_pixels = open_session(DENSITIES, options, "cpu")
+            (self._table,) = run_session(of_pixels, DENSITIES, None, {PIXELS: np.arange(256, dtype=np.uint8)})
         self.device = self.session.device_name if self.provider in TORCH else ""
-        # ONNX Runtime falls back to the CPU if the libraries of a provider are missing.
-        if self.provider in RUNTIMES and RUNTIMES[self.provider] not in self.session.get_providers():
-            raise does_not_start(self.provider)
         sides = self.session.get_inputs()[0].shape[2:]
         self.any_size = self.provider in {"cpu", "torch-cpu"} and not any(isinstance(side, int) for side in sides)
         self.sha256 = sha256_of(self.path)
-
-    def _tabulate_values(self, graph: bytes, options: onnxruntime.SessionOptions) -> None:
-        if len(graph) <= LARGEST_CUT and (parts := cut_after_single_values(graph)):
-            of_values, rest = (open_session(self.path, options, self.provider, part) for part in parts)
-            (table,) = run_session(of_values, self.path, None, {"pixels": np.arange(256, dtype=np.uint8)})
-            self.session, self._table = rest, table
 
     def run(self, outputs: list[str], pixels: np.ndarray, colour: np.ndarray) -> list[np.ndarray]:
         """The named outputs for windows of ``pixels`` (B, H, W, 3) uint8 and a ``colour`` map (3, 4) float32."""
@@ -120,9 +97,10 @@ class GraphRunner:
         planes = np.empty((len(pixels), 3, *pixels.shape[1:3]), np.uint8)
         for window, channels in zip(pixels, planes, strict=True):
             cv2.split(window, list(channels))  # six times as fast as NumPy's transpose
-        if self._table is not None:
-            planes = cv2.LUT(planes.reshape(-1, planes.shape[-1]), self._table).reshape(planes.shape)
-        return {"pixels": planes, "colour": colour}
+        if self._table is None:
+            return {PIXELS: planes, "colour": colour}
+        density = cv2.LUT(planes.reshape(-1, planes.shape[-1]), self._table).reshape(planes.shape)
+        return {DENSITY: density, "colour": colour}
 
     def require_shapes(self, stated: dict[str, tuple[int, ...]]) -> None:
         """Check that the graph's inputs and outputs have the sizes ``stated`` by its card, if the graph fixes them."""
@@ -156,14 +134,14 @@ class Predictor(GraphRunner):
         self.outputs = [*OUTPUTS, EMBEDDING] if card.embedding_dim else list(OUTPUTS)
         side, slots = card.input_px, card.capacity
         shapes = {
-            "pixels": (card.batch, 3, side, side),
+            self.port: (card.batch, 3, side, side),
             "xy": (card.batch, slots, 2),
             "score": (card.batch, slots),
             "prob": (card.batch, slots, len(card.classes)),
             "rays": (card.batch, slots, card.n_rays),
             EMBEDDING: (card.batch, slots, card.embedding_dim),
         }
-        self.require_shapes({name: shapes[name] for name in ("pixels", *self.outputs)})
+        self.require_shapes({name: shapes[name] for name in (self.port, *self.outputs)})
 
     def __call__(self, pixels: np.ndarray, colour: np.ndarray) -> list[Nuclei]:
         """Find the nuclei in each window (frame: window), by descending score.
@@ -196,7 +174,9 @@ class RegionPredictor(GraphRunner):
         super().__init__(path, provider)
         self.card = card = RegionCard.from_json(card_text(self.session, self.path), str(self.path))
         side, cells = card.input_px, card.input_px // card.cell_px
-        self.require_shapes({"pixels": (card.batch, 3, side, side), MAP: (card.batch, len(card.classes), cells, cells)})
+        self.require_shapes(
+            {self.port: (card.batch, 3, side, side), MAP: (card.batch, len(card.classes), cells, cells)}
+        )
 
     def __call__(self, pixels: np.ndarray, colour: np.ndarray) -> np.ndarray:
         """Probabilities (B, C, H / cell_px, W / cell_px) float32 of the classes; arguments as for ``Predictor``."""

@@ -22,11 +22,9 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.nuclei.arrow import bytes_to_arrow
 from muse_pipeline.nuclei.parquet import open_nuclei
 from muse_pipeline.scverse.elements import (
-    Array,
     Batch,
     Elements,
     NucleiTable,
-    ZarrElements,
     class_colors,
     keys_of,
     open_hdf5,
@@ -97,7 +95,7 @@ def _write_rows(elements: Elements, table: NucleiTable, more: Mapping[str, str],
     frame(elements, "obs", [*table.categories, *constants, *keys.values()])
     for name, value in constants.items():
         categorical(elements, name, [value], n)[0:n] = np.zeros(n, np.int8)
-    arrays: dict[str, Array] = {"ids": elements.ids("obs/_index", n)}
+    arrays = {"ids": elements.ids("obs/_index", n)}
     arrays |= {f"codes {name}": categorical(elements, name, names, n) for name, names in table.categories.items()}
     arrays |= {f"number {name}": elements.array(f"obs/{key}", (n,), np.float32) for name, key in keys.items()}
     arrays["X"] = elements.array(features, (n, len(table.features)), np.float32)
@@ -107,15 +105,15 @@ def _write_rows(elements: Elements, table: NucleiTable, more: Mapping[str, str],
     start = 0
     for batch in table.batches():
         rows = slice(start, start + len(batch.rows))
-        for name, values in _values_of(batch).items():
+        for name, values in _values_of(elements, batch).items():
             arrays[name][rows] = values
         start = rows.stop
 
 
-def _values_of(batch: Batch) -> dict[str, np.ndarray]:
+def _values_of(elements: Elements, batch: Batch) -> dict[str, np.ndarray]:
     table, xy = batch.table, batch.xy
     return {
-        "ids": batch.ids,
+        "ids": elements.to_ids(batch.ids),
         **{f"codes {name}": batch.codes(name) for name in table.categories},
         **{f"number {name}": batch.numbers(name) for name in table.numbers},
         "X": batch.values,
@@ -125,7 +123,7 @@ def _values_of(batch: Batch) -> dict[str, np.ndarray]:
     }
 
 
-def categorical(elements: Elements, name: str, names: Sequence[str], n: int) -> Array:
+def categorical(elements: Elements, name: str, names: Sequence[str], n: int) -> Any:
     """Make a column of ``obs`` with the categories ``names``, and return its array of ``n`` codes."""
     elements.group(f"obs/{name}", {**_encoding("categorical", "0.2.0"), "ordered": False})
     elements.strings(f"obs/{name}/categories", names)
@@ -228,12 +226,12 @@ def _write_outlines(table: NucleiTable, path: Path) -> None:
 
 def _write_table(group: zarr.Group, table: NucleiTable) -> None:
     """Write the table, which annotates the outlines; without nuclei, it annotates no element."""
-    elements = ZarrElements(group)
+    elements = Elements(group)
     write_elements(elements, table, {REGION_KEY: OUTLINES})
     ids = elements.ids(f"obs/{INSTANCE_KEY}", table.n_nuclei)
     start = 0
     for batch in table.batches():
-        ids[start : start + len(batch.rows)] = batch.ids
+        ids[start : start + len(batch.rows)] = elements.to_ids(batch.ids)
         start += len(batch.rows)
     order = [*group["obs"].attrs["column-order"], INSTANCE_KEY]
     elements.group("obs", {"column-order": order})

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,18 +40,12 @@ CHUNK_ROWS = 65_536
 ID_LENGTH = 36
 
 
-class Array(Protocol):
-    """An array to which rows are written."""
-
-    attrs: Any
-
-    def __setitem__(self, rows: slice, values: np.ndarray) -> None: ...
-
-
-def open_hdf5(path: Path) -> Hdf5Elements:
-    """Open a new HDF5 file, for use in a ``with`` block."""
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[Elements]:
+    """Open a new HDF5 file."""
     h5py = require_h5py()
-    return Hdf5Elements(h5py.File(path, "w", libver="latest"), h5py.string_dtype())
+    with h5py.File(path, "w", libver="latest") as file:
+        yield Elements(file, h5py.string_dtype())
 
 
 def require_h5py() -> ModuleType:
@@ -74,98 +69,51 @@ def keys_of(names: Sequence[str]) -> dict[str, str]:
     return keys
 
 
-class Hdf5Elements:
-    """Elements in an HDF5 file, addressed by their paths."""
+class Elements:
+    """Elements in an HDF5 file, or in a Zarr group of format 3, addressed by their paths.
 
-    def __init__(self, file: Any, text: Any):
-        self._file, self._text = file, text
+    Args:
+        root: file or group.
+        text: type of strings in HDF5; None for Zarr.
+    """
 
-    def __enter__(self) -> Hdf5Elements:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
+    def __init__(self, root: Any, text: Any = None):
+        self._root, self._text = root, text
 
     def group(self, path: str, attributes: dict[str, Any]) -> None:
-        """Make a group; "" is the file itself."""
-        attrs = (self._file.require_group(path) if path else self._file).attrs
-        for name, value in attributes.items():
-            if isinstance(value, list):
-                attrs.create(name, value, dtype=self._text)
-            else:
-                attrs[name] = value
+        """Make a group; "" is the root."""
+        (self._root.require_group(path) if path else self._root).attrs.update(attributes)
 
-    def array(self, path: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Make an array of numbers, and return it for writing."""
-        return _encoded(self._file.create_dataset(path, shape, dtype), "array")
+    def array(self, path: str, shape: tuple[int, ...], dtype: Any, kind: str = "array") -> Any:
+        """Make an array, and return it for writing."""
+        if self._text:
+            return _encoded(self._root.create_dataset(path, shape, dtype), kind)
+        chunks = min(CHUNK_ROWS, max(shape[0], 1)), *shape[1:]
+        return _encoded(self._root.create_array(path, shape=shape, chunks=chunks, dtype=dtype), kind)
 
-    def ids(self, path: str, n: int) -> Array:
-        """Make an array for ``n`` ids, as (n,) bytes of length ``ID_LENGTH``.
+    def ids(self, path: str, n: int) -> Any:
+        """Make an array for ``n`` results of ``to_ids``."""
+        # In HDF5, strings of fixed length are written a hundred times faster.
+        return self.array(path, (n,), f"S{ID_LENGTH}" if self._text else "string", "string-array")
 
-        Strings of fixed length are written a hundred times faster.
-        """
-        return _encoded(self._file.create_dataset(path, (n,), f"S{ID_LENGTH}"), "string-array")
+    def to_ids(self, ids: np.ndarray) -> np.ndarray:
+        """Ids (N,) of ``ID_LENGTH`` bytes each, in the type of an array of ``ids``."""
+        return ids if self._text else ids.astype(f"U{ID_LENGTH}").astype(np.dtypes.StringDType())
 
     def strings(self, path: str, values: Sequence[str]) -> None:
         """Write strings."""
-        _encoded(self._file.create_dataset(path, data=list(values), dtype=self._text), "string-array")
+        array = self.array(path, (len(values),), self._text or "string", "string-array")
+        if len(values):
+            array[:] = np.array(values, object if self._text else np.dtypes.StringDType())
 
     def scalar(self, path: str, value: str | float) -> None:
         """Write a string or a number."""
-        _encoded(self._file.create_dataset(path, data=value), _kind_of(value))
-
-
-class ZarrElements:
-    """Elements in a group of a Zarr folder of format 3."""
-
-    def __init__(self, group: Any):
-        self._group = group
-
-    def group(self, path: str, attributes: dict[str, Any]) -> None:
-        """Make a group, as in ``Hdf5Elements``."""
-        (self._group.require_group(path) if path else self._group).attrs.update(attributes)
-
-    def array(self, path: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Make an array of numbers, as in ``Hdf5Elements``."""
-        return _encoded(self._create(path, shape, np.dtype(dtype)), "array")
-
-    def ids(self, path: str, n: int) -> Array:
-        """Make an array of ids, as in ``Hdf5Elements``."""
-        return _ZarrIds(_encoded(self._create(path, (n,), "string"), "string-array"))
-
-    def strings(self, path: str, values: Sequence[str]) -> None:
-        """Write strings, as in ``Hdf5Elements``."""
-        array = self._create(path, (len(values),), "string")
-        if len(values):
-            array[:] = np.array(values, np.dtypes.StringDType())
-        _encoded(array, "string-array")
-
-    def scalar(self, path: str, value: str | float) -> None:
-        """Write a string or a number, as in ``Hdf5Elements``."""
-        array = self._create(path, (), "string" if isinstance(value, str) else np.dtype(float))
-        array[...] = np.array(value, np.dtypes.StringDType()) if isinstance(value, str) else value
-        _encoded(array, _kind_of(value))
-
-    def _create(self, path: str, shape: tuple[int, ...], dtype: Any) -> Any:
-        chunks = (min(CHUNK_ROWS, max(shape[0], 1)), *shape[1:]) if shape else ()
-        return self._group.create_array(path, shape=shape, chunks=chunks, dtype=dtype)
-
-
-class _ZarrIds:
-    """Writes rows of ids to an array of strings."""
-
-    def __init__(self, array: Any):
-        self._array, self.attrs = array, array.attrs
-
-    def __setitem__(self, rows: slice, values: np.ndarray) -> None:
-        self._array[rows] = values.astype(f"U{ID_LENGTH}").astype(np.dtypes.StringDType())
-
-
-Elements = Hdf5Elements | ZarrElements
-
-
-def _kind_of(value: str | float) -> str:
-    return "string" if isinstance(value, str) else "numeric-scalar"
+        if self._text:
+            element = self._root.create_dataset(path, data=value)
+        else:
+            kind = np.dtypes.StringDType() if isinstance(value, str) else float
+            element = self._root.create_array(path, data=np.array(value, kind))
+        _encoded(element, "string" if isinstance(value, str) else "numeric-scalar")
 
 
 def _encoded(element: Any, kind: str) -> Any:

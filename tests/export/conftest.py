@@ -7,6 +7,7 @@ import pytest
 from labelled import draw_labelled_folder, write_config
 
 from muse_pipeline.cli.main import main
+from muse_pipeline.export.onnx import trace
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +20,7 @@ def run(once) -> Path:
 def as_traced_before(run):
     """Let exports of this network reuse the traced graph of ``run``, which takes windows of any size."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("muse_pipeline.export.onnx.trace", lambda graph, card: onnx.load(run / "model.onnx"))
+        patch.setattr("muse_pipeline.export.onnx.trace", lambda graph, card: onnx.load(run / "traced.onnx"))
         yield
 
 
@@ -27,4 +28,12 @@ def train_and_export(folder: Path) -> None:
     config = write_config(draw_labelled_folder(folder), steps=60, capacity=30)
     words = ["finetune", str(config), "--output", str(folder / "run"), "--accelerator", "cpu"]
     assert main([*words, "--set", "schedule.save_every=60"]) == 0
-    assert main(["export", str(folder / "run" / "checkpoint.pt"), "--output", str(folder / "model.onnx")]) == 0
+
+    def trace_and_keep(graph, card):
+        model = trace(graph, card)
+        onnx.save(model, folder / "traced.onnx")
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("muse_pipeline.export.onnx.trace", trace_and_keep)
+        assert main(["export", str(folder / "run" / "checkpoint.pt"), "--output", str(folder / "model.onnx")]) == 0

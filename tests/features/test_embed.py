@@ -20,8 +20,8 @@ from muse_pipeline.export.onnx import load_embedder
 from muse_pipeline.features.measure import with_near
 from muse_pipeline.inference.card import METADATA_KEY
 from muse_pipeline.inference.embed import Embedder, embed_nuclei
-from muse_pipeline.inference.graph import cut_before_head
 from muse_pipeline.inference.model import find_model
+from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import interpolate_at
 from muse_pipeline.nuclei.parquet import read_provenance
@@ -124,12 +124,16 @@ def test_a_detector_s_windows_leave_no_trace(of_detector, tiled_slide):
     assert cosine(vectors, shifted).min() >= 0.999 and not np.array_equal(vectors, shifted)
 
 
-def test_a_graph_without_a_head_cannot_be_cut(folder):
-    path = folder.parent / "small.onnx"
-    with pytest.raises(
-        ModelError, match=r"small\.onnx: its graph has no weights named detector\.head\..*; leave them out, or"
-    ):
-        cut_before_head(path.read_bytes(), "dense", path)
+def test_a_detector_without_the_map_of_its_head_is_one_sentence(tmp_path):
+    shutil.copy(find_model("compact-fp32"), tmp_path / "whole.onnx")
+    assert Predictor(tmp_path / "whole.onnx").card.name == "compact"
+    with pytest.raises(ModelError, match=r"whole\.onnx: .*no output 'dense'"):
+        Embedder(tmp_path / "whole.onnx")
+
+
+def test_a_detector_with_another_card_keeps_the_map_of_its_head(tmp_path):
+    assert main(["card", "compact-fp32", "--temperature", "2", "-o", str(tmp_path / "soft.onnx")]) == 0
+    assert Embedder(tmp_path / "soft.onnx").card.embedding_dim == 24
 
 
 def test_points_of_another_program_get_the_same_vectors_and_features(folder, found, table, capsys):

@@ -1,5 +1,6 @@
 """Foreign networks after `muse import-model`: StarDist's rays, and maps that a watershed divides into nuclei."""
 
+import sys
 from dataclasses import replace
 
 import cv2
@@ -289,14 +290,23 @@ def test_the_reason_why_a_network_does_not_open_is_whole(change, reason, muse, t
     assert "onnxruntime_src" not in errors and "[ONNXRuntimeError]" not in errors
 
 
-def test_weights_in_a_file_beside_the_network_are_one_sentence(muse, tmp_path):
+def test_weights_in_a_file_beside_the_network_are_copied(muse, tmp_path):
     network = onnx.load(draw_distance(tmp_path / "whole.onnx"))
     weights = dict(save_as_external_data=True, location="weights.data", size_threshold=0)
     onnx.save_model(network, tmp_path / "parts.onnx", **weights)
     assert (tmp_path / "weights.data").is_file()
     words = ("--kind", "distance", *COMMON, "--classes", *CLASSES, "-o", tmp_path / "models/m.onnx")
     status, _, errors = muse("import-model", tmp_path / "parts.onnx", *words)
-    assert (status, errors.count("\n")) == (2, 1) and "export it as one file (`external_data=False`)" in errors
+    (tmp_path / "weights.data").unlink()
+    assert (status, errors) == (0, "") and Predictor(tmp_path / "models/m.onnx").card.kind == "distance"
+
+
+def test_an_import_without_the_package_onnx_is_one_sentence(muse, tmp_path, monkeypatch):
+    network = draw_distance(tmp_path / "network.onnx")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    words = ("--kind", "distance", *COMMON, "--classes", *CLASSES, "-o", tmp_path / "m.onnx")
+    status, _, errors = muse("import-model", network, *words)
+    assert (status, errors.count("\n")) == (2, 1) and "install the extra `onnx`" in errors
 
 
 def test_an_input_of_bytes_may_have_the_name_that_ours_has(muse, tmp_path, tissue):
