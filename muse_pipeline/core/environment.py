@@ -19,17 +19,11 @@ PACKAGES = ("numpy", "zarr", "numcodecs", "tifffile", "imagecodecs", "opencv-pyt
 
 @dataclass(frozen=True)
 class Finding:
-    """One package or device that the pipeline may use.
+    """One package or device that the pipeline may use."""
 
-    Attributes:
-        topic: name of the package or device.
-        usable: True if it can be used here.
-        found: versions or amounts; if it cannot be used, the reason and the remedy.
-    """
-
-    topic: str
-    usable: bool
-    found: str
+    topic: str  # name of the package or device
+    usable: bool  # True if it can be used here
+    found: str  # versions or amounts; if it cannot be used, the reason and the remedy
 
 
 def examine_environment() -> list[Finding]:

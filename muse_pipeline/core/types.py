@@ -41,15 +41,10 @@ class Frame(StrEnum):
 
 @dataclass(frozen=True)
 class NucleusClass:
-    """A class of nuclei.
+    """A class of nuclei."""
 
-    Attributes:
-        name: name in QuPath.
-        color: (red, green, blue), 0 to 255.
-    """
-
-    name: str
-    color: tuple[int, int, int]
+    name: str  # name in QuPath
+    color: tuple[int, int, int]  # (red, green, blue), 0 to 255
 
     def __post_init__(self) -> None:
         if not all(0 <= part <= 255 for part in self.color):

@@ -26,19 +26,12 @@ _COLLECTIONS = [kind for kind in shapely.GeometryType if kind > _POLYGON]
 
 @dataclass(frozen=True, eq=False)
 class NucleusParts:
-    """Points and polygons, each of which is one nucleus.
+    """Points and polygons, each of which is one nucleus."""
 
-    Attributes:
-        path: path of the file.
-        geometry: (P,) points, and valid polygons with an area.
-        owner: (P,) int index of the object to which each part belongs.
-        number: (P,) int position of that object in the file, counted from 1.
-    """
-
-    path: Path | str
-    geometry: np.ndarray
-    owner: np.ndarray
-    number: np.ndarray
+    path: Path | str  # path of the file
+    geometry: np.ndarray  # (P,) points, and valid polygons with an area
+    owner: np.ndarray  # (P,) int index of the object to which each part belongs
+    number: np.ndarray  # (P,) int position of that object in the file, counted from 1
 
     @property
     def is_polygon(self) -> np.ndarray:

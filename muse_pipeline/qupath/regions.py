@@ -295,17 +295,11 @@ def read_cores(path: Path, info: SlideInfo) -> tuple[list[RoiArea], list[str]]:
 
 @dataclass(frozen=True, eq=False)
 class ClassArea:
-    """An area of tissue with a class.
+    """An area of tissue with a class."""
 
-    Attributes:
-        class_name: class of the area.
-        color: (r, g, b), 0 to 255.
-        shape: valid polygon in absolute level-0 px.
-    """
-
-    class_name: str
-    color: tuple[int, int, int]
-    shape: BaseGeometry
+    class_name: str  # class of the area
+    color: tuple[int, int, int]  # (r, g, b), 0 to 255
+    shape: BaseGeometry  # valid polygon in absolute level-0 px
 
 
 def write_class_areas(path: Path | str, areas: Sequence[ClassArea], info: SlideInfo, made_by: str) -> None:

@@ -46,48 +46,33 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SlideResult:
-    """The outcome of one slide.
+    """The outcome of one slide."""
 
-    Attributes:
-        slide_id: name of the slide in the sheet.
-        path: path of the slide's file in the sheet.
-        folder: folder of its results.
-        status: "ok"; "empty" (finished, but there is no tissue or no nucleus); "partial" (finished, with the gaps
-            that ``reason`` describes); "failed" (with ``step`` and ``reason``).
-        step: the step that failed; "" if none did.
-        reason: reason for any status except "ok"; "" if the status is "ok".
-        progress: records of the steps, one per step.
-        patient: patient of the slide in the sheet; "" if none.
-        split: part of the cohort in the sheet, such as "train"; "" if none.
-        group: group in which the report shows the slide; "" if none.
-        own: cells of the columns that the user added to the sheet, keyed by column.
-        info: content of ``slide.json``; None if ``inspect`` did not finish or the file cannot be read.
-        tissue_mm2: area of tissue, without artefacts that are left out; None if there is no readable mask.
-        summary: content of ``summary.json``; None for a failed slide, so that older results are not used.
-        warnings: warnings of the steps.
-        partner: outcome of the registration of the slide's partner (partner.json); None if it has no partner.
-        organ: organ in the sheet; "" if none.
-        included: kinds of doubt (``inference.doubts``) that do not exclude numbers from the totals.
-    """
-
-    slide_id: str
-    path: str
-    folder: Path
+    slide_id: str  # name of the slide in the sheet
+    path: str  # path of the slide's file in the sheet
+    folder: Path  # folder of its results
+    # "ok"; "empty" (finished, but there is no tissue or no nucleus); "partial" (finished, with the gaps that
+    # ``reason`` describes); "failed" (with ``step`` and ``reason``)
     status: str
-    step: str
-    reason: str
-    progress: list[StepRecord]
-    patient: str = ""
-    split: str = ""
-    group: str = ""
+    step: str  # the step that failed; "" if none did
+    reason: str  # reason for any status except "ok"; "" if the status is "ok"
+    progress: list[StepRecord]  # records of the steps, one per step
+    patient: str = ""  # patient of the slide in the sheet; "" if none
+    split: str = ""  # part of the cohort in the sheet, such as "train"; "" if none
+    group: str = ""  # group in which the report shows the slide; "" if none
+    # cells of the columns that the user added to the sheet, keyed by column
     own: dict[str, Any] = field(default_factory=dict)
+    # content of ``slide.json``; None if ``inspect`` did not finish or the file cannot be read
     info: SlideInfo | None = None
+    # area of tissue, without artefacts that are left out; None if there is no readable mask
     tissue_mm2: float | None = None
+    # content of ``summary.json``; None for a failed slide, so that older results are not used
     summary: dict[str, Any] | None = None
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # warnings of the steps
+    # outcome of the registration of the slide's partner (partner.json); None if it has no partner
     partner: dict[str, Any] | None = None
-    organ: str = ""
-    included: Sequence[str] = ()
+    organ: str = ""  # organ in the sheet; "" if none
+    included: Sequence[str] = ()  # kinds of doubt (``inference.doubts``) that do not exclude numbers from the totals
 
     @property
     def files(self) -> SlideFiles:

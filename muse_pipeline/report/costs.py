@@ -15,21 +15,13 @@ OTHER, WHOLE = "other", "all"  # rows besides the steps: the rest of a run, such
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a step.
+    """The cost of a step."""
 
-    Attributes:
-        step: name of the step, ``OTHER`` or ``WHOLE``.
-        seconds: wall-clock time, added up over shards even if they ran at the same time.
-        processor_seconds: processor time of all threads.
-        tissue_mm2: area of tissue of the slides on which the step ran.
-        peak_memory_mib: highest peak memory on any slide; None for the row ``OTHER``.
-    """
-
-    step: str
-    seconds: float
-    processor_seconds: float
-    tissue_mm2: float
-    peak_memory_mib: int | None = None
+    step: str  # name of the step, ``OTHER`` or ``WHOLE``
+    seconds: float  # wall-clock time, added up over shards even if they ran at the same time
+    processor_seconds: float  # processor time of all threads
+    tissue_mm2: float  # area of tissue of the slides on which the step ran
+    peak_memory_mib: int | None = None  # highest peak memory on any slide; None for the row ``OTHER``
 
     @property
     def texts(self) -> tuple[str, ...]:

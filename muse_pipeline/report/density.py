@@ -87,15 +87,10 @@ FIELD_CELLS = 4  # side of a field in cells: 256 um, which is 512 px at 0.5 um/p
 
 @dataclass(frozen=True)
 class DensityGrid:
-    """Nuclei counted in square cells of side ``CELL_UM``; the first cell begins at the corner of level 0.
+    """Nuclei counted in square cells of side ``CELL_UM``; the first cell begins at the corner of level 0."""
 
-    Attributes:
-        counts: (C + 1, rows, columns) nuclei by class; the last plane counts nuclei without a known class.
-        size_um: (width, height) of the slide.
-    """
-
-    counts: np.ndarray
-    size_um: tuple[float, float]
+    counts: np.ndarray  # (C + 1, rows, columns) nuclei by class; the last plane counts nuclei without a known class
+    size_um: tuple[float, float]  # (width, height) of the slide
 
     @property
     def per_mm2(self) -> np.ndarray:
@@ -105,17 +100,11 @@ class DensityGrid:
 
 @dataclass(frozen=True)
 class Field:
-    """A square of tissue to be drawn.
+    """A square of tissue to be drawn."""
 
-    Attributes:
-        caption: reason why the field was chosen.
-        xy_um: top left corner, um from the corner of level 0.
-        side_um: side of the square, um.
-    """
-
-    caption: str
-    xy_um: tuple[float, float]
-    side_um: float = CELL_UM * FIELD_CELLS
+    caption: str  # reason why the field was chosen
+    xy_um: tuple[float, float]  # top left corner, um from the corner of level 0
+    side_um: float = CELL_UM * FIELD_CELLS  # side of the square, um
 
 
 def count_nuclei(

@@ -20,19 +20,12 @@ LEVELS = RED, AMBER = "red", "amber"  # red: numbers are missing or wrong; amber
 
 
 class Kind(NamedTuple):
-    """One kind of warning.
+    """One kind of warning."""
 
-    Attributes:
-        level: ``RED`` or ``AMBER``.
-        word: short text for a pill.
-        slides: text that follows the number of affected slides in the last lines of a run.
-        sentence: sentence on the page; "{}" is replaced by the reason.
-    """
-
-    level: str
-    word: str
-    slides: str
-    sentence: str = "{}"
+    level: str  # ``RED`` or ``AMBER``
+    word: str  # short text for a pill
+    slides: str  # text that follows the number of affected slides in the last lines of a run
+    sentence: str = "{}"  # sentence on the page; "{}" is replaced by the reason
 
 
 _UNLIKE = "unlike the model's training pictures"
@@ -71,33 +64,20 @@ KINDS = {
 
 
 class Notice(NamedTuple):
-    """One warning.
+    """One warning."""
 
-    Attributes:
-        level: ``RED`` or ``AMBER``.
-        word: short text for a pill; "" if the pill of the status is enough.
-        sentence: full text of the warning.
-    """
-
-    level: str
-    word: str
-    sentence: str
+    level: str  # ``RED`` or ``AMBER``
+    word: str  # short text for a pill; "" if the pill of the status is enough
+    sentence: str  # full text of the warning
 
 
 class ShownSlide(NamedTuple):
-    """A slide on the page.
+    """A slide on the page."""
 
-    Attributes:
-        anchor: anchor of its card.
-        rank: rank by status and warnings in the order of the page; slides can have the same rank.
-        slide: outcome of the slide.
-        notices: all warnings about it, the red ones first.
-    """
-
-    anchor: str
-    rank: int
-    slide: SlideResult
-    notices: list[Notice]
+    anchor: str  # anchor of its card
+    rank: int  # rank by status and warnings in the order of the page; slides can have the same rank
+    slide: SlideResult  # outcome of the slide
+    notices: list[Notice]  # all warnings about it, the red ones first
 
 
 def rank_slides(slides: Sequence[SlideResult]) -> list[ShownSlide]:

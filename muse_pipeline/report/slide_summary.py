@@ -167,17 +167,11 @@ def _count_positive(provenance: Provenance) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Marks:
-    """Classes that the outlines of the overlays distinguish.
+    """Classes that the outlines of the overlays distinguish."""
 
-    Attributes:
-        column: column of the table.
-        classes: classes, indexed by the values of ``column``.
-        grid: nuclei counted by class.
-    """
-
-    column: str
-    classes: Sequence[NucleusClass]
-    grid: DensityGrid
+    column: str  # column of the table
+    classes: Sequence[NucleusClass]  # classes, indexed by the values of ``column``
+    grid: DensityGrid  # nuclei counted by class
 
 
 def _choose_marks(

@@ -56,25 +56,15 @@ Spots = tuple[np.ndarray, sparse.csr_matrix]  # positions (N, 2), um from the co
 
 @dataclass(frozen=True)
 class Assay:
-    """A spatial assay on the tissue of a slide.
+    """A spatial assay on the tissue of a slide."""
 
-    Attributes:
-        path: file or folder of the assay.
-        genes: unique names of the G genes.
-        gene_ids: identifiers of the genes.
-        n_others: number of features that are no genes and are left out.
-        um_per_px: um per pixel of the picture in which its positions are given.
-        batches: function that yields the spots in batches.
-        bin_um: side of a bin; None for transcripts.
-    """
-
-    path: Path
-    genes: list[str]
-    gene_ids: list[str]
-    n_others: int
-    um_per_px: float
-    batches: Callable[[], Iterator[Spots]]
-    bin_um: float | None = None
+    path: Path  # file or folder of the assay
+    genes: list[str]  # unique names of the G genes
+    gene_ids: list[str]  # identifiers of the genes
+    n_others: int  # number of features that are no genes and are left out
+    um_per_px: float  # um per pixel of the picture in which its positions are given
+    batches: Callable[[], Iterator[Spots]]  # function that yields the spots in batches
+    bin_um: float | None = None  # side of a bin; None for transcripts
 
 
 def read_visium_hd(path: Path) -> Assay:
@@ -223,19 +213,12 @@ def _encode(batch: pa.RecordBatch) -> tuple[np.ndarray, list[str]]:
 
 
 class CountsInNuclei(NamedTuple):
-    """The counts of an assay in nuclei.
+    """The counts of an assay in nuclei."""
 
-    Attributes:
-        matrix: (N, G) counts of each nucleus.
-        of_counts: fraction of all counts that belong to nuclei.
-        of_positions: fraction of all positions that belong to nuclei.
-        doubt: reason to doubt the alignment; "" if there is none.
-    """
-
-    matrix: sparse.csr_matrix
-    of_counts: float
-    of_positions: float
-    doubt: str
+    matrix: sparse.csr_matrix  # (N, G) counts of each nucleus
+    of_counts: float  # fraction of all counts that belong to nuclei
+    of_positions: float  # fraction of all positions that belong to nuclei
+    doubt: str  # reason to doubt the alignment; "" if there is none
 
 
 def count_in_nuclei(

@@ -57,17 +57,11 @@ INFILTRATION = "infiltration"  # group of the measures of tissue regions
 
 
 class Measure(NamedTuple):
-    """One number per slide.
+    """One number per slide."""
 
-    Attributes:
-        name: name in ``statistics.tsv`` and ``cohort.h5ad``.
-        group: "density", "mix", "feature", "mixing" or "infiltration".
-        unit: "1/mm2", "%", "1", or the unit of the feature.
-    """
-
-    name: str
-    group: str
-    unit: str
+    name: str  # name in ``statistics.tsv`` and ``cohort.h5ad``
+    group: str  # "density", "mix", "feature", "mixing" or "infiltration"
+    unit: str  # "1/mm2", "%", "1", or the unit of the feature
 
     def is_of_classes(self, names: Sequence[str]) -> bool:
         """True if the measure depends on one of the classes ``names``, or on all classes."""

@@ -25,24 +25,15 @@ class Difference:
     """Comparison of two groups by M measures.
 
     The results of tests are (M,) each, and NaN where a group has fewer than two values of the measure.
-
-    Attributes:
-        n: (2, M) number of patients with a value.
-        mean: (2, M) mean of each group.
-        effect: Hedges' g: (second mean - first mean) / pooled standard deviation, corrected for small groups.
-        low: lower end of the 95 % bootstrap interval of the effect.
-        high: upper end of the interval.
-        p: two-sided p of a permutation test of the difference in means.
-        q: p adjusted for the number of measures: the false discovery rate of Benjamini and Hochberg.
     """
 
-    n: np.ndarray
-    mean: np.ndarray
-    effect: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    p: np.ndarray
-    q: np.ndarray
+    n: np.ndarray  # (2, M) number of patients with a value
+    mean: np.ndarray  # (2, M) mean of each group
+    effect: np.ndarray  # Hedges' g: (second mean - first mean) / pooled standard deviation, corrected for small groups
+    low: np.ndarray  # lower end of the 95 % bootstrap interval of the effect
+    high: np.ndarray  # upper end of the interval
+    p: np.ndarray  # two-sided p of a permutation test of the difference in means
+    q: np.ndarray  # p adjusted for the number of measures: the false discovery rate of Benjamini and Hochberg
 
 
 def mean_by_patient(values: np.ndarray, patients: list[str]) -> tuple[np.ndarray, list[str]]:

@@ -40,25 +40,15 @@ _KNUTH = np.uint64(2654435761)  # multiplicative hashing: a pseudo-random, fixed
 
 @dataclass
 class Batch:
-    """A batch of nuclei from a table.
+    """A batch of nuclei from a table."""
 
-    Attributes:
-        row: (n,) index of the row in the table.
-        xy: (n, 2) positions, absolute level-0 px.
-        label: (n,) uint8 label; ``NO_CLASS`` if there is none.
-        score: (n,) float score.
-        sureness: (n,) float probability of the class; the score if there are no probabilities.
-        rays: (n, R) rays, um.
-        is_counted: (n,) bool, True for nuclei in totals.
-    """
-
-    row: np.ndarray
-    xy: np.ndarray
-    label: np.ndarray
-    score: np.ndarray
-    sureness: np.ndarray
-    rays: np.ndarray
-    is_counted: np.ndarray
+    row: np.ndarray  # (n,) index of the row in the table
+    xy: np.ndarray  # (n, 2) positions, absolute level-0 px
+    label: np.ndarray  # (n,) uint8 label; ``NO_CLASS`` if there is none
+    score: np.ndarray  # (n,) float score
+    sureness: np.ndarray  # (n,) float probability of the class; the score if there are no probabilities
+    rays: np.ndarray  # (n, R) rays, um
+    is_counted: np.ndarray  # (n,) bool, True for nuclei in totals
 
     @property
     def score_level(self) -> np.ndarray:
@@ -162,18 +152,12 @@ def _columns(records: np.ndarray) -> tuple[float, bytes]:
 
 @dataclass
 class Overview:
-    """An overview of all nuclei, gathered batch by batch.
+    """An overview of all nuclei, gathered batch by batch."""
 
-    Attributes:
-        info: the slide.
-        n_classes: number of known classes.
-        n_nuclei: number of nuclei in the table.
-        histogram: (C + 1, SCORE_BINS) nuclei in totals by class and score; the last row is for nuclei without a class.
-    """
-
-    info: SlideInfo
-    n_classes: int
-    n_nuclei: int
+    info: SlideInfo  # the slide
+    n_classes: int  # number of known classes
+    n_nuclei: int  # number of nuclei in the table
+    # (C + 1, SCORE_BINS) nuclei in totals by class and score; the last row is for nuclei without a class
     histogram: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:

@@ -43,17 +43,11 @@ QUALITY = 75
 
 @dataclass(frozen=True)
 class Block:
-    """A square of 2 x 2 tiles of a level of the pyramid, which is also one tile of the level above.
+    """A square of 2 x 2 tiles of a level of the pyramid, which is also one tile of the level above."""
 
-    Attributes:
-        level: level of its four tiles; 0 has the store's pixels.
-        column: column of the tile of the level above.
-        row: row of the tile of the level above.
-    """
-
-    level: int
-    column: int
-    row: int
+    level: int  # level of its four tiles; 0 has the store's pixels
+    column: int  # column of the tile of the level above
+    row: int  # row of the tile of the level above
 
 
 def write_tiles(store: Store, folder: Path, threads: int = 1) -> dict[str, Any]:
