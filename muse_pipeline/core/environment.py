@@ -48,7 +48,11 @@ def examine_environment() -> list[Finding]:
         Finding("packages", True, ", ".join(f"{name} {_version(name) or 'missing'}" for name in PACKAGES)),
         Finding("cores", True, f"{count_cores()} available of {os.cpu_count()}"),
         _find_memory(),
-        _find_memory_limit(),
+        Finding(
+            "memory limit",
+            has_limit := Path("/proc/self/statm").exists(),
+            "applies to processes that open slides" if has_limit else "none on this system for damaged slides",
+        ),
         _find_scratch(),
     ]
 
@@ -119,11 +123,9 @@ def choose_start_method() -> str:
 
 
 def lock_file(file: IO[bytes], shared: bool = False) -> None:
-    """Lock an open file against other processes until it is closed.
+    """Lock an open file, not opened elsewhere in this process, against other processes until it is closed.
 
-    Args:
-        file: a file that is not opened elsewhere in this process.
-        shared: True for a lock that several processes may hold at the same time; ignored on Windows.
+    Several processes may hold a ``shared`` lock at the same time; Windows has no such locks.
     """
     try:
         import fcntl
@@ -186,13 +188,10 @@ _POSITION = Lock()  # guards the position of an open file, which all threads sha
 
 
 def link_folder(link: Path, target: str, folder: Path) -> None:
-    """Make a symbolic link to a folder or, if that is not allowed, a folder with hard links or copies of its files.
+    """Make a symbolic link with the content ``target``, which may be relative to the link's later location.
 
-    Args:
-        link: path of the link.
-        target: path that the link contains, which may be relative to the link's later location.
-        folder: path at which the target can be read now; its files are hard-linked or copied from there if the link is
-            not allowed.
+    If that is not allowed, make a folder with hard links or copies of the files of ``folder``, the same folder as
+    ``target`` at its present location.
     """
     try:
         link.symlink_to(target, target_is_directory=True)
@@ -270,12 +269,6 @@ def _find_memory() -> Finding:
     limit = _read_text("/sys/fs/cgroup/memory.max").strip()
     usable = min(total, int(limit)) if limit.isdigit() else total
     return Finding("memory", True, f"{usable / 2**30:.1f} GiB usable of {total / 2**30:.1f}")
-
-
-def _find_memory_limit() -> Finding:
-    has_limit = Path("/proc/self/statm").exists()
-    found = "applies to processes that open slides" if has_limit else "none on this system for damaged slides"
-    return Finding("memory limit", has_limit, found)
 
 
 def _find_scratch() -> Finding:

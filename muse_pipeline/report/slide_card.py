@@ -126,7 +126,7 @@ def _warnings(shown: ShownSlide) -> Iterator[tuple[str, list[str]]]:
 
 def _overview(slide: SlideResult, album: Album) -> Iterator[dict[str, Any] | None]:
     """Pictures of the whole slide."""
-    if slide.finished("tissue"):
+    if any(record.step == "tissue" and record.status == "ok" for record in slide.progress):
         yield album.figure(slide.files.picture, "Tissue found", _OVERVIEW_PX)
     if slide.regions and slide.files.region_picture.is_file():
         yield album.figure(slide.files.region_picture, "Tissue regions", _OVERVIEW_PX)
