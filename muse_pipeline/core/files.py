@@ -77,12 +77,7 @@ def _make_way(path: Path, partial: Path) -> None:
 
 
 def require_own_folder(path: Path, is_ours: bool = False) -> None:
-    """Check that a folder may be replaced: this package created it, or it is empty.
-
-    Args:
-        path: folder, which need not exist.
-        is_ours: True if this package created the folder.
-    """
+    """Check that a folder, if it exists, may be replaced: this package created it (``is_ours``), or it is empty."""
     if path.is_dir() and any(path.iterdir()) and not is_ours:
         raise OutputError(f"{path}: is a folder that this command did not create; choose another one")
 
@@ -221,9 +216,7 @@ def iterate_rows(path: Path) -> Iterator[tuple[int, list[str], str | None]]:
 def read_rows(path: Path, columns: str) -> tuple[str | None, list[tuple[int, list[str]]]]:
     """Return the separator and the rows of a table, as from ``iterate_rows``; the first row is the header.
 
-    Args:
-        path: path of the table.
-        columns: columns that it needs, for the message.
+    An error about an empty table lists the ``columns`` that are needed.
     """
     if not (rows := list(iterate_rows(path))):
         raise LabelError(f"{path}: is empty; give columns {columns}")

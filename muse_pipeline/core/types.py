@@ -128,8 +128,7 @@ class Slide(Protocol):
     def read_region(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
         """Read ``size`` = (width, height) pixels of ``level`` whose corner is at ``xy_level0`` (absolute level-0 px).
 
-        Returns:
-            (h, w, 3) uint8 RGB; transparent pixels, and those outside the image, are white.
+        The result is (h, w, 3) uint8 RGB; transparent pixels, and those outside the image, are white.
         """
 
     def close(self) -> None:

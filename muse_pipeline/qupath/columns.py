@@ -85,15 +85,7 @@ _TEXT_COLUMNS = np.delete(np.arange(36), (8, 13, 18, 23))
 
 
 def uuid5(namespace: uuid.UUID, names: np.ndarray) -> np.ndarray:
-    """The value of ``uuid.uuid5(namespace, name)`` for each name, as text.
-
-    Args:
-        namespace: namespace of all names.
-        names: (N, L) uint8, UTF-8 names of equal length.
-
-    Returns:
-        (N, 36) uint8 ASCII.
-    """
+    """The value of ``uuid.uuid5(namespace, name)`` for names (N, L) uint8 of equal length, as (N, 36) uint8 ASCII."""
     head, text, length = namespace.bytes, names.tobytes(), names.shape[1]
     hashes = [
         hashlib.sha1(head + text[start : start + length], usedforsecurity=False).digest()[:16]

@@ -95,11 +95,8 @@ def why_left_out(
 ) -> np.ndarray:
     """The reason why each object cannot be used, as a noun for ``list_counts``; "" for usable objects.
 
-    Args:
-        shapes: (N,) shapely geometries; None for an object without one.
-        geometries: N geometries as in the file, including their plane in a z-stack or time series.
-        types: N types from ``OBJECT_TYPES``.
-        unwanted: types that are not used.
+    The ``shapes`` (N,) are None for objects without one, the ``geometries`` as in the file, with their plane in a
+    stack. Objects whose type in ``types`` is ``unwanted`` are not used.
     """
     bounds, dimensions = shapely.bounds(shapes), shapely.get_dimensions(shapes)
     # An empty ROI has no positions in QuPath 0.4 and 0.5, and is an outline of a single position in 0.6 and 0.7.

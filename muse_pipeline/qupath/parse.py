@@ -78,10 +78,8 @@ def _only_geojson(archive: zipfile.ZipFile, path: Path | str) -> str:
 def iterate_features(path: Path | str) -> Iterator[Any]:
     """Yield the members of a FeatureCollection or array, or the Feature or geometry that is the whole document.
 
-    Each object is followed by its children; none of them is checked.
-
-    Args:
-        path: path of a GeoJSON file: plain, gzip, or a zip that contains only one such file.
+    The file is plain, gzip, or a zip that contains only one such file. Each object is followed by its children; none of
+    them is checked.
     """
     with open_geojson(path) as file:
         for item, container in iterate_items(file, path):
@@ -106,15 +104,10 @@ def loads(text: bytes) -> Any:
 
 
 def iterate_items(file: BinaryIO, path: Path | str, parse: Callable[[bytes], Any] = loads) -> Iterator[tuple[Any, str]]:
-    """Yield the members of a FeatureCollection or array, or otherwise the whole document.
+    """Yield the members of a FeatureCollection or array, or otherwise the whole document, each with where it was found.
 
-    Args:
-        file: file of UTF-8 text.
-        path: path of the file, for messages.
-        parse: function that parses a document, or raises ValueError.
-
-    Yields:
-        Each item, with where it was found: ``COLLECTION``, ``LIST`` or ``ALONE``.
+    The file contains UTF-8 text; ``path`` is for messages. ``parse`` parses a document, or raises ValueError. An item
+    was found in a ``COLLECTION`` or ``LIST``, or ``ALONE``.
     """
     head, has_lines = _read_head(file)
     if has_lines:

@@ -56,12 +56,8 @@ class NucleusParts:
 def split_parts(geometry: np.ndarray, number: np.ndarray, path: Path | str) -> NucleusParts:
     """Split geometries (N,), including multi-geometries, into their points and polygons; lines are left out.
 
-    If the outline of a polygon crosses itself, the nucleus is the largest area that it bounds.
-
-    Args:
-        geometry: geometries of the objects.
-        number: (N,) positions of the objects in the file, counted from 1.
-        path: path of the file.
+    The positions ``number`` (N,) of the objects in the file count from 1. If the outline of a polygon crosses itself,
+    the nucleus is the largest area that it bounds.
     """
     parts, owner = flatten(geometry)
     is_nucleus = np.isin(shapely.get_type_id(parts), (_POINT, _POLYGON))

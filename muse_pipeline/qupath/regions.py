@@ -76,11 +76,7 @@ def take_out_ignored(shapes: np.ndarray, is_ignored: np.ndarray) -> np.ndarray:
 
 
 def read_roi(path: Path | str, info: SlideInfo) -> BaseGeometry:
-    """Read the region of interest in a GeoJSON file in QuPath's frame.
-
-    Returns:
-        Polygon or multipolygon in absolute level-0 px.
-    """
+    """Read the region of interest in a GeoJSON file in QuPath's frame, as polygons in absolute level-0 px."""
     roi = translate(read_areas(path, info), *qupath_offset_px(info.bounds))
     if not roi.intersects(shapely.box(0, 0, *info.size_px)):
         raise GeoJSONError(
@@ -99,13 +95,9 @@ def describe_roi(path: Path, roi: BaseGeometry, info: SlideInfo) -> dict[str, An
 def read_annotations(path: Path | str, roi: BaseGeometry, info: SlideInfo) -> list[RoiArea]:
     """The areas of the region of interest, including TMA cores, clipped to the slide, in absolute level-0 px.
 
-    Areas outside the slide are left out. An area without a name is named after its class. If it has no class either,
-    it is numbered, as in "ROI 2", among the areas of the file that do not have the class "Ignore".
-
-    Args:
-        path: path of the file.
-        roi: union of the areas, from ``read_roi``; areas of the class "Ignore" are not part of it.
-        info: the slide.
+    Areas outside the slide or ``roi``, which is from ``read_roi``, are left out. An area without a name is named after
+    its class. If it has no class either, it is numbered, as in "ROI 2", among the areas of the file that do not have
+    the class "Ignore".
     """
     areas, _ = _read_shapes(path, (ANNOTATION, CORE))
     on_slide = roi & shapely.box(0, 0, *info.size_px)
@@ -121,12 +113,9 @@ def read_annotations(path: Path | str, roi: BaseGeometry, info: SlideInfo) -> li
 def read_areas(path: Path | str, info: SlideInfo | None = None) -> BaseGeometry:
     """The union of all annotated areas and TMA cores of a GeoJSON file, in the file's pixels.
 
-    Areas of the class "Ignore" are subtracted. Missing cores, other objects, lines, points, empty ROIs and
-    annotations on planes above 0 of a stack are left out, the last four with a warning.
-
-    Args:
-        path: path of the file: plain, gzip or zip.
-        info: the slide, to warn of areas outside it if some are inside; None to skip this check.
+    Areas of the class "Ignore" are subtracted. Missing cores, other objects, lines, points, empty ROIs and annotations
+    on planes above 0 of a stack are left out, the last four with a warning. With ``info``, the function also warns of
+    areas outside the slide if some are inside.
     """
     areas, others = _read_shapes(path, (ANNOTATION, CORE))
     if all(area.is_ignored for area in areas):
@@ -160,12 +149,7 @@ def _columns(areas: Sequence[RoiArea]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_shapes(path: Path | str, kinds: Collection[str]) -> tuple[list[RoiArea], Counter[str]]:
-    """The areas of a file, in the file's pixels, and the counts of other objects by the reason to leave them out.
-
-    Args:
-        path: path of the file.
-        kinds: object types that count as areas.
-    """
+    """The areas of a file, objects of the types ``kinds``, in the file's pixels; and counts of others by reason."""
     features = [to_feature(each) for item in iterate_features(path) for each in _members(item)]
     try:
         types = list(map(read_object_type, features))
@@ -235,13 +219,7 @@ _NAMESPACE = uuid.UUID("5d1b9c1e-6f3c-5b0a-9a53-0f6d1c3f2b7a")
 
 
 def write_outline(path: Path | str, outline: BaseGeometry, info: SlideInfo) -> None:
-    """Write ``tissue.geojson``: one locked annotation, with positions from the scanner's bounds as in QuPath.
-
-    Args:
-        path: path of the file.
-        outline: outline of the tissue, from ``trace_outline``.
-        info: the slide.
-    """
+    """Write ``tissue.geojson``: one locked annotation, with positions from the scanner's bounds as in QuPath."""
     if info.bounds is not None:
         x, y = qupath_offset_px(info.bounds)
         # Rounded again, since subtraction leaves rounding errors beyond the first decimal.
@@ -251,14 +229,7 @@ def write_outline(path: Path | str, outline: BaseGeometry, info: SlideInfo) -> N
 
 
 def write_cores(path: Path | str, cores: Iterable[Core], radius_um: float, info: SlideInfo) -> None:
-    """Write cores of a tissue microarray as QuPath's TMA cores, with positions from the scanner's bounds.
-
-    Args:
-        path: path of the file.
-        cores: the cores, missing ones included.
-        radius_um: radius of all cores.
-        info: the slide.
-    """
+    """Write all cores of a tissue microarray as QuPath's TMA cores, with positions from the scanner's bounds."""
     angle = np.arange(64) * (np.pi / 32)
     circle = np.stack([np.cos(angle), np.sin(angle)], 1) * radius_um
     features = []
@@ -305,11 +276,8 @@ class ClassArea:
 def write_class_areas(path: Path | str, areas: Sequence[ClassArea], info: SlideInfo, made_by: str) -> None:
     """Write areas as locked annotations, one per line, with positions from the scanner's bounds as in QuPath.
 
-    Args:
-        path: path that ends in ``.geojson`` or ``.geojson.gz``.
-        areas: areas to write, rounded to 0.1 px.
-        info: the slide.
-        made_by: checksum of the model, or any other text; equal areas with equal ``made_by`` have equal ids.
+    Positions are rounded to 0.1 px. Equal areas with equal ``made_by``, such as the checksum of a model, have equal
+    ids.
     """
     x, y = qupath_offset_px(info.bounds)
     namespace = _make_id(info, made_by)
@@ -326,13 +294,9 @@ def write_class_areas(path: Path | str, areas: Sequence[ClassArea], info: SlideI
 def read_class_areas(path: Path, info: SlideInfo, may_lack: bool = False) -> list[ClassArea]:
     """The annotated areas of a file that have a class, in absolute level-0 px and on the slide.
 
-    Areas of the class "Ignore" are subtracted. "Region*" and "Tissue" are not classes of tissue. Areas without a
-    class or outside the slide are left out with a warning, as are the objects that ``read_areas`` warns of.
-
-    Args:
-        path: path of the file: plain, gzip or zip.
-        info: the slide.
-        may_lack: return an empty list if there is no file or no area.
+    Areas of the class "Ignore" are subtracted. "Region*" and "Tissue" are not classes of tissue. Areas without a class
+    or outside the slide are left out with a warning, as are the objects that ``read_areas`` warns of. With
+    ``may_lack``, the list is empty if there is no file or no area.
     """
     if may_lack and not path.exists():
         return []

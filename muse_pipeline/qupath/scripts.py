@@ -29,13 +29,7 @@ def find_script_folders(home: Path) -> list[Path]:
 
 
 def write_scripts(folder: Path, muse: Path, config: Path) -> list[Path]:
-    """Write the scripts of QuPath's menu.
-
-    Args:
-        folder: folder to write to.
-        muse: path of the command ``muse``.
-        config: path of the settings for training.
-    """
+    """Write the scripts of QuPath's menu, which run the command ``muse`` and train with the settings ``config``."""
     values = {"@MUSE@": _quote(muse), "@CONFIG@": _quote(config)}
     written = []
     for name, parts in PARTS.items():

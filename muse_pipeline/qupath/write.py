@@ -108,7 +108,7 @@ def write_geojson(
     threads: int = 1,
     measurements: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Write the nuclei of a slide for QuPath, and a sidecar ``<name>.provenance.json``.
+    """Write the nuclei of a slide for QuPath and ``<name>.provenance.json``, and return the content of the latter.
 
     Args:
         nuclei_path: path of ``nuclei.parquet``.
@@ -119,9 +119,6 @@ def write_geojson(
             with at most this number.
         threads: number of threads that render and compress; it does not change the bytes.
         measurements: further numeric columns to write as measurements in QuPath.
-
-    Returns:
-        The sidecar's content.
     """
     output = Path(output)
     provenance = _read_provenance(nuclei_path, info)
@@ -157,16 +154,7 @@ def write_cells(
     threads: int = 1,
     measurements: Sequence[str] = (),
 ) -> None:
-    """Write the cells of a slide for QuPath, each with its nucleus and with the id of the nucleus.
-
-    Args:
-        nuclei_path: path of a ``nuclei.parquet`` with cells.
-        info: header of the slide.
-        output: path that ends in ``.geojson.gz`` or ``.geojson``.
-        frame: origin of positions, "qupath" or "openslide", as in ``coords.qupath_offset_px``.
-        threads: number of threads that render and compress; it does not change the bytes.
-        measurements: further numeric columns to write as measurements in QuPath.
-    """
+    """Write the cells of a slide for QuPath, each with its nucleus and its id; arguments as in ``write_geojson``."""
     provenance = _read_provenance(nuclei_path, info)
     with open_nuclei(nuclei_path) as file:
         schema = file.schema_arrow

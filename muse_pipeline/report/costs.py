@@ -48,13 +48,7 @@ def _add_up(name: str, ran: Sequence[tuple[StepRecord, SlideResult]]) -> Cost:
 
 
 def cost_lines(slides: Sequence[SlideResult], seconds: float, processor_seconds: float) -> Iterator[str]:
-    """The costs of a run as lines of text.
-
-    Args:
-        slides: slides of the run.
-        seconds: wall-clock time of the run, from start to end.
-        processor_seconds: processor time of the run, from start to end.
-    """
+    """The costs of a run as lines of text; wall-clock and processor time are those of the run from start to end."""
     *steps, total = step_costs(slides) or [Cost(WHOLE, 0, 0, 0)]
     rest = seconds - total.seconds, processor_seconds - total.processor_seconds
     steps.append(Cost(OTHER, *rest, total.tissue_mm2))

@@ -43,13 +43,7 @@ SIDES = ("inside", "outside")
 
 
 def count_intensities(nuclei: Path, provenance: Provenance, annotations: Sequence[RoiAnnotation]) -> dict[str, Any]:
-    """Count cells of intensity 0, 1+, 2+ and 3+ by compartment in the slide, its annotations and its tissue regions.
-
-    Args:
-        nuclei: path of the table.
-        provenance: provenance of the table, whose slide is stained by immunohistochemistry.
-        annotations: annotations of the region of interest.
-    """
+    """Count cells of intensity 0, 1+, 2+ and 3+ by compartment in the slide, its annotations and its tissue regions."""
     with open_nuclei(nuclei) as file:
         known = file.schema_arrow.names
     limits = provenance.intensities_od or INTENSITIES_OD
@@ -78,8 +72,7 @@ def count_intensities(nuclei: Path, provenance: Provenance, annotations: Sequenc
 def score(counts: Sequence[int]) -> dict[str, float | int | None]:
     """Percentage of positive cells, H-score (0 to 300) and Allred score (0 to 8); None if there are no cells.
 
-    Args:
-        counts: numbers of cells of intensity 0, 1+, 2+ and 3+.
+    The ``counts`` are the numbers of cells of intensity 0, 1+, 2+ and 3+.
     """
     n, n_positive = sum(counts), sum(counts[1:])
     if not n:
@@ -98,9 +91,8 @@ def score(counts: Sequence[int]) -> dict[str, float | int | None]:
 def score_values(found: dict[str, Sequence[int]] | None, area: str = "") -> dict[str, float | int | None]:
     """Columns of a table for one area: scores of every compartment, and counts of nuclei by intensity.
 
-    Args:
-        found: counts by compartment from ``count_intensities``; None if there are none.
-        area: name of a tissue region, appended to the names of the columns; "" for the slide or an annotation.
+    The counts by compartment are from ``count_intensities``. The names of the columns end with the tissue region
+    ``area``, which is "" for the slide or an annotation.
     """
     values: dict[str, float | int | None] = {}
     end = f"_in_{one_line(area)}" if area else ""
@@ -113,13 +105,7 @@ def score_values(found: dict[str, Sequence[int]] | None, area: str = "") -> dict
 
 
 def count_in_regions(nuclei: Path, regions: Regions, classes: Sequence[NucleusClass]) -> dict[str, Any]:
-    """Count the nuclei in every region and in the bands along the border, for ``summary.json``.
-
-    Args:
-        nuclei: path of the table.
-        regions: tissue regions in the provenance of the table.
-        classes: classes of the nuclei.
-    """
+    """Count the nuclei in every region and in the bands along the border, for ``summary.json``."""
     if regions.status != "ok":
         return to_json(regions)
     names = [one.name for one in regions.classes]
@@ -196,11 +182,7 @@ def count_in_annotations(
 ) -> list[dict[str, Any]]:
     """Name, areas and counted nuclei of each annotation, for ``summary.json``; a nucleus may count in several of them.
 
-    Args:
-        nuclei: path of the table.
-        annotations: annotations of the slide.
-        classes: classes of the model.
-        with_positive: True to add the number of positive nuclei, from the column ``positive`` of the table.
+    With ``with_positive``, the table has a column ``positive``, and its positive nuclei are counted too.
     """
     if not annotations:
         return []

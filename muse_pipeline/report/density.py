@@ -28,12 +28,9 @@ NUMBERS_AT_ONCE = 1 << 20  # a small table is read several columns at a time
 
 
 def stream_positions(path: Path, *columns: str, counted_only: bool = False) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield xy (n, 2) float64 in level-0 px and each of ``columns`` (n,), in batches of bounded size.
+    """Yield xy (n, 2) float64 in level-0 px and each numeric column (n,) of a table, in batches of bounded size.
 
-    Args:
-        path: path of the table.
-        columns: names of numeric columns.
-        counted_only: True to yield only the nuclei that are in totals.
+    With ``counted_only``, only the nuclei that are in totals are yielded.
     """
     names = ["x", "y", *columns]
     for table in iterate_counted(path, names) if counted_only else iterate_rows(path, ROW_GROUP, names):
@@ -41,12 +38,7 @@ def stream_positions(path: Path, *columns: str, counted_only: bool = False) -> I
 
 
 def median_features(path: Path, classes: Sequence[str]) -> dict[str, float]:
-    """The median of every feature in the table, over the nuclei that are in totals.
-
-    Args:
-        path: path of the table.
-        classes: names of the classes of the nuclei.
-    """
+    """The median of every feature in the table, over the nuclei that are in totals."""
     with open_nuclei(path) as file:
         columns, n_rows = file.schema_arrow.names, max(file.metadata.num_rows, 1)
     names = [each.name for each in every_feature(classes) if each.name in columns]
@@ -65,9 +57,8 @@ def read_outlines(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Read the nuclei whose centres lie in a rectangle in level-0 px; only row groups that touch it are read.
 
-    Returns:
-        geometry (n,) of shapely polygons in level-0 px, xy (n, 2), ``column`` (n,) int, and (n,) bool, True for nuclei
-        that totals leave out.
+    Returns their polygons (n,) and xy (n, 2) in level-0 px, ``column`` (n,) int, and (n,) bool, True for nuclei that
+    totals leave out.
     """
     provenance = read_provenance(path)
     quality = [QUALITY] if provenance.quality else []

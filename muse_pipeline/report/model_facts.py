@@ -12,11 +12,7 @@ from muse_pipeline.report.album import Album
 
 
 def card_facts(card: Mapping[str, Any]) -> dict[str, str | list[str]]:
-    """The facts in a card by name, each as a text or a list of lines; missing ones are left out.
-
-    Args:
-        card: content of the card, as in its JSON file.
-    """
+    """The facts in a model's card by name, each as a text or a list of lines; missing ones are left out."""
     facts = {
         "Classes": [each["name"] for each in card.get("classes", [])],
         "Validated in": [f"{name}: {', '.join(organs)}" for name, organs in organs_of(card).items() if organs],
@@ -66,12 +62,7 @@ PAGES = {  # captions of files in the run's folder
 
 
 def pretraining_facts(folder: Path, album: Album) -> dict[str, Any]:
-    """State of a pretraining run and links to its files.
-
-    Args:
-        folder: folder of the pretraining run, in the layout of the workflow.
-        album: album of the page, for links to files.
-    """
+    """State of the pretraining run in a folder, in the layout of the workflow, and links to its files."""
     files = [(folder / name, words) for name, words in PAGES.items()]
     log = folder / "logs" / "pretrain.log"
     return {

@@ -134,12 +134,7 @@ def _features(slides: Sequence[SlideResult]) -> Iterator[tuple[str, np.ndarray]]
 
 
 def find_outliers(values: np.ndarray, group: Sequence[str]) -> np.ndarray:
-    """(S,) modified z-score of each slide within its group; 0 if the group is too small or most values are equal.
-
-    Args:
-        values: (S,) values; NaN if missing.
-        group: (S,) name of each slide's group.
-    """
+    """(S,) modified z-score of each slide's value (S,) in its group; 0 in small groups or if most values are equal."""
     score, group = np.zeros(len(values)), np.asarray(group, str)
     for name in np.unique(group):
         own = np.flatnonzero((group == name) & np.isfinite(values))
@@ -208,10 +203,7 @@ def _ticks(low: float, high: float) -> list[float]:
 def _class_mix(entries: Sequence[ShownSlide], counts: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:
     """A column for every slide, divided by class; columns are sorted by group, then by fraction of the first class.
 
-    Args:
-        entries: slides of a model.
-        counts: (S, C) number of nuclei by class; NaN if missing.
-        groups: names of the groups.
+    The ``counts`` (S, C) of nuclei by class are NaN if missing.
     """
     slides = [entry.slide for entry in entries]
     totals = np.nansum(counts, 1, keepdims=True)

@@ -45,11 +45,7 @@ VERSION = {"version": "0.3"}  # version of the elements "image" and "shapes"
 def write_anndata(nuclei: Path, output: Path, patient: str | None, embeddings: Path | None = None) -> None:
     """Write the nuclei of a slide as AnnData.
 
-    Args:
-        nuclei: path of ``nuclei.parquet``.
-        output: path of ``nuclei.h5ad``.
-        patient: patient of the slide; None to derive it from the slide's name.
-        embeddings: file of the nuclei's embeddings, written by ``muse embed``.
+    The patient is derived from the slide's name if it is None; ``embeddings`` is a file that ``muse embed`` wrote.
     """
     table = NucleiTable.open(nuclei, patient, embeddings)
     with complete_file(output) as partial, open_hdf5(partial) as elements:
@@ -57,13 +53,7 @@ def write_anndata(nuclei: Path, output: Path, patient: str | None, embeddings: P
 
 
 def write_elements(elements: Elements, table: NucleiTable, more: Mapping[str, str]) -> None:
-    """Write a table of nuclei as AnnData.
-
-    Args:
-        elements: HDF5 file or Zarr group to write to.
-        table: table of the nuclei.
-        more: further columns of ``obs``, each with its value for all nuclei.
-    """
+    """Write a table of nuclei as AnnData, with ``more`` columns of ``obs`` that have one value for all nuclei."""
     begin_anndata(elements)
     write_nuclei_elements(elements, table, more)
     columns = {name: [getattr(each, name) for each in table.features] for name in ("group", "unit", "text")}
@@ -126,7 +116,7 @@ def _values_of(batch: Batch) -> dict[str, np.ndarray]:
 
 
 def categorical(elements: Elements, name: str, names: Sequence[str], n: int) -> Array:
-    """Make a column of ``obs`` with the categories ``names``, and return its array of ``n`` codes."""
+    """Create a categorical column in ``obs``; return its array of ``n`` codes to fill."""
     elements.group(f"obs/{name}", {**_encoding("categorical", "0.2.0"), "ordered": False})
     elements.strings(f"obs/{name}/categories", names)
     # A signed type, because -1 is the code for no category.
@@ -157,14 +147,9 @@ def _write_uns(elements: Elements, table: NucleiTable) -> None:
 def write_spatialdata(
     nuclei: Path, store: Path, output: Path, patient: str | None, embeddings: Path | None = None
 ) -> None:
-    """Write a slide for SpatialData.
+    """Write a slide for SpatialData; the position of the ``store`` relative to ``output`` must not change.
 
-    Args:
-        nuclei: path of ``nuclei.parquet``.
-        store: store of the slide's image; its position relative to ``output`` must not change.
-        output: path of ``slide.spatialdata.zarr``.
-        patient: patient of the slide; None to derive it from the slide's name.
-        embeddings: file of the nuclei's embeddings, written by ``muse embed``.
+    The patient is derived from the slide's name if it is None; ``embeddings`` is a file that ``muse embed`` wrote.
     """
     import zarr  # imported here, because loading takes longer than writing an AnnData file
 

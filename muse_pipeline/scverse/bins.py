@@ -71,12 +71,6 @@ def read_visium_hd(path: Path) -> Assay:
     """Open the finest bins of Space Ranger's ``binned_outputs``, or those in the folder of a single bin size.
 
     Antibodies and other features that are no genes are left out.
-
-    Raises:
-        LabelError: a file is missing or cannot be read.
-
-    Warns:
-        MuseWarning: bins are larger than most nuclei, or genes have equal names.
     """
     sizes = sorted(path.glob("square_*um"))
     folder = sizes[0] if sizes else path
@@ -145,11 +139,7 @@ def _unique_names(path: Path, names: Sequence[str], ids: Sequence[str]) -> list[
 
 
 def read_xenium(path: Path) -> Assay:
-    """Open Xenium's ``transcripts.parquet``; controls and transcripts below Q20 are left out.
-
-    Raises:
-        LabelError: the file is missing or is not a table of transcripts.
-    """
+    """Open Xenium's ``transcripts.parquet``; controls and transcripts below Q20 are left out."""
     experiment = path.parent / "experiment.xenium"
     try:
         file = pq.ParquetFile(path)
@@ -224,7 +214,7 @@ class CountsInNuclei(NamedTuple):
 def count_in_nuclei(
     nuclei: Path, info: SlideInfo, tissue: TissueMask, assay: Assay, transform: Path | None, expand_um: float
 ) -> CountsInNuclei:
-    """Sum the counts of an assay in each nucleus.
+    """Sum the counts of an assay in each nucleus of a slide.
 
     Args:
         nuclei: path of ``nuclei.parquet``.
@@ -233,13 +223,6 @@ def count_in_nuclei(
         assay: the assay.
         transform: file for ``read_given``, from the slide to the assay's picture; None if the slide is that picture.
         expand_um: largest distance from a nucleus at which positions outside all nuclei still belong to it.
-
-    Returns:
-        The counts of the nuclei, and their shares of the assay.
-
-    Raises:
-        LabelError: the assay is empty, has a different scale from the slide, or lies outside the slide's tissue.
-        RegistrationError: the transform cannot be read.
     """
     to_px = _find_map(info, assay, transform)
     n_all, n_counts = _require_on_tissue(info, tissue, assay, to_px)
@@ -331,17 +314,7 @@ def _assign(tree: shapely.STRtree, xy: np.ndarray, reach_px: float) -> tuple[np.
 
 
 def write_bins(nuclei: Path, assay: Assay, counts: sparse.csr_matrix, output: Path) -> None:
-    """Write counts as AnnData: the counts as ``X``, the nuclei as ``obs``, the genes as ``var``; features in ``obsm``.
-
-    Args:
-        nuclei: path of ``nuclei.parquet``.
-        assay: the assay.
-        counts: (N, G) counts of the nuclei.
-        output: path of the file.
-
-    Raises:
-        MissingPackageError: h5py is not installed.
-    """
+    """Write counts (N, G) as AnnData: counts as ``X``, nuclei as ``obs``, genes as ``var``, features in ``obsm``."""
     table = NucleiTable.open(nuclei, None)
     with complete_file(output) as partial, open_hdf5(partial) as elements:
         begin_anndata(elements)

@@ -88,9 +88,6 @@ def measure_slide(folder: Path) -> dict[Measure, float]:
     The mixing of A with B is the mean fraction of B among the nuclei within 50 um of a nucleus of A; nuclei of A nearer
     than that to the edge of the tissue are left out, since they lack neighbours on one side. Infiltration is the
     density of a class in a region, or in a band along the border of regions.
-
-    Args:
-        folder: results of the slide.
     """
     files = SlideFiles(folder)
     path = files.nuclei
@@ -186,13 +183,9 @@ PROVENANCE = ("fingerprint", "model", "features", "versions")
 
 
 def write_cohort(results: Path, rows: Iterable[Mapping[str, Any]], output: Path, threads: int = 1) -> int:
-    """Write ``cohort.h5ad`` with the slides that have nuclei, and return their number.
+    """Write ``cohort.h5ad`` with those slides of the sheet's ``rows`` that have nuclei, and return their number.
 
-    Args:
-        results: folder of the results; if it contains cohort.tsv, the columns ``OF_TABLE`` are taken from there.
-        rows: rows of the sheet, each keyed by the names of its columns.
-        output: path of ``cohort.h5ad``.
-        threads: number of slides that are read at the same time; it does not change the result.
+    The columns ``OF_TABLE`` are taken from the cohort.tsv of the results, if there is one.
     """
     files = CohortFiles(results)
     slides = [row for row in rows if files.slide(row["slide_id"]).nuclei.is_file()]
@@ -301,6 +294,7 @@ def compare_cohort(
     """Compare the groups of a results folder, and write a row per measure and pair of groups.
 
     ``statistics.patients.tsv`` in the same folder has a row per patient, with the group and the means of the slides.
+    Returns sentences about the comparison.
 
     Args:
         results: folder of the results.
@@ -311,9 +305,6 @@ def compare_cohort(
         output: path of ``statistics.tsv``.
         included: kinds of doubt (``inference.doubts``) that do not exclude a slide or its counts of classes.
         threads: number of slides that are read at the same time; it does not change the result.
-
-    Returns:
-        Sentences about the comparison.
     """
     groups, patients, organs = read_groups(results, sheet, group, patient)
     files = CohortFiles(results)

@@ -86,13 +86,10 @@ def compare_groups(
     n_permutations: int = N_PERMUTATIONS,
     n_bootstraps: int = N_BOOTSTRAPS,
 ) -> Difference:
-    """Compare two groups by M measures.
+    """Compare two groups of patients by M measures, given values (P, M), NaN if unknown, and ``is_second`` (P,).
 
-    Args:
-        values: (P, M) values of the patients, NaN if unknown.
-        is_second: (P,) bool, True for patients of the second group.
-        n_permutations: number of random assignments to groups, shared by measures known for the same patients.
-        n_bootstraps: number of random samples of patients within each group.
+    Random assignments to groups are shared by measures known for the same patients; bootstrap samples are taken within
+    each group.
     """
     random = np.random.default_rng(SEED)
     known = np.isfinite(values)

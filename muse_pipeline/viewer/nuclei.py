@@ -93,10 +93,7 @@ def _sureness(table: pa.Table, probabilities: Sequence[str], label: np.ndarray) 
 class ChunkWriter:
     """Sorts a stream of nuclei into squares of ``CHUNK_UM``, each a script file; memory holds one batch or square.
 
-    Args:
-        folder: folder for the files ``COLUMN_ROW.js``; its name identifies the set of nuclei on the page.
-        info: the slide.
-        n_rays: number of rays of every nucleus.
+    The files ``COLUMN_ROW.js`` are in a folder whose name identifies the set of nuclei on the page.
     """
 
     def __init__(self, folder: Path, info: SlideInfo, n_rays: int):

@@ -53,12 +53,9 @@ class Block:
 def write_tiles(store: Store, folder: Path, threads: int = 1) -> dict[str, Any]:
     """Write ``LEVEL/COLUMN_ROW.jpg`` for every tile with stored pixels; level k is reduced ``2**k`` times.
 
-    Each thread holds a block of four tiles in memory. Levels that are reduced 64 times or more are read from the
-    store's smallest level, so their blocks may take the memory of the whole slide at that level.
-
-    Returns:
-        Size and um per pixel of level 0, side of a tile, colour of the glass, and for every level the names
-        "COLUMN_ROW" of the tiles that exist.
+    Returns the geometry of the pyramid, the colour of the glass, and for every level the names "COLUMN_ROW" of the
+    tiles that exist. Each thread holds a block of four tiles in memory. Levels that are reduced 64 times or more are
+    read from the store's smallest level, so their blocks may take the memory of the whole slide at that level.
     """
     n_levels, smallest = count_levels(store.size_px), store.at(store.mpp * PYRAMID[-1])
     glass = np.round(estimate_glass(smallest.read((0, 0), smallest.size_px))).astype(np.uint8)
@@ -133,13 +130,10 @@ SIMPLER_UM = 2.0  # tolerance of simplified outlines of areas
 
 
 def write_viewer(folder: Path, threads: int = 1) -> Path:
-    """Write the viewer of the finished slide in ``folder``, unless it already has an up-to-date one.
+    """Write the viewer of the finished slide in ``folder``, unless it has an up-to-date one; return its ``index.html``.
 
     Pixels come from the image store. If that was removed, an earlier viewer of the same nuclei is kept; if there is
     none, the nuclei are shown on white.
-
-    Returns:
-        The path of ``index.html``.
     """
     files = SlideFiles(folder)
     viewer, nuclei = files.viewer.parent, files.nuclei
