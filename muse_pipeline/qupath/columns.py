@@ -78,8 +78,6 @@ def _without_zeros(digits: np.ndarray) -> np.ndarray:
 
 
 _HIGH, _LOW = _high_words(), _low_words()
-
-
 _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 _TEXT_COLUMNS = np.delete(np.arange(36), (8, 13, 18, 23))
 

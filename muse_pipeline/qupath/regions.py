@@ -37,7 +37,7 @@ from muse_pipeline.qupath.objects import (
 )
 from muse_pipeline.qupath.parse import iterate_features
 from muse_pipeline.qupath.read import GeoJSONObjects, to_feature
-from muse_pipeline.qupath.write import FeatureFile, encode, split_name
+from muse_pipeline.qupath.write import encode, open_features, split_name
 from muse_pipeline.tissue.mask import RoiArea
 from muse_pipeline.tissue.outline import TISSUE_RGB
 from muse_pipeline.tissue.tma import Core
@@ -281,14 +281,14 @@ def write_class_areas(path: Path | str, areas: Sequence[ClassArea], info: SlideI
     """
     x, y = qupath_offset_px(info.bounds)
     namespace = _make_id(info, made_by)
-    with FeatureFile(Path(path)) as file:
+    with open_features(Path(path)) as write:
         for area in areas:
             shape = shapely.transform(area.shape, lambda xy: np.round(xy - (x, y), 1))
             classification = {"name": area.class_name, "color": list(area.color)}
             properties = {"objectType": ANNOTATION, "classification": classification, "isLocked": True}
             feature = _feature(uuid.uuid5(namespace, shape.wkt), shape, properties)
             text = json.dumps(feature, separators=(",", ":"), ensure_ascii=False).encode()
-            file.write(encode(text, split_name(Path(path))[1]))
+            write(encode(text, split_name(Path(path))[1]))
 
 
 def read_class_areas(path: Path, info: SlideInfo, may_lack: bool = False) -> list[ClassArea]:

@@ -11,18 +11,8 @@ import pyarrow as pa
 
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.features.catalogue import every_feature
+from muse_pipeline.nuclei import parquet
 from muse_pipeline.nuclei.arrow import to_numpy
-from muse_pipeline.nuclei.parquet import (
-    QUALITY,
-    ROW_GROUP,
-    iterate_counted,
-    iterate_rows,
-    left_out,
-    open_nuclei,
-    parse_outlines,
-    read_provenance,
-    read_within,
-)
 
 NUMBERS_AT_ONCE = 1 << 20  # a small table is read several columns at a time
 
@@ -32,19 +22,19 @@ def stream_positions(path: Path, *columns: str, counted_only: bool = False) -> I
 
     With ``counted_only``, only the nuclei that are in totals are yielded.
     """
-    names = ["x", "y", *columns]
-    for table in iterate_counted(path, names) if counted_only else iterate_rows(path, ROW_GROUP, names):
+    names, iterate = ["x", "y", *columns], parquet.iterate_counted
+    for table in iterate(path, names) if counted_only else parquet.iterate_rows(path, parquet.ROW_GROUP, names):
         yield _positions(table), *(to_numpy(table[name]) for name in columns)
 
 
 def median_features(path: Path, classes: Sequence[str]) -> dict[str, float]:
     """The median of every feature in the table, over the nuclei that are in totals."""
-    with open_nuclei(path) as file:
+    with parquet.open_nuclei(path) as file:
         columns, n_rows = file.schema_arrow.names, max(file.metadata.num_rows, 1)
-    names = [each.name for each in every_feature(classes) if each.name in columns]
+    names = [feature.name for feature in every_feature(classes) if feature.name in columns]
     medians, at_once = {}, max(NUMBERS_AT_ONCE // n_rows, 1)
     for start in range(0, len(names), at_once):
-        tables = list(iterate_counted(path, names[start : start + at_once]))
+        tables = list(parquet.iterate_counted(path, names[start : start + at_once]))
         for name in names[start : start + at_once] if tables else ():
             values = np.concatenate([to_numpy(table[name]) for table in tables])
             if np.isfinite(values).any():
@@ -60,11 +50,11 @@ def read_outlines(
     Returns their polygons (n,) and xy (n, 2) in level-0 px, ``column`` (n,) int, and (n,) bool, True for nuclei that
     totals leave out.
     """
-    provenance = read_provenance(path)
-    quality = [QUALITY] if provenance.quality else []
-    table = read_within(path, low_xy, high_xy, ["geometry", "x", "y", column, *quality])
-    geometry = parse_outlines(np.array(table["geometry"].to_pylist(), object))
-    return geometry, _positions(table), to_numpy(table[column]).astype(int), left_out(table, provenance)
+    provenance = parquet.read_provenance(path)
+    quality = [parquet.QUALITY] if provenance.quality else []
+    table = parquet.read_within(path, low_xy, high_xy, ["geometry", "x", "y", column, *quality])
+    geometry = parquet.parse_outlines(np.array(table["geometry"].to_pylist(), object))
+    return geometry, _positions(table), to_numpy(table[column]).astype(int), parquet.left_out(table, provenance)
 
 
 def _positions(table: pa.Table) -> np.ndarray:
@@ -110,8 +100,7 @@ def count_nuclei(
     counts = np.zeros((n_classes + 1) * rows * columns, np.int64)
     for xy, label in batches:
         cell = np.floor(level0_to_work(xy, slide_mpp, 1.0) / CELL_UM).astype(int).clip(0, (columns - 1, rows - 1))
-        known = (label >= 0) & (label < n_classes)
-        plane = np.where(known, label, n_classes)
+        plane = np.where((label >= 0) & (label < n_classes), label, n_classes)
         counts += np.bincount((plane * rows + cell[:, 1]) * columns + cell[:, 0], minlength=len(counts))
     return DensityGrid(counts.reshape(n_classes + 1, rows, columns), (float(size_um[0]), float(size_um[1])))
 
@@ -121,7 +110,9 @@ def choose_fields(grid: DensityGrid) -> list[Field]:
 
     The choice depends only on the counts; among equal fields the topmost, then the leftmost, is chosen.
     """
-    counts = _sum_fields(grid.counts)
+    n = FIELD_CELLS
+    table = np.pad(grid.counts.cumsum(1).cumsum(2), ((0, 0), (1, 0), (1, 0)))
+    counts = table[:, n:, n:] - table[:, :-n, n:] - table[:, n:, :-n] + table[:, :-n, :-n]  # sums over n x n cells
     width, height = (max(1, int(extent // CELL_UM) - FIELD_CELLS + 1) for extent in grid.size_um)
     counts = counts[:, :height, :width]  # only fields that are entirely on the slide
     total = counts.sum(0)
@@ -136,23 +127,14 @@ def choose_fields(grid: DensityGrid) -> list[Field]:
         "most mixed": np.where(total >= upper, _entropy(counts) + 1e-6 * total / total.max(), 0),
         "typical density": 1 / (1 + np.abs(total - median)),
     }
-    free = total > 0
+    free, reach = total > 0, FIELD_CELLS - 1
     fields = []
     for caption, score in wishes.items():
-        if not free.any():
-            break
-        row, column = np.unravel_index(np.argmax(np.where(free, score, -1)), free.shape)
-        fields.append(Field(caption, (column * CELL_UM, row * CELL_UM)))
-        reach = FIELD_CELLS - 1
-        free[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1] = False
+        if free.any():
+            row, column = np.unravel_index(np.argmax(np.where(free, score, -1)), free.shape)
+            fields.append(Field(caption, (column * CELL_UM, row * CELL_UM)))
+            free[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1] = False
     return fields
-
-
-def _sum_fields(counts: np.ndarray) -> np.ndarray:
-    """The sum over every square of ``FIELD_CELLS`` by ``FIELD_CELLS`` cells, at its top left cell."""
-    table = np.pad(counts.cumsum(1).cumsum(2), ((0, 0), (1, 0), (1, 0)))
-    n = FIELD_CELLS
-    return table[:, n:, n:] - table[:, :-n, n:] - table[:, n:, :-n] + table[:, :-n, :-n]
 
 
 def _entropy(counts: np.ndarray) -> np.ndarray:

@@ -38,16 +38,8 @@ from muse_pipeline.inference.doubts import (
     list_unvalidated,
     reason_left_out,
 )
+from muse_pipeline.nuclei import parquet
 from muse_pipeline.nuclei.arrow import to_numpy
-from muse_pipeline.nuclei.parquet import (
-    REGION,
-    ROW_GROUP,
-    border_of,
-    iterate_counted,
-    iterate_rows,
-    open_nuclei,
-    read_provenance,
-)
 from muse_pipeline.scverse.anndata import begin_anndata, categorical, frame, write_var
 from muse_pipeline.scverse.elements import Elements, open_hdf5
 from muse_pipeline.statistics.comparison import Difference, compare_pairs, mean_by_patient, require_groups
@@ -91,7 +83,7 @@ def measure_slide(folder: Path) -> dict[Measure, float]:
     """
     files = SlideFiles(folder)
     path = files.nuclei
-    provenance = read_provenance(path)
+    provenance = parquet.read_provenance(path)
     counts, n, is_ihc = provenance.n_by_class, provenance.n_nuclei, provenance.positive_od is not None
     classes = [] if is_ihc else provenance.class_names
     area_mm2 = _read_area(files.mask) - provenance.left_out_mm2
@@ -103,7 +95,7 @@ def measure_slide(folder: Path) -> dict[Measure, float]:
         found[_density(f"nuclei_per_mm2_{name}")] = n_of_class / area_mm2 if area_mm2 else np.nan
         found[Measure(f"percent_{name}", "mix", "%")] = 100 * n_of_class / n if n else np.nan
     features = every_feature(classes)
-    columns = _read_columns(path, ["label", *(feature.name for feature in features)], iterate_counted)
+    columns = _read_columns(path, ["label", *(feature.name for feature in features)], parquet.iterate_counted)
     for feature in features:
         if feature.name in columns:
             values = columns[feature.name]
@@ -113,8 +105,10 @@ def measure_slide(folder: Path) -> dict[Measure, float]:
     if EDGE in columns and len(classes) > 1:
         found |= _mixing(columns, classes)
     if provenance.regions and provenance.regions.bands is not None:
-        borders = {border_of(band.region) for band in provenance.regions.bands}
-        everywhere = _read_columns(path, ["label", REGION, *borders], partial(iterate_rows, batch_size=ROW_GROUP))
+        borders = {parquet.border_of(band.region) for band in provenance.regions.bands}
+        everywhere = _read_columns(
+            path, ["label", parquet.REGION, *borders], partial(parquet.iterate_rows, batch_size=parquet.ROW_GROUP)
+        )
         # All nuclei count here, since the areas of regions include artefacts.
         found |= _infiltration(everywhere, provenance.regions, classes)
     return found
@@ -136,13 +130,13 @@ def _read_columns(
     path: Path, names: Sequence[str], iterate: Callable[..., Iterator[pa.Table]]
 ) -> dict[str, np.ndarray]:
     """The columns among ``names`` that a table has, (N,) each, for the nuclei from ``iterate``; regions as strings."""
-    with open_nuclei(path) as file:
+    with parquet.open_nuclei(path) as file:
         known = sorted(set(names) & set(file.schema_arrow.names))
     parts = {name: [np.zeros(0)] for name in known}
     for table in iterate(path, columns=known):
         for name in known:
             column = table[name]
-            parts[name].append(column.cast(pa.string()).to_numpy() if name == REGION else to_numpy(column))
+            parts[name].append(column.cast(pa.string()).to_numpy() if name == parquet.REGION else to_numpy(column))
     # The empty first part is only for tables without rows; it would change the type of other columns.
     return {name: np.concatenate(each[1:] or each) for name, each in parts.items()}
 
@@ -162,10 +156,10 @@ def _mixing(columns: Mapping[str, np.ndarray], classes: list[str]) -> dict[Measu
 
 def _infiltration(columns: Mapping[str, np.ndarray], regions: Regions, classes: list[str]) -> dict[Measure, float]:
     """Densities of the classes in each region, and in the bands on either side of the border."""
-    label, region = columns["label"], columns[REGION]
+    label, region = columns["label"], columns[parquet.REGION]
     areas = [(one.name, region == one.name, one.area_mm2) for one in regions.classes]
     for band in regions.bands:
-        border = columns[border_of(band.region)]
+        border = columns[parquet.border_of(band.region)]
         for side, is_there in (("inside", border <= 0), ("outside", border > 0)):
             areas.append((band.name_side(side), is_there & (np.abs(border) <= band.um), band.side_mm2(side)))
     found = {}
@@ -198,7 +192,9 @@ def write_cohort(results: Path, rows: Iterable[Mapping[str, Any]], output: Path,
         columns = {name: [getattr(each, name) for each in measures] for name in ("group", "unit")}
         write_var(elements, [each.name for each in measures], columns)
         _write_obs(elements, slides, _read_table(files.table))
-        known = {row["slide_id"]: read_provenance(files.slide(row["slide_id"]).nuclei).to_dict() for row in slides}
+        known = {
+            row["slide_id"]: parquet.read_provenance(files.slide(row["slide_id"]).nuclei).to_dict() for row in slides
+        }
         made = {slide: {name: facts[name] for name in PROVENANCE if name in facts} for slide, facts in known.items()}
         elements.scalar("uns/muse", json.dumps({"slides": made}, sort_keys=True, ensure_ascii=False))
     return len(slides)
@@ -274,7 +270,7 @@ def read_cohort(results: Path | str) -> pads.Dataset:
     kind, fragments, schemas = pads.ParquetFileFormat(), [], []
     for slide, patient in patients_of(results).items():
         path = files.slide(slide).nuclei
-        with open_nuclei(path) as file:
+        with parquet.open_nuclei(path) as file:
             schemas.append(file.schema_arrow.remove_metadata())
         where = (pads.field("slide_id") == slide) & (pads.field("patient") == patient)
         fragments.append(kind.make_fragment(str(path), pa.fs.LocalFileSystem(), where))
@@ -308,7 +304,7 @@ def compare_cohort(
     """
     groups, patients, organs = read_groups(results, sheet, group, patient)
     files = CohortFiles(results)
-    provenances = {slide: read_provenance(files.slide(slide).nuclei) for slide in groups}
+    provenances = {slide: parquet.read_provenance(files.slide(slide).nuclei) for slide in groups}
     doubts = {slide: find_doubts(one, organs[slide]) for slide, one in provenances.items()}
     are_ihc = {slide: one.positive_od is not None for slide, one in provenances.items()}
     if not all(are_ihc.values()):  # measures of the two stains cannot be averaged
