@@ -102,8 +102,8 @@ def cache_name(path: Path, how: str) -> str:
     """Name of the cache file for ``path`` when processed as ``how`` describes; changes when ``path`` is rewritten."""
     import hashlib
 
-    found = path.stat()
-    return hashlib.sha256(f"{path.resolve()} {found.st_size} {found.st_mtime_ns} {how}".encode()).hexdigest()[:16]
+    stat = path.stat()
+    return hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {how}".encode()).hexdigest()[:16]
 
 
 def write_json(path: Path | str, values: Any) -> None:

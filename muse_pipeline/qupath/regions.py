@@ -21,20 +21,7 @@ from muse_pipeline.core.errors import GeoJSONError, LeftOutWarning
 from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.core.geometry import repair_areas
 from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.qupath.objects import (
-    IGNORED,
-    OBJECT_TYPES,
-    OUTSIDE,
-    REGION,
-    TYPE_NAMES,
-    is_called,
-    list_counts,
-    properties_of,
-    read_class_name,
-    read_object_type,
-    shape_to_geojson,
-    why_left_out,
-)
+from muse_pipeline.qupath import objects
 from muse_pipeline.qupath.parse import iterate_features
 from muse_pipeline.qupath.read import GeoJSONObjects, to_feature
 from muse_pipeline.qupath.write import encode, open_features, split_name
@@ -43,10 +30,10 @@ from muse_pipeline.tissue.outline import TISSUE_RGB
 from muse_pipeline.tissue.tma import Core
 
 
-def are_called(objects: GeoJSONObjects, words: Collection[str]) -> np.ndarray:
-    """(N,) bool: True for objects whose class, or annotations whose name, is one of ``words`` (``is_called``)."""
-    named = np.where(objects.object_type == "annotation", objects.name, None)
-    return np.array([is_called(words, *pair) for pair in zip(objects.class_name, named, strict=True)], bool)
+def are_called(drawn: GeoJSONObjects, words: Collection[str]) -> np.ndarray:
+    """(N,) bool: True for objects whose class, or annotations whose name, is one of ``words``."""
+    named = np.where(drawn.object_type == "annotation", drawn.name, None)
+    return np.array([objects.is_called(words, *pair) for pair in zip(drawn.class_name, named, strict=True)], bool)
 
 
 def union_of_areas(geometry: np.ndarray) -> BaseGeometry | None:
@@ -101,13 +88,12 @@ def read_annotations(path: Path | str, roi: BaseGeometry, info: SlideInfo) -> li
     """
     areas, _ = _read_shapes(path, (ANNOTATION, CORE))
     on_slide = roi & shapely.box(0, 0, *info.size_px)
-    wanted = [area for area in areas if not area.is_ignored]
-    found = []
-    for number, area in enumerate(wanted, 1):
+    annotations = []
+    for number, area in enumerate((area for area in areas if not area.is_ignored), 1):
         shape = translate(area.shape, *qupath_offset_px(info.bounds)) & on_slide
         if shape.area:
-            found.append(replace(area, shape=shape, name=area.name or area.class_name or f"ROI {number}"))
-    return found
+            annotations.append(replace(area, shape=shape, name=area.name or area.class_name or f"ROI {number}"))
+    return annotations
 
 
 def read_areas(path: Path | str, info: SlideInfo | None = None) -> BaseGeometry:
@@ -121,8 +107,8 @@ def read_areas(path: Path | str, info: SlideInfo | None = None) -> BaseGeometry:
     if all(area.is_ignored for area in areas):
         others[f"annotation of class '{IGNORE}'"] = len(areas)
         raise GeoJSONError(
-            f"{path}: holds no polygon for a region of interest (found: {list_counts(others)}); draw it in QuPath as "
-            "an annotation with a closed outline"
+            f"{path}: holds no polygon for a region of interest (found: {objects.list_counts(others)}); draw it in "
+            "QuPath as an annotation with a closed outline"
         )
     for number, area in enumerate(areas, 1):
         if not area.shape.is_valid:
@@ -133,7 +119,7 @@ def read_areas(path: Path | str, info: SlideInfo | None = None) -> BaseGeometry:
         raise GeoJSONError(f"{path}: nothing is left of its areas after subtraction of the class '{IGNORE}'; draw more")
     on_slide = [info is None or _is_on(area, info) for area in areas if not area.is_ignored]
     if 0 < (n_outside := on_slide.count(False)) < len(on_slide):
-        others[OUTSIDE] = n_outside
+        others[objects.OUTSIDE] = n_outside
     _warn_of_left_out(path, others)
     return roi
 
@@ -150,38 +136,37 @@ def _columns(areas: Sequence[RoiArea]) -> tuple[np.ndarray, np.ndarray]:
 
 def _read_shapes(path: Path | str, kinds: Collection[str]) -> tuple[list[RoiArea], Counter[str]]:
     """The areas of a file, objects of the types ``kinds``, in the file's pixels; and counts of others by reason."""
-    features = [to_feature(each) for item in iterate_features(path) for each in _members(item)]
+    features = [to_feature(member) for item in iterate_features(path) for member in _members(item)]
     try:
-        types = list(map(read_object_type, features))
-        shapes = np.array([_build_area(*each, kinds) for each in zip(features, types, strict=True)], object)
+        types = list(map(objects.read_object_type, features))
+        shapes = np.array([_build_area(*pair, kinds) for pair in zip(features, types, strict=True)], object)
     except (shapely.errors.GEOSException, TypeError, KeyError, AttributeError) as error:
         raise GeoJSONError(
             f"{path}: is not GeoJSON that can be read ({error}); export the areas from QuPath again"
         ) from error
-    others = [kind for kind in OBJECT_TYPES if kind not in kinds]
-    reasons = why_left_out(shapes, [feature.get("geometry") for feature in features], types, others)
+    others = [kind for kind in objects.OBJECT_TYPES if kind not in kinds]
+    reasons = objects.why_left_out(shapes, [feature.get("geometry") for feature in features], types, others)
     reasons[(reasons == "") & (shapely.get_dimensions(shapes) == 0)] = "point"
-    missing = np.array([properties_of(feature).get("isMissing") is True for feature in features], bool)
+    missing = np.array([objects.properties_of(feature).get("isMissing") is True for feature in features], bool)
     reasons[(reasons == "") & missing] = _MISSING_CORE
-    used = reasons == ""
-    areas = [_describe_area(shapes[index], features[index]) for index in np.flatnonzero(used)]
-    return areas, Counter(reasons[~used].tolist())
+    areas = [_describe_area(shapes[index], features[index]) for index in np.flatnonzero(reasons == "")]
+    return areas, Counter(filter(None, reasons.tolist()))
 
 
 def _members(item: Any) -> Iterator[Any]:
     """Yield the features in nested lists and collections; any other item is yielded unchanged."""
     members = item.get("features") if isinstance(item, dict) else item if isinstance(item, list) else None
-    for member in [] if members is None else members:
-        yield from _members(member)
     if members is None:
         yield item
+    for member in members or ():
+        yield from _members(member)
 
 
 def _describe_area(shape: BaseGeometry, feature: dict[str, Any]) -> RoiArea:
-    properties = properties_of(feature)
+    properties = objects.properties_of(feature)
     classification, name = properties.get("classification"), properties.get("name")
-    class_name = read_class_name(classification)
-    is_ignored = is_called((IGNORE,), class_name, name)
+    class_name = objects.read_class_name(classification)
+    is_ignored = objects.is_called((IGNORE,), class_name, name)
     color = classification.get("color") if isinstance(classification, dict) else None
     is_rgb = isinstance(color, list) and len(color) == 3 and all(isinstance(part, int) for part in color)
     area = RoiArea(name and str(name), class_name, shape, is_ignored)
@@ -190,14 +175,15 @@ def _describe_area(shape: BaseGeometry, feature: dict[str, Any]) -> RoiArea:
 
 def _close_rings(geometry: dict[str, Any]) -> dict[str, Any]:
     """A copy of a geometry in which all rings are closed."""
-    if geometry.get("type") not in {"Polygon", "MultiPolygon"}:
-        return geometry
-    polygons = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
-    closed = [
-        [[*ring, *ring[:1]] if len(ring) > 2 and ring[-1] != ring[0] else ring for ring in polygon]
-        for polygon in polygons
-    ]
-    return {**geometry, "coordinates": closed[0] if geometry["type"] == "Polygon" else closed}
+
+    def close(polygon: list[Any]) -> list[Any]:
+        return [[*ring, *ring[:1]] if len(ring) > 2 and ring[-1] != ring[0] else ring for ring in polygon]
+
+    if geometry.get("type") == "Polygon":
+        return {**geometry, "coordinates": close(geometry["coordinates"])}
+    if geometry.get("type") == "MultiPolygon":
+        return {**geometry, "coordinates": list(map(close, geometry["coordinates"]))}
+    return geometry
 
 
 def _build_area(feature: dict[str, Any], object_type: str, kinds: Collection[str]) -> BaseGeometry | None:
@@ -211,8 +197,8 @@ def _build_area(feature: dict[str, Any], object_type: str, kinds: Collection[str
 
 def _warn_of_left_out(path: Path | str, others: Counter[str]) -> None:
     """Warn of objects that a user may have meant as areas: all except other object types and missing cores."""
-    if meant := {noun: n for noun, n in others.items() if noun not in {*TYPE_NAMES.values(), _MISSING_CORE}}:
-        warnings.warn(f"{path}: left out {list_counts(meant)}", LeftOutWarning, stacklevel=3)
+    if meant := {noun: n for noun, n in others.items() if noun not in {*objects.TYPE_NAMES.values(), _MISSING_CORE}}:
+        warnings.warn(f"{path}: left out {objects.list_counts(meant)}", LeftOutWarning, stacklevel=3)
 
 
 _NAMESPACE = uuid.UUID("5d1b9c1e-6f3c-5b0a-9a53-0f6d1c3f2b7a")
@@ -246,7 +232,7 @@ def _make_id(info: SlideInfo, what: str) -> uuid.UUID:
 
 
 def _feature(own_id: uuid.UUID, shape: BaseGeometry, properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "Feature", "id": str(own_id), "geometry": shape_to_geojson(shape), "properties": properties}
+    return {"type": "Feature", "id": str(own_id), "geometry": objects.shape_to_geojson(shape), "properties": properties}
 
 
 def _write(path: Path | str, features: list[dict[str, Any]]) -> None:
@@ -258,7 +244,7 @@ def _write(path: Path | str, features: list[dict[str, Any]]) -> None:
 def read_cores(path: Path, info: SlideInfo) -> tuple[list[RoiArea], list[str]]:
     """The cores in a file from ``write_cores``, in absolute level-0 px, and the names of missing cores."""
     features = list(iterate_features(path))
-    missing = [each["properties"]["name"] for each in features if each["properties"]["isMissing"]]
+    missing = [core["properties"]["name"] for core in features if core["properties"]["isMissing"]]
     if len(missing) == len(features):
         return [], missing
     return read_annotations(path, shapely.box(0, 0, *info.size_px), info), missing
@@ -302,21 +288,20 @@ def read_class_areas(path: Path, info: SlideInfo, may_lack: bool = False) -> lis
         return []
     areas, others = _read_shapes(path, (ANNOTATION,))
     areas = [replace(area, shape=shape) for area in areas if (shape := union_of_areas(np.array([area.shape])))]
-    shapes, is_ignored = _columns(areas)
     slide, (x, y) = shapely.box(0, 0, *info.size_px), qupath_offset_px(info.bounds)
-    found = []
+    of_class = []
     drawn = [area for area in areas if not area.is_ignored]
-    for area, kept in zip(drawn, take_out_ignored(shapes, is_ignored), strict=True):
+    for area, kept in zip(drawn, take_out_ignored(*_columns(areas)), strict=True):
         shape = union_of_areas(np.array([translate(kept, x, y) & slide]))
         if area.class_name is None:
             others["area without a class"] += 1
         elif shape is None and not _is_on(area, info):
-            others[OUTSIDE] += 1
-        elif shape is not None and not is_called((REGION, *IGNORED), area.class_name):
-            found.append(ClassArea(area.class_name, area.color, shape))
+            others[objects.OUTSIDE] += 1
+        elif shape is not None and not objects.is_called((objects.REGION, *objects.IGNORED), area.class_name):
+            of_class.append(ClassArea(area.class_name, area.color, shape))
     _warn_of_left_out(path, others)
-    if not found and not may_lack:
+    if not of_class and not may_lack:
         raise GeoJSONError(
             f"{path}: has no area with a class on slide '{info.slide_id}'; draw areas and set their class"
         )
-    return found
+    return of_class

@@ -19,16 +19,7 @@ from muse_pipeline.core.provenance import DARK, OTHER_STAIN, NamedFile, Provenan
 from muse_pipeline.core.specimen import HE, IHC, name_organ
 from muse_pipeline.core.text import count_noun, one_line
 from muse_pipeline.core.types import ARTEFACTS, FROM_NUCLEI, SlideInfo
-from muse_pipeline.inference.doubts import (
-    OF_CLASSES,
-    OF_NUCLEI,
-    OF_REGIONS,
-    describe_left_out,
-    find_doubts,
-    has_classes,
-    list_unvalidated,
-    reason_left_out,
-)
+from muse_pipeline.inference import doubts
 from muse_pipeline.registration.record import FAILED, read_outcome
 from muse_pipeline.report.counts import score
 from muse_pipeline.report.slide_summary import summarise_slide
@@ -98,17 +89,17 @@ class SlideResult:
     @cached_property
     def doubts(self) -> dict[str, str]:
         """The reason for each kind of doubt about the slide's numbers (``inference.doubts``)."""
-        return find_doubts(self.provenance, self.organ) if self.provenance else {}
+        return doubts.find_doubts(self.provenance, self.organ) if self.provenance else {}
 
     @property
     def left_out(self) -> str:
         """A short reason why totals leave out the slide's nuclei; "" if they do not."""
-        return reason_left_out(self.doubts, OF_NUCLEI, self.included)
+        return doubts.reason_left_out(self.doubts, doubts.OF_NUCLEI, self.included)
 
     @property
     def classes_left_out(self) -> str:
         """A short reason why totals leave out the slide's counts of classes; "" if they do not."""
-        return reason_left_out(self.doubts, OF_CLASSES, self.included)
+        return doubts.reason_left_out(self.doubts, doubts.OF_CLASSES, self.included)
 
     @property
     def regions_left_out(self) -> str:
@@ -116,16 +107,17 @@ class SlideResult:
 
         Regions that come from the classes of the nuclei are as doubtful as the classes.
         """
-        kinds = OF_REGIONS | (OF_CLASSES if self.regions and self.regions["source"] == FROM_NUCLEI else {})
-        return reason_left_out(self.doubts, kinds, self.included)
+        of_nuclei = self.regions and self.regions["source"] == FROM_NUCLEI
+        kinds = doubts.OF_REGIONS | (doubts.OF_CLASSES if of_nuclei else {})
+        return doubts.reason_left_out(self.doubts, kinds, self.included)
 
     @property
     def names_left_out(self) -> list[str]:
         """Names of the classes whose counts totals leave out."""
         if not self.classes_left_out:
             return []
-        is_of_organ = self.classes_left_out == OF_CLASSES["organ"]
-        return list_unvalidated(self.provenance, self.organ) if is_of_organ else self.provenance.class_names
+        is_of_organ = self.classes_left_out == doubts.OF_CLASSES["organ"]
+        return doubts.list_unvalidated(self.provenance, self.organ) if is_of_organ else self.provenance.class_names
 
     @property
     def class_counts(self) -> dict[str, int]:
@@ -138,7 +130,7 @@ class SlideResult:
     @property
     def lacks_organ(self) -> bool:
         """True if the slide's organ is not stated, so that its classes may or may not be validated."""
-        return bool(self.summary) and has_classes(self.provenance) and not name_organ(self.organ)
+        return bool(self.summary) and doubts.has_classes(self.provenance) and not name_organ(self.organ)
 
     @property
     def stain(self) -> str:
@@ -213,17 +205,17 @@ class SlideResult:
         quality = self._quality
         if quality is None:
             return ""
-        doubts = []
+        sentences = []
         requested, subtracted = set(quality.asked), set(quality.subtract)
         if any(quality.area_mm2.get(kind) for kind in requested - subtracted):
-            doubts.append("most of the tissue is out of focus, so nothing is left out for it")
+            sentences.append("most of the tissue is out of focus, so nothing is left out for it")
         shown = set(ARTEFACTS) - requested - subtracted
         for kinds, consequence in ((subtracted, "are in no total"), (shown, "are in the totals")):
             counts = {kind: n for kind, n in (quality.n_by_kind or {}).items() if kind in kinds and n}
             share = sum(counts.values()) / max((self.n_nuclei or 0) + self.n_left_out, 1)
             if share >= MUCH:
-                doubts.append(f"{share:.1%} of the nuclei lie in artefacts ({', '.join(counts)}) and {consequence}")
-        return "; ".join(doubts)
+                sentences.append(f"{share:.1%} of the nuclei lie in artefacts ({', '.join(counts)}) and {consequence}")
+        return "; ".join(sentences)
 
     @property
     def unjudged(self) -> str:
@@ -263,7 +255,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         rows = read_json(path)
     except (OSError, ValueError) as error:
         raise SheetError(f"{path}: not readable as JSON ({error}); write it with `muse sheet --check`") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and _is_row(row) for row in rows):
+    if not isinstance(rows, list) or not all(map(_is_row, rows)):
         raise SheetError(f"{path}: expected a list of rows, each with a slide_id; write it with `muse sheet --check`")
     return rows
 
@@ -273,9 +265,9 @@ def read_groups(sheet: Path, column: str) -> dict[str, str]:
     return {slide: row[column] for slide, row in read_cells(sheet, column).items() if row.get(column)}
 
 
-def _is_row(row: dict[str, Any]) -> bool:
+def _is_row(row: Any) -> bool:
     """True if ``slide_id`` can name a folder within the results and ``shards`` is an integer or missing."""
-    name, n_shards = row.get("slide_id"), row.get("shards")
+    name, n_shards = (row.get("slide_id"), row.get("shards")) if isinstance(row, dict) else (None, None)
     is_folder = isinstance(name, str) and name not in {"", ".", ".."} and not set("/\\\0") & set(name)
     return is_folder and len(name.encode(errors="replace")) < 256 and (n_shards is None or type(n_shards) is int)
 
@@ -289,12 +281,8 @@ def gather_cohort(
 ) -> list[SlideResult]:
     """Judge every slide of the resolved sheet, in its order, and write missing or outdated summaries.
 
-    Args:
-        results: folder with a folder per slide.
-        rows: rows of the sheet.
-        no_model: reason why there was no model for detection; "" if there was one.
-        groups: the group of each slide that has one.
-        included: kinds of doubt that do not exclude numbers from the totals.
+    ``no_model`` is the reason why there was no model for detection, ``groups`` has the group of each slide that has
+    one, and the kinds of doubt ``included`` do not exclude numbers from the totals.
     """
     group_of = groups or {}
     return [judge_slide(results, row, no_model, group_of.get(str(row["slide_id"]), ""), included) for row in rows]
@@ -310,7 +298,11 @@ def judge_slide(
     done = {record.step for record in progress if record.status == "ok"}
     info = _read(read_info, files.info) if "inspect" in done else None
     tissue = _read(TissueMask.load, files.mask) if "tissue" in done else None
-    warnings = _gather_warnings(files, info, "tissue" in done)
+    warnings = list(info.warnings) if info else []
+    if "tissue" in done:
+        colour = _read(read_json, files.colour)
+        warnings += colour["warnings"] if colour else ["colour.json cannot be read"]
+    warnings = [*dict.fromkeys(warnings), *(warning for record in progress for warning in record.warnings)]
     failed = SlideResult(
         slide_id=str(row["slide_id"]),
         path=str(row.get("path", "")),
@@ -325,7 +317,7 @@ def judge_slide(
         own={name: cell for name, cell in row.items() if name not in COLUMNS},
         info=info,
         tissue_mm2=tissue.area_mm2 if tissue else None,
-        warnings=[*warnings, *(warning for record in progress for warning in record.warnings)],
+        warnings=warnings,
         partner=read_outcome(files.partner) if row.get("partner") else None,
         organ=str(row.get("organ") or ""),
         included=included,
@@ -345,7 +337,7 @@ def judge_slide(
         return replace(failed, reason=stale)
     # Flags and doubts come from the provenance, because ledgers of an interrupted run may lack them.
     verdict = provenance.verdict
-    doubts = {} if verdict.verdict == OTHER_STAIN else find_doubts(provenance, failed.organ)
+    of_numbers = {} if verdict.verdict == OTHER_STAIN else doubts.find_doubts(provenance, failed.organ)
     gaps, blank = _name_gaps(summary, info), _name_blank(tissue.area_mm2, summary["n_nuclei"], provenance)
     return replace(
         failed,
@@ -354,7 +346,7 @@ def judge_slide(
         reason=gaps or blank,
         summary=summary,
         tissue_mm2=max(tissue.area_mm2 - provenance.left_out_mm2, 0.0),
-        warnings=list(dict.fromkeys([*failed.warnings, *verdict.sentences(), *doubts.values()])),
+        warnings=list(dict.fromkeys([*failed.warnings, *verdict.sentences(), *of_numbers.values()])),
     )
 
 
@@ -406,8 +398,8 @@ def describe_total(slides: Sequence[SlideResult]) -> str:
         percent = f"{scored['percent_positive']:.1f} %" if scored["n_nuclei"] else "none"
         of = f"{count_noun(scored['n_nuclei'], 'nucleus', 'nuclei')} of {count_noun(scored['n_slides'], 'slide')}"
         texts.append(f"{percent} positive among {of} of immunohistochemistry")
-    texts.append(describe_left_out(slide.left_out for slide in slides))
-    texts.append(describe_left_out((slide.classes_left_out for slide in added), " of the counts of classes"))
+    texts.append(doubts.describe_left_out(slide.left_out for slide in slides))
+    texts.append(doubts.describe_left_out((slide.classes_left_out for slide in added), " of the counts of classes"))
     return "; ".join(filter(None, texts))
 
 
@@ -438,16 +430,6 @@ def _read(read: Callable[[Path], T], path: Path) -> T | None:
         return read(path)
     except _UNREADABLE:
         return None
-
-
-def _gather_warnings(files: SlideFiles, info: SlideInfo | None, tissue_done: bool) -> list[str]:
-    warnings = list(info.warnings) if info else []
-    if tissue_done:
-        try:
-            warnings += [str(warning) for warning in read_json(files.colour)["warnings"]]
-        except _UNREADABLE:
-            warnings.append("colour.json cannot be read")
-    return list(dict.fromkeys(warnings))
 
 
 def _missing(path: Path) -> str:

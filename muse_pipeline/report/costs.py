@@ -36,15 +36,15 @@ def step_costs(slides: Sequence[SlideResult]) -> list[Cost]:
     """The costs of the steps that ran, summed over their slides, and their total ``WHOLE``; empty if none ran."""
     ran = [(record, slide) for slide in slides for record in slide.progress if record.seconds is not None]
     steps = order_steps({record.step for record, _ in ran})
-    costs = [_add_up(step, [one for one in ran if one[0].step == step]) for step in steps]
+    costs = [_add_up(step, [pair for pair in ran if pair[0].step == step]) for step in steps]
     return [*costs, _add_up(WHOLE, ran)] if ran else []
 
 
 def _add_up(name: str, ran: Sequence[tuple[StepRecord, SlideResult]]) -> Cost:
-    seconds, used = (sum(getattr(one, what) or 0 for one, _ in ran) for what in ("seconds", "processor_seconds"))
+    seconds, used = (sum(getattr(end, what) or 0 for end, _ in ran) for what in ("seconds", "processor_seconds"))
     # The area of a slide counts once, however many of its steps are added up.
     tissue_mm2 = sum({id(slide): slide.processed_mm2 for _, slide in ran}.values())
-    return Cost(name, seconds, used, tissue_mm2, max(one.peak_memory_mib or 0 for one, _ in ran))
+    return Cost(name, seconds, used, tissue_mm2, max(end.peak_memory_mib or 0 for end, _ in ran))
 
 
 def cost_lines(slides: Sequence[SlideResult], seconds: float, processor_seconds: float) -> Iterator[str]:

@@ -35,9 +35,7 @@ def describe_card(shown: ShownSlide, album: Album) -> dict[str, Any]:
         for field in fields
     )
     return {
-        "slide": slide,
-        "anchor": shown.anchor,
-        "notices": shown.notices,
+        **shown._asdict(),
         "use": describe_use(slide),
         "mpp": " × ".join(f"{mpp:.4g}" for mpp in dict.fromkeys(slide.info.mpp)) if slide.info else "",
         "scores": _scores(slide.intensities["slide"]) if slide.intensities else "",

@@ -23,7 +23,6 @@ from muse_pipeline.nuclei.arrow import bytes_to_arrow
 from muse_pipeline.nuclei.parquet import open_nuclei
 from muse_pipeline.scverse.elements import (
     Array,
-    Batch,
     Elements,
     NucleiTable,
     ZarrElements,
@@ -56,8 +55,8 @@ def write_elements(elements: Elements, table: NucleiTable, more: Mapping[str, st
     """Write a table of nuclei as AnnData, with ``more`` columns of ``obs`` that have one value for all nuclei."""
     begin_anndata(elements)
     write_nuclei_elements(elements, table, more)
-    columns = {name: [getattr(each, name) for each in table.features] for name in ("group", "unit", "text")}
-    write_var(elements, [each.name for each in table.features], columns)
+    columns = {name: [getattr(feature, name) for feature in table.features] for name in ("group", "unit", "text")}
+    write_var(elements, [feature.name for feature in table.features], columns)
 
 
 def write_var(elements: Elements, names: Sequence[str], columns: Mapping[str, Sequence[str]]) -> None:
@@ -70,7 +69,14 @@ def write_var(elements: Elements, names: Sequence[str], columns: Mapping[str, Se
 def write_nuclei_elements(elements: Elements, table: NucleiTable, more: Mapping[str, str], features: str = "X") -> None:
     """Write ``obs``, ``obsm`` and ``uns`` of the nuclei, and their features under the name ``features``."""
     _write_rows(elements, table, more, features)
-    _write_uns(elements, table)
+    elements.strings("uns/class_colors", class_colors(table.provenance))
+    elements.scalar("uns/muse", json.dumps(table.provenance.to_dict(), sort_keys=True, ensure_ascii=False))
+    path = "uns"
+    for name in ("spatial", table.slide_id, "scalefactors"):
+        path = f"{path}/{name}"
+        elements.group(path, _encoding("dict", "0.1.0"))
+    for name, value in zip(("um_per_px_x", "um_per_px_y"), table.um_per_px.tolist(), strict=True):
+        elements.scalar(f"{path}/{name}", value)
 
 
 def begin_anndata(elements: Elements) -> None:
@@ -96,23 +102,19 @@ def _write_rows(elements: Elements, table: NucleiTable, more: Mapping[str, str],
         arrays["embedding"] = elements.array("obsm/X_embedding", (n, table.embedding_dim), np.float16)
     start = 0
     for batch in table.batches():
-        rows = slice(start, start + len(batch.rows))
-        for name, values in _values_of(batch).items():
-            arrays[name][rows] = values
+        rows, xy = slice(start, start + len(batch.rows)), batch.xy
+        values = {
+            "ids": batch.ids,
+            **{f"codes {name}": batch.codes(name) for name in table.categories},
+            **{f"number {name}": batch.numbers(name) for name in table.numbers},
+            "X": batch.values,
+            "spatial": xy * table.um_per_px,
+            "spatial_px": xy,
+            **({"embedding": batch.embedding} if table.embedding_dim else {}),
+        }
+        for name, array in arrays.items():
+            array[rows] = values[name]
         start = rows.stop
-
-
-def _values_of(batch: Batch) -> dict[str, np.ndarray]:
-    table, xy = batch.table, batch.xy
-    return {
-        "ids": batch.ids,
-        **{f"codes {name}": batch.codes(name) for name in table.categories},
-        **{f"number {name}": batch.numbers(name) for name in table.numbers},
-        "X": batch.values,
-        "spatial": xy * table.um_per_px,
-        "spatial_px": xy,
-        **({"embedding": batch.embedding} if table.embedding_dim else {}),
-    }
 
 
 def categorical(elements: Elements, name: str, names: Sequence[str], n: int) -> Array:
@@ -131,17 +133,6 @@ def frame(elements: Elements, path: str, columns: Sequence[str] | Mapping[str, A
 
 def _encoding(kind: str, version: str) -> dict[str, Any]:
     return {"encoding-type": kind, "encoding-version": version}
-
-
-def _write_uns(elements: Elements, table: NucleiTable) -> None:
-    elements.strings("uns/class_colors", class_colors(table.provenance))
-    elements.scalar("uns/muse", json.dumps(table.provenance.to_dict(), sort_keys=True, ensure_ascii=False))
-    path = "uns"
-    for name in ("spatial", table.slide_id, "scalefactors"):
-        path = f"{path}/{name}"
-        elements.group(path, _encoding("dict", "0.1.0"))
-    for name, value in zip(("um_per_px_x", "um_per_px_y"), table.um_per_px.tolist(), strict=True):
-        elements.scalar(f"{path}/{name}", value)
 
 
 def write_spatialdata(
@@ -171,8 +162,7 @@ def write_spatialdata(
 def _to_global(axes: tuple[str, ...], scale: list[float]) -> dict[str, Any]:
     space = {"type": "space", "unit": "unit"}  # the only unit in files that SpatialData writes
     described = [{"name": name, **({"type": "channel"} if name == "c" else space)} for name in axes]
-    frames = {"input": "".join(axes), "output": "global"}
-    systems = {side: {"name": name, "axes": described} for side, name in frames.items()}
+    systems = {"input": {"name": "".join(axes), "axes": described}, "output": {"name": "global", "axes": described}}
     return {"type": "scale", "scale": scale, **systems}
 
 

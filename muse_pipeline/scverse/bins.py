@@ -216,13 +216,8 @@ def count_in_nuclei(
 ) -> CountsInNuclei:
     """Sum the counts of an assay in each nucleus of a slide.
 
-    Args:
-        nuclei: path of ``nuclei.parquet``.
-        info: the slide.
-        tissue: tissue of the slide.
-        assay: the assay.
-        transform: file for ``read_given``, from the slide to the assay's picture; None if the slide is that picture.
-        expand_um: largest distance from a nucleus at which positions outside all nuclei still belong to it.
+    The file ``transform`` is read by ``read_given``, and maps the slide to the assay's picture; it is None if the slide
+    is that picture. Positions outside all nuclei belong to the nearest one within ``expand_um``.
     """
     to_px = _find_map(info, assay, transform)
     n_all, n_counts = _require_on_tissue(info, tissue, assay, to_px)

@@ -61,8 +61,8 @@ def require_groups(
     names = sorted(set(group_of.values()))
     without = f" ({left_out}; include_doubtful keeps them)" if left_out else ""
     if len(names) < 2:
-        found = f"{count_noun(len(names), 'group')}{''.join(f' ({name})' for name in names)}"
-        raise ConfigError(f"found {found}; give slides of at least two groups{without}")
+        groups = f"{count_noun(len(names), 'group')}{''.join(f' ({name})' for name in names)}"
+        raise ConfigError(f"found {groups}; give slides of at least two groups{without}")
     for name in names:
         if list(group_of.values()).count(name) < 2:
             raise ConfigError(
@@ -81,10 +81,7 @@ def compare_pairs(values: np.ndarray, groups: list[str]) -> Iterator[tuple[str, 
 
 
 def compare_groups(
-    values: np.ndarray,
-    is_second: np.ndarray,
-    n_permutations: int = N_PERMUTATIONS,
-    n_bootstraps: int = N_BOOTSTRAPS,
+    values: np.ndarray, is_second: np.ndarray, n_permutations: int = N_PERMUTATIONS, n_bootstraps: int = N_BOOTSTRAPS
 ) -> Difference:
     """Compare two groups of patients by M measures, given values (P, M), NaN if unknown, and ``is_second`` (P,).
 
@@ -131,13 +128,13 @@ def _bootstrap(
             # The sums only need the number of times that each patient is sampled.
             weights[:, group, members] = random.multinomial(len(members), np.full(len(members), 1 / len(members)), size)
         effects.append(_describe(weights, sums)[2])
-    found = np.concatenate(effects)
-    found[~np.isfinite(found)] = np.nan
-    unknown = np.isnan(found).all(0)
+    samples = np.concatenate(effects)
+    samples[~np.isfinite(samples)] = np.nan
+    unknown = np.isnan(samples).all(0)
     # ``nanpercentile`` warns about columns that are all NaN, so these get an arbitrary number.
-    found[:, unknown] = 0
-    low, high = np.nanpercentile(found, [2.5, 97.5], axis=0)
-    return np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)
+    samples[:, unknown] = 0
+    low, high = np.where(unknown, np.nan, np.nanpercentile(samples, [2.5, 97.5], axis=0))
+    return low, high
 
 
 def _permute(is_second: np.ndarray, values: np.ndarray, n: int, random: np.random.Generator) -> np.ndarray:
