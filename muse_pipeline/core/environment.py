@@ -31,15 +31,10 @@ def examine_environment() -> list[Finding]:
     return [
         Finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         _find_openslide(),
-        *(
-            _find_package(topic, name)
-            for topic, name in (
-                ("reader tiffslide", "tiffslide"),
-                ("reader image", "pillow"),
-                ("JPEG tiles", "simplejpeg"),
-                ("JPEG 2000 tiles", "imagecodecs"),
-            )
-        ),
+        _find_package("reader tiffslide", "tiffslide"),
+        _find_package("reader image", "pillow"),
+        _find_package("JPEG tiles", "simplejpeg"),
+        _find_package("JPEG 2000 tiles", "imagecodecs"),
         *_find_runtimes(),
         _find_gpus(),
         _find_package("training", "torch", remedy="not installed; install the extra `train` to train models"),
@@ -123,10 +118,7 @@ def choose_start_method() -> str:
 
 
 def lock_file(file: IO[bytes], shared: bool = False) -> None:
-    """Lock an open file, not opened elsewhere in this process, against other processes until it is closed.
-
-    Several processes may hold a ``shared`` lock at the same time; Windows has no such locks.
-    """
+    """Lock a file, opened only once in this process, against others until it is closed; Windows ignores ``shared``."""
     try:
         import fcntl
     except ImportError:  # Windows; a locked byte cannot be read there, so lock one far beyond the end of the file
@@ -188,10 +180,9 @@ _POSITION = Lock()  # guards the position of an open file, which all threads sha
 
 
 def link_folder(link: Path, target: str, folder: Path) -> None:
-    """Make a symbolic link with the content ``target``, which may be relative to the link's later location.
+    """Link to ``target``, which may be relative to the link's later location; or else copy ``folder``, the same folder.
 
-    If that is not allowed, make a folder with hard links or copies of the files of ``folder``, the same folder as
-    ``target`` at its present location.
+    Where links are not allowed, a folder with hard links or copies of the files is made.
     """
     try:
         link.symlink_to(target, target_is_directory=True)

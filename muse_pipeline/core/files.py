@@ -152,18 +152,14 @@ def _find_full_disk(error: OSError | RuntimeError, folder: Path) -> str | None:
     with suppress(FileNotFoundError):  # no disk has room for temporary files
         folders.append(Path(tempfile.gettempdir()).resolve())
     disks = [next(parent for parent in (path, *path.parents) if os.path.ismount(parent)) for path in folders]
-    fullest = min(disks, key=_free_bytes)
+    n_free, fullest = min((shutil.disk_usage(disk).free, disk) for disk in disks)
     if number == errno.EDQUOT:
         where = f"your quota on {disks[0]} is exceeded, in bytes or in files"
-    elif _free_bytes(fullest) > PLENTY_BYTES:  # the full disk is a different one, for example that of a log
+    elif n_free > PLENTY_BYTES:  # the full disk is a different one, for example that of a log
         where = "a disk that it writes or logs to is full"
     else:
-        where = f"{fullest} has {_free_bytes(fullest) / 1e6:,.1f} MB free"
+        where = f"{fullest} has {n_free / 1e6:,.1f} MB free"
     return f"({os.strerror(number)}): {where}; make room and run the same command again (finished results are kept)"
-
-
-def _free_bytes(folder: Path) -> int:
-    return shutil.disk_usage(folder).free
 
 
 def _write_error(folder: Path) -> int | None:
@@ -214,10 +210,7 @@ def iterate_rows(path: Path) -> Iterator[tuple[int, list[str], str | None]]:
 
 
 def read_rows(path: Path, columns: str) -> tuple[str | None, list[tuple[int, list[str]]]]:
-    """Return the separator and the rows of a table, as from ``iterate_rows``; the first row is the header.
-
-    An error about an empty table lists the ``columns`` that are needed.
-    """
+    """The separator and the rows of a table, as from ``iterate_rows``; an error lists the ``columns`` of the header."""
     if not (rows := list(iterate_rows(path))):
         raise LabelError(f"{path}: is empty; give columns {columns}")
     return rows[0][2], [(number, cells) for number, cells, _ in rows]

@@ -110,10 +110,7 @@ class RegionArea:
 
 @dataclass(frozen=True)
 class Band:
-    """Areas within ``um`` of the border of the tissue regions, on each side of it.
-
-    With ``region``, they are areas within ``um`` of the border of this class alone.
-    """
+    """Areas within ``um`` of the border of the tissue regions, or of one ``region`` alone, on each side of it."""
 
     um: int
     inside_mm2: Number

@@ -115,10 +115,7 @@ def list_counts(counts: Mapping[str, int]) -> str:
 
 
 def shape_to_geojson(shape: BaseGeometry) -> dict[str, Any]:
-    """Convert a shape to a GeoJSON geometry; a multipolygon of one part becomes a polygon.
-
-    QuPath 0.4 and 0.5 reject a file that contains a multipolygon of one part.
-    """
+    """Convert a shape to a GeoJSON geometry; QuPath 0.4 and 0.5 reject a multipolygon of one part."""
     if shape.geom_type == "MultiPolygon" and len(shape.geoms) == 1:
         shape = shape.geoms[0]
     return json.loads(shapely.to_geojson(shape))

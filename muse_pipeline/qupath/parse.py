@@ -90,10 +90,7 @@ def loads(text: bytes) -> Any:
 
 
 def _read_head(file: BinaryIO) -> tuple[bytes, bool]:
-    """Read up to the ``[`` before the first feature, and tell whether each feature seems to have its own line.
-
-    If no line ends in ``[``, returns the first lines and False.
-    """
+    """Read up to a ``[`` at the end of a line, and tell whether each feature seems to have its own line."""
     head = b""
     while len(head) < _LONGEST_HEAD and (line := file.readline()):
         head += line

@@ -260,10 +260,9 @@ class ClassArea:
 
 
 def write_class_areas(path: Path | str, areas: Sequence[ClassArea], info: SlideInfo, made_by: str) -> None:
-    """Write areas as locked annotations, one per line, with positions from the scanner's bounds as in QuPath.
+    """Write areas as locked annotations, one per line, with positions to 0.1 px from the scanner's bounds.
 
-    Positions are rounded to 0.1 px. Equal areas with equal ``made_by``, such as the checksum of a model, have equal
-    ids.
+    Equal areas with equal ``made_by``, such as the checksum of a model, have equal ids.
     """
     x, y = qupath_offset_px(info.bounds)
     namespace = _make_id(info, made_by)

@@ -79,15 +79,9 @@ def write_geojson(
 ) -> dict[str, Any]:
     """Write the nuclei of a slide for QuPath and ``<name>.provenance.json``, and return the content of the latter.
 
-    Args:
-        nuclei_path: path of ``nuclei.parquet``.
-        info: header of the slide.
-        output: path that ends in ``.geojson.gz``, or in ``.geojson`` for an uncompressed file.
-        frame: origin of positions, "qupath" or "openslide", as in ``coords.qupath_offset_px``.
-        max_features: number of nuclei above which ``<name>.part-001.geojson.gz`` and so on are written as well, each
-            with at most this number.
-        threads: number of threads that render and compress; it does not change the bytes.
-        measurements: further numeric columns to write as measurements in QuPath.
+    Positions count from the origin of the ``frame``, as in ``coords.qupath_offset_px``. If there are more nuclei than
+    ``max_features``, ``<name>.part-001.geojson.gz`` and so on are written as well, each with at most this number. The
+    columns ``measurements`` are written in addition to those of ``measurements_of``.
     """
     output = Path(output)
     provenance = _read_provenance(nuclei_path, info)
@@ -229,12 +223,9 @@ _AT_ONCE = 2_048  # nuclei rendered together; at some 1,400 bytes each, they fit
 class FeatureRenderer:
     """Renders tables with ``COLUMNS``, and perhaps some of ``OPTIONAL``, as features, joined by ``SEPARATOR``.
 
-    If the table has ``POSITIVE``, classes are derived from those of the model, such as "Epithelial: Positive".
-
-    Args:
-        classes: classes in the order of their labels; other labels are written without classification.
-        run: string that identifies slide and model; the same run and centroid give the same id.
-        offset_px: (x, y) offset subtracted from every position.
+    Labels are indices of ``classes``; other labels are written without classification. If the table has ``POSITIVE``,
+    classes are derived from those of the model, such as "Epithelial: Positive". The same centroid in the same ``run``,
+    which identifies slide and model, has the same id. The offset (x, y) is subtracted from every position.
     """
 
     def __init__(self, classes: Sequence[NucleusClass], run: str, offset_px: tuple[int, int]):

@@ -364,10 +364,7 @@ def counted(slides: Iterable[SlideResult], stain: str = HE) -> list[SlideResult]
 
 
 def score_total(slides: Iterable[SlideResult]) -> dict[str, Any] | None:
-    """Percentage of positive nuclei and scores of all counted slides of immunohistochemistry; None without such slides.
-
-    The keys are those of ``counts.score``, and ``n_nuclei``, ``n_positive``, ``n_slides`` and ``tissue_mm2``.
-    """
+    """``counts.score`` and sums over all counted slides of immunohistochemistry; None without such slides."""
     scored = counted(slides, IHC)
     if not scored:
         return None

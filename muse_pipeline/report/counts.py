@@ -65,10 +65,7 @@ def _index_regions(table: pa.Table, names: Sequence[str]) -> np.ndarray:
 
 
 def score(counts: Sequence[int]) -> dict[str, float | int | None]:
-    """Percentage of positive cells, H-score (0 to 300) and Allred score (0 to 8); None if there are no cells.
-
-    The ``counts`` are the numbers of cells of intensity 0, 1+, 2+ and 3+.
-    """
+    """Percentage of positive cells, H-score and Allred score (None without cells) of counts of 0, 1+, 2+ and 3+."""
     n, n_positive = sum(counts), sum(counts[1:])
     if not n:
         return {"percent_positive": None, "h_score": None, "allred": None}
@@ -84,10 +81,9 @@ def score(counts: Sequence[int]) -> dict[str, float | int | None]:
 
 
 def score_values(intensities: dict[str, Sequence[int]] | None, area: str = "") -> dict[str, float | int | None]:
-    """Columns of a table for one area: scores of every compartment, and counts of nuclei by intensity.
+    """Columns of a table with scores of every compartment, and the counts from ``count_intensities`` by intensity.
 
-    The counts by compartment are from ``count_intensities``. The names of the columns end with the tissue region
-    ``area``, which is "" for the slide or an annotation.
+    Their names end with the tissue region ``area``, which is "" for the slide or an annotation.
     """
     values: dict[str, float | int | None] = {}
     end = f"_in_{one_line(area)}" if area else ""
@@ -170,10 +166,7 @@ def per_mm2(n: int | None, mm2: float | None) -> float | None:
 def count_in_annotations(
     nuclei: Path, annotations: Sequence[RoiAnnotation], classes: Sequence[NucleusClass], with_positive: bool
 ) -> list[dict[str, Any]]:
-    """Name, areas and counted nuclei of each annotation, for ``summary.json``; a nucleus may count in several of them.
-
-    With ``with_positive``, the table has a column ``positive``, and its positive nuclei are counted too.
-    """
+    """Name, areas and nuclei of each annotation, for ``summary.json``; a nucleus may count in several of them."""
     if not annotations:
         return []
     n_by_class = np.zeros((len(annotations), len(classes) + 1), int)  # the last column counts nuclei without a class

@@ -18,10 +18,7 @@ NUMBERS_AT_ONCE = 1 << 20  # a small table is read several columns at a time
 
 
 def stream_positions(path: Path, *columns: str, counted_only: bool = False) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield xy (n, 2) float64 in level-0 px and each numeric column (n,) of a table, in batches of bounded size.
-
-    With ``counted_only``, only the nuclei that are in totals are yielded.
-    """
+    """Yield xy (n, 2) float64 in level-0 px and each numeric column (n,) of a table, in batches of bounded size."""
     names, iterate = ["x", "y", *columns], parquet.iterate_counted
     for table in iterate(path, names) if counted_only else parquet.iterate_rows(path, parquet.ROW_GROUP, names):
         yield _positions(table), *(to_numpy(table[name]) for name in columns)
@@ -121,10 +118,13 @@ def choose_fields(grid: DensityGrid) -> list[Field]:
     if max(grid.size_um) <= FIELD_CELLS * CELL_UM:
         return [Field(WHOLE, (0.0, 0.0))]
     median, upper = np.percentile(total[total > 0], [50, 75])
+    share = counts / np.maximum(total, 1)
+    # Shannon entropy of the classes, rounded so that ties are the same on every machine.
+    entropy = np.round(-(share * np.log(np.where(share > 0, share, 1))).sum(0), 6)
     wishes = {
         "densest": total,
         # Among equally mixed fields the densest is chosen.
-        "most mixed": np.where(total >= upper, _entropy(counts) + 1e-6 * total / total.max(), 0),
+        "most mixed": np.where(total >= upper, entropy + 1e-6 * total / total.max(), 0),
         "typical density": 1 / (1 + np.abs(total - median)),
     }
     free, reach = total > 0, FIELD_CELLS - 1
@@ -135,9 +135,3 @@ def choose_fields(grid: DensityGrid) -> list[Field]:
             fields.append(Field(caption, (column * CELL_UM, row * CELL_UM)))
             free[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1] = False
     return fields
-
-
-def _entropy(counts: np.ndarray) -> np.ndarray:
-    """Shannon entropy of the classes in each field, rounded so that ties are the same on every machine."""
-    share = counts / np.maximum(counts.sum(0), 1)
-    return np.round(-(share * np.log(np.where(share > 0, share, 1))).sum(0), 6)

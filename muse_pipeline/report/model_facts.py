@@ -20,6 +20,10 @@ PAGES = {  # captions of files in the run's folder
 
 def card_facts(card: Mapping[str, Any]) -> dict[str, str | list[str]]:
     """The facts in a model's card by name, each as a text or a list of lines; missing ones are left out."""
+    if card.get("refine"):
+        outlines = f"refined by a second network, trained on {TRAINING_DATA}"
+    else:
+        outlines = f"moved by up to {card['snap_um']:g} µm to the nearest edge" if card.get("snap_um") else None
     facts = {
         "Classes": [kind["name"] for kind in card.get("classes", [])],
         "Validated in": [f"{name}: {', '.join(organs)}" for name, organs in organs_of(card).items() if organs],
@@ -29,7 +33,7 @@ def card_facts(card: Mapping[str, Any]) -> dict[str, str | list[str]]:
         "Precision": card.get("precision"),
         "Threshold": _number(card.get("threshold")),
         "Stain normalisation": _colour(card.get("colour") or {}),
-        "Outlines": _outlines(card),
+        "Outlines": outlines,
         "Training data": card.get("training_data"),
         "Measured": [f"{name}: {_number(value)}" for name, value in sorted((card.get("metrics") or {}).items())],
         "Limits": card.get("limits"),
@@ -37,12 +41,6 @@ def card_facts(card: Mapping[str, Any]) -> dict[str, str | list[str]]:
         "Made from": [f"{name.replace('_', ' ')}: {text}" for name, text in sorted((card.get("source") or {}).items())],
     }
     return {term: content for term, content in facts.items() if content}
-
-
-def _outlines(card: Mapping[str, Any]) -> str | None:
-    if card.get("refine"):
-        return f"refined by a second network, trained on {TRAINING_DATA}"
-    return f"moved by up to {card['snap_um']:g} µm to the nearest edge" if card.get("snap_um") else None
 
 
 def _colour(colour: Mapping[str, Any]) -> str | None:

@@ -172,11 +172,7 @@ NAMED = 3  # maximum number of slides that a line names
 
 
 def summarise_flags(slides: Sequence[SlideResult], most: int = 12) -> list[str]:
-    """At most ``most`` lines about slides whose results need a check.
-
-    Each kind of warning, and each organ without validated classes, has a line. If there is room, a line for each reason
-    follows it.
-    """
+    """At most ``most`` lines about slides whose results need a check, by kind, with reasons if there is room."""
     by_kind: dict[str, dict[str, list[str]]] = {}
     reasons_of = [(slide, find_reasons(slide)) for slide in slides]
     for kind, texts in KINDS.items():

@@ -205,13 +205,7 @@ _SUBPIXEL_BITS = 4
 
 
 def draw_field(
-    store: Store,
-    nuclei: Path,
-    field: Field,
-    classes: Sequence[NucleusClass],
-    path: Path,
-    *,
-    column: str = "label",
+    store: Store, nuclei: Path, field: Field, classes: Sequence[NucleusClass], path: Path, *, column: str = "label"
 ) -> dict[str, int]:
     """Write a PNG of the part of a field on the slide, with its nuclei, a scale bar, a legend and a caption.
 

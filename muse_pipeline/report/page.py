@@ -20,28 +20,12 @@ from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import ARTEFACTS
 from muse_pipeline.inference.doubts import has_classes, list_unvalidated
 from muse_pipeline.qupath.write import copy_import_script
+from muse_pipeline.report import cohort, notices
 from muse_pipeline.report.album import EMBEDDED_SLIDES, Album
-from muse_pipeline.report.cohort import (
-    SlideResult,
-    by_model,
-    class_names,
-    classified,
-    counted,
-    describe_model,
-    describe_total,
-    score_total,
-    summarise_cohort,
-)
+from muse_pipeline.report.cohort import SlideResult
 from muse_pipeline.report.costs import COLUMNS, step_costs
 from muse_pipeline.report.counts import per_mm2, region_values, score_values
 from muse_pipeline.report.model_facts import card_facts, pretraining_facts
-from muse_pipeline.report.notices import (
-    describe_unknown_organs,
-    list_warnings,
-    rank_slides,
-    summarise_failures,
-    summarise_flags,
-)
 from muse_pipeline.report.plots import describe_plots, group_color
 from muse_pipeline.report.slide_card import add_up, describe_card
 
@@ -119,7 +103,7 @@ def _row(slide: SlideResult) -> dict[str, Any]:
         "step": slide.step,
         "reason": one_line(slide.reason),
         "appearance": slide.appearance,
-        "warnings": " | ".join(map(one_line, list_warnings(slide))),
+        "warnings": " | ".join(map(one_line, notices.list_warnings(slide))),
         "left_out": _left_out(slide),
         "path": slide.path,
         "patient": one_line(slide.patient),
@@ -219,7 +203,7 @@ def _annotation_rows(slide: SlideResult) -> list[dict[str, Any]]:
 
 def _class_columns(slides: Sequence[SlideResult]) -> list[str]:
     """Names of the columns for number, percentage and density of every class."""
-    names = list(map(one_line, class_names(slides)))
+    names = list(map(one_line, cohort.class_names(slides)))
     return [f"{quantity}_{name}" for quantity in ("nuclei", "percent", "nuclei_per_mm2") for name in names]
 
 
@@ -252,24 +236,21 @@ def write_report(
 ) -> list[str]:
     """Write the page, the tables and the import script for QuPath, and return lines that summarise the cohort.
 
-    Args:
-        slides: outcomes of all slides, from ``gather_cohort``.
-        results: folder with a folder per slide.
-        page: path of report.html.
-        table: path of cohort.tsv; roi.tsv is written next to it.
-        pretraining: folder of the cohort's pretraining run, if any.
-        statistics: path of statistics.tsv, written by ``muse statistics``, if any.
-        no_model: reason why there was no model for detection; "" if there was one.
-        threads: number of slides whose pictures are reduced at the same time.
+    The ``slides`` are from ``gather_cohort``. roi.tsv is written next to ``table``, which is cohort.tsv. The page shows
+    a ``pretraining`` run and the table ``statistics`` of ``muse statistics`` if there are any. ``no_model`` is the
+    reason why there was no model for detection, and pictures of several slides are reduced at the same time by
+    ``threads``.
     """
     write_table(slides, table)
     write_roi_table(slides, table.with_name("roi.tsv"))
     write_page(slides, page, pretraining, statistics, threads)
     copy_import_script(results / "qupath")
-    failures = [] if no_model else summarise_failures(slides)  # without a model all slides fail for the same reason
-    total = [describe_total(slides)] if len(classified(slides)) < sum(bool(slide.summary) for slide in slides) else []
-    lines = [f"{summarise_cohort(slides)}; see {page}", *total, *failures]
-    return [*lines, *summarise_flags(slides, MOST_LINES - len(lines))]
+    # Without a model, all slides fail for the same reason.
+    failures = [] if no_model else notices.summarise_failures(slides)
+    n_finished = sum(bool(slide.summary) for slide in slides)
+    total = [cohort.describe_total(slides)] if len(cohort.classified(slides)) < n_finished else []
+    lines = [f"{cohort.summarise_cohort(slides)}; see {page}", *total, *failures]
+    return [*lines, *notices.summarise_flags(slides, MOST_LINES - len(lines))]
 
 
 def write_page(
@@ -286,33 +267,33 @@ def write_page(
     """
     from muse_pipeline.report.html import write_html  # loads jinja2
 
-    entries, album = rank_slides(slides), Album(path, embedded=len(slides) <= EMBEDDED_SLIDES)
+    entries, album = notices.rank_slides(slides), Album(path, embedded=len(slides) <= EMBEDDED_SLIDES)
     ranked = [entry.slide for entry in entries]
     finished = [slide for slide in ranked if slide.summary]
-    models = by_model(finished)
-    of_models = "; ".join(map(describe_model, models)) if len(models) > 1 else ""
+    models = cohort.by_model(finished)
+    of_models = "; ".join(map(cohort.describe_model, models)) if len(models) > 1 else ""
     of_models = of_models and f"Nuclei were found by different models, whose numbers may not be comparable: {of_models}"
     write_html(
         path,
         "report.html",
-        outcome=summarise_cohort(slides),
+        outcome=cohort.summarise_cohort(slides),
         entries=entries,
         notices=[(entry, notice) for entry in entries for notice in entry.notices],
-        of_cohort=list(filter(None, [describe_unknown_organs(slides), of_models])),
+        of_cohort=list(filter(None, [notices.describe_unknown_organs(slides), of_models])),
         n_finished=len(finished),
         has_failed=any(slide.status == "failed" for slide in slides),
-        counted=_sum_models(counted(ranked)),
-        classified=_sum_models(classified(ranked)),
-        n_lacking_organ=sum(slide.lacks_organ for slide in classified(ranked)),
-        scored=score_total(ranked),
-        total=describe_total(ranked),
+        counted=_sum_models(cohort.counted(ranked)),
+        classified=_sum_models(cohort.classified(ranked)),
+        n_lacking_organ=sum(slide.lacks_organ for slide in cohort.classified(ranked)),
+        scored=cohort.score_total(ranked),
+        total=cohort.describe_total(ranked),
         seconds=sum(slide.seconds for slide in slides),
         statistics=read_statistics(statistics) if statistics else None,
         album=album,
         open_slides=OPEN_SLIDES,
         has_groups=any(slide.group for slide in slides),
         has_positive=any(slide.positive for slide in slides),
-        class_names=class_names(slide for slide in ranked if slide.positive is None),
+        class_names=cohort.class_names(slide for slide in ranked if slide.positive is None),
         plots=describe_plots(entries),
         cards=map_in_order(lambda entry: describe_card(entry, album), entries, threads),
         cost_columns=COLUMNS,
@@ -323,14 +304,11 @@ def write_page(
 
 
 def _sum_models(slides: Sequence[SlideResult]) -> list[dict[str, Any]]:
-    """Nuclei, area of tissue and classes per model, since numbers of different models may not be comparable.
-
-    If there is only one model, its name is "".
-    """
-    models = by_model(slides)
+    """Nuclei, area of tissue and classes per model, whose numbers may not be comparable; a single model has no name."""
+    models = cohort.by_model(slides)
     return [
         {
-            "name": describe_model(group) if len(models) > 1 else "",
+            "name": cohort.describe_model(group) if len(models) > 1 else "",
             "n_nuclei": sum(slide.n_nuclei for slide in group),
             "tissue_mm2": sum(slide.tissue_mm2 or 0 for slide in group),
             "classes": add_up(slide.summary for slide in group),

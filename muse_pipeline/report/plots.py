@@ -139,7 +139,9 @@ def _strip_plot(title: str, values: np.ndarray, entries: Sequence[ShownSlide], g
     """A plot with a row of dots for every group above a common axis, and its outliers."""
     of_slide = [entry.slide.group for entry in entries]
     names = [name for name in (*groups, "") if name in of_slide]
-    ticks = _ticks(float(np.nanmin(values)), float(np.nanmax(values)))
+    low, middle, high = np.nanpercentile(values, (0, 50, 100))
+    n = count_noun(int(np.isfinite(values).sum()), "slide")
+    ticks = _ticks(float(low), float(high))
 
     def to_x(value: np.ndarray) -> list[float]:
         return np.round(_LEFT + (_RIGHT - _LEFT) * (value - ticks[0]) / (ticks[-1] - ticks[0]), 1).tolist()
@@ -154,27 +156,21 @@ def _strip_plot(title: str, values: np.ndarray, entries: Sequence[ShownSlide], g
         own = [i for i, of in enumerate(of_slide) if of == name and np.isfinite(values[i])]
         if not own:
             continue
-        low, median, high = to_x(np.percentile(values[own], (25, 50, 75)))
+        left, median, right = to_x(np.percentile(values[own], (25, 50, 75)))
         xy = {i: (x[i], round(top + float(y[i]), 1)) for i in own}
         path = "".join(f"M{x:g} {y:g}h0" for i, (x, y) in xy.items() if i not in linked)
         circles = [(entries[i], _text(values[i]), *xy[i], score[i] > FAR) for i in own if i in linked]
-        box = {"low": low, "width": round(max(high - low, 1), 1), "median": median}
+        box = {"low": left, "width": round(max(right - left, 1), 1), "median": median}
         rows.append({"color": group_color(groups, name), "top": top, "path": path, "dots": circles, **box})
     return {
         "title": title,
-        "range": _describe(values),
+        "range": f"{n} from {_text(low)} to {_text(high)}, median {_text(middle)}",
         "height": _ROW * len(names) + _AXIS,
         "ticks": [(at, f"{tick:,.10g}") for at, tick in zip(to_x(np.array(ticks)), ticks, strict=True)],
         "rows": rows,
         "outliers": [(entries[i], _text(values[i])) for i in far[:MOST_NAMED]],
         "n_more": len(far[MOST_NAMED:]),
     }
-
-
-def _describe(values: np.ndarray) -> str:
-    low, middle, high = np.nanpercentile(values, (0, 50, 100))
-    n = int(np.isfinite(values).sum())
-    return f"{count_noun(n, 'slide')} from {_text(low)} to {_text(high)}, median {_text(middle)}"
 
 
 def _text(value: float) -> str:
@@ -191,10 +187,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _class_mix(entries: Sequence[ShownSlide], counts: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:
-    """A column for every slide, divided by class; columns are sorted by group, then by fraction of the first class.
-
-    The ``counts`` (S, C) of nuclei by class are NaN if missing.
-    """
+    """A column for every slide, divided by class; columns are sorted by group, then by fraction of the first class."""
     slides = [entry.slide for entry in entries]
     totals = np.nansum(counts, 1, keepdims=True)
     shares = np.nan_to_num(counts) / np.where(totals > 0, totals, 1)

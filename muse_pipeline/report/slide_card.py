@@ -29,6 +29,8 @@ def describe_card(shown: ShownSlide, album: Album) -> dict[str, Any]:
     slide = shown.slide
     names = class_names([slide])
     artefacts, left_out = _artefacts(slide)
+    counts = slide.intensities["slide"] if slide.intensities else {}
+    scores = {name: score(counts[name]) for name in COMPARTMENTS if sum(counts.get(name, ()))}
     fields = slide.summary["fields"] if slide.summary else ()
     pictures = (
         album.figure(slide.folder / field["picture"], _field_caption(field, slide.info), _OVERLAY_PX)
@@ -38,7 +40,7 @@ def describe_card(shown: ShownSlide, album: Album) -> dict[str, Any]:
         **shown._asdict(),
         "use": describe_use(slide),
         "mpp": " × ".join(f"{mpp:.4g}" for mpp in dict.fromkeys(slide.info.mpp)) if slide.info else "",
-        "scores": _scores(slide.intensities["slide"]) if slide.intensities else "",
+        "scores": "; ".join(f"H-score {s['h_score']:.0f}, Allred {s['allred']} ({name})" for name, s in scores.items()),
         "tma": slide.summary.get("tma") if slide.summary else None,
         "artefacts": artefacts,
         "left_out": left_out,
@@ -89,12 +91,6 @@ def describe_use(slide: SlideResult) -> str:
     return f"{numbers} may be used{condition}{classes}."
 
 
-def _scores(compartments: dict[str, Any]) -> str:
-    """H-score and Allred score of nuclei, and of cytoplasm and membranes if cells were measured."""
-    scores = {name: score(compartments[name]) for name in COMPARTMENTS if sum(compartments.get(name, ()))}
-    return "; ".join(f"H-score {own['h_score']:.0f}, Allred {own['allred']} ({name})" for name, own in scores.items())
-
-
 def _artefacts(slide: SlideResult) -> tuple[str, str]:
     """Area and percentage of the tissue for each kind of artefact, and what is not judged or left out of totals."""
     if slide.artefacts_mm2 is None:
@@ -121,10 +117,9 @@ def _bar_of(slide: SlideResult) -> list[dict[str, Any]]:
 
 def _warnings(shown: ShownSlide) -> Iterator[tuple[str, list[str]]]:
     """Yield the warnings of the steps in two boxes: red for those that a red notice repeats, amber for all others."""
-    warnings = shown.slide.warnings
     red = [notice.sentence for notice in shown.notices if notice.level == RED and notice.word]
-    grave = [warning for warning in warnings if any(warning in sentence for sentence in red)]
-    mild = [warning for warning in warnings if warning not in grave]
+    grave = [warning for warning in shown.slide.warnings if any(warning in sentence for sentence in red)]
+    mild = [warning for warning in shown.slide.warnings if warning not in grave]
     yield from ((level, texts) for level, texts in (("red", grave), ("amber", mild)) if texts)
 
 
@@ -159,14 +154,12 @@ def _field_caption(field: dict[str, Any], info: SlideInfo) -> str:
 
 def _files(slide: SlideResult, album: Album) -> dict[str, Any]:
     """Viewer and result files, each with its address."""
-    if not slide.summary:
-        return {"viewer": "", "files": []}
     files = slide.files
     regions = [files.region_outlines] if slide.regions else []
     artefacts = [files.artefacts] if slide.artefacts_mm2 else []
-    results = [files.geojson, files.nuclei, *regions, *artefacts, files.outline]
+    results = [files.geojson, files.nuclei, *regions, *artefacts, files.outline] if slide.summary else []
     return {
-        "viewer": album.link(files.viewer) if files.viewer.is_file() else "",
+        "viewer": album.link(files.viewer) if slide.summary and files.viewer.is_file() else "",
         "files": [(path.name, album.link(path)) for path in results if path.is_file()],
     }
 

@@ -23,19 +23,8 @@ from muse_pipeline.nuclei.parquet import POSITIVE, footer_checksum, read_provena
 from muse_pipeline.qupath.regions import read_class_areas, read_cores
 from muse_pipeline.report.album import make_thumbnail
 from muse_pipeline.report.counts import count_in_annotations, count_in_regions, count_intensities
-from muse_pipeline.report.density import (
-    DensityGrid,
-    choose_fields,
-    count_nuclei,
-    median_features,
-    stream_positions,
-)
-from muse_pipeline.report.overlays import (
-    LONG_SIDE_PX,
-    draw_density,
-    draw_field,
-    field_size_px,
-)
+from muse_pipeline.report.density import DensityGrid, choose_fields, count_nuclei, median_features, stream_positions
+from muse_pipeline.report.overlays import LONG_SIDE_PX, draw_density, draw_field, field_size_px
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.grid import WindowGrid
 from muse_pipeline.store.store import CHUNK_PX, PYRAMID, Store, open_store
@@ -169,10 +158,7 @@ def _to_level0(rectangles: Sequence | np.ndarray, slide_mpp: tuple[float, float]
 def _draw_fields(
     folder: Path, store: Store, info: SlideInfo, provenance: Provenance, grid: DensityGrid
 ) -> list[dict[str, Any]]:
-    """Draw the chosen fields as ``overlays/1.png`` ...; earlier overlays are replaced all at once.
-
-    Colours distinguish classes, or negative and positive nuclei in immunohistochemistry.
-    """
+    """Draw the chosen fields as ``overlays/1.png`` ...; earlier overlays are replaced all at once."""
     drawn, nuclei = [], SlideFiles(folder).nuclei
     column, classes = "label", provenance.classes
     if provenance.positive_od is not None:

@@ -21,15 +21,7 @@ from muse_pipeline.core.environment import link_folder
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.nuclei.arrow import bytes_to_arrow
 from muse_pipeline.nuclei.parquet import open_nuclei
-from muse_pipeline.scverse.elements import (
-    Array,
-    Elements,
-    NucleiTable,
-    ZarrElements,
-    class_colors,
-    keys_of,
-    open_hdf5,
-)
+from muse_pipeline.scverse.elements import Array, Elements, NucleiTable, ZarrElements, class_colors, keys_of, open_hdf5
 from muse_pipeline.store.store import PYRAMID, open_store
 
 if TYPE_CHECKING:
@@ -42,10 +34,7 @@ VERSION = {"version": "0.3"}  # version of the elements "image" and "shapes"
 
 
 def write_anndata(nuclei: Path, output: Path, patient: str | None, embeddings: Path | None = None) -> None:
-    """Write the nuclei of a slide as AnnData.
-
-    The patient is derived from the slide's name if it is None; ``embeddings`` is a file that ``muse embed`` wrote.
-    """
+    """Write the nuclei of a slide as AnnData; the patient may be derived from the slide's name."""
     table = NucleiTable.open(nuclei, patient, embeddings)
     with complete_file(output) as partial, open_hdf5(partial) as elements:
         write_elements(elements, table, {})
@@ -138,10 +127,7 @@ def _encoding(kind: str, version: str) -> dict[str, Any]:
 def write_spatialdata(
     nuclei: Path, store: Path, output: Path, patient: str | None, embeddings: Path | None = None
 ) -> None:
-    """Write a slide for SpatialData; the position of the ``store`` relative to ``output`` must not change.
-
-    The patient is derived from the slide's name if it is None; ``embeddings`` is a file that ``muse embed`` wrote.
-    """
+    """Write a slide for SpatialData; the position of the ``store`` relative to ``output`` must not change."""
     import zarr  # imported here, because loading takes longer than writing an AnnData file
 
     table, image = NucleiTable.open(nuclei, patient, embeddings), open_store(store)

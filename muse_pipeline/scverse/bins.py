@@ -90,7 +90,9 @@ def read_visium_hd(path: Path) -> Assay:
         positions = pq.read_table(positions_file, columns=columns).to_pandas().set_index("barcode")
         xy_px = positions.reindex(barcodes).to_numpy(float)
         scales = read_json(folder / "spatial/scalefactors_json.json")
-        scale, bin_um = scales["microns_per_pixel"], float(scales.get("bin_size_um") or _bin_um_in(folder.name))
+        stated = re.search(r"square_(\d+)um", folder.name)  # as in "square_008um"
+        bin_um = float(scales.get("bin_size_um") or (stated[1] if stated else 0))
+        scale = scales["microns_per_pixel"]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise LabelError(
             f"{folder}: is not a folder of Visium HD bins ({one_line(error)}); give Space Ranger's `binned_outputs`"
@@ -119,11 +121,6 @@ def _are_genes(names: np.ndarray, types: np.ndarray | None = None) -> np.ndarray
     return by_name if types is None else by_name & (types == GENE_EXPRESSION)
 
 
-def _bin_um_in(name: str) -> str:
-    """The side of a bin that the name of a folder states, as in "square_008um"; "0" if there is none."""
-    return next(iter(re.findall(r"square_(\d+)um", name)), "0")
-
-
 def _unique_names(path: Path, names: Sequence[str], ids: Sequence[str]) -> list[str]:
     """The names of genes, as NAME_ID for genes whose names are equal."""
     often = {name for name, n in Counter(names).items() if n > 1}
@@ -134,7 +131,7 @@ def _unique_names(path: Path, names: Sequence[str], ids: Sequence[str]) -> list[
     for name, own in zip(names, ids, strict=True):
         full = f"{name}_{own}" if name in often else name
         possible = (f"{full}_{number}" if number > 1 else full for number in count(1))
-        unique[next(one for one in possible if one not in unique)] = None
+        unique[next(name for name in possible if name not in unique)] = None
     return list(unique)
 
 
@@ -314,7 +311,7 @@ def write_bins(nuclei: Path, assay: Assay, counts: sparse.csr_matrix, output: Pa
     with complete_file(output) as partial, open_hdf5(partial) as elements:
         begin_anndata(elements)
         write_nuclei_elements(elements, table, {}, "obsm/features")
-        elements.strings("uns/features", [each.name for each in table.features])
+        elements.strings("uns/features", [feature.name for feature in table.features])
         attributes = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": np.array(counts.shape)}
         elements.group("X", attributes)
         for name in ("data", "indices", "indptr"):

@@ -55,10 +55,7 @@ class Measure(NamedTuple):
 
 
 def measure_slides(results: Path, slides: Iterable[str], threads: int) -> tuple[list[Measure], np.ndarray]:
-    """Every measure that any slide has, and the values (S, M) of the slides; NaN if a slide lacks a measure.
-
-    Each thread reads one slide at a time; a million nuclei take 300 MB.
-    """
+    """Every measure that any slide has, and the values (S, M) of the slides; NaN if a slide lacks a measure."""
     rows = list(map_in_order(lambda slide: measure_slide(results / slide), slides, threads))
     measures = list(dict.fromkeys(measure for row in rows for measure in row))
     return measures, np.array([[row.get(measure, np.nan) for measure in measures] for row in rows], float)
@@ -171,10 +168,7 @@ PROVENANCE = ("fingerprint", "model", "features", "versions")
 
 
 def write_cohort(results: Path, rows: Iterable[Mapping[str, Any]], output: Path, threads: int = 1) -> int:
-    """Write ``cohort.h5ad`` with those slides of the sheet's ``rows`` that have nuclei, and return their number.
-
-    The columns ``OF_TABLE`` are taken from the cohort.tsv of the results, if there is one.
-    """
+    """Write ``cohort.h5ad`` with those slides of the sheet's ``rows`` that have nuclei, and return their number."""
     files = CohortFiles(results)
     slides = [row for row in rows if files.slide(row["slide_id"]).nuclei.is_file()]
     if not slides:
@@ -203,10 +197,7 @@ def _read_table(path: Path) -> dict[str, dict[str, str]]:
 
 
 def _write_obs(elements: Elements, slides: Sequence[Mapping[str, Any]], table: Mapping[str, Mapping[str, str]]) -> None:
-    """Write the sheet's columns that contain a value, the patient from the sheet or slide's name, and ``OF_TABLE``.
-
-    Columns that the user added to the sheet are named as in cohort.tsv.
-    """
+    """Write the sheet's columns that contain a value, named as in cohort.tsv, the patient, and ``OF_TABLE``."""
     of_sheet = dict.fromkeys(name for row in slides for name in row if name not in sheet.COLUMNS)
     header = list(next(iter(table.values()), {}))
     taken = header[: max(len(header) - len(of_sheet), 0)]  # the user's own columns are the last of cohort.tsv
@@ -281,20 +272,12 @@ COLUMNS = (
 def compare_cohort(
     results: Path, sheet: Path, group: str, patient: str, output: Path, included: Sequence[str] = (), threads: int = 1
 ) -> list[str]:
-    """Compare the groups of a results folder, and write a row per measure and pair of groups.
+    """Compare the groups of a results folder, write a row per measure and pair of groups, and return a summary.
 
     ``statistics.patients.tsv`` in the same folder has a row per patient, with the group and the means of the slides.
-    Returns sentences about the comparison.
-
-    Args:
-        results: folder of the results.
-        sheet: table with a row per slide.
-        group: column of the groups; slides with an empty cell are left out.
-        patient: column of the patients; if a cell is empty, or there is no column "patient", the patient is taken from
-            the sheet of the run, or else from the slide's name.
-        output: path of ``statistics.tsv``.
-        included: kinds of doubt (``inference.doubts``) that do not exclude a slide or its counts of classes.
-        threads: number of slides that are read at the same time; it does not change the result.
+    Slides with an empty cell in the column ``group`` of the ``sheet`` are left out. If a cell in the column ``patient``
+    is empty, or there is no column "patient", the patient is taken from the sheet of the run, or else from the slide's
+    name. The kinds of doubt ``included`` (``inference.doubts``) do not exclude a slide or its counts of classes.
     """
     groups, patients, organs = read_groups(results, sheet, group, patient)
     files = CohortFiles(results)

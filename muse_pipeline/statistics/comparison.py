@@ -83,11 +83,7 @@ def compare_pairs(values: np.ndarray, groups: list[str]) -> Iterator[tuple[str, 
 def compare_groups(
     values: np.ndarray, is_second: np.ndarray, n_permutations: int = N_PERMUTATIONS, n_bootstraps: int = N_BOOTSTRAPS
 ) -> Difference:
-    """Compare two groups of patients by M measures, given values (P, M), NaN if unknown, and ``is_second`` (P,).
-
-    Random assignments to groups are shared by measures known for the same patients; bootstrap samples are taken within
-    each group.
-    """
+    """Compare two groups of patients by M measures, given values (P, M), NaN if unknown, and ``is_second`` (P,)."""
     random = np.random.default_rng(SEED)
     known = np.isfinite(values)
     offset = np.nanmean(np.where(known.any(0), values, 0), 0)

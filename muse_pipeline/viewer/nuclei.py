@@ -7,13 +7,12 @@ Columns follow one another in a chunk; ``page/nuclei.js`` reads them.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.nuclei import parquet
@@ -60,35 +59,30 @@ def iterate_batches(path: Path, by_stain: bool) -> Iterator[Batch]:
     with parquet.open_nuclei(path) as file:
         names = [name for name in file.schema_arrow.names if name.startswith("prob_")]
     probabilities = names if len(names) > 1 and not by_stain else []
-    first = 0
-    provenance = parquet.read_provenance(path)
+    first, provenance = 0, parquet.read_provenance(path)
     quality = [parquet.QUALITY] if provenance.quality else []
     for table in parquet.iterate_rows(
         path, parquet.ROW_GROUP, ["x", "y", column, "score", *probabilities, "rays", *quality]
     ):
         label, score = to_numpy(table[column]).astype(int), to_numpy(table["score"]).astype(float)
+        sureness = score
+        if probabilities:
+            of_all = np.stack([to_numpy(table[name]) for name in probabilities], 1)
+            sureness = np.where(label < 0, 0.0, of_all[np.arange(len(label)), label.clip(0)]).astype(float)
         yield Batch(
             row=np.arange(first, first + len(table)),
             xy=np.stack([to_numpy(table["x"]), to_numpy(table["y"])], 1),
             label=np.where(label < 0, NO_CLASS, label).astype(np.uint8),
             score=score,
-            sureness=_sureness(table, probabilities, label) if probabilities else score,
+            sureness=sureness,
             rays=lists_to_numpy(table["rays"]),
             is_counted=~parquet.left_out(table, provenance),
         )
         first += len(table)
 
 
-def _sureness(table: pa.Table, probabilities: Sequence[str], label: np.ndarray) -> np.ndarray:
-    of_all = np.stack([to_numpy(table[name]) for name in probabilities], 1)
-    return np.where(label < 0, 0.0, of_all[np.arange(len(label)), label.clip(0)]).astype(float)
-
-
 class ChunkWriter:
-    """Sorts a stream of nuclei into squares of ``CHUNK_UM``, each a script file; memory holds one batch or square.
-
-    The files ``COLUMN_ROW.js`` are in a folder whose name identifies the set of nuclei on the page.
-    """
+    """Sorts nuclei into squares of ``CHUNK_UM``, the files ``COLUMN_ROW.js``; memory holds one batch or square."""
 
     def __init__(self, folder: Path, info: SlideInfo, n_rays: int):
         self.folder, self._side_px = folder, CHUNK_UM / np.asarray(info.mpp)
