@@ -33,7 +33,7 @@ from muse_pipeline.nuclei.parquet import (
     read_provenance,
     read_within,
 )
-from muse_pipeline.qupath.write import BATCH, COLUMNS, OPTIONAL, FeatureFile, FeatureRenderer, encode, split_name
+from muse_pipeline.qupath.write import BATCH, COLUMNS, OPTIONAL, FeatureRenderer, encode, open_features, split_name
 
 NEW_CLASS_RGB = (128, 128, 128)
 Box = tuple[float, float, float, float]
@@ -115,9 +115,9 @@ def write_geojson(nuclei: geopandas.GeoDataFrame, output: Path | str, frame: str
     classes = _all_classes(nuclei, provenance.classes)
     renderer = FeatureRenderer(classes, provenance.run_name, qupath_offset_px(provenance.bounds, frame))
     table = _to_table(_flag_artefacts(nuclei, provenance), [one.name for one in classes])
-    with FeatureFile(output) as file:
+    with open_features(output) as write:
         for start in range(0, len(table), BATCH):
-            file.write(encode(renderer.render(table[start : start + BATCH]), suffix))
+            write(encode(renderer.render(table[start : start + BATCH]), suffix))
 
 
 def _require_provenance(nuclei: geopandas.GeoDataFrame) -> Provenance:

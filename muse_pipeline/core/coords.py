@@ -56,11 +56,9 @@ def xy_to_xy_index(xy: np.ndarray) -> np.ndarray:
 
 
 def qupath_offset_px(bounds: Bounds | None, frame: str = "qupath") -> tuple[int, int]:
-    """(x, y) of the origin of GeoJSON in ``frame``, in absolute level-0 pixels.
+    """(x, y) of the origin of GeoJSON, in absolute level-0 pixels.
 
-    Args:
-        bounds: rectangle declared by the scanner.
-        frame: "qupath" to count from the corner of the bounds, "openslide" to count from the corner of level 0.
+    The frame "qupath" counts from the corner of the scanner's ``bounds``, "openslide" from the corner of level 0.
     """
     if frame not in GEOJSON_FRAMES:
         raise GeoJSONError(f"frame '{frame}' is unknown; choose one of {', '.join(GEOJSON_FRAMES)}")

@@ -19,17 +19,11 @@ PACKAGES = ("numpy", "zarr", "numcodecs", "tifffile", "imagecodecs", "opencv-pyt
 
 @dataclass(frozen=True)
 class Finding:
-    """One package or device that the pipeline may use.
+    """One package or device that the pipeline may use."""
 
-    Attributes:
-        topic: name of the package or device.
-        usable: True if it can be used here.
-        found: versions or amounts; if it cannot be used, the reason and the remedy.
-    """
-
-    topic: str
-    usable: bool
-    found: str
+    topic: str  # name of the package or device
+    usable: bool  # True if it can be used here
+    found: str  # versions or amounts; if it cannot be used, the reason and the remedy
 
 
 def examine_environment() -> list[Finding]:
@@ -37,15 +31,10 @@ def examine_environment() -> list[Finding]:
     return [
         Finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         _find_openslide(),
-        *(
-            _find_package(topic, name)
-            for topic, name in (
-                ("reader tiffslide", "tiffslide"),
-                ("reader image", "pillow"),
-                ("JPEG tiles", "simplejpeg"),
-                ("JPEG 2000 tiles", "imagecodecs"),
-            )
-        ),
+        _find_package("reader tiffslide", "tiffslide"),
+        _find_package("reader image", "pillow"),
+        _find_package("JPEG tiles", "simplejpeg"),
+        _find_package("JPEG 2000 tiles", "imagecodecs"),
         *_find_runtimes(),
         _find_gpus(),
         _find_package("training", "torch", remedy="not installed; install the extra `train` to train models"),
@@ -54,7 +43,11 @@ def examine_environment() -> list[Finding]:
         Finding("packages", True, ", ".join(f"{name} {_version(name) or 'missing'}" for name in PACKAGES)),
         Finding("cores", True, f"{count_cores()} available of {os.cpu_count()}"),
         _find_memory(),
-        _find_memory_limit(),
+        Finding(
+            "memory limit",
+            has_limit := Path("/proc/self/statm").exists(),
+            "applies to processes that open slides" if has_limit else "none on this system for damaged slides",
+        ),
         _find_scratch(),
     ]
 
@@ -125,12 +118,7 @@ def choose_start_method() -> str:
 
 
 def lock_file(file: IO[bytes], shared: bool = False) -> None:
-    """Lock an open file against other processes until it is closed.
-
-    Args:
-        file: a file that is not opened elsewhere in this process.
-        shared: True for a lock that several processes may hold at the same time; ignored on Windows.
-    """
+    """Lock a file, opened only once in this process, against others until it is closed; Windows ignores ``shared``."""
     try:
         import fcntl
     except ImportError:  # Windows; a locked byte cannot be read there, so lock one far beyond the end of the file
@@ -192,13 +180,9 @@ _POSITION = Lock()  # guards the position of an open file, which all threads sha
 
 
 def link_folder(link: Path, target: str, folder: Path) -> None:
-    """Make a symbolic link to a folder or, if that is not allowed, a folder with hard links or copies of its files.
+    """Link to ``target``, which may be relative to the link's later location; or else copy ``folder``, the same folder.
 
-    Args:
-        link: path of the link.
-        target: path that the link contains, which may be relative to the link's later location.
-        folder: path at which the target can be read now; its files are hard-linked or copied from there if the link is
-            not allowed.
+    Where links are not allowed, a folder with hard links or copies of the files is made.
     """
     try:
         link.symlink_to(target, target_is_directory=True)
@@ -276,12 +260,6 @@ def _find_memory() -> Finding:
     limit = _read_text("/sys/fs/cgroup/memory.max").strip()
     usable = min(total, int(limit)) if limit.isdigit() else total
     return Finding("memory", True, f"{usable / 2**30:.1f} GiB usable of {total / 2**30:.1f}")
-
-
-def _find_memory_limit() -> Finding:
-    has_limit = Path("/proc/self/statm").exists()
-    found = "applies to processes that open slides" if has_limit else "none on this system for damaged slides"
-    return Finding("memory limit", has_limit, found)
 
 
 def _find_scratch() -> Finding:

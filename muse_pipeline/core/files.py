@@ -77,12 +77,7 @@ def _make_way(path: Path, partial: Path) -> None:
 
 
 def require_own_folder(path: Path, is_ours: bool = False) -> None:
-    """Check that a folder may be replaced: this package created it, or it is empty.
-
-    Args:
-        path: folder, which need not exist.
-        is_ours: True if this package created the folder.
-    """
+    """Check that a folder, if it exists, may be replaced: this package created it (``is_ours``), or it is empty."""
     if path.is_dir() and any(path.iterdir()) and not is_ours:
         raise OutputError(f"{path}: is a folder that this command did not create; choose another one")
 
@@ -107,8 +102,8 @@ def cache_name(path: Path, how: str) -> str:
     """Name of the cache file for ``path`` when processed as ``how`` describes; changes when ``path`` is rewritten."""
     import hashlib
 
-    found = path.stat()
-    return hashlib.sha256(f"{path.resolve()} {found.st_size} {found.st_mtime_ns} {how}".encode()).hexdigest()[:16]
+    stat = path.stat()
+    return hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {how}".encode()).hexdigest()[:16]
 
 
 def write_json(path: Path | str, values: Any) -> None:
@@ -157,18 +152,14 @@ def _find_full_disk(error: OSError | RuntimeError, folder: Path) -> str | None:
     with suppress(FileNotFoundError):  # no disk has room for temporary files
         folders.append(Path(tempfile.gettempdir()).resolve())
     disks = [next(parent for parent in (path, *path.parents) if os.path.ismount(parent)) for path in folders]
-    fullest = min(disks, key=_free_bytes)
+    n_free, fullest = min((shutil.disk_usage(disk).free, disk) for disk in disks)
     if number == errno.EDQUOT:
         where = f"your quota on {disks[0]} is exceeded, in bytes or in files"
-    elif _free_bytes(fullest) > PLENTY_BYTES:  # the full disk is a different one, for example that of a log
+    elif n_free > PLENTY_BYTES:  # the full disk is a different one, for example that of a log
         where = "a disk that it writes or logs to is full"
     else:
-        where = f"{fullest} has {_free_bytes(fullest) / 1e6:,.1f} MB free"
+        where = f"{fullest} has {n_free / 1e6:,.1f} MB free"
     return f"({os.strerror(number)}): {where}; make room and run the same command again (finished results are kept)"
-
-
-def _free_bytes(folder: Path) -> int:
-    return shutil.disk_usage(folder).free
 
 
 def _write_error(folder: Path) -> int | None:
@@ -219,12 +210,7 @@ def iterate_rows(path: Path) -> Iterator[tuple[int, list[str], str | None]]:
 
 
 def read_rows(path: Path, columns: str) -> tuple[str | None, list[tuple[int, list[str]]]]:
-    """Return the separator and the rows of a table, as from ``iterate_rows``; the first row is the header.
-
-    Args:
-        path: path of the table.
-        columns: columns that it needs, for the message.
-    """
+    """The separator and the rows of a table, as from ``iterate_rows``; an error lists the ``columns`` of the header."""
     if not (rows := list(iterate_rows(path))):
         raise LabelError(f"{path}: is empty; give columns {columns}")
     return rows[0][2], [(number, cells) for number, cells, _ in rows]

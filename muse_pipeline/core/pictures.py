@@ -24,12 +24,7 @@ def spread_evenly(n: int, n_chosen: int = 6) -> list[int]:
 
 
 def read_rgb(path: Path, remedy: str = "remove it or write it again") -> np.ndarray:
-    """Read a plain picture as (h, w, 3) uint8 RGB.
-
-    Args:
-        path: picture file.
-        remedy: advice for the end of the message if the file is damaged.
-    """
+    """Read a plain picture as (h, w, 3) uint8 RGB; ``remedy`` is the advice of the error if it is damaged."""
     picture = _decode(path, cv2.IMREAD_COLOR)
     if picture is None:
         raise LabelError(f"{path}: not readable as a picture; {remedy}")

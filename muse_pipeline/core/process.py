@@ -70,10 +70,7 @@ def show_progress(unit: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def print_load(work: str, threads: int) -> Iterator[None]:
-    """Print, at the end of the block, the time that ``work`` (a part of a run) took and how busy its threads were.
-
-    Nothing is printed for a block of less than a second, most of which may be spent on starting the threads.
-    """
+    """Print how long ``work`` took and how busy its threads were, at the end of a block of at least a second."""
     started, used = time.monotonic(), time.process_time()
     yield
     seconds, busy = time.monotonic() - started, time.process_time() - used

@@ -36,15 +36,10 @@ class Roi(NamedFile):
 
 @dataclass(frozen=True)
 class Verdict:
-    """Result of the check of a slide's appearance (see ``inference.doubts``).
+    """Result of the check of a slide's appearance (see ``inference.doubts``)."""
 
-    Attributes:
-        verdict: "ok", "flagged", "other stain" or "not known".
-        reasons: sentences that give the reasons; empty for "ok".
-    """
-
-    verdict: str
-    reasons: tuple[str, ...] = ()
+    verdict: str  # "ok", "flagged", "other stain" or "not known"
+    reasons: tuple[str, ...] = ()  # sentences that give the reasons; empty for "ok"
 
     @property
     def is_ihc(self) -> bool:
@@ -58,17 +53,12 @@ class Verdict:
 
 @dataclass(frozen=True)
 class SizeRecord:
-    """Size of the nuclei of a slide, and the warning that follows from it.
+    """Size of the nuclei of a slide, and the warning that follows from it."""
 
-    Attributes:
-        median_area_um2: median area; None if there are no nuclei.
-        mean_class_probability: mean probability of the nuclei's classes; None if there are no nuclei or only one class.
-        doubt: warning; "" if the size is plausible.
-    """
-
-    median_area_um2: Number | None
+    median_area_um2: Number | None  # median area; None if there are no nuclei
+    # mean probability of the nuclei's classes; None if there are no nuclei or only one class
     mean_class_probability: Number | None
-    doubt: str
+    doubt: str  # warning; "" if the size is plausible
 
 
 @dataclass(frozen=True)
@@ -81,48 +71,30 @@ class ClassSizes:
 
 @dataclass(frozen=True)
 class FeatureRecord:
-    """Set of features of the nuclei, with the image and the stains used to measure them.
+    """Set of features of the nuclei, with the image and the stains used to measure them."""
 
-    Attributes:
-        set: name of the set of features.
-        mpp: um per pixel of the image in which they were measured.
-        stains: source and vectors of the stains.
-        n_without_pixels: number of nuclei that contain no pixel centre; None if they were not counted.
-        expand_um: distance by which nuclei are expanded to cells; None if there are no cells.
-    """
-
-    set: str
-    mpp: Number
-    stains: dict[str, Any]
-    n_without_pixels: int | None = None
-    expand_um: Number | None = None
+    set: str  # name of the set of features
+    mpp: Number  # um per pixel of the image in which they were measured
+    stains: dict[str, Any]  # source and vectors of the stains
+    n_without_pixels: int | None = None  # number of nuclei that contain no pixel centre; None if they were not counted
+    expand_um: Number | None = None  # distance by which nuclei are expanded to cells; None if there are no cells
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Artefacts in the tissue.
+    """Artefacts in the tissue."""
 
-    Attributes:
-        mpp: um per pixel at which focus was judged.
-        cell_um: side of the cells in the map of artefacts.
-        model_sha256: checksum of the model that finds all kinds except blurred tissue.
-        area_mm2: area of tissue, keyed by kind of artefact; empty if no artefacts were searched for, and without
-            "blurred" if focus was not judged.
-        asked: kinds that the user asked to leave out of totals.
-        subtract: kinds that totals leave out.
-        n_nuclei: number of nuclei that totals leave out.
-        n_by_class: number of these nuclei, keyed by class.
-        n_by_kind: number of nuclei in artefacts, keyed by kind, whether totals leave them out or not.
-    """
-
-    mpp: Number
-    cell_um: Number
-    model_sha256: str
+    mpp: Number  # um per pixel at which focus was judged
+    cell_um: Number  # side of the cells in the map of artefacts
+    model_sha256: str  # checksum of the model that finds all kinds except blurred tissue
+    # area of tissue, keyed by kind of artefact; empty if no artefacts were searched for, and without "blurred" if
+    # focus was not judged
     area_mm2: dict[str, Number]
-    asked: tuple[str, ...]
-    subtract: tuple[str, ...]
-    n_nuclei: int | None = None
-    n_by_class: dict[str, int] | None = None
+    asked: tuple[str, ...]  # kinds that the user asked to leave out of totals
+    subtract: tuple[str, ...]  # kinds that totals leave out
+    n_nuclei: int | None = None  # number of nuclei that totals leave out
+    n_by_class: dict[str, int] | None = None  # number of these nuclei, keyed by class
+    # number of nuclei in artefacts, keyed by kind, whether totals leave them out or not
     n_by_kind: dict[str, int] | None = None
 
 
@@ -138,10 +110,7 @@ class RegionArea:
 
 @dataclass(frozen=True)
 class Band:
-    """Areas within ``um`` of the border of the tissue regions, on each side of it.
-
-    With ``region``, they are areas within ``um`` of the border of this class alone.
-    """
+    """Areas within ``um`` of the border of the tissue regions, or of one ``region`` alone, on each side of it."""
 
     um: int
     inside_mm2: Number
@@ -160,31 +129,21 @@ class Band:
 
 @dataclass(frozen=True)
 class Regions:
-    """Tissue regions of a slide.
+    """Tissue regions of a slide."""
 
-    Attributes:
-        source: "model", "nuclei" or "drawn".
-        status: "ok" or "failed".
-        reason: reason for a failure; "" if there was none.
-        model: model that mapped the regions, or that found the nuclei from which they were mapped; None for drawn
-            regions and after a failure.
-        file: file with drawn regions; None for others.
-        classes: area of each class; None after a failure.
-        bands: areas along the border; None after a failure.
-        border_mm: length of the border; None after a failure.
-        n_unlike_region: number of nuclei of a class that does not occur in their region; None if not judged.
-        n_judged: number of nuclei in regions whose class does not occur in every region; None if not judged.
-    """
-
-    source: str
-    status: str
-    reason: str
+    source: str  # "model", "nuclei" or "drawn"
+    status: str  # "ok" or "failed"
+    reason: str  # reason for a failure; "" if there was none
+    # model that mapped the regions, or that found the nuclei from which they were mapped; None for drawn regions
+    # and after a failure
     model: NamedFile | None = None
-    file: NamedFile | None = None
-    classes: tuple[RegionArea, ...] | None = None
-    bands: tuple[Band, ...] | None = None
-    border_mm: Number | None = None
+    file: NamedFile | None = None  # file with drawn regions; None for others
+    classes: tuple[RegionArea, ...] | None = None  # area of each class; None after a failure
+    bands: tuple[Band, ...] | None = None  # areas along the border; None after a failure
+    border_mm: Number | None = None  # length of the border; None after a failure
+    # number of nuclei of a class that does not occur in their region; None if not judged
     n_unlike_region: int | None = None
+    # number of nuclei in regions whose class does not occur in every region; None if not judged
     n_judged: int | None = None
 
     @property
@@ -198,78 +157,45 @@ class Provenance:
     """Origin of the nuclei or proposals of a slide: slide, model, settings, versions and doubts.
 
     Fields whose default is None are omitted from a file if they are None.
-
-    Attributes:
-        slide_id: name of the slide in the sheet.
-        fingerprint: a cheap checksum of the content of the slide's file.
-        slide_mpp: (x, y) size of a level-0 pixel in um.
-        mpp_source: description of where ``slide_mpp`` comes from.
-        reader: name of the reader that opened the slide.
-        bounds: non-empty rectangle declared by the scanner, or None.
-        model: model that found the nuclei.
-        card: content of the model's card.
-        provider: provider that ran the model.
-        colour: (3, 4) map that normalises colours for the model; None if the proposer uses none.
-        n_windows: number of windows.
-        full_windows: indices of windows with more nuclei than the model can return.
-        corrupt_fraction: fraction of the tissue that cannot be decoded.
-        versions: versions of packages, keyed by name.
-        tissue_sha256: checksum of the tissue to which nuclei were restricted.
-        refiner_sha256: checksum of the network that refined the outlines.
-        appearance: comparison of the slide with the model's training pictures.
-        positive_od: minimum optical density of a positive nucleus in immunohistochemistry.
-        intensities_od: minimum optical densities of nuclei that are 1+, 2+ and 3+ in immunohistochemistry.
-        third_stain: unit vector of a stain other than haematoxylin and DAB in immunohistochemistry.
-        proposer: settings of the proposer that found the proposals.
-        warnings: warnings of the guard that skips unsuitable windows for a proposer.
-        guarded_windows: number of windows that the guard skipped, keyed by reason.
-        roi: region of interest.
-        regions: tissue regions.
-        quality: artefacts in the tissue.
-        morphology: description of each cluster of nuclei with similar shapes.
-        features: features of the nuclei, and the image and stains with which they were measured.
-        n_repaired_outlines: number of outlines that were repaired.
-        nuclear_size: size of the nuclei.
-        class_sizes: size of the nuclei by class.
-        n_nuclei: number of nuclei in totals; None until the table is complete.
-        n_by_class: number of these nuclei, keyed by class.
-        n_positive: number of positive nuclei in immunohistochemistry.
     """
 
-    slide_id: str
-    fingerprint: str
-    slide_mpp: tuple[Number, Number]
-    mpp_source: str
-    reader: str
-    bounds: Bounds | None
-    model: NamedFile
-    card: dict[str, Any]
-    provider: str
-    colour: Any
+    slide_id: str  # name of the slide in the sheet
+    fingerprint: str  # a cheap checksum of the content of the slide's file
+    slide_mpp: tuple[Number, Number]  # (x, y) size of a level-0 pixel in um
+    mpp_source: str  # description of where ``slide_mpp`` comes from
+    reader: str  # name of the reader that opened the slide
+    bounds: Bounds | None  # non-empty rectangle declared by the scanner, or None
+    model: NamedFile  # model that found the nuclei
+    card: dict[str, Any]  # content of the model's card
+    provider: str  # provider that ran the model
+    colour: Any  # (3, 4) map that normalises colours for the model; None if the proposer uses none
     n_windows: int
-    full_windows: tuple[int, ...]
-    corrupt_fraction: Number
-    versions: dict[str, Any]
-    tissue_sha256: str | None
-    refiner_sha256: str | None = None
-    appearance: Verdict | None = None
-    positive_od: Number | None = None
+    full_windows: tuple[int, ...]  # indices of windows with more nuclei than the model can return
+    corrupt_fraction: Number  # fraction of the tissue that cannot be decoded
+    versions: dict[str, Any]  # versions of packages, keyed by name
+    tissue_sha256: str | None  # checksum of the tissue to which nuclei were restricted
+    refiner_sha256: str | None = None  # checksum of the network that refined the outlines
+    appearance: Verdict | None = None  # comparison of the slide with the model's training pictures
+    positive_od: Number | None = None  # minimum optical density of a positive nucleus in immunohistochemistry
+    # minimum optical densities of nuclei that are 1+, 2+ and 3+ in immunohistochemistry
     intensities_od: tuple[Number, ...] | None = None
+    # unit vector of a stain other than haematoxylin and DAB in immunohistochemistry
     third_stain: tuple[Number, ...] | None = None
-    proposer: dict[str, Any] | None = None
-    warnings: tuple[str, ...] | None = None
-    guarded_windows: dict[str, int] | None = None
+    proposer: dict[str, Any] | None = None  # settings of the proposer that found the proposals
+    warnings: tuple[str, ...] | None = None  # warnings of the guard that skips unsuitable windows for a proposer
+    guarded_windows: dict[str, int] | None = None  # number of windows that the guard skipped, keyed by reason
     roi: Roi | None = None
     regions: Regions | None = None
-    quality: Quality | None = None
-    morphology: tuple[dict[str, Any], ...] | None = None
+    quality: Quality | None = None  # artefacts in the tissue
+    morphology: tuple[dict[str, Any], ...] | None = None  # description of each cluster of nuclei with similar shapes
+    # features of the nuclei, and the image and stains with which they were measured
     features: FeatureRecord | None = None
-    n_repaired_outlines: int | None = None
+    n_repaired_outlines: int | None = None  # number of outlines that were repaired
     nuclear_size: SizeRecord | None = None
-    class_sizes: ClassSizes | None = None
-    n_nuclei: int | None = None
-    n_by_class: dict[str, int] | None = None
-    n_positive: int | None = None
+    class_sizes: ClassSizes | None = None  # size of the nuclei by class
+    n_nuclei: int | None = None  # number of nuclei in totals; None until the table is complete
+    n_by_class: dict[str, int] | None = None  # number of these nuclei, keyed by class
+    n_positive: int | None = None  # number of positive nuclei in immunohistochemistry
 
     @classmethod
     def from_dict(cls, values: Any) -> Provenance:

@@ -68,9 +68,8 @@ _STAIN_OF = {
 def name_organ(text: str) -> str:
     """The name in ``ORGANS`` of the organ in a text, such as "breast" for "Left mamma", "BRCA" or "TCGA-BRCA".
 
-    Returns:
-        The name; "" if the text states that the organ is not known. A text with no term or terms of several organs, or
-        about a metastasis, is returned in lower case, since its tissue may be that of neither.
+    The name is "" if the text states that the organ is not known. A text with no term or terms of several organs, or
+    about a metastasis, is returned in lower case, since its tissue may be that of neither.
     """
     words = _plain_words(text)
     if words in _NOT_KNOWN:

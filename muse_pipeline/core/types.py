@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
@@ -41,15 +41,10 @@ class Frame(StrEnum):
 
 @dataclass(frozen=True)
 class NucleusClass:
-    """A class of nuclei.
+    """A class of nuclei."""
 
-    Attributes:
-        name: name in QuPath.
-        color: (red, green, blue), 0 to 255.
-    """
-
-    name: str
-    color: tuple[int, int, int]
+    name: str  # name in QuPath
+    color: tuple[int, int, int]  # (red, green, blue), 0 to 255
 
     def __post_init__(self) -> None:
         if not all(0 <= part <= 255 for part in self.color):
@@ -96,7 +91,7 @@ class SlideInfo:
     level_downsamples: tuple[tuple[Positive, Positive], ...]
     fingerprint: str
     bounds: Bounds | None = None
-    warnings: tuple[str, ...] = field(default_factory=tuple)
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary."""
@@ -133,8 +128,7 @@ class Slide(Protocol):
     def read_region(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
         """Read ``size`` = (width, height) pixels of ``level`` whose corner is at ``xy_level0`` (absolute level-0 px).
 
-        Returns:
-            (h, w, 3) uint8 RGB; transparent pixels, and those outside the image, are white.
+        The result is (h, w, 3) uint8 RGB; transparent pixels, and those outside the image, are white.
         """
 
     def close(self) -> None:

@@ -78,22 +78,12 @@ def _without_zeros(digits: np.ndarray) -> np.ndarray:
 
 
 _HIGH, _LOW = _high_words(), _low_words()
-
-
 _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 _TEXT_COLUMNS = np.delete(np.arange(36), (8, 13, 18, 23))
 
 
 def uuid5(namespace: uuid.UUID, names: np.ndarray) -> np.ndarray:
-    """The value of ``uuid.uuid5(namespace, name)`` for each name, as text.
-
-    Args:
-        namespace: namespace of all names.
-        names: (N, L) uint8, UTF-8 names of equal length.
-
-    Returns:
-        (N, 36) uint8 ASCII.
-    """
+    """The value of ``uuid.uuid5(namespace, name)`` for names (N, L) uint8 of equal length, as (N, 36) uint8 ASCII."""
     head, text, length = namespace.bytes, names.tobytes(), names.shape[1]
     hashes = [
         hashlib.sha1(head + text[start : start + length], usedforsecurity=False).digest()[:16]

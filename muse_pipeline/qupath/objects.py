@@ -42,17 +42,12 @@ def properties_of(feature: Mapping[str, Any]) -> dict[str, Any]:
     return properties if isinstance(properties, dict) else {}
 
 
-def children_of(feature: Any) -> list[Any]:
-    """The children of a feature: QuPath writes a hierarchy as one object, with the children in its properties."""
+def with_children(feature: Any) -> Iterator[Any]:
+    """Yield a feature, then all features within it: QuPath writes the children of an object in its properties."""
+    yield feature
     properties = properties_of(feature) if isinstance(feature, dict) else {}
     children = properties.get("childObjects", properties.get("children"))
-    return children if isinstance(children, list) else []
-
-
-def with_children(feature: Any) -> Iterator[Any]:
-    """Yield a feature, then all features within it."""
-    yield feature
-    for child in children_of(feature):
+    for child in children if isinstance(children, list) else ():
         yield from with_children(child)
 
 
@@ -84,7 +79,7 @@ def is_called(words: Collection[str], class_name: str | None, name: str | None =
 
     A class derived from "Ignore*", "Region*" or "Tissue", such as "Ignore*: Positive", counts as that class.
     """
-    called = {str(each).rstrip("*") for each in (class_name, name) if each is not None}
+    called = {str(word).rstrip("*") for word in (class_name, name) if word is not None}
     if class_name is not None:
         called |= {class_name.split(":")[0].rstrip("*")} & _WITH_DERIVED
     return not called.isdisjoint(words)
@@ -95,29 +90,22 @@ def why_left_out(
 ) -> np.ndarray:
     """The reason why each object cannot be used, as a noun for ``list_counts``; "" for usable objects.
 
-    Args:
-        shapes: (N,) shapely geometries; None for an object without one.
-        geometries: N geometries as in the file, including their plane in a z-stack or time series.
-        types: N types from ``OBJECT_TYPES``.
-        unwanted: types that are not used.
+    The ``shapes`` (N,) are None for objects without one, the ``geometries`` as in the file, with their plane in a
+    stack. Objects whose type in ``types`` is ``unwanted`` are not used.
     """
     bounds, dimensions = shapely.bounds(shapes), shapely.get_dimensions(shapes)
     # An empty ROI has no positions in QuPath 0.4 and 0.5, and is an outline of a single position in 0.6 and 0.7.
     is_empty = shapely.is_empty(shapes) | ((dimensions == 2) & (bounds[:, :2] == bounds[:, 2:]).all(1))
     reasons = np.where(dimensions == 1, "line", "").astype(object)
     reasons[is_empty] = "empty object"
-    reasons[[not _is_on_first_plane(geometry) for geometry in geometries]] = "object on a plane above 0"
+    planes = [geometry.get("plane") if isinstance(geometry, dict) else None for geometry in geometries]
+    is_above = [isinstance(plane, dict) and bool(plane.get("z") or plane.get("t")) for plane in planes]
+    reasons[is_above] = "object on a plane above 0"  # a bright-field slide has only the plane z = 0, t = 0
     reasons[shapely.is_missing(shapes)] = "object without a shape"
     for index, kind in enumerate(types):
         if kind in unwanted:
             reasons[index] = TYPE_NAMES[kind]
     return reasons
-
-
-def _is_on_first_plane(geometry: Any) -> bool:
-    """True if a geometry is on the plane z = 0, t = 0, the only one of a brightfield slide."""
-    plane = geometry.get("plane") if isinstance(geometry, dict) else None
-    return not isinstance(plane, dict) or not (plane.get("z") or plane.get("t"))
 
 
 def list_counts(counts: Mapping[str, int]) -> str:
@@ -127,10 +115,7 @@ def list_counts(counts: Mapping[str, int]) -> str:
 
 
 def shape_to_geojson(shape: BaseGeometry) -> dict[str, Any]:
-    """Convert a shape to a GeoJSON geometry; a multipolygon of one part becomes a polygon.
-
-    QuPath 0.4 and 0.5 reject a file that contains a multipolygon of one part.
-    """
+    """Convert a shape to a GeoJSON geometry; QuPath 0.4 and 0.5 reject a multipolygon of one part."""
     if shape.geom_type == "MultiPolygon" and len(shape.geoms) == 1:
         shape = shape.geoms[0]
     return json.loads(shapely.to_geojson(shape))

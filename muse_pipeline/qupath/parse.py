@@ -7,7 +7,7 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,7 +21,6 @@ GEOJSON_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".zip")
 GEOMETRIES = frozenset(
     {"Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon", "GeometryCollection"}
 )
-COLLECTION, LIST, ALONE = "FeatureCollection", "list", "document"  # where an item was found
 _LONGEST_HEAD = 1 << 16
 _HEAD = re.compile(rb'(\xef\xbb\xbf)?\s*(\[|\{.*"type"\s*:\s*"FeatureCollection".*"features"\s*:\s*\[)\s*', re.DOTALL)
 
@@ -39,7 +38,7 @@ def open_geojson(path: Path | str) -> Iterator[BinaryIO]:
             file = stack.enter_context(Path(path).open("rb"))
             if file.peek(2).startswith(b"PK"):
                 archive = stack.enter_context(zipfile.ZipFile(file))
-                file = stack.enter_context(open_member(archive, _only_geojson(archive, path)))
+                file = stack.enter_context(_open_member(archive, path))
             if file.peek(2).startswith(b"\x1f\x8b"):
                 file = stack.enter_context(gzip.open(file))
             yield file
@@ -53,44 +52,29 @@ def open_geojson(path: Path | str) -> Iterator[BinaryIO]:
         raise GeoJSONError(f"{path}: cannot be read ({error.strerror}); give the path of a GeoJSON file") from error
 
 
-def open_member(archive: zipfile.ZipFile, name: str) -> BinaryIO:
-    """Open a file in a zip."""
+def _open_member(archive: zipfile.ZipFile, path: Path | str) -> BinaryIO:
+    """Open the GeoJSON file in a zip, which may also contain files that macOS adds."""
+    names = [name for name in archive.namelist() if name.lower().endswith(GEOJSON_SUFFIXES[:-1])]
+    names = [name for name in names if not name.startswith("__MACOSX/")]
+    if len(names) != 1:
+        content = f"{len(names)} GeoJSON files ({', '.join(names[:3])})" if names else "no .geojson or .json file"
+        raise GeoJSONError(f"{path}: the zip contains {content}, expected one; unpack it and give that file")
     try:
-        return archive.open(name)
+        return archive.open(names[0])
     except (NotImplementedError, RuntimeError) as error:
         raise zipfile.BadZipFile(str(error)) from error
-
-
-def list_geojson(archive: zipfile.ZipFile) -> list[str]:
-    """Names of the GeoJSON files in a zip, without those that macOS adds."""
-    names = [name for name in archive.namelist() if name.lower().endswith(GEOJSON_SUFFIXES[:-1])]
-    return [name for name in names if not name.startswith("__MACOSX/")]
-
-
-def _only_geojson(archive: zipfile.ZipFile, path: Path | str) -> str:
-    names = list_geojson(archive)
-    if len(names) != 1:
-        found = f"{len(names)} GeoJSON files ({', '.join(names[:3])})" if names else "no .geojson or .json file"
-        raise GeoJSONError(f"{path}: the zip contains {found}, expected one; unpack it and give that file")
-    return names[0]
 
 
 def iterate_features(path: Path | str) -> Iterator[Any]:
     """Yield the members of a FeatureCollection or array, or the Feature or geometry that is the whole document.
 
-    Each object is followed by its children; none of them is checked.
-
-    Args:
-        path: path of a GeoJSON file: plain, gzip, or a zip that contains only one such file.
+    The file is plain, gzip, or a zip that contains only one such file. Each object is followed by its children; none
+    of them is checked.
     """
     with open_geojson(path) as file:
-        for item, container in iterate_items(file, path):
-            if container == ALONE and not (
-                is_geometry(item) or (isinstance(item, dict) and item.get("type") == "Feature")
-            ):
-                raise GeoJSONError(
-                    f"{path}: neither a FeatureCollection nor a list of features, nor a Feature or geometry"
-                )
+        head, has_lines = _read_head(file)
+        items = _iterate_lines(file, head, path) if has_lines else _parse_document(head + file.read(), path)
+        for item in items:
             yield from with_children(item)
 
 
@@ -105,29 +89,8 @@ def loads(text: bytes) -> Any:
             raise ValueError("nested too deeply") from error
 
 
-def iterate_items(file: BinaryIO, path: Path | str, parse: Callable[[bytes], Any] = loads) -> Iterator[tuple[Any, str]]:
-    """Yield the members of a FeatureCollection or array, or otherwise the whole document.
-
-    Args:
-        file: file of UTF-8 text.
-        path: path of the file, for messages.
-        parse: function that parses a document, or raises ValueError.
-
-    Yields:
-        Each item, with where it was found: ``COLLECTION``, ``LIST`` or ``ALONE``.
-    """
-    head, has_lines = _read_head(file)
-    if has_lines:
-        yield from _iterate_lines(file, head, path, parse)
-    else:
-        yield from _split(_parse_document(head + file.read(), path, parse))
-
-
 def _read_head(file: BinaryIO) -> tuple[bytes, bool]:
-    """Read up to the ``[`` before the first feature, and tell whether each feature seems to have its own line.
-
-    If no line ends in ``[``, returns the first lines and False.
-    """
+    """Read up to a ``[`` at the end of a line, and tell whether each feature seems to have its own line."""
     head = b""
     while len(head) < _LONGEST_HEAD and (line := file.readline()):
         head += line
@@ -147,17 +110,14 @@ def _is_object(text: bytes) -> bool:
         return False
 
 
-def _iterate_lines(
-    file: BinaryIO, head: bytes, path: Path | str, parse: Callable[[bytes], Any]
-) -> Iterator[tuple[Any, str]]:
-    container = COLLECTION if head.rstrip()[:-1].strip(b"\xef\xbb\xbf \t\r\n") else LIST
+def _iterate_lines(file: BinaryIO, head: bytes, path: Path | str) -> Iterator[Any]:
     number, comma = 0, True
     for line in file:
         text = line.strip()
         if text.startswith(b"]"):
             if number and comma:
                 raise GeoJSONError(f"{path}: after feature {number}: a comma before ']'; remove it")
-            yield from _split(_parse_document(head + text + file.read(), path, parse))
+            yield from _parse_document(head + text + file.read(), path)
             return
         if text.startswith(b",") and not comma:
             text, comma = text[1:].lstrip(), True
@@ -168,35 +128,37 @@ def _iterate_lines(
             raise GeoJSONError(f"{path}: feature {number}: no comma before it; add it")
         comma = text.endswith(b",")
         try:
-            feature = parse(text.removesuffix(b","))
+            feature = loads(text.removesuffix(b","))
         except ValueError as error:
             try:  # from here on, features may not have their own lines: parse the rest as one document
-                rest = parse(head + text + b"\n" + file.read())
+                rest = loads(head + text + b"\n" + file.read())
             except ValueError:
                 raise GeoJSONError(f"{path}: feature {number}: not JSON ({error}); export it again") from error
-            yield from _split(rest)
+            yield from _split(rest, path)
             return
-        yield feature, container
+        yield feature
     raise GeoJSONError(f"{path}: ends after feature {number} without ']'; export it again")
 
 
-def _split(document: Any) -> Iterator[tuple[Any, str]]:
+def _split(document: Any, path: Path | str) -> list[Any]:
+    """The members of a FeatureCollection or array, or the Feature or geometry that is the whole document."""
+    if isinstance(document, dict):
+        if document.get("type") == "FeatureCollection" and isinstance(document.get("features"), list):
+            return document["features"]
+        if document.get("type") == "Feature" or is_geometry(document):
+            return [document]
     if isinstance(document, list):
-        yield from ((item, LIST) for item in document)
-        return
-    is_collection = isinstance(document, dict) and document.get("type") == COLLECTION
-    if is_collection and isinstance(document.get("features"), list):
-        yield from ((item, COLLECTION) for item in document["features"])
-    else:
-        yield document, ALONE
+        return document
+    raise GeoJSONError(f"{path}: neither a FeatureCollection nor a list of features, nor a Feature or geometry")
 
 
-def _parse_document(text: bytes, path: Path | str, parse: Callable[[bytes], Any]) -> Any:
+def _parse_document(text: bytes, path: Path | str) -> list[Any]:
     try:
-        return parse(text)
+        document = loads(text)
     except ValueError as error:
         position = getattr(error, "pos", len(text))
         before = text[: position + 1].decode(errors="replace") if position < len(text) else ""
         comma = re.search(r",\s*[\]}]$", before[-100:])
         reason = f"a comma before '{before[-1]}'; remove it" if comma else f"not JSON ({error}); export it again"
         raise GeoJSONError(f"{path}: {reason}") from error
+    return _split(document, path)

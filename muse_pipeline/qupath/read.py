@@ -26,19 +26,12 @@ _COLLECTIONS = [kind for kind in shapely.GeometryType if kind > _POLYGON]
 
 @dataclass(frozen=True, eq=False)
 class NucleusParts:
-    """Points and polygons, each of which is one nucleus.
+    """Points and polygons, each of which is one nucleus."""
 
-    Attributes:
-        path: path of the file.
-        geometry: (P,) points, and valid polygons with an area.
-        owner: (P,) int index of the object to which each part belongs.
-        number: (P,) int position of that object in the file, counted from 1.
-    """
-
-    path: Path | str
-    geometry: np.ndarray
-    owner: np.ndarray
-    number: np.ndarray
+    path: Path | str  # path of the file
+    geometry: np.ndarray  # (P,) points, and valid polygons with an area
+    owner: np.ndarray  # (P,) int index of the object to which each part belongs
+    number: np.ndarray  # (P,) int position of that object in the file, counted from 1
 
     @property
     def is_polygon(self) -> np.ndarray:
@@ -63,32 +56,21 @@ class NucleusParts:
 def split_parts(geometry: np.ndarray, number: np.ndarray, path: Path | str) -> NucleusParts:
     """Split geometries (N,), including multi-geometries, into their points and polygons; lines are left out.
 
-    If the outline of a polygon crosses itself, the nucleus is the largest area that it bounds.
-
-    Args:
-        geometry: geometries of the objects.
-        number: (N,) positions of the objects in the file, counted from 1.
-        path: path of the file.
+    The positions ``number`` (N,) of the objects in the file count from 1. If the outline of a polygon crosses itself,
+    the nucleus is the largest area that it bounds.
     """
-    parts, owner = flatten(geometry)
-    is_nucleus = np.isin(shapely.get_type_id(parts), (_POINT, _POLYGON))
-    parts, owner = parts[is_nucleus], owner[is_nucleus]
-    broken = ~shapely.is_valid(parts)
-    parts[broken] = largest_parts(repair_areas(parts[broken]))
-    found = NucleusParts(path, parts, owner, number[owner])
-    found.reject(
-        found.is_polygon & (shapely.area(parts) == 0), "is a polygon without an area; delete it or draw it again"
-    )
-    return found
-
-
-def flatten(geometry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Split geometries (N,) into points, lines and polygons (P,), and return the index (P,) of the geometry of each."""
     parts, owner = shapely.get_parts(geometry, return_index=True)
     while np.isin(shapely.get_type_id(parts), _COLLECTIONS).any():
         parts, within = shapely.get_parts(parts, return_index=True)
         owner = owner[within]
-    return parts, owner
+    is_nucleus = np.isin(shapely.get_type_id(parts), (_POINT, _POLYGON))
+    parts, owner = parts[is_nucleus], owner[is_nucleus]
+    broken = ~shapely.is_valid(parts)
+    parts[broken] = largest_parts(repair_areas(parts[broken]))
+    nuclei = NucleusParts(path, parts, owner, number[owner])
+    is_empty = nuclei.is_polygon & (shapely.area(parts) == 0)
+    nuclei.reject(is_empty, "is a polygon without an area; delete it or draw it again")
+    return nuclei
 
 
 _BATCH = 8_192
@@ -173,14 +155,12 @@ def to_feature(item: Any) -> dict[str, Any]:
 
 def _build_geometries(features: list[dict[str, Any]], path: Path | str, n_before: int) -> np.ndarray:
     try:
-        texts = np.array(
-            [orjson.dumps(f["geometry"]).decode() if f.get("geometry") else None for f in features], object
-        )
+        texts = [orjson.dumps(f["geometry"]).decode() if f.get("geometry") else None for f in features]
     except TypeError as error:
         raise GeoJSONError(f"{path}: a geometry has a number beyond 64 bits; correct it or export it again") from error
     geometry = shapely.from_geojson(texts, on_invalid="ignore")
-    failed = np.flatnonzero(shapely.is_missing(geometry) & (texts != None))  # noqa: E711 (element by element)
-    if len(failed):
+    failed = [i for i in np.flatnonzero(shapely.is_missing(geometry)) if texts[i] is not None]
+    if failed:
         raise GeoJSONError(
             f"{path}: feature {n_before + failed[0] + 1}: the geometry cannot be built; rings must be closed and have "
             "four positions or more; correct it or export it again"

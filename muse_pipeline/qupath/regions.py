@@ -21,32 +21,19 @@ from muse_pipeline.core.errors import GeoJSONError, LeftOutWarning
 from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.core.geometry import repair_areas
 from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.qupath.objects import (
-    IGNORED,
-    OBJECT_TYPES,
-    OUTSIDE,
-    REGION,
-    TYPE_NAMES,
-    is_called,
-    list_counts,
-    properties_of,
-    read_class_name,
-    read_object_type,
-    shape_to_geojson,
-    why_left_out,
-)
+from muse_pipeline.qupath import objects
 from muse_pipeline.qupath.parse import iterate_features
 from muse_pipeline.qupath.read import GeoJSONObjects, to_feature
-from muse_pipeline.qupath.write import FeatureFile, encode, split_name
+from muse_pipeline.qupath.write import encode, open_features, split_name
 from muse_pipeline.tissue.mask import RoiArea
 from muse_pipeline.tissue.outline import TISSUE_RGB
 from muse_pipeline.tissue.tma import Core
 
 
-def are_called(objects: GeoJSONObjects, words: Collection[str]) -> np.ndarray:
-    """(N,) bool: True for objects whose class, or annotations whose name, is one of ``words`` (``is_called``)."""
-    named = np.where(objects.object_type == "annotation", objects.name, None)
-    return np.array([is_called(words, *pair) for pair in zip(objects.class_name, named, strict=True)], bool)
+def are_called(drawn: GeoJSONObjects, words: Collection[str]) -> np.ndarray:
+    """(N,) bool: True for objects whose class, or annotations whose name, is one of ``words``."""
+    named = np.where(drawn.object_type == "annotation", drawn.name, None)
+    return np.array([objects.is_called(words, *pair) for pair in zip(drawn.class_name, named, strict=True)], bool)
 
 
 def union_of_areas(geometry: np.ndarray) -> BaseGeometry | None:
@@ -76,11 +63,7 @@ def take_out_ignored(shapes: np.ndarray, is_ignored: np.ndarray) -> np.ndarray:
 
 
 def read_roi(path: Path | str, info: SlideInfo) -> BaseGeometry:
-    """Read the region of interest in a GeoJSON file in QuPath's frame.
-
-    Returns:
-        Polygon or multipolygon in absolute level-0 px.
-    """
+    """Read the region of interest in a GeoJSON file in QuPath's frame, as polygons in absolute level-0 px."""
     roi = translate(read_areas(path, info), *qupath_offset_px(info.bounds))
     if not roi.intersects(shapely.box(0, 0, *info.size_px)):
         raise GeoJSONError(
@@ -99,41 +82,33 @@ def describe_roi(path: Path, roi: BaseGeometry, info: SlideInfo) -> dict[str, An
 def read_annotations(path: Path | str, roi: BaseGeometry, info: SlideInfo) -> list[RoiArea]:
     """The areas of the region of interest, including TMA cores, clipped to the slide, in absolute level-0 px.
 
-    Areas outside the slide are left out. An area without a name is named after its class. If it has no class either,
-    it is numbered, as in "ROI 2", among the areas of the file that do not have the class "Ignore".
-
-    Args:
-        path: path of the file.
-        roi: union of the areas, from ``read_roi``; areas of the class "Ignore" are not part of it.
-        info: the slide.
+    Areas outside the slide or ``roi``, which is from ``read_roi``, are left out. An area without a name is named after
+    its class. If it has no class either, it is numbered, as in "ROI 2", among the areas of the file that do not have
+    the class "Ignore".
     """
     areas, _ = _read_shapes(path, (ANNOTATION, CORE))
     on_slide = roi & shapely.box(0, 0, *info.size_px)
-    wanted = [area for area in areas if not area.is_ignored]
-    found = []
-    for number, area in enumerate(wanted, 1):
+    annotations = []
+    for number, area in enumerate((area for area in areas if not area.is_ignored), 1):
         shape = translate(area.shape, *qupath_offset_px(info.bounds)) & on_slide
         if shape.area:
-            found.append(replace(area, shape=shape, name=area.name or area.class_name or f"ROI {number}"))
-    return found
+            annotations.append(replace(area, shape=shape, name=area.name or area.class_name or f"ROI {number}"))
+    return annotations
 
 
 def read_areas(path: Path | str, info: SlideInfo | None = None) -> BaseGeometry:
     """The union of all annotated areas and TMA cores of a GeoJSON file, in the file's pixels.
 
-    Areas of the class "Ignore" are subtracted. Missing cores, other objects, lines, points, empty ROIs and
-    annotations on planes above 0 of a stack are left out, the last four with a warning.
-
-    Args:
-        path: path of the file: plain, gzip or zip.
-        info: the slide, to warn of areas outside it if some are inside; None to skip this check.
+    Areas of the class "Ignore" are subtracted. Missing cores, other objects, lines, points, empty ROIs and annotations
+    on planes above 0 of a stack are left out, the last four with a warning. With ``info``, the function also warns of
+    areas outside the slide if some are inside.
     """
     areas, others = _read_shapes(path, (ANNOTATION, CORE))
     if all(area.is_ignored for area in areas):
         others[f"annotation of class '{IGNORE}'"] = len(areas)
         raise GeoJSONError(
-            f"{path}: holds no polygon for a region of interest (found: {list_counts(others)}); draw it in QuPath as "
-            "an annotation with a closed outline"
+            f"{path}: holds no polygon for a region of interest (found: {objects.list_counts(others)}); draw it in "
+            "QuPath as an annotation with a closed outline"
         )
     for number, area in enumerate(areas, 1):
         if not area.shape.is_valid:
@@ -144,7 +119,7 @@ def read_areas(path: Path | str, info: SlideInfo | None = None) -> BaseGeometry:
         raise GeoJSONError(f"{path}: nothing is left of its areas after subtraction of the class '{IGNORE}'; draw more")
     on_slide = [info is None or _is_on(area, info) for area in areas if not area.is_ignored]
     if 0 < (n_outside := on_slide.count(False)) < len(on_slide):
-        others[OUTSIDE] = n_outside
+        others[objects.OUTSIDE] = n_outside
     _warn_of_left_out(path, others)
     return roi
 
@@ -160,44 +135,38 @@ def _columns(areas: Sequence[RoiArea]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_shapes(path: Path | str, kinds: Collection[str]) -> tuple[list[RoiArea], Counter[str]]:
-    """The areas of a file, in the file's pixels, and the counts of other objects by the reason to leave them out.
-
-    Args:
-        path: path of the file.
-        kinds: object types that count as areas.
-    """
-    features = [to_feature(each) for item in iterate_features(path) for each in _members(item)]
+    """The areas of a file, objects of the types ``kinds``, in the file's pixels; and counts of others by reason."""
+    features = [to_feature(member) for item in iterate_features(path) for member in _members(item)]
     try:
-        types = list(map(read_object_type, features))
-        shapes = np.array([_build_area(*each, kinds) for each in zip(features, types, strict=True)], object)
+        types = list(map(objects.read_object_type, features))
+        shapes = np.array([_build_area(*pair, kinds) for pair in zip(features, types, strict=True)], object)
     except (shapely.errors.GEOSException, TypeError, KeyError, AttributeError) as error:
         raise GeoJSONError(
             f"{path}: is not GeoJSON that can be read ({error}); export the areas from QuPath again"
         ) from error
-    others = [kind for kind in OBJECT_TYPES if kind not in kinds]
-    reasons = why_left_out(shapes, [feature.get("geometry") for feature in features], types, others)
+    others = [kind for kind in objects.OBJECT_TYPES if kind not in kinds]
+    reasons = objects.why_left_out(shapes, [feature.get("geometry") for feature in features], types, others)
     reasons[(reasons == "") & (shapely.get_dimensions(shapes) == 0)] = "point"
-    missing = np.array([properties_of(feature).get("isMissing") is True for feature in features], bool)
+    missing = np.array([objects.properties_of(feature).get("isMissing") is True for feature in features], bool)
     reasons[(reasons == "") & missing] = _MISSING_CORE
-    used = reasons == ""
-    areas = [_describe_area(shapes[index], features[index]) for index in np.flatnonzero(used)]
-    return areas, Counter(reasons[~used].tolist())
+    areas = [_describe_area(shapes[index], features[index]) for index in np.flatnonzero(reasons == "")]
+    return areas, Counter(filter(None, reasons.tolist()))
 
 
 def _members(item: Any) -> Iterator[Any]:
     """Yield the features in nested lists and collections; any other item is yielded unchanged."""
     members = item.get("features") if isinstance(item, dict) else item if isinstance(item, list) else None
-    for member in [] if members is None else members:
-        yield from _members(member)
     if members is None:
         yield item
+    for member in members or ():
+        yield from _members(member)
 
 
 def _describe_area(shape: BaseGeometry, feature: dict[str, Any]) -> RoiArea:
-    properties = properties_of(feature)
+    properties = objects.properties_of(feature)
     classification, name = properties.get("classification"), properties.get("name")
-    class_name = read_class_name(classification)
-    is_ignored = is_called((IGNORE,), class_name, name)
+    class_name = objects.read_class_name(classification)
+    is_ignored = objects.is_called((IGNORE,), class_name, name)
     color = classification.get("color") if isinstance(classification, dict) else None
     is_rgb = isinstance(color, list) and len(color) == 3 and all(isinstance(part, int) for part in color)
     area = RoiArea(name and str(name), class_name, shape, is_ignored)
@@ -206,14 +175,15 @@ def _describe_area(shape: BaseGeometry, feature: dict[str, Any]) -> RoiArea:
 
 def _close_rings(geometry: dict[str, Any]) -> dict[str, Any]:
     """A copy of a geometry in which all rings are closed."""
-    if geometry.get("type") not in {"Polygon", "MultiPolygon"}:
-        return geometry
-    polygons = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
-    closed = [
-        [[*ring, *ring[:1]] if len(ring) > 2 and ring[-1] != ring[0] else ring for ring in polygon]
-        for polygon in polygons
-    ]
-    return {**geometry, "coordinates": closed[0] if geometry["type"] == "Polygon" else closed}
+
+    def close(polygon: list[Any]) -> list[Any]:
+        return [[*ring, *ring[:1]] if len(ring) > 2 and ring[-1] != ring[0] else ring for ring in polygon]
+
+    if geometry.get("type") == "Polygon":
+        return {**geometry, "coordinates": close(geometry["coordinates"])}
+    if geometry.get("type") == "MultiPolygon":
+        return {**geometry, "coordinates": list(map(close, geometry["coordinates"]))}
+    return geometry
 
 
 def _build_area(feature: dict[str, Any], object_type: str, kinds: Collection[str]) -> BaseGeometry | None:
@@ -227,21 +197,15 @@ def _build_area(feature: dict[str, Any], object_type: str, kinds: Collection[str
 
 def _warn_of_left_out(path: Path | str, others: Counter[str]) -> None:
     """Warn of objects that a user may have meant as areas: all except other object types and missing cores."""
-    if meant := {noun: n for noun, n in others.items() if noun not in {*TYPE_NAMES.values(), _MISSING_CORE}}:
-        warnings.warn(f"{path}: left out {list_counts(meant)}", LeftOutWarning, stacklevel=3)
+    if meant := {noun: n for noun, n in others.items() if noun not in {*objects.TYPE_NAMES.values(), _MISSING_CORE}}:
+        warnings.warn(f"{path}: left out {objects.list_counts(meant)}", LeftOutWarning, stacklevel=3)
 
 
 _NAMESPACE = uuid.UUID("5d1b9c1e-6f3c-5b0a-9a53-0f6d1c3f2b7a")
 
 
 def write_outline(path: Path | str, outline: BaseGeometry, info: SlideInfo) -> None:
-    """Write ``tissue.geojson``: one locked annotation, with positions from the scanner's bounds as in QuPath.
-
-    Args:
-        path: path of the file.
-        outline: outline of the tissue, from ``trace_outline``.
-        info: the slide.
-    """
+    """Write ``tissue.geojson``: one locked annotation, with positions from the scanner's bounds as in QuPath."""
     if info.bounds is not None:
         x, y = qupath_offset_px(info.bounds)
         # Rounded again, since subtraction leaves rounding errors beyond the first decimal.
@@ -251,14 +215,7 @@ def write_outline(path: Path | str, outline: BaseGeometry, info: SlideInfo) -> N
 
 
 def write_cores(path: Path | str, cores: Iterable[Core], radius_um: float, info: SlideInfo) -> None:
-    """Write cores of a tissue microarray as QuPath's TMA cores, with positions from the scanner's bounds.
-
-    Args:
-        path: path of the file.
-        cores: the cores, missing ones included.
-        radius_um: radius of all cores.
-        info: the slide.
-    """
+    """Write all cores of a tissue microarray as QuPath's TMA cores, with positions from the scanner's bounds."""
     angle = np.arange(64) * (np.pi / 32)
     circle = np.stack([np.cos(angle), np.sin(angle)], 1) * radius_um
     features = []
@@ -275,7 +232,7 @@ def _make_id(info: SlideInfo, what: str) -> uuid.UUID:
 
 
 def _feature(own_id: uuid.UUID, shape: BaseGeometry, properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "Feature", "id": str(own_id), "geometry": shape_to_geojson(shape), "properties": properties}
+    return {"type": "Feature", "id": str(own_id), "geometry": objects.shape_to_geojson(shape), "properties": properties}
 
 
 def _write(path: Path | str, features: list[dict[str, Any]]) -> None:
@@ -287,7 +244,7 @@ def _write(path: Path | str, features: list[dict[str, Any]]) -> None:
 def read_cores(path: Path, info: SlideInfo) -> tuple[list[RoiArea], list[str]]:
     """The cores in a file from ``write_cores``, in absolute level-0 px, and the names of missing cores."""
     features = list(iterate_features(path))
-    missing = [each["properties"]["name"] for each in features if each["properties"]["isMissing"]]
+    missing = [core["properties"]["name"] for core in features if core["properties"]["isMissing"]]
     if len(missing) == len(features):
         return [], missing
     return read_annotations(path, shapely.box(0, 0, *info.size_px), info), missing
@@ -295,70 +252,55 @@ def read_cores(path: Path, info: SlideInfo) -> tuple[list[RoiArea], list[str]]:
 
 @dataclass(frozen=True, eq=False)
 class ClassArea:
-    """An area of tissue with a class.
+    """An area of tissue with a class."""
 
-    Attributes:
-        class_name: class of the area.
-        color: (r, g, b), 0 to 255.
-        shape: valid polygon in absolute level-0 px.
-    """
-
-    class_name: str
-    color: tuple[int, int, int]
-    shape: BaseGeometry
+    class_name: str  # class of the area
+    color: tuple[int, int, int]  # (r, g, b), 0 to 255
+    shape: BaseGeometry  # valid polygon in absolute level-0 px
 
 
 def write_class_areas(path: Path | str, areas: Sequence[ClassArea], info: SlideInfo, made_by: str) -> None:
-    """Write areas as locked annotations, one per line, with positions from the scanner's bounds as in QuPath.
+    """Write areas as locked annotations, one per line, with positions to 0.1 px from the scanner's bounds.
 
-    Args:
-        path: path that ends in ``.geojson`` or ``.geojson.gz``.
-        areas: areas to write, rounded to 0.1 px.
-        info: the slide.
-        made_by: checksum of the model, or any other text; equal areas with equal ``made_by`` have equal ids.
+    Equal areas with equal ``made_by``, such as the checksum of a model, have equal ids.
     """
     x, y = qupath_offset_px(info.bounds)
     namespace = _make_id(info, made_by)
-    with FeatureFile(Path(path)) as file:
+    with open_features(Path(path)) as write:
         for area in areas:
             shape = shapely.transform(area.shape, lambda xy: np.round(xy - (x, y), 1))
             classification = {"name": area.class_name, "color": list(area.color)}
             properties = {"objectType": ANNOTATION, "classification": classification, "isLocked": True}
             feature = _feature(uuid.uuid5(namespace, shape.wkt), shape, properties)
             text = json.dumps(feature, separators=(",", ":"), ensure_ascii=False).encode()
-            file.write(encode(text, split_name(Path(path))[1]))
+            write(encode(text, split_name(Path(path))[1]))
 
 
 def read_class_areas(path: Path, info: SlideInfo, may_lack: bool = False) -> list[ClassArea]:
     """The annotated areas of a file that have a class, in absolute level-0 px and on the slide.
 
-    Areas of the class "Ignore" are subtracted. "Region*" and "Tissue" are not classes of tissue. Areas without a
-    class or outside the slide are left out with a warning, as are the objects that ``read_areas`` warns of.
-
-    Args:
-        path: path of the file: plain, gzip or zip.
-        info: the slide.
-        may_lack: return an empty list if there is no file or no area.
+    Areas of the class "Ignore" are subtracted. "Region*" and "Tissue" are not classes of tissue. Areas without a class
+    or outside the slide are left out with a warning, as are the objects that ``read_areas`` warns of. With
+    ``may_lack``, the list is empty if there is no file or no area.
     """
     if may_lack and not path.exists():
         return []
     areas, others = _read_shapes(path, (ANNOTATION,))
     areas = [replace(area, shape=shape) for area in areas if (shape := union_of_areas(np.array([area.shape])))]
-    shapes, is_ignored = _columns(areas)
     slide, (x, y) = shapely.box(0, 0, *info.size_px), qupath_offset_px(info.bounds)
-    found = []
+    of_class = []
     drawn = [area for area in areas if not area.is_ignored]
-    for area, kept in zip(drawn, take_out_ignored(shapes, is_ignored), strict=True):
+    for area, kept in zip(drawn, take_out_ignored(*_columns(areas)), strict=True):
         shape = union_of_areas(np.array([translate(kept, x, y) & slide]))
         if area.class_name is None:
             others["area without a class"] += 1
         elif shape is None and not _is_on(area, info):
-            others[OUTSIDE] += 1
-        elif shape is not None and not is_called((REGION, *IGNORED), area.class_name):
-            found.append(ClassArea(area.class_name, area.color, shape))
+            others[objects.OUTSIDE] += 1
+        elif shape is not None and not objects.is_called((objects.REGION, *objects.IGNORED), area.class_name):
+            of_class.append(ClassArea(area.class_name, area.color, shape))
     _warn_of_left_out(path, others)
-    if not found and not may_lack:
+    if not of_class and not may_lack:
         raise GeoJSONError(
             f"{path}: has no area with a class on slide '{info.slide_id}'; draw areas and set their class"
         )
-    return found
+    return of_class

@@ -19,33 +19,25 @@ _FUNCTIONS = "/** Change the open image,"  # start of the functions in the impor
 
 def find_script_folders(home: Path) -> list[Path]:
     """The script folders of all QuPath versions of a user."""
-    found = sorted(each / "scripts/muse" for each in (home / "QuPath").glob("v*") if each.is_dir())
-    if not found:
+    folders = sorted(version / "scripts/muse" for version in (home / "QuPath").glob("v*") if version.is_dir())
+    if not folders:
         raise ConfigError(
             f"{home / 'QuPath'}: has no folder of QuPath 0.4 or later; start QuPath once, or give --output with the "
             "folder that Automate > User scripts > Open script directory shows"
         )
-    return found
+    return folders
 
 
 def write_scripts(folder: Path, muse: Path, config: Path) -> list[Path]:
-    """Write the scripts of QuPath's menu.
-
-    Args:
-        folder: folder to write to.
-        muse: path of the command ``muse``.
-        config: path of the settings for training.
-    """
+    """Write the scripts of QuPath's menu, which run the command ``muse`` and train with the settings ``config``."""
     values = {"@MUSE@": _quote(muse), "@CONFIG@": _quote(config)}
-    written = []
     for name, parts in PARTS.items():
         text = join_parts(*((files("muse_pipeline.qupath") / f"{part}.groovy").read_text("utf-8") for part in parts))
         for mark, value in values.items():
             text = text.replace(mark, value)
         with complete_file(folder / name) as partial:
             partial.write_text(text, encoding="utf-8")
-        written.append(folder / name)
-    return written
+    return [folder / name for name in PARTS]
 
 
 def join_parts(main: str, functions: str, importer: str) -> str:

@@ -7,11 +7,11 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
 from importlib.resources import as_file, files
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,8 @@ from muse_pipeline.core.files import complete_file, remove, write_json
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import NucleusClass, SlideInfo
+from muse_pipeline.nuclei import parquet
 from muse_pipeline.nuclei.arrow import lists_to_numpy, polygons_to_wkb, to_arrow, to_numpy, wkb_to_rings
-from muse_pipeline.nuclei.parquet import (
-    BORDER,
-    CELL_RAYS,
-    CLUSTER,
-    POSITIVE,
-    QUALITY,
-    REGION_PROB,
-    UNLIKE_REGION,
-    iterate_rows,
-    left_out,
-    open_nuclei,
-    read_provenance,
-)
 from muse_pipeline.nuclei.rays import are_clearly_simple, rays_to_rings, rings_to_polygons
 from muse_pipeline.qupath.columns import render_coordinates, render_decimals, render_integers, uuid5
 
@@ -49,43 +37,24 @@ _TAIL = b"\n]}\n"
 _GZIP_LEVEL = 1  # the fastest level of libdeflate that compresses
 
 
-class FeatureFile:
-    """Writes batches of features, one per line; the file appears when the ``with`` block ends without an error."""
+@contextmanager
+def open_features(path: Path) -> Iterator[Callable[[bytes], None]]:
+    """Yield a function that appends a batch of features, one per line, to a file that appears when it is complete.
 
-    def __init__(self, path: Path):
-        self._path, self._suffix = path, split_name(path)[1]
-
-    def __enter__(self) -> FeatureFile:
-        with ExitStack() as stack:
-            partial = stack.enter_context(complete_file(self._path))
-            self._file = stack.enter_context(partial.open("wb"))
-            self._file.write(encode(_HEAD, self._suffix))
-            # The first batch follows a line break, each later batch the whole separator.
-            self._before = encode(SEPARATOR[1:], self._suffix)
-            # ``_end`` runs before the file is closed.
-            stack.push(self._end)
-            self._stack = stack.pop_all()
-        return self
-
-    def write(self, batch: bytes) -> None:
-        """Append features that are joined by ``SEPARATOR`` and were passed through ``encode``."""
-        self._file.write(self._before)
-        self._file.write(batch)
-        self._before = encode(SEPARATOR, self._suffix)
-
-    def __exit__(self, *error: Any) -> bool | None:
-        return self._stack.__exit__(*error)
-
-    def _end(self, *error: Any) -> None:
-        if error[0] is None:
-            self._file.write(encode(_TAIL, self._suffix))
+    The features of a batch are joined by ``SEPARATOR`` and were passed through ``encode``.
+    """
+    suffix = split_name(path)[1]
+    # The first batch follows a line break, each later batch the whole separator.
+    separators = chain([encode(SEPARATOR[1:], suffix)], repeat(encode(SEPARATOR, suffix)))
+    with complete_file(path) as partial, partial.open("wb") as file:
+        file.write(encode(_HEAD, suffix))
+        yield lambda batch: file.writelines([next(separators), batch])
+        file.write(encode(_TAIL, suffix))
 
 
 def encode(text: bytes, suffix: str) -> bytes:
     """The text as stored in a file with ``suffix``: unchanged, or as a gzip member without name and time."""
-    if suffix == ".geojson":
-        return text
-    return imagecodecs.gzip_encode(text, _GZIP_LEVEL)
+    return text if suffix == ".geojson" else imagecodecs.gzip_encode(text, _GZIP_LEVEL)
 
 
 def split_name(path: Path) -> tuple[str, str]:
@@ -108,26 +77,17 @@ def write_geojson(
     threads: int = 1,
     measurements: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Write the nuclei of a slide for QuPath, and a sidecar ``<name>.provenance.json``.
+    """Write the nuclei of a slide for QuPath and ``<name>.provenance.json``, and return the content of the latter.
 
-    Args:
-        nuclei_path: path of ``nuclei.parquet``.
-        info: header of the slide.
-        output: path that ends in ``.geojson.gz``, or in ``.geojson`` for an uncompressed file.
-        frame: origin of positions, "qupath" or "openslide", as in ``coords.qupath_offset_px``.
-        max_features: number of nuclei above which ``<name>.part-001.geojson.gz`` and so on are written as well, each
-            with at most this number.
-        threads: number of threads that render and compress; it does not change the bytes.
-        measurements: further numeric columns to write as measurements in QuPath.
-
-    Returns:
-        The sidecar's content.
+    Positions count from the origin of the ``frame``, as in ``coords.qupath_offset_px``. If there are more nuclei than
+    ``max_features``, ``<name>.part-001.geojson.gz`` and so on are written as well, each with at most this number. The
+    columns ``measurements`` are written in addition to those of ``measurements_of``.
     """
     output = Path(output)
     provenance = _read_provenance(nuclei_path, info)
     offset_px = qupath_offset_px(info.bounds, frame)
     renderer = FeatureRenderer(provenance.classes, provenance.run_name, offset_px)
-    with open_nuclei(nuclei_path) as file:
+    with parquet.open_nuclei(nuclei_path) as file:
         columns = list_columns(file.schema_arrow, measurements)
         n_nuclei = file.metadata.num_rows
     tables = partial(_read_tables, nuclei_path, columns, provenance)
@@ -157,44 +117,35 @@ def write_cells(
     threads: int = 1,
     measurements: Sequence[str] = (),
 ) -> None:
-    """Write the cells of a slide for QuPath, each with its nucleus and with the id of the nucleus.
-
-    Args:
-        nuclei_path: path of a ``nuclei.parquet`` with cells.
-        info: header of the slide.
-        output: path that ends in ``.geojson.gz`` or ``.geojson``.
-        frame: origin of positions, "qupath" or "openslide", as in ``coords.qupath_offset_px``.
-        threads: number of threads that render and compress; it does not change the bytes.
-        measurements: further numeric columns to write as measurements in QuPath.
-    """
+    """Write the cells of a slide for QuPath, each with its nucleus and its id; arguments as in ``write_geojson``."""
     provenance = _read_provenance(nuclei_path, info)
-    with open_nuclei(nuclei_path) as file:
+    with parquet.open_nuclei(nuclei_path) as file:
         schema = file.schema_arrow
-    if CELL_RAYS not in schema.names:
+    if parquet.CELL_RAYS not in schema.names:
         raise NucleiError(f"{nuclei_path}: has no cells; run the slide again with the setting `cells`")
-    tables = partial(_read_tables, nuclei_path, [*list_columns(schema, measurements), CELL_RAYS], provenance)
+    tables = partial(_read_tables, nuclei_path, [*list_columns(schema, measurements), parquet.CELL_RAYS], provenance)
     _write_files(tables, CellRenderer(info, provenance, frame), Path(output), 0, None, threads)
 
 
 def list_columns(schema: pa.Schema, measurements: Sequence[str]) -> list[str]:
     """Columns of a table of nuclei that are written for QuPath, including ``measurements``."""
-    columns = [*COLUMNS, *(name for name in (*OPTIONAL, POSITIVE) if name in schema.names)]
+    columns = [*COLUMNS, *(name for name in (*OPTIONAL, parquet.POSITIVE) if name in schema.names)]
     return columns + [name for name in require_numbers(schema, measurements) if name not in columns]
 
 
 def require_numbers(schema: pa.Schema, names: Sequence[str]) -> Sequence[str]:
     """Require that ``names`` are columns of floating-point numbers, and return each of them once."""
-    known = [field.name for field in schema if pa.types.is_floating(field.type)]
+    columns = [field.name for field in schema if pa.types.is_floating(field.type)]
     for name in names:
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"its numeric columns are {', '.join(known)}"
+        if name not in columns:
+            near = get_close_matches(name, columns, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"its numeric columns are {', '.join(columns)}"
             raise GeoJSONError(f"measurements: the table of nuclei has no numeric column '{name}'; {hint}")
     return list(dict.fromkeys(names))
 
 
 def _read_provenance(nuclei_path: Path | str, info: SlideInfo) -> Provenance:
-    provenance = read_provenance(nuclei_path)
+    provenance = parquet.read_provenance(nuclei_path)
     if provenance.fingerprint != info.fingerprint:
         raise NucleiError(
             f"{nuclei_path}: made from slide '{provenance.slide_id}' with fingerprint {provenance.fingerprint}, "
@@ -207,10 +158,10 @@ def _read_tables(
     nuclei_path: Path | str, columns: list[str], provenance: Provenance, batch_size: int
 ) -> Iterator[pa.Table]:
     """Read the columns of all nuclei; ``quality`` becomes 1 for nuclei that totals leave out, and 0 for others."""
-    for table in iterate_rows(nuclei_path, batch_size, columns):
-        if QUALITY in columns:
-            flags = to_arrow(left_out(table, provenance).astype(float))
-            yield table.set_column(columns.index(QUALITY), QUALITY, flags)
+    for table in parquet.iterate_rows(nuclei_path, batch_size, columns):
+        if parquet.QUALITY in columns:
+            flags = to_arrow(parquet.left_out(table, provenance).astype(float))
+            yield table.set_column(columns.index(parquet.QUALITY), parquet.QUALITY, flags)
         else:
             yield table
 
@@ -237,14 +188,14 @@ def _write_files(
     for stale in [path for path in output.parent.glob("*.part-*") if of_any_number.fullmatch(path.name)]:
         remove(stale)
     batches = map_in_order(lambda table: encode(renderer.render(table), suffix), read_tables(batch_size), threads)
-    with FeatureFile(output) as whole:
+    with open_features(output) as write_to_whole:
         for path in parts:
-            with FeatureFile(path) as part:
+            with open_features(path) as write_to_part:
                 for batch in islice(batches, n_batches):
-                    whole.write(batch)
-                    part.write(batch)
+                    write_to_whole(batch)
+                    write_to_part(batch)
         for batch in batches:  # all of them if there are no parts
-            whole.write(batch)
+            write_to_whole(batch)
     return parts
 
 
@@ -257,11 +208,11 @@ MEASUREMENTS = (
     ("Eccentricity", "eccentricity", 3),
 )
 OPTIONAL = {  # for tables with these columns
-    CLUSTER: ("Morphology cluster", CLUSTER, 1),
-    REGION_PROB: ("Region probability", REGION_PROB, 3),
-    BORDER: ("Border distance um", BORDER, 1),
-    UNLIKE_REGION: ("Unlike region", UNLIKE_REGION, 1),  # 1 if the class does not occur in the region
-    QUALITY: ("In artefact", QUALITY, 1),  # 1 where totals leave a nucleus out
+    parquet.CLUSTER: ("Morphology cluster", parquet.CLUSTER, 1),
+    parquet.REGION_PROB: ("Region probability", parquet.REGION_PROB, 3),
+    parquet.BORDER: ("Border distance um", parquet.BORDER, 1),
+    parquet.UNLIKE_REGION: ("Unlike region", parquet.UNLIKE_REGION, 1),  # 1 if the class does not occur in the region
+    parquet.QUALITY: ("In artefact", parquet.QUALITY, 1),  # 1 where totals leave a nucleus out
 }
 CHOSEN_DIGITS = 4  # digits after the point, for columns that the user chose
 INTENSITIES = (("Negative", 1.25), ("Positive", 0.75))  # QuPath's names, and brightness relative to the class's colour
@@ -272,19 +223,16 @@ _AT_ONCE = 2_048  # nuclei rendered together; at some 1,400 bytes each, they fit
 class FeatureRenderer:
     """Renders tables with ``COLUMNS``, and perhaps some of ``OPTIONAL``, as features, joined by ``SEPARATOR``.
 
-    If the table has ``POSITIVE``, classes are derived from those of the model, such as "Epithelial: Positive".
-
-    Args:
-        classes: classes in the order of their labels; other labels are written without classification.
-        run: string that identifies slide and model; the same run and centroid give the same id.
-        offset_px: (x, y) offset subtracted from every position.
+    Labels are indices of ``classes``; other labels are written without classification. If the table has ``POSITIVE``,
+    classes are derived from those of the model, such as "Epithelial: Positive". The same centroid in the same ``run``,
+    which identifies slide and model, has the same id. The offset (x, y) is subtracted from every position.
     """
 
     def __init__(self, classes: Sequence[NucleusClass], run: str, offset_px: tuple[int, int]):
         self._namespace = uuid.uuid5(NAMESPACE, run)
         self._offset_px = np.asarray(offset_px, float)
-        self._plain = np.array([*(_classification("name", one.name, one.color) for one in classes), b""])
-        self._derived = np.array([text for one in classes for text in _derive(one)] + [b""])
+        self._plain = np.array([*(_classification("name", kind.name, kind.color) for kind in classes), b""])
+        self._derived = np.array([text for kind in classes for text in _derive(kind)] + [b""])
 
     def render(self, table: pa.Table) -> bytes:
         """Render a batch of at least one nucleus as features, in the order of its rows."""
@@ -327,8 +275,8 @@ class FeatureRenderer:
 
     def _render_classifications(self, table: pa.Table) -> np.ndarray:
         texts, number = self._plain, to_numpy(table["label"])
-        if POSITIVE in table.column_names:
-            texts, number = self._derived, 2 * number + to_numpy(table[POSITIVE])
+        if parquet.POSITIVE in table.column_names:
+            texts, number = self._derived, 2 * number + to_numpy(table[parquet.POSITIVE])
         unknown = len(texts) - 1
         text = texts[np.where((number >= 0) & (number < unknown), number, unknown)]
         return text.view(np.uint8).reshape(len(text), -1)
@@ -344,17 +292,14 @@ class CellRenderer(FeatureRenderer):
     @override
     def _render_outlines(self, table: pa.Table) -> list[np.ndarray]:
         nuclei = super()._render_outlines(table)[0]
-        return [
-            self._render_rings(self._cell_rings(table), len(table)),
-            _constant(b'},"nucleusGeometry":{"type":"Polygon","coordinates":[[[', len(table)),
-            nuclei,
-            _constant(b'},"properties":{"objectType":"cell"', len(table)),
-        ]
+        cells = self._render_rings(self._cell_rings(table), len(table))
+        key = _constant(b'},"nucleusGeometry":{"type":"Polygon","coordinates":[[[', len(table))
+        return [cells, key, nuclei, _constant(b'},"properties":{"objectType":"cell"', len(table))]
 
     def _cell_rings(self, table: pa.Table) -> Iterable[tuple[np.ndarray, np.ndarray]]:
         """Outlines of cells, in groups as from ``wkb_to_rings``; the few that are not simple are repaired."""
         xy = np.stack([to_numpy(table["x"]), to_numpy(table["y"])], -1)
-        rings = rays_to_rings(xy, lists_to_numpy(table[CELL_RAYS]), self._info.mpp)
+        rings = rays_to_rings(xy, lists_to_numpy(table[parquet.CELL_RAYS]), self._info.mpp)
         rounded = np.round(rings, 1)
         if are_clearly_simple(rounded).all():
             return [(np.arange(len(rings)), np.concatenate([rounded, rounded[:, :1]], axis=1))]
@@ -367,11 +312,11 @@ def nucleus_ids(run: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return uuid5(uuid.uuid5(NAMESPACE, run), _centroid_names(x, y)).view("S36").ravel()
 
 
-def _derive(one: NucleusClass) -> Iterator[bytes]:
+def _derive(kind: NucleusClass) -> Iterator[bytes]:
     """The derived classes for negative and for positive nuclei of a class, named and coloured as QuPath does."""
-    names = [part.strip() for part in one.name.split(":")]
+    names = [part.strip() for part in kind.name.split(":")]
     for intensity, scale in INTENSITIES:
-        yield _classification("names", [*names, intensity], [min(int(part * scale), 255) for part in one.color])
+        yield _classification("names", [*names, intensity], [min(int(part * scale), 255) for part in kind.color])
 
 
 def _classification(key: str, name: str | list[str], color: Sequence[int]) -> bytes:
@@ -394,7 +339,7 @@ def _centroid_names(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def measurements_of(columns: Sequence[str]) -> tuple[tuple[str, str, int], ...]:
     """For each measurement of a table with ``columns``: name in QuPath, column, and digits after the decimal point."""
-    own = {*COLUMNS, *OPTIONAL, POSITIVE, CELL_RAYS}
+    own = {*COLUMNS, *OPTIONAL, parquet.POSITIVE, parquet.CELL_RAYS}
     chosen = ((name, name, CHOSEN_DIGITS) for name in columns if name not in own)
     return (*MEASUREMENTS, *(entry for name, entry in OPTIONAL.items() if name in columns), *chosen)
 
@@ -405,13 +350,8 @@ def _render_measurements(table: pa.Table) -> list[np.ndarray]:
     for name, column, decimals in measurements_of(table.column_names):
         values = to_numpy(table[column])
         finite = np.isfinite(values)
-        text = np.concatenate(
-            [
-                _constant(f",{json.dumps(name, ensure_ascii=False)}:".encode(), len(table)),
-                render_decimals(np.where(finite, values, 0), decimals),
-            ],
-            axis=1,
-        )
+        key = _constant(f",{json.dumps(name, ensure_ascii=False)}:".encode(), len(table))
+        text = np.concatenate([key, render_decimals(np.where(finite, values, 0), decimals)], axis=1)
         # Each text begins with a comma, which the first measurement of a nucleus must not have.
         text[is_first, 0] = 0
         text[~finite] = 0

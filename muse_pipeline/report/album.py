@@ -20,12 +20,7 @@ UNREADABLE = OSError, ValueError, SyntaxError  # raised by Pillow for files that
 
 
 class Album:
-    """Prepares pictures for a page and links to their files.
-
-    Args:
-        page: path of the page; links are relative to its folder.
-        embedded: True to embed pictures in the page, as JPEG; False to refer to the files.
-    """
+    """Prepares pictures for the page at a path, embedded as JPEG or as links relative to the folder of the page."""
 
     def __init__(self, page: Path, embedded: bool):
         self.folder, self.embedded = page.parent, embedded

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,20 +15,11 @@ from muse_pipeline.cohort.sheet import COLUMNS, read_cells
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import SheetError
 from muse_pipeline.core.files import read_json
-from muse_pipeline.core.provenance import DARK, OTHER_STAIN, NamedFile, Provenance, Roi
+from muse_pipeline.core.provenance import DARK, OTHER_STAIN, NamedFile, Provenance, Quality, Roi
 from muse_pipeline.core.specimen import HE, IHC, name_organ
 from muse_pipeline.core.text import count_noun, one_line
 from muse_pipeline.core.types import ARTEFACTS, FROM_NUCLEI, SlideInfo
-from muse_pipeline.inference.doubts import (
-    OF_CLASSES,
-    OF_NUCLEI,
-    OF_REGIONS,
-    describe_left_out,
-    find_doubts,
-    has_classes,
-    list_unvalidated,
-    reason_left_out,
-)
+from muse_pipeline.inference import doubts
 from muse_pipeline.registration.record import FAILED, read_outcome
 from muse_pipeline.report.counts import score
 from muse_pipeline.report.slide_summary import summarise_slide
@@ -38,6 +29,7 @@ from muse_pipeline.tissue.mask import TissueMask
 
 STATUSES = ("failed", "partial", "empty", "ok")  # in the order in which the page lists them
 MUCH = 0.01  # the report warns if at least this fraction of nuclei is left out because of artefacts
+MOST_GAPS = 5  # maximum number of positions of gaps that a reason lists
 BARE_MM2 = 0.05  # the report warns of a slide with at least this area of tissue but no nucleus
 FOCUS = ARTEFACTS[0]
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
@@ -46,48 +38,33 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SlideResult:
-    """The outcome of one slide.
+    """The outcome of one slide."""
 
-    Attributes:
-        slide_id: name of the slide in the sheet.
-        path: path of the slide's file in the sheet.
-        folder: folder of its results.
-        status: "ok"; "empty" (finished, but there is no tissue or no nucleus); "partial" (finished, with the gaps
-            that ``reason`` describes); "failed" (with ``step`` and ``reason``).
-        step: the step that failed; "" if none did.
-        reason: reason for any status except "ok"; "" if the status is "ok".
-        progress: records of the steps, one per step.
-        patient: patient of the slide in the sheet; "" if none.
-        split: part of the cohort in the sheet, such as "train"; "" if none.
-        group: group in which the report shows the slide; "" if none.
-        own: cells of the columns that the user added to the sheet, keyed by column.
-        info: content of ``slide.json``; None if ``inspect`` did not finish or the file cannot be read.
-        tissue_mm2: area of tissue, without artefacts that are left out; None if there is no readable mask.
-        summary: content of ``summary.json``; None for a failed slide, so that older results are not used.
-        warnings: warnings of the steps.
-        partner: outcome of the registration of the slide's partner (partner.json); None if it has no partner.
-        organ: organ in the sheet; "" if none.
-        included: kinds of doubt (``inference.doubts``) that do not exclude numbers from the totals.
-    """
-
-    slide_id: str
-    path: str
-    folder: Path
+    slide_id: str  # name of the slide in the sheet
+    path: str  # path of the slide's file in the sheet
+    folder: Path  # folder of its results
+    # "ok"; "empty" (finished, but there is no tissue or no nucleus); "partial" (finished, with the gaps that
+    # ``reason`` describes); "failed" (with ``step`` and ``reason``)
     status: str
-    step: str
-    reason: str
-    progress: list[StepRecord]
-    patient: str = ""
-    split: str = ""
-    group: str = ""
+    step: str  # the step that failed; "" if none did
+    reason: str  # reason for any status except "ok"; "" if the status is "ok"
+    progress: list[StepRecord]  # records of the steps, one per step
+    patient: str = ""  # patient of the slide in the sheet; "" if none
+    split: str = ""  # part of the cohort in the sheet, such as "train"; "" if none
+    group: str = ""  # group in which the report shows the slide; "" if none
+    # cells of the columns that the user added to the sheet, keyed by column
     own: dict[str, Any] = field(default_factory=dict)
+    # content of ``slide.json``; None if ``inspect`` did not finish or the file cannot be read
     info: SlideInfo | None = None
+    # area of tissue, without artefacts that are left out; None if there is no readable mask
     tissue_mm2: float | None = None
+    # content of ``summary.json``; None for a failed slide, so that older results are not used
     summary: dict[str, Any] | None = None
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # warnings of the steps
+    # outcome of the registration of the slide's partner (partner.json); None if it has no partner
     partner: dict[str, Any] | None = None
-    organ: str = ""
-    included: Sequence[str] = ()
+    organ: str = ""  # organ in the sheet; "" if none
+    included: Sequence[str] = ()  # kinds of doubt (``inference.doubts``) that do not exclude numbers from the totals
 
     @property
     def files(self) -> SlideFiles:
@@ -112,17 +89,17 @@ class SlideResult:
     @cached_property
     def doubts(self) -> dict[str, str]:
         """The reason for each kind of doubt about the slide's numbers (``inference.doubts``)."""
-        return find_doubts(self.provenance, self.organ) if self.provenance else {}
+        return doubts.find_doubts(self.provenance, self.organ) if self.provenance else {}
 
     @property
     def left_out(self) -> str:
         """A short reason why totals leave out the slide's nuclei; "" if they do not."""
-        return reason_left_out(self.doubts, OF_NUCLEI, self.included)
+        return doubts.reason_left_out(self.doubts, doubts.OF_NUCLEI, self.included)
 
     @property
     def classes_left_out(self) -> str:
         """A short reason why totals leave out the slide's counts of classes; "" if they do not."""
-        return reason_left_out(self.doubts, OF_CLASSES, self.included)
+        return doubts.reason_left_out(self.doubts, doubts.OF_CLASSES, self.included)
 
     @property
     def regions_left_out(self) -> str:
@@ -130,29 +107,30 @@ class SlideResult:
 
         Regions that come from the classes of the nuclei are as doubtful as the classes.
         """
-        kinds = OF_REGIONS | (OF_CLASSES if self.regions and self.regions["source"] == FROM_NUCLEI else {})
-        return reason_left_out(self.doubts, kinds, self.included)
+        of_nuclei = self.regions and self.regions["source"] == FROM_NUCLEI
+        kinds = doubts.OF_REGIONS | (doubts.OF_CLASSES if of_nuclei else {})
+        return doubts.reason_left_out(self.doubts, kinds, self.included)
 
     @property
     def names_left_out(self) -> list[str]:
         """Names of the classes whose counts totals leave out."""
         if not self.classes_left_out:
             return []
-        is_of_organ = self.classes_left_out == OF_CLASSES["organ"]
-        return list_unvalidated(self.provenance, self.organ) if is_of_organ else self.provenance.class_names
+        is_of_organ = self.classes_left_out == doubts.OF_CLASSES["organ"]
+        return doubts.list_unvalidated(self.provenance, self.organ) if is_of_organ else self.provenance.class_names
 
     @property
     def class_counts(self) -> dict[str, int]:
         """Number of nuclei by class, without those left out; empty in immunohistochemistry."""
         if not self.summary or self.positive is not None:
             return {}
-        counts = {each["name"]: each["n_nuclei"] for each in self.summary["classes"]}
+        counts = {entry["name"]: entry["n_nuclei"] for entry in self.summary["classes"]}
         return {name: n for name, n in counts.items() if name not in self.names_left_out}
 
     @property
     def lacks_organ(self) -> bool:
         """True if the slide's organ is not stated, so that its classes may or may not be validated."""
-        return bool(self.summary) and has_classes(self.provenance) and not name_organ(self.organ)
+        return bool(self.summary) and doubts.has_classes(self.provenance) and not name_organ(self.organ)
 
     @property
     def stain(self) -> str:
@@ -166,7 +144,7 @@ class SlideResult:
         """A reason to suspect that a finished slide has more tissue or nuclei than were found; "" if there is none."""
         if not self.summary:
             return ""
-        of_mask = next((one.removeprefix(TISSUE_DOUBT) for one in self.warnings if one.startswith(TISSUE_DOUBT)), "")
+        of_mask = next((text.removeprefix(TISSUE_DOUBT) for text in self.warnings if text.startswith(TISSUE_DOUBT)), "")
         is_bare = self.provenance.n_nuclei == 0 and (self.tissue_mm2 or 0) >= BARE_MM2
         bare = f"no nucleus in {self.tissue_mm2:.3g} mm2 of tissue; is its mpp right?" if is_bare else ""
         return "; ".join(filter(None, [of_mask, bare]))
@@ -192,10 +170,13 @@ class SlideResult:
         return self.summary.get("regions") if self.summary else None
 
     @property
+    def _quality(self) -> Quality | None:
+        return self.provenance.quality if self.provenance else None
+
+    @property
     def artefacts_mm2(self) -> dict[str, float] | None:
         """Area in mm2 of each kind of artefact; None if artefacts were not searched for, or for a failed slide."""
-        quality = self.provenance.quality if self.provenance else None
-        return quality.area_mm2 or None if quality else None
+        return self._quality.area_mm2 or None if self._quality else None
 
     @property
     def left_out_mm2(self) -> float:
@@ -210,12 +191,8 @@ class SlideResult:
     @property
     def n_in_artefacts(self) -> int:
         """Number of nuclei in artefacts, whether totals leave them out or not; 0 for a failed slide."""
-        return sum(self._n_by_kind.values()) if self._n_by_kind else self.n_left_out
-
-    @property
-    def _n_by_kind(self) -> dict[str, int]:
-        quality = self.provenance.quality if self.provenance else None
-        return (quality.n_by_kind or {}) if quality else {}
+        by_kind = self._quality.n_by_kind if self._quality else None
+        return sum(by_kind.values()) if by_kind else self.n_left_out
 
     @property
     def processed_mm2(self) -> float:
@@ -225,40 +202,31 @@ class SlideResult:
     @property
     def artefact_doubt(self) -> str:
         """Describe nuclei in artefacts by their share, and what is out of focus but not left out; "" if that is low."""
-        quality = self.provenance.quality if self.provenance else None
+        quality = self._quality
         if quality is None:
             return ""
-        doubts = []
-        if any(quality.area_mm2.get(kind) for kind in set(quality.asked) - set(quality.subtract)):
-            doubts.append("most of the tissue is out of focus, so nothing is left out for it")
-        shown = set(ARTEFACTS) - set(quality.asked) - set(quality.subtract)
-        doubts += [
-            self._describe_share(quality.subtract, "are in no total"),
-            self._describe_share(shown, "are in the totals"),
-        ]
-        return "; ".join(filter(None, doubts))
-
-    def _describe_share(self, kinds: Collection[str], consequence: str) -> str:
-        """The percentage of nuclei in artefacts of these ``kinds``; "" if it is low."""
-        counts = {kind: n for kind, n in self._n_by_kind.items() if kind in kinds and n}
-        share = sum(counts.values()) / max((self.n_nuclei or 0) + self.n_left_out, 1)
-        return (
-            f"{share:.1%} of the nuclei lie in artefacts ({', '.join(counts)}) and {consequence}"
-            if share >= MUCH
-            else ""
-        )
+        sentences = []
+        requested, subtracted = set(quality.asked), set(quality.subtract)
+        if any(quality.area_mm2.get(kind) for kind in requested - subtracted):
+            sentences.append("most of the tissue is out of focus, so nothing is left out for it")
+        shown = set(ARTEFACTS) - requested - subtracted
+        for kinds, consequence in ((subtracted, "are in no total"), (shown, "are in the totals")):
+            counts = {kind: n for kind, n in (quality.n_by_kind or {}).items() if kind in kinds and n}
+            share = sum(counts.values()) / max((self.n_nuclei or 0) + self.n_left_out, 1)
+            if share >= MUCH:
+                sentences.append(f"{share:.1%} of the nuclei lie in artefacts ({', '.join(counts)}) and {consequence}")
+        return "; ".join(sentences)
 
     @property
     def unjudged(self) -> str:
         """The artefacts for which a finished slide was not searched, with the reason; "" if there are none."""
         if not self.summary:
             return ""
-        quality = self.provenance.quality
-        if quality is None:
+        if self._quality is None:
             return "not sought in this run"
-        if not quality.area_mm2:
+        if not self._quality.area_mm2:
             return "not sought, because the stain is different"
-        return "" if FOCUS in quality.area_mm2 else "focus not judged, because the slide is too coarse"
+        return "" if FOCUS in self._quality.area_mm2 else "focus not judged, because the slide is too coarse"
 
     @property
     def lacks_partner(self) -> str:
@@ -280,38 +248,26 @@ class SlideResult:
         """Time of all steps, in seconds."""
         return sum(record.seconds or 0 for record in self.progress)
 
-    def finished(self, step: str) -> bool:
-        """True if ``step`` succeeded."""
-        return any(record.step == step and record.status == "ok" for record in self.progress)
-
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a resolved sheet.
-
-    Raises:
-        SheetError: the file is not a readable list of rows, each with a valid ``slide_id``.
-    """
+    """The rows of a resolved sheet, each with a valid ``slide_id``."""
     try:
         rows = read_json(path)
     except (OSError, ValueError) as error:
         raise SheetError(f"{path}: not readable as JSON ({error}); write it with `muse sheet --check`") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and _is_row(row) for row in rows):
+    if not isinstance(rows, list) or not all(map(_is_row, rows)):
         raise SheetError(f"{path}: expected a list of rows, each with a slide_id; write it with `muse sheet --check`")
     return rows
 
 
 def read_groups(sheet: Path, column: str) -> dict[str, str]:
-    """The cells that are not empty in a column of the user's sheet, keyed by slide.
-
-    Raises:
-        SheetError: the sheet cannot be read, or lacks ``slide_id`` or the column.
-    """
+    """The cells that are not empty in a column of the user's sheet, keyed by slide."""
     return {slide: row[column] for slide, row in read_cells(sheet, column).items() if row.get(column)}
 
 
-def _is_row(row: dict[str, Any]) -> bool:
+def _is_row(row: Any) -> bool:
     """True if ``slide_id`` can name a folder within the results and ``shards`` is an integer or missing."""
-    name, n_shards = row.get("slide_id"), row.get("shards")
+    name, n_shards = (row.get("slide_id"), row.get("shards")) if isinstance(row, dict) else (None, None)
     is_folder = isinstance(name, str) and name not in {"", ".", ".."} and not set("/\\\0") & set(name)
     return is_folder and len(name.encode(errors="replace")) < 256 and (n_shards is None or type(n_shards) is int)
 
@@ -325,15 +281,11 @@ def gather_cohort(
 ) -> list[SlideResult]:
     """Judge every slide of the resolved sheet, in its order, and write missing or outdated summaries.
 
-    Args:
-        results: folder with a folder per slide.
-        rows: rows of the sheet.
-        no_model: reason why there was no model for detection; "" if there was one.
-        groups: the group of each slide that has one.
-        included: kinds of doubt that do not exclude numbers from the totals.
+    ``no_model`` is the reason why there was no model for detection, ``groups`` has the group of each slide that has
+    one, and the kinds of doubt ``included`` do not exclude numbers from the totals.
     """
-    found = groups or {}
-    return [judge_slide(results, row, no_model, found.get(str(row["slide_id"]), ""), included) for row in rows]
+    group_of = groups or {}
+    return [judge_slide(results, row, no_model, group_of.get(str(row["slide_id"]), ""), included) for row in rows]
 
 
 def judge_slide(
@@ -344,46 +296,58 @@ def judge_slide(
     files = SlideFiles(folder)
     progress = read_progress(folder, int(row["shards"]) if row.get("shards") else None, no_model)
     done = {record.step for record in progress if record.status == "ok"}
-    known = {
-        "slide_id": str(row["slide_id"]),
-        "path": str(row.get("path", "")),
-        "folder": folder,
-        "progress": progress,
-        "patient": str(row.get("patient") or ""),
-        "split": str(row.get("split") or ""),
-        "group": group,
-        "own": {name: cell for name, cell in row.items() if name not in COLUMNS},
-        "organ": str(row.get("organ") or ""),
-        "included": included,
-        "partner": read_outcome(files.partner) if row.get("partner") else None,
-        "info": _read(read_info, files.info) if "inspect" in done else None,
-    }
+    info = _read(read_info, files.info) if "inspect" in done else None
     tissue = _read(TissueMask.load, files.mask) if "tissue" in done else None
-    known["tissue_mm2"] = tissue.area_mm2 if tissue else None
-    known["warnings"] = _gather_warnings(files, known["info"], "tissue" in done)
-    known["warnings"] += [warning for record in progress for warning in record.warnings]
-    problem = first_problem(progress)
-    if problem:
-        return SlideResult(status="failed", step=problem.step, reason=problem.reason, **known)
+    warnings = list(info.warnings) if info else []
+    if "tissue" in done:
+        colour = _read(read_json, files.colour)
+        warnings += colour["warnings"] if colour else ["colour.json cannot be read"]
+    warnings = [*dict.fromkeys(warnings), *(warning for record in progress for warning in record.warnings)]
+    failed = SlideResult(
+        slide_id=str(row["slide_id"]),
+        path=str(row.get("path", "")),
+        folder=folder,
+        status="failed",
+        step="report",
+        reason="",
+        progress=progress,
+        patient=str(row.get("patient") or ""),
+        split=str(row.get("split") or ""),
+        group=group,
+        own={name: cell for name, cell in row.items() if name not in COLUMNS},
+        info=info,
+        tissue_mm2=tissue.area_mm2 if tissue else None,
+        warnings=warnings,
+        partner=read_outcome(files.partner) if row.get("partner") else None,
+        organ=str(row.get("organ") or ""),
+        included=included,
+    )
+    if problem := first_problem(progress):
+        return replace(failed, step=problem.step, reason=problem.reason)
     if tissue is None:
-        reason = f"{files.mask} cannot be read; run the workflow again"
-        return SlideResult(status="failed", step="report", reason=reason, **known)
+        return replace(failed, reason=f"{files.mask} cannot be read; run the workflow again")
     if not files.geojson.is_file():
-        return SlideResult(status="failed", step="geojson", reason=_missing(files.geojson), **known)
+        return replace(failed, step="geojson", reason=_missing(files.geojson))
     try:
         summary = summarise_slide(folder)
         provenance = Provenance.from_dict(summary["provenance"])
     except _UNREADABLE as error:
-        reason = f"results in {folder} cannot be read ({one_line(error)}); run the workflow again"
-        return SlideResult(status="failed", step="report", reason=reason, **known)
-    stale = _find_stale(files, known["info"], tissue, provenance, known["path"])
-    if stale:
-        return SlideResult(status="failed", step="report", reason=stale, **known)
-    known["tissue_mm2"] = max(known["tissue_mm2"] - provenance.left_out_mm2, 0.0)
-    known["warnings"] = _join_reasons(known["warnings"], provenance, known["organ"])
-    gaps, blank = _name_gaps(summary, known["info"]), _name_blank(tissue.area_mm2, summary["n_nuclei"], provenance)
-    status = "partial" if gaps else "empty" if blank else "ok"
-    return SlideResult(status=status, step="", reason=gaps or blank, summary=summary, **known)
+        return replace(failed, reason=f"results in {folder} cannot be read ({one_line(error)}); run the workflow again")
+    if stale := _find_stale(files, info, tissue, provenance, failed.path):
+        return replace(failed, reason=stale)
+    # Flags and doubts come from the provenance, because ledgers of an interrupted run may lack them.
+    verdict = provenance.verdict
+    of_numbers = {} if verdict.verdict == OTHER_STAIN else doubts.find_doubts(provenance, failed.organ)
+    gaps, blank = _name_gaps(summary, info), _name_blank(tissue.area_mm2, summary["n_nuclei"], provenance)
+    return replace(
+        failed,
+        status="partial" if gaps else "empty" if blank else "ok",
+        step="",
+        reason=gaps or blank,
+        summary=summary,
+        tissue_mm2=max(tissue.area_mm2 - provenance.left_out_mm2, 0.0),
+        warnings=list(dict.fromkeys([*failed.warnings, *verdict.sentences(), *of_numbers.values()])),
+    )
 
 
 def summarise_cohort(slides: Sequence[SlideResult]) -> str:
@@ -400,20 +364,17 @@ def counted(slides: Iterable[SlideResult], stain: str = HE) -> list[SlideResult]
 
 
 def score_total(slides: Iterable[SlideResult]) -> dict[str, Any] | None:
-    """Percentage of positive nuclei and scores of all counted slides of immunohistochemistry; None without such slides.
-
-    The keys are those of ``counts.score``, and ``n_nuclei``, ``n_positive``, ``n_slides`` and ``tissue_mm2``.
-    """
-    added = counted(slides, IHC)
-    if not added:
+    """``counts.score`` and sums over all counted slides of immunohistochemistry; None without such slides."""
+    scored = counted(slides, IHC)
+    if not scored:
         return None
-    counts = [slide.intensities["slide"]["nucleus"] for slide in added]
-    by_intensity = [sum(each) for each in zip(*counts, strict=True)]
+    counts = [slide.intensities["slide"]["nucleus"] for slide in scored]
+    by_intensity = [sum(of_slides) for of_slides in zip(*counts, strict=True)]
     return {
         "n_nuclei": sum(by_intensity),
         "n_positive": sum(by_intensity[1:]),
-        "n_slides": len(added),
-        "tissue_mm2": sum(slide.tissue_mm2 or 0 for slide in added),
+        "n_slides": len(scored),
+        "tissue_mm2": sum(slide.tissue_mm2 or 0 for slide in scored),
         **score(by_intensity),
     }
 
@@ -434,8 +395,8 @@ def describe_total(slides: Sequence[SlideResult]) -> str:
         percent = f"{scored['percent_positive']:.1f} %" if scored["n_nuclei"] else "none"
         of = f"{count_noun(scored['n_nuclei'], 'nucleus', 'nuclei')} of {count_noun(scored['n_slides'], 'slide')}"
         texts.append(f"{percent} positive among {of} of immunohistochemistry")
-    texts.append(describe_left_out(slide.left_out for slide in slides))
-    texts.append(describe_left_out((slide.classes_left_out for slide in added), " of the counts of classes"))
+    texts.append(doubts.describe_left_out(slide.left_out for slide in slides))
+    texts.append(doubts.describe_left_out((slide.classes_left_out for slide in added), " of the counts of classes"))
     return "; ".join(filter(None, texts))
 
 
@@ -456,7 +417,8 @@ def describe_model(slides: Sequence[SlideResult]) -> str:
 
 def class_names(slides: Iterable[SlideResult]) -> list[str]:
     """Names of all classes of the cohort, in the order of the models' cards."""
-    return list(dict.fromkeys(each["name"] for slide in slides if slide.summary for each in slide.summary["classes"]))
+    summaries = [slide.summary for slide in slides if slide.summary]
+    return list(dict.fromkeys(entry["name"] for summary in summaries for entry in summary["classes"]))
 
 
 def _read(read: Callable[[Path], T], path: Path) -> T | None:
@@ -465,23 +427,6 @@ def _read(read: Callable[[Path], T], path: Path) -> T | None:
         return read(path)
     except _UNREADABLE:
         return None
-
-
-def _gather_warnings(files: SlideFiles, info: SlideInfo | None, tissue_done: bool) -> list[str]:
-    warnings = list(info.warnings) if info else []
-    if tissue_done:
-        try:
-            warnings += [str(warning) for warning in read_json(files.colour)["warnings"]]
-        except _UNREADABLE:
-            warnings.append("colour.json cannot be read")
-    return list(dict.fromkeys(warnings))
-
-
-def _join_reasons(warnings: list[str], provenance: Provenance, organ: str) -> list[str]:
-    """The warnings, with flags and doubts from the provenance, which ledgers of an interrupted run may lack."""
-    verdict = provenance.verdict
-    doubts = {} if verdict.verdict == OTHER_STAIN else find_doubts(provenance, organ)
-    return list(dict.fromkeys([*warnings, *verdict.sentences(), *doubts.values()]))
 
 
 def _missing(path: Path) -> str:
@@ -507,15 +452,17 @@ def _find_stale(
 
 def _name_gaps(summary: dict[str, Any], info: SlideInfo) -> str:
     """Describe the gaps of a finished slide and their positions in QuPath; "" without gaps."""
-    lacking = {
-        "window": (summary["full_windows_level0"], "held more nuclei than the model can return"),
-        "region": (summary["corrupt_level0"], "could not be decoded"),
-    }
-    return "; ".join(
-        f"{count_noun(len(positions), noun)} {what}, {_name_rectangles(positions, qupath_offset_px(info.bounds))}"
-        for noun, (positions, what) in lacking.items()
-        if positions
-    )
+    left, top = qupath_offset_px(info.bounds)
+    gaps = []
+    for noun, what, rectangles in (
+        ("window", "held more nuclei than the model can return", summary["full_windows_level0"]),
+        ("region", "could not be decoded", summary["corrupt_level0"]),
+    ):
+        positions = [f"{width} x {height} at {x - left}, {y - top}" for x, y, width, height in rectangles[:MOST_GAPS]]
+        more = f" and {len(rectangles) - MOST_GAPS} more" if len(rectangles) > MOST_GAPS else ""
+        if positions:
+            gaps.append(f"{count_noun(len(rectangles), noun)} {what}, in QuPath pixels ({'; '.join(positions)}{more})")
+    return "; ".join(gaps)
 
 
 def _name_blank(tissue_mm2: float | None, n_nuclei: int, provenance: Provenance) -> str:
@@ -527,10 +474,3 @@ def _name_blank(tissue_mm2: float | None, n_nuclei: int, provenance: Provenance)
     if n_nuclei:
         return ""
     return "all nuclei are in artefacts" if provenance.n_left_out else "no nuclei were found"
-
-
-def _name_rectangles(rectangles: Sequence[Sequence[int]], offset_px: tuple[int, int], n_shown: int = 5) -> str:
-    left, top = offset_px
-    shown = "; ".join(f"{width} x {height} at {x - left}, {y - top}" for x, y, width, height in rectangles[:n_shown])
-    more = f" and {len(rectangles) - n_shown} more" if len(rectangles) > n_shown else ""
-    return f"in QuPath pixels ({shown}{more})"

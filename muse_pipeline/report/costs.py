@@ -15,21 +15,13 @@ OTHER, WHOLE = "other", "all"  # rows besides the steps: the rest of a run, such
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a step.
+    """The cost of a step."""
 
-    Attributes:
-        step: name of the step, ``OTHER`` or ``WHOLE``.
-        seconds: wall-clock time, added up over shards even if they ran at the same time.
-        processor_seconds: processor time of all threads.
-        tissue_mm2: area of tissue of the slides on which the step ran.
-        peak_memory_mib: highest peak memory on any slide; None for the row ``OTHER``.
-    """
-
-    step: str
-    seconds: float
-    processor_seconds: float
-    tissue_mm2: float
-    peak_memory_mib: int | None = None
+    step: str  # name of the step, ``OTHER`` or ``WHOLE``
+    seconds: float  # wall-clock time, added up over shards even if they ran at the same time
+    processor_seconds: float  # processor time of all threads
+    tissue_mm2: float  # area of tissue of the slides on which the step ran
+    peak_memory_mib: int | None = None  # highest peak memory on any slide; None for the row ``OTHER``
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -44,25 +36,19 @@ def step_costs(slides: Sequence[SlideResult]) -> list[Cost]:
     """The costs of the steps that ran, summed over their slides, and their total ``WHOLE``; empty if none ran."""
     ran = [(record, slide) for slide in slides for record in slide.progress if record.seconds is not None]
     steps = order_steps({record.step for record, _ in ran})
-    costs = [_add_up(step, [one for one in ran if one[0].step == step]) for step in steps]
+    costs = [_add_up(step, [pair for pair in ran if pair[0].step == step]) for step in steps]
     return [*costs, _add_up(WHOLE, ran)] if ran else []
 
 
 def _add_up(name: str, ran: Sequence[tuple[StepRecord, SlideResult]]) -> Cost:
-    seconds, used = (sum(getattr(one, what) or 0 for one, _ in ran) for what in ("seconds", "processor_seconds"))
+    seconds, used = (sum(getattr(end, what) or 0 for end, _ in ran) for what in ("seconds", "processor_seconds"))
     # The area of a slide counts once, however many of its steps are added up.
     tissue_mm2 = sum({id(slide): slide.processed_mm2 for _, slide in ran}.values())
-    return Cost(name, seconds, used, tissue_mm2, max(one.peak_memory_mib or 0 for one, _ in ran))
+    return Cost(name, seconds, used, tissue_mm2, max(end.peak_memory_mib or 0 for end, _ in ran))
 
 
 def cost_lines(slides: Sequence[SlideResult], seconds: float, processor_seconds: float) -> Iterator[str]:
-    """The costs of a run as lines of text.
-
-    Args:
-        slides: slides of the run.
-        seconds: wall-clock time of the run, from start to end.
-        processor_seconds: processor time of the run, from start to end.
-    """
+    """The costs of a run as lines of text; wall-clock and processor time are those of the run from start to end."""
     *steps, total = step_costs(slides) or [Cost(WHOLE, 0, 0, 0)]
     rest = seconds - total.seconds, processor_seconds - total.processor_seconds
     steps.append(Cost(OTHER, *rest, total.tissue_mm2))

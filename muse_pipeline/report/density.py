@@ -11,48 +11,27 @@ import pyarrow as pa
 
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.features.catalogue import every_feature
+from muse_pipeline.nuclei import parquet
 from muse_pipeline.nuclei.arrow import to_numpy
-from muse_pipeline.nuclei.parquet import (
-    QUALITY,
-    ROW_GROUP,
-    iterate_counted,
-    iterate_rows,
-    left_out,
-    open_nuclei,
-    parse_outlines,
-    read_provenance,
-    read_within,
-)
 
 NUMBERS_AT_ONCE = 1 << 20  # a small table is read several columns at a time
 
 
 def stream_positions(path: Path, *columns: str, counted_only: bool = False) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield xy (n, 2) float64 in level-0 px and each of ``columns`` (n,), in batches of bounded size.
-
-    Args:
-        path: path of the table.
-        columns: names of numeric columns.
-        counted_only: True to yield only the nuclei that are in totals.
-    """
-    names = ["x", "y", *columns]
-    for table in iterate_counted(path, names) if counted_only else iterate_rows(path, ROW_GROUP, names):
+    """Yield xy (n, 2) float64 in level-0 px and each numeric column (n,) of a table, in batches of bounded size."""
+    names, iterate = ["x", "y", *columns], parquet.iterate_counted
+    for table in iterate(path, names) if counted_only else parquet.iterate_rows(path, parquet.ROW_GROUP, names):
         yield _positions(table), *(to_numpy(table[name]) for name in columns)
 
 
 def median_features(path: Path, classes: Sequence[str]) -> dict[str, float]:
-    """The median of every feature in the table, over the nuclei that are in totals.
-
-    Args:
-        path: path of the table.
-        classes: names of the classes of the nuclei.
-    """
-    with open_nuclei(path) as file:
+    """The median of every feature in the table, over the nuclei that are in totals."""
+    with parquet.open_nuclei(path) as file:
         columns, n_rows = file.schema_arrow.names, max(file.metadata.num_rows, 1)
-    names = [each.name for each in every_feature(classes) if each.name in columns]
+    names = [feature.name for feature in every_feature(classes) if feature.name in columns]
     medians, at_once = {}, max(NUMBERS_AT_ONCE // n_rows, 1)
     for start in range(0, len(names), at_once):
-        tables = list(iterate_counted(path, names[start : start + at_once]))
+        tables = list(parquet.iterate_counted(path, names[start : start + at_once]))
         for name in names[start : start + at_once] if tables else ():
             values = np.concatenate([to_numpy(table[name]) for table in tables])
             if np.isfinite(values).any():
@@ -65,15 +44,14 @@ def read_outlines(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Read the nuclei whose centres lie in a rectangle in level-0 px; only row groups that touch it are read.
 
-    Returns:
-        geometry (n,) of shapely polygons in level-0 px, xy (n, 2), ``column`` (n,) int, and (n,) bool, True for nuclei
-        that totals leave out.
+    Returns their polygons (n,) and xy (n, 2) in level-0 px, ``column`` (n,) int, and (n,) bool, True for nuclei that
+    totals leave out.
     """
-    provenance = read_provenance(path)
-    quality = [QUALITY] if provenance.quality else []
-    table = read_within(path, low_xy, high_xy, ["geometry", "x", "y", column, *quality])
-    geometry = parse_outlines(np.array(table["geometry"].to_pylist(), object))
-    return geometry, _positions(table), to_numpy(table[column]).astype(int), left_out(table, provenance)
+    provenance = parquet.read_provenance(path)
+    quality = [parquet.QUALITY] if provenance.quality else []
+    table = parquet.read_within(path, low_xy, high_xy, ["geometry", "x", "y", column, *quality])
+    geometry = parquet.parse_outlines(np.array(table["geometry"].to_pylist(), object))
+    return geometry, _positions(table), to_numpy(table[column]).astype(int), parquet.left_out(table, provenance)
 
 
 def _positions(table: pa.Table) -> np.ndarray:
@@ -87,15 +65,10 @@ FIELD_CELLS = 4  # side of a field in cells: 256 um, which is 512 px at 0.5 um/p
 
 @dataclass(frozen=True)
 class DensityGrid:
-    """Nuclei counted in square cells of side ``CELL_UM``; the first cell begins at the corner of level 0.
+    """Nuclei counted in square cells of side ``CELL_UM``; the first cell begins at the corner of level 0."""
 
-    Attributes:
-        counts: (C + 1, rows, columns) nuclei by class; the last plane counts nuclei without a known class.
-        size_um: (width, height) of the slide.
-    """
-
-    counts: np.ndarray
-    size_um: tuple[float, float]
+    counts: np.ndarray  # (C + 1, rows, columns) nuclei by class; the last plane counts nuclei without a known class
+    size_um: tuple[float, float]  # (width, height) of the slide
 
     @property
     def per_mm2(self) -> np.ndarray:
@@ -105,17 +78,11 @@ class DensityGrid:
 
 @dataclass(frozen=True)
 class Field:
-    """A square of tissue to be drawn.
+    """A square of tissue to be drawn."""
 
-    Attributes:
-        caption: reason why the field was chosen.
-        xy_um: top left corner, um from the corner of level 0.
-        side_um: side of the square, um.
-    """
-
-    caption: str
-    xy_um: tuple[float, float]
-    side_um: float = CELL_UM * FIELD_CELLS
+    caption: str  # reason why the field was chosen
+    xy_um: tuple[float, float]  # top left corner, um from the corner of level 0
+    side_um: float = CELL_UM * FIELD_CELLS  # side of the square, um
 
 
 def count_nuclei(
@@ -130,8 +97,7 @@ def count_nuclei(
     counts = np.zeros((n_classes + 1) * rows * columns, np.int64)
     for xy, label in batches:
         cell = np.floor(level0_to_work(xy, slide_mpp, 1.0) / CELL_UM).astype(int).clip(0, (columns - 1, rows - 1))
-        known = (label >= 0) & (label < n_classes)
-        plane = np.where(known, label, n_classes)
+        plane = np.where((label >= 0) & (label < n_classes), label, n_classes)
         counts += np.bincount((plane * rows + cell[:, 1]) * columns + cell[:, 0], minlength=len(counts))
     return DensityGrid(counts.reshape(n_classes + 1, rows, columns), (float(size_um[0]), float(size_um[1])))
 
@@ -141,7 +107,9 @@ def choose_fields(grid: DensityGrid) -> list[Field]:
 
     The choice depends only on the counts; among equal fields the topmost, then the leftmost, is chosen.
     """
-    counts = _sum_fields(grid.counts)
+    n = FIELD_CELLS
+    table = np.pad(grid.counts.cumsum(1).cumsum(2), ((0, 0), (1, 0), (1, 0)))
+    counts = table[:, n:, n:] - table[:, :-n, n:] - table[:, n:, :-n] + table[:, :-n, :-n]  # sums over n x n cells
     width, height = (max(1, int(extent // CELL_UM) - FIELD_CELLS + 1) for extent in grid.size_um)
     counts = counts[:, :height, :width]  # only fields that are entirely on the slide
     total = counts.sum(0)
@@ -150,32 +118,20 @@ def choose_fields(grid: DensityGrid) -> list[Field]:
     if max(grid.size_um) <= FIELD_CELLS * CELL_UM:
         return [Field(WHOLE, (0.0, 0.0))]
     median, upper = np.percentile(total[total > 0], [50, 75])
+    share = counts / np.maximum(total, 1)
+    # Shannon entropy of the classes, rounded so that ties are the same on every machine.
+    entropy = np.round(-(share * np.log(np.where(share > 0, share, 1))).sum(0), 6)
     wishes = {
         "densest": total,
         # Among equally mixed fields the densest is chosen.
-        "most mixed": np.where(total >= upper, _entropy(counts) + 1e-6 * total / total.max(), 0),
+        "most mixed": np.where(total >= upper, entropy + 1e-6 * total / total.max(), 0),
         "typical density": 1 / (1 + np.abs(total - median)),
     }
-    free = total > 0
+    free, reach = total > 0, FIELD_CELLS - 1
     fields = []
     for caption, score in wishes.items():
-        if not free.any():
-            break
-        row, column = np.unravel_index(np.argmax(np.where(free, score, -1)), free.shape)
-        fields.append(Field(caption, (column * CELL_UM, row * CELL_UM)))
-        reach = FIELD_CELLS - 1
-        free[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1] = False
+        if free.any():
+            row, column = np.unravel_index(np.argmax(np.where(free, score, -1)), free.shape)
+            fields.append(Field(caption, (column * CELL_UM, row * CELL_UM)))
+            free[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1] = False
     return fields
-
-
-def _sum_fields(counts: np.ndarray) -> np.ndarray:
-    """The sum over every square of ``FIELD_CELLS`` by ``FIELD_CELLS`` cells, at its top left cell."""
-    table = np.pad(counts.cumsum(1).cumsum(2), ((0, 0), (1, 0), (1, 0)))
-    n = FIELD_CELLS
-    return table[:, n:, n:] - table[:, :-n, n:] - table[:, n:, :-n] + table[:, :-n, :-n]
-
-
-def _entropy(counts: np.ndarray) -> np.ndarray:
-    """Shannon entropy of the classes in each field, rounded so that ties are the same on every machine."""
-    share = counts / np.maximum(counts.sum(0), 1)
-    return np.round(-(share * np.log(np.where(share > 0, share, 1))).sum(0), 6)

@@ -65,28 +65,24 @@ def density(n: int, mm2: float | None) -> str:
     return text.density_text(n / mm2 if mm2 else None)
 
 
-def _inline(name: str) -> Markup:
+def inline(name: str) -> Markup:
     """The text of a style sheet or script in this folder."""
     return Markup(files("muse_pipeline.report").joinpath(name).read_text(encoding="utf-8"))
 
 
-def _digest(code: str) -> str:
+def digest(code: str) -> str:
     """The SHA-256 of a script in base64, as in a content security policy."""
     return base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
 
 
-def _make_environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("muse_pipeline.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        extensions=[_JoinLines],
-        auto_reload=False,
-    )
-    texts = text.area_text, text.count_noun, text.count_text, text.density_text, text.memory_text, text.percent_text
-    environment.filters |= {each.__name__: each for each in (*texts, text.time_text, density, css_color, ink_on)}
-    environment.globals |= {"version": __version__, "inline": _inline, "digest": _digest, "zip": zip}
-    return environment
-
-
-_ENVIRONMENT = _make_environment()
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("muse_pipeline.report"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    extensions=[_JoinLines],
+    auto_reload=False,
+)
+_FORMATS = text.area_text, text.count_text, text.density_text, text.memory_text, text.percent_text, text.time_text
+_FILTERS = (*_FORMATS, text.count_noun, density, css_color, ink_on)
+_ENVIRONMENT.filters |= {function.__name__: function for function in _FILTERS}
+_ENVIRONMENT.globals |= {"version": __version__, "inline": inline, "digest": digest, "zip": zip}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 from muse_pipeline.core.provenance import FLAGGED, NO_BROWN, NOT_KNOWN, STATED_IHC, Roi
@@ -20,19 +21,12 @@ LEVELS = RED, AMBER = "red", "amber"  # red: numbers are missing or wrong; amber
 
 
 class Kind(NamedTuple):
-    """One kind of warning.
+    """One kind of warning."""
 
-    Attributes:
-        level: ``RED`` or ``AMBER``.
-        word: short text for a pill.
-        slides: text that follows the number of affected slides in the last lines of a run.
-        sentence: sentence on the page; "{}" is replaced by the reason.
-    """
-
-    level: str
-    word: str
-    slides: str
-    sentence: str = "{}"
+    level: str  # ``RED`` or ``AMBER``
+    word: str  # short text for a pill
+    slides: str  # text that follows the number of affected slides in the last lines of a run
+    sentence: str = "{}"  # sentence on the page; "{}" is replaced by the reason
 
 
 _UNLIKE = "unlike the model's training pictures"
@@ -40,11 +34,7 @@ KINDS = {
     "stain": Kind(RED, OF_NUCLEI["stain"], f"{_UNLIKE}, check the result before use", f"{_UNLIKE}: {{}}"),
     "ihc": Kind(AMBER, "check stain", "of immunohistochemistry by colours or statement alone; check the stain"),
     "unlike": Kind(AMBER, "unlike training", f"{_UNLIKE}, check the result before use", f"{_UNLIKE}: {{}}"),
-    "scale": Kind(
-        RED,
-        OF_NUCLEI["scale"],
-        "of doubtful scale; if the mpp is wrong, so are the results",
-    ),
+    "scale": Kind(RED, OF_NUCLEI["scale"], "of doubtful scale; if the mpp is wrong, so are the results"),
     "mpp": Kind(
         AMBER,
         "check mpp",
@@ -71,63 +61,50 @@ KINDS = {
 
 
 class Notice(NamedTuple):
-    """One warning.
+    """One warning."""
 
-    Attributes:
-        level: ``RED`` or ``AMBER``.
-        word: short text for a pill; "" if the pill of the status is enough.
-        sentence: full text of the warning.
-    """
-
-    level: str
-    word: str
-    sentence: str
+    level: str  # ``RED`` or ``AMBER``
+    word: str  # short text for a pill; "" if the pill of the status is enough
+    sentence: str  # full text of the warning
 
 
 class ShownSlide(NamedTuple):
-    """A slide on the page.
+    """A slide on the page."""
 
-    Attributes:
-        anchor: anchor of its card.
-        rank: rank by status and warnings in the order of the page; slides can have the same rank.
-        slide: outcome of the slide.
-        notices: all warnings about it, the red ones first.
-    """
-
-    anchor: str
-    rank: int
-    slide: SlideResult
-    notices: list[Notice]
+    anchor: str  # anchor of its card
+    rank: int  # rank by status and warnings in the order of the page; slides can have the same rank
+    slide: SlideResult  # outcome of the slide
+    notices: list[Notice]  # all warnings about it, the red ones first
 
 
 def rank_slides(slides: Sequence[SlideResult]) -> list[ShownSlide]:
     """The slides in the order of the page: by status, failed slides first, then by level of the gravest warning."""
-    found = [(slide, find_notices(slide)) for slide in slides]
-    ranked = sorted(((_rank(*each), *each) for each in found), key=lambda each: each[0])
-    return [ShownSlide(f"slide-{i}", *each) for i, each in enumerate(ranked, 1)]
-
-
-def _rank(slide: SlideResult, notices: Sequence[Notice]) -> int:
-    return 3 * STATUSES.index(slide.status) + (LEVELS.index(notices[0].level) if notices else len(LEVELS))
+    entries = []
+    for slide in slides:
+        notices = find_notices(slide)
+        level = LEVELS.index(notices[0].level) if notices else len(LEVELS)
+        entries.append((3 * STATUSES.index(slide.status) + level, slide, notices))
+    entries.sort(key=itemgetter(0))
+    return [ShownSlide(f"slide-{i}", *entry) for i, entry in enumerate(entries, 1)]
 
 
 def find_reasons(slide: SlideResult) -> dict[str, str]:
     """The reason for each warning about a slide, with the consequence for the totals, keyed by kind as in ``KINDS``."""
-    found = {kind: f"{doubt}{_consequence(slide, kind)}" for kind, doubt in slide.doubts.items()}
-    if slide.stain == IHC:
-        found["ihc"] = _doubt_ihc(slide)
-    if slide.appearance == FLAGGED:
-        found["unlike"] = "; ".join(slide.provenance.verdict.reasons)
+    reasons = {kind: f"{doubt}{_consequence(slide, kind)}" for kind, doubt in slide.doubts.items()}
     warnings = slide.info.warnings if slide.info and slide.summary else ()
-    of_mpp = [one for one in warnings if one.startswith(DOUBT) and one != slide.doubts.get("scale")]
-    found["mpp"] = "; ".join(filter(None, [found.get("mpp"), *of_mpp]))
-    found["picture"] = next((one for one in warnings if SEVERAL in one), "")
-    found["third_stain"] = NOT_FOUND if NOT_FOUND in slide.warnings else ""
-    found["tissue"] = slide.tissue_doubt
-    found["artefacts"] = slide.artefact_doubt
-    found["unmapped"] = slide.regions["reason"] if slide.regions else ""
-    found["partner"] = slide.lacks_partner
-    return {kind: reason for kind in KINDS if (reason := found.get(kind))}
+    of_mpp = [warning for warning in warnings if warning.startswith(DOUBT) and warning != slide.doubts.get("scale")]
+    reasons |= {
+        "ihc": _doubt_ihc(slide) if slide.stain == IHC else "",
+        "unlike": "; ".join(slide.provenance.verdict.reasons) if slide.appearance == FLAGGED else "",
+        "mpp": "; ".join(filter(None, [reasons.get("mpp"), *of_mpp])),
+        "picture": next((warning for warning in warnings if SEVERAL in warning), ""),
+        "third_stain": NOT_FOUND if NOT_FOUND in slide.warnings else "",
+        "tissue": slide.tissue_doubt,
+        "artefacts": slide.artefact_doubt,
+        "unmapped": slide.regions["reason"] if slide.regions else "",
+        "partner": slide.lacks_partner,
+    }
+    return {kind: reason for kind in KINDS if (reason := reasons.get(kind))}
 
 
 def _doubt_ihc(slide: SlideResult) -> str:
@@ -156,18 +133,18 @@ def _consequence(slide: SlideResult, kind: str) -> str:
 
 def find_notices(slide: SlideResult) -> list[Notice]:
     """All warnings about one slide, the red ones first."""
-    return sorted(_notices(slide), key=lambda notice: LEVELS.index(notice.level))
-
-
-def _notices(slide: SlideResult) -> Iterator[Notice]:
+    notices = []
     if slide.status in ("failed", "partial"):
         where = f" in {slide.step}" if slide.step else ""
-        yield Notice(RED if slide.status == "failed" else AMBER, "", f"{slide.status}{where}: {slide.reason}")
-    found = find_reasons(slide)
-    if "scale" in found and "mpp" in found:
-        found["scale"] += f"; {found.pop('mpp')}"
-    for kind, reason in found.items():
-        yield Notice(KINDS[kind].level, KINDS[kind].word, KINDS[kind].sentence.format(reason))
+        level = RED if slide.status == "failed" else AMBER
+        notices.append(Notice(level, "", f"{slide.status}{where}: {slide.reason}"))
+    reasons = find_reasons(slide)
+    if "scale" in reasons and "mpp" in reasons:
+        reasons["scale"] += f"; {reasons.pop('mpp')}"
+    for name, reason in reasons.items():
+        kind = KINDS[name]
+        notices.append(Notice(kind.level, kind.word, kind.sentence.format(reason)))
+    return sorted(notices, key=lambda notice: LEVELS.index(notice.level))
 
 
 def list_warnings(slide: SlideResult) -> list[str]:
@@ -183,9 +160,9 @@ def describe_unknown_organs(slides: Sequence[SlideResult]) -> str:
     if not lacking:
         return ""
     provenances = {slide.model.name: slide.provenance for slide in lacking}
-    known = "; ".join(f"{name} is validated in {describe_organs(one.organs)}" for name, one in provenances.items())
+    models = [f"{name} is validated in {describe_organs(model.organs)}" for name, model in provenances.items()]
     return (
-        f"{count_noun(len(lacking), 'slide')}: classes not validated for an unknown organ; {known}; "
+        f"{count_noun(len(lacking), 'slide')}: classes not validated for an unknown organ; {'; '.join(models)}; "
         "state the organ with --organ or in the sheet"
     )
 
@@ -195,33 +172,28 @@ NAMED = 3  # maximum number of slides that a line names
 
 
 def summarise_flags(slides: Sequence[SlideResult], most: int = 12) -> list[str]:
-    """At most ``most`` lines about slides whose results need a check.
-
-    Each kind of warning, and each organ without validated classes, has a line. If there is room, a line for each reason
-    follows it.
-    """
-    found: dict[str, dict[str, list[str]]] = {}
-    reasons = [(slide, find_reasons(slide)) for slide in slides]
-    for kind, each in KINDS.items():
-        for slide, reason in ((slide, own[kind]) for slide, own in reasons if kind in own):
-            what, why = each.slides, reason
+    """At most ``most`` lines about slides whose results need a check, by kind, with reasons if there is room."""
+    by_kind: dict[str, dict[str, list[str]]] = {}
+    reasons_of = [(slide, find_reasons(slide)) for slide in slides]
+    for kind, texts in KINDS.items():
+        for slide, reason in ((slide, reasons[kind]) for slide, reasons in reasons_of if kind in reasons):
+            what, why = texts.slides, reason
             if kind == "organ":  # a line per organ, which needs no reasons
                 names = name_unvalidated(slide.provenance, slide.organ)
                 what, why = what.format(name_organ(slide.organ), names), ""
-            found.setdefault(what, {}).setdefault(why, []).append(slide.slide_id)
-    found["with the same content as another slide; all are in the totals"] = _doubled(
-        [*counted(slides), *counted(slides, IHC)]
-    )
+            by_kind.setdefault(what, {}).setdefault(why, []).append(slide.slide_id)
+    doubled = _doubled([*counted(slides), *counted(slides, IHC)])
+    by_kind["with the same content as another slide; all are in the totals"] = doubled
     unknown = [slide.slide_id for slide in slides if slide.appearance == NOT_KNOWN and slide.n_nuclei]
-    found["whose likeness to the model's training pictures is not known"] = {"": unknown} if unknown else {}
+    by_kind["whose likeness to the model's training pictures is not known"] = {"": unknown} if unknown else {}
     of_organs = list(filter(None, [describe_unknown_organs(slides)]))
-    return [*_listed({what: why for what, why in found.items() if why}, most - len(of_organs)), *of_organs]
+    return [*_listed({what: why for what, why in by_kind.items() if why}, most - len(of_organs)), *of_organs]
 
 
 def summarise_failures(slides: Sequence[SlideResult]) -> list[str]:
     """At most ``MOST_FAILURES`` lines that name failed slides, each with step and reason, not started ones last."""
     failed = [slide for slide in slides if slide.status == "failed"]
-    failed.sort(key=lambda slide: (slide.step, "missing") in ((each.step, each.status) for each in slide.progress))
+    failed.sort(key=lambda slide: any((slide.step, "missing") == (end.step, end.status) for end in slide.progress))
     reasons: dict[str, list[str]] = {}
     for slide in failed:
         reasons.setdefault(f"{slide.step}: {slide.reason}", []).append(slide.slide_id)
@@ -245,8 +217,8 @@ def _listed(kinds: dict[str, dict[str, list[str]]], most: int) -> list[str]:
     """Lines for slides by kind of warning and reason: with the reasons if there are at most ``most`` lines."""
     lines = [line for what, reasons in kinds.items() for line in _lines_of_kind(what, reasons)]
     if len(lines) > most:
-        names = {what: [name for each in reasons.values() for name in each] for what, reasons in kinds.items()}
-        lines = [line for what, each in names.items() for line in _lines_of_kind(what, {"": each})]
+        names = {what: [name for slides in reasons.values() for name in slides] for what, reasons in kinds.items()}
+        lines = [line for what, slides in names.items() for line in _lines_of_kind(what, {"": slides})]
     n_more = len(lines) - most
     return [*lines[: most - 1], f"and {n_more + 1} more kinds of warnings, in the report"] if n_more > 0 else lines
 

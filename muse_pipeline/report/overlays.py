@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -16,12 +15,7 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.pictures import PNG
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.qupath.regions import ClassArea
-from muse_pipeline.report.density import (
-    CELL_UM,
-    DensityGrid,
-    Field,
-    read_outlines,
-)
+from muse_pipeline.report.density import CELL_UM, DensityGrid, Field, read_outlines
 from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.overview import map_strips
 
@@ -29,35 +23,23 @@ BLACK, NO_CLASS = (0, 0, 0), -1
 INK, PAPER, FAINT = (38, 43, 51), (255, 255, 255), (126, 134, 146)
 STRIP_PX, CAPTION_PX = 36, 32
 OPACITY = 0.82  # opacity of the white behind text on tissue
-_NICE = (1, 2, 5)
 
-
-@dataclass(frozen=True)
-class LegendEntry:
-    """A colour and its meaning."""
-
-    text: str
-    color: tuple[int, int, int]
+LegendEntry = tuple[str, tuple[int, int, int]]  # a text and its colour
 
 
 def nice_length(longest: float) -> float:
     """The largest number up to ``longest`` that is 1, 2 or 5 times a power of ten."""
     power = 10.0 ** np.floor(np.log10(longest))
-    return float(max(step * power for step in _NICE if step * power <= longest * (1 + 1e-9)))
+    return float(max(step * power for step in (1, 2, 5) if step * power <= longest * (1 + 1e-9)))
 
 
 def add_strip(
     picture: np.ndarray, um_per_px: float, inside: bool = False
 ) -> tuple[Image.Image, ImageDraw.ImageDraw, int]:
-    """Put ``picture`` (h, w, 3) uint8 on a canvas with a strip, ``STRIP_PX`` high, and a scale bar at its left.
+    """Put ``picture`` (h, w, 3) uint8 on a canvas with a scale bar in a strip, ``STRIP_PX`` high.
 
-    Args:
-        picture: picture of the tissue.
-        um_per_px: um per pixel of the picture.
-        inside: True to cover the lower end of the picture with a translucent strip; False to add the strip below.
-
-    Returns:
-        The canvas, its pen and the x in px at which the legend may begin.
+    The strip is below the picture, or translucent ``inside`` its lower end. Returns the canvas, its pen and the x in px
+    at which the legend may begin.
     """
     height, width = picture.shape[:2]
     canvas = Image.new("RGB", (width, height + (0 if inside else STRIP_PX)), PAPER)
@@ -67,11 +49,10 @@ def add_strip(
         _whiten(canvas, (0, canvas.height - STRIP_PX, width, canvas.height))
     pen = ImageDraw.Draw(canvas)
     length_um = nice_length(width * um_per_px / 4)
-    bar_px = length_um / um_per_px
-    pen.rectangle((12, middle - 3, 12 + bar_px, middle + 2), fill=INK)
+    end = 12 + length_um / um_per_px
+    pen.rectangle((12, middle - 3, end, middle + 2), fill=INK)
     text = f"{length_um:g} um" if length_um < 1000 else f"{length_um / 1000:g} mm"
-    end = write_text(pen, (12 + bar_px + 8, middle), text)
-    return canvas, pen, end + 24
+    return canvas, pen, write_text(pen, (end + 8, middle), text) + 24
 
 
 def add_caption(canvas: Image.Image, text: str) -> None:
@@ -90,13 +71,13 @@ def _whiten(canvas: Image.Image, box: tuple[int, int, int, int]) -> None:
 
 def add_legend(pen: ImageDraw.ImageDraw, left: int, middle: int, entries: Sequence[LegendEntry], right: int) -> None:
     """Draw swatches and texts from ``left`` to at most ``right``; "+2" replaces two entries that do not fit."""
-    for i, entry in enumerate(entries):
-        end = left + 22 + pen.textlength(_printable(entry.text), font=_font())
+    for i, (text, color) in enumerate(entries):
+        end = left + 22 + pen.textlength(_printable(text), font=_font())
         if end > right - (40 if i + 1 < len(entries) else 0):
             write_text(pen, (left, middle), f"+{len(entries) - i}", FAINT)
             return
-        pen.ellipse((left, middle - 7, left + 14, middle + 7), fill=entry.color)
-        left = write_text(pen, (left + 20, middle), entry.text) + 18
+        pen.ellipse((left, middle - 7, left + 14, middle + 7), fill=color)
+        left = write_text(pen, (left + 20, middle), text) + 18
 
 
 def write_text(pen: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, color: tuple[int, int, int] = INK) -> int:
@@ -148,15 +129,10 @@ def draw_density(
     areas: Sequence[ClassArea],
     slide_mpp: tuple[float, float],
 ) -> None:
-    """Write the heat map of a slide as PNG.
+    """Write the heat map of a slide as PNG, with the outlines of ``areas`` in level-0 px of ``slide_mpp``.
 
-    Args:
-        grid: nuclei counted over the whole slide; there may be none.
-        mask: (h, w) bool tissue mask that covers the whole slide.
-        backdrop: red, green and blue, each (h, w) uint8, of a picture of the whole slide at any size.
-        path: path of the PNG.
-        areas: areas to outline in their colours, in level-0 px.
-        slide_mpp: (x, y) um per level-0 px.
+    The ``mask`` (h, w) of the tissue and the ``backdrop`` (red, green and blue, each (h, w) uint8, of any size) show
+    the whole slide.
     """
     um_per_px = max(grid.size_um) / LONG_SIDE_PX
     size = tuple(max(1, round(extent / um_per_px)) for extent in grid.size_um)
@@ -178,7 +154,7 @@ def draw_density(
         cv2.polylines(picture, corners, True, PAPER, 5, cv2.LINE_AA)
         cv2.polylines(picture, corners, True, area.color, 2, cv2.LINE_AA)
     canvas, pen, left = add_strip(picture, um_per_px)
-    legend = list(dict.fromkeys(LegendEntry(area.class_name.lower(), area.color) for area in areas))
+    legend = list(dict.fromkeys((area.class_name.lower(), area.color) for area in areas))
     end = _add_colour_bar(canvas, pen, left + 8, top, _LEGEND_PX * len(legend))
     add_legend(pen, end + 24, canvas.height - STRIP_PX // 2, legend, canvas.width)
     save_picture(canvas, path)
@@ -229,38 +205,31 @@ _SUBPIXEL_BITS = 4
 
 
 def draw_field(
-    store: Store,
-    nuclei: Path,
-    field: Field,
-    classes: Sequence[NucleusClass],
-    path: Path,
-    *,
-    column: str = "label",
+    store: Store, nuclei: Path, field: Field, classes: Sequence[NucleusClass], path: Path, *, column: str = "label"
 ) -> dict[str, int]:
     """Write a PNG of the part of a field on the slide, with its nuclei, a scale bar, a legend and a caption.
 
-    Args:
-        store: store of the slide.
-        nuclei: path of the table.
-        field: the field to draw.
-        classes: classes, indexed by the values of ``column``.
-        path: path of the PNG.
-        column: column of the table with the classes.
-
-    Returns:
-        The number of nuclei centred in the field by class name, without nuclei that totals leave out.
+    The values of ``column`` in the table ``nuclei`` are indices of ``classes``. Returns the number of nuclei centred in
+    the field by class name, without nuclei that totals leave out.
     """
-    pixels, enlargement = _read_pixels(store, field)
+    width, height = field_size_px(store, field)
+    enlargement = max(ENLARGEMENT, -(-LEAST_PX // width))
+    pixels = store.read(_corner_px(store, field), (width, height))
+    pixels = cv2.resize(pixels, (width * enlargement, height * enlargement), interpolation=cv2.INTER_CUBIC)
     low, high = _level0_corners(store, field, 0.0)
     geometry, xy, label, flagged = read_outlines(nuclei, *_level0_corners(store, field, _MARGIN_UM), column)
     inside = ((xy >= low) & (xy < high)).all(1)
-    counts = {each.name: int((label[inside & ~flagged] == i).sum()) for i, each in enumerate(classes)}
+    counts = {kind.name: int((label[inside & ~flagged] == i).sum()) for i, kind in enumerate(classes)}
     label[flagged] = NO_CLASS
-    draw_outlines(pixels, *_to_picture(geometry, label, store, low, enlargement), classes)
+    parts, nucleus = shapely.get_parts(geometry, return_index=True)
+    corners, ring = shapely.get_coordinates(shapely.get_exterior_ring(parts), return_index=True)
+    corners = level0_to_work(corners - low, store.slide_mpp, store.mpp) * enlargement
+    rings = np.split(corners, np.flatnonzero(np.diff(ring)) + 1) if len(corners) else []
+    draw_outlines(pixels, rings, label[nucleus], classes)
     canvas, pen, left = add_strip(pixels, store.mpp / enlargement, inside=True)
-    legend = [LegendEntry(f"{each.name} {counts[each.name]:,}", each.color) for each in classes]
+    legend = [(f"{kind.name} {counts[kind.name]:,}", kind.color) for kind in classes]
     if n_flagged := int((flagged & inside).sum()):
-        legend.append(LegendEntry(f"in artefacts {n_flagged:,}", BLACK))
+        legend.append((f"in artefacts {n_flagged:,}", BLACK))
     add_legend(pen, left, canvas.height - STRIP_PX // 2, legend, canvas.width)
     add_caption(canvas, field.caption.capitalize())
     save_picture(canvas, path)
@@ -284,15 +253,6 @@ def draw_outlines(
             cv2.polylines(pixels, of_class, color=color, thickness=1, **style)
 
 
-def _read_pixels(store: Store, field: Field) -> tuple[np.ndarray, int]:
-    """The enlarged pixels of a field, (h, w, 3) uint8, as far as it is on the slide, and the factor of enlargement."""
-    width, height = field_size_px(store, field)
-    pixels = store.read(_corner_px(store, field), (width, height))
-    enlargement = max(ENLARGEMENT, -(-LEAST_PX // width))
-    shape = width * enlargement, height * enlargement
-    return cv2.resize(pixels, shape, interpolation=cv2.INTER_CUBIC), enlargement
-
-
 def field_size_px(store: Store, field: Field) -> tuple[int, int]:
     """(width, height) of a field in work pixels, smaller if part of the field is beyond the slide."""
     side = round(field.side_um / store.mpp)
@@ -310,14 +270,3 @@ def _level0_corners(store: Store, field: Field, margin_um: float) -> tuple[np.nd
     corners = np.stack([corner - margin_um, corner + field.side_um + margin_um])
     low, high = work_to_level0(corners, store.slide_mpp, 1.0)
     return low, high
-
-
-def _to_picture(
-    geometry: np.ndarray, label: np.ndarray, store: Store, corner_level0: np.ndarray, enlargement: int
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Exterior rings in px of the enlarged field, and the label of each."""
-    parts, nucleus = shapely.get_parts(geometry, return_index=True)
-    coordinates, ring = shapely.get_coordinates(shapely.get_exterior_ring(parts), return_index=True)
-    xy = level0_to_work(coordinates - corner_level0, store.slide_mpp, store.mpp) * enlargement
-    starts = np.flatnonzero(np.diff(ring)) + 1
-    return (np.split(xy, starts) if len(xy) else []), label[nucleus]

@@ -20,28 +20,12 @@ from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import ARTEFACTS
 from muse_pipeline.inference.doubts import has_classes, list_unvalidated
 from muse_pipeline.qupath.write import copy_import_script
+from muse_pipeline.report import cohort, notices
 from muse_pipeline.report.album import EMBEDDED_SLIDES, Album
-from muse_pipeline.report.cohort import (
-    SlideResult,
-    by_model,
-    class_names,
-    classified,
-    counted,
-    describe_model,
-    describe_total,
-    score_total,
-    summarise_cohort,
-)
+from muse_pipeline.report.cohort import SlideResult
 from muse_pipeline.report.costs import COLUMNS, step_costs
 from muse_pipeline.report.counts import per_mm2, region_values, score_values
 from muse_pipeline.report.model_facts import card_facts, pretraining_facts
-from muse_pipeline.report.notices import (
-    describe_unknown_organs,
-    list_warnings,
-    rank_slides,
-    summarise_failures,
-    summarise_flags,
-)
 from muse_pipeline.report.plots import describe_plots, group_color
 from muse_pipeline.report.slide_card import add_up, describe_card
 
@@ -74,33 +58,26 @@ def write_table(slides: Sequence[SlideResult], path: Path) -> None:
     for slide, cores in zip(slides, of_cores, strict=True):
         rows.append({**_row(slide), **{own[name]: one_line(cell or "") for name, cell in slide.own.items()}})
         rows += cores
-    known = [*columns, *own.values()]
-    _write(path, known, ({name: row[name] for name in known if name in row} for row in rows))
+    _write(path, [*columns, *own.values()], rows)
 
 
 def _core_rows(slide: SlideResult) -> Iterator[dict[str, Any]]:
     """Yield a row for every core of a tissue microarray, missing cores last."""
-    found = (slide.summary or {}).get("tma")
-    if found is None:
+    cores = (slide.summary or {}).get("tma")
+    if cores is None:
         return
     of_slide = {"status": slide.status, "path": slide.path, "patient": one_line(slide.patient)}
-    parts, n = slide.summary["annotations"], found["n_cores"]
-    counts = slide.intensities["annotations"] if slide.intensities else [None] * len(parts)
+    rows = _annotation_rows(slide)
     # Cores follow the annotations of the region of interest (``slide_summary``).
-    for each, by_intensity in list(zip(parts, counts, strict=True))[len(parts) - n :]:
-        row = _annotation(slide, each, by_intensity) | of_slide
-        yield row | {"slide_id": f"{slide.slide_id}:{each['name']}", "core": each["name"]}
-    for name in found["missing"]:
+    for row in rows[len(rows) - cores["n_cores"] :]:
+        yield row | of_slide | {"slide_id": f"{slide.slide_id}:{row['roi']}", "core": row["roi"]}
+    for name in cores["missing"]:
         yield of_slide | {"slide_id": f"{slide.slide_id}:{name}", "core": name, "status": "missing"}
 
 
 def write_roi_table(slides: Sequence[SlideResult], path: Path) -> None:
     """Write a row for every annotation and core of the slides; if there are none, remove an older table."""
-    rows = []
-    for slide in (slide for slide in slides if slide.summary):
-        parts = slide.summary["annotations"]
-        counts = slide.intensities["annotations"] if slide.intensities else [None] * len(parts)
-        rows += [_annotation(slide, *pair) for pair in zip(parts, counts, strict=True)]
+    rows = [row for slide in slides if slide.summary for row in _annotation_rows(slide)]
     if rows:
         columns = [*_OF_ANNOTATION, *_class_columns(slides)]
         columns += dict.fromkeys(name for row in rows for name in row if name not in columns)
@@ -111,14 +88,14 @@ def write_roi_table(slides: Sequence[SlideResult], path: Path) -> None:
 
 def _write(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
     with complete_file(path) as partial, partial.open("w", encoding="utf-8", newline="", errors="replace") as file:
-        writer = csv.DictWriter(file, columns, dialect="excel-tab", lineterminator="\n")
+        writer = csv.DictWriter(file, columns, dialect="excel-tab", lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
 
 
 def _row(slide: SlideResult) -> dict[str, Any]:
     summary = slide.summary or {}
-    counts = {each["name"]: each["n_nuclei"] for each in summary.get("classes", [])}
+    counts = {entry["name"]: entry["n_nuclei"] for entry in summary.get("classes", [])}
     size = slide.provenance.nuclear_size if slide.provenance else None
     return {
         "slide_id": slide.slide_id,
@@ -126,7 +103,7 @@ def _row(slide: SlideResult) -> dict[str, Any]:
         "step": slide.step,
         "reason": one_line(slide.reason),
         "appearance": slide.appearance,
-        "warnings": " | ".join(map(one_line, list_warnings(slide))),
+        "warnings": " | ".join(map(one_line, notices.list_warnings(slide))),
         "left_out": _left_out(slide),
         "path": slide.path,
         "patient": one_line(slide.patient),
@@ -159,8 +136,11 @@ def _left_out(slide: SlideResult) -> str:
     """The parts of the slide's numbers that totals leave out, each with the reason."""
     names = slide.names_left_out
     of = "classes" if slide.provenance and names == slide.provenance.class_names else ", ".join(names)
-    reasons = {"all nuclei": slide.left_out, f"counts of {of}": slide.classes_left_out}
-    reasons["regions"] = slide.regions_left_out
+    reasons = {
+        "all nuclei": slide.left_out,
+        f"counts of {of}": slide.classes_left_out,
+        "regions": slide.regions_left_out,
+    }
     return "; ".join(f"{what}: {why}" for what, why in reasons.items() if why)
 
 
@@ -189,44 +169,50 @@ def _artefact_values(slide: SlideResult) -> dict[str, float]:
 
 def _ihc_values(slide: SlideResult) -> dict[str, float | int | None]:
     """Immunohistochemistry scores of the slide and of its tissue regions; empty for other stains."""
-    found = slide.intensities or {}
-    values = score_values(found.get("slide"))
-    for region, counts in found.get("regions", {}).items():
+    intensities = slide.intensities or {}
+    values = score_values(intensities.get("slide"))
+    for region, counts in intensities.get("regions", {}).items():
         values |= score_values(counts, region)
     return values
 
 
-def _annotation(slide: SlideResult, each: dict[str, Any], counts: dict[str, Any] | None) -> dict[str, Any]:
-    n, n_positive = each["n_nuclei"], each.get("n_positive")
-    positive = {} if n_positive is None else {"n_positive": n_positive, "n_negative": n - n_positive}
-    return {
-        "slide_id": slide.slide_id,
-        "appearance": slide.appearance,
-        "left_out": _left_out(slide),
-        "roi": one_line(each["name"]),
-        "class": one_line(each["class"] or ""),
-        "area_mm2": each["area_mm2"],
-        "tissue_mm2": each["tissue_mm2"],
-        "nuclei": n,
-        "nuclei_per_mm2": per_mm2(n, each["tissue_mm2"]),
-        **positive,
-        **({"percent_positive": _percent(n_positive, n)} | score_values(counts)),
-        **_class_values(each["n_by_class"], n, each["tissue_mm2"]),
-    }
+def _annotation_rows(slide: SlideResult) -> list[dict[str, Any]]:
+    """A row of ``roi.tsv`` for every annotation and core of a finished slide."""
+    annotations, rows = slide.summary["annotations"], []
+    intensities = slide.intensities["annotations"] if slide.intensities else [None] * len(annotations)
+    for annotation, counts in zip(annotations, intensities, strict=True):
+        n, n_positive, tissue_mm2 = annotation["n_nuclei"], annotation.get("n_positive"), annotation["tissue_mm2"]
+        positive = {} if n_positive is None else {"n_positive": n_positive, "n_negative": n - n_positive}
+        row = {
+            "slide_id": slide.slide_id,
+            "appearance": slide.appearance,
+            "left_out": _left_out(slide),
+            "roi": one_line(annotation["name"]),
+            "class": one_line(annotation["class"] or ""),
+            "area_mm2": annotation["area_mm2"],
+            "tissue_mm2": tissue_mm2,
+            "nuclei": n,
+            "nuclei_per_mm2": per_mm2(n, tissue_mm2),
+            **positive,
+            **({"percent_positive": _percent(n_positive, n)} | score_values(counts)),
+            **_class_values(annotation["n_by_class"], n, tissue_mm2),
+        }
+        rows.append(row)
+    return rows
 
 
 def _class_columns(slides: Sequence[SlideResult]) -> list[str]:
     """Names of the columns for number, percentage and density of every class."""
-    names = list(map(one_line, class_names(slides)))
+    names = list(map(one_line, cohort.class_names(slides)))
     return [f"{quantity}_{name}" for quantity in ("nuclei", "percent", "nuclei_per_mm2") for name in names]
 
 
 def _class_values(counts: dict[str, int], total: int | None, tissue_mm2: float | None) -> dict[str, float | None]:
     """The cells of ``_class_columns``."""
     cells = {}
-    for name, n in ((one_line(name), n) for name, n in counts.items()):
-        density = per_mm2(n, tissue_mm2)
-        cells |= {f"nuclei_{name}": n, f"percent_{name}": _percent(n, total), f"nuclei_per_mm2_{name}": density}
+    for name, n in counts.items():
+        values = {"nuclei": n, "percent": _percent(n, total), "nuclei_per_mm2": per_mm2(n, tissue_mm2)}
+        cells |= {f"{quantity}_{one_line(name)}": value for quantity, value in values.items()}
     return cells
 
 
@@ -235,8 +221,6 @@ def _percent(n: int | None, total: int | None) -> float | None:
 
 
 OPEN_SLIDES = 100  # with more slides, the table first shows this many rows, and cards open on demand
-
-
 MOST_LINES = 14  # maximum number of lines at the end of a run, without the error that names failed slides
 
 
@@ -252,24 +236,21 @@ def write_report(
 ) -> list[str]:
     """Write the page, the tables and the import script for QuPath, and return lines that summarise the cohort.
 
-    Args:
-        slides: outcomes of all slides, from ``gather_cohort``.
-        results: folder with a folder per slide.
-        page: path of report.html.
-        table: path of cohort.tsv; roi.tsv is written next to it.
-        pretraining: folder of the cohort's pretraining run, if any.
-        statistics: path of statistics.tsv, written by ``muse statistics``, if any.
-        no_model: reason why there was no model for detection; "" if there was one.
-        threads: number of slides whose pictures are reduced at the same time.
+    The ``slides`` are from ``gather_cohort``. roi.tsv is written next to ``table``, which is cohort.tsv. The page shows
+    a ``pretraining`` run and the table ``statistics`` of ``muse statistics`` if there are any. ``no_model`` is the
+    reason why there was no model for detection, and pictures of several slides are reduced at the same time by
+    ``threads``.
     """
     write_table(slides, table)
     write_roi_table(slides, table.with_name("roi.tsv"))
     write_page(slides, page, pretraining, statistics, threads)
     copy_import_script(results / "qupath")
-    failures = [] if no_model else summarise_failures(slides)  # without a model all slides fail for the same reason
-    total = [describe_total(slides)] if len(classified(slides)) < sum(bool(slide.summary) for slide in slides) else []
-    lines = [f"{summarise_cohort(slides)}; see {page}", *total, *failures]
-    return [*lines, *summarise_flags(slides, MOST_LINES - len(lines))]
+    # Without a model, all slides fail for the same reason.
+    failures = [] if no_model else notices.summarise_failures(slides)
+    n_finished = sum(bool(slide.summary) for slide in slides)
+    total = [cohort.describe_total(slides)] if len(cohort.classified(slides)) < n_finished else []
+    lines = [f"{cohort.summarise_cohort(slides)}; see {page}", *total, *failures]
+    return [*lines, *notices.summarise_flags(slides, MOST_LINES - len(lines))]
 
 
 def write_page(
@@ -286,33 +267,33 @@ def write_page(
     """
     from muse_pipeline.report.html import write_html  # loads jinja2
 
-    entries, album = rank_slides(slides), Album(path, embedded=len(slides) <= EMBEDDED_SLIDES)
+    entries, album = notices.rank_slides(slides), Album(path, embedded=len(slides) <= EMBEDDED_SLIDES)
     ranked = [entry.slide for entry in entries]
     finished = [slide for slide in ranked if slide.summary]
-    models = by_model(finished)
-    of_models = "; ".join(map(describe_model, models)) if len(models) > 1 else ""
+    models = cohort.by_model(finished)
+    of_models = "; ".join(map(cohort.describe_model, models)) if len(models) > 1 else ""
     of_models = of_models and f"Nuclei were found by different models, whose numbers may not be comparable: {of_models}"
     write_html(
         path,
         "report.html",
-        outcome=summarise_cohort(slides),
+        outcome=cohort.summarise_cohort(slides),
         entries=entries,
         notices=[(entry, notice) for entry in entries for notice in entry.notices],
-        of_cohort=list(filter(None, [describe_unknown_organs(slides), of_models])),
+        of_cohort=list(filter(None, [notices.describe_unknown_organs(slides), of_models])),
         n_finished=len(finished),
         has_failed=any(slide.status == "failed" for slide in slides),
-        counted=_sum_models(counted(ranked)),
-        classified=_sum_models(classified(ranked)),
-        n_lacking_organ=sum(slide.lacks_organ for slide in classified(ranked)),
-        scored=score_total(ranked),
-        total=describe_total(ranked),
+        counted=_sum_models(cohort.counted(ranked)),
+        classified=_sum_models(cohort.classified(ranked)),
+        n_lacking_organ=sum(slide.lacks_organ for slide in cohort.classified(ranked)),
+        scored=cohort.score_total(ranked),
+        total=cohort.describe_total(ranked),
         seconds=sum(slide.seconds for slide in slides),
         statistics=read_statistics(statistics) if statistics else None,
         album=album,
         open_slides=OPEN_SLIDES,
         has_groups=any(slide.group for slide in slides),
         has_positive=any(slide.positive for slide in slides),
-        class_names=class_names(slide for slide in ranked if slide.positive is None),
+        class_names=cohort.class_names(slide for slide in ranked if slide.positive is None),
         plots=describe_plots(entries),
         cards=map_in_order(lambda entry: describe_card(entry, album), entries, threads),
         cost_columns=COLUMNS,
@@ -323,14 +304,11 @@ def write_page(
 
 
 def _sum_models(slides: Sequence[SlideResult]) -> list[dict[str, Any]]:
-    """Nuclei, area of tissue and classes per model, since numbers of different models may not be comparable.
-
-    If there is only one model, its name is "".
-    """
-    models = by_model(slides)
+    """Nuclei, area of tissue and classes per model, whose numbers may not be comparable; a single model has no name."""
+    models = cohort.by_model(slides)
     return [
         {
-            "name": describe_model(group) if len(models) > 1 else "",
+            "name": cohort.describe_model(group) if len(models) > 1 else "",
             "n_nuclei": sum(slide.n_nuclei for slide in group),
             "tissue_mm2": sum(slide.tissue_mm2 or 0 for slide in group),
             "classes": add_up(slide.summary for slide in group),
@@ -347,11 +325,7 @@ _UNITS = {"1": "", "1/mm2": "/mm²", "um": "µm", "um2": "µm²", "OD/um": "OD/�
 
 
 def read_statistics(table: Path) -> dict[str, Any]:
-    """The content of ``templates/statistics.html``, from ``statistics.tsv`` and ``statistics.patients.tsv``.
-
-    Raises:
-        ConfigError: a file is missing or damaged.
-    """
+    """The content of ``templates/statistics.html``, from ``statistics.tsv`` and ``statistics.patients.tsv``."""
     patients = table.with_suffix(f".patients{table.suffix}")
     try:
         of_patient = _read(patients)
@@ -371,50 +345,43 @@ def _read(path: Path) -> list[dict[str, str]]:
 
 def _measure(row: dict[str, str], names: Sequence[str], patients: Sequence[dict[str, str]]) -> dict[str, Any]:
     """A measure in two groups of patients; missing numbers are None."""
-    groups = [
-        np.array([float(each[row["measure"]] or "nan") for each in patients if each["group"] == n]) for n in names
-    ]
-    known = [values[np.isfinite(values)] for values in groups]
-    dots = np.linspace(0, 100, MOST_DOTS)
-    together = np.concatenate(known) if any(map(len, known)) else np.zeros(1)
-    numbers = ("mean_first", "mean_second", "effect", "low", "high", "p", "q")
-    found = {name: value if math.isfinite(value := float(row[name] or "nan")) else None for name in numbers}
+    groups = []
+    for name in names:
+        values = [float(patient[row["measure"]] or "nan") for patient in patients if patient["group"] == name]
+        groups.append(np.array([value for value in values if math.isfinite(value)]))
+    percentiles = np.linspace(0, 100, MOST_DOTS)
+    together = np.concatenate(groups) if any(map(len, groups)) else np.zeros(1)
+    columns = ("mean_first", "mean_second", "effect", "low", "high", "p", "q")
+    numbers = {name: value if math.isfinite(value := float(row[name] or "nan")) else None for name in columns}
     return {
         "name": row["measure"],
         "unit": _UNITS.get(row["unit"], row["unit"]),
-        "n_patients": [len(values) for values in known],
-        "dots": [(np.percentile(each, dots) if len(each) > MOST_DOTS else each).tolist() for each in known],
+        "n_patients": list(map(len, groups)),
+        "dots": [(np.percentile(v, percentiles) if len(v) > MOST_DOTS else v).tolist() for v in groups],
         "least": float(together.min()),
         "extent": float(np.ptp(together)) or 1.0,
-        "is_found": found["q"] is not None and found["q"] < FOUND,
-        "means": [found["mean_first"], found["mean_second"]],
-        **found,
+        "is_found": numbers["q"] is not None and numbers["q"] < FOUND,
+        "means": [numbers["mean_first"], numbers["mean_second"]],
+        **numbers,
     }
 
 
 def _pair(names: tuple[str, str], measures: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The comparison of two groups: their measures, sorted by q, then p, and the number that differ."""
-    n_patients = [max(each["n_patients"][side] for each in measures) for side in (0, 1)]
-    n_tested = sum(each["p"] is not None for each in measures)
-    least = _least_p(*n_patients)
-    ranked = sorted(measures, key=lambda each: (_last(each["q"]), _last(each["p"]), -abs(each["effect"] or 0)))
-    ends = [abs(each[name] or 0) for each in measures for name in ("effect", "low", "high")]
+    n_first, n_second = (max(row["n_patients"][side] for row in measures) for side in (0, 1))
+    n_tested = sum(row["p"] is not None for row in measures)
+    # The lowest possible p of a permutation test; swapping groups of equal size gives the same difference.
+    least = (2 if n_first == n_second else 1) / math.comb(n_first + n_second, n_first)
+    # Measures that were not tested have no q and no p, and come last.
+    ranked = sorted(measures, key=lambda m: (m["p"] is None, m["q"] or 0, m["p"] or 0, -abs(m["effect"] or 0)))
+    ends = [abs(row[name] or 0) for row in measures for name in ("effect", "low", "high")]
     return {
         "names": names,
-        "n_patients": n_patients,
-        "n_found": sum(each["is_found"] for each in measures),
+        "n_patients": [n_first, n_second],
+        "n_found": sum(row["is_found"] for row in measures),
         "n_tested": n_tested,
         "least_p": f"{least:.2g}" if n_tested and least > FOUND else "",
         "reach": min(math.ceil(max(1, *ends)), MOST_EFFECT),
         "shown": ranked[:SHOWN],
         "others": ranked[SHOWN:],
     }
-
-
-def _least_p(n_first: int, n_second: int) -> float:
-    """The lowest possible p of a permutation test; swapping groups of equal size gives the same difference."""
-    return (2 if n_first == n_second else 1) / math.comb(n_first + n_second, n_first)
-
-
-def _last(value: float | None) -> float:
-    return math.inf if value is None else value

@@ -51,7 +51,7 @@ def describe_plots(entries: Sequence[ShownSlide]) -> dict[str, Any] | None:
             {
                 "name": describe_model(slides) if len(models) > 1 else "",
                 **_plots_of_model(
-                    [each for each in entries if each.slide.model.sha256 == slides[0].model.sha256], groups
+                    [entry for entry in entries if entry.slide.model.sha256 == slides[0].model.sha256], groups
                 ),
             }
             for slides in shown
@@ -70,7 +70,7 @@ def _plots_of_model(entries: Sequence[ShownSlide], groups: Sequence[str]) -> dic
     slides = [entry.slide for entry in entries]
     names = class_names(slides)
     counts = [slide.class_counts for slide in slides]
-    of_classes = {name: _numbers([each.get(name) for each in counts]) for name in names if any(counts)}
+    of_classes = {name: _numbers([of_slide.get(name) for of_slide in counts]) for name in names if any(counts)}
     area, total = _numbers([slide.tissue_mm2 for slide in slides]), _numbers([slide.n_nuclei for slide in slides])
     densities = [("All nuclei, per mm²", _divide(total, area))]
     densities += [(f"{name}, per mm²", _divide(n, area)) for name, n in of_classes.items()]
@@ -81,17 +81,13 @@ def _plots_of_model(entries: Sequence[ShownSlide], groups: Sequence[str]) -> dic
         "regions": _region_areas(slides),
         "features": _features(slides),
     }
-    return {
-        "mix": _class_mix(entries, np.stack(list(of_classes.values()), 1), groups) if of_classes else None,
-        **{
-            name: [
-                _strip_plot(title, values, entries, groups)
-                for title, values in found
-                if np.isfinite(values).sum() >= LEAST_SLIDES
-            ]
-            for name, found in quantities.items()
-        },
+    plots: dict[str, Any] = {
+        "mix": _class_mix(entries, np.stack(list(of_classes.values()), 1), groups) if of_classes else None
     }
+    for name, measures in quantities.items():
+        enough = [pair for pair in measures if np.isfinite(pair[1]).sum() >= LEAST_SLIDES]
+        plots[name] = [_strip_plot(title, values, entries, groups) for title, values in enough]
+    return plots
 
 
 def _numbers(values: Sequence[float | None]) -> np.ndarray:
@@ -106,40 +102,29 @@ def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 def _region_areas(slides: Sequence[SlideResult]) -> Iterator[tuple[str, np.ndarray]]:
     """Area of each region as a percentage of the area of all regions."""
-    found = [
-        {one["name"]: one["area_mm2"] for one in slide.regions["classes"]}
-        if slide.regions and slide.regions["status"] == "ok" and not slide.regions_left_out
-        else {}
-        for slide in slides
-    ]
-    totals = [sum(areas.values()) for areas in found]
-    for name in dict.fromkeys(name for areas in found for name in areas):
-        shares = [100 * areas[name] / total if total else None for areas, total in zip(found, totals, strict=True)]
+    of_slides = []
+    for slide in slides:
+        is_used = slide.regions and slide.regions["status"] == "ok" and not slide.regions_left_out
+        regions = slide.regions["classes"] if is_used else ()
+        of_slides.append({region["name"]: region["area_mm2"] for region in regions})
+    for name in dict.fromkeys(name for areas in of_slides for name in areas):
+        shares = [100 * areas.get(name, 0) / total if (total := sum(areas.values())) else None for areas in of_slides]
         yield f"{name}, % of the regions' area", _numbers(shares)
 
 
 def _features(slides: Sequence[SlideResult]) -> Iterator[tuple[str, np.ndarray]]:
-    measured = [
-        {
-            name: value
-            for name, value in slide.summary["features"].items()
-            if name in WITHOUT_CLASSES or not slide.classes_left_out
-        }
-        for slide in slides
-    ]
-    units = {each.name: each.unit for each in every_feature(class_names(slides))}
+    measured = []
+    for slide in slides:
+        used = WITHOUT_CLASSES if slide.classes_left_out else slide.summary["features"]
+        measured.append({name: value for name, value in slide.summary["features"].items() if name in used})
+    units = {feature.name: feature.unit for feature in every_feature(class_names(slides))}
     for name in dict.fromkeys(name for features in measured for name in features if name != ORIENTATION):
         unit = {"um": ", µm", "um2": ", µm²", "1": ""}.get(units.get(name, "1"), f", {units.get(name)}")
         yield f"{name}{unit}", _numbers([features.get(name) for features in measured])
 
 
 def find_outliers(values: np.ndarray, group: Sequence[str]) -> np.ndarray:
-    """(S,) modified z-score of each slide within its group; 0 if the group is too small or most values are equal.
-
-    Args:
-        values: (S,) values; NaN if missing.
-        group: (S,) name of each slide's group.
-    """
+    """(S,) modified z-score of each slide's value (S,) in its group; 0 in small groups or if most values are equal."""
     score, group = np.zeros(len(values)), np.asarray(group, str)
     for name in np.unique(group):
         own = np.flatnonzero((group == name) & np.isfinite(values))
@@ -154,7 +139,9 @@ def _strip_plot(title: str, values: np.ndarray, entries: Sequence[ShownSlide], g
     """A plot with a row of dots for every group above a common axis, and its outliers."""
     of_slide = [entry.slide.group for entry in entries]
     names = [name for name in (*groups, "") if name in of_slide]
-    ticks = _ticks(float(np.nanmin(values)), float(np.nanmax(values)))
+    low, middle, high = np.nanpercentile(values, (0, 50, 100))
+    n = count_noun(int(np.isfinite(values).sum()), "slide")
+    ticks = _ticks(float(low), float(high))
 
     def to_x(value: np.ndarray) -> list[float]:
         return np.round(_LEFT + (_RIGHT - _LEFT) * (value - ticks[0]) / (ticks[-1] - ticks[0]), 1).tolist()
@@ -169,27 +156,21 @@ def _strip_plot(title: str, values: np.ndarray, entries: Sequence[ShownSlide], g
         own = [i for i, of in enumerate(of_slide) if of == name and np.isfinite(values[i])]
         if not own:
             continue
-        low, median, high = to_x(np.percentile(values[own], (25, 50, 75)))
+        left, median, right = to_x(np.percentile(values[own], (25, 50, 75)))
         xy = {i: (x[i], round(top + float(y[i]), 1)) for i in own}
         path = "".join(f"M{x:g} {y:g}h0" for i, (x, y) in xy.items() if i not in linked)
         circles = [(entries[i], _text(values[i]), *xy[i], score[i] > FAR) for i in own if i in linked]
-        box = {"low": low, "width": round(max(high - low, 1), 1), "median": median}
+        box = {"low": left, "width": round(max(right - left, 1), 1), "median": median}
         rows.append({"color": group_color(groups, name), "top": top, "path": path, "dots": circles, **box})
     return {
         "title": title,
-        "range": _describe(values),
+        "range": f"{n} from {_text(low)} to {_text(high)}, median {_text(middle)}",
         "height": _ROW * len(names) + _AXIS,
         "ticks": [(at, f"{tick:,.10g}") for at, tick in zip(to_x(np.array(ticks)), ticks, strict=True)],
         "rows": rows,
         "outliers": [(entries[i], _text(values[i])) for i in far[:MOST_NAMED]],
         "n_more": len(far[MOST_NAMED:]),
     }
-
-
-def _describe(values: np.ndarray) -> str:
-    low, middle, high = np.nanpercentile(values, (0, 50, 100))
-    n = int(np.isfinite(values).sum())
-    return f"{count_noun(n, 'slide')} from {_text(low)} to {_text(high)}, median {_text(middle)}"
 
 
 def _text(value: float) -> str:
@@ -200,19 +181,13 @@ def _ticks(low: float, high: float) -> list[float]:
     """At most six round numbers that enclose the values from ``low`` to ``high``."""
     reach = max(high - low, 1e-9 * max(abs(high), 1), 1e-12)
     power = 10.0 ** math.floor(math.log10(reach / 4))
-    step = next(power * each for each in (1, 2, 2.5, 5, 10) if power * each * 4 >= reach * (1 - 1e-9))
+    step = next(power * size for size in (1, 2, 2.5, 5, 10) if power * size * 4 >= reach * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(n * step, 12) for n in range(first, max(last, first + 1) + 1)]
 
 
 def _class_mix(entries: Sequence[ShownSlide], counts: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:
-    """A column for every slide, divided by class; columns are sorted by group, then by fraction of the first class.
-
-    Args:
-        entries: slides of a model.
-        counts: (S, C) number of nuclei by class; NaN if missing.
-        groups: names of the groups.
-    """
+    """A column for every slide, divided by class; columns are sorted by group, then by fraction of the first class."""
     slides = [entry.slide for entry in entries]
     totals = np.nansum(counts, 1, keepdims=True)
     shares = np.nan_to_num(counts) / np.where(totals > 0, totals, 1)
@@ -222,10 +197,10 @@ def _class_mix(entries: Sequence[ShownSlide], counts: np.ndarray, groups: Sequen
     edges = np.cumsum(np.hstack([np.zeros((len(slides), 1)), shares]), 1)[order] * _MIX_HEIGHT
     classes = add_up(slide.summary for slide in slides)
     bands = []
-    for k, each in enumerate(classes):  # the areas of a class in all columns, as a single path
+    for k, entry in enumerate(classes):  # the areas of a class in all columns, as a single path
         cells = ((n * width, row[k], row[k + 1]) for n, row in enumerate(edges))
         path = "".join(f"M{x:.2f} {top:.1f}h{width:.2f}V{bottom:.1f}h-{width:.2f}z" for x, top, bottom in cells)
-        bands.append((each["color"], path))
+        bands.append((entry["color"], path))
     for group in groups:  # a bar in the colour of the group below its columns
         own = (k for k, i in enumerate(order) if slides[i].group == group)
         path = "".join(f"M{k * width:.2f} {_MIX_HEIGHT + 3}h{width:.2f}v7h-{width:.2f}z" for k in own)
@@ -249,5 +224,5 @@ def _column_names(names: Sequence[str], width: float, top: int) -> dict[str, Any
     longest = math.ceil(_LETTER * max(map(len, shown), default=0))
     turned = longest > width
     y, height = (top + 6, top + longest + 12) if turned else (top + 16, top + 22)
-    found = [(name, round((k + 0.5) * width - 4 * turned, 1), y) for k, name in enumerate(shown)]
-    return {"names": found, "turned": turned, "height": height}
+    positions = [(name, round((k + 0.5) * width - 4 * turned, 1), y) for k, name in enumerate(shown)]
+    return {"names": positions, "turned": turned, "height": height}

@@ -29,13 +29,18 @@ def describe_card(shown: ShownSlide, album: Album) -> dict[str, Any]:
     slide = shown.slide
     names = class_names([slide])
     artefacts, left_out = _artefacts(slide)
+    counts = slide.intensities["slide"] if slide.intensities else {}
+    scores = {name: score(counts[name]) for name in COMPARTMENTS if sum(counts.get(name, ()))}
+    fields = slide.summary["fields"] if slide.summary else ()
+    pictures = (
+        album.figure(slide.folder / field["picture"], _field_caption(field, slide.info), _OVERLAY_PX)
+        for field in fields
+    )
     return {
-        "slide": slide,
-        "anchor": shown.anchor,
-        "notices": shown.notices,
+        **shown._asdict(),
         "use": describe_use(slide),
         "mpp": " × ".join(f"{mpp:.4g}" for mpp in dict.fromkeys(slide.info.mpp)) if slide.info else "",
-        "scores": _scores(slide.intensities["slide"]) if slide.intensities else "",
+        "scores": "; ".join(f"H-score {s['h_score']:.0f}, Allred {s['allred']} ({name})" for name, s in scores.items()),
         "tma": slide.summary.get("tma") if slide.summary else None,
         "artefacts": artefacts,
         "left_out": left_out,
@@ -44,7 +49,7 @@ def describe_card(shown: ShownSlide, album: Album) -> dict[str, Any]:
         "densities": [f"{name}/mm²" for name in names],
         "warnings": list(_warnings(shown)),
         "overview": list(filter(None, _overview(slide, album))),
-        "fields": list(filter(None, _fields(slide, album))),
+        "fields": list(filter(None, pictures)),
         **_files(slide, album),
         "provenance": _provenance_text(slide.provenance) if slide.provenance else "",
     }
@@ -79,25 +84,21 @@ def describe_use(slide: SlideResult) -> str:
         "doubtful classes": "; classes may not",
         "classes not validated": f"; {name_unvalidated(slide.provenance, slide.organ)} are not validated in this organ",
     }
-    known = "; classes are validated in this organ" if len(_bar_of(slide)) > 1 else ""
+    validated = "; classes are validated in this organ" if len(_bar_of(slide)) > 1 else ""
     if slide.lacks_organ:
-        known = f"; classes only in organs in which they are validated: {describe_organs(slide.provenance.organs)}"
-    classes = next((text for word, text in of_classes.items() if word in words), known)
+        validated = f"; classes only in organs in which they are validated: {describe_organs(slide.provenance.organs)}"
+    classes = next((text for word, text in of_classes.items() if word in words), validated)
     return f"{numbers} may be used{condition}{classes}."
-
-
-def _scores(compartments: dict[str, Any]) -> str:
-    """H-score and Allred score of nuclei, and of cytoplasm and membranes if cells were measured."""
-    found = {name: score(compartments[name]) for name in COMPARTMENTS if sum(compartments.get(name, ()))}
-    return "; ".join(f"H-score {each['h_score']:.0f}, Allred {each['allred']} ({name})" for name, each in found.items())
 
 
 def _artefacts(slide: SlideResult) -> tuple[str, str]:
     """Area and percentage of the tissue for each kind of artefact, and what is not judged or left out of totals."""
-    found, whole = {kind: mm2 for kind, mm2 in (slide.artefacts_mm2 or {}).items() if mm2}, slide.processed_mm2
-    areas = [f"{area_text(mm2)} mm² {kind} ({100 * mm2 / whole:.1f} %)" for kind, mm2 in found.items()]
     if slide.artefacts_mm2 is None:
         return slide.unjudged, ""
+    whole = slide.processed_mm2
+    areas = [
+        f"{area_text(mm2)} mm² {kind} ({100 * mm2 / whole:.1f} %)" for kind, mm2 in slide.artefacts_mm2.items() if mm2
+    ]
     n, share = slide.n_left_out, 100 * slide.left_out_mm2 / whole if whole else 0.0
     left_out = f"{share:.1f} % of the tissue, {count_noun(n, 'nucleus', 'nuclei')} left out" if share else ""
     n_kept = slide.n_in_artefacts - n
@@ -110,23 +111,21 @@ def _bar_of(slide: SlideResult) -> list[dict[str, Any]]:
     if slide.positive is None:
         return slide.summary["classes"]
     counts = slide.positive["n_negative"], slide.positive["n_positive"]
-    return [
-        {"name": each.name, "color": each.color, "n_nuclei": n} for each, n in zip(stains.CLASSES, counts, strict=True)
-    ]
+    pairs = zip(stains.CLASSES, counts, strict=True)
+    return [{"name": kind.name, "color": kind.color, "n_nuclei": n} for kind, n in pairs]
 
 
 def _warnings(shown: ShownSlide) -> Iterator[tuple[str, list[str]]]:
     """Yield the warnings of the steps in two boxes: red for those that a red notice repeats, amber for all others."""
-    warnings = shown.slide.warnings
     red = [notice.sentence for notice in shown.notices if notice.level == RED and notice.word]
-    grave = [warning for warning in warnings if any(warning in sentence for sentence in red)]
-    mild = [warning for warning in warnings if warning not in grave]
-    yield from ((level, found) for level, found in (("red", grave), ("amber", mild)) if found)
+    grave = [warning for warning in shown.slide.warnings if any(warning in sentence for sentence in red)]
+    mild = [warning for warning in shown.slide.warnings if warning not in grave]
+    yield from ((level, texts) for level, texts in (("red", grave), ("amber", mild)) if texts)
 
 
 def _overview(slide: SlideResult, album: Album) -> Iterator[dict[str, Any] | None]:
     """Pictures of the whole slide."""
-    if slide.finished("tissue"):
+    if any(record.step == "tissue" and record.status == "ok" for record in slide.progress):
         yield album.figure(slide.files.picture, "Tissue found", _OVERVIEW_PX)
     if slide.regions and slide.files.region_picture.is_file():
         yield album.figure(slide.files.region_picture, "Tissue regions", _OVERVIEW_PX)
@@ -143,12 +142,6 @@ def _overview(slide: SlideResult, album: Album) -> Iterator[dict[str, Any] | Non
         yield album.figure(slide.files.density, caption, _OVERVIEW_PX)
 
 
-def _fields(slide: SlideResult, album: Album) -> Iterator[dict[str, Any] | None]:
-    """Pictures of the nuclei in the chosen fields."""
-    for field in slide.summary["fields"] if slide.summary else ():
-        yield album.figure(slide.folder / field["picture"], _field_caption(field, slide.info), _OVERLAY_PX)
-
-
 def _field_caption(field: dict[str, Any], info: SlideInfo) -> str:
     """Content of the field and, if that is not the whole slide, the position of its centre in QuPath."""
     what = f"{field['caption'].capitalize()}: {count_noun(field['n_nuclei'], 'nucleus', 'nuclei')}"
@@ -161,14 +154,12 @@ def _field_caption(field: dict[str, Any], info: SlideInfo) -> str:
 
 def _files(slide: SlideResult, album: Album) -> dict[str, Any]:
     """Viewer and result files, each with its address."""
-    if not slide.summary:
-        return {"viewer": "", "files": []}
     files = slide.files
     regions = [files.region_outlines] if slide.regions else []
     artefacts = [files.artefacts] if slide.artefacts_mm2 else []
-    results = [files.geojson, files.nuclei, *regions, *artefacts, files.outline]
+    results = [files.geojson, files.nuclei, *regions, *artefacts, files.outline] if slide.summary else []
     return {
-        "viewer": album.link(files.viewer) if files.viewer.is_file() else "",
+        "viewer": album.link(files.viewer) if slide.summary and files.viewer.is_file() else "",
         "files": [(path.name, album.link(path)) for path in results if path.is_file()],
     }
 
@@ -184,7 +175,6 @@ def add_up(summaries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """The classes in ``summaries``, with the nuclei of all slides added up."""
     total: dict[str, dict[str, Any]] = {}
     for summary in summaries:
-        for each in summary["classes"]:
-            known = total.setdefault(each["name"], {**each, "n_nuclei": 0})
-            known["n_nuclei"] += each["n_nuclei"]
+        for entry in summary["classes"]:
+            total.setdefault(entry["name"], {**entry, "n_nuclei": 0})["n_nuclei"] += entry["n_nuclei"]
     return list(total.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +14,17 @@ import shapely
 from muse_pipeline import __version__
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import work_size_px, work_to_level0
-from muse_pipeline.core.files import complete_file, read_json, sha256_of, write_json
+from muse_pipeline.core.files import complete_file, find_json, sha256_of, write_json
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import stains
-from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.nuclei.parquet import POSITIVE, footer_checksum, read_provenance
 from muse_pipeline.qupath.regions import read_class_areas, read_cores
 from muse_pipeline.report.album import make_thumbnail
 from muse_pipeline.report.counts import count_in_annotations, count_in_regions, count_intensities
-from muse_pipeline.report.density import (
-    DensityGrid,
-    choose_fields,
-    count_nuclei,
-    median_features,
-    stream_positions,
-)
-from muse_pipeline.report.overlays import (
-    LONG_SIDE_PX,
-    draw_density,
-    draw_field,
-    field_size_px,
-)
+from muse_pipeline.report.density import DensityGrid, choose_fields, count_nuclei, median_features, stream_positions
+from muse_pipeline.report.overlays import LONG_SIDE_PX, draw_density, draw_field, field_size_px
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.grid import WindowGrid
 from muse_pipeline.store.store import CHUNK_PX, PYRAMID, Store, open_store
@@ -63,28 +51,18 @@ def summarise_slide(folder: Path, threads: int = 1) -> dict[str, Any]:
     info = read_info(files.info)
     if files.tma.exists():
         made_from["tma"] = sha256_of(files.tma)
-    known = _read_known(folder)
-    if known and known["made_from"] == made_from and (known["has_pixels"] or not store_path.exists()):
-        return known
+    earlier = find_json(files.summary)
+    pictures = ["density.png", *(field["picture"] for field in earlier["fields"])] if earlier else []
+    if not all((folder / picture).is_file() for picture in pictures):
+        earlier = None
+    if earlier and earlier["made_from"] == made_from and (earlier["has_pixels"] or not store_path.exists()):
+        return earlier
     store = open_store(store_path) if store_path.exists() else None
-    of_same_nuclei = known and known["made_from"].get("nuclei") == made_from["nuclei"]
-    seen = known if of_same_nuclei and known["has_pixels"] and store is None else None
-    summary = {"made_from": made_from, **_describe(folder, info, provenance, store, seen, threads)}
+    of_same_nuclei = earlier and earlier["made_from"]["nuclei"] == made_from["nuclei"]
+    kept = earlier if of_same_nuclei and earlier["has_pixels"] and store is None else None
+    summary = {"made_from": made_from, **_describe(folder, info, provenance, store, kept, threads)}
     write_json(files.summary, summary)
     return summary
-
-
-def _read_known(folder: Path) -> dict[str, Any] | None:
-    """An earlier summary; None if it is damaged or one of its pictures is missing."""
-    try:
-        known = read_json(SlideFiles(folder).summary)
-        pictures = ["density.png", *(field["picture"] for field in known["fields"])]
-        complete = all((folder / picture).is_file() for picture in pictures) and {"made_from", "has_pixels"} <= set(
-            known
-        )
-        return known if complete else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _describe(
@@ -92,10 +70,10 @@ def _describe(
     info: SlideInfo,
     provenance: Provenance,
     store: Store | None,
-    seen: dict[str, Any] | None,
+    earlier: dict[str, Any] | None,
     threads: int,
 ) -> dict[str, Any]:
-    """The summary; results that need pixels are copied from ``seen``, an earlier summary, if the store was removed."""
+    """The summary; results that need pixels are copied from an ``earlier`` summary if the store was removed."""
     cv2.setNumThreads(1)
     classes = provenance.classes
     files = SlideFiles(folder)
@@ -105,29 +83,27 @@ def _describe(
     annotations, missing = tissue.annotations, None
     if files.tma.exists():
         cores, missing = read_cores(files.tma, info)
-        annotations = (*annotations, *(measure_annotation(each, tissue, info) for each in cores))
+        annotations = (*annotations, *(measure_annotation(core, tissue, info) for core in cores))
     artefacts = read_class_areas(files.artefacts, info, may_lack=True) if provenance.quality else []
     if artefacts and annotations:
         kinds = provenance.quality.subtract
-        left_out = shapely.union_all([one.shape for one in artefacts if one.class_name.lower() in kinds])
-        annotations = [_take_out(each, left_out, tissue, info) for each in annotations]
+        left_out = shapely.union_all([area.shape for area in artefacts if area.class_name.lower() in kinds])
+        annotations = [_take_out(annotation, left_out, tissue, info) for annotation in annotations]
 
     def draw_map() -> None:
-        if not seen:
+        if not earlier:
             backdrop = _read_backdrop(store) if store else [np.where(tissue.mask, np.uint8(215), np.uint8(255))] * 3
             draw_density(grid, tissue.mask, backdrop, files.density, artefacts, info.mpp)
 
     def draw_fields() -> list[dict[str, Any]]:
-        if not store:
-            return []
-        return _draw_fields(folder, store, info, _choose_marks(nuclei, info, classes, grid, ihc))
+        return _draw_fields(folder, store, info, provenance, grid) if store else []
 
     _, fields = map_in_order(lambda draw: draw(), (draw_map, draw_fields), threads)
     return {
         "n_nuclei": int(counts.sum()),
         "classes": [
-            {"name": each.name, "color": list(each.color), "n_nuclei": int(n)}
-            for each, n in zip(classes, counts, strict=False)
+            {"name": kind.name, "color": list(kind.color), "n_nuclei": int(n)}
+            for kind, n in zip(classes, counts, strict=False)
         ],
         "immunohistochemistry": ihc,
         "intensities": ihc and count_intensities(nuclei, provenance, annotations),
@@ -139,9 +115,9 @@ def _describe(
         "fields": fields,
         "has_pixels": store is not None,
         "full_windows_level0": _locate_windows(provenance, info),
-        "corrupt_level0": _locate_regions(store) if store else [],
+        "corrupt_level0": _to_level0(store.attributes.get("corrupt", []), info.mpp, store.mpp) if store else [],
         "provenance": provenance.to_dict(),
-        **({name: seen[name] for name in OF_PIXELS} if seen else {}),
+        **({name: earlier[name] for name in OF_PIXELS} if earlier else {}),
     }
 
 
@@ -165,30 +141,6 @@ def _count_positive(provenance: Provenance) -> dict[str, Any] | None:
     }
 
 
-@dataclass(frozen=True)
-class Marks:
-    """Classes that the outlines of the overlays distinguish.
-
-    Attributes:
-        column: column of the table.
-        classes: classes, indexed by the values of ``column``.
-        grid: nuclei counted by class.
-    """
-
-    column: str
-    classes: Sequence[NucleusClass]
-    grid: DensityGrid
-
-
-def _choose_marks(
-    nuclei: Path, info: SlideInfo, classes: Sequence[NucleusClass], grid: DensityGrid, ihc: dict[str, Any] | None
-) -> Marks:
-    """The model's classes; for immunohistochemistry, positive and negative nuclei."""
-    if ihc is None:
-        return Marks("label", classes, grid)
-    return Marks(POSITIVE, stains.CLASSES, count_nuclei(stream_positions(nuclei, POSITIVE), info.size_px, info.mpp, 2))
-
-
 def _locate_windows(provenance: Provenance, info: SlideInfo) -> list[list[int]]:
     """(x, y, width, height) in level-0 px of the cores of windows that held more nuclei than the model can return."""
     mpp = provenance.model_mpp
@@ -197,24 +149,25 @@ def _locate_windows(provenance: Provenance, info: SlideInfo) -> list[list[int]]:
     return _to_level0(np.hstack([corners, np.full_like(corners, grid.core_px)]), info.mpp, mpp)
 
 
-def _locate_regions(store: Store) -> list[list[int]]:
-    """(x, y, width, height) in level-0 px of areas that could not be decoded."""
-    return _to_level0(np.array(store.attributes.get("corrupt", [])).reshape(-1, 4), store.slide_mpp, store.mpp)
+def _to_level0(rectangles: Sequence | np.ndarray, slide_mpp: tuple[float, float], mpp: float) -> list[list[int]]:
+    """Convert (x, y, width, height) in work pixels to level-0 pixels."""
+    corners_and_sizes = work_to_level0(np.reshape(rectangles, (-1, 2)), slide_mpp, mpp)
+    return np.round(corners_and_sizes).astype(int).reshape(-1, 4).tolist()
 
 
-def _to_level0(rectangles: np.ndarray, slide_mpp: tuple[float, float], mpp: float) -> list[list[int]]:
-    corner, size = (work_to_level0(part, slide_mpp, mpp) for part in (rectangles[:, :2], rectangles[:, 2:]))
-    return np.round(np.hstack([corner, size])).astype(int).tolist()
-
-
-def _draw_fields(folder: Path, store: Store, info: SlideInfo, marks: Marks) -> list[dict[str, Any]]:
+def _draw_fields(
+    folder: Path, store: Store, info: SlideInfo, provenance: Provenance, grid: DensityGrid
+) -> list[dict[str, Any]]:
     """Draw the chosen fields as ``overlays/1.png`` ...; earlier overlays are replaced all at once."""
     drawn, nuclei = [], SlideFiles(folder).nuclei
+    column, classes = "label", provenance.classes
+    if provenance.positive_od is not None:
+        column, classes = POSITIVE, stains.CLASSES
+        grid = count_nuclei(stream_positions(nuclei, POSITIVE), info.size_px, info.mpp, len(classes))
     with complete_file(folder / "overlays") as partial:
         partial.mkdir()
-        for number, field in enumerate(choose_fields(marks.grid), 1):
-            picture = partial / f"{number}.png"
-            counts = draw_field(store, nuclei, field, marks.classes, picture, column=marks.column)
+        for number, field in enumerate(choose_fields(grid), 1):
+            counts = draw_field(store, nuclei, field, classes, partial / f"{number}.png", column=column)
             entry = {
                 "picture": f"overlays/{number}.png",
                 "caption": field.caption,

@@ -22,7 +22,6 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.nuclei.arrow import bytes_to_arrow
 from muse_pipeline.nuclei.parquet import open_nuclei
 from muse_pipeline.scverse.elements import (
-    Batch,
     Elements,
     NucleiTable,
     class_colors,
@@ -41,31 +40,18 @@ VERSION = {"version": "0.3"}  # version of the elements "image" and "shapes"
 
 
 def write_anndata(nuclei: Path, output: Path, patient: str | None, embeddings: Path | None = None) -> None:
-    """Write the nuclei of a slide as AnnData.
-
-    Args:
-        nuclei: path of ``nuclei.parquet``.
-        output: path of ``nuclei.h5ad``.
-        patient: patient of the slide; None to derive it from the slide's name.
-        embeddings: file of the nuclei's embeddings, written by ``muse embed``.
-    """
+    """Write the nuclei of a slide as AnnData; the patient may be derived from the slide's name."""
     table = NucleiTable.open(nuclei, patient, embeddings)
     with complete_file(output) as partial, open_hdf5(partial) as elements:
         write_elements(elements, table, {})
 
 
 def write_elements(elements: Elements, table: NucleiTable, more: Mapping[str, str]) -> None:
-    """Write a table of nuclei as AnnData.
-
-    Args:
-        elements: HDF5 file or Zarr group to write to.
-        table: table of the nuclei.
-        more: further columns of ``obs``, each with its value for all nuclei.
-    """
+    """Write a table of nuclei as AnnData, with ``more`` columns of ``obs`` that have one value for all nuclei."""
     begin_anndata(elements)
     write_nuclei_elements(elements, table, more)
-    columns = {name: [getattr(each, name) for each in table.features] for name in ("group", "unit", "text")}
-    write_var(elements, [each.name for each in table.features], columns)
+    columns = {name: [getattr(feature, name) for feature in table.features] for name in ("group", "unit", "text")}
+    write_var(elements, [feature.name for feature in table.features], columns)
 
 
 def write_var(elements: Elements, names: Sequence[str], columns: Mapping[str, Sequence[str]]) -> None:
@@ -78,7 +64,14 @@ def write_var(elements: Elements, names: Sequence[str], columns: Mapping[str, Se
 def write_nuclei_elements(elements: Elements, table: NucleiTable, more: Mapping[str, str], features: str = "X") -> None:
     """Write ``obs``, ``obsm`` and ``uns`` of the nuclei, and their features under the name ``features``."""
     _write_rows(elements, table, more, features)
-    _write_uns(elements, table)
+    elements.strings("uns/class_colors", class_colors(table.provenance))
+    elements.scalar("uns/muse", json.dumps(table.provenance.to_dict(), sort_keys=True, ensure_ascii=False))
+    path = "uns"
+    for name in ("spatial", table.slide_id, "scalefactors"):
+        path = f"{path}/{name}"
+        elements.group(path, _encoding("dict", "0.1.0"))
+    for name, value in zip(("um_per_px_x", "um_per_px_y"), table.um_per_px.tolist(), strict=True):
+        elements.scalar(f"{path}/{name}", value)
 
 
 def begin_anndata(elements: Elements) -> None:
@@ -104,27 +97,23 @@ def _write_rows(elements: Elements, table: NucleiTable, more: Mapping[str, str],
         arrays["embedding"] = elements.array("obsm/X_embedding", (n, table.embedding_dim), np.float16)
     start = 0
     for batch in table.batches():
-        rows = slice(start, start + len(batch.rows))
-        for name, values in _values_of(elements, batch).items():
-            arrays[name][rows] = values
+        rows, xy = slice(start, start + len(batch.rows)), batch.xy
+        values = {
+            "ids": elements.to_ids(batch.ids),
+            **{f"codes {name}": batch.codes(name) for name in table.categories},
+            **{f"number {name}": batch.numbers(name) for name in table.numbers},
+            "X": batch.values,
+            "spatial": xy * table.um_per_px,
+            "spatial_px": xy,
+            **({"embedding": batch.embedding} if table.embedding_dim else {}),
+        }
+        for name, array in arrays.items():
+            array[rows] = values[name]
         start = rows.stop
 
 
-def _values_of(elements: Elements, batch: Batch) -> dict[str, np.ndarray]:
-    table, xy = batch.table, batch.xy
-    return {
-        "ids": elements.to_ids(batch.ids),
-        **{f"codes {name}": batch.codes(name) for name in table.categories},
-        **{f"number {name}": batch.numbers(name) for name in table.numbers},
-        "X": batch.values,
-        "spatial": xy * table.um_per_px,
-        "spatial_px": xy,
-        **({"embedding": batch.embedding} if table.embedding_dim else {}),
-    }
-
-
 def categorical(elements: Elements, name: str, names: Sequence[str], n: int) -> Any:
-    """Make a column of ``obs`` with the categories ``names``, and return its array of ``n`` codes."""
+    """Create a categorical column in ``obs``; return its array of ``n`` codes to fill."""
     elements.group(f"obs/{name}", {**_encoding("categorical", "0.2.0"), "ordered": False})
     elements.strings(f"obs/{name}/categories", names)
     # A signed type, because -1 is the code for no category.
@@ -141,29 +130,10 @@ def _encoding(kind: str, version: str) -> dict[str, Any]:
     return {"encoding-type": kind, "encoding-version": version}
 
 
-def _write_uns(elements: Elements, table: NucleiTable) -> None:
-    elements.strings("uns/class_colors", class_colors(table.provenance))
-    elements.scalar("uns/muse", json.dumps(table.provenance.to_dict(), sort_keys=True, ensure_ascii=False))
-    path = "uns"
-    for name in ("spatial", table.slide_id, "scalefactors"):
-        path = f"{path}/{name}"
-        elements.group(path, _encoding("dict", "0.1.0"))
-    for name, value in zip(("um_per_px_x", "um_per_px_y"), table.um_per_px.tolist(), strict=True):
-        elements.scalar(f"{path}/{name}", value)
-
-
 def write_spatialdata(
     nuclei: Path, store: Path, output: Path, patient: str | None, embeddings: Path | None = None
 ) -> None:
-    """Write a slide for SpatialData.
-
-    Args:
-        nuclei: path of ``nuclei.parquet``.
-        store: store of the slide's image; its position relative to ``output`` must not change.
-        output: path of ``slide.spatialdata.zarr``.
-        patient: patient of the slide; None to derive it from the slide's name.
-        embeddings: file of the nuclei's embeddings, written by ``muse embed``.
-    """
+    """Write a slide for SpatialData; the position of the ``store`` relative to ``output`` must not change."""
     import zarr  # imported here, because loading takes longer than writing an AnnData file
 
     table, image = NucleiTable.open(nuclei, patient, embeddings), open_store(store)
@@ -184,8 +154,7 @@ def write_spatialdata(
 def _to_global(axes: tuple[str, ...], scale: list[float]) -> dict[str, Any]:
     space = {"type": "space", "unit": "unit"}  # the only unit in files that SpatialData writes
     described = [{"name": name, **({"type": "channel"} if name == "c" else space)} for name in axes]
-    frames = {"input": "".join(axes), "output": "global"}
-    systems = {side: {"name": name, "axes": described} for side, name in frames.items()}
+    systems = {"input": {"name": "".join(axes), "axes": described}, "output": {"name": "global", "axes": described}}
     return {"type": "scale", "scale": scale, **systems}
 
 

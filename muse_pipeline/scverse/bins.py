@@ -56,37 +56,21 @@ Spots = tuple[np.ndarray, sparse.csr_matrix]  # positions (N, 2), um from the co
 
 @dataclass(frozen=True)
 class Assay:
-    """A spatial assay on the tissue of a slide.
+    """A spatial assay on the tissue of a slide."""
 
-    Attributes:
-        path: file or folder of the assay.
-        genes: unique names of the G genes.
-        gene_ids: identifiers of the genes.
-        n_others: number of features that are no genes and are left out.
-        um_per_px: um per pixel of the picture in which its positions are given.
-        batches: function that yields the spots in batches.
-        bin_um: side of a bin; None for transcripts.
-    """
-
-    path: Path
-    genes: list[str]
-    gene_ids: list[str]
-    n_others: int
-    um_per_px: float
-    batches: Callable[[], Iterator[Spots]]
-    bin_um: float | None = None
+    path: Path  # file or folder of the assay
+    genes: list[str]  # unique names of the G genes
+    gene_ids: list[str]  # identifiers of the genes
+    n_others: int  # number of features that are no genes and are left out
+    um_per_px: float  # um per pixel of the picture in which its positions are given
+    batches: Callable[[], Iterator[Spots]]  # function that yields the spots in batches
+    bin_um: float | None = None  # side of a bin; None for transcripts
 
 
 def read_visium_hd(path: Path) -> Assay:
     """Open the finest bins of Space Ranger's ``binned_outputs``, or those in the folder of a single bin size.
 
     Antibodies and other features that are no genes are left out.
-
-    Raises:
-        LabelError: a file is missing or cannot be read.
-
-    Warns:
-        MuseWarning: bins are larger than most nuclei, or genes have equal names.
     """
     sizes = sorted(path.glob("square_*um"))
     folder = sizes[0] if sizes else path
@@ -106,7 +90,9 @@ def read_visium_hd(path: Path) -> Assay:
         positions = pq.read_table(positions_file, columns=columns).to_pandas().set_index("barcode")
         xy_px = positions.reindex(barcodes).to_numpy(float)
         scales = read_json(folder / "spatial/scalefactors_json.json")
-        scale, bin_um = scales["microns_per_pixel"], float(scales.get("bin_size_um") or _bin_um_in(folder.name))
+        stated = re.search(r"square_(\d+)um", folder.name)  # as in "square_008um"
+        bin_um = float(scales.get("bin_size_um") or (stated[1] if stated else 0))
+        scale = scales["microns_per_pixel"]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise LabelError(
             f"{folder}: is not a folder of Visium HD bins ({one_line(error)}); give Space Ranger's `binned_outputs`"
@@ -135,11 +121,6 @@ def _are_genes(names: np.ndarray, types: np.ndarray | None = None) -> np.ndarray
     return by_name if types is None else by_name & (types == GENE_EXPRESSION)
 
 
-def _bin_um_in(name: str) -> str:
-    """The side of a bin that the name of a folder states, as in "square_008um"; "0" if there is none."""
-    return next(iter(re.findall(r"square_(\d+)um", name)), "0")
-
-
 def _unique_names(path: Path, names: Sequence[str], ids: Sequence[str]) -> list[str]:
     """The names of genes, as NAME_ID for genes whose names are equal."""
     often = {name for name, n in Counter(names).items() if n > 1}
@@ -150,16 +131,12 @@ def _unique_names(path: Path, names: Sequence[str], ids: Sequence[str]) -> list[
     for name, own in zip(names, ids, strict=True):
         full = f"{name}_{own}" if name in often else name
         possible = (f"{full}_{number}" if number > 1 else full for number in count(1))
-        unique[next(one for one in possible if one not in unique)] = None
+        unique[next(name for name in possible if name not in unique)] = None
     return list(unique)
 
 
 def read_xenium(path: Path) -> Assay:
-    """Open Xenium's ``transcripts.parquet``; controls and transcripts below Q20 are left out.
-
-    Raises:
-        LabelError: the file is missing or is not a table of transcripts.
-    """
+    """Open Xenium's ``transcripts.parquet``; controls and transcripts below Q20 are left out."""
     experiment = path.parent / "experiment.xenium"
     try:
         file = pq.ParquetFile(path)
@@ -223,40 +200,21 @@ def _encode(batch: pa.RecordBatch) -> tuple[np.ndarray, list[str]]:
 
 
 class CountsInNuclei(NamedTuple):
-    """The counts of an assay in nuclei.
+    """The counts of an assay in nuclei."""
 
-    Attributes:
-        matrix: (N, G) counts of each nucleus.
-        of_counts: fraction of all counts that belong to nuclei.
-        of_positions: fraction of all positions that belong to nuclei.
-        doubt: reason to doubt the alignment; "" if there is none.
-    """
-
-    matrix: sparse.csr_matrix
-    of_counts: float
-    of_positions: float
-    doubt: str
+    matrix: sparse.csr_matrix  # (N, G) counts of each nucleus
+    of_counts: float  # fraction of all counts that belong to nuclei
+    of_positions: float  # fraction of all positions that belong to nuclei
+    doubt: str  # reason to doubt the alignment; "" if there is none
 
 
 def count_in_nuclei(
     nuclei: Path, info: SlideInfo, tissue: TissueMask, assay: Assay, transform: Path | None, expand_um: float
 ) -> CountsInNuclei:
-    """Sum the counts of an assay in each nucleus.
+    """Sum the counts of an assay in each nucleus of a slide.
 
-    Args:
-        nuclei: path of ``nuclei.parquet``.
-        info: the slide.
-        tissue: tissue of the slide.
-        assay: the assay.
-        transform: file for ``read_given``, from the slide to the assay's picture; None if the slide is that picture.
-        expand_um: largest distance from a nucleus at which positions outside all nuclei still belong to it.
-
-    Returns:
-        The counts of the nuclei, and their shares of the assay.
-
-    Raises:
-        LabelError: the assay is empty, has a different scale from the slide, or lies outside the slide's tissue.
-        RegistrationError: the transform cannot be read.
+    The file ``transform`` is read by ``read_given``, and maps the slide to the assay's picture; it is None if the slide
+    is that picture. Positions outside all nuclei belong to the nearest one within ``expand_um``.
     """
     to_px = _find_map(info, assay, transform)
     n_all, n_counts = _require_on_tissue(info, tissue, assay, to_px)
@@ -348,22 +306,12 @@ def _assign(tree: shapely.STRtree, xy: np.ndarray, reach_px: float) -> tuple[np.
 
 
 def write_bins(nuclei: Path, assay: Assay, counts: sparse.csr_matrix, output: Path) -> None:
-    """Write counts as AnnData: the counts as ``X``, the nuclei as ``obs``, the genes as ``var``; features in ``obsm``.
-
-    Args:
-        nuclei: path of ``nuclei.parquet``.
-        assay: the assay.
-        counts: (N, G) counts of the nuclei.
-        output: path of the file.
-
-    Raises:
-        MissingPackageError: h5py is not installed.
-    """
+    """Write counts (N, G) as AnnData: counts as ``X``, nuclei as ``obs``, genes as ``var``, features in ``obsm``."""
     table = NucleiTable.open(nuclei, None)
     with complete_file(output) as partial, open_hdf5(partial) as elements:
         begin_anndata(elements)
         write_nuclei_elements(elements, table, {}, "obsm/features")
-        elements.strings("uns/features", [each.name for each in table.features])
+        elements.strings("uns/features", [feature.name for feature in table.features])
         attributes = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": np.array(counts.shape)}
         elements.group("X", attributes)
         for name in ("data", "indices", "indptr"):

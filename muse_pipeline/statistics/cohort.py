@@ -29,25 +29,9 @@ from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Regions
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.features.catalogue import MIX_UM, WITHOUT_CLASSES, every_feature
-from muse_pipeline.inference.doubts import (
-    OF_CLASSES,
-    OF_NUCLEI,
-    OF_REGIONS,
-    describe_left_out,
-    find_doubts,
-    list_unvalidated,
-    reason_left_out,
-)
+from muse_pipeline.inference import doubts
+from muse_pipeline.nuclei import parquet
 from muse_pipeline.nuclei.arrow import to_numpy
-from muse_pipeline.nuclei.parquet import (
-    REGION,
-    ROW_GROUP,
-    border_of,
-    iterate_counted,
-    iterate_rows,
-    open_nuclei,
-    read_provenance,
-)
 from muse_pipeline.scverse.anndata import begin_anndata, categorical, frame, write_var
 from muse_pipeline.scverse.elements import Elements, open_hdf5
 from muse_pipeline.statistics.comparison import Difference, compare_pairs, mean_by_patient, require_groups
@@ -57,17 +41,11 @@ INFILTRATION = "infiltration"  # group of the measures of tissue regions
 
 
 class Measure(NamedTuple):
-    """One number per slide.
+    """One number per slide."""
 
-    Attributes:
-        name: name in ``statistics.tsv`` and ``cohort.h5ad``.
-        group: "density", "mix", "feature", "mixing" or "infiltration".
-        unit: "1/mm2", "%", "1", or the unit of the feature.
-    """
-
-    name: str
-    group: str
-    unit: str
+    name: str  # name in ``statistics.tsv`` and ``cohort.h5ad``
+    group: str  # "density", "mix", "feature", "mixing" or "infiltration"
+    unit: str  # "1/mm2", "%", "1", or the unit of the feature
 
     def is_of_classes(self, names: Sequence[str]) -> bool:
         """True if the measure depends on one of the classes ``names``, or on all classes."""
@@ -77,13 +55,10 @@ class Measure(NamedTuple):
 
 
 def measure_slides(results: Path, slides: Iterable[str], threads: int) -> tuple[list[Measure], np.ndarray]:
-    """Every measure that any slide has, and the values (S, M) of the slides; NaN if a slide lacks a measure.
-
-    Each thread reads one slide at a time; a million nuclei take 300 MB.
-    """
-    found = list(map_in_order(lambda slide: measure_slide(results / slide), slides, threads))
-    measures = list(dict.fromkeys(measure for each in found for measure in each))
-    return measures, np.array([[each.get(measure, np.nan) for measure in measures] for each in found], float)
+    """Every measure that any slide has, and the values (S, M) of the slides; NaN if a slide lacks a measure."""
+    rows = list(map_in_order(lambda slide: measure_slide(results / slide), slides, threads))
+    measures = list(dict.fromkeys(measure for row in rows for measure in row))
+    return measures, np.array([[row.get(measure, np.nan) for measure in measures] for row in rows], float)
 
 
 def measure_slide(folder: Path) -> dict[Measure, float]:
@@ -94,43 +69,44 @@ def measure_slide(folder: Path) -> dict[Measure, float]:
     The mixing of A with B is the mean fraction of B among the nuclei within 50 um of a nucleus of A; nuclei of A nearer
     than that to the edge of the tissue are left out, since they lack neighbours on one side. Infiltration is the
     density of a class in a region, or in a band along the border of regions.
-
-    Args:
-        folder: results of the slide.
     """
     files = SlideFiles(folder)
     path = files.nuclei
-    provenance = read_provenance(path)
+    provenance = parquet.read_provenance(path)
     counts, n, is_ihc = provenance.n_by_class, provenance.n_nuclei, provenance.positive_od is not None
     classes = [] if is_ihc else provenance.class_names
     area_mm2 = _read_area(files.mask) - provenance.left_out_mm2
-    found = {_density("nuclei_per_mm2"): n / area_mm2 if area_mm2 else np.nan}
+    measures = {_density("nuclei_per_mm2"): _divide(n, area_mm2)}
     if is_ihc:
-        found[Measure("percent_positive", "mix", "%")] = 100 * provenance.n_positive / n if n else np.nan
+        measures[Measure("percent_positive", "mix", "%")] = _divide(100 * provenance.n_positive, n)
     for name in classes:
-        n_of_class = counts[name]
-        found[_density(f"nuclei_per_mm2_{name}")] = n_of_class / area_mm2 if area_mm2 else np.nan
-        found[Measure(f"percent_{name}", "mix", "%")] = 100 * n_of_class / n if n else np.nan
+        measures[_density(f"nuclei_per_mm2_{name}")] = _divide(counts[name], area_mm2)
+        measures[Measure(f"percent_{name}", "mix", "%")] = _divide(100 * counts[name], n)
     features = every_feature(classes)
-    columns = _read_columns(path, ["label", *(feature.name for feature in features)], iterate_counted)
+    columns = _read_columns(path, ["label", *(feature.name for feature in features)], parquet.iterate_counted)
     for feature in features:
         if feature.name in columns:
-            values = columns[feature.name]
-            known = values[np.isfinite(values)]
-            median = float(np.median(known)) if len(known) else np.nan
-            found[Measure(f"median_{feature.name}", "feature", feature.unit)] = median
+            values = columns[feature.name][np.isfinite(columns[feature.name])]
+            median = float(np.median(values)) if len(values) else np.nan
+            measures[Measure(f"median_{feature.name}", "feature", feature.unit)] = median
     if EDGE in columns and len(classes) > 1:
-        found |= _mixing(columns, classes)
+        measures |= _mixing(columns, classes)
     if provenance.regions and provenance.regions.bands is not None:
-        borders = {border_of(band.region) for band in provenance.regions.bands}
-        everywhere = _read_columns(path, ["label", REGION, *borders], partial(iterate_rows, batch_size=ROW_GROUP))
+        borders = {parquet.border_of(band.region) for band in provenance.regions.bands}
+        everywhere = _read_columns(
+            path, ["label", parquet.REGION, *borders], partial(parquet.iterate_rows, batch_size=parquet.ROW_GROUP)
+        )
         # All nuclei count here, since the areas of regions include artefacts.
-        found |= _infiltration(everywhere, provenance.regions, classes)
-    return found
+        measures |= _infiltration(everywhere, provenance.regions, classes)
+    return measures
 
 
 def _density(name: str, group: str = "density") -> Measure:
     return Measure(name, group, "1/mm2")
+
+
+def _divide(part: float, whole: float) -> float:
+    return part / whole if whole else np.nan
 
 
 def _read_area(path: Path) -> float:
@@ -145,45 +121,45 @@ def _read_columns(
     path: Path, names: Sequence[str], iterate: Callable[..., Iterator[pa.Table]]
 ) -> dict[str, np.ndarray]:
     """The columns among ``names`` that a table has, (N,) each, for the nuclei from ``iterate``; regions as strings."""
-    with open_nuclei(path) as file:
-        known = sorted(set(names) & set(file.schema_arrow.names))
-    parts = {name: [np.zeros(0)] for name in known}
-    for table in iterate(path, columns=known):
-        for name in known:
+    with parquet.open_nuclei(path) as file:
+        present = sorted(set(names) & set(file.schema_arrow.names))
+    parts = {name: [np.zeros(0)] for name in present}
+    for table in iterate(path, columns=present):
+        for name in present:
             column = table[name]
-            parts[name].append(column.cast(pa.string()).to_numpy() if name == REGION else to_numpy(column))
+            parts[name].append(column.cast(pa.string()).to_numpy() if name == parquet.REGION else to_numpy(column))
     # The empty first part is only for tables without rows; it would change the type of other columns.
-    return {name: np.concatenate(each[1:] or each) for name, each in parts.items()}
+    return {name: np.concatenate(own[1:] or own) for name, own in parts.items()}
 
 
 def _mixing(columns: Mapping[str, np.ndarray], classes: list[str]) -> dict[Measure, float]:
     label, inner = columns["label"], columns[EDGE] >= MIX_UM
-    found = {}
+    mixing = {}
     for other in classes:
         share = columns[f"neighbours_fraction_{other}"]
         for number, name in enumerate(classes):
-            values = share[(label == number) & inner & np.isfinite(share)]
             if name != other:
+                values = share[(label == number) & inner & np.isfinite(share)]
                 mean = float(values.mean()) if len(values) else np.nan
-                found[Measure(f"mixing_{name}_with_{other}", "mixing", "1")] = mean
-    return found
+                mixing[Measure(f"mixing_{name}_with_{other}", "mixing", "1")] = mean
+    return mixing
 
 
 def _infiltration(columns: Mapping[str, np.ndarray], regions: Regions, classes: list[str]) -> dict[Measure, float]:
     """Densities of the classes in each region, and in the bands on either side of the border."""
-    label, region = columns["label"], columns[REGION]
-    areas = [(one.name, region == one.name, one.area_mm2) for one in regions.classes]
+    label, region = columns["label"], columns[parquet.REGION]
+    areas = [(area.name, region == area.name, area.area_mm2) for area in regions.classes]
     for band in regions.bands:
-        border = columns[border_of(band.region)]
+        border = columns[parquet.border_of(band.region)]
         for side, is_there in (("inside", border <= 0), ("outside", border > 0)):
             areas.append((band.name_side(side), is_there & (np.abs(border) <= band.um), band.side_mm2(side)))
-    found = {}
-    for area, is_there, mm2 in areas:
-        for number, name in enumerate(classes):
-            n = int((is_there & (label == number)).sum())
-            measure = _density(f"nuclei_per_mm2_in_{area}_{name}", INFILTRATION)
-            found[measure] = n / mm2 if mm2 else np.nan
-    return found
+    return {
+        _density(f"nuclei_per_mm2_in_{area}_{name}", INFILTRATION): _divide(
+            int((is_there & (label == number)).sum()), mm2
+        )
+        for area, is_there, mm2 in areas
+        for number, name in enumerate(classes)
+    }
 
 
 LEFT_OUT = {"slide_id", "mpp", "shards"}  # not written as categories: the index, a number, and a column without effect
@@ -192,14 +168,7 @@ PROVENANCE = ("fingerprint", "model", "features", "versions")
 
 
 def write_cohort(results: Path, rows: Iterable[Mapping[str, Any]], output: Path, threads: int = 1) -> int:
-    """Write ``cohort.h5ad`` with the slides that have nuclei, and return their number.
-
-    Args:
-        results: folder of the results; if it contains cohort.tsv, the columns ``OF_TABLE`` are taken from there.
-        rows: rows of the sheet, each keyed by the names of its columns.
-        output: path of ``cohort.h5ad``.
-        threads: number of slides that are read at the same time; it does not change the result.
-    """
+    """Write ``cohort.h5ad`` with those slides of the sheet's ``rows`` that have nuclei, and return their number."""
     files = CohortFiles(results)
     slides = [row for row in rows if files.slide(row["slide_id"]).nuclei.is_file()]
     if not slides:
@@ -208,12 +177,14 @@ def write_cohort(results: Path, rows: Iterable[Mapping[str, Any]], output: Path,
     with complete_file(output) as partial, open_hdf5(partial) as elements:
         begin_anndata(elements)
         elements.array("X", values.shape, np.float64)[0 : len(slides)] = values
-        columns = {name: [getattr(each, name) for each in measures] for name in ("group", "unit")}
-        write_var(elements, [each.name for each in measures], columns)
+        columns = {name: [getattr(measure, name) for measure in measures] for name in ("group", "unit")}
+        write_var(elements, [measure.name for measure in measures], columns)
         _write_obs(elements, slides, _read_table(files.table))
-        known = {row["slide_id"]: read_provenance(files.slide(row["slide_id"]).nuclei).to_dict() for row in slides}
-        made = {slide: {name: facts[name] for name in PROVENANCE if name in facts} for slide, facts in known.items()}
-        elements.scalar("uns/muse", json.dumps({"slides": made}, sort_keys=True, ensure_ascii=False))
+        origins = {}
+        for row in slides:
+            provenance = parquet.read_provenance(files.slide(row["slide_id"]).nuclei).to_dict()
+            origins[row["slide_id"]] = {name: provenance[name] for name in PROVENANCE if name in provenance}
+        elements.scalar("uns/muse", json.dumps({"slides": origins}, sort_keys=True, ensure_ascii=False))
     return len(slides)
 
 
@@ -226,20 +197,17 @@ def _read_table(path: Path) -> dict[str, dict[str, str]]:
 
 
 def _write_obs(elements: Elements, slides: Sequence[Mapping[str, Any]], table: Mapping[str, Mapping[str, str]]) -> None:
-    """Write the sheet's columns that contain a value, the patient from the sheet or slide's name, and ``OF_TABLE``.
-
-    Columns that the user added to the sheet are named as in cohort.tsv.
-    """
+    """Write the sheet's columns that contain a value, named as in cohort.tsv, the patient, and ``OF_TABLE``."""
     of_sheet = dict.fromkeys(name for row in slides for name in row if name not in sheet.COLUMNS)
     header = list(next(iter(table.values()), {}))
     taken = header[: max(len(header) - len(of_sheet), 0)]  # the user's own columns are the last of cohort.tsv
     own = sheet.name_own(of_sheet, {*sheet.COLUMNS, *OF_TABLE, *taken})
     rows = []
     for row in slides:
-        known = table.get(row["slide_id"], {})
+        outcome = table.get(row["slide_id"], {})
         cells = {own.get(name, name): cell for name, cell in row.items()}
         patient = row.get("patient") or patient_in_name(row["slide_id"])
-        rows.append({**{name: known.get(name) for name in OF_TABLE if name in taken}, **cells, "patient": patient})
+        rows.append({**{name: outcome.get(name) for name in OF_TABLE if name in taken}, **cells, "patient": patient})
     filled = {name for row in rows for name, value in row.items() if value is not None}
     kept = [name for name in (*sheet.COLUMNS, *OF_TABLE, *own.values()) if name in filled - LEFT_OUT]
     column_of: dict[str, str] = {}
@@ -251,10 +219,10 @@ def _write_obs(elements: Elements, slides: Sequence[Mapping[str, Any]], table: M
     frame(elements, "obs", [*column_of.values(), *(["mpp"] if "mpp" in filled else [])])
     elements.strings("obs/_index", [row["slide_id"] for row in rows])
     for name, column in column_of.items():
-        known = sorted({str(row[name]) for row in rows if row.get(name) is not None})
-        code = {value: number for number, value in enumerate(known)}
+        names = sorted({str(row[name]) for row in rows if row.get(name) is not None})
+        code = {value: number for number, value in enumerate(names)}
         codes = [-1 if row.get(name) is None else code[str(row[name])] for row in rows]
-        categorical(elements, column, known, len(rows))[0 : len(rows)] = np.array(codes)
+        categorical(elements, column, names, len(rows))[0 : len(rows)] = np.array(codes)
     if "mpp" in filled:
         mpps = [row.get("mpp") or np.nan for row in rows]
         elements.array("obs/mpp", (len(rows),), np.float64)[0 : len(rows)] = np.array(mpps)
@@ -287,7 +255,7 @@ def read_cohort(results: Path | str) -> pads.Dataset:
     kind, fragments, schemas = pads.ParquetFileFormat(), [], []
     for slide, patient in patients_of(results).items():
         path = files.slide(slide).nuclei
-        with open_nuclei(path) as file:
+        with parquet.open_nuclei(path) as file:
             schemas.append(file.schema_arrow.remove_metadata())
         where = (pads.field("slide_id") == slide) & (pads.field("patient") == patient)
         fragments.append(kind.make_fragment(str(path), pa.fs.LocalFileSystem(), where))
@@ -304,56 +272,51 @@ COLUMNS = (
 def compare_cohort(
     results: Path, sheet: Path, group: str, patient: str, output: Path, included: Sequence[str] = (), threads: int = 1
 ) -> list[str]:
-    """Compare the groups of a results folder, and write a row per measure and pair of groups.
+    """Compare the groups of a results folder, write a row per measure and pair of groups, and return a summary.
 
     ``statistics.patients.tsv`` in the same folder has a row per patient, with the group and the means of the slides.
-
-    Args:
-        results: folder of the results.
-        sheet: table with a row per slide.
-        group: column of the groups; slides with an empty cell are left out.
-        patient: column of the patients; if a cell is empty, or there is no column "patient", the patient is taken from
-            the sheet of the run, or else from the slide's name.
-        output: path of ``statistics.tsv``.
-        included: kinds of doubt (``inference.doubts``) that do not exclude a slide or its counts of classes.
-        threads: number of slides that are read at the same time; it does not change the result.
-
-    Returns:
-        Sentences about the comparison.
+    Slides with an empty cell in the column ``group`` of the ``sheet`` are left out. If a cell in the column ``patient``
+    is empty, or there is no column "patient", the patient is taken from the sheet of the run, or else from the slide's
+    name. The kinds of doubt ``included`` (``inference.doubts``) do not exclude a slide or its counts of classes.
     """
     groups, patients, organs = read_groups(results, sheet, group, patient)
     files = CohortFiles(results)
-    provenances = {slide: read_provenance(files.slide(slide).nuclei) for slide in groups}
-    doubts = {slide: find_doubts(one, organs[slide]) for slide, one in provenances.items()}
-    are_ihc = {slide: one.positive_od is not None for slide, one in provenances.items()}
-    if not all(are_ihc.values()):  # measures of the two stains cannot be averaged
-        doubts = {slide: {**each, **({"stain": "IHC"} if are_ihc[slide] else {})} for slide, each in doubts.items()}
-    without = {slide: reason_left_out(doubts[slide], OF_NUCLEI, included) for slide in groups}
+    provenances = {slide: parquet.read_provenance(files.slide(slide).nuclei) for slide in groups}
+    doubts_of = {slide: doubts.find_doubts(provenance, organs[slide]) for slide, provenance in provenances.items()}
+    ihc = [slide for slide, provenance in provenances.items() if provenance.positive_od is not None]
+    if len(ihc) < len(groups):  # measures of the two stains cannot be averaged
+        for slide in ihc:
+            doubts_of[slide]["stain"] = "IHC"
+    without = {slide: doubts.reason_left_out(doubts_of[slide], doubts.OF_NUCLEI, included) for slide in groups}
     groups = {slide: name for slide, name in groups.items() if not without[slide]}
-    left_out = describe_left_out(without.values())
+    left_out = doubts.describe_left_out(without.values())
     group_of = require_groups(groups, patients, left_out)
     measures, values = measure_slides(results, groups, threads)
     without_classes, without_regions = (
-        [reason_left_out(doubts[slide], kinds, included) for slide in groups] for kinds in (OF_CLASSES, OF_REGIONS)
+        [doubts.reason_left_out(doubts_of[slide], kinds, included) for slide in groups]
+        for kinds in (doubts.OF_CLASSES, doubts.OF_REGIONS)
     )
     for row, (slide, reason) in enumerate(zip(groups, without_classes, strict=True)):
-        is_of_organ = reason == OF_CLASSES["organ"]
-        names = list_unvalidated(provenances[slide], organs[slide]) if is_of_organ else provenances[slide].class_names
-        left = [bool(reason) and measure.is_of_classes(names) for measure in measures]
-        values[row, left] = np.nan
-    values[np.ix_(list(map(bool, without_regions)), [one.group == INFILTRATION for one in measures])] = np.nan
+        names = provenances[slide].class_names
+        if reason == doubts.OF_CLASSES["organ"]:
+            names = doubts.list_unvalidated(provenances[slide], organs[slide])
+        if reason:
+            values[row, [measure.is_of_classes(names) for measure in measures]] = np.nan
+    are_of_regions = [measure.group == INFILTRATION for measure in measures]
+    values[np.ix_(list(map(bool, without_regions)), are_of_regions)] = np.nan
     means, order = mean_by_patient(values, [patients[slide] for slide in groups])
-    compared = list(compare_pairs(means, [group_of[one] for one in order]))
+    compared = list(compare_pairs(means, [group_of[name] for name in order]))
     _write(output, COLUMNS, _rows_of_measures(measures, compared))
     n_slides = Counter(patients[slide] for slide in groups)
-    rows = ([one, group_of[one], n_slides[one], *map(_text, mean)] for one, mean in zip(order, means, strict=True))
+    rows = ([name, group_of[name], n_slides[name], *map(_text, mean)] for name, mean in zip(order, means, strict=True))
     header = ["patient", "group", "n_slides", *(measure.name for measure in measures)]
     _write(output.with_suffix(f".patients{output.suffix}"), header, rows)
     lines = [
         f"{len(groups)} slides of {len(order)} patients; the patient is the unit of every test, represented by "
         "the mean of its slides",
-        *filter(None, (left_out, describe_left_out(without_classes, " of the measures of classes"))),
-        *filter(None, [describe_left_out(without_regions, " of the measures of regions")]),
+        left_out,
+        doubts.describe_left_out(without_classes, " of the measures of classes"),
+        doubts.describe_left_out(without_regions, " of the measures of regions"),
     ]
     if n_without := len(patients_of(results)) - len(without):
         lines.append(f"left out: {count_noun(n_without, 'slide')} without a value in the column '{group}'")
@@ -362,7 +325,7 @@ def compare_cohort(
         lines.append(
             f"{second} against {first}: {n_found} of {len(measures)} measures differ at a false discovery rate of 5 %"
         )
-    return lines
+    return list(filter(None, lines))
 
 
 def read_groups(results: Path, sheet: Path, group: str, patient: str) -> tuple[dict[str, str], ...]:
@@ -379,11 +342,11 @@ def read_groups(results: Path, sheet: Path, group: str, patient: str) -> tuple[d
 
 
 def _rows_of_measures(measures: list[Measure], compared: list[tuple[str, str, Difference]]) -> Iterator[list[Any]]:
-    for first, second, found in compared:
+    for first, second, difference in compared:
         for k, measure in enumerate(measures):
-            numbers = (getattr(found, each)[k] for each in ("effect", "low", "high", "p", "q"))
-            row = [measure.name, measure.unit, first, second, *found.n[:, k]]
-            yield [*row, *map(_text, (*found.mean[:, k], *numbers))]
+            numbers = (getattr(difference, name)[k] for name in ("effect", "low", "high", "p", "q"))
+            row = [measure.name, measure.unit, first, second, *difference.n[:, k]]
+            yield [*row, *map(_text, (*difference.mean[:, k], *numbers))]
 
 
 def _write(output: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -25,24 +25,15 @@ class Difference:
     """Comparison of two groups by M measures.
 
     The results of tests are (M,) each, and NaN where a group has fewer than two values of the measure.
-
-    Attributes:
-        n: (2, M) number of patients with a value.
-        mean: (2, M) mean of each group.
-        effect: Hedges' g: (second mean - first mean) / pooled standard deviation, corrected for small groups.
-        low: lower end of the 95 % bootstrap interval of the effect.
-        high: upper end of the interval.
-        p: two-sided p of a permutation test of the difference in means.
-        q: p adjusted for the number of measures: the false discovery rate of Benjamini and Hochberg.
     """
 
-    n: np.ndarray
-    mean: np.ndarray
-    effect: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    p: np.ndarray
-    q: np.ndarray
+    n: np.ndarray  # (2, M) number of patients with a value
+    mean: np.ndarray  # (2, M) mean of each group
+    effect: np.ndarray  # Hedges' g: (second mean - first mean) / pooled standard deviation, corrected for small groups
+    low: np.ndarray  # lower end of the 95 % bootstrap interval of the effect
+    high: np.ndarray  # upper end of the interval
+    p: np.ndarray  # two-sided p of a permutation test of the difference in means
+    q: np.ndarray  # p adjusted for the number of measures: the false discovery rate of Benjamini and Hochberg
 
 
 def mean_by_patient(values: np.ndarray, patients: list[str]) -> tuple[np.ndarray, list[str]]:
@@ -70,8 +61,8 @@ def require_groups(
     names = sorted(set(group_of.values()))
     without = f" ({left_out}; include_doubtful keeps them)" if left_out else ""
     if len(names) < 2:
-        found = f"{count_noun(len(names), 'group')}{''.join(f' ({name})' for name in names)}"
-        raise ConfigError(f"found {found}; give slides of at least two groups{without}")
+        groups = f"{count_noun(len(names), 'group')}{''.join(f' ({name})' for name in names)}"
+        raise ConfigError(f"found {groups}; give slides of at least two groups{without}")
     for name in names:
         if list(group_of.values()).count(name) < 2:
             raise ConfigError(
@@ -90,19 +81,9 @@ def compare_pairs(values: np.ndarray, groups: list[str]) -> Iterator[tuple[str, 
 
 
 def compare_groups(
-    values: np.ndarray,
-    is_second: np.ndarray,
-    n_permutations: int = N_PERMUTATIONS,
-    n_bootstraps: int = N_BOOTSTRAPS,
+    values: np.ndarray, is_second: np.ndarray, n_permutations: int = N_PERMUTATIONS, n_bootstraps: int = N_BOOTSTRAPS
 ) -> Difference:
-    """Compare two groups by M measures.
-
-    Args:
-        values: (P, M) values of the patients, NaN if unknown.
-        is_second: (P,) bool, True for patients of the second group.
-        n_permutations: number of random assignments to groups, shared by measures known for the same patients.
-        n_bootstraps: number of random samples of patients within each group.
-    """
+    """Compare two groups of patients by M measures, given values (P, M), NaN if unknown, and ``is_second`` (P,)."""
     random = np.random.default_rng(SEED)
     known = np.isfinite(values)
     offset = np.nanmean(np.where(known.any(0), values, 0), 0)
@@ -143,13 +124,13 @@ def _bootstrap(
             # The sums only need the number of times that each patient is sampled.
             weights[:, group, members] = random.multinomial(len(members), np.full(len(members), 1 / len(members)), size)
         effects.append(_describe(weights, sums)[2])
-    found = np.concatenate(effects)
-    found[~np.isfinite(found)] = np.nan
-    unknown = np.isnan(found).all(0)
+    samples = np.concatenate(effects)
+    samples[~np.isfinite(samples)] = np.nan
+    unknown = np.isnan(samples).all(0)
     # ``nanpercentile`` warns about columns that are all NaN, so these get an arbitrary number.
-    found[:, unknown] = 0
-    low, high = np.nanpercentile(found, [2.5, 97.5], axis=0)
-    return np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)
+    samples[:, unknown] = 0
+    low, high = np.where(unknown, np.nan, np.nanpercentile(samples, [2.5, 97.5], axis=0))
+    return low, high
 
 
 def _permute(is_second: np.ndarray, values: np.ndarray, n: int, random: np.random.Generator) -> np.ndarray:

@@ -7,25 +7,16 @@ Columns follow one another in a chunk; ``page/nuclei.js`` reads them.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from muse_pipeline.core.types import SlideInfo
+from muse_pipeline.nuclei import parquet
 from muse_pipeline.nuclei.arrow import lists_to_numpy, to_numpy
-from muse_pipeline.nuclei.parquet import (
-    POSITIVE,
-    QUALITY,
-    ROW_GROUP,
-    iterate_rows,
-    left_out,
-    open_nuclei,
-    read_provenance,
-)
 
 CHUNK_UM = 1024.0
 GRID_UM = 64.0
@@ -40,25 +31,15 @@ _KNUTH = np.uint64(2654435761)  # multiplicative hashing: a pseudo-random, fixed
 
 @dataclass
 class Batch:
-    """A batch of nuclei from a table.
+    """A batch of nuclei from a table."""
 
-    Attributes:
-        row: (n,) index of the row in the table.
-        xy: (n, 2) positions, absolute level-0 px.
-        label: (n,) uint8 label; ``NO_CLASS`` if there is none.
-        score: (n,) float score.
-        sureness: (n,) float probability of the class; the score if there are no probabilities.
-        rays: (n, R) rays, um.
-        is_counted: (n,) bool, True for nuclei in totals.
-    """
-
-    row: np.ndarray
-    xy: np.ndarray
-    label: np.ndarray
-    score: np.ndarray
-    sureness: np.ndarray
-    rays: np.ndarray
-    is_counted: np.ndarray
+    row: np.ndarray  # (n,) index of the row in the table
+    xy: np.ndarray  # (n, 2) positions, absolute level-0 px
+    label: np.ndarray  # (n,) uint8 label; ``NO_CLASS`` if there is none
+    score: np.ndarray  # (n,) float score
+    sureness: np.ndarray  # (n,) float probability of the class; the score if there are no probabilities
+    rays: np.ndarray  # (n, R) rays, um
+    is_counted: np.ndarray  # (n,) bool, True for nuclei in totals
 
     @property
     def score_level(self) -> np.ndarray:
@@ -74,40 +55,34 @@ class Batch:
 
 def iterate_batches(path: Path, by_stain: bool) -> Iterator[Batch]:
     """Yield the nuclei of a table in batches; ``by_stain`` labels them negative (0) and positive (1)."""
-    column = POSITIVE if by_stain else "label"
-    with open_nuclei(path) as file:
+    column = parquet.POSITIVE if by_stain else "label"
+    with parquet.open_nuclei(path) as file:
         names = [name for name in file.schema_arrow.names if name.startswith("prob_")]
     probabilities = names if len(names) > 1 and not by_stain else []
-    first = 0
-    provenance = read_provenance(path)
-    quality = [QUALITY] if provenance.quality else []
-    for table in iterate_rows(path, ROW_GROUP, ["x", "y", column, "score", *probabilities, "rays", *quality]):
+    first, provenance = 0, parquet.read_provenance(path)
+    quality = [parquet.QUALITY] if provenance.quality else []
+    for table in parquet.iterate_rows(
+        path, parquet.ROW_GROUP, ["x", "y", column, "score", *probabilities, "rays", *quality]
+    ):
         label, score = to_numpy(table[column]).astype(int), to_numpy(table["score"]).astype(float)
+        sureness = score
+        if probabilities:
+            of_all = np.stack([to_numpy(table[name]) for name in probabilities], 1)
+            sureness = np.where(label < 0, 0.0, of_all[np.arange(len(label)), label.clip(0)]).astype(float)
         yield Batch(
             row=np.arange(first, first + len(table)),
             xy=np.stack([to_numpy(table["x"]), to_numpy(table["y"])], 1),
             label=np.where(label < 0, NO_CLASS, label).astype(np.uint8),
             score=score,
-            sureness=_sureness(table, probabilities, label) if probabilities else score,
+            sureness=sureness,
             rays=lists_to_numpy(table["rays"]),
-            is_counted=~left_out(table, provenance),
+            is_counted=~parquet.left_out(table, provenance),
         )
         first += len(table)
 
 
-def _sureness(table: pa.Table, probabilities: Sequence[str], label: np.ndarray) -> np.ndarray:
-    of_all = np.stack([to_numpy(table[name]) for name in probabilities], 1)
-    return np.where(label < 0, 0.0, of_all[np.arange(len(label)), label.clip(0)]).astype(float)
-
-
 class ChunkWriter:
-    """Sorts a stream of nuclei into squares of ``CHUNK_UM``, each a script file; memory holds one batch or square.
-
-    Args:
-        folder: folder for the files ``COLUMN_ROW.js``; its name identifies the set of nuclei on the page.
-        info: the slide.
-        n_rays: number of rays of every nucleus.
-    """
+    """Sorts nuclei into squares of ``CHUNK_UM``, the files ``COLUMN_ROW.js``; memory holds one batch or square."""
 
     def __init__(self, folder: Path, info: SlideInfo, n_rays: int):
         self.folder, self._side_px = folder, CHUNK_UM / np.asarray(info.mpp)
@@ -138,13 +113,11 @@ class ChunkWriter:
         """Turn the files into scripts, and return what the page needs to read them."""
         for column, row in self._counts:
             waiting = self._waiting(column, row)
-            records = np.frombuffer(waiting.read_bytes(), self._record)
-            waiting.unlink()
-            path = self.folder / f"{column}_{row}.js"
+            scale, content = _columns(np.frombuffer(waiting.read_bytes(), self._record))
             name = f"{self.folder.name}/{column}_{row}"
-            scale, content = _columns(records)
             text = f'muse.receive("{name}",{scale:.8g},"{base64.b64encode(content).decode()}");\n'
-            path.write_text(text, encoding="ascii")
+            waiting.with_suffix(".js").write_text(text, encoding="ascii")
+            waiting.unlink()
         index = [[*square, n] for square, n in sorted(self._counts.items(), key=lambda item: item[0][::-1])]
         return {"side_um": CHUNK_UM, "n_rays": self._record["rays"].shape[0], "index": index}
 
@@ -160,26 +133,15 @@ def _columns(records: np.ndarray) -> tuple[float, bytes]:
     return longest * _RAY_UM / 255, b"".join([*(records[name].tobytes() for name in names), rays.tobytes()])
 
 
-@dataclass
 class Overview:
-    """An overview of all nuclei, gathered batch by batch.
+    """An overview of the ``n_nuclei`` nuclei of a table, gathered batch by batch."""
 
-    Attributes:
-        info: the slide.
-        n_classes: number of known classes.
-        n_nuclei: number of nuclei in the table.
-        histogram: (C + 1, SCORE_BINS) nuclei in totals by class and score; the last row is for nuclei without a class.
-    """
-
-    info: SlideInfo
-    n_classes: int
-    n_nuclei: int
-    histogram: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._size_um = np.asarray(self.info.size_px) * self.info.mpp
-        self._columns, self._rows = np.maximum(np.ceil(self._size_um / GRID_UM), 1).astype(int)
-        self.histogram = np.zeros((self.n_classes + 1, SCORE_BINS), int)
+    def __init__(self, info: SlideInfo, n_classes: int, n_nuclei: int):
+        self.info, self.n_classes, self.n_nuclei = info, n_classes, n_nuclei
+        size_um = np.asarray(info.size_px) * info.mpp
+        self._columns, self._rows = np.maximum(np.ceil(size_um / GRID_UM), 1).astype(int)
+        # Nuclei in totals by class and score; the last row is for nuclei without a class.
+        self.histogram = np.zeros((n_classes + 1, SCORE_BINS), int)
         self._cells: dict[int, np.ndarray] = {}
         self._sample: list[np.ndarray] = []
 
@@ -195,8 +157,7 @@ class Overview:
         cells, inverse = np.unique(row * self._columns + column, return_inverse=True)
         counts = np.bincount(inverse * self.histogram.size + kind, minlength=len(cells) * self.histogram.size)
         for cell, new in zip(cells.tolist(), counts.reshape(len(cells), -1), strict=True):
-            known = self._cells.get(cell, 0)
-            self._cells[cell] = np.minimum(known + new, 255).astype(np.uint8)
+            self._cells[cell] = np.minimum(self._cells.get(cell, 0) + new, 255).astype(np.uint8)
         chosen = batch.rank < min(1.0, N_SAMPLE / max(self.n_nuclei, 1)) * 2**32
         dots = np.zeros(int(chosen.sum()), [("x", "<u2"), ("y", "<u2"), ("label", "u1"), ("score", "u1")])
         xy = (batch.xy[chosen] / self.info.size_px * 65535).clip(0, 65535).round()
@@ -236,18 +197,13 @@ class Gallery:
             own = np.flatnonzero(batch.label == label)
             for kind, order in orders.items():
                 rows = np.column_stack([order[own], batch.row[own], batch.xy[own], batch.sureness[own]])
-                known = self._best.get((label, kind), rows[:0])
-                both = np.concatenate([known, rows])
-                self._best[label, kind] = both[np.lexsort((both[:, 1], both[:, 0]))[:N_GALLERY]]
+                rows = np.concatenate([self._best.get((label, kind), rows[:0]), rows])
+                self._best[label, kind] = rows[np.lexsort((rows[:, 1], rows[:, 0]))[:N_GALLERY]]
 
     def entries(self) -> list[dict[str, Any]]:
         """Class, kind and nuclei of each group: row, position in absolute level-0 px and sureness of each nucleus."""
         return [
-            {
-                "label": label,
-                "kind": kind,
-                "nuclei": [[int(row), *np.round([x, y, sure], 3).tolist()] for _, row, x, y, sure in found],
-            }
-            for (label, kind), found in self._best.items()
-            if len(found)
+            {"label": label, "kind": kind, "nuclei": [[int(row[1]), *np.round(row[2:], 3).tolist()] for row in rows]}
+            for (label, kind), rows in self._best.items()
+            if len(rows)
         ]

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
+from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -41,15 +41,8 @@ TILE_PX = 1024
 QUALITY = 75
 
 
-@dataclass(frozen=True)
-class Block:
-    """A square of 2 x 2 tiles of a level of the pyramid, which is also one tile of the level above.
-
-    Attributes:
-        level: level of its four tiles; 0 has the store's pixels.
-        column: column of the tile of the level above.
-        row: row of the tile of the level above.
-    """
+class Block(NamedTuple):
+    """A square of 2 x 2 tiles of a level (0 has the store's pixels), and its column and row in the level above."""
 
     level: int
     column: int
@@ -59,43 +52,32 @@ class Block:
 def write_tiles(store: Store, folder: Path, threads: int = 1) -> dict[str, Any]:
     """Write ``LEVEL/COLUMN_ROW.jpg`` for every tile with stored pixels; level k is reduced ``2**k`` times.
 
-    Each thread holds a block of four tiles in memory. Levels that are reduced 64 times or more are read from the
-    store's smallest level, so their blocks may take the memory of the whole slide at that level.
-
-    Returns:
-        Size and um per pixel of level 0, side of a tile, colour of the glass, and for every level the names
-        "COLUMN_ROW" of the tiles that exist.
+    Returns the geometry of the pyramid, the colour of the glass, and for every level the names "COLUMN_ROW" of the
+    tiles that exist. Each thread holds a block of four tiles in memory. Levels that are reduced 64 times or more are
+    read from the store's smallest level, so their blocks may take the memory of the whole slide at that level.
     """
     n_levels, smallest = count_levels(store.size_px), store.at(store.mpp * PYRAMID[-1])
     glass = np.round(estimate_glass(smallest.read((0, 0), smallest.size_px))).astype(np.uint8)
     plate = np.broadcast_to(glass, (2 * TILE_PX, 2 * TILE_PX, 3)).copy()
     for level in range(n_levels):
         (folder / str(level)).mkdir(parents=True)
-    found: list[list[str]] = [[] for _ in range(n_levels)]
-    for written in map_in_order(
-        lambda block: _write_block(store, block, folder, n_levels, plate), _blocks(store), threads
-    ):
-        for level, name in written:
-            found[level].append(name)
-    return {
-        "size_px": list(store.size_px),
-        "mpp": store.mpp,
-        "tile_px": TILE_PX,
-        "glass": glass.tolist(),
-        "tiles": found,
-    }
+    tiles: list[list[str]] = [[] for _ in range(n_levels)]
+    blocks = [
+        Block(level, column, row)
+        for level in range(0, n_levels, 2)
+        for row, column in np.ndindex(*(-(-side // (2 * TILE_PX << level)) for side in store.size_px[::-1]))
+    ]
+    for names in map_in_order(lambda block: _write_block(store, block, folder, n_levels, plate), blocks, threads):
+        for level, name in names:
+            tiles[level].append(name)
+    facts = {"size_px": list(store.size_px), "mpp": store.mpp, "tile_px": TILE_PX, "glass": glass.tolist()}
+    return {**facts, "tiles": tiles}
 
 
 def count_levels(size_px: tuple[int, int]) -> int:
     """The number of levels, each half the size of the one before, down to the first that fits into a single tile."""
     n_tiles = -(-max(size_px) // TILE_PX)
     return (n_tiles - 1).bit_length() + 1
-
-
-def _blocks(store: Store) -> Iterator[Block]:
-    for level in range(0, count_levels(store.size_px), 2):
-        columns, rows = (-(-side // (2 * TILE_PX << level)) for side in store.size_px)
-        yield from (Block(level, column, row) for row in range(rows) for column in range(columns))
 
 
 def _write_block(store: Store, block: Block, folder: Path, n_levels: int, glass: np.ndarray) -> list[tuple[int, str]]:
@@ -139,13 +121,10 @@ SIMPLER_UM = 2.0  # tolerance of simplified outlines of areas
 
 
 def write_viewer(folder: Path, threads: int = 1) -> Path:
-    """Write the viewer of the finished slide in ``folder``, unless it already has an up-to-date one.
+    """Write the viewer of the finished slide in ``folder``, unless it has an up-to-date one; return its ``index.html``.
 
     Pixels come from the image store. If that was removed, an earlier viewer of the same nuclei is kept; if there is
     none, the nuclei are shown on white.
-
-    Returns:
-        The path of ``index.html``.
     """
     files = SlideFiles(folder)
     viewer, nuclei = files.viewer.parent, files.nuclei
@@ -163,26 +142,25 @@ def write_viewer(folder: Path, threads: int = 1) -> Path:
         slide |= _write_nuclei(nuclei, info, slide, partial)
         slide["layers"] = list(_layers(files, info))
         _write_page(partial, slide)
-        known = {"made_from": made_from, "image": image}
-        (partial / "made_from.json").write_text(json.dumps(known, sort_keys=True), encoding="utf-8")
+        record = json.dumps({"made_from": made_from, "image": image}, sort_keys=True)
+        (partial / "made_from.json").write_text(record, encoding="utf-8")
     return files.viewer
 
 
 def _is_current(viewer: Path, made_from: dict[str, Any], has_store: bool) -> bool:
     """True if a viewer can be kept; if its image cannot be made again, only new nuclei or a new format prevent it."""
-    known = find_json(viewer / "made_from.json")
-    if not known or known["made_from"]["format"] != FORMAT:
+    record = find_json(viewer / "made_from.json")
+    if not record or record["made_from"]["format"] != FORMAT:
         return False
-    if known["image"] and not has_store:
-        return known["made_from"]["nuclei"] == made_from["nuclei"]
-    return known["made_from"] == made_from and bool(known["image"]) == has_store
+    if record["image"] and not has_store:
+        return record["made_from"]["nuclei"] == made_from["nuclei"]
+    return record["made_from"] == made_from and bool(record["image"]) == has_store
 
 
 def _describe(info: SlideInfo, provenance: Provenance, checksum: str) -> dict[str, Any]:
     """Facts about slide and model for the page."""
     by_stain = provenance.positive_od is not None
     classes = stains.CLASSES if by_stain else provenance.classes
-    colors = [COLOR_BLIND_SAFE[i % len(COLOR_BLIND_SAFE)] for i in range(len(classes))]
     return {
         "slide_id": info.slide_id,
         "fingerprint": info.fingerprint,
@@ -196,8 +174,8 @@ def _describe(info: SlideInfo, provenance: Provenance, checksum: str) -> dict[st
         "by_stain": by_stain,
         "threshold": provenance.threshold,
         "classes": [
-            {"name": one.name, "color": list(one.color), "safe_color": safe}
-            for one, safe in zip(classes, colors, strict=True)
+            {"name": kind.name, "color": list(kind.color), "safe_color": safe}
+            for kind, safe in zip(classes, cycle(COLOR_BLIND_SAFE), strict=False)
         ],
     }
 
@@ -209,13 +187,9 @@ def _write_nuclei(path: Path, info: SlideInfo, slide: dict[str, Any], folder: Pa
     chunks = ChunkWriter(folder / "nuclei", info, n_rays)
     overview, gallery = Overview(info, n_classes, n_nuclei), Gallery(n_classes)
     for batch in iterate_batches(path, slide["by_stain"]):
-        for each in (chunks, overview, gallery):
-            each.add(batch)
-    return {
-        "chunks": chunks.finish(),
-        "overview": overview.write(folder / "overview.js"),
-        "gallery": gallery.entries(),
-    }
+        for part in (chunks, overview, gallery):
+            part.add(batch)
+    return {"chunks": chunks.finish(), "overview": overview.write(folder / "overview.js"), "gallery": gallery.entries()}
 
 
 def _layers(files: SlideFiles, info: SlideInfo) -> Iterator[dict[str, Any]]:
@@ -235,18 +209,16 @@ def _layers(files: SlideFiles, info: SlideInfo) -> Iterator[dict[str, Any]]:
 
 def _layer(name: str, color: str, shape: BaseGeometry, info: SlideInfo) -> dict[str, Any]:
     """An area as rings in absolute level-0 px."""
-    simple = shapely.simplify(shape, SIMPLER_UM / max(info.mpp))
-    rings = shapely.get_rings(shapely.get_parts(simple))
+    rings = shapely.get_rings(shapely.get_parts(shapely.simplify(shape, SIMPLER_UM / max(info.mpp))))
     coordinates = [np.round(shapely.get_coordinates(ring), 1).ravel().tolist() for ring in rings]
     return {"name": name, "color": color, "rings": coordinates}
 
 
 def _write_page(folder: Path, slide: dict[str, Any]) -> None:
     own = files("muse_pipeline.viewer")
-    for name in VENDORED:
-        (folder / name).write_bytes(own.joinpath("vendor", name).read_bytes())
-    for name in (*SCRIPTS, "viewer.css"):
-        (folder / name).write_bytes(own.joinpath("page", name).read_bytes())
+    for subfolder, names in (("vendor", VENDORED), ("page", (*SCRIPTS, "viewer.css"))):
+        for name in names:
+            (folder / name).write_bytes(own.joinpath(subfolder, name).read_bytes())
     (folder / "slide.js").write_text(f"muse.slide = {json.dumps(slide)};\n", encoding="ascii")
     page = own.joinpath("page", "index.html").read_text(encoding="utf-8")
     title = escape(slide["slide_id"], quote=True)

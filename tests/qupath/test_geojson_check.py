@@ -437,7 +437,7 @@ PEERS = {
         '{"type":"FeatureCollection","features":['
         + ",".join(json.dumps(feature() | {"properties": {"object_type": "detection"}}) for _ in range(2))
         + ",]}",
-        "QuPath 0.4 to 0.7 rejects the whole file (a comma before ']'; remove it)",
+        "QuPath 0.4 to 0.7 rejects the whole file (not JSON (",
     ),
     "tiles without id": (
         json.dumps(

@@ -10,7 +10,6 @@ from muse_pipeline.report.overlays import (
     ENLARGEMENT,
     INK,
     STRIP_PX,
-    LegendEntry,
     add_legend,
     add_strip,
     draw_field,
@@ -112,7 +111,7 @@ def test_scale_bar_is_as_long_as_it_states():
 
 
 def test_a_legend_that_does_not_fit_is_recorded():
-    entries = [LegendEntry(f"a class with a long name {i}", (200, 0, 0)) for i in range(9)]
+    entries = [(f"a class with a long name {i}", (200, 0, 0)) for i in range(9)]
     canvas, pen, left = add_strip(np.full((10, 700, 3), 255, np.uint8), 0.25)
     add_legend(pen, left, 10 + STRIP_PX // 2, entries, 700)
     pixels = np.asarray(canvas)[10:]

@@ -105,9 +105,3 @@ def test_provenance_travels(slide_folder):
     assert written["fingerprint"] == info.fingerprint
     assert written["model"] == provenance(info).to_dict()["model"]
     assert info.path == slide_path("one")
-
-
-def test_a_broken_summary_is_made_again(slide_folder):
-    summarise_slide(slide_folder)
-    write_json(slide_folder / "summary.json", {"made_from": 3})
-    assert len(summarise_slide(slide_folder)["fields"]) == 3

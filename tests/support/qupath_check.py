@@ -40,18 +40,10 @@ from qupath_rules import (
 from muse_pipeline.core.errors import GeoJSONError
 from muse_pipeline.nuclei.rays import QUPATH_GRID_PX
 from muse_pipeline.qupath.objects import read_object_type, with_children
-from muse_pipeline.qupath.parse import (
-    ALONE,
-    COLLECTION,
-    GEOJSON_SUFFIXES,
-    LIST,
-    is_geometry,
-    iterate_items,
-    list_geojson,
-    open_member,
-)
+from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES, is_geometry
 
 _BATCH = 4_096
+COLLECTION, LIST, ALONE = "FeatureCollection", "list", "document"  # where an item was found
 
 
 @dataclass
@@ -113,7 +105,7 @@ def _name_versions(versions: Sequence[str]) -> str:
 
 
 def check_geojson(path: Path | str) -> Verdict:
-    """Check a file. Memory use is bounded if every feature is on a line of its own.
+    """Check a file.
 
     Raises:
         GeoJSONError: the file does not exist.
@@ -170,13 +162,17 @@ def _find_end_of_gzip(file: BinaryIO) -> int:
 def _check_zip(path: Path, verdict: Verdict) -> None:
     """Check the files in a zip; QuPath silently skips files that it rejects, and reads the others."""
     with zipfile.ZipFile(path) as archive:
-        names = list_geojson(archive)
+        names = [name for name in archive.namelist() if name.lower().endswith(GEOJSON_SUFFIXES[:-1])]
+        names = [name for name in names if not name.startswith("__MACOSX/")]  # without those that macOS adds
         if not names:
             verdict.add(Fault("the zip holds no .geojson or .json file, plain or with .gz"), 0)
         for name in names:
             inner = Verdict(path)
-            with open_member(archive, name) as file:
-                _check_file(file, name, inner)
+            try:
+                with archive.open(name) as file:
+                    _check_file(file, name, inner)
+            except (NotImplementedError, RuntimeError) as error:
+                raise zipfile.BadZipFile(str(error)) from error
             for fault, number in inner.first.items():
                 lost = f"; {_name_versions(fault.rejected_by)} leaves this file out" if fault.rejected_by else ""
                 verdict.add(Fault(f"{name}: {fault.reason}{lost}"), number, inner.n_faulty[fault])
@@ -186,7 +182,7 @@ def _check_zip(path: Path, verdict: Verdict) -> None:
 
 def _check_text(file: BinaryIO, verdict: Verdict) -> None:
     seen_ids = array("Q")
-    items = _count_levels(iterate_items(file, verdict.path, _loads), verdict)
+    items = _count_levels(_read_items(file), verdict)
     members = (
         (kind, each)
         for item, container in items
@@ -201,13 +197,26 @@ def _check_text(file: BinaryIO, verdict: Verdict) -> None:
             for fault, index in _judge_shapes([member for _, member in batch]):
                 verdict.add(fault, n + 1 + index)
             n += len(batch)
-    except GeoJSONError as error:
-        verdict.add(Fault(str(error).removeprefix(f"{verdict.path}: "), VERSIONS), 0)
+    except ValueError as error:
+        verdict.add(Fault(f"not JSON ({error})", VERSIONS), 0)
     except RecursionError:
         verdict.add(Fault("nested too deeply", VERSIONS), 0)
     if not verdict.n_by_type and not verdict.first:
         verdict.add(Fault("contains no objects"), 0)
     _judge_duplicates(seen_ids, verdict)
+
+
+def _read_items(file: BinaryIO) -> Iterator[tuple[Any, str]]:
+    """Yield the members of a FeatureCollection or array, or the whole document, each with where it was found."""
+    document = _loads(file.read())
+    if isinstance(document, list):
+        yield from ((item, LIST) for item in document)
+    elif (
+        isinstance(document, dict) and document.get("type") == COLLECTION and isinstance(document.get("features"), list)
+    ):
+        yield from ((item, COLLECTION) for item in document["features"])
+    else:
+        yield document, ALONE
 
 
 def _loads(text: bytes) -> Any:
