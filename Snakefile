@@ -67,8 +67,6 @@ rule all:
 onstart:
     require_cores()
     lift_rate_limit()
-    gc.freeze()  # because the objects of the plan are never freed
-    gc.enable()
     print(f"model: {MODEL.get('model', MODEL['name'])}, provider {MODEL['provider']}")
     if is_preflight_only():
         PREFLIGHT_LOG.unlink(missing_ok=True)  # a log of an earlier check must not be printed

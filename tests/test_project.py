@@ -3,6 +3,7 @@
 import re
 import subprocess
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import jsonschema
@@ -22,6 +23,15 @@ RULES = "".join(path.read_text(encoding="utf-8") for path in sorted((TOP / "work
 
 def load(path: str):
     return yaml.safe_load((TOP / path).read_text(encoding="utf-8"))
+
+
+def test_snakemake_has_the_major_version_that_the_workflow_is_tested_with():
+    installed = version("snakemake")
+    assert installed.startswith("9."), (
+        f"Snakemake {installed} is installed, but the workflow is tested with Snakemake 9 only: run tests/workflow with "
+        "it, and then raise the bound in pyproject.toml and envs/"
+    )
+    assert "snakemake>=9.14,<10" in PROJECT["dependencies"]
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,6 @@ else from the package; steps are run through its command line.
 """
 
 import atexit
-import gc
-import inspect
 import json
 import os
 import re
@@ -26,7 +24,6 @@ from pathlib import Path
 import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.io import apply_wildcards
-from snakemake.jobs import Job
 from snakemake.utils import validate
 
 from muse_pipeline.cohort import outcome, settings
@@ -43,14 +40,6 @@ from muse_pipeline.settings import MODEL_OF_MODE, complete, list_settings, requi
 
 # Jobs run the `muse` of this Snakemake's environment, even if that is not activated.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-
-# Garbage collection would take a fifth of the time of planning, which creates millions of objects and frees none. It is
-# enabled again for the run (`onstart`).
-gc.disable()
-atexit.register(gc.freeze)  # saves the garbage collection at exit, too
-# Snakemake would search the outputs of all jobs for every input of `all` and `report`, which takes minutes for 10,000
-# slides. The workflow has no pipes.
-Job.is_pipe_or_service_input = lambda job, path: False
 
 
 def or_exit(function, *arguments):
@@ -138,16 +127,9 @@ def check_config():
         resolve("proposer", chosen.pop("method"), "--settings", json.dumps(chosen))
 
 
-def of_wildcards(function):
-    """Set the signature of an input function; otherwise Snakemake inspects it at every call, which doubles the time."""
-    function.__signature__ = inspect.Signature([inspect.Parameter("wildcards", inspect.Parameter.POSITIONAL_ONLY)])
-    return function
-
-
 def of_slide(method, *arguments):
     """An input or params function that calls a method of the plan with the slide of the job."""
 
-    @of_wildcards
     def give(wildcards):
         try:
             return method(wildcards.slide, *arguments)
@@ -160,7 +142,6 @@ def of_slide(method, *arguments):
 def settings_of(*functions, **others):
     """A params function that returns the settings of a job as JSON, which the job writes next to its results."""
 
-    @of_wildcards
     def give(wildcards):
         found = {name: value for function in functions for name, value in function(wildcards).items()}
         return json.dumps({**found, **others}, sort_keys=True, ensure_ascii=False)
@@ -174,7 +155,6 @@ def if_changed(name):
     Snakemake compares parameters, too, but forgets them if .snakemake is deleted or the results are moved.
     """
 
-    @of_wildcards
     def force(wildcards):
         job_rule = workflow.get_rule(name)
         made = apply_wildcards(str(job_rule.output[0]), wildcards)
