@@ -25,7 +25,6 @@ if image := os.environ.get("MUSE_CONTAINER"):  # image of the jobs with `--sdm a
 include: "workflow/rules/common.smk"
 include: "workflow/rules/pretraining.smk"
 include: "workflow/rules/slides.smk"
-include: "workflow/rules/preflight.smk"
 include: "workflow/rules/training.smk"
 include: "workflow/rules/regions.smk"
 include: "workflow/rules/detection.smk"
@@ -68,28 +67,21 @@ onstart:
     require_cores()
     lift_rate_limit()
     print(f"model: {MODEL.get('model', MODEL['name'])}, provider {MODEL['provider']}")
-    if is_preflight_only():
-        PREFLIGHT_LOG.unlink(missing_ok=True)  # a log of an earlier check must not be printed
-    else:
-        print_replaced()
-        FINISHED.extend(filter(has_results, SLIDES))
-        for slide in FINISHED:
-            remove_unrequested(PLAN, slide)
-        remove_unrequested_steps()
-        remove_old_training_logs()
+    print_replaced()
+    FINISHED.extend(filter(has_results, SLIDES))
+    for slide in FINISHED:
+        remove_unrequested(PLAN, slide)
+    remove_unrequested_steps()
+    remove_old_training_logs()
     TERMINAL.start()
     start_warm_muse()
 
 
 onsuccess:
     remove_cohort_files(Path(OUTPUT), FINISHED, NOT_OF_COHORT)
-    print_last(preflight_summary() if is_preflight_only() else success_message())
+    print_last(success_message())
 
 
 onerror:
-    if is_preflight_only():
-        print_last(preflight_summary())
-        remove_failed_checks()
-    else:
-        print_last(report_failures() + failure_message())
-        remove_cohort_files(Path(OUTPUT), FINISHED, NOT_OF_COHORT)
+    print_last(report_failures() + failure_message())
+    remove_cohort_files(Path(OUTPUT), FINISHED, NOT_OF_COHORT)

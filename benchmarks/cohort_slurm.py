@@ -69,7 +69,7 @@ def submit(slurm: Slurm, folder: Path, calls: Path, n_slides: int, per_job: int)
     calls.write_text("")
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--configfile", "config.yaml"]
     command += ["--workflow-profile", str(TOP / "profiles/slurm"), "--jobs", str(n_slides)]
-    command += ["--group-components", f"slide={per_job}", "preflights=50"]
+    command += ["--group-components", f"slide={per_job}"]
     started = time.time()
     with (folder / "output.txt").open("w", encoding="utf-8") as output:
         process = subprocess.Popen(

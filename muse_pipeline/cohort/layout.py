@@ -22,7 +22,6 @@ BESIDE_SLIDES = frozenset(
         "sheet.json",
         "model.json",
         "run_config.yaml",
-        "preflight.json",
         "pretraining.json",
         "region_model.json",
         "logs",

@@ -10,8 +10,8 @@ from muse_pipeline.core.text import some_of
 
 SNAKEFILE = '''"""The workflow that is installed with muse-pipeline, for the slides and settings in this folder.
 
-    snakemake preflight     checks every slide
-    snakemake               runs what is missing
+    muse preflight config/slides.tsv     checks every slide
+    snakemake                            runs what is missing
 
 `config/README.md` explains the sheet and the settings. Rules of your own may follow below.
 """

@@ -66,8 +66,6 @@ def test_what_failed_in_proposals_that_are_not_asked_for_any_more_is_forgotten(t
     def left() -> list[str]:
         return [name for name in old if (tmp_path / "results/a" / name).exists()]
 
-    run_snakemake(tmp_path, "--", "preflight")
-    assert left() == list(old)  # a preflight does not count as a run
     run_snakemake(tmp_path, "--", "results/a/slide.json")
     assert left() == ["ledger/propose-1-of-2.json", "proposals.parquet"]
 

@@ -36,7 +36,7 @@ from muse_pipeline.core.setting import schema_of
 from muse_pipeline.outputs.base import file_patterns, list_outputs
 from muse_pipeline.outputs.geojson import require_measurements
 from muse_pipeline.outputs.removal import remove_unrequested
-from muse_pipeline.settings import MODEL_OF_MODE, complete, list_settings, require_available
+from muse_pipeline.settings import complete, list_settings, require_available
 
 # Jobs run the `muse` of this Snakemake's environment, even if that is not activated.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
