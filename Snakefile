@@ -24,6 +24,7 @@ if image := os.environ.get("MUSE_CONTAINER"):  # image of the jobs with `--sdm a
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/pretraining.smk"
+include: "workflow/rules/requests.smk"
 include: "workflow/rules/slides.smk"
 include: "workflow/rules/training.smk"
 include: "workflow/rules/regions.smk"
@@ -34,31 +35,17 @@ include: "workflow/rules/statistics.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/terminal.smk"
 include: "workflow/rules/warm.smk"
-include: "workflow/rules/settled.smk"
 
 
 rule all:
     """All files that the config requests."""
     default_target: True
-    # The files of every step are requested, because the report does not depend on all of them: without this, files that
-    # a killed job did not write would stay missing.
     input:
         report="<results>/report.html",
         all_well=ALL_WELL,
-        image=of_unsettled_slides("slide.json", "tissue.npz", "colour.json"),
-        nuclei=of_unsettled_slides("nuclei.parquet", *names_of(WRITTEN_WITH_NUCLEI)),
-        outputs=lambda wildcards: PLAN.files(*names_of(WRITTEN_LATER), slides=unsettled()),
-        proposals=lambda wildcards: (
-            PLAN.files("proposals.parquet", "proposals.geojson.gz", slides=unsettled()) if config["proposals"] else []
-        ),
+        slides=lambda wildcards: list(unfinished_files(wildcards)),
         cohort="<results>/cohort.h5ad" if config["anndata"] else [],
         statistics="<results>/statistics.tsv" if config["statistics"] else [],
-        images=lambda wildcards: stores_of(unsettled()) if config["keep_stores"] else [],
-        shards=lambda wildcards: PLAN.every_shard(unsettled()) if config["keep_stores"] else [],
-        proposed=lambda wildcards: (
-            PLAN.every_shard(unsettled(), "proposals") if config["keep_stores"] and config["proposals"] else []
-        ),
-        regions=lambda wildcards: PLAN.files("regions.json", slides=unsettled()) if config["regions"] else [],
         regions_well=[*REGION_STATE, REGIONS_WELL] if config["regions"] else [],
         pretrained=PRETRAINED,
 
@@ -69,9 +56,8 @@ onstart:
     print(f"model: {MODEL.get('model', MODEL['name'])}, provider {MODEL['provider']}")
     print_replaced()
     FINISHED.extend(filter(has_results, SLIDES))
-    for slide in FINISHED:
-        remove_unrequested(PLAN, slide)
-    remove_unrequested_steps()
+    for slide in SLIDES:
+        PLAN.records(slide).remove_unrequested(PLAN.unrequested_jobs(slide))
     remove_old_training_logs()
     TERMINAL.start()
     start_warm_muse()

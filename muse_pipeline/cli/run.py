@@ -31,13 +31,16 @@ from muse_pipeline.settings import list_settings
 if TYPE_CHECKING:
     from muse_pipeline.cohort.sheet import SheetRow
     from muse_pipeline.core.types import SlideInfo
+    from muse_pipeline.pipeline import Models
+    from muse_pipeline.plan import Plan
+    from muse_pipeline.settings import RunSettings
 
 
 def run_settings() -> list[Setting]:
     """The settings that are options of ``muse run``."""
     known = list_settings()
     outputs = [setting for output in list_outputs() for setting in output.all_settings()]
-    names = ("mode", "model", "provider", "features", "third_stain", "max_corrupt", "shards")
+    names = ("mode", "model", "provider", "features", "third_stain", "max_corrupt", "shards", "keep_stores")
     return [*map(known.__getitem__, names), *outputs]
 
 
@@ -71,31 +74,64 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.slides.inspect import start_inspector
 
     start_inspector()  # before the imports, because pyarrow starts a thread
-    from muse_pipeline.cli.run_slides import describe_costs, plan_run, run_slides
-    from muse_pipeline.cohort.collect import find_rows
+    from muse_pipeline.cli.run_slides import merge_sheet, run_slides, write_cohort_files
     from muse_pipeline.cohort.lock import lock_results
-    from muse_pipeline.core.environment import all_processor_seconds, count_cores
-    from muse_pipeline.core.errors import ConfigError, SlideError
-    from muse_pipeline.core.types import MODEL_OF_MODE
-    from muse_pipeline.inference.embed import Embedder
-    from muse_pipeline.inference.model import choose_provider, find_model, find_region_model, name_model
-    from muse_pipeline.inference.predictor import Predictor, RegionPredictor
-    from muse_pipeline.outputs.geojson import require_measurements
-    from muse_pipeline.pipeline import Models
+    from muse_pipeline.core.environment import all_processor_seconds
+    from muse_pipeline.core.errors import SlideError
+    from muse_pipeline.pipeline import plan_slides
     from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
+    from muse_pipeline.report.costs import cost_lines
+
+    drawn = Path(args.regions) if args.regions and args.regions.lower().endswith(GEOJSON_SUFFIXES) else None
+    rows = _find_rows(args, drawn)
+    models, settings = _load_models(args, None if drawn else args.regions)
+    plan, output = plan_slides(rows, models, settings), Path(settings.output)  # in which ~ is expanded
+    _require_to_last(rows, plan)
+    with lock_results(output, "muse run"):
+        is_changed = merge_sheet(rows, plan)
+        problems = run_slides(rows, plan, models, settings)
+        slides = write_cohort_files(plan, settings, is_changed)
+    if args.profile:
+        ran = [slide for slide in slides if slide.slide_id in problems]
+        print(*cost_lines(ran, time.monotonic() - started, all_processor_seconds()), sep="\n")
+    slides = [slide for slide in slides if slide.slide_id in plan.rows]
+    failed = [slide.slide_id for slide in slides if problems.get(slide.slide_id) or slide.status == "failed"]
+    without_regions = [slide.slide_id for slide in slides if slide.lacks_regions and slide.slide_id not in failed]
+    for names, what in ((failed, "failed"), (without_regions, "have no tissue regions, because their model failed")):
+        if names:
+            page = output / "report.html"
+            raise SlideError(f"{len(names)} of {len(rows)} slides {what} ({some_of(names)}); see {page}")
+
+
+def _find_rows(args: argparse.Namespace, drawn: Path | None) -> list[SheetRow]:
+    """The slides of the run; ``drawn`` is a file of tissue regions."""
+    from muse_pipeline.cohort.collect import find_rows
     from muse_pipeline.qupath.regions import read_class_areas, read_roi
-    from muse_pipeline.settings import RunSettings, require_available
     from muse_pipeline.slides.mpp import require_mpp
     from muse_pipeline.slides.signature import require_file
 
     for location in args.slides:
         if isinstance(location, Path) and not (location.is_file() or location.is_dir()):
             require_file(location)
-    drawn = Path(args.regions) if args.regions and args.regions.lower().endswith(GEOJSON_SUFFIXES) else None
     rows = find_rows(args.slides, args.mpp and require_mpp(args.mpp), args.roi, drawn)
     for option, areas, read in (("--roi", args.roi, read_roi), ("--regions", drawn, read_class_areas)):
         if areas is not None:
             _require_areas(option, areas, read, rows)
+    return rows
+
+
+def _load_models(args: argparse.Namespace, region_model: str | None) -> tuple[Models, RunSettings]:
+    """Load the networks of the run, print the name of the model, and complete the settings."""
+    from muse_pipeline.core.environment import count_cores
+    from muse_pipeline.core.errors import ConfigError
+    from muse_pipeline.core.types import MODEL_OF_MODE
+    from muse_pipeline.inference.embed import Embedder
+    from muse_pipeline.inference.model import choose_provider, find_model, find_region_model, name_model
+    from muse_pipeline.inference.predictor import Predictor, RegionPredictor
+    from muse_pipeline.outputs.geojson import require_measurements
+    from muse_pipeline.pipeline import Models
+    from muse_pipeline.settings import RunSettings, require_available
+
     provider = choose_provider(args.provider)
     path = find_model(args.model or MODEL_OF_MODE[args.mode], provider)
     predictor = Predictor(path, provider)
@@ -106,28 +142,14 @@ def run(args: argparse.Namespace) -> None:
             f"--mode label-free is for models of one class, but --model {args.model} has {', '.join(classes)}; "
             "give only one of them"
         )
-    model_of_regions = find_region_model(args.regions, provider) if args.regions and not drawn else None
-    of_run = {"output": str(args.output), "mpp": card.mpp, "regions": model_of_regions and str(model_of_regions)}
+    regions = find_region_model(region_model, provider) if region_model else None
+    of_run = {"output": str(args.output), "mpp": card.mpp, "regions": regions and str(regions)}
     settings = RunSettings(read_settings(args, run_settings()) | of_run, args.threads or count_cores())
     require_available(settings)
     require_measurements(settings.measurements, settings.features, classes, settings.cells)
     print(f"model: {name_model(path)} ({card.precision}), provider {provider}")
-    output = Path(settings.output)  # in which ~ is expanded
-    _require_to_last(rows, output)
-    models = Models(
-        predictor,
-        RegionPredictor(model_of_regions, provider) if model_of_regions else None,
-        Embedder(path, provider) if settings.embedding else None,
-    )
-    plan = plan_run(rows, models, settings)
-    with lock_results(output, "muse run"):
-        failed, without_regions, ran = run_slides(rows, plan)
-    if args.profile:
-        print(*describe_costs(ran, plan, time.monotonic() - started, all_processor_seconds()), sep="\n")
-    for names, what in ((failed, "failed"), (without_regions, "have no tissue regions, because their model failed")):
-        if names:
-            page = output / "report.html"
-            raise SlideError(f"{len(names)} of {len(rows)} slides {what} ({some_of(names)}); see {page}")
+    mapper = RegionPredictor(regions, provider) if regions else None
+    return Models(predictor, mapper, Embedder(path, provider) if settings.embedding else None), settings
 
 
 def _require_areas(option: str, path: Path, read: Callable[[Path, SlideInfo], Any], rows: list[SheetRow]) -> None:
@@ -157,21 +179,22 @@ def _require_areas(option: str, path: Path, read: Callable[[Path, SlideInfo], An
     raise GeoJSONError(f"{option} {beside}")
 
 
-def _require_to_last(rows: list[SheetRow], output: Path) -> None:
+def _require_to_last(rows: list[SheetRow], plan: Plan) -> None:
     """Check that no input is a file that this run removes first, such as an earlier run's outline given as --roi."""
     from muse_pipeline.core.errors import ConfigError
-    from muse_pipeline.outputs.removal import replaced_results
     from muse_pipeline.slides.remote import is_url
 
-    homes = {(output / row.slide_id).resolve() for row in rows}
+    records = [plan.records(row.slide_id) for row in rows]
+    homes = {each.folder.resolve() for each in records}
     read = sorted(
         {location for row in rows for location in (row.path, row.roi, row.regions) if location and not is_url(location)}
     )
     for path in map(Path, read):
         if path.suffix.lower() == ".mrxs" and path.with_suffix("").resolve() in homes:
             raise ConfigError(f"{path}: its folder of pixels is also the folder of its results; give another --output")
-    among_results = [path for path in map(Path, read) if path.resolve().is_relative_to(output.resolve())]
-    replaced = {path.resolve() for home in homes for path in replaced_results(home)} if among_results else set()
-    for path in among_results:
-        if path.resolve() in replaced:
-            raise ConfigError(f"{path}: is a result of an earlier run that this run replaces; give a copy of the file")
+        if homes & set(path.resolve().parents):
+            found = (found for each in records for job in each.jobs for found in each.find_results(job))
+            if path.resolve() in map(Path.resolve, found):
+                raise ConfigError(
+                    f"{path}: is a result of an earlier run that this run replaces; give a copy of the file"
+                )

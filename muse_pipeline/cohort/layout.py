@@ -101,9 +101,9 @@ class SlideFiles:
         """Path of a model's features for the slide's nuclei, or for nuclei in a file called ``nuclei``."""
         return self.folder / f"embeddings-{'-'.join(map(slug, filter(None, [model, nuclei])))}.parquet"
 
-    def record(self, job: str) -> Path:
-        """Path of the settings that a job was run with."""
-        return self.folder / f"logs/settings/{job}.json"
+    def request(self, job: str) -> Path:
+        """Path of the settings with which a job was last requested."""
+        return self.folder / f"logs/requests/{job}.json"
 
     def ledger(self, step: str) -> Path:
         """Path of the ledger of a step."""

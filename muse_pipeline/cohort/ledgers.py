@@ -15,7 +15,8 @@ from typing import Any
 from muse_pipeline.core.environment import all_processor_seconds, forget_peak_memory, peak_memory_mib
 from muse_pipeline.core.errors import MuseError, MuseWarning
 from muse_pipeline.core.files import find_json, write_json
-from muse_pipeline.core.text import one_line
+from muse_pipeline.core.provenance import Provenance
+from muse_pipeline.core.text import count_noun, one_line
 
 # Steps that are not reported as missing: optional ones, and ``overlay``, whose pictures the report can draw.
 OPTIONAL = ("fetch", "regions", "propose", "overlay")
@@ -79,6 +80,25 @@ def first_problem(records: Iterable[StepRecord]) -> StepRecord | None:
     """
     broken = [record for record in records if record.status != "ok" and record.step not in {"overlay", "regions"}]
     return min(broken, key=lambda record: record.status != "failed", default=None)
+
+
+def describe_nuclei(summary: dict[str, Any]) -> str:
+    """Text with the number of nuclei in a slide's summary, and of nuclei left out because they lie in artefacts."""
+    n = Provenance.from_dict(summary["provenance"]).n_left_out
+    flagged = f", {n:,} more in artefacts" if n else ""
+    return f"{count_noun(summary['n_nuclei'], 'nucleus', 'nuclei')}{flagged}"
+
+
+def failed_steps(folder: Path) -> set[str]:
+    """Names, without suffix, of those ledgers in a slide's ``folder`` whose steps failed or were killed."""
+    statuses = {path.stem: (find_json(path) or {}).get("status") for path in folder.glob("ledger/*.json")}
+    return {step for step, status in statuses.items() if status not in {"ok", "interrupted"}}
+
+
+def find_failure(ledgers: Iterable[Path]) -> tuple[str, str] | None:
+    """The step and the reason of the first ledger whose step failed; None if none failed or the step was killed."""
+    entries = filter(None, map(find_json, ledgers))
+    return next(((entry["step"], entry["reason"]) for entry in entries if entry["status"] != "ok"), None)
 
 
 def _read_entries(ledger: Path, n_shards: int | None) -> Iterable[dict[str, Any]]:

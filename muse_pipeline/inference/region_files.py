@@ -49,6 +49,7 @@ def record_failure(folder: Path, slide_id: str) -> Iterator[None]:
         known = isinstance(error, MuseError)
         reason = one_line(error if known else f"unexpected {type(error).__name__}: {error}")
         write_json(files.regions, {"status": FAILED, "reason": reason, "slide_id": slide_id})
+        remove(files.request("regions"))  # so that the next run tries again
         raise
 
 

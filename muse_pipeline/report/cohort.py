@@ -150,6 +150,11 @@ class SlideResult:
         return self.summary.get("regions") if self.summary else None
 
     @property
+    def lacks_regions(self) -> bool:
+        """True if the region model failed on a finished slide."""
+        return bool(self.regions) and self.regions["status"] == FAILED
+
+    @property
     def artefacts_mm2(self) -> dict[str, float] | None:
         """Area in mm2 of each kind of artefact; None if artefacts were not searched for, or for a failed slide."""
         quality = self.provenance.quality if self.provenance else None
@@ -390,6 +395,9 @@ def _find_stale(
     """Describe which input of finished results has changed since; "" if none has."""
     if info is None:
         return _missing(files.info)
+    request = files.request("nuclei")
+    if request.exists() and files.nuclei.stat().st_mtime_ns < request.stat().st_mtime_ns:
+        return "is unfinished: its nuclei are older than the settings of the last run; run the workflow again"
     if provenance.fingerprint != info.fingerprint:
         return "its nuclei were found in a different version of the slide's file; run the workflow again"
     if provenance.slide_mpp != info.mpp:

@@ -11,13 +11,13 @@ import pytest
 from fsspec.implementations.memory import MemoryFile
 from web_server import Served, serve
 
-from muse_pipeline.cli.run_slides import plan_run, run_logged
+from muse_pipeline.cli.run_slides import run_logged
 from muse_pipeline.cohort.ledgers import first_problem, read_progress
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.errors import OutputError, SlideError
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.pipeline import Models
+from muse_pipeline.pipeline import Models, plan_slides
 from muse_pipeline.settings import RunSettings
 from muse_pipeline.slides import fetch, remote
 from muse_pipeline.slides.base import open_slide
@@ -214,8 +214,9 @@ def test_without_snakemake_a_slide_is_fetched_and_its_copy_goes(tmp_path):
 
     with serve({"/a.tif": Served(b"no slide")}) as host:
         row, models = SheetRow("S", SlideUrl(f"{host}/a.tif?{KEY}")), Models(Predictor(find_model("compact")))
-        plan = plan_run([row], models, RunSettings({"output": str(tmp_path)}))
-        assert "is not a slide" in run_logged(row, plan, Bar())
+        settings = RunSettings({"output": str(tmp_path)})
+        plan = plan_slides([row], models, settings)
+        assert "is not a slide" in run_logged(row, plan, models, settings, Bar())
     assert Bar.steps == ["S: fetch", "S: inspect"]
     assert not (tmp_path / "S/fetched").exists()
     assert read_progress(tmp_path / "S")[0].status == "ok"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from multiprocessing import forkserver
@@ -114,6 +116,17 @@ def inputs_of(output: str, rule: str) -> list[str]:
     """Inputs of the only job of a rule, as a dry run with ``--printshellcmds`` lists them."""
     (found,) = re.findall(rf"^(?:local)?rule {rule}:\n    input: (.*)\n", output, re.MULTILINE)
     return found.split(", ")
+
+
+def kill_when(reached: Callable[[], bool], folder: Path) -> None:
+    """Start the workflow, and kill it and its jobs when ``reached`` returns True."""
+    process = subprocess.Popen(
+        snakemake_command(), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    while not reached() and process.poll() is None:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def find_steps(workflow: subprocess.Popen) -> list[psutil.Process]:

@@ -52,7 +52,7 @@ CHANGED_SETTINGS = [
     ("mode", "label-free", DETECTION),
     ("model", "label_free", DETECTION),
     ("model", name_model(find_model("compact")), {}),  # the model that `compact` means on this machine
-    ("model", "same.onnx", DETECTION),
+    ("model", "same.onnx", {}),
     ("model", "tiny.yaml", {"finetune": 1, "export": 1, **DETECTION}),
     ("pretrain", PRETRAIN, PRETRAINING),
     ("pretrain", {**PRETRAIN, "views": {**PRETRAIN["views"], "mpp": [0.25, 0.5]}}, {**PRETRAINING, "tile": 2}),

@@ -5,9 +5,7 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -17,14 +15,12 @@ from qupath_check import check_geojson
 from workflow_runs import (
     SNAKEFILE,
     draw_stained_slide,
+    kill_when,
     planned_jobs,
     run_snakemake,
-    snakemake_command,
     write_config,
     write_sheet,
 )
-
-from muse_pipeline.inference.model import find_model
 
 pytestmark = pytest.mark.timeout(1200)  # tests run the workflow once or twice, on a machine that may be busy
 
@@ -295,8 +291,7 @@ def test_what_a_killed_job_left_missing_is_made_again_with_all_behind_it(finishe
 
 
 def test_without_kept_stores_another_model_still_reaches_the_nuclei(finished):
-    shutil.copy(find_model("compact"), finished / "other.onnx")
-    settings = ["--config", "model=other.onnx", "keep_stores=False"]
+    settings = ["--config", "model=label_free", "keep_stores=False"]
     run = run_snakemake(finished, "--dry-run", *settings)
     planned = planned_jobs(run.stdout)
     assert planned.get("detect") == 3, run.stdout
@@ -328,20 +323,10 @@ def test_killed_and_run_again_it_gives_the_same_bytes(first_run, slides, tmp_pat
     make_cohort(tmp_path, slides, sheet_rows())
     results = tmp_path / "results"
     for landmark in ("tissue.npz", "shards"):  # killed during tiling or during detection
-        _kill_when(lambda landmark=landmark: any((results / slide / landmark).exists() for slide in IDS), tmp_path)
+        kill_when(lambda landmark=landmark: any((results / slide / landmark).exists() for slide in IDS), tmp_path)
     run = run_snakemake(tmp_path)
     assert run.returncode == 0, run.stdout
     assert [exported(tmp_path, slide) for slide in IDS] == [exported(folder, slide) for slide in IDS]
-
-
-def _kill_when(reached, folder: Path) -> None:
-    process = subprocess.Popen(
-        snakemake_command(), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    while not reached() and process.poll() is None:
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 @pytest.mark.slow

@@ -18,24 +18,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 from snakemake.exceptions import WorkflowError
-from snakemake.io import apply_wildcards
 from snakemake.utils import validate
 
-from muse_pipeline.cohort import outcome, settings
-from muse_pipeline.cohort.changes import describe_changes, read_changes
+from muse_pipeline.cohort import settings
 from muse_pipeline.cohort.layout import OF_COHORT, remove_cohort_files, store_name
+from muse_pipeline.cohort.ledgers import failed_steps
 from muse_pipeline.cohort.lock import find_other_run, lock_results
-from muse_pipeline.cohort.plan import Plan, option, state_of_files, without_patterns
+from muse_pipeline.cohort.records import Job, Records, describe_changes
 from muse_pipeline.core.errors import ConfigError, GeoJSONError, OutputError, SheetError
 from muse_pipeline.core.setting import schema_of
-from muse_pipeline.outputs.base import file_patterns, list_outputs
 from muse_pipeline.outputs.geojson import require_measurements
-from muse_pipeline.outputs.removal import remove_unrequested
+from muse_pipeline.plan import Plan, option, state_of_files, without_patterns
 from muse_pipeline.settings import complete, list_settings, require_available
 
 # Jobs run the `muse` of this Snakemake's environment, even if that is not activated.
@@ -139,80 +137,62 @@ def of_slide(method, *arguments):
     return give
 
 
-def settings_of(*functions, **others):
-    """A params function that returns the settings of a job as JSON, which the job writes next to its results."""
+def requested(name):
+    """An input function that returns the request of a slide's job: a file that is newer than results to be replaced."""
 
     def give(wildcards):
-        found = {name: value for function in functions for name, value in function(wildcards).items()}
-        return json.dumps({**found, **others}, sort_keys=True, ensure_ascii=False)
+        job = name.format(**wildcards)
+        return NEW_REQUESTS.get((wildcards.slide, job)) or f"{PLAN.folder(wildcards.slide)}/logs/requests/{job}.json"
 
     return give
 
 
-def if_changed(name):
-    """An input function that returns no files, but reruns a job if its results were made with different settings.
-
-    Snakemake compares parameters, too, but forgets them if .snakemake is deleted or the results are moved.
-    """
-
-    def force(wildcards):
-        job_rule = workflow.get_rule(name)
-        made = apply_wildcards(str(job_rule.output[0]), wildcards)
-        if not (workflow.is_main_process and os.path.exists(made)):
-            return []
-        asked, slide = job_rule.params.made_with(wildcards), wildcards.get("slide")
-        record = apply_wildcards(str(job_rule.output.made_with), wildcards)
-        changes = read_changes(Path(record), json.loads(asked))
-        if changes is None:
-            changes = {"": "settings that are not recorded"}
-        if changes:
-            workflow.dag.forcefiles.add(made)
-            CHANGES[slide].update(dict.fromkeys(changes.values()))
-        return []
-
-    return force
+def write_requests(records):
+    """Write the requests that a run changes; in a dry run, return the paths of files in their place, keyed by job."""
+    if not workflow.output_settings.dryrun:
+        records.write_requests()
+        return {}
+    found = {
+        job.name: (records.request(job), records.find_request(job) or Path(NEW_REQUEST.name)) for job in records.jobs
+    }
+    return {name: str(path) for name, (request, path) in found.items() if path != request}
 
 
-def as_found(slide, files):
-    """Files of a slide as inputs; if the slide is settled, no jobs are planned for them."""
-    return list(map(before_update, files)) if slide in settled() else files
+def request_of_cohort(job, folder=None):
+    """The request of a job that is not of a single slide and writes to ``folder``."""
+    records = Records(Path(folder or OUTPUT), [job])
+    new = write_requests(records) if workflow.is_main_process else {}
+    return new.get(job.name) or str(records.request(job))
 
 
 def of_every_slide(*names, slides=None):
-    """An input function that returns the files called ``names`` of every slide, or of ``slides``."""
-    return lambda wildcards: [
-        file
-        for slide in (SLIDES if slides is None else slides)
-        for file in as_found(slide, PLAN.files(*names, slides=[slide]))
-    ]
+    """An input function that returns the files called ``names`` of every slide, or of ``slides``.
 
-
-def of_unsettled_slides(*names):
-    """An input function that returns the files called ``names`` of every slide that is not settled.
-
-    One job makes all these files of a slide. If the first file is missing, only that file is returned.
+    Files of finished slides are marked, so that no jobs are planned for them.
     """
 
     def give(wildcards):
-        folders = list(map(PLAN.folder, unsettled()))
-        first = [f"{folder}/{name}" for folder in folders for name in names[:1]]
-        begun = [folder for folder, file in zip(folders, first) if os.path.exists(file)]
-        return [*first, *(f"{folder}/{name}" for folder in begun for name in names[1:])]
+        for slide in SLIDES if slides is None else slides:
+            yield from (
+                PLAN.files(*names, slides=[slide])
+                if slide in OUTDATED
+                else map(before_update, PLAN.files(*names, slides=[slide]))
+            )
 
-    return give
-
-
-def files_of(output):
-    """The files of an output, as outputs of a rule."""
-    paths = [
-        (f"<results>/{{slide}}/{name.rstrip('/')}", name.endswith("/")) for name in output.file_names(MODEL["name"])
-    ]
-    return [directory(path) if is_folder else path for path, is_folder in paths]
+    return lambda wildcards: list(give(wildcards))
 
 
-def names_of(outputs):
-    """The names of the files of outputs in a slide's folder."""
-    return [name.rstrip("/") for output in outputs for name in output.file_names(MODEL["name"])]
+def unfinished_files(wildcards):
+    """The files of unfinished slides that outdated jobs write; of a job that has written nothing, only the first."""
+    for slide, jobs in OUTDATED.items():
+        for files in (PLAN.files(*job.kept, slides=[slide]) for job in jobs):
+            yield from files if files and os.path.exists(files[0]) else files[:1]
+
+
+def as_outputs(outputs):
+    """The files of outputs of a slide, as outputs of a rule."""
+    paths = {name: f"<results>/{{slide}}/{name.rstrip('/')}" for name in PLAN.names(outputs)}
+    return [directory(path) if name.endswith("/") else path for name, path in paths.items()]
 
 
 def intermediate(path):
@@ -246,10 +226,13 @@ if workflow.is_main_process:  # jobs read the files that the main process has wr
 
 MODEL = json.loads(RESOLVED_MODEL.read_text(encoding="utf-8"))
 ROWS = {each["slide_id"]: each for each in json.loads(SHEET.read_text(encoding="utf-8"))}
-PLAN = Plan(config, ROWS, MODEL, PRETRAIN, bool(TRAINING), list_settings())
+PLAN = Plan(config, ROWS, MODEL, PRETRAIN, bool(TRAINING))
 SLIDES, STORE = PLAN.slides, PLAN.store
-CHANGES = defaultdict(dict)  # slide -> ordered phrases about the settings that changed since its results were made
-FINISHED = []  # slides that have nuclei of an earlier run
+REPLACED = {}  # slide -> phrases for what has changed since its results were made
+OUTDATED = {}  # slide -> its jobs to run; finished slides are missing
+# In a dry run, an empty file in place of every request that would be written, and what stands for which request.
+NEW_REQUEST = tempfile.NamedTemporaryFile() if workflow.output_settings.dryrun else None
+NEW_REQUESTS = {}
 
 
 # Any folder name is accepted here, because matching thousands of names takes minutes; the plan rejects unknown slides.

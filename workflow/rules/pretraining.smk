@@ -56,13 +56,7 @@ PAIRED_SLIDES = PRETRAINING["partners"] if PRETRAINING else []
 CODEC_OF_STORE = or_exit(settings.name_codecs, config, PRETRAINING["mpp"]) if PRETRAINING else {}
 if PRETRAINING:
     MPP_OF_STORE = or_exit(settings.name_stores, [*MPP_OF_STORE.values(), PRETRAINING["mpp"]])
-
-
-def stores_of(slides):
-    """The images that the config requests of ``slides``, and those of all training slides."""
-    names = [STORE, *map(store_name, config["extra_mpps"])]
-    of_pretraining = PLAN.files(PRETRAIN_STORE, slides=PRETRAIN_SLIDES)
-    return list(dict.fromkeys([*PLAN.files(*names, slides=slides), *of_pretraining]))
+    PLAN = replace(PLAN, pretraining_data={**PRETRAINING, "codec": CODEC_OF_STORE[PRETRAIN_STORE]})
 
 
 def regions_of_pretraining(wildcards):
@@ -79,13 +73,6 @@ def training_devices(resources):
     return ["--accelerator", "cuda", "--devices", n_gpus] if n_gpus else []
 
 
-def partner_settings(wildcards):
-    """The settings on which a slide's partner depends."""
-    row, columns = PLAN.row(wildcards.slide), ("partner", "partner_transform")
-    own = {column: [row.get(column), PLAN.state(wildcards.slide, column)] for column in columns}
-    return {**PLAN.image_settings(wildcards.slide), **own, "partner mpp": PRETRAINING["mpp"]}
-
-
 rule partner:
     """Register the slide's partner and write it in the slide's frame, or record why that failed."""
     input:
@@ -94,11 +81,10 @@ rule partner:
         start=of_slide(PLAN.file, "partner_transform"),
         info="<results>/{slide}/slide.json",
         tissue="<results>/{slide}/tissue.npz",
-        changed=if_changed("partner"),
+        request=requested("partner"),
     output:
         record="<results>/{slide}/partner/partner.json",
         store=intermediate(directory(f"<results>/{{slide}}/{PARTNER_STORE}")),
-        made_with="<results>/{slide}/logs/settings/partner.json",
     log:
         "<results>/{slide}/logs/partner.log",
     benchmark:
@@ -107,7 +93,6 @@ rule partner:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
-        made_with=settings_of(partner_settings),
         slide=of_slide(PLAN.argument),
         partner=of_slide(lambda slide: PLAN.row(slide)["partner"]),
         start=of_slide(PLAN.option, "--start", "partner_transform"),
@@ -122,7 +107,6 @@ rule partner:
             --threads {threads} \
             --max-corrupt {params.max_corrupt} \
             --output {output.store:q} >{log:q} 2>&1
-        echo {params.made_with:q} >{output.made_with:q}
         """
 
 

@@ -33,6 +33,17 @@ def region_run_inputs(wildcards):
     return without_patterns(REGION_TRAINING.get("inputs", []))
 
 
+REGION_TRAINING_JOB = Job(
+    "train",
+    {
+        "files": state_of_files(region_run_inputs({})),
+        "changes": REGION_TRAINING.get("changes"),
+        "labels": REGION_LABELS,
+    },
+    writes=["training.json"],
+)
+
+
 rule train_regions:
     """Train a region model on labels of slides or pictures and export it, or record the failure."""
 
@@ -41,10 +52,9 @@ rule train_regions:
         run=lambda wildcards: REGION_RUN or [],
         read=region_run_inputs,
         slides=of_every_slide(STORE, "colour.json", slides=REGION_LABELS),
-        changed=if_changed("train_regions"),
+        request=REGION_RUN and request_of_cohort(REGION_TRAINING_JOB, REGION_FOLDER) or [],
     output:
         state="<results>/region_training/{run}/training.json",
-        made_with="<results>/region_training/{run}/logs/settings.json",
     log:
         "<results>/region_training/{run}/logs/train.log",
     benchmark:
@@ -52,11 +62,6 @@ rule train_regions:
     conda:
         "../../envs/train.yaml"
     params:
-        made_with=settings_of(
-            lambda wildcards: {"files": state_of_files(region_run_inputs(wildcards))},
-            changes=REGION_TRAINING.get("changes"),
-            labels=REGION_LABELS,
-        ),
         changes=["--set", *REGION_TRAINING["changes"]] if REGION_TRAINING.get("changes") else [],
         devices=lambda wildcards, resources: training_devices(resources),
         folder=subpath(output.state, parent=True),
@@ -71,7 +76,6 @@ rule train_regions:
             && muse export {params.folder:q}/checkpoint.pt \
                 --output {params.folder:q}/model.onnx) 2>&1 | tee {log:q} || status=failed
         echo "{{\"status\": \"$status\"}}" >{output.state:q}
-        echo {params.made_with:q} >{output.made_with:q}
         """
 
 
@@ -83,10 +87,9 @@ rule regions:
         mask="<results>/{slide}/tissue.npz",
         colour="<results>/{slide}/colour.json",
         model=REGION_STATE or without_patterns([REGION_MODEL] if REGION_MODEL else []),
-        changed=if_changed("regions"),
+        request=requested("regions"),
     output:
         state="<results>/{slide}/regions.json",
-        made_with="<results>/{slide}/logs/settings/regions.json",
     log:
         text="<results>/{slide}/logs/regions.log",
         ledger="<results>/{slide}/ledger/regions.json",
@@ -96,7 +99,6 @@ rule regions:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
-        made_with=settings_of(of_slide(PLAN.regions_settings)),
         model=REGION_MODEL,
         training=option("--training", *REGION_STATE) if REGION_STATE else [],
         provider=MODEL["provider"],
@@ -110,7 +112,6 @@ rule regions:
             --output {params.folder:q} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1 \
             || grep -q '"status": "failed"' {output.state:q}
-        echo {params.made_with:q} >{output.made_with:q}
         """
 
 

@@ -3,8 +3,6 @@
 Reads the results of all other rules; writes <results>/report.html and cohort.tsv. The rule `report` runs if no slide failed; otherwise `onerror` runs its command.
 """
 
-import csv
-
 REPORT_COMMAND = ["muse", "report", OUTPUT, "--slides", str(SHEET), *option("--pretraining", PRETRAINING_FOLDER)]
 REPORT_COMMAND += INCLUDE_DOUBTFUL
 if config["statistics"]:
@@ -23,10 +21,8 @@ def report_failures():
     run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
     if run.returncode:
         return run.stdout
-    with table.open(encoding="utf-8", newline="") as file:
-        failed = [row["slide_id"] for row in csv.DictReader(file, dialect="excel-tab") if row["status"] == "failed"]
-    for slide in failed:
-        outcome.remove_failed(Path(PLAN.folder(slide)), STORE, file_patterns())
+    for slide in OUTDATED:
+        PLAN.records(slide).withdraw_failed()
     return run.stdout
 
 
@@ -53,7 +49,7 @@ def failure_message():
         return f"{why[0].upper()}{why[1:]}\nTherefore no slide has nuclei. Report: {OUTPUT}/report.html"
     jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_group()]  # jobs that did not succeed
     behind = {job.wildcards.slide for job in jobs if "slide" in job.wildcards.keys()}
-    failed = [slide for slide in behind if outcome.failed_steps(Path(PLAN.folder(slide)))]
+    failed = [slide for slide in behind if failed_steps(Path(PLAN.folder(slide)))]
     if waiting := len(behind) - len(failed):
         beside = f", {len(failed)} failed" if failed else ""
         unfinished = f"{waiting} of {len(SLIDES)} slides unfinished{beside}"
@@ -76,32 +72,31 @@ def failure_message():
     return f"Something failed; {others}. Details: {OUTPUT}/report.html"
 
 
-def remove_unrequested_steps():
-    """Remove the records of steps that are no longer requested."""
-    asked = {Path(store) for store in stores_of(SLIDES)}
-    written = {output.step for output in list_outputs(config)}
-    unasked = {output.step for output in list_outputs() if not output.by_stitch} - written
-    unasked |= set() if config["regions"] else {"regions"}
-    for slide in SLIDES:
-        steps = unasked if PLAN.is_remote(slide) else {*unasked, "fetch"}
-        outcome.remove_unrequested_steps(Path(PLAN.folder(slide)), asked, steps, bool(config["proposals"]))
+REPORT_JOB = Job(
+    "report",
+    {
+        "pretraining": PRETRAINING_FOLDER,
+        "statistics": config["statistics"],
+        "include_doubtful": config["include_doubtful"],
+        "sheet": SHEET_STATE if config["statistics"] else None,
+    },
+    writes=["report.html", "cohort.tsv"],
+)
 
 
 rule report:
     """Report the outcome of every slide, failures first."""
     input:
         sheet=str(SHEET),
-        nuclei=of_every_slide("nuclei.geojson.gz"),
         summaries=of_every_slide("summary.json"),
-        embeddings=all_embeddings,
+        embeddings=of_every_slide(Path(PLAN.embeddings_file("")).name) if config["embedding"] else [],
         pretrained=PRETRAINED,
         statistics=STATISTICS_FILE,
-        changed=if_changed("report"),
+        request=request_of_cohort(REPORT_JOB),
     output:
         page="<results>/report.html",
         table="<results>/cohort.tsv",
         all_well=touch(ALL_WELL),
-        made_with="<results>/logs/settings/report.json",
     log:
         "<results>/logs/report.log",
     benchmark:
@@ -110,12 +105,6 @@ rule report:
         "../../envs/infer.yaml"
     threads: 4
     params:
-        made_with=settings_of(
-            pretraining=PRETRAINING_FOLDER,
-            statistics=config["statistics"],
-            include_doubtful=config["include_doubtful"],
-            sheet=state_of_files([config["slides"]] if config["statistics"] else []),
-        ),
         command=REPORT_COMMAND,
         statistics=option("--statistics", *(STATISTICS_FILE or [None])),
     shell:
@@ -124,5 +113,4 @@ rule report:
             --output {output.page:q} \
             --table {output.table:q} \
             --threads {threads} >{log:q} 2>&1
-        echo {params.made_with:q} >{output.made_with:q}
         """

@@ -5,11 +5,6 @@ slide.spatialdata.zarr.
 """
 
 
-def all_embeddings(wildcards):
-    """The embeddings of every slide, if the config requests them."""
-    return [path for slide in SLIDES for path in as_found(slide, PLAN.embeddings(slide))]
-
-
 rule embed:
     """Write the model's features of every nucleus."""
     input:
@@ -18,10 +13,9 @@ rule embed:
         store=f"<results>/{{slide}}/{STORE}",
         colour="<results>/{slide}/colour.json",
         model=model_file,
-        changed=if_changed("embed"),
+        request=requested("embed"),
     output:
         embeddings=PLAN.embeddings_file("{slide}"),
-        made_with="<results>/{slide}/logs/settings/embed.json",
     log:
         text="<results>/{slide}/logs/embed.log",
         ledger="<results>/{slide}/ledger/embed.json",
@@ -31,7 +25,6 @@ rule embed:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
-        made_with=settings_of(of_slide(PLAN.detection_settings)),
         folder=subpath(input.nuclei, parent=True),
         model=lambda wildcards, input: input.model or MODEL["model"],
         provider=MODEL["provider"],
@@ -42,7 +35,6 @@ rule embed:
             --threads {threads} \
             --provider {params.provider} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1
-        echo {params.made_with:q} >{output.made_with:q}
         """
 
 
@@ -51,10 +43,9 @@ rule anndata:
     input:
         nuclei="<results>/{slide}/nuclei.parquet",
         embeddings=of_slide(PLAN.embeddings),
-        changed=if_changed("anndata"),
+        request=requested("anndata"),
     output:
         h5ad="<results>/{slide}/nuclei.h5ad",
-        made_with="<results>/{slide}/logs/settings/anndata.json",
     log:
         "<results>/{slide}/logs/anndata.log",
     benchmark:
@@ -62,14 +53,12 @@ rule anndata:
     conda:
         "../../envs/infer.yaml"
     params:
-        made_with=settings_of(of_slide(PLAN.scverse_settings)),
         patient=of_slide(PLAN.option, "--patient", "patient"),
         embeddings=of_slide(PLAN.embeddings_option),
     shell:
         r"""
         muse anndata {input.nuclei:q} {params.patient:q} {params.embeddings:q} \
             --output {output.h5ad:q} >{log:q} 2>&1
-        echo {params.made_with:q} >{output.made_with:q}
         """
 
 
@@ -79,10 +68,9 @@ rule spatialdata:
         nuclei="<results>/{slide}/nuclei.parquet",
         store=f"<results>/{{slide}}/{STORE}",
         embeddings=of_slide(PLAN.embeddings),
-        changed=if_changed("spatialdata"),
+        request=requested("spatialdata"),
     output:
         folder=directory("<results>/{slide}/slide.spatialdata.zarr"),
-        made_with="<results>/{slide}/logs/settings/spatialdata.json",
     log:
         "<results>/{slide}/logs/spatialdata.log",
     benchmark:
@@ -90,7 +78,6 @@ rule spatialdata:
     conda:
         "../../envs/infer.yaml"
     params:
-        made_with=settings_of(of_slide(PLAN.scverse_settings)),
         patient=of_slide(PLAN.option, "--patient", "patient"),
         embeddings=of_slide(PLAN.embeddings_option),
     shell:
@@ -98,5 +85,4 @@ rule spatialdata:
         muse spatialdata {input.nuclei:q} {params.patient:q} {params.embeddings:q} \
             --store {input.store:q} \
             --output {output.folder:q} >{log:q} 2>&1
-        echo {params.made_with:q} >{output.made_with:q}
         """

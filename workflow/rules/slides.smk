@@ -35,7 +35,7 @@ rule image:
     input:
         slide=of_slide(PLAN.input),
         roi=of_slide(PLAN.file, "roi"),
-        changed=if_changed("image"),
+        request=requested("image"),
     output:
         info="<results>/{slide}/slide.json",
         mask="<results>/{slide}/tissue.npz",
@@ -43,14 +43,12 @@ rule image:
         outline="<results>/{slide}/tissue.geojson",
         colour="<results>/{slide}/colour.json",
         store=intermediate(directory(f"<results>/{{slide}}/{STORE}")),
-        made_with="<results>/{slide}/logs/settings/image.json",
     log:
         "<results>/{slide}/logs/image.log",
     conda:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
-        made_with=settings_of(of_slide(PLAN.image_settings)),
         slide=of_slide(PLAN.argument_and_source),
         slide_mpp=of_slide(PLAN.option, "--mpp", "mpp"),
         roi=of_slide(PLAN.option, "--roi", "roi"),
@@ -66,7 +64,6 @@ rule image:
             --threads {threads} \
             --max-corrupt {params.max_corrupt} {params.third_stain:q} \
             --output {params.folder:q} >{log:q} 2>&1
-        echo {params.made_with:q} >{output.made_with:q}
         """
 
 
@@ -76,10 +73,9 @@ rule tile:
         slide=of_slide(PLAN.input),
         info="<results>/{slide}/slide.json",
         tissue="<results>/{slide}/tissue.npz",
-        changed=if_changed("tile"),
+        request=requested("tile-{store}"),
     output:
         store=intermediate(directory("<results>/{slide}/{store}")),
-        made_with="<results>/{slide}/logs/settings/tile-{store}.json",
     log:
         text="<results>/{slide}/logs/tile-{store}.log",
         ledger="<results>/{slide}/ledger/tile-{store}.json",
@@ -91,9 +87,6 @@ rule tile:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
-        made_with=settings_of(
-            of_slide(PLAN.image_settings), lambda wildcards: {"codec": CODEC_OF_STORE.get(wildcards.store, "zstd")}
-        ),
         slide=of_slide(PLAN.argument),
         mpp=lambda wildcards: MPP_OF_STORE[wildcards.store],
         codec=lambda wildcards: CODEC_OF_STORE.get(wildcards.store, "zstd"),
@@ -109,5 +102,4 @@ rule tile:
             --max-corrupt {params.max_corrupt} \
             --output {output.store:q} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1
-        echo {params.made_with:q} >{output.made_with:q}
         """

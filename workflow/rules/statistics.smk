@@ -7,17 +7,20 @@ STATISTICS = {"patient": "patient", **(config["statistics"] or {})}
 INCLUDE_DOUBTFUL = [word for kind in config["include_doubtful"] for word in ("--include-doubtful", kind)]
 NOT_OF_COHORT = [*([] if config["anndata"] else OF_COHORT[:1]), *([] if config["statistics"] else OF_COHORT[1:])]
 STATISTICS_FILE = [f"{OUTPUT}/statistics.tsv"] if config["statistics"] else []
+SHEET_STATE = {"sheet": state_of_files([config["slides"]])}
+STATISTICS_SETTINGS = {**STATISTICS, "include_doubtful": config["include_doubtful"], **SHEET_STATE}
+STATISTICS_JOB = Job("statistics", STATISTICS_SETTINGS, writes=["statistics.tsv", "statistics.patients.tsv"])
+ANNDATA_JOB = Job("anndata", SHEET_STATE, writes=["cohort.h5ad"])
 
 
 rule statistics:
     """Compare every pair of groups of patients."""
     input:
         nuclei=of_every_slide("nuclei.parquet"),
-        changed=if_changed("statistics"),
+        request=request_of_cohort(STATISTICS_JOB),
     output:
         table="<results>/statistics.tsv",
         patients="<results>/statistics.patients.tsv",
-        made_with="<results>/logs/settings/statistics.json",
     log:
         "<results>/logs/statistics.log",
     benchmark:
@@ -26,11 +29,6 @@ rule statistics:
         "../../envs/infer.yaml"
     threads: 4
     params:
-        made_with=settings_of(
-            **STATISTICS,
-            include_doubtful=config["include_doubtful"],
-            sheet=state_of_files([config["slides"]]),
-        ),
         results=OUTPUT,
         sheet=config["slides"],
         group=STATISTICS.get("group"),
@@ -45,7 +43,6 @@ rule statistics:
             {params.included:q} \
             --threads {threads} \
             --output {output.table:q} >{log:q} 2>&1
-        echo {params.made_with:q} >{output.made_with:q}
         """
 
 
@@ -54,10 +51,9 @@ rule anndata_cohort:
     input:
         nuclei=of_every_slide("nuclei.parquet"),
         table="<results>/cohort.tsv",
-        changed=if_changed("anndata_cohort"),
+        request=request_of_cohort(ANNDATA_JOB),
     output:
         h5ad="<results>/cohort.h5ad",
-        made_with="<results>/logs/settings/anndata.json",
     log:
         "<results>/logs/anndata.log",
     benchmark:
@@ -66,7 +62,6 @@ rule anndata_cohort:
         "../../envs/infer.yaml"
     threads: 4
     params:
-        made_with=settings_of(sheet=state_of_files([config["slides"]])),
         results=OUTPUT,
         sheet=config["slides"],
     shell:
@@ -75,5 +70,4 @@ rule anndata_cohort:
             --sheet {params.sheet:q} \
             --threads {threads} \
             --output {output.h5ad:q} >{log:q} 2>&1
-        echo {params.made_with:q} >{output.made_with:q}
         """

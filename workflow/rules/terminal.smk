@@ -10,7 +10,11 @@ from collections import Counter, defaultdict
 from snakemake.logging import logger
 from snakemake_interface_logger_plugins.common import LogEvent
 
+from muse_pipeline.cohort.ledgers import describe_nuclei, find_failure
+
 PROGRESS_S = 60
+NO_REASON = "was killed or could not write (out of memory, time or disk space?)"
+FINISHED = []  # slides that have nuclei of an earlier run
 ABOUT_JOBS = "Select jobs to execute", "Removing temporary output", "--keep-incomplete mode is set"
 
 
@@ -79,8 +83,7 @@ class TerminalFilter(logging.Filter):
 
     def print_failure(self, jobs, message=None):
         """Print the line of a failed slide, with the first reason that its jobs recorded."""
-        noted = [failure for job in jobs if (failure := outcome.find_failure(ledger_entries(job)))]
-        step, reason = noted[0] if noted else (jobs[0].rule.name, message or outcome.NO_REASON)
+        step, reason = find_failure(ledgers_of(jobs)) or (jobs[0].rule.name, message or NO_REASON)
         self.print_slide(jobs[0].wildcards.slide, f"{step} failed: {reason}")
 
     def print_slide(self, slide, text):
@@ -96,19 +99,12 @@ def slide_jobs():
     return [job for job in jobs if not job.is_group() and "slide" in job.wildcards.keys()]
 
 
-# The steps of jobs that have several; any other job has a single ledger, which is one of its logs.
-STEPS_OF_JOBS = {
-    "image": ["inspect", "tissue", f"tile-{STORE}"],
-    "nuclei": ["stitch", *dict.fromkeys(output.step for output in WRITTEN_WITH_NUCLEI if not output.by_stitch)],
-}
-
-
-def ledger_entries(job):
-    """The ledger entries of a job's steps."""
-    folder = Path(PLAN.folder(job.wildcards.slide), "ledger")
-    own = [ledger] if (ledger := getattr(job.log, "ledger", None)) else []
-    steps = STEPS_OF_JOBS.get(job.rule.name, [])
-    return outcome.read_entries([*(folder / f"{step}.json" for step in steps), *map(Path, own)])
+def ledgers_of(jobs):
+    """Paths of the ledgers of a slide's jobs, in the order of its steps."""
+    slide = jobs[0].wildcards.slide
+    names = {job.rule.name.replace("_", "-") for job in jobs}
+    steps = [step for job in PLAN.jobs(slide) if {job.name, job.name.partition("-")[0]} & names for step in job.ledgers]
+    return [Path(PLAN.folder(slide), f"ledger/{step}.json") for step in steps]
 
 
 def describe_finished(jobs):
@@ -116,31 +112,9 @@ def describe_finished(jobs):
     if not any(job.rule.name == "nuclei" for job in jobs):
         return f"{', '.join(sorted({job.rule.name for job in jobs}))} done"
     summary = Path(OUTPUT, jobs[0].wildcards.slide, "summary.json")
-    found = outcome.describe_nuclei(json.loads(summary.read_text(encoding="utf-8")))
-    return f"{found}, {sum(entry['seconds'] for job in jobs for entry in ledger_entries(job)):.1f} s"
-
-
-def describe_replaced():
-    """Text about the finished results that the run replaces, and why; empty if it replaces none."""
-    again = defaultdict(list)
-    for job in slide_jobs():
-        again[job.wildcards.slide].append(job)
-    again = {slide: jobs for slide, jobs in again.items() if "nuclei" in {job.rule.name for job in jobs}}
-    replaced = [slide for slide in SLIDES if slide in again and has_results(slide)]
-    return "\n".join(
-        describe_changes({slide: list(CHANGES[slide]) or rerun_reasons(again[slide]) for slide in replaced})
-    )
-
-
-def rerun_reasons(jobs):
-    """The reasons why Snakemake reruns jobs of a slide although no settings have changed."""
-    reasons = [(job.rule.name, workflow.dag.reason(job)) for job in jobs]
-    missing = [file for _, reason in reasons for file in reason.missing_output if not file.flags.get("temp")]
-    newer = [file for _, reason in reasons for file in reason.updated_input]
-    found = {f"{Path(file).name} is missing" for file in missing}
-    found |= {f"{Path(file).name} is newer than the results made from it" for file in newer}
-    found |= {f"changed inputs or rule of {name}" for name, reason in reasons if reason.is_provenance_triggered()}
-    return sorted(found) or ["requested again, or made with a model that is made again"]
+    found = describe_nuclei(json.loads(summary.read_text(encoding="utf-8")))
+    seconds = sum(json.loads(ledger.read_text(encoding="utf-8"))["seconds"] for ledger in ledgers_of(jobs))
+    return f"{found}, {seconds:.1f} s"
 
 
 def has_results(slide):
@@ -150,8 +124,8 @@ def has_results(slide):
 
 def print_replaced():
     """Print which results the run replaces, and why."""
-    if workflow.dag and (lines := describe_replaced()):
-        print(lines, flush=True)
+    if lines := describe_changes(REPLACED):
+        print(*lines, sep="\n", flush=True)
 
 
 def require_cores():

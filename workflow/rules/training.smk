@@ -60,6 +60,14 @@ def remove_old_training_logs():
             log.unlink(missing_ok=True)
 
 
+TRAINING_DATA = [] if ON_SLIDES else settings.training_data(config)
+TRAINING_JOB = Job(
+    "finetune",
+    {"files": state_of_files(run_inputs({})), "data": TRAINING_DATA, "weights": PRETRAINED},
+    writes=["checkpoint.pt"],
+)
+
+
 rule finetune:
     """Train backbone and nucleus head with the method of the run."""
     input:
@@ -67,10 +75,9 @@ rule finetune:
         stores=of_every_slide(STORE) if ON_SLIDES else [],
         read=run_inputs,
         backbone=PRETRAINED,
-        changed=if_changed("finetune"),
+        request=request_of_cohort(TRAINING_JOB, f"{OUTPUT}/training/{RUN}") if TRAINING else [],
     output:
         checkpoint="<results>/training/{run}/checkpoint.pt",
-        made_with="<results>/training/{run}/logs/settings.json",
     log:
         "<results>/training/{run}/logs/finetune.log",
     benchmark:
@@ -78,12 +85,7 @@ rule finetune:
     conda:
         "../../envs/train.yaml"
     params:
-        made_with=settings_of(
-            lambda wildcards: {"files": state_of_files(run_inputs(wildcards))},
-            data=[] if ON_SLIDES else settings.training_data(config),
-            weights=PRETRAINED,
-        ),
-        data=[] if ON_SLIDES else settings.training_data(config),
+        data=TRAINING_DATA,
         weights=initial_weights,
         devices=lambda wildcards, resources: training_devices(resources),
         folder=subpath(output.checkpoint, parent=True),
@@ -93,7 +95,6 @@ rule finetune:
             --start-over \
             --threads {threads} \
             --output {params.folder:q} 2>&1 | tee {log:q}
-        echo {params.made_with:q} >{output.made_with:q}
         """
 
 

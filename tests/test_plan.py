@@ -1,12 +1,14 @@
-"""The plan that the workflow's rules read, made from the sheet and the config, tested without Snakemake."""
+"""The plan of a run, made from the sheet and the config, tested without a run."""
 
 import os
 import time
+from dataclasses import replace
 
 import pytest
 
-from muse_pipeline.cohort.plan import Plan, option, state_of_files, without_patterns
 from muse_pipeline.core.errors import SheetError
+from muse_pipeline.core.files import sha256_of
+from muse_pipeline.plan import Plan, option, state_of_files, version_of_file, without_patterns
 from muse_pipeline.settings import list_settings
 
 SETTINGS = list_settings()
@@ -28,7 +30,7 @@ def slide(tmp_path):
 @pytest.fixture
 def plan(slide):
     rows = {"a": row(slide, mpp=0.25), "far": row("https://host/b.svs", shards=2), "gone": row("/none/c.svs")}
-    return Plan(CONFIG, rows, MODEL, settings=SETTINGS)
+    return Plan(CONFIG, rows, MODEL)
 
 
 def test_files_of_a_slide_and_of_all(plan):
@@ -95,7 +97,7 @@ def test_small_files_get_one_thread(plan, slide, tmp_path):
 
 
 def changed(plan, **attributes):
-    return Plan(**{**vars(plan), **attributes})
+    return replace(plan, **attributes)
 
 
 def test_the_settings_of_nuclei_tell_one_run_from_another(plan):
@@ -118,3 +120,51 @@ def test_a_pretraining_run_counts_where_the_model_is_trained_on_it(plan):
 
     assert settings(pretraining={"run": "b.yaml"}) == settings()
     assert settings(pretraining={"run": "b.yaml"}, is_trained=True) != settings(is_trained=True)
+
+
+def test_a_file_is_named_with_its_checksum(tmp_path):
+    roi = tmp_path / "roi.json"
+    assert version_of_file(None) == "none"
+    assert version_of_file(str(roi)) == "roi.json"
+    roi.write_text("{}")
+    assert version_of_file(str(roi)) == f"roi.json ({sha256_of(roi)[:8]})"
+
+
+EVERYTHING = {"proposals": {"method": "haematoxylin"}, "regions": "r.onnx", "extra_mpps": [0.25], "embedding": True}
+
+
+@pytest.mark.parametrize("config", [{}, EVERYTHING, {**EVERYTHING, "keep_stores": False}, {"spatialdata": True}])
+def test_every_file_that_a_job_reads_is_written_by_an_earlier_job(plan, config):
+    written: set[str] = set()
+    for job in changed(plan, config={**CONFIG, **config}).jobs("far"):
+        assert set(job.reads) <= written, job.name
+        assert not set(job.writes) & written, job.name
+        assert set(job.temporary) <= set(job.writes)
+        written |= set(job.writes)
+    assert {"nuclei.parquet", "nuclei.geojson.gz", "summary.json"} <= written
+
+
+def test_images_and_shards_are_temporary_unless_they_are_kept(plan):
+    jobs = changed(plan, config={**CONFIG, **EVERYTHING, "keep_stores": False}).jobs("a")
+    shards = "shards/1-of-1.parquet", "proposals/1-of-1.parquet"
+    assert sorted(name for job in jobs for name in job.temporary) == sorted(["image-500nm.zarr", *shards])
+    assert not any(job.temporary for job in changed(plan, config={**CONFIG, **EVERYTHING}).jobs("a"))
+    assert "tile-image-250nm.zarr" not in [job.name for job in jobs]  # no step reads it
+
+
+def test_a_run_replaces_all_that_an_earlier_one_wrote_and_nothing_of_the_users(plan, tmp_path):
+    plan = changed(plan, config={**CONFIG, **EVERYTHING, "output": str(tmp_path / "results")})
+    ours = "nuclei.parquet", "nuclei.part-001.geojson.gz", "summary.json", "density.png", "slide.json", "nuclei.h5ad"
+    mine = ["nuclei.qpdata", "nuclei.geojson", "nuclei.part-001-mine.geojson", "tissue.csv", "overlays/mine.png"]
+    records = plan.records("a")
+    (records.folder / "overlays").mkdir(parents=True)
+    for name in (*ours, "overlays/1.png", *mine):
+        (records.folder / name).touch()
+    records.withdraw(records.outdated)
+    assert {str(path.relative_to(records.folder)) for path in records.folder.rglob("*.*")} == set(mine)
+
+
+def test_a_slide_with_drawn_regions_is_not_mapped(plan):
+    mapped = changed(plan, config={**CONFIG, "regions": "r.onnx"}, rows={"a": row("a.svs", regions="drawn.json")})
+    assert "regions" not in [job.name for job in mapped.jobs("a")]
+    assert not any("regions.json" in job.reads for job in mapped.jobs("a"))
