@@ -29,12 +29,11 @@ include: "workflow/rules/slides.smk"
 include: "workflow/rules/training.smk"
 include: "workflow/rules/regions.smk"
 include: "workflow/rules/detection.smk"
+include: "workflow/rules/batches.smk"
 include: "workflow/rules/proposals.smk"
 include: "workflow/rules/scverse.smk"
 include: "workflow/rules/statistics.smk"
 include: "workflow/rules/report.smk"
-include: "workflow/rules/terminal.smk"
-include: "workflow/rules/warm.smk"
 
 
 rule all:
@@ -43,7 +42,8 @@ rule all:
     input:
         report="<results>/report.html",
         all_well=ALL_WELL,
-        slides=lambda wildcards: list(unfinished_files(wildcards)),
+        slides=lambda wildcards: list(unfinished_files()),
+        batches=lambda wildcards: map(batch_done, BATCHES),
         cohort="<results>/cohort.h5ad" if config["anndata"] else [],
         statistics="<results>/statistics.tsv" if config["statistics"] else [],
         regions_well=[*REGION_STATE, REGIONS_WELL] if config["regions"] else [],
@@ -51,23 +51,14 @@ rule all:
 
 
 onstart:
-    require_cores()
-    lift_rate_limit()
-    print(f"model: {MODEL.get('model', MODEL['name'])}, provider {MODEL['provider']}")
-    print_replaced()
-    FINISHED.extend(filter(has_results, SLIDES))
     for slide in SLIDES:
         PLAN.records(slide).remove_unrequested(PLAN.unrequested_jobs(slide))
-    remove_old_training_logs()
-    TERMINAL.start()
-    start_warm_muse()
 
 
 onsuccess:
     remove_cohort_files(Path(OUTPUT), FINISHED, NOT_OF_COHORT)
-    print_last(success_message())
 
 
 onerror:
-    print_last(report_failures() + failure_message())
+    report_failures()
     remove_cohort_files(Path(OUTPUT), FINISHED, NOT_OF_COHORT)

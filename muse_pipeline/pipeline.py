@@ -164,7 +164,8 @@ def make_nuclei(shards: Sequence[Path], slide: FinishedSlide, regions: Path | No
         pixels = _choose_pixels(shards, slide)
         found = files.info, files.mask, files.nuclei
         warnings.extend(stitch(shards, *found, slide.threads, regions, pixels, settings["intensities"]))
-    write_outputs(slide, [output for output in list_outputs(settings, "nuclei") if not output.by_stitch], begin)
+    outputs = [output for output in list_outputs(settings, "nuclei") if output.step != "stitch"]
+    write_outputs(slide, outputs, begin)
 
 
 def _choose_pixels(shards: Sequence[Path], slide: FinishedSlide) -> Pixels | None:

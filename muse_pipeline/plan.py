@@ -7,6 +7,7 @@ reruns only its slide.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,15 +17,28 @@ from pathlib import Path
 from typing import Any
 
 from muse_pipeline.cohort.layout import TABLE_FILES, SlideFiles, shard_names, store_name
+from muse_pipeline.cohort.ledgers import show_warnings
 from muse_pipeline.cohort.records import Job, Records
+from muse_pipeline.cohort.settings import (
+    pretraining_run,
+    require_columns,
+    require_fitting_model,
+    require_plain_output,
+    training_file,
+)
+from muse_pipeline.cohort.sheet import read_sheet
+from muse_pipeline.core.environment import count_cores
 from muse_pipeline.core.errors import SheetError
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.setting import Setting
+from muse_pipeline.inference.model import describe_model
 from muse_pipeline.outputs.base import Output, file_patterns, list_outputs
-from muse_pipeline.settings import list_settings
+from muse_pipeline.outputs.geojson import require_measurements
+from muse_pipeline.settings import list_settings, require_available
 
 SMALL_BYTES = 8 << 20
 PIXELS_ELSEWHERE = {".mrxs", ".vms", ".vmu", ".dcm"}  # formats whose main file does not contain all pixels
+LEAST_IN_BATCH, MOST_IN_BATCH = 10, 50  # slides; a process starts in a second, and a job of a cluster in 15
 THREADS = 4
 NUCLEI = "nuclei.parquet"
 INTERMEDIATE = ("image-", "shards/", "proposals/", "partner/image-")  # names of images and shards begin like this
@@ -40,7 +54,7 @@ class Plan:
         model: description of the model from `muse model`.
         pretraining: settings of the pretraining run that the model starts from, or {}.
         is_trained: True if the model is trained by this run.
-        pretraining_data: what the pretraining run reads: ``mpp`` and ``codec`` of its images, ``slides`` and
+        pretraining_data: inputs of the pretraining run: ``mpp`` and ``codec`` of its images, ``slides`` and
             ``partners``; {} without a pretraining run.
     """
 
@@ -50,6 +64,29 @@ class Plan:
     pretraining: Mapping[str, Any] = field(default_factory=dict)
     is_trained: bool = False
     pretraining_data: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], model: Mapping[str, Any] | None = None) -> Plan:
+        """Plan a run of the workflow, after checks of its sheet, its model and what is installed.
+
+        Args:
+            config: the completed config.
+            model: description of a model that is trained, or of one that a device runs; None to read the model's file.
+
+        Raises:
+            MuseError: the config, the sheet or the model is invalid.
+        """
+        require_plain_output(config)
+        require_available(config)
+        if config["statistics"]:
+            require_columns(config)
+        with show_warnings("sheet", []):
+            rows = {row.slide_id: row.to_dict() for row in read_sheet(config["slides"])}
+        model = model or describe_model(config["model"], config["provider"])
+        require_fitting_model(config, model)
+        require_measurements(config["measurements"], config["features"], model["classes"], config["cells"])
+        rows = {slide: {**row, "shards": row.get("shards") or config["shards"]} for slide, row in rows.items()}
+        return cls(config, rows, model, pretraining_run(config), bool(training_file(config)))
 
     @cached_property
     def settings(self) -> dict[str, Setting]:
@@ -148,11 +185,26 @@ class Plan:
         """``embeddings`` as an option of `anndata`."""
         return option("--embeddings", *(self.embeddings(slide) or [None]))
 
+    def is_small(self, slide: str) -> bool:
+        """True if the slide is a small file on this machine."""
+        path = Path(self.row(slide)["path"])
+        return path.suffix.lower() not in PIXELS_ELSEWHERE and path.is_file() and path.stat().st_size < SMALL_BYTES
+
     def threads(self, slide: str) -> int:
         """Number of threads for a job of the slide; 1 for a small file, which is read before more threads can start."""
-        path = Path(self.row(slide)["path"])
-        is_small = path.suffix.lower() not in PIXELS_ELSEWHERE and path.is_file() and path.stat().st_size < SMALL_BYTES
-        return 1 if is_small else THREADS
+        return 1 if self.is_small(slide) else THREADS
+
+    def batches(self, slides: Iterable[str]) -> dict[str, list[str]]:
+        """The small ones among ``slides``, in batches that one process runs each, keyed by the name of the batch.
+
+        There are none if other jobs of the workflow need the files of single steps.
+        """
+        if self.is_trained or any(self.config[name] for name in ("proposals", "regions", "extra_mpps")):
+            return {}
+        small = [slide for slide in slides if self.is_small(slide)]
+        size = min(max(math.ceil(len(small) / count_cores()), LEAST_IN_BATCH), MOST_IN_BATCH)
+        n = math.ceil(len(small) / size)
+        return {f"{number + 1}-of-{n}": small[number::n] for number in range(n)}
 
     def shards(self, slide: str, folder: str = "shards") -> list[str]:
         """Paths of the slide's shards in ``folder``, which contains shards of nuclei or of proposals."""
@@ -298,7 +350,7 @@ class Plan:
         """The job of an output that is not written with the nuclei."""
         is_embedding = output.job == "embed"
         settings = self.detection_settings(slide) if is_embedding else self.scverse_settings(slide)
-        read = [NUCLEI, *(self.store for needed in (is_embedding, output.needs_image) if needed)]
+        read = [NUCLEI, *(self.store for needed in (is_embedding, output.job == "spatialdata") if needed)]
         read += [] if is_embedding else [Path(path).name for path in self.embeddings(slide)]
         removed = output.removed_patterns()
         return Job(output.job, settings, read, self._paths([output]), steps=[output.step], removes=removed)

@@ -13,8 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from muse_pipeline.cohort.settings import explain_schema_error
 from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.core.setting import Setting
+from muse_pipeline.core.setting import Setting, schema_of
 from muse_pipeline.core.types import DOUBTS, FEATURE_SETS, MODEL_OF_MODE, PROVIDERS, REGION_MODELS
 from muse_pipeline.outputs.base import list_outputs
 
@@ -190,6 +191,14 @@ def list_settings(*jobs: str) -> dict[str, Setting]:
     return {each.name: each for group in list_groups() for each in group if not jobs or each.job in jobs}
 
 
+def list_run_settings() -> list[Setting]:
+    """The settings that are options of ``muse run``."""
+    known = list_settings()
+    outputs = [setting for output in list_outputs() for setting in output.all_settings()]
+    names = ("mode", "model", "provider", "features", "third_stain", "max_corrupt", "shards", "keep_stores")
+    return [*map(known.__getitem__, names), *outputs]
+
+
 class RunSettings(Mapping[str, Any]):
     """Settings of a run, read by name or as attributes; settings that are not given have their defaults.
 
@@ -230,6 +239,21 @@ class RunSettings(Mapping[str, Any]):
         return len(self._values)
 
 
+def complete_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Check a config, fill in defaults, and complete it.
+
+    Raises:
+        ConfigError: a setting is unknown or invalid, or two settings contradict each other.
+    """
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    known = list_settings()
+    if wrong := best_match(Draft202012Validator(schema_of(known.values())).iter_errors(config)):
+        raise ConfigError(explain_schema_error(wrong))
+    return complete({name: each.default for name, each in known.items()} | config)
+
+
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     """Complete a config with everything that follows from its settings.
 
@@ -249,12 +273,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
 
         settings["regions"] = str(find_region_model(settings["regions"]))
     for output in list_outputs(settings):
-        settings["features"] = output.features or settings["features"]
         settings |= output.complete(settings)
-        if output.needs_image and not settings["keep_stores"]:
-            raise ConfigError(
-                f"config: {output.name} links to the images, which keep_stores: false deletes; set keep_stores to true"
-            )
     if settings["pretrain"]:
         settings["proposals"] = settings["proposals"] or {"method": "haematoxylin"}
     return settings
@@ -267,10 +286,11 @@ def require_available(settings: Mapping[str, Any]) -> None:
         ConfigError: a package is not installed, or there is no such region model.
     """
     for output in list_outputs(settings):
-        if output.package and not find_spec(output.package):
+        if output.requires and not find_spec(output.requires[0]):
+            package, extra = output.requires
             raise ConfigError(
-                f"config: {output.name}: needs the package '{output.package}', which is not installed; install the "
-                f"extra `{output.extra}`, or leave {output.name} out"
+                f"config: {output.name}: needs the package '{package}', which is not installed; install the extra "
+                f"`{extra}`, or leave {output.name} out"
             )
     if settings["regions"] and not Path(settings["regions"]).is_file():
         raise ConfigError(

@@ -82,7 +82,7 @@ def test_profiles_name_rules_that_exist(profile):
     assert settings["keep-going"]
 
 
-FORKS = {"image", "detect", "nuclei"}  # jobs fork, so a benchmark would measure the parent
+WITH_LEDGERS = {"image", "detect", "nuclei"}  # rules whose jobs record the time and memory of each step
 
 
 def test_every_rule_is_one_verb_with_docstring_log_and_benchmark():
@@ -91,10 +91,14 @@ def test_every_rule_is_one_verb_with_docstring_log_and_benchmark():
         if name == "check_regions":  # only reads the records of `regions`
             continue
         # Suffixes: the same step for proposals or regions; the part of a verb for one slide or for the cohort.
-        verb = name.removesuffix("_proposals").removesuffix("_regions").removesuffix("_cohort")
+        verb = (
+            "run"
+            if name == "small_slides"
+            else name.removesuffix("_proposals").removesuffix("_regions").removesuffix("_cohort")
+        )
         assert verb in VERBS
         assert f"muse {verb} " in body or name == "report"
-        needed = {"log:", "conda:", "shell:", *([] if name in FORKS else ["benchmark:"])}
+        needed = {"log:", "conda:", "shell:", *([] if name in WITH_LEDGERS else ["benchmark:"])}
         assert needed <= {line.strip() for line in body.splitlines()}, name
 
 

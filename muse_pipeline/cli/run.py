@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,8 @@ from muse_pipeline.cli.arguments import (
     positive,
     read_settings,
 )
-from muse_pipeline.core.setting import Setting
 from muse_pipeline.core.text import some_of
-from muse_pipeline.outputs.base import list_outputs
-from muse_pipeline.settings import list_settings
+from muse_pipeline.settings import list_run_settings
 
 if TYPE_CHECKING:
     from muse_pipeline.cohort.sheet import SheetRow
@@ -34,14 +33,6 @@ if TYPE_CHECKING:
     from muse_pipeline.pipeline import Models
     from muse_pipeline.plan import Plan
     from muse_pipeline.settings import RunSettings
-
-
-def run_settings() -> list[Setting]:
-    """The settings that are options of ``muse run``."""
-    known = list_settings()
-    outputs = [setting for output in list_outputs() for setting in output.all_settings()]
-    names = ("mode", "model", "provider", "features", "third_stain", "max_corrupt", "shards", "keep_stores")
-    return [*map(known.__getitem__, names), *outputs]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,12 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL|GEOJSON",
         help="add the tissue region of every nucleus, from this region model or from areas drawn in QuPath",
     )
-    add_setting_arguments(parser, run_settings())
+    add_setting_arguments(parser, list_run_settings())
     parser.add_argument(
         "--threads",
         type=at_least_one,
         metavar="N",
         help="number of cores, which does not change results (default: all that this process may use)",
+    )
+    parser.add_argument(
+        "--no-report", action="store_true", help="only run the slides, beside other runs into the same folder"
     )
     parser.add_argument("--profile", action="store_true", help="also print the time of every step")
 
@@ -87,19 +81,18 @@ def run(args: argparse.Namespace) -> None:
     models, settings = _load_models(args, None if drawn else args.regions)
     plan, output = plan_slides(rows, models, settings), Path(settings.output)  # in which ~ is expanded
     _require_to_last(rows, plan)
-    with lock_results(output, "muse run"):
-        is_changed = merge_sheet(rows, plan)
-        problems = run_slides(rows, plan, models, settings)
-        slides = write_cohort_files(plan, settings, is_changed)
+    with nullcontext() if args.no_report else lock_results(output, "muse run"):
+        is_changed = not args.no_report and merge_sheet(rows, plan)
+        ran = run_slides(rows, plan, models, settings)
+        if not args.no_report:
+            write_cohort_files(plan, settings, is_changed)
     if args.profile:
-        ran = [slide for slide in slides if slide.slide_id in problems]
         print(*cost_lines(ran, time.monotonic() - started, all_processor_seconds()), sep="\n")
-    slides = [slide for slide in slides if slide.slide_id in plan.rows]
-    failed = [slide.slide_id for slide in slides if problems.get(slide.slide_id) or slide.status == "failed"]
-    without_regions = [slide.slide_id for slide in slides if slide.lacks_regions and slide.slide_id not in failed]
+    failed = [slide.slide_id for slide in ran if slide.status == "failed"]
+    without_regions = [slide.slide_id for slide in ran if slide.lacks_regions]
     for names, what in ((failed, "failed"), (without_regions, "have no tissue regions, because their model failed")):
         if names:
-            page = output / "report.html"
+            page = output / ("" if args.no_report else "report.html")
             raise SlideError(f"{len(names)} of {len(rows)} slides {what} ({some_of(names)}); see {page}")
 
 
@@ -144,7 +137,7 @@ def _load_models(args: argparse.Namespace, region_model: str | None) -> tuple[Mo
         )
     regions = find_region_model(region_model, provider) if region_model else None
     of_run = {"output": str(args.output), "mpp": card.mpp, "regions": regions and str(regions)}
-    settings = RunSettings(read_settings(args, run_settings()) | of_run, args.threads or count_cores())
+    settings = RunSettings(read_settings(args, list_run_settings()) | of_run, args.threads or count_cores())
     require_available(settings)
     require_measurements(settings.measurements, settings.features, classes, settings.cells)
     print(f"model: {name_model(path)} ({card.precision}), provider {provider}")

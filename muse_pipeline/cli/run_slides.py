@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,14 +15,14 @@ from tqdm import tqdm
 from muse_pipeline.cohort.layout import OF_COHORT, CohortFiles, SlideFiles, remove_cohort_files
 from muse_pipeline.cohort.ledgers import describe_nuclei
 from muse_pipeline.cohort.records import describe_changes
-from muse_pipeline.cohort.sheet import SheetRow
+from muse_pipeline.cohort.sheet import SheetRow, read_resolved
 from muse_pipeline.core.errors import MuseError, OutputError, SlideError
 from muse_pipeline.core.files import remove, write_json
 from muse_pipeline.core.text import count_noun, one_line, time_text
 from muse_pipeline.nuclei.parquet import open_nuclei
 from muse_pipeline.pipeline import Models, run_slide
 from muse_pipeline.plan import Plan
-from muse_pipeline.report.cohort import SlideResult, gather_cohort, judge_slide, read_rows
+from muse_pipeline.report.cohort import SlideResult, gather_cohort, judge_slide
 from muse_pipeline.report.page import write_report
 from muse_pipeline.settings import RunSettings
 from muse_pipeline.slides.inspect import read_info
@@ -29,7 +30,7 @@ from muse_pipeline.slides.remote import SlideUrl
 from muse_pipeline.slides.signature import fingerprint_file
 
 
-def run_slides(rows: Sequence[SheetRow], plan: Plan, models: Models, settings: RunSettings) -> dict[str, str]:
+def run_slides(rows: Sequence[SheetRow], plan: Plan, models: Models, settings: RunSettings) -> list[SlideResult]:
     """Run the jobs of slides that are not current, and print a line for each slide, even if some fail.
 
     Args:
@@ -39,25 +40,26 @@ def run_slides(rows: Sequence[SheetRow], plan: Plan, models: Models, settings: R
         settings: settings of the run.
 
     Returns:
-        The slides that were not finished, keyed by slide_id, with the reasons why they failed; "" if they did not.
+        The outcomes of the slides that were not finished.
     """
     for line in describe_changes({slide: found for slide in plan.slides if (found := plan.find_replaced(slide))}):
         print(line)
-    problems = {}
+    ran = []
     with tqdm(total=len(rows), unit="slide", disable=None) as bar:
         for number, row in enumerate(rows, 1):
             records, started = plan.records(row.slide_id), time.monotonic()
             records.remove_unrequested(plan.unrequested_jobs(row.slide_id))
             if records.outdated:
-                problems[row.slide_id] = run_logged(row, plan, models, settings, bar)
+                problem = run_logged(row, plan, models, settings, bar)
                 result = judge_slide(Path(settings.output), plan.row(row.slide_id))
-                end = problems[row.slide_id] or _describe_end(result, time.monotonic() - started)
+                ran.append(replace(result, status="failed") if problem else result)
+                end = problem or _describe_end(result, time.monotonic() - started)
             else:
                 end = f"{_count_nuclei(records.folder)}, unchanged, skipped"
             count = f" ({number} of {len(rows)})" if len(rows) > 1 else ""
             bar.write(f"{row.slide_id}: {end}{count}")
             bar.update()
-    return problems
+    return ran
 
 
 def merge_sheet(rows: Sequence[SheetRow], plan: Plan) -> bool:
@@ -69,7 +71,7 @@ def merge_sheet(rows: Sequence[SheetRow], plan: Plan) -> bool:
     """
     output = Path(plan.config["output"])
     sheet = CohortFiles(output).sheet
-    there = {row["slide_id"]: row for row in read_rows(sheet)} if sheet.exists() else {}
+    there = {row["slide_id"]: row for row in read_resolved(sheet)} if sheet.exists() else {}
     earlier = {name: row for name, row in there.items() if (output / name).is_dir()}
     for row in rows:
         if row.slide_id in earlier and (before := earlier[row.slide_id].get("path")) != row.path:
@@ -80,28 +82,26 @@ def merge_sheet(rows: Sequence[SheetRow], plan: Plan) -> bool:
     return any(_filled(earlier.get(name, {})) != _filled(row) for name, row in plan.rows.items())
 
 
-def write_cohort_files(plan: Plan, settings: RunSettings, is_changed: bool) -> list[SlideResult]:
+def write_cohort_files(plan: Plan, settings: RunSettings, is_changed: bool) -> None:
     """Write the report and the requested files of the cohort, and remove those that are out of date.
+
+    The report covers all slides that have results in the folder, including those of earlier runs.
 
     Args:
         plan: plan of the slides that were run.
         settings: settings of the run.
         is_changed: True if the cells of a slide have changed.
-
-    Returns:
-        The outcomes of all slides that have results in the folder, including those of earlier runs.
     """
     files, threads = CohortFiles(Path(settings.output)), settings.threads
-    slides = gather_cohort(files.folder, read_rows(files.sheet))
+    slides = gather_cohort(files.folder, read_resolved(files.sheet))
     for line in write_report(slides, files.folder, files.report, files.table, threads=threads):
         print(line)
     remove_cohort_files(files.folder, plan.slides, OF_COHORT if is_changed else ())
     if settings.anndata and any(slide.summary for slide in slides if slide.slide_id in plan.rows):
         from muse_pipeline.statistics.cohort import write_cohort  # imports pandas, which takes time
 
-        n_slides = write_cohort(files.folder, read_rows(files.sheet), files.anndata, threads)
+        n_slides = write_cohort(files.folder, read_resolved(files.sheet), files.anndata, threads)
         print(f"{files.anndata}: {count_noun(n_slides, 'slide')}")
-    return slides
 
 
 def run_logged(row: SheetRow, plan: Plan, models: Models, settings: RunSettings, bar: tqdm) -> str:

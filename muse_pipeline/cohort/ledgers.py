@@ -95,12 +95,6 @@ def failed_steps(folder: Path) -> set[str]:
     return {step for step, status in statuses.items() if status not in {"ok", "interrupted"}}
 
 
-def find_failure(ledgers: Iterable[Path]) -> tuple[str, str] | None:
-    """The step and the reason of the first ledger whose step failed; None if none failed or the step was killed."""
-    entries = filter(None, map(find_json, ledgers))
-    return next(((entry["step"], entry["reason"]) for entry in entries if entry["status"] != "ok"), None)
-
-
 def _read_entries(ledger: Path, n_shards: int | None) -> Iterable[dict[str, Any]]:
     for path in sorted(ledger.glob("*.json")):
         shard = re.search(r"of-(\d+)\.json$", path.name)
@@ -165,7 +159,7 @@ def record_step(path: Path | None, step: str) -> Iterator[list[str]]:
     status, reason = "ok", ""
     noted: list[str] = []
     try:
-        with _show_warnings(step, noted):
+        with show_warnings(step, noted):
             yield noted
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
@@ -193,7 +187,7 @@ def record_step(path: Path | None, step: str) -> Iterator[list[str]]:
 
 
 @contextmanager
-def _show_warnings(step: str, noted: list[str]) -> Iterator[None]:
+def show_warnings(step: str, noted: list[str]) -> Iterator[None]:
     """Print each ``MuseWarning`` once, as one line, and append it to ``noted``."""
 
     def show(message: Warning | str, category: type[Warning], *location: object) -> None:

@@ -44,7 +44,7 @@ class Job:
         settings: all settings on which the results depend, keyed by name.
         reads: files of other jobs that it reads.
         writes: files and folders that it writes.
-        temporary: those of ``writes`` that are deleted when no other job needs them.
+        temporary: files in ``writes`` that are deleted when no other job needs them.
         steps: names of the ledgers of its steps; by default its own name.
         removes: glob patterns of files of earlier runs that are removed before it runs; by default ``writes``.
     """
@@ -154,10 +154,12 @@ class Records:
                 raise OutputError(f"{path}: cannot be removed ({error.strerror}); give another --output") from error
 
     def withdraw_failed(self) -> None:
-        """After a step of the slide failed, remove the results of jobs that did not run and are not current."""
+        """After a step of the slide failed, remove the results that jobs which did not run should have replaced."""
         if failed := failed_steps(self.folder):
             remove(SlideFiles(self.folder).fetched)  # so that the next run fetches a corrected original
-            self.withdraw(job for job in self.jobs if not (self.is_current(job) or failed & set(job.ledgers)))
+            missing = {name for job in self.jobs for name in job.kept if self._time(name) is None}
+            waiting = [job for job in self.jobs if not failed & set(job.ledgers)]
+            self.withdraw([job for job in waiting if missing & set(job.reads) or not self.is_current(job)])
 
     def find_results(self, job: Job) -> set[Path]:
         """Paths of the files that a job has written in an earlier run, and that its next run replaces."""
@@ -191,8 +193,9 @@ class Records:
     def _explain(self, job: Job) -> Iterator[str]:
         """Phrases for the files because of which a job is not current although its settings have not changed."""
         yield from (f"{Path(name).name} is missing" for name in job.kept if self._time(name) is None)
+        again = {name for each in self.outdated for name in each.writes}
         oldest = min((time for name in job.writes if (time := self._time(name)) is not None), default=math.inf)
-        newer = (name for name in job.reads if (self._time(name) or 0) > oldest)
+        newer = (name for name in job.reads if name not in again and (self._time(name) or 0) > oldest)
         yield from (f"{Path(name).name} is newer than the results made from it" for name in newer)
 
     def _is_complete(self, job: Job, since_ns: int | None = None) -> bool:
@@ -250,7 +253,7 @@ def describe_changes(changes: Mapping[str, Sequence[str]]) -> list[str]:
     """Describe in lines of text which results a run replaces: every change with its slides; empty if there is none.
 
     Args:
-        changes: what has changed, in words, for every slide whose results are replaced, keyed by slide_id.
+        changes: phrases for the changes of every slide whose results are replaced, keyed by slide_id.
     """
     slides_of: dict[str, list[str]] = {}
     for slide_id, found in changes.items():

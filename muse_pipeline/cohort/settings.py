@@ -19,7 +19,6 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.text import slug
 
 PATTERNS = set('{}<>*?"')  # characters in paths that Snakemake expands as patterns
-NOT_TEXT = {"true", "false", "yes", "no", "on", "off", "null", "~"}  # read by YAML as true, false or null, in any case
 
 
 def require_plain_output(settings: Mapping[str, Any]) -> None:
@@ -47,55 +46,15 @@ def require_columns(settings: Mapping[str, Any]) -> None:
         raise ConfigError(f"config: statistics: {error}") from error
 
 
-def require_as_typed(settings: Mapping[str, Any], typed: Mapping[str, str]) -> None:
-    """Reject texts after ``--config`` that YAML shortens, and words that a config file would not read as text.
-
-    Args:
-        settings: the config.
-        typed: values after ``--config`` as they were typed, keyed by setting.
-
-    Raises:
-        ConfigError: a text was cut, for example at a #, or would be true, false or null in a config file.
-    """
-    for name, text in typed.items():
-        if not isinstance(value := settings.get(name), str):
-            continue
-        if text.lower() in NOT_TEXT:
-            raise ConfigError(_explain_not_text(name, text))
-        if value != text.strip("'\""):
-            raise ConfigError(_explain_misread(name, text, value))
-
-
-def explain_schema_error(wrong: Any, typed: Mapping[str, str]) -> str:
-    """Return the message for a ``jsonschema.ValidationError``; for an unknown setting it suggests a known one.
-
-    Args:
-        wrong: the error.
-        typed: values after ``--config`` as they were typed, keyed by setting.
-    """
+def explain_schema_error(wrong: Any) -> str:
+    """Return the message for a ``jsonschema.ValidationError``; for an unknown setting it suggests a known one."""
     setting = ".".join(map(str, wrong.absolute_path))
-    if wrong.validator == "type" and "string" in wrong.validator_value:
-        text = typed.get(setting, "")
-        if isinstance(wrong.instance, (int, float)):
-            return _explain_not_text(setting, text.strip("'\""), wrong.instance)
-        if text:
-            return _explain_misread(setting, text, wrong.instance)
+    if wrong.validator == "type" and "string" in wrong.validator_value and isinstance(wrong.instance, (int, float)):
+        return (
+            f"config: {setting}: {wrong.instance} is read as a number, or as true, false or null; write it in quotes "
+            f'in a config file, as {setting}: "..."'
+        )
     return f"config: {setting}{': ' if setting else ''}{_explain(wrong)}"
-
-
-def _explain_not_text(setting: str, text: str, value: Any = None) -> str:
-    return (
-        f"config: {setting}: {text or value} is read as a number, or as true, false or null; write it in quotes in a "
-        f'config file, as {setting}: "{text or "..."}"' + (f", or as ./{text} if it is a path" if text else "")
-    )
-
-
-def _explain_misread(setting: str, text: str, value: Any) -> str:
-    text = text.strip("'\"")
-    return (
-        f"config: {setting}: '{text}' is read as {value!r} after --config; write it in a config file, as "
-        f'{setting}: "{text}"'
-    )
 
 
 def _explain(wrong: Any) -> str:
@@ -149,7 +108,7 @@ def name_codecs(settings: Mapping[str, Any], pretrain_mpp: float) -> dict[str, s
     Raises:
         ConfigError: the codec is lossy, but other steps read the same store.
     """
-    codec, store = settings["pretrain_store"]["codec"], store_name(pretrain_mpp)
+    codec, store = settings["pretrain_store"].get("codec", "zstd"), store_name(pretrain_mpp)
     if codec != "zstd" and store in map(store_name, [settings["mpp"], *settings["extra_mpps"]]):
         raise ConfigError(
             f"config: pretrain_store: codec {codec} loses detail, but {store} is also the store of `mpp` or of one of "
@@ -180,6 +139,12 @@ def training_file(settings: Mapping[str, Any]) -> str | None:
     if isinstance(model, str) and not model.endswith((".yaml", ".yml")):
         return None
     return run_file(model, Path(settings["output"], "training"))
+
+
+def pretraining_run(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The setting ``pretrain`` as a mapping, with the run's file as ``run``; {} without pretraining."""
+    run = settings["pretrain"]
+    return {"run": run} if isinstance(run, str) else dict(run or {})
 
 
 def training_data(settings: Mapping[str, Any]) -> list[str]:

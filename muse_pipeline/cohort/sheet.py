@@ -16,6 +16,7 @@ from typing import Any
 
 from muse_pipeline.cohort.layout import BESIDE_SLIDES
 from muse_pipeline.core.errors import LeftOutWarning, MppError, SheetError
+from muse_pipeline.core.files import read_json
 from muse_pipeline.core.text import decimal_point, most_frequent_separator, some_of
 from muse_pipeline.slides.mpp import require_mpp
 from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
@@ -90,19 +91,21 @@ COLUMNS = tuple(each.name for each in fields(SheetRow) if each.name != "own")
 
 
 def is_sheet(path: Path) -> bool:
-    """True if a file is a sheet of slides: it ends in .tsv or .csv, or its first line contains ``slide_id``."""
-    if path.suffix.lower() in {".tsv", ".csv"}:
+    """True if a file is a sheet of slides: it ends in .tsv, .csv or .json, or its first line contains ``slide_id``."""
+    if path.suffix.lower() in {".tsv", ".csv", ".json"}:
         return True
     return REQUIRED[0].encode() in _first_line(path)
 
 
 def read_sheet(path: Path | str) -> list[SheetRow]:
-    """Read and check a sheet; relative paths in it are relative to its folder.
+    """Read and check a sheet, or read the resolved sheet of a run (JSON); relative paths are relative to its folder.
 
     Raises:
         SheetError: the sheet has problems; the message lists them with their row numbers (the header is row 1).
     """
     path = Path(path)
+    if path.suffix == ".json":
+        return [SheetRow.from_dict(row) for row in read_resolved(path)]
     header, records = read_table(path)
     problems = list(_header_problems(header))
     if problems:
@@ -119,6 +122,28 @@ def read_sheet(path: Path | str) -> list[SheetRow]:
     if problems:
         raise _sheet_error(path, problems)
     return rows
+
+
+def read_resolved(path: Path) -> list[dict[str, Any]]:
+    """The rows of a resolved sheet.
+
+    Raises:
+        SheetError: the file is not a readable list of rows, each with a valid ``slide_id``.
+    """
+    try:
+        rows = read_json(path)
+    except (OSError, ValueError) as error:
+        raise SheetError(f"{path}: not readable as JSON ({error}); write it with `muse sheet --check`") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and _is_row(row) for row in rows):
+        raise SheetError(f"{path}: expected a list of rows, each with a slide_id; write it with `muse sheet --check`")
+    return rows
+
+
+def _is_row(row: dict[str, Any]) -> bool:
+    """True if ``slide_id`` can name a folder within the results and ``shards`` is an integer or missing."""
+    name, n_shards = row.get("slide_id"), row.get("shards")
+    is_folder = isinstance(name, str) and name not in {"", ".", ".."} and not set("/\\\0") & set(name)
+    return is_folder and len(name.encode(errors="replace")) < 256 and (n_shards is None or type(n_shards) is int)
 
 
 def read_row(path: Path | str, slide_id: str) -> SheetRow:

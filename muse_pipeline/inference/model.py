@@ -6,13 +6,13 @@ import json
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from muse_pipeline.core.environment import Finding, reserve_gpu
 from muse_pipeline.core.errors import ModelError, ProviderError
-from muse_pipeline.core.files import read_json
+from muse_pipeline.core.files import read_json, sha256_of
 from muse_pipeline.core.types import PROVIDERS, REGION_MODELS
-from muse_pipeline.inference.card import METADATA_KEY, Card, read_any_card
+from muse_pipeline.inference.card import METADATA_KEY, REGIONS, Card, RegionCard, read_any_card
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,6 +114,27 @@ def _open_for_metadata(path: Path) -> onnxruntime.InferenceSession:
     # The graph is not run, so optimising it would waste time.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return open_session(path, options, "cpu")
+
+
+def describe_model(model: str, provider: str) -> dict[str, Any]:
+    """Describe a built-in model or an .onnx file; the entry "model" is its name or path.
+
+    Raises:
+        ModelError: there is no such model, or the file is not a model.
+    """
+    path = find_model(model, provider)
+    card = read_card(path)
+    return {
+        "name": card.name,
+        **({"kind": REGIONS} if isinstance(card, RegionCard) else {}),
+        "model": name_model(path),
+        "precision": card.precision,
+        "mpp": card.mpp,
+        "classes": [one.name for one in card.classes],
+        "file": None if path.parent == BUILT_IN else str(path),
+        "sha256": sha256_of(path),
+        "provider": provider,
+    }
 
 
 def open_session(

@@ -40,7 +40,6 @@ class Artefacts(Output):
         metavar="KIND",
     )
     step = "stitch"
-    by_stitch = True
 
     @override
     def complete(self, settings: Mapping[str, Any]) -> dict[str, Any]:

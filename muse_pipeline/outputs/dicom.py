@@ -47,7 +47,7 @@ class Dicom(Output):
         "See [docs/guide/outputs.md](../docs/guide/outputs.md#dicom-annotations)",
     )
     rank = 70
-    package, extra = "highdicom", "dicom"
+    requires = "highdicom", "dicom"
 
     @override
     def write(self, slide: FinishedSlide) -> None:

@@ -13,7 +13,6 @@ from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.cohort.ledgers import StepRecord, first_problem, read_progress
 from muse_pipeline.cohort.sheet import COLUMNS, read_cells
 from muse_pipeline.core.coords import qupath_offset_px
-from muse_pipeline.core.errors import SheetError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.provenance import DARK, OTHER_STAIN, NamedFile, Provenance, Roi
 from muse_pipeline.core.text import count_noun, one_line
@@ -212,21 +211,6 @@ class SlideResult:
         return any(record.step == step and record.status == "ok" for record in self.progress)
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a resolved sheet.
-
-    Raises:
-        SheetError: the file is not a readable list of rows, each with a valid ``slide_id``.
-    """
-    try:
-        rows = read_json(path)
-    except (OSError, ValueError) as error:
-        raise SheetError(f"{path}: not readable as JSON ({error}); write it with `muse sheet --check`") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and _is_row(row) for row in rows):
-        raise SheetError(f"{path}: expected a list of rows, each with a slide_id; write it with `muse sheet --check`")
-    return rows
-
-
 def read_groups(sheet: Path, column: str) -> dict[str, str]:
     """The cells that are not empty in a column of the user's sheet, keyed by slide.
 
@@ -234,13 +218,6 @@ def read_groups(sheet: Path, column: str) -> dict[str, str]:
         SheetError: the sheet cannot be read, or lacks ``slide_id`` or the column.
     """
     return {slide: row[column] for slide, row in read_cells(sheet, column).items() if row.get(column)}
-
-
-def _is_row(row: dict[str, Any]) -> bool:
-    """True if ``slide_id`` can name a folder within the results and ``shards`` is an integer or missing."""
-    name, n_shards = row.get("slide_id"), row.get("shards")
-    is_folder = isinstance(name, str) and name not in {"", ".", ".."} and not set("/\\\0") & set(name)
-    return is_folder and len(name.encode(errors="replace")) < 256 and (n_shards is None or type(n_shards) is int)
 
 
 def gather_cohort(
@@ -396,17 +373,26 @@ def _find_stale(
     if info is None:
         return _missing(files.info)
     request = files.request("nuclei")
-    if request.exists() and files.nuclei.stat().st_mtime_ns < request.stat().st_mtime_ns:
-        return "is unfinished: its nuclei are older than the settings of the last run; run the workflow again"
-    if provenance.fingerprint != info.fingerprint:
-        return "its nuclei were found in a different version of the slide's file; run the workflow again"
-    if provenance.slide_mpp != info.mpp:
-        return "its nuclei were found at a different mpp of the slide; run the workflow again"
-    if provenance.tissue_sha256 not in {None, tissue.sha256}:
-        return "its nuclei were found in a different tissue mask or region of interest; run the workflow again"
-    if path and Path(path).resolve() != Path(info.path).resolve():
-        return f"its results belong to {info.path}, not to the sheet's {path}; run the workflow again"
-    return ""
+    checks = (
+        (
+            request.exists() and files.nuclei.stat().st_mtime_ns < request.stat().st_mtime_ns,
+            "is unfinished: its nuclei are older than the settings of the last run",
+        ),
+        (
+            provenance.fingerprint != info.fingerprint,
+            "its nuclei were found in a different version of the slide's file",
+        ),
+        (provenance.slide_mpp != info.mpp, "its nuclei were found at a different mpp of the slide"),
+        (
+            provenance.tissue_sha256 not in {None, tissue.sha256},
+            "its nuclei were found in a different tissue mask or region of interest",
+        ),
+        (
+            path and Path(path).resolve() != Path(info.path).resolve(),
+            f"its results belong to {info.path}, not to the sheet's {path}",
+        ),
+    )
+    return next((f"{text}; run the workflow again" for is_wrong, text in checks if is_wrong), "")
 
 
 def _name_gaps(summary: dict[str, Any], info: SlideInfo) -> str:

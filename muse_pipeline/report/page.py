@@ -233,9 +233,9 @@ def write_report(
     write_roi_table(slides, table.with_name("roi.tsv"))
     write_page(slides, page, pretraining, statistics, threads)
     copy_import_script(results / "qupath")
-    failures = [] if no_model else summarise_failures(slides)  # without a model all slides fail for the same reason
+    failures = [no_model] if no_model else summarise_failures(slides)
     total = [describe_total(slides)] if len(classified(slides)) < sum(bool(slide.summary) for slide in slides) else []
-    return [f"{summarise_cohort(slides)}; see {page}", *total, *failures, *summarise_flags(slides)]
+    return [*total, *failures, *summarise_flags(slides), f"{summarise_cohort(slides)}; see {page}"]
 
 
 def write_page(

@@ -200,6 +200,20 @@ def test_a_failed_step_leaves_no_results_that_it_should_have_replaced(finished, 
     assert "slide.json" in left and not left & {"nuclei.parquet", "embeddings.parquet", "1-of-1.parquet"}
 
 
+def test_nothing_is_left_that_was_made_from_files_that_a_failed_step_should_have_made_again(finished):
+    (finished / "shards/1-of-1.parquet").unlink()
+    note(finished, "detect-1-of-1", "failed")
+    Records(finished, JOBS).withdraw_failed()
+    assert not (finished / "nuclei.parquet").exists() and (finished / "image.zarr").exists()
+
+
+def test_a_failed_region_model_costs_no_nuclei(finished):
+    note(finished, "regions", "failed")
+    (finished / "logs/requests/regions.json").unlink()  # so that the next run tries again
+    Records(finished, JOBS).withdraw_failed()
+    assert (finished / "nuclei.parquet").exists() and outdated(finished) == ["regions", "nuclei", "embed"]
+
+
 def test_without_a_failed_step_nothing_is_removed(finished):
     note(finished, "tile", "interrupted")
     Records(finished, with_settings(*ALL, mpp=0.25)).withdraw_failed()

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from undisturbed import SLIDE, assert_as_undisturbed
-from workflow_runs import find_steps, run_snakemake, snakemake_command, verb
+from undisturbed import assert_as_undisturbed
+from workflow_runs import draw_stained_slide, find_steps, run_snakemake, snakemake_command, verb
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]  # no limit: the time depends on --kills
 
@@ -28,8 +28,9 @@ KINDS = ("everything", "workflow", "step")
 
 def test_killed_at_random_moments_the_bytes_are_the_same(undisturbed, untouched, request):
     n_kills, seed = request.config.getoption("kills"), request.config.getoption("seed")
-    with (untouched / "slides.tsv").open("a", encoding="utf-8") as sheet:  # with several slides, jobs are forked
-        sheet.write(f"T\t{undisturbed.folder / f'{SLIDE}.tif'}\t1\n")
+    draw_stained_slide(untouched / "T.tif", size_px=640, n_nuclei=100)
+    with (untouched / "slides.tsv").open("a", encoding="utf-8") as sheet:  # a small slide, which is run in a batch
+        sheet.write(f"T\t{untouched / 'T.tif'}\t1\n")
     draw = random.Random(seed)
     hit: Counter[str] = Counter()
     n_finished = 0

@@ -25,6 +25,8 @@ import yaml
 from forked_snakemake import become_snakemake
 from slide_files import write_pyramid
 
+from muse_pipeline.plan import SMALL_BYTES
+
 SNAKEFILE = Path(__file__).parents[2] / "Snakefile"
 
 
@@ -42,6 +44,12 @@ def draw_stained_slide(path: Path, size_px: int = 1400, n_nuclei: int = 500, see
     grain = rng.normal(0, 6, (*image.shape[:2], 1))
     image = np.clip(cv2.GaussianBlur(image, (0, 0), 1.2) + grain, 0, 255).astype(np.uint8)
     write_pyramid(path, image)
+
+
+def enlarge(path: Path) -> None:
+    """Append zeros to a slide's file, so that the slide is not run in a batch; readers ignore them."""
+    with path.open("r+b") as file:
+        file.truncate(SMALL_BYTES)
 
 
 def write_sheet(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
@@ -139,11 +147,9 @@ def find_steps(workflow: subprocess.Popen) -> list[psutil.Process]:
 
 
 def verb(process: psutil.Process) -> str:
-    """The `muse` verb that a process runs, directly or by calling a warm process; "" if it runs none."""
+    """The `muse` verb that a process runs; "" if it runs none."""
     with suppress(psutil.Error, IndexError):
         words = process.cmdline()
         if "python" in words[0] and Path(words[1]).name == "muse":
             return words[2]
-        if words[4] == "call":
-            return words[6]
     return ""

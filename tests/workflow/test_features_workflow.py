@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import zarr
-from workflow_runs import draw_stained_slide, planned_jobs, run_snakemake, write_config, write_sheet
+from workflow_runs import draw_stained_slide, enlarge, planned_jobs, run_snakemake, write_config, write_sheet
 
 from muse_pipeline import read_cohort
 from muse_pipeline.cli.main import main
@@ -31,6 +31,7 @@ def cohort(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cohort")
     for number, name in enumerate(SLIDES):
         draw_stained_slide(folder / f"{name}.tif", 700, 120 + 60 * (number > 1), seed=number)
+        enlarge(folder / f"{name}.tif")
     rows = [
         {"slide_id": name, "path": f"{name}.tif", "mpp": 0.5, "patient": patient, "label": label}
         for name, (patient, label) in SLIDES.items()

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
-import sys
 from pathlib import Path
 
 import onnx
@@ -219,15 +217,6 @@ def test_a_setting_reruns_the_same_where_snakemake_remembers_nothing(without_met
 @pytest.mark.parametrize(("column", "value", "jobs"), CHANGED_CELLS, ids=named)
 def test_a_cell_reruns_the_same_where_snakemake_remembers_nothing(without_metadata, column, value, jobs):
     assert plan(without_metadata, rows=[{**ROWS[0], column: value}, {column: "", **ROWS[1]}]) == jobs
-
-
-@pytest.mark.slow
-def test_no_limit_on_jobs_per_second_makes_snakemake_plan_again(tmp_path, pyramid_path):
-    write_config(tmp_path)
-    write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": str(pyramid_path)}])
-    shown = run_snakemake(tmp_path, "--verbose", "--", "results/a/nuclei.parquet").stdout
-    free = [int(n) for n in re.findall(r"Resources before job selection: .*'_job_count': (\d+)", shown)]
-    assert len(free) > 1 and set(free) == {sys.maxsize}, shown
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from workflow_runs import draw_stained_slide, planned_jobs, run_snakemake, write_config, write_sheet
+from workflow_runs import draw_stained_slide, enlarge, planned_jobs, run_snakemake, write_config, write_sheet
 
 from muse_pipeline.cli.main import main
 
@@ -27,6 +27,7 @@ def finished(request, tmp_path_factory) -> Path:
     """The folder of a finished slide, with the inputs of both runners."""
     folder = tmp_path_factory.mktemp("finished")
     draw_stained_slide(folder / "slide.tif", size_px=500, n_nuclei=60)
+    enlarge(folder / "slide.tif")
     write_sheet(folder / "slides.tsv", [{"slide_id": "a", "path": folder / "slide.tif"}])
     write_config(folder, **SETTINGS)
     if request.param == "snakemake":

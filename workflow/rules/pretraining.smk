@@ -15,7 +15,7 @@ RESOLVED_PRETRAINING = Path(OUTPUT, "pretraining.json")
 def plan_pretraining():
     """Write the run's config with its slides and return its plan; end if it does not fit the slides or the model."""
     by_name = "run" in PRETRAIN
-    file = PRETRAIN["run"] if by_name else or_exit(settings.run_file, PRETRAIN_SETTINGS, Path(OUTPUT, "pretraining"))
+    file = PRETRAIN["run"] if by_name else checked(settings.run_file, PRETRAIN_SETTINGS, Path(OUTPUT, "pretraining"))
     run, held_splits = settings.slug(Path(file).stem), PRETRAIN.get("held_splits")
     is_judged = TRAINING and MODEL["is_validated"]
     planned = resolve(
@@ -29,12 +29,12 @@ def plan_pretraining():
     )
     missing = [slide for slide in planned["slides"] if not (config["regions"] or ROWS[slide].get("regions"))]
     if planned["reads_regions"] and missing:
-        sys.exit(
+        raise WorkflowError(
             f"config: `pretrain` weights tissue regions, but slide '{missing[0]}' has none; set `regions` to a region "
             "model or a run that trains one"
         )
     if TRAINING and planned["backbone"] != MODEL["backbone"]:
-        sys.exit(
+        raise WorkflowError(
             f"config: `pretrain` trains {planned['backbone']}, but the training run '{MODEL['name']}' has "
             f"{MODEL['backbone']}; give both the same `backbone`"
         )
@@ -42,7 +42,7 @@ def plan_pretraining():
 
 
 if PRETRAIN and workflow.is_main_process:
-    or_exit(
+    checked(
         settings.write_if_changed, RESOLVED_PRETRAINING, json.dumps(plan_pretraining(), indent=1, ensure_ascii=False)
     )
 
@@ -53,9 +53,9 @@ PRETRAIN_STORE = store_name(PRETRAINING["mpp"]) if PRETRAINING else STORE
 PRETRAIN_SLIDES = PRETRAINING["slides"] if PRETRAINING else []
 PARTNER_STORE = f"partner/{PRETRAIN_STORE}"
 PAIRED_SLIDES = PRETRAINING["partners"] if PRETRAINING else []
-CODEC_OF_STORE = or_exit(settings.name_codecs, config, PRETRAINING["mpp"]) if PRETRAINING else {}
+CODEC_OF_STORE = checked(settings.name_codecs, config, PRETRAINING["mpp"]) if PRETRAINING else {}
 if PRETRAINING:
-    MPP_OF_STORE = or_exit(settings.name_stores, [*MPP_OF_STORE.values(), PRETRAINING["mpp"]])
+    MPP_OF_STORE = checked(settings.name_stores, [*MPP_OF_STORE.values(), PRETRAINING["mpp"]])
     PLAN = replace(PLAN, pretraining_data={**PRETRAINING, "codec": CODEC_OF_STORE[PRETRAIN_STORE]})
 
 

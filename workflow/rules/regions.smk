@@ -13,9 +13,9 @@ REGION_FOLDER = f"{OUTPUT}/region_training/{settings.slug(Path(REGION_RUN).stem)
 
 def plan_region_training():
     """The description of the training run from `muse model`; its sheet and results are by default those of this run."""
-    changes = or_exit(settings.slides_of_region_run, config)
+    changes = checked(settings.slides_of_region_run, config)
     found = resolve("model", REGION_RUN, *(["--set", *changes] if changes else []))
-    or_exit(settings.require_region_model, found)
+    checked(settings.require_region_model, found)
     return {**found, "changes": changes}
 
 
@@ -25,6 +25,7 @@ if REGION_RUN and workflow.is_main_process:
 REGION_TRAINING = json.loads(RESOLVED_REGIONS.read_text(encoding="utf-8")) if REGION_RUN else {}
 REGION_LABELS = {slide: label for slide, label in REGION_TRAINING.get("slides", {}).items() if slide in ROWS}
 REGION_MODEL = f"{REGION_FOLDER}/model.onnx" if REGION_RUN else config["regions"]
+MAPPED = [slide for slide in SLIDES if not ROWS[slide].get("regions")]  # slides without drawn regions
 REGION_STATE = [f"{REGION_FOLDER}/training.json"] if REGION_RUN else []
 
 
@@ -121,7 +122,7 @@ rule check_regions:
     # The state of a failed training is removed, so that the next run repeats it.
     input:
         report="<results>/report.html",
-        states=of_every_slide("regions.json"),
+        states=of_every_slide("regions.json", slides=MAPPED),
         trained=REGION_STATE,
     output:
         touch(REGIONS_WELL),

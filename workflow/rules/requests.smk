@@ -9,15 +9,29 @@ TRAINS = bool(TRAINING or PRETRAIN or settings.region_run(config))
 
 
 def find_outdated():
-    """Fill OUTDATED and REPLACED, and write the requests of unfinished slides."""
+    """Find the unfinished slides, write their requests, and print which results the run replaces."""
+    replaced = {}
     for slide in SLIDES:
         records = PLAN.records(slide)
         if jobs := records.jobs if TRAINS else records.outdated:
             OUTDATED[slide] = jobs
             if changes := PLAN.find_replaced(slide):
-                REPLACED[slide] = changes
+                replaced[slide] = changes
+            if Path(PLAN.folder(slide), "nuclei.parquet").exists():
+                FINISHED.append(slide)
             NEW_REQUESTS.update({(slide, job): path for job, path in write_requests(records).items()})
+    BATCHES.update(PLAN.batches(OUTDATED))
+    BATCH_OF.update({slide: batch for batch, slides in BATCHES.items() for slide in slides})
+    if not workflow.output_settings.dryrun:
+        for done in Path(OUTPUT, "logs/batches").glob("*.done"):  # of a run that was killed
+            done.unlink()
+        for batch, slides in BATCHES.items():
+            settings.write_if_changed(batch_file(batch), json.dumps([ROWS[slide] for slide in slides]))
+    Announced.results, Announced.batches = Path(OUTPUT), BATCHES
+    Announced.last_jobs = {slide: jobs[-1].name for slide, jobs in OUTDATED.items()}
+    print(f"model: {MODEL.get('model', MODEL['name'])}, provider {MODEL['provider']}", file=sys.stderr)
+    print(*describe_changes(replaced), sep="\n", end="\n" if replaced else "", file=sys.stderr, flush=True)
 
 
 if workflow.is_main_process:
-    or_exit(find_outdated)
+    checked(find_outdated)

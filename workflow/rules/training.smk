@@ -35,29 +35,10 @@ def initial_weights(wildcards, input):
     return ["--set", f"checkpoint={json.dumps(paths[0])}"] if paths else []
 
 
-def model_steps():
-    """The files made on the way to the model, in order, each with its step's log; none if no model is trained."""
-    folder = Path(OUTPUT, "training", RUN or "")
-    steps = [(Path(path), Path(PRETRAINING_FOLDER, "logs/pretrain.log")) for path in PRETRAINED]
-    steps += [
-        (folder / "checkpoint.pt", folder / "logs/finetune.log"),
-        (folder / "model.onnx", folder / "logs/export.log"),
-    ]
-    return steps if TRAINING else []
-
-
 def missing_model_reason():
-    """A sentence with the last output of the step that failed to make the model; None if no step failed with output."""
-    lacking = [log for made, log in model_steps() if not made.exists()]
-    lines = lines_of(lacking[0]) if lacking else []
-    return f"the model was not made; last in {lacking[0]}: {lines[-1]}" if lines else None
-
-
-def remove_old_training_logs():
-    """Remove the logs of steps that failed in an earlier run, because they would be taken for logs of this run."""
-    for made, log in model_steps():
-        if not made.exists():
-            log.unlink(missing_ok=True)
+    """Why a run that trains its model has none; None if it has one."""
+    folder = Path(OUTPUT, "training", RUN or "")
+    return f"the model was not made; see {folder}/logs" if TRAINING and not (folder / "model.onnx").exists() else None
 
 
 TRAINING_DATA = [] if ON_SLIDES else settings.training_data(config)

@@ -1,0 +1,35 @@
+"""Small slides, which take less time than a process needs to start: several of them are run by one `muse run`.
+
+Reads the rows of a batch, <results>/logs/batches/{batch}.json, which the workflow writes before its jobs start; writes all
+results of the slides. A failed slide fails the job after all other slides of the batch, which the next run skips.
+"""
+
+RUN_SETTINGS = [each for each in list_run_settings() if each.name not in {"mode", "model", "provider", "shards"}]
+
+
+rule small_slides:
+    """Run all steps of a batch of small slides."""
+    input:
+        rows=lambda wildcards: NEW_REQUEST.name if NEW_REQUEST else batch_file(wildcards.batch),
+        model=model_file,
+    output:
+        temp(touch("<results>/logs/batches/{batch}.done")),
+    log:
+        "<results>/logs/batches/{batch}.log",
+    benchmark:
+        "<results>/benchmarks/batch-{batch}.tsv"
+    conda:
+        "../../envs/infer.yaml"
+    params:
+        results=OUTPUT,
+        model=lambda wildcards, input: input.model or MODEL["model"],
+        provider=MODEL["provider"],
+        options=PLAN.arguments(RUN_SETTINGS),
+    shell:
+        r"""
+        muse run {input.rows:q} --no-report \
+            --model {params.model:q} \
+            --provider {params.provider} {params.options:q} \
+            --threads {threads} \
+            --output {params.results:q} >{log:q} 2>&1
+        """
