@@ -1,4 +1,4 @@
-"""The jobs of every slide, derived from the sheet and the config, for `muse run` and the rules of the workflow.
+"""The jobs of every slide, derived from the sheet and the config, for `muse run` and the workflow.
 
 Each cell of a row is a setting of the jobs that need it, but the sheet is not an input of any job, so editing one row
 reruns only its slide.
@@ -7,9 +7,7 @@ reruns only its slide.
 from __future__ import annotations
 
 import hashlib
-import math
 import re
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -17,29 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from muse_pipeline.cohort.layout import TABLE_FILES, SlideFiles, shard_names, store_name
-from muse_pipeline.cohort.ledgers import show_warnings
 from muse_pipeline.cohort.records import Job, Records
-from muse_pipeline.cohort.settings import (
-    pretraining_run,
-    require_columns,
-    require_fitting_model,
-    require_plain_output,
-    training_file,
-)
-from muse_pipeline.cohort.sheet import read_sheet
-from muse_pipeline.core.environment import count_cores
 from muse_pipeline.core.errors import SheetError
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.setting import Setting
-from muse_pipeline.inference.model import describe_model
 from muse_pipeline.outputs.base import Output, file_patterns, list_outputs
-from muse_pipeline.outputs.geojson import require_measurements
-from muse_pipeline.settings import list_settings, require_available
+from muse_pipeline.settings import list_settings
 
-SMALL_BYTES = 8 << 20
-PIXELS_ELSEWHERE = {".mrxs", ".vms", ".vmu", ".dcm"}  # formats whose main file does not contain all pixels
-LEAST_IN_BATCH, MOST_IN_BATCH = 10, 50  # slides; a process starts in a second, and a job of a cluster in 15
-THREADS = 4
 NUCLEI = "nuclei.parquet"
 INTERMEDIATE = ("image-", "shards/", "proposals/", "partner/image-")  # names of images and shards begin like this
 
@@ -64,29 +46,6 @@ class Plan:
     pretraining: Mapping[str, Any] = field(default_factory=dict)
     is_trained: bool = False
     pretraining_data: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], model: Mapping[str, Any] | None = None) -> Plan:
-        """Plan a run of the workflow, after checks of its sheet, its model and what is installed.
-
-        Args:
-            config: the completed config.
-            model: description of a model that is trained, or of one that a device runs; None to read the model's file.
-
-        Raises:
-            MuseError: the config, the sheet or the model is invalid.
-        """
-        require_plain_output(config)
-        require_available(config)
-        if config["statistics"]:
-            require_columns(config)
-        with show_warnings("sheet", []):
-            rows = {row.slide_id: row.to_dict() for row in read_sheet(config["slides"])}
-        model = model or describe_model(config["model"], config["provider"])
-        require_fitting_model(config, model)
-        require_measurements(config["measurements"], config["features"], model["classes"], config["cells"])
-        rows = {slide: {**row, "shards": row.get("shards") or config["shards"]} for slide, row in rows.items()}
-        return cls(config, rows, model, pretraining_run(config), bool(training_file(config)))
 
     @cached_property
     def settings(self) -> dict[str, Setting]:
@@ -117,36 +76,9 @@ class Plan:
             raise SheetError(f"{slide}: no such slide in {self.config['slides']}")
         return self.rows[slide]
 
-    def option(self, slide: str, flag: str, column: str) -> list[Any]:
-        """The flag with the slide's cell in ``column``, or nothing if the cell is empty."""
-        return option(flag, self.row(slide).get(column))
-
     def is_remote(self, slide: str) -> bool:
         """True for a slide at a URL."""
         return slide in self.rows and "://" in self.rows[slide]["path"]
-
-    def argument(self, slide: str) -> str:
-        """The path that a step opens: that of the slide, or of the folder with its copy if the slide is at a URL."""
-        path = self.row(slide)["path"]
-        return f"{self.folder(slide)}/fetched" if self.is_remote(slide) else path
-
-    def argument_and_source(self, slide: str) -> list[str]:
-        """``argument``, and for a fetched slide ``--source`` with its URL, so that a changed URL reruns the slide."""
-        source = ["--source", self.row(slide)["path"]] if self.is_remote(slide) else []
-        return [self.argument(slide), *source]
-
-    def input(self, slide: str) -> list[str]:
-        """The slide's file, or the folder with its copy, as an input of a rule."""
-        return [self.argument(slide)] if self.is_remote(slide) else self.file(slide, "path")
-
-    def file(self, slide: str, column: str) -> list[str]:
-        """The file that the slide's row names in ``column``, as an input of a rule; empty if there is none.
-
-        Paths that Snakemake would read as patterns are left out, as are files dated in the future, since no result
-        could be newer.
-        """
-        path = self.row(slide).get(column)
-        return [path] if path and not re.search("[{}<>]", path) and not _is_dated_ahead(path) else []
 
     def state(self, slide: str, column: str) -> str:
         """``state_of_files`` of the file named in ``column`` of the slide's row and, for MIRAX, of its pixel files."""
@@ -154,69 +86,10 @@ class Plan:
         pixels = sorted(path.with_suffix("").glob("*")) if path.suffix.lower() == ".mrxs" else []
         return state_of_files([path, *pixels])
 
-    def regions(self, slide: str) -> list[str]:
-        """The slide's tissue regions as an input of a rule: from the sheet, or else from the config's region model."""
-        if self.row(slide).get("regions") or not self.config.get("regions"):
-            return self.file(slide, "regions")
-        return [f"{self.folder(slide)}/regions.json"]
-
-    def regions_option(self, slide: str) -> list[Any]:
-        """``regions`` as an option of `stitch`."""
-        mapped = self.folder(slide) if self.config.get("regions") else None
-        return option("--regions", self.row(slide).get("regions") or mapped)
-
-    def options(self, job: str) -> list[str]:
-        """The settings of a job as options of its command; settings with default values are left out."""
-        return self.arguments(each for each in self.settings.values() if each.job == job)
-
-    def arguments(self, settings: Iterable[Setting]) -> list[str]:
-        """Settings as options of a command; settings with default values are left out."""
-        return [word for each in settings for word in each.arguments(self.config[each.name])]
-
-    def embeddings_file(self, slide: str) -> str:
-        """Path of the model's features for the slide's nuclei."""
-        return str(SlideFiles(Path(self.folder(slide))).embeddings(self.model["name"]))
-
-    def embeddings(self, slide: str) -> list[str]:
-        """``embeddings_file`` as an input of a rule; empty unless the config requests embeddings."""
-        return [self.embeddings_file(slide)] if self.config.get("embedding") else []
-
-    def embeddings_option(self, slide: str) -> list[Any]:
-        """``embeddings`` as an option of `anndata`."""
-        return option("--embeddings", *(self.embeddings(slide) or [None]))
-
-    def is_small(self, slide: str) -> bool:
-        """True if the slide is a small file on this machine."""
-        path = Path(self.row(slide)["path"])
-        return path.suffix.lower() not in PIXELS_ELSEWHERE and path.is_file() and path.stat().st_size < SMALL_BYTES
-
-    def threads(self, slide: str) -> int:
-        """Number of threads for a job of the slide; 1 for a small file, which is read before more threads can start."""
-        return 1 if self.is_small(slide) else THREADS
-
-    def batches(self, slides: Iterable[str]) -> dict[str, list[str]]:
-        """The small ones among ``slides``, in batches that one process runs each, keyed by the name of the batch.
-
-        There are none if other jobs of the workflow need the files of single steps.
-        """
-        if self.is_trained or any(self.config[name] for name in ("proposals", "regions", "extra_mpps")):
-            return {}
-        small = [slide for slide in slides if self.is_small(slide)]
-        size = min(max(math.ceil(len(small) / count_cores()), LEAST_IN_BATCH), MOST_IN_BATCH)
-        n = math.ceil(len(small) / size)
-        return {f"{number + 1}-of-{n}": small[number::n] for number in range(n)}
-
-    def shards(self, slide: str, folder: str = "shards") -> list[str]:
-        """Paths of the slide's shards in ``folder``, which contains shards of nuclei or of proposals."""
-        return [f"{self.folder(slide)}/{folder}/{name}.parquet" for name in shard_names(self.row(slide)["shards"])]
-
-    def every_shard(self, slides: Iterable[str], folder: str = "shards") -> list[str]:
-        """Paths of the shards of all ``slides``."""
-        return [path for slide in slides for path in self.shards(slide, folder)]
-
-    def files(self, *names: str, slides: Iterable[str] | None = None) -> list[str]:
-        """Paths of the files called ``names`` of all slides, or of ``slides``."""
-        return [f"{self.folder(slide)}/{name}" for slide in (self.rows if slides is None else slides) for name in names]
+    @property
+    def embeddings(self) -> list[str]:
+        """Name of the file of the model's features; empty unless the config requests it."""
+        return [SlideFiles(Path()).embeddings(self.model["name"]).name] if self.config["embedding"] else []
 
     def image_settings(self, slide: str) -> dict[str, Any]:
         """All settings that affect the image of a slide."""
@@ -263,7 +136,7 @@ class Plan:
         """All settings that the files for scanpy and SpatialData depend on."""
         return {
             "patient": self.row(slide).get("patient"),
-            "embeddings": [Path(path).name for path in self.embeddings(slide)],
+            "embeddings": self.embeddings,
         }
 
     def proposals_settings(self, slide: str) -> dict[str, Any]:
@@ -351,7 +224,7 @@ class Plan:
         is_embedding = output.job == "embed"
         settings = self.detection_settings(slide) if is_embedding else self.scverse_settings(slide)
         read = [NUCLEI, *(self.store for needed in (is_embedding, output.job == "spatialdata") if needed)]
-        read += [] if is_embedding else [Path(path).name for path in self.embeddings(slide)]
+        read += [] if is_embedding else self.embeddings
         removed = output.removed_patterns()
         return Job(output.job, settings, read, self._paths([output]), steps=[output.step], removes=removed)
 
@@ -394,11 +267,6 @@ class Plan:
         return {store: codec for store, codec in stores.items() if store != self.store}
 
 
-def option(flag: str, value: Any) -> list[Any]:
-    """A flag with its value as arguments of a command; empty if the value is None."""
-    return [] if value is None else [flag, value]
-
-
 def without_patterns(paths: Iterable[str]) -> list[str]:
     """Those paths that Snakemake would not expand as patterns; the others cannot be inputs of a rule."""
     return [path for path in paths if not re.search("[{}<>*?]", path)]
@@ -430,8 +298,3 @@ def _checksum(path: str, time_ns: int) -> str:
 def name_version(name: str, sha256: str | None) -> str:
     """The name of a model or file with the beginning of its checksum, or with a note if it has none yet."""
     return f"{name} ({sha256[:8]})" if sha256 else f"{name} (still to be trained)"
-
-
-def _is_dated_ahead(path: str) -> bool:
-    """True if a file is dated in the future."""
-    return Path(path).exists() and Path(path).stat().st_mtime > time.time()

@@ -35,7 +35,7 @@ LAYERS = (
     {"outputs"},
     {"settings"},
     {"plan"},
-    {"pipeline"},
+    {"pipeline", "workflow"},
     {"api"},
     {"cli"},
 )
@@ -106,7 +106,7 @@ def breaches_between_plug_ins(sources: dict[str, str]) -> list[str]:
 
 def breaches_in_workflow(names_and_texts: Iterable[tuple[str, str]]) -> list[str]:
     """Breaches of rule 3; Snakemake files are not Python, so they are searched by a regular expression."""
-    allowed = rf"(?!{PACKAGE}\.(cohort|core\.errors|core\.setting|outputs|plan|settings)\b)"
+    allowed = rf"(?!{PACKAGE}\.(cohort|core\.errors|core\.setting|outputs|plan|settings|workflow)\b)"
     pattern = re.compile(rf"^\s*(from|import)\s+{allowed}{PACKAGE}\b|\bimport_module\(.{PACKAGE}", re.MULTILINE)
     return [f"{name} imports {PACKAGE}" for name, text in names_and_texts if pattern.search(text)]
 

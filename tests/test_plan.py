@@ -8,8 +8,9 @@ import pytest
 
 from muse_pipeline.core.errors import SheetError
 from muse_pipeline.core.files import sha256_of
-from muse_pipeline.plan import Plan, option, state_of_files, version_of_file, without_patterns
+from muse_pipeline.plan import state_of_files, version_of_file, without_patterns
 from muse_pipeline.settings import list_settings
+from muse_pipeline.workflow import WorkflowPlan, option
 
 SETTINGS = list_settings()
 CONFIG = {**{name: each.default for name, each in SETTINGS.items()}, "model": "compact", "slides": "slides.tsv"}
@@ -30,23 +31,22 @@ def slide(tmp_path):
 @pytest.fixture
 def plan(slide):
     rows = {"a": row(slide, mpp=0.25), "far": row("https://host/b.svs", shards=2), "gone": row("/none/c.svs")}
-    return Plan(CONFIG, rows, MODEL)
+    return WorkflowPlan(CONFIG, rows, MODEL)
 
 
 def test_files_of_a_slide_and_of_all(plan):
     assert plan.store == "image-500nm.zarr"
     assert plan.files("slide.json", slides=["far"]) == ["results/far/slide.json"]
-    assert plan.files("x", "y")[:3] == ["results/a/x", "results/a/y", "results/far/x"]
+    assert plan.files("x", "y", slides=["a", "far"])[:3] == ["results/a/x", "results/a/y", "results/far/x"]
     assert plan.shards("far") == ["results/far/shards/1-of-2.parquet", "results/far/shards/2-of-2.parquet"]
-    assert plan.every_shard(["a", "gone"], "proposals")[0] == "results/a/proposals/1-of-1.parquet"
-    assert len(plan.every_shard(plan.slides)) == 4
+    assert plan.shards("a", "proposals") == ["results/a/proposals/1-of-1.parquet"]
 
 
 def test_embeddings_are_an_input_where_they_are_asked_for(plan):
-    assert plan.embeddings("a") == plan.embeddings_option("a") == []
-    asked = Plan({**CONFIG, "embedding": True}, plan.rows, {**MODEL, "name": "my model/2"})
-    assert asked.embeddings("a") == ["results/a/embeddings-my-model-2.parquet"]
-    assert asked.embeddings_option("a") == ["--embeddings", *asked.embeddings("a")]
+    assert plan.embeddings == plan.scverse_options("a") == []
+    asked = WorkflowPlan({**CONFIG, "embedding": True}, plan.rows, {**MODEL, "name": "my model/2"})
+    assert asked.embeddings == ["embeddings-my-model-2.parquet"]
+    assert asked.scverse_options("a") == ["--embeddings", "results/a/embeddings-my-model-2.parquet"]
 
 
 def test_a_slide_at_a_url_is_opened_by_its_copy(plan, slide):
@@ -67,7 +67,7 @@ def test_what_snakemake_would_misunderstand_is_no_input(plan, slide):
     assert plan.file("a", "path") == [str(slide)]
     os.utime(slide, (ahead, ahead))
     assert plan.file("a", "path") == []
-    assert Plan(CONFIG, {"p": row("/x/{a}.svs")}).file("p", "path") == []
+    assert WorkflowPlan(CONFIG, {"p": row("/x/{a}.svs")}).file("p", "path") == []
     assert without_patterns(["a.txt", "a*.txt", "{a}.txt"]) == ["a.txt"]
 
 
@@ -81,7 +81,7 @@ def test_the_state_follows_size_and_time_also_of_an_older_copy(plan, slide):
 def test_the_state_of_a_mirax_slide_follows_its_folder(tmp_path):
     (tmp_path / "m").mkdir()
     (tmp_path / "m.mrxs").touch()
-    plan = Plan(CONFIG, {"m": row(tmp_path / "m.mrxs")})
+    plan = WorkflowPlan(CONFIG, {"m": row(tmp_path / "m.mrxs")})
     before = plan.state("m", "path")
     (tmp_path / "m/Data0001.dat").write_bytes(b"pixels")
     assert plan.state("m", "path") != before
@@ -93,7 +93,7 @@ def test_small_files_get_one_thread(plan, slide, tmp_path):
         file.truncate(8 << 20)
     assert plan.threads("a") == 4
     (tmp_path / "m.mrxs").touch()  # small, but its pixels are in a folder next to it
-    assert Plan(CONFIG, {"m": row(tmp_path / "m.mrxs")}).threads("m") == 4
+    assert WorkflowPlan(CONFIG, {"m": row(tmp_path / "m.mrxs")}).threads("m") == 4
 
 
 def changed(plan, **attributes):

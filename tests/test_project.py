@@ -82,10 +82,7 @@ def test_profiles_name_rules_that_exist(profile):
     assert settings["keep-going"]
 
 
-WITH_LEDGERS = {"image", "detect", "nuclei"}  # rules whose jobs record the time and memory of each step
-
-
-def test_every_rule_is_one_verb_with_docstring_log_and_benchmark():
+def test_every_rule_is_one_verb_with_docstring_and_log():
     for _, name, body in re.findall(r"^( *)rule (\w+):\n(.*?)(?=^\1\S|\Z)", RULES, re.M | re.S):
         assert body.lstrip().startswith('"""'), name
         if name == "check_regions":  # only reads the records of `regions`
@@ -98,8 +95,7 @@ def test_every_rule_is_one_verb_with_docstring_log_and_benchmark():
         )
         assert verb in VERBS
         assert f"muse {verb} " in body or name == "report"
-        needed = {"log:", "conda:", "shell:", *([] if name in WITH_LEDGERS else ["benchmark:"])}
-        assert needed <= {line.strip() for line in body.splitlines()}, name
+        assert {"log:", "conda:", "shell:"} <= {line.strip() for line in body.splitlines()}, name
 
 
 def test_citations():

@@ -25,7 +25,6 @@ BESIDE_SLIDES = frozenset(
         "pretraining.json",
         "region_model.json",
         "logs",
-        "benchmarks",
         "training",
         "pretraining",
         "region_training",

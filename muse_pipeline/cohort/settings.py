@@ -147,6 +147,53 @@ def pretraining_run(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"run": run} if isinstance(run, str) else dict(run or {})
 
 
+def pretraining_options(settings: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:
+    """The arguments of `muse pretrain-config` for the setting ``pretrain``, except the sheet and the folders.
+
+    Raises:
+        OutputError: a run that is given as settings cannot be written.
+    """
+    given = pretraining_run(settings)
+    own = {name: value for name, value in given.items() if name not in {"run", "exclude", "held_splits"}}
+    file = given.get("run") or run_file(own, Path(settings["output"], "pretraining"))
+    words = {
+        "--data": [settings["train_data"] or ("." if "run" not in given else None)],
+        "--set": as_changes(own) if "run" in given else [],
+        "--exclude": given.get("exclude", []),
+        "--judged-by": [training_file(settings), *training_data(settings)[1:]] if model.get("is_validated") else [],
+    }
+    chosen = {flag: [word for word in values if word is not None] for flag, values in words.items()}
+    options = [word for flag, values in chosen.items() if values for word in (flag, *values)]
+    return [file, *options, *(["--held-splits", *given["held_splits"]] if given.get("held_splits") is not None else [])]
+
+
+def require_fitting_pretraining(
+    settings: Mapping[str, Any], run: Mapping[str, Any], rows: Mapping[str, Any], model: Mapping[str, Any]
+) -> None:
+    """Check that a pretraining run suits the slides and the model.
+
+    Args:
+        settings: the config.
+        run: plan of the run from `muse pretrain-config`.
+        rows: rows of the sheet, keyed by slide_id.
+        model: description of the model from `muse model`.
+
+    Raises:
+        ConfigError: the run weights regions that a slide lacks, or has a different backbone than the model.
+    """
+    missing = [slide for slide in run["slides"] if not (settings["regions"] or rows[slide].get("regions"))]
+    if run["reads_regions"] and missing:
+        raise ConfigError(
+            f"config: `pretrain` weights tissue regions, but slide '{missing[0]}' has none; set `regions` to a region "
+            "model or a run that trains one"
+        )
+    if model.get("backbone", run["backbone"]) != run["backbone"]:
+        raise ConfigError(
+            f"config: `pretrain` trains {run['backbone']}, but the training run '{model['name']}' has "
+            f"{model['backbone']}; give both the same `backbone`"
+        )
+
+
 def training_data(settings: Mapping[str, Any]) -> list[str]:
     """``--data`` with the folder to which a run's paths are relative; empty if that is the folder of the run's file."""
     data = settings["train_data"] or (None if isinstance(settings["model"], str) else ".")

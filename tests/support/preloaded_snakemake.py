@@ -9,6 +9,6 @@ from snakemake.cli import get_argument_parser
 import muse_pipeline.cohort.lock
 import muse_pipeline.cohort.settings
 import muse_pipeline.core.provenance
-import muse_pipeline.plan  # noqa: F401
+import muse_pipeline.workflow  # noqa: F401
 
 get_argument_parser()  # loads all of Snakemake's plugins, which takes longer than the other imports

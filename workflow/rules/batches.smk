@@ -10,26 +10,22 @@ RUN_SETTINGS = [each for each in list_run_settings() if each.name not in {"mode"
 rule small_slides:
     """Run all steps of a batch of small slides."""
     input:
-        rows=lambda wildcards: NEW_REQUEST.name if NEW_REQUEST else batch_file(wildcards.batch),
+        rows=lambda wildcards: TODO.rows_of_batch(wildcards.batch),
         model=model_file,
     output:
         temp(touch("<results>/logs/batches/{batch}.done")),
     log:
         "<results>/logs/batches/{batch}.log",
-    benchmark:
-        "<results>/benchmarks/batch-{batch}.tsv"
     conda:
         "../../envs/infer.yaml"
     params:
-        results=OUTPUT,
         model=lambda wildcards, input: input.model or MODEL["model"],
-        provider=MODEL["provider"],
         options=PLAN.arguments(RUN_SETTINGS),
     shell:
         r"""
         muse run {input.rows:q} --no-report \
             --model {params.model:q} \
-            --provider {params.provider} {params.options:q} \
+            --provider {MODEL[provider]} {params.options:q} \
             --threads {threads} \
-            --output {params.results:q} >{log:q} 2>&1
+            --output {OUTPUT:q} >{log:q} 2>&1
         """

@@ -4,7 +4,9 @@ Reads the config, the sheet and the model; writes OUTPUT/run_config.yaml (the co
 OUTPUT/sheet.json (the sheet with absolute paths) and OUTPUT/model.json (the model, and the inputs of a training run),
 each rewritten only if its content changes. OUTPUT is locked during a run.
 
-The rules import only what plans a run from the package; steps are run through its command line.
+Before a job runs, its settings are written to <results>/{slide}/logs/requests. This request is an input of the job's rule,
+so that the job runs again if its settings change. The rules import only what plans a run from the package; steps are
+run through its command line.
 """
 
 import json
@@ -23,13 +25,15 @@ from muse_pipeline.cohort import settings
 from muse_pipeline.cohort.layout import OF_COHORT, remove_cohort_files, store_name
 from muse_pipeline.cohort.ledgers import failed_steps
 from muse_pipeline.cohort.lock import find_other_run, lock_results
-from muse_pipeline.cohort.records import Job, Records, describe_changes
-from muse_pipeline.core.errors import MuseError, SheetError
-from muse_pipeline.plan import Plan, option, state_of_files, without_patterns
+from muse_pipeline.cohort.records import Job, describe_changes
+from muse_pipeline.core.errors import MuseError
+from muse_pipeline.plan import state_of_files, without_patterns
 from muse_pipeline.settings import complete_config, list_run_settings
+from muse_pipeline.workflow import Unfinished, WorkflowPlan, option
 from snakemake_logger_plugin_muse import Announced
 
-COPIES = tempfile.TemporaryDirectory()  # of a dry run; it is removed when the process ends
+# In a dry run, an empty file that stands for every file that a run would write.
+PLACEHOLDER = tempfile.NamedTemporaryFile() if workflow.output_settings.dryrun else None
 # Jobs run the `muse` of this Snakemake's environment, even if that is not activated.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
@@ -43,18 +47,25 @@ def checked(function, *arguments):
 
 
 def record(path, text):
-    """Write an input of the run and return its path; a dry run writes a copy, to leave the record of the last run."""
-    if not workflow.output_settings.dryrun or settings.read_text(path) in {None, text}:
-        checked(settings.write_if_changed, path, text)
-        return path
-    copy = Path(COPIES.name, path.name)
-    copy.write_text(text, encoding="utf-8")
-    return copy
+    """Write an input of the run, and return its path, or that of a new file in a dry run."""
+    if PLACEHOLDER and settings.read_text(path) not in {None, text}:
+        return Path(PLACEHOLDER.name)
+    checked(settings.write_if_changed, path, text)
+    return path
+
+
+def planned(path, plan):
+    """The result of ``plan``, which the main process records in a JSON file for the processes of jobs."""
+    if not workflow.is_main_process:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    found = plan()
+    record(path, json.dumps(found, indent=1, ensure_ascii=False))
+    return found
 
 
 def lock_output():
     """Lock the output folder until this process ends; a dry run only checks that no run has different settings."""
-    if not workflow.output_settings.dryrun:
+    if PLACEHOLDER is None:
         lock = lock_results(Path(OUTPUT), "snakemake")
         checked(lock.__enter__)
         return lock
@@ -86,89 +97,35 @@ def resolve_model():
 
 
 def plan_run():
-    """Plan the run, and write what its jobs read."""
+    """Plan the run, and write what its jobs read; return the plan and the path of the sheet."""
     if config["proposals"]:
-        chosen = dict(config["proposals"])
-        resolve("proposer", chosen.pop("method"), "--settings", json.dumps(chosen))
-    plan = checked(Plan.from_config, config, resolve_model())
+        resolve("proposer", *PROPOSER)
+    plan = checked(WorkflowPlan.from_config, config, resolve_model())
     record(Path(OUTPUT, "run_config.yaml"), CONFIG_TEXT)
-    sheet = record(SHEET, json.dumps(list(plan.rows.values()), indent=1, ensure_ascii=False))
     record(RESOLVED_MODEL, json.dumps(plan.model, indent=1, ensure_ascii=False))
-    return plan, sheet
+    return plan, record(SHEET, json.dumps(list(plan.rows.values()), indent=1, ensure_ascii=False))
+
+
+def plan_of_main_process():
+    """Read the plan that the main process has written, in a job that runs on a cluster."""
+    rows = {row["slide_id"]: row for row in json.loads(SHEET.read_text(encoding="utf-8"))}
+    model = json.loads(RESOLVED_MODEL.read_text(encoding="utf-8"))
+    return WorkflowPlan(config, rows, model, settings.pretraining_run(config), bool(TRAINING)), SHEET
 
 
 def of_slide(method, *arguments):
     """An input or params function that calls a method of the plan with the slide of the job."""
-
-    def give(wildcards):
-        try:
-            return method(wildcards.slide, *arguments)
-        except SheetError as error:
-            raise WorkflowError(str(error)) from None
-
-    return give
+    return lambda wildcards: checked(method, wildcards.slide, *arguments)
 
 
-def requested(name):
-    """An input function that returns the request of a slide's job: a file that is newer than results to be replaced."""
-
-    def give(wildcards):
-        job = name.format(**wildcards)
-        return NEW_REQUESTS.get((wildcards.slide, job)) or f"{PLAN.folder(wildcards.slide)}/logs/requests/{job}.json"
-
-    return give
-
-
-def write_requests(records):
-    """Write the requests that a run changes; in a dry run, return the paths of files in their place, keyed by job."""
-    if not workflow.output_settings.dryrun:
-        records.write_requests()
-        return {}
-    found = {
-        job.name: (records.request(job), records.find_request(job) or Path(NEW_REQUEST.name)) for job in records.jobs
-    }
-    return {name: str(path) for name, (request, path) in found.items() if path != request}
-
-
-def request_of_cohort(job, folder=None):
-    """The request of a job that is not of a single slide and writes to ``folder``."""
-    records = Records(Path(folder or OUTPUT), [job])
-    new = write_requests(records) if workflow.is_main_process else {}
-    return new.get(job.name) or str(records.request(job))
-
-
-def batch_file(batch):
-    """The rows of a batch of small slides."""
-    return Path(OUTPUT, f"logs/batches/{batch}.json")
-
-
-def batch_done(batch):
-    """A file that exists once all slides of a batch are done."""
-    return f"{OUTPUT}/logs/batches/{batch}.done"
+def requested(job):
+    """An input function that returns the request of a slide's job."""
+    return lambda wildcards: TODO.request(wildcards.slide, job.format(**wildcards))
 
 
 def of_every_slide(*names, slides=None):
-    """An input function that returns the files called ``names`` of every slide, or of ``slides``.
-
-    Files of finished slides are marked, so that no jobs are planned for them; in place of the files of slides in batches,
-    it returns those that exist once the batches are done.
-    """
-
-    def give(slide):
-        if slide in BATCH_OF:
-            return [batch_done(BATCH_OF[slide])]
-        files = PLAN.files(*names, slides=[slide])
-        return files if slide in OUTDATED else map(before_update, files)
-
-    asked = SLIDES if slides is None else slides
-    return lambda wildcards: list(dict.fromkeys(file for slide in asked for file in give(slide)))
-
-
-def unfinished_files():
-    """The files of unfinished slides that outdated jobs write; of a job that has written nothing, only the first."""
-    for slide in (slide for slide in OUTDATED if slide not in BATCH_OF):
-        for files in (PLAN.files(*job.kept, slides=[slide]) for job in OUTDATED[slide]):
-            yield from files if files and os.path.exists(files[0]) else files[:1]
+    """An input function that returns the files called ``names`` of every slide, or of ``slides``."""
+    return lambda wildcards: TODO.inputs(names, SLIDES if slides is None else slides, before_update)
 
 
 def as_outputs(outputs):
@@ -188,29 +145,16 @@ REGIONS_WELL = f"{OUTPUT}/logs/regions_well"
 SHEET, RESOLVED_MODEL = Path(OUTPUT, "sheet.json"), Path(OUTPUT, "model.json")
 CONFIG_TEXT = yaml.safe_dump(dict(config), allow_unicode=True)
 MPP_OF_STORE = checked(settings.name_stores, [config["mpp"], *config["extra_mpps"]])
-TRAINING, PRETRAIN = checked(settings.training_file, config), settings.pretraining_run(config)
+TRAINING = checked(settings.training_file, config)
+PROPOSALS = dict(config["proposals"] or {})
+PROPOSER = [PROPOSALS.pop("method", ""), "--settings", json.dumps(PROPOSALS, sort_keys=True)]
+LOCK = lock_output() if workflow.is_main_process else None
+PLAN, SHEET = plan_run() if workflow.is_main_process else plan_of_main_process()
+MODEL, ROWS, SLIDES, STORE = PLAN.model, PLAN.rows, PLAN.slides, PLAN.store
 
 
 pathvars:
     results=OUTPUT,
-
-
-if workflow.is_main_process:
-    LOCK = lock_output()
-    PLAN, SHEET = plan_run()
-else:  # a job on a cluster reads the files that the main process has written
-    rows = json.loads(SHEET.read_text(encoding="utf-8"))
-    model = json.loads(RESOLVED_MODEL.read_text(encoding="utf-8"))
-    PLAN = Plan(config, {row["slide_id"]: row for row in rows}, model, PRETRAIN, bool(TRAINING))
-
-MODEL, ROWS = PLAN.model, PLAN.rows
-SLIDES, STORE = PLAN.slides, PLAN.store
-OUTDATED = {}  # slide -> its jobs to run; finished slides are missing
-FINISHED = []  # those slides in OUTDATED that have nuclei of an earlier run
-BATCHES, BATCH_OF = {}, {}  # batch -> slides in OUTDATED that it runs, and the inverse
-# In a dry run, an empty file in place of every request that would be written, and what stands for which request.
-NEW_REQUEST = tempfile.NamedTemporaryFile() if workflow.output_settings.dryrun else None
-NEW_REQUESTS = {}
 
 
 # Any folder name is accepted here, because matching thousands of names takes minutes; the plan rejects unknown slides.

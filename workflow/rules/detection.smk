@@ -28,8 +28,7 @@ rule detect:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
-        model=lambda wildcards, input: input.model or MODEL["model"],  # resolved once for all jobs
-        provider=MODEL["provider"],  # `auto` is resolved when the run is planned
+        model=lambda wildcards, input: input.model or MODEL["model"],
     shell:
         r"""
         muse detect {input.store:q} \
@@ -37,7 +36,7 @@ rule detect:
             --colour {input.colour:q} \
             --shard {wildcards.shard} \
             --threads {threads} \
-            --provider {params.provider} \
+            --provider {MODEL[provider]} \
             --output {output.nuclei:q} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1
         """
@@ -62,12 +61,11 @@ rule nuclei:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
-        folder=subpath(output.nuclei, parent=True),
         regions=of_slide(PLAN.regions_option),
         options=PLAN.options("nuclei"),
     shell:
         r"""
         muse nuclei {input.shards:q} {params.regions:q} {params.options:q} \
             --threads {threads} \
-            --output {params.folder:q} >{log:q} 2>&1
+            --output {OUTPUT:q}/{wildcards.slide:q} >{log:q} 2>&1
         """

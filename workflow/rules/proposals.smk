@@ -4,9 +4,6 @@ Reads a slide's image store and its measured stains; writes <results>/{slide}/pr
 proposals.parquet, proposals.geojson.gz and proposals.provenance.json.
 """
 
-PROPOSALS = dict(config["proposals"] or {"method": "haematoxylin"})
-PROPOSER = PROPOSALS.pop("method")
-
 
 rule propose:
     """Find nuclei without a trained model in one shard of a slide's windows."""
@@ -21,18 +18,12 @@ rule propose:
     log:
         text="<results>/{slide}/logs/propose-{shard}.log",
         ledger="<results>/{slide}/ledger/propose-{shard}.json",
-    benchmark:
-        "<results>/{slide}/benchmarks/propose-{shard}.tsv"
     conda:
         "../../envs/infer.yaml"
-    params:
-        method=PROPOSER,
-        settings=lambda wildcards: json.dumps(PROPOSALS, sort_keys=True),  # braces in a text would be wildcards
     shell:
         r"""
         muse propose {input.store:q} \
-            --method {params.method:q} \
-            --settings {params.settings:q} \
+            --method {PROPOSER:q} \
             --colour {input.colour:q} \
             --info {input.info:q} \
             --shard {wildcards.shard} \
@@ -54,8 +45,6 @@ rule stitch_proposals:
     log:
         text="<results>/{slide}/logs/stitch-proposals.log",
         ledger="<results>/{slide}/ledger/stitch-proposals.json",
-    benchmark:
-        "<results>/{slide}/benchmarks/stitch-proposals.tsv"
     conda:
         "../../envs/infer.yaml"
     shell:
@@ -81,17 +70,13 @@ rule geojson_proposals:
     log:
         text="<results>/{slide}/logs/geojson-proposals.log",
         ledger="<results>/{slide}/ledger/geojson-proposals.json",
-    benchmark:
-        "<results>/{slide}/benchmarks/geojson-proposals.tsv"
     conda:
         "../../envs/infer.yaml"
-    params:
-        frame=config["frame"],
     shell:
         r"""
         muse geojson {input.proposals:q} \
             --info {input.info:q} \
-            --frame {params.frame} \
+            --frame {config[frame]} \
             --threads {threads} \
             --output {output.geojson:q} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1

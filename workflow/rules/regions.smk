@@ -7,7 +7,6 @@ model.onnx.
 """
 
 REGION_RUN = settings.region_run(config)
-RESOLVED_REGIONS = Path(OUTPUT, "region_model.json")
 REGION_FOLDER = f"{OUTPUT}/region_training/{settings.slug(Path(REGION_RUN).stem)}" if REGION_RUN else None
 
 
@@ -19,28 +18,16 @@ def plan_region_training():
     return {**found, "changes": changes}
 
 
-if REGION_RUN and workflow.is_main_process:
-    record(RESOLVED_REGIONS, json.dumps(plan_region_training(), indent=1, ensure_ascii=False))
-
-REGION_TRAINING = json.loads(RESOLVED_REGIONS.read_text(encoding="utf-8")) if REGION_RUN else {}
+REGION_TRAINING = planned(f"{OUTPUT}/region_model.json", plan_region_training) if REGION_RUN else {}
+REGION_INPUTS = without_patterns(REGION_TRAINING.get("inputs", []))  # labels, pictures and weights
+REGION_CHANGES = ["--set", *REGION_TRAINING["changes"]] if REGION_TRAINING.get("changes") else []
 REGION_LABELS = {slide: label for slide, label in REGION_TRAINING.get("slides", {}).items() if slide in ROWS}
 REGION_MODEL = f"{REGION_FOLDER}/model.onnx" if REGION_RUN else config["regions"]
-MAPPED = [slide for slide in SLIDES if not ROWS[slide].get("regions")]  # slides without drawn regions
 REGION_STATE = [f"{REGION_FOLDER}/training.json"] if REGION_RUN else []
-
-
-def region_run_inputs(wildcards):
-    """Inputs of the training run other than slides: labels, pictures and weights."""
-    return without_patterns(REGION_TRAINING.get("inputs", []))
-
 
 REGION_TRAINING_JOB = Job(
     "train",
-    {
-        "files": state_of_files(region_run_inputs({})),
-        "changes": REGION_TRAINING.get("changes"),
-        "labels": REGION_LABELS,
-    },
+    {"files": state_of_files(REGION_INPUTS), "changes": REGION_CHANGES, "labels": REGION_LABELS},
     writes=["training.json"],
 )
 
@@ -51,31 +38,27 @@ rule train_regions:
     # The model is not an output, because it is missing after a failed training.
     input:
         run=lambda wildcards: REGION_RUN or [],
-        read=region_run_inputs,
+        read=REGION_INPUTS,
         slides=of_every_slide(STORE, "colour.json", slides=REGION_LABELS),
-        request=REGION_RUN and request_of_cohort(REGION_TRAINING_JOB, REGION_FOLDER) or [],
+        request=TODO.request_of_cohort(REGION_TRAINING_JOB, REGION_FOLDER) if REGION_RUN else [],
     output:
         state="<results>/region_training/{run}/training.json",
     log:
         "<results>/region_training/{run}/logs/train.log",
-    benchmark:
-        "<results>/region_training/{run}/benchmarks/train.tsv"
     conda:
         "../../envs/train.yaml"
     params:
-        changes=["--set", *REGION_TRAINING["changes"]] if REGION_TRAINING.get("changes") else [],
-        devices=lambda wildcards, resources: training_devices(resources),
-        folder=subpath(output.state, parent=True),
+        devices=training_devices,
     shell:
         r"""
-        rm -f {params.folder:q}/model.onnx
+        rm -f {REGION_FOLDER:q}/model.onnx
         status=ok
         (muse train {input.run:q} {params.devices} \
             --start-over \
             --threads {threads} \
-            --output {params.folder:q} {params.changes:q} \
-            && muse export {params.folder:q}/checkpoint.pt \
-                --output {params.folder:q}/model.onnx) 2>&1 | tee {log:q} || status=failed
+            --output {REGION_FOLDER:q} {REGION_CHANGES:q} \
+            && muse export {REGION_FOLDER:q}/checkpoint.pt \
+                --output {REGION_FOLDER:q}/model.onnx) 2>&1 | tee {log:q} || status=failed
         echo "{{\"status\": \"$status\"}}" >{output.state:q}
         """
 
@@ -94,23 +77,18 @@ rule regions:
     log:
         text="<results>/{slide}/logs/regions.log",
         ledger="<results>/{slide}/ledger/regions.json",
-    benchmark:
-        "<results>/{slide}/benchmarks/regions.tsv"
     conda:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
-        model=REGION_MODEL,
-        training=option("--training", *REGION_STATE) if REGION_STATE else [],
-        provider=MODEL["provider"],
-        folder=subpath(output.state, parent=True),
+        training=option("--training", *(REGION_STATE or [None])),
     shell:
         r"""
         muse regions {input.store:q} \
-            --model {params.model:q} {params.training:q} \
+            --model {REGION_MODEL:q} {params.training:q} \
             --threads {threads} \
-            --provider {params.provider} \
-            --output {params.folder:q} \
+            --provider {MODEL[provider]} \
+            --output {OUTPUT:q}/{wildcards.slide:q} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1 \
             || grep -q '"status": "failed"' {output.state:q}
         """
@@ -122,7 +100,7 @@ rule check_regions:
     # The state of a failed training is removed, so that the next run repeats it.
     input:
         report="<results>/report.html",
-        states=of_every_slide("regions.json", slides=MAPPED),
+        states=of_every_slide("regions.json", slides=[slide for slide in SLIDES if not ROWS[slide].get("regions")]),
         trained=REGION_STATE,
     output:
         touch(REGIONS_WELL),

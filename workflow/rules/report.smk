@@ -1,12 +1,15 @@
 """The report of the cohort.
 
-Reads the results of all other rules; writes <results>/report.html and cohort.tsv. The rule `report` runs if no slide failed; otherwise `onerror` runs its command.
+Reads the results of all other rules; writes <results>/report.html and cohort.tsv. The rule `report` runs if no slide
+failed; otherwise `onerror` runs its command.
 """
 
 REPORT_COMMAND = ["muse", "report", OUTPUT, "--slides", str(SHEET), *option("--pretraining", PRETRAINING_FOLDER)]
 REPORT_COMMAND += INCLUDE_DOUBTFUL
+REPORT_SETTINGS = {"pretraining": PRETRAINING_FOLDER, "include_doubtful": config["include_doubtful"]}
 if config["statistics"]:
     REPORT_COMMAND += ["--sheet", config["slides"], "--group", config["statistics"]["group"]]
+    REPORT_SETTINGS |= STATISTICS_SETTINGS
 # This file is missing if `onerror` wrote the report, so that the rule writes the report again after a successful rerun.
 ALL_WELL = f"{OUTPUT}/logs/all_well"
 REPORT_LOG = f"{OUTPUT}/logs/report.log"  # printed at the end of a run
@@ -15,26 +18,16 @@ REPORT_LOG = f"{OUTPUT}/logs/report.log"  # printed at the end of a run
 def report_failures():
     """Write the report of a run with failures, and remove results that failed slides should have replaced."""
     Path(ALL_WELL).unlink(missing_ok=True)
-    why = option("--no-model", missing_model_reason())
+    training = Path(OUTPUT, "training", RUN or "")
+    lacks_model = TRAINING and not (training / "model.onnx").exists()
+    why = ["--no-model", f"the model was not made; see {training}/logs"] if lacks_model else []
     with open(REPORT_LOG, "w", encoding="utf-8") as log:
         subprocess.run([*REPORT_COMMAND, *why], stdout=log, stderr=subprocess.STDOUT)
         waits = [slide for slide in PRETRAIN_SLIDES if failed_steps(Path(PLAN.folder(slide)))]
         if waits and not Path(PRETRAINED[0]).exists():
             log.write(f"pretraining waits for {', '.join(waits)}: fix these slides or list them in `pretrain.exclude`")
-    for slide in OUTDATED:
+    for slide in TODO.outdated:
         PLAN.records(slide).withdraw_failed()
-
-
-REPORT_JOB = Job(
-    "report",
-    {
-        "pretraining": PRETRAINING_FOLDER,
-        "statistics": config["statistics"],
-        "include_doubtful": config["include_doubtful"],
-        "sheet": SHEET_STATE if config["statistics"] else None,
-    },
-    writes=["report.html", "cohort.tsv"],
-)
 
 
 rule report:
@@ -42,25 +35,22 @@ rule report:
     input:
         sheet=str(SHEET),
         summaries=of_every_slide("summary.json"),
-        embeddings=of_every_slide(Path(PLAN.embeddings_file("")).name) if config["embedding"] else [],
+        embeddings=of_every_slide(*PLAN.embeddings),
         pretrained=PRETRAINED,
         statistics=STATISTICS_FILE,
-        request=request_of_cohort(REPORT_JOB),
+        request=TODO.request_of_cohort(Job("report", REPORT_SETTINGS, writes=["report.html", "cohort.tsv"]), OUTPUT),
     output:
         page="<results>/report.html",
         table="<results>/cohort.tsv",
         all_well=touch(ALL_WELL),
     log:
         REPORT_LOG,
-    benchmark:
-        "<results>/benchmarks/report.tsv"
     conda:
         "../../envs/infer.yaml"
     threads: 4
     params:
-        command=REPORT_COMMAND,
         statistics=option("--statistics", *(STATISTICS_FILE or [None])),
     shell:
         r"""
-        {params.command:q} {params.statistics:q} --threads {threads} >{log:q} 2>&1
+        {REPORT_COMMAND:q} {params.statistics:q} --threads {threads} >{log:q} 2>&1
         """

@@ -15,25 +15,21 @@ rule embed:
         model=model_file,
         request=requested("embed"),
     output:
-        embeddings=PLAN.embeddings_file("{slide}"),
+        embeddings=[f"<results>/{{slide}}/{name}" for name in PLAN.embeddings],
     log:
         text="<results>/{slide}/logs/embed.log",
         ledger="<results>/{slide}/ledger/embed.json",
-    benchmark:
-        "<results>/{slide}/benchmarks/embed.tsv"
     conda:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
-        folder=subpath(input.nuclei, parent=True),
         model=lambda wildcards, input: input.model or MODEL["model"],
-        provider=MODEL["provider"],
     shell:
         r"""
-        muse embed {params.folder:q} \
+        muse embed {OUTPUT:q}/{wildcards.slide:q} \
             --model {params.model:q} \
             --threads {threads} \
-            --provider {params.provider} \
+            --provider {MODEL[provider]} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1
         """
 
@@ -42,22 +38,19 @@ rule anndata:
     """Write the nuclei of a slide as AnnData."""
     input:
         nuclei="<results>/{slide}/nuclei.parquet",
-        embeddings=of_slide(PLAN.embeddings),
+        embeddings=[f"<results>/{{slide}}/{name}" for name in PLAN.embeddings],
         request=requested("anndata"),
     output:
         h5ad="<results>/{slide}/nuclei.h5ad",
     log:
         "<results>/{slide}/logs/anndata.log",
-    benchmark:
-        "<results>/{slide}/benchmarks/anndata.tsv"
     conda:
         "../../envs/infer.yaml"
     params:
-        patient=of_slide(PLAN.option, "--patient", "patient"),
-        embeddings=of_slide(PLAN.embeddings_option),
+        options=of_slide(PLAN.scverse_options),
     shell:
         r"""
-        muse anndata {input.nuclei:q} {params.patient:q} {params.embeddings:q} \
+        muse anndata {input.nuclei:q} {params.options:q} \
             --output {output.h5ad:q} >{log:q} 2>&1
         """
 
@@ -67,22 +60,19 @@ rule spatialdata:
     input:
         nuclei="<results>/{slide}/nuclei.parquet",
         store=f"<results>/{{slide}}/{STORE}",
-        embeddings=of_slide(PLAN.embeddings),
+        embeddings=[f"<results>/{{slide}}/{name}" for name in PLAN.embeddings],
         request=requested("spatialdata"),
     output:
         folder=directory("<results>/{slide}/slide.spatialdata.zarr"),
     log:
         "<results>/{slide}/logs/spatialdata.log",
-    benchmark:
-        "<results>/{slide}/benchmarks/spatialdata.tsv"
     conda:
         "../../envs/infer.yaml"
     params:
-        patient=of_slide(PLAN.option, "--patient", "patient"),
-        embeddings=of_slide(PLAN.embeddings_option),
+        options=of_slide(PLAN.scverse_options),
     shell:
         r"""
-        muse spatialdata {input.nuclei:q} {params.patient:q} {params.embeddings:q} \
+        muse spatialdata {input.nuclei:q} {params.options:q} \
             --store {input.store:q} \
             --output {output.folder:q} >{log:q} 2>&1
         """

@@ -9,18 +9,15 @@ OTHER_STORES = [store for store in MPP_OF_STORE if store != STORE]
 
 rule fetch:
     """Copy a slide from its URL; the copy is deleted once the slide's images are written."""
+    input:
+        request=requested("image"),
     output:
         fetched=temp(directory("<results>/{slide}/fetched")),
     log:
         text="<results>/{slide}/logs/fetch.log",
         ledger="<results>/{slide}/ledger/fetch.json",
-    benchmark:
-        "<results>/{slide}/benchmarks/fetch.tsv"
     conda:
         "../../envs/fetch.yaml"
-    params:
-        url=of_slide(lambda slide: PLAN.row(slide)["path"]),  # without credentials, which are read from the sheet
-    # The sheet is not a param, because its name does not affect the slide.
     shell:
         r"""
         muse fetch {config[slides]:q} \
@@ -52,18 +49,15 @@ rule image:
         slide=of_slide(PLAN.argument_and_source),
         slide_mpp=of_slide(PLAN.option, "--mpp", "mpp"),
         roi=of_slide(PLAN.option, "--roi", "roi"),
-        mpp=config["mpp"],
-        max_corrupt=config["max_corrupt"],
         third_stain=["--third-stain"] if config["third_stain"] else [],
-        folder=subpath(output.info, parent=True),
     shell:
         r"""
         muse image {params.slide:q} {params.slide_mpp:q} {params.roi:q} \
             --slide-id {wildcards.slide:q} \
-            --image-mpp {params.mpp} \
+            --image-mpp {config[mpp]} \
             --threads {threads} \
-            --max-corrupt {params.max_corrupt} {params.third_stain:q} \
-            --output {params.folder:q} >{log:q} 2>&1
+            --max-corrupt {config[max_corrupt]} {params.third_stain:q} \
+            --output {OUTPUT:q}/{wildcards.slide:q} >{log:q} 2>&1
         """
 
 
@@ -79,8 +73,6 @@ rule tile:
     log:
         text="<results>/{slide}/logs/tile-{store}.log",
         ledger="<results>/{slide}/ledger/tile-{store}.json",
-    benchmark:
-        "<results>/{slide}/benchmarks/tile-{store}.tsv"
     wildcard_constraints:
         store="|".join(map(re.escape, OTHER_STORES)) or "(?!)",
     conda:
@@ -90,7 +82,6 @@ rule tile:
         slide=of_slide(PLAN.argument),
         mpp=lambda wildcards: MPP_OF_STORE[wildcards.store],
         codec=lambda wildcards: CODEC_OF_STORE.get(wildcards.store, "zstd"),
-        max_corrupt=config["max_corrupt"],
     shell:
         r"""
         muse tile {params.slide:q} \
@@ -99,7 +90,7 @@ rule tile:
             --mpp {params.mpp} \
             --codec {params.codec} \
             --threads {threads} \
-            --max-corrupt {params.max_corrupt} \
+            --max-corrupt {config[max_corrupt]} \
             --output {output.store:q} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1
         """

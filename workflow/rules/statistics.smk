@@ -17,30 +17,21 @@ rule statistics:
     """Compare every pair of groups of patients."""
     input:
         nuclei=of_every_slide("nuclei.parquet"),
-        request=request_of_cohort(STATISTICS_JOB),
+        request=TODO.request_of_cohort(STATISTICS_JOB, OUTPUT) if config["statistics"] else [],
     output:
         table="<results>/statistics.tsv",
         patients="<results>/statistics.patients.tsv",
     log:
         "<results>/logs/statistics.log",
-    benchmark:
-        "<results>/benchmarks/statistics.tsv"
     conda:
         "../../envs/infer.yaml"
     threads: 4
-    params:
-        results=OUTPUT,
-        sheet=config["slides"],
-        group=STATISTICS.get("group"),
-        patient=STATISTICS["patient"],
-        included=INCLUDE_DOUBTFUL,
     shell:
         r"""
-        muse statistics {params.results:q} \
-            --sheet {params.sheet:q} \
-            --group {params.group:q} \
-            --patient {params.patient:q} \
-            {params.included:q} \
+        muse statistics {OUTPUT:q} {INCLUDE_DOUBTFUL:q} \
+            --sheet {config[slides]:q} \
+            --group {STATISTICS[group]:q} \
+            --patient {STATISTICS[patient]:q} \
             --threads {threads} \
             --output {output.table:q} >{log:q} 2>&1
         """
@@ -51,23 +42,18 @@ rule anndata_cohort:
     input:
         nuclei=of_every_slide("nuclei.parquet"),
         table="<results>/cohort.tsv",
-        request=request_of_cohort(ANNDATA_JOB),
+        request=TODO.request_of_cohort(ANNDATA_JOB, OUTPUT) if config["anndata"] else [],
     output:
         h5ad="<results>/cohort.h5ad",
     log:
         "<results>/logs/anndata.log",
-    benchmark:
-        "<results>/benchmarks/anndata.tsv"
     conda:
         "../../envs/infer.yaml"
     threads: 4
-    params:
-        results=OUTPUT,
-        sheet=config["slides"],
     shell:
         r"""
-        muse anndata {params.results:q} \
-            --sheet {params.sheet:q} \
+        muse anndata {OUTPUT:q} \
+            --sheet {config[slides]:q} \
             --threads {threads} \
             --output {output.h5ad:q} >{log:q} 2>&1
         """

@@ -10,43 +10,20 @@ over. A run that needs no labels and has no `sources` is trained on the slides o
 RUN = Path(TRAINING).stem if TRAINING else None
 ON_SLIDES = MODEL.get("trains_on_slides", False)
 RUN_FILE = f"{OUTPUT}/training/{RUN}/cohort.yaml" if ON_SLIDES else TRAINING
-
-
-def plan_training_on_slides():
-    """Write the run's config with the slides of the sheet as its sources."""
-    resolve(
-        *("pretrain-config", TRAINING, *settings.training_data(config), "--sheet", config["slides"]),
-        *("--results", OUTPUT, "--held-splits", "--output", RUN_FILE),
-    )
+RUN_INPUTS = without_patterns(MODEL.get("inputs", []))  # labels, pictures and weights
+TRAINING_DATA = [] if ON_SLIDES else settings.training_data(config)
+# The pretrained backbone replaces the `checkpoint` of the run.
+WEIGHTS = [word for path in PRETRAINED for word in ("--set", f"checkpoint={json.dumps(os.path.abspath(path))}")]
+TRAINING_JOB = Job(
+    "finetune",
+    {"files": state_of_files(RUN_INPUTS), "data": TRAINING_DATA, "weights": PRETRAINED},
+    writes=["checkpoint.pt"],
+)
 
 
 if ON_SLIDES and workflow.is_main_process:
-    plan_training_on_slides()
-
-
-def run_inputs(wildcards):
-    """Labels, pictures and weights that the run reads, except files whose names Snakemake would take for patterns."""
-    return without_patterns(MODEL.get("inputs", []))
-
-
-def initial_weights(wildcards, input):
-    """The option that replaces the run's own `checkpoint` by the pretrained backbone, if there is one."""
-    paths = [str(Path(path).resolve()) for path in PRETRAINED]
-    return ["--set", f"checkpoint={json.dumps(paths[0])}"] if paths else []
-
-
-def missing_model_reason():
-    """Why a run that trains its model has none; None if it has one."""
-    folder = Path(OUTPUT, "training", RUN or "")
-    return f"the model was not made; see {folder}/logs" if TRAINING and not (folder / "model.onnx").exists() else None
-
-
-TRAINING_DATA = [] if ON_SLIDES else settings.training_data(config)
-TRAINING_JOB = Job(
-    "finetune",
-    {"files": state_of_files(run_inputs({})), "data": TRAINING_DATA, "weights": PRETRAINED},
-    writes=["checkpoint.pt"],
-)
+    on_slides = ["--sheet", config["slides"], "--results", OUTPUT, "--held-splits", "--output", RUN_FILE]
+    resolve("pretrain-config", TRAINING, *settings.training_data(config), *on_slides)
 
 
 rule finetune:
@@ -54,28 +31,23 @@ rule finetune:
     input:
         run=lambda wildcards: RUN_FILE or [],
         stores=of_every_slide(STORE) if ON_SLIDES else [],
-        read=run_inputs,
+        read=RUN_INPUTS,
         backbone=PRETRAINED,
-        request=request_of_cohort(TRAINING_JOB, f"{OUTPUT}/training/{RUN}") if TRAINING else [],
+        request=TODO.request_of_cohort(TRAINING_JOB, f"{OUTPUT}/training/{RUN}") if TRAINING else [],
     output:
         checkpoint="<results>/training/{run}/checkpoint.pt",
     log:
         "<results>/training/{run}/logs/finetune.log",
-    benchmark:
-        "<results>/training/{run}/benchmarks/finetune.tsv"
     conda:
         "../../envs/train.yaml"
     params:
-        data=TRAINING_DATA,
-        weights=initial_weights,
-        devices=lambda wildcards, resources: training_devices(resources),
-        folder=subpath(output.checkpoint, parent=True),
+        devices=training_devices,
     shell:
         r"""
-        muse finetune {input.run:q} {params.data:q} {params.weights:q} {params.devices} \
+        muse finetune {input.run:q} {TRAINING_DATA:q} {WEIGHTS:q} {params.devices} \
             --start-over \
             --threads {threads} \
-            --output {params.folder:q} 2>&1 | tee {log:q}
+            --output {OUTPUT:q}/training/{RUN:q} 2>&1 | tee {log:q}
         """
 
 
@@ -87,8 +59,6 @@ rule export:
         model="<results>/training/{run}/model.onnx",
     log:
         "<results>/training/{run}/logs/export.log",
-    benchmark:
-        "<results>/training/{run}/benchmarks/export.tsv"
     conda:
         "../../envs/train.yaml"
     shell:
