@@ -58,7 +58,7 @@ def test_beside_a_run_under_way_nothing_that_its_jobs_read_is_written(planned):
         for options in ([], ["--dry-run"]):
             run = run_snakemake(planned, *options)
             assert (run.returncode, "Traceback" in run.stdout, planned_jobs(run.stdout)) == (1, False, {}), run.stdout
-            assert f"results: muse run (process {os.getpid()} on " in run.stdout.splitlines()[-1]
+            assert f"\nresults: muse run (process {os.getpid()} on " in run.stdout
         run = run_snakemake(planned, "--dry-run", "--config", "output=another study")
         assert run.returncode == 0, run.stdout
         assert plans_in(planned) == before

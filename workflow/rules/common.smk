@@ -59,7 +59,7 @@ def planned(path, plan):
     if not workflow.is_main_process:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     found = plan()
-    record(path, json.dumps(found, indent=1, ensure_ascii=False))
+    record(Path(path), json.dumps(found, indent=1, ensure_ascii=False))
     return found
 
 
