@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-SNAKEFILE = Path(__file__).parents[1] / "Snakefile"
+SNAKEFILE = Path(__file__).parents[1] / "workflow/Snakefile"
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 OUTSIDE = ("config/README.md", "CONTRIBUTING.md", "CHANGELOG.md")
-FILES = ("config/train/*.yaml", "profiles/*/config.yaml", "benchmarks/*.json", "contrib/kubernetes/*.yaml")
+FILES = ("config/train/*.yaml", "workflow/profiles/*/config.yaml", "benchmarks/*.json", "contrib/kubernetes/*.yaml")
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:)([^)#\s]+)")
 
 

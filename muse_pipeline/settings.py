@@ -172,8 +172,8 @@ IMAGES = (
         1,
         {"type": "integer", "minimum": 1},
         "number of shards into which a slide's detection is divided, one job each; it does not change results",
-        "Lets several GPUs or nodes share a slide (`profiles/slurm-gpu`), or the cores of this machine a large slide; "
-        "with `profiles/slurm` a slide is one job, which runs its shards in turn and requests more time",
+        "Lets several GPUs or nodes share a slide (profile `slurm-gpu`), or the cores of this machine a large slide; "
+        "with the profile `slurm` a slide is one job, which runs its shards in turn and requests more time",
         job="detect",
         metavar="N",
     ),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from muse_pipeline.cohort.layout import shard_names
+from muse_pipeline.cohort.layout import CohortFiles, shard_names
 from muse_pipeline.cohort.ledgers import show_warnings
 from muse_pipeline.cohort.records import Job, Records
 from muse_pipeline.cohort.settings import (
@@ -21,8 +21,9 @@ from muse_pipeline.cohort.settings import (
     training_file,
     write_if_changed,
 )
-from muse_pipeline.cohort.sheet import read_sheet
+from muse_pipeline.cohort.sheet import read_resolved, read_sheet
 from muse_pipeline.core.environment import count_cores
+from muse_pipeline.core.files import read_json
 from muse_pipeline.core.setting import Setting
 from muse_pipeline.inference.model import describe_model
 from muse_pipeline.outputs.geojson import require_measurements
@@ -39,7 +40,7 @@ class WorkflowPlan(Plan):
     """The plan of a run of the workflow, with the inputs and options of its rules."""
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], model: Mapping[str, Any] | None = None) -> Plan:
+    def from_config(cls, config: Mapping[str, Any], model: Mapping[str, Any] | None = None) -> WorkflowPlan:
         """Plan a run of the workflow, after checks of its sheet, its model and what is installed.
 
         Args:
@@ -60,6 +61,13 @@ class WorkflowPlan(Plan):
         require_measurements(config["measurements"], config["features"], model["classes"], config["cells"])
         rows = {slide: {**row, "shards": row.get("shards") or config["shards"]} for slide, row in rows.items()}
         return cls(config, rows, model, pretraining_run(config), bool(training_file(config)))
+
+    @classmethod
+    def from_records(cls, config: Mapping[str, Any]) -> WorkflowPlan:
+        """The plan of a run whose main process has written the sheet and the model to the output folder."""
+        files = CohortFiles(Path(config["output"]))
+        rows = {row["slide_id"]: row for row in read_resolved(files.sheet)}
+        return cls(config, rows, read_json(files.model), pretraining_run(config), bool(training_file(config)))
 
     def option(self, slide: str, flag: str, column: str) -> list[Any]:
         """The flag with the slide's cell in ``column``, or nothing if the cell is empty."""

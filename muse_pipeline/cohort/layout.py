@@ -124,6 +124,7 @@ class CohortFiles:
     folder: Path
 
     sheet = _Path("sheet.json")  # the resolved sheet
+    model = _Path("model.json")  # the description of the model
     report = _Path("report.html")  # the report
     table = _Path("cohort.tsv")  # the table of all slides
     anndata = _Path("cohort.h5ad")  # the slides as AnnData

@@ -98,8 +98,8 @@ def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any])
         )
 
 
-def name_codecs(settings: Mapping[str, Any], pretrain_mpp: float) -> dict[str, str]:
-    """The codec in ``pretrain_store``, keyed by the name of the store that pretraining reads.
+def pretraining_codec(settings: Mapping[str, Any], pretrain_mpp: float) -> str:
+    """The codec in ``pretrain_store``.
 
     Args:
         settings: the config.
@@ -114,7 +114,7 @@ def name_codecs(settings: Mapping[str, Any], pretrain_mpp: float) -> dict[str, s
             f"config: pretrain_store: codec {codec} loses detail, but {store} is also the store of `mpp` or of one of "
             "`extra_mpps`; set `codec: zstd`, or pretrain at another mpp"
         )
-    return {store: codec}
+    return codec
 
 
 def name_stores(mpps: Iterable[float]) -> dict[str, float]:

@@ -18,16 +18,26 @@ SNAKEFILE = '''"""The workflow that is installed with muse-pipeline, for the sli
 
 from muse_pipeline.cohort.study import find_workflow
 
-# The directive `include:` would leave out the default target.
-workflow.include(f"{find_workflow().as_posix()}/Snakefile", overwrite_default_target=True)
+
+configfile: "config/config.yaml"
+
+
+module muse:
+    snakefile:
+        f"{find_workflow().as_posix()}/Snakefile"
+    config:
+        config
+
+
+use rule * from muse
 '''
 
 
 def find_workflow() -> Path:
-    """The folder of the workflow's Snakefile: within an installed package, or at the top of the repository."""
+    """The folder of the workflow's Snakefile: within an installed package, or in the repository."""
     package = Path(__file__).parents[1]
-    installed = package / "deployed"
-    return installed if installed.is_dir() else package.parent
+    installed = package / "deployed/workflow"
+    return installed if installed.is_dir() else package.parent / "workflow"
 
 
 def write_study(folder: Path) -> list[Path]:
@@ -39,11 +49,11 @@ def write_study(folder: Path) -> list[Path]:
     Raises:
         OutputError: one of the files exists, so nothing was written, or a file cannot be written.
     """
-    workflow = find_workflow()
-    parts = (path for part in ("config", "profiles") for path in sorted(workflow.glob(f"{part}/**/*")))
+    top = find_workflow().parent
+    parts = (path for part in ("config", "workflow/profiles") for path in sorted(top.glob(f"{part}/**/*")))
     copied = [path for path in parts if path.suffix in {".md", ".yaml"}]
-    texts = {path.relative_to(workflow): path.read_text(encoding="utf-8") for path in copied}
-    texts = {folder / name: text for name, text in {Path("Snakefile"): SNAKEFILE, **texts}.items()}
+    texts = {path.relative_to(top): path.read_text(encoding="utf-8") for path in copied}
+    texts = {folder / name: text for name, text in {Path("workflow/Snakefile"): SNAKEFILE, **texts}.items()}
     if existing := [str(path.relative_to(folder)) for path in texts if path.exists()]:
         raise OutputError(f"{folder}: already has {some_of(existing)}, so nothing was written; give another folder")
     for path, text in texts.items():

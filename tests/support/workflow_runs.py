@@ -27,7 +27,7 @@ from slide_files import write_pyramid
 
 from muse_pipeline.workflow import SMALL_BYTES
 
-SNAKEFILE = Path(__file__).parents[2] / "Snakefile"
+SNAKEFILE = Path(__file__).parents[2] / "workflow/Snakefile"
 
 
 def draw_stained_slide(path: Path, size_px: int = 1400, n_nuclei: int = 500, seed: int = 0) -> None:

@@ -24,7 +24,7 @@ from workflow_runs import (
     write_sheet,
 )
 
-PROFILES = Path(__file__).parents[2] / "profiles"
+PROFILES = Path(__file__).parents[2] / "workflow/profiles"
 # Jobs are short here, so their status is queried often. Everything else is as in the profile that users get.
 IMPATIENT = ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]
 RESULTS = ("nuclei.parquet", "nuclei.geojson.gz", "tissue.npz", "colour.json", "summary.json")

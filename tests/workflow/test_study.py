@@ -19,7 +19,7 @@ from muse_pipeline.core.errors import OutputError
 from muse_pipeline.viewer.page import write_viewer
 
 TOP = Path(__file__).parents[2]
-SOURCES = "muse_pipeline", "workflow", "config", "envs", "profiles"
+SOURCES = "muse_pipeline", "workflow", "config", "envs"
 LARGEST_WHEEL_MB = 20
 NAMELESS_USER = 54321
 VIEWED = "index.html", "viewer.js", "openseadragon.min.js", "nuclei/0_0.js", "tiles/0/0_0.jpg"
@@ -31,8 +31,9 @@ def test_a_study_has_a_snakefile_config_and_profiles(muse, tmp_path):
     draw_stained_slide(tmp_path / "slides/a.tif", size_px=300, n_nuclei=5)
     status, shown, _ = muse("workflow", tmp_path / "study", "--slides", tmp_path / "slides")
     assert status == 0 and shown.splitlines()[-1] == f"{tmp_path / 'study/config/slides.tsv'}: 1 slide"
-    assert find_workflow() == TOP
-    for name in ("config/config.yaml", "config/README.md", "config/train/my_labels.yaml", "profiles/slurm/config.yaml"):
+    assert find_workflow() == TOP / "workflow"
+    examples = "config.yaml", "README.md", "train/my_labels.yaml"
+    for name in (*(f"config/{name}" for name in examples), "workflow/profiles/slurm/config.yaml"):
         assert (tmp_path / "study" / name).read_bytes() == (TOP / name).read_bytes()
     status, shown, _ = muse("workflow", tmp_path / "other")
     assert shown.splitlines()[-1] == f"next: `muse sheet FOLDER --output {tmp_path / 'other/config/slides.tsv'}`"
@@ -51,9 +52,9 @@ def test_a_file_that_exists_is_kept_and_nothing_is_written(tmp_path):
 def wheel(tmp_path_factory):
     """The wheel, built from a copy of the sources without the rest of the repository."""
     copy = tmp_path_factory.mktemp("sources")
-    for name in SOURCES:
+    for name in (*SOURCES, "snakemake_logger_plugin_muse"):
         shutil.copytree(TOP / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "slides.tsv"))
-    for name in ("Snakefile", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(TOP / name, copy)
     build = [sys.executable, "-m", "pip", "wheel", str(copy), "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*build, "--quiet", "--wheel-dir", str(copy / "dist")], check=True)
@@ -65,7 +66,7 @@ def test_the_wheel_has_every_file_of_the_workflow(wheel):
     assert wheel.stat().st_size < LARGEST_WHEEL_MB * 1e6
     names = set(zipfile.ZipFile(wheel).namelist())
     workflow = [path for name in SOURCES[1:] for path in (TOP / name).rglob("*.*") if path.suffix in {".smk", ".yaml"}]
-    expected = [TOP / "Snakefile", TOP / "config/README.md", *workflow]
+    expected = [TOP / "workflow/Snakefile", TOP / "config/README.md", *workflow]
     assert {f"muse_pipeline/deployed/{path.relative_to(TOP).as_posix()}" for path in expected} <= names
     data = [path for path in (TOP / "muse_pipeline").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     assert {path.relative_to(TOP).as_posix() for path in data} <= names
@@ -174,12 +175,13 @@ def test_a_module_of_the_snakefile_runs_as_snakedeploy_writes_it(tmp_path):
     lines = (
         'configfile: "config.yaml"',
         "module muse:",
-        f"    snakefile: {str(TOP / 'Snakefile')!r}",
+        f"    snakefile: {str(TOP / 'workflow/Snakefile')!r}",
         "    config: config",
     )
     (tmp_path / "Snakefile").write_text("\n".join([*lines, "use rule * from muse", ""]))
     shutil.copytree(TOP / "config", tmp_path / "config")
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--workflow-profile", str(TOP / "profiles/default")]
+    profile = ["--workflow-profile", str(TOP / "workflow/profiles/default")]
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *profile]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 0 and (tmp_path / "results/report.html").is_file(), run.stdout + run.stderr
 

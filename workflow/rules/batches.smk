@@ -19,13 +19,13 @@ rule small_slides:
     conda:
         "../../envs/infer.yaml"
     params:
-        model=lambda wildcards, input: input.model or MODEL["model"],
+        results=OUTPUT,
+        model=model_options,
         options=PLAN.arguments(RUN_SETTINGS),
     shell:
         r"""
         muse run {input.rows:q} --no-report \
-            --model {params.model:q} \
-            --provider {MODEL[provider]} {params.options:q} \
+            {params.model:q} {params.options:q} \
             --threads {threads} \
-            --output {OUTPUT:q} >{log:q} 2>&1
+            --output {params.results:q} >{log:q} 2>&1
         """

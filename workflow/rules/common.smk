@@ -63,16 +63,6 @@ def planned(path, plan):
     return found
 
 
-def lock_output():
-    """Lock the output folder until this process ends; a dry run only checks that no run has different settings."""
-    if PLACEHOLDER is None:
-        lock = lock_results(Path(OUTPUT), "snakemake")
-        checked(lock.__enter__)
-        return lock
-    if (other := find_other_run(Path(OUTPUT))) and settings.read_text(Path(OUTPUT, "run_config.yaml")) != CONFIG_TEXT:
-        raise WorkflowError(other)
-
-
 def resolve(*command):
     """Run `muse COMMAND --resolved JSON` and return the JSON, because describing a training loads large libraries."""
     with tempfile.TemporaryDirectory() as folder:
@@ -97,20 +87,15 @@ def resolve_model():
 
 
 def plan_run():
-    """Plan the run, and write what its jobs read; return the plan and the path of the sheet."""
+    """Plan the run, and write the sheet and the model, which jobs read; return the plan and the path of the sheet."""
+    if not workflow.is_main_process:
+        return WorkflowPlan.from_records(config), SHEET
     if config["proposals"]:
         resolve("proposer", *PROPOSER)
     plan = checked(WorkflowPlan.from_config, config, resolve_model())
     record(Path(OUTPUT, "run_config.yaml"), CONFIG_TEXT)
     record(RESOLVED_MODEL, json.dumps(plan.model, indent=1, ensure_ascii=False))
     return plan, record(SHEET, json.dumps(list(plan.rows.values()), indent=1, ensure_ascii=False))
-
-
-def plan_of_main_process():
-    """Read the plan that the main process has written, in a job that runs on a cluster."""
-    rows = {row["slide_id"]: row for row in json.loads(SHEET.read_text(encoding="utf-8"))}
-    model = json.loads(RESOLVED_MODEL.read_text(encoding="utf-8"))
-    return WorkflowPlan(config, rows, model, settings.pretraining_run(config), bool(TRAINING)), SHEET
 
 
 def of_slide(method, *arguments):
@@ -141,15 +126,19 @@ def intermediate(path):
 
 config.update(checked(complete_config, config))
 OUTPUT = config["output"]
-REGIONS_WELL = f"{OUTPUT}/logs/regions_well"
 SHEET, RESOLVED_MODEL = Path(OUTPUT, "sheet.json"), Path(OUTPUT, "model.json")
 CONFIG_TEXT = yaml.safe_dump(dict(config), allow_unicode=True)
-MPP_OF_STORE = checked(settings.name_stores, [config["mpp"], *config["extra_mpps"]])
 TRAINING = checked(settings.training_file, config)
 PROPOSALS = dict(config["proposals"] or {})
 PROPOSER = [PROPOSALS.pop("method", ""), "--settings", json.dumps(PROPOSALS, sort_keys=True)]
-LOCK = lock_output() if workflow.is_main_process else None
-PLAN, SHEET = plan_run() if workflow.is_main_process else plan_of_main_process()
+if PLACEHOLDER:  # a run with the same settings may be under way
+    other = find_other_run(Path(OUTPUT))
+    if other and settings.read_text(Path(OUTPUT, "run_config.yaml")) != CONFIG_TEXT:
+        raise WorkflowError(other)
+elif workflow.is_main_process:
+    LOCK = lock_results(Path(OUTPUT), "snakemake")  # until this process ends
+    checked(LOCK.__enter__)
+PLAN, SHEET = plan_run()
 MODEL, ROWS, SLIDES, STORE = PLAN.model, PLAN.rows, PLAN.slides, PLAN.store
 
 

@@ -12,6 +12,11 @@ def model_file(wildcards):
     return MODEL["file"] or []
 
 
+def model_options(wildcards, input):
+    """The model and what runs it, both resolved once for all jobs, as options of a command."""
+    return ["--model", input.model or MODEL["model"], "--provider", MODEL["provider"]]
+
+
 rule detect:
     """Run the model over one shard of a slide's windows."""
     input:
@@ -28,15 +33,13 @@ rule detect:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
-        model=lambda wildcards, input: input.model or MODEL["model"],
+        model=model_options,
     shell:
         r"""
-        muse detect {input.store:q} \
-            --model {params.model:q} \
+        muse detect {input.store:q} {params.model:q} \
             --colour {input.colour:q} \
             --shard {wildcards.shard} \
             --threads {threads} \
-            --provider {MODEL[provider]} \
             --output {output.nuclei:q} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1
         """
@@ -61,11 +64,12 @@ rule nuclei:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
+        folder=subpath(output.nuclei, parent=True),
         regions=of_slide(PLAN.regions_option),
         options=PLAN.options("nuclei"),
     shell:
         r"""
         muse nuclei {input.shards:q} {params.regions:q} {params.options:q} \
             --threads {threads} \
-            --output {OUTPUT:q}/{wildcards.slide:q} >{log:q} 2>&1
+            --output {params.folder:q} >{log:q} 2>&1
         """

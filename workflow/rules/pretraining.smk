@@ -3,8 +3,7 @@
 Reads the stores and proposals of the training slides and, for TriDeNT, their partners, which are registered here.
 Writes <results>/{slide}/partner and <results>/pretraining/<run>/checkpoint.pt. If a partner cannot be registered,
 partner.json has the reason and its store is an empty folder. <results>/pretraining/<run>/cohort.yaml is the config of
-the run with all slides, and <results>/pretraining.json is the plan that the rules read; each is rewritten only if its
-content changes. The files from which a run resumes are next to its checkpoint and are not declared as outputs.
+the run with all slides. The files from which a run resumes are next to its checkpoint and are not declared as outputs.
 """
 
 
@@ -15,20 +14,16 @@ def plan_pretraining():
     folders = "--results", OUTPUT, "--output", f"{OUTPUT}/pretraining/{run}/cohort.yaml"
     found = {**resolve("pretrain-config", file, "--sheet", config["slides"], *folders, *options), "run": run}
     checked(settings.require_fitting_pretraining, config, found, ROWS, MODEL)
-    return found
+    return {**found, "codec": checked(settings.pretraining_codec, config, found["mpp"])}
 
 
-PRETRAINING = planned(f"{OUTPUT}/pretraining.json", plan_pretraining) if config["pretrain"] else None
+PRETRAINING = planned(f"{OUTPUT}/pretraining.json", plan_pretraining) if config["pretrain"] else {}
 PRETRAINING_FOLDER = f"{OUTPUT}/pretraining/{PRETRAINING['run']}" if PRETRAINING else None
 PRETRAINED = [f"{PRETRAINING_FOLDER}/checkpoint.pt"] if PRETRAINING else []
 PRETRAIN_STORE = store_name(PRETRAINING["mpp"]) if PRETRAINING else STORE
-PRETRAIN_SLIDES = PRETRAINING["slides"] if PRETRAINING else []
+PRETRAIN_SLIDES = PRETRAINING.get("slides", [])
 PARTNER_STORE = f"partner/{PRETRAIN_STORE}"
-PAIRED_SLIDES = PRETRAINING["partners"] if PRETRAINING else []
-CODEC_OF_STORE = checked(settings.name_codecs, config, PRETRAINING["mpp"]) if PRETRAINING else {}
-if PRETRAINING:
-    MPP_OF_STORE = checked(settings.name_stores, [*MPP_OF_STORE.values(), PRETRAINING["mpp"]])
-    PLAN = replace(PLAN, pretraining_data={**PRETRAINING, "codec": CODEC_OF_STORE[PRETRAIN_STORE]})
+PLAN = replace(PLAN, pretraining_data=PRETRAINING)
 TODO = Unfinished(PLAN, not workflow.is_main_process, PLACEHOLDER and Path(PLACEHOLDER.name))
 
 
@@ -59,14 +54,16 @@ rule partner:
         slide=of_slide(PLAN.argument),
         partner=of_slide(lambda slide: PLAN.row(slide)["partner"]),
         start=of_slide(PLAN.option, "--start", "partner_transform"),
+        mpp=PRETRAINING.get("mpp"),
+        max_corrupt=config["max_corrupt"],
     shell:
         r"""
         muse partner {params.slide:q} {params.partner:q} {params.start:q} \
             --info {input.info:q} \
             --tissue {input.tissue:q} \
-            --mpp {PRETRAINING[mpp]} \
+            --mpp {params.mpp} \
             --threads {threads} \
-            --max-corrupt {config[max_corrupt]} \
+            --max-corrupt {params.max_corrupt} \
             --output {output.store:q} >{log:q} 2>&1
         """
 
@@ -78,7 +75,7 @@ rule pretrain:
         stores=of_every_slide(PRETRAIN_STORE, slides=PRETRAIN_SLIDES),
         colours=of_every_slide("colour.json", slides=PRETRAIN_SLIDES),
         proposals=of_every_slide("proposals.parquet", slides=PRETRAIN_SLIDES),
-        partners=of_every_slide("partner/partner.json", PARTNER_STORE, slides=PAIRED_SLIDES),
+        partners=of_every_slide("partner/partner.json", PARTNER_STORE, slides=PRETRAINING.get("partners", [])),
         regions=lambda wildcards: PLAN.regions_of(PRETRAIN_SLIDES) if PRETRAINING["reads_regions"] else [],
         read=lambda wildcards: without_patterns(PRETRAINING["inputs"]),
     output:
@@ -89,10 +86,11 @@ rule pretrain:
         "../../envs/train.yaml"
     params:
         devices=training_devices,
+        folder=subpath(output.checkpoint, parent=True),
     shell:
         r"""
         muse pretrain {input.run:q} {params.devices} \
             --start-over \
             --threads {threads} \
-            --output {PRETRAINING_FOLDER:q} 2>&1 | tee {log:q}
+            --output {params.folder:q} 2>&1 | tee {log:q}
         """

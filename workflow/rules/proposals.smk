@@ -20,10 +20,12 @@ rule propose:
         ledger="<results>/{slide}/ledger/propose-{shard}.json",
     conda:
         "../../envs/infer.yaml"
+    params:
+        proposer=lambda wildcards: PROPOSER,  # braces in a text would be wildcards
     shell:
         r"""
         muse propose {input.store:q} \
-            --method {PROPOSER:q} \
+            --method {params.proposer:q} \
             --colour {input.colour:q} \
             --info {input.info:q} \
             --shard {wildcards.shard} \
@@ -72,11 +74,13 @@ rule geojson_proposals:
         ledger="<results>/{slide}/ledger/geojson-proposals.json",
     conda:
         "../../envs/infer.yaml"
+    params:
+        frame=config["frame"],
     shell:
         r"""
         muse geojson {input.proposals:q} \
             --info {input.info:q} \
-            --frame {config[frame]} \
+            --frame {params.frame} \
             --threads {threads} \
             --output {output.geojson:q} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1

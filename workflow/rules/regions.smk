@@ -35,7 +35,8 @@ REGION_TRAINING_JOB = Job(
 rule train_regions:
     """Train a region model on labels of slides or pictures and export it, or record the failure."""
 
-    # The model is not an output, because it is missing after a failed training.
+    # The model is not an output, because it is missing after a failed training, which the next run repeats for lack of
+    # its request.
     input:
         run=lambda wildcards: REGION_RUN or [],
         read=REGION_INPUTS,
@@ -49,16 +50,19 @@ rule train_regions:
         "../../envs/train.yaml"
     params:
         devices=training_devices,
+        changes=REGION_CHANGES,
+        folder=subpath(output.state, parent=True),
     shell:
         r"""
-        rm -f {REGION_FOLDER:q}/model.onnx
+        rm -f {params.folder:q}/model.onnx
         status=ok
         (muse train {input.run:q} {params.devices} \
             --start-over \
             --threads {threads} \
-            --output {REGION_FOLDER:q} {REGION_CHANGES:q} \
-            && muse export {REGION_FOLDER:q}/checkpoint.pt \
-                --output {REGION_FOLDER:q}/model.onnx) 2>&1 | tee {log:q} || status=failed
+            --output {params.folder:q} {params.changes:q} \
+            && muse export {params.folder:q}/checkpoint.pt \
+                --output {params.folder:q}/model.onnx) 2>&1 | tee {log:q} \
+            || {{ status=failed; rm {input.request:q}; }}
         echo "{{\"status\": \"$status\"}}" >{output.state:q}
         """
 
@@ -81,14 +85,14 @@ rule regions:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
+        model=["--model", REGION_MODEL, "--provider", MODEL["provider"]],
         training=option("--training", *(REGION_STATE or [None])),
+        folder=subpath(output.state, parent=True),
     shell:
         r"""
-        muse regions {input.store:q} \
-            --model {REGION_MODEL:q} {params.training:q} \
+        muse regions {input.store:q} {params.model:q} {params.training:q} \
             --threads {threads} \
-            --provider {MODEL[provider]} \
-            --output {OUTPUT:q}/{wildcards.slide:q} \
+            --output {params.folder:q} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1 \
             || grep -q '"status": "failed"' {output.state:q}
         """
@@ -96,22 +100,14 @@ rule regions:
 
 rule check_regions:
     """Fail, after everything else is done, if the training or the mapping of any slide has failed."""
-
-    # The state of a failed training is removed, so that the next run repeats it.
     input:
         report="<results>/report.html",
         states=of_every_slide("regions.json", slides=[slide for slide in SLIDES if not ROWS[slide].get("regions")]),
-        trained=REGION_STATE,
     output:
-        touch(REGIONS_WELL),
+        touch("<results>/logs/regions_well"),
     log:
         "<results>/logs/regions.log",
     shell:
         r"""
-        if grep -l '"status": "failed"' {input.states:q} >{log:q} 2>&1; then
-            for state in {input.trained:q}; do
-                if grep -q '"status": "failed"' "$state"; then rm "$state"; fi
-            done
-            exit 1
-        fi
+        ! grep -l '"status": "failed"' /dev/null {input.states:q} >{log:q} 2>&1
         """

@@ -49,8 +49,9 @@ rule report:
         "../../envs/infer.yaml"
     threads: 4
     params:
+        command=REPORT_COMMAND,
         statistics=option("--statistics", *(STATISTICS_FILE or [None])),
     shell:
         r"""
-        {REPORT_COMMAND:q} {params.statistics:q} --threads {threads} >{log:q} 2>&1
+        {params.command:q} {params.statistics:q} --threads {threads} >{log:q} 2>&1
         """

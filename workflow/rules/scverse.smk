@@ -23,13 +23,12 @@ rule embed:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
-        model=lambda wildcards, input: input.model or MODEL["model"],
+        folder=subpath(input.nuclei, parent=True),
+        model=model_options,
     shell:
         r"""
-        muse embed {OUTPUT:q}/{wildcards.slide:q} \
-            --model {params.model:q} \
+        muse embed {params.folder:q} {params.model:q} \
             --threads {threads} \
-            --provider {MODEL[provider]} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1
         """
 

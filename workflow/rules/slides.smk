@@ -4,6 +4,8 @@ Reads the slides of the sheet; writes <results>/{slide}/slide.json, tissue.npz, 
 and one sparse OME-Zarr image per mpp that the config requests.
 """
 
+MPPS = [config["mpp"], *config["extra_mpps"], *([PRETRAINING["mpp"]] if PRETRAINING else [])]
+MPP_OF_STORE = checked(settings.name_stores, MPPS)
 OTHER_STORES = [store for store in MPP_OF_STORE if store != STORE]
 
 
@@ -18,9 +20,11 @@ rule fetch:
         ledger="<results>/{slide}/ledger/fetch.json",
     conda:
         "../../envs/fetch.yaml"
+    params:
+        sheet=config["slides"],  # has the URL, with its credentials
     shell:
         r"""
-        muse fetch {config[slides]:q} \
+        muse fetch {params.sheet:q} \
             --slide-id {wildcards.slide:q} \
             --output {output.fetched:q} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1
@@ -49,15 +53,18 @@ rule image:
         slide=of_slide(PLAN.argument_and_source),
         slide_mpp=of_slide(PLAN.option, "--mpp", "mpp"),
         roi=of_slide(PLAN.option, "--roi", "roi"),
+        mpp=config["mpp"],
+        max_corrupt=config["max_corrupt"],
         third_stain=["--third-stain"] if config["third_stain"] else [],
+        folder=subpath(output.info, parent=True),
     shell:
         r"""
         muse image {params.slide:q} {params.slide_mpp:q} {params.roi:q} \
             --slide-id {wildcards.slide:q} \
-            --image-mpp {config[mpp]} \
+            --image-mpp {params.mpp} \
             --threads {threads} \
-            --max-corrupt {config[max_corrupt]} {params.third_stain:q} \
-            --output {OUTPUT:q}/{wildcards.slide:q} >{log:q} 2>&1
+            --max-corrupt {params.max_corrupt} {params.third_stain:q} \
+            --output {params.folder:q} >{log:q} 2>&1
         """
 
 
@@ -81,7 +88,8 @@ rule tile:
     params:
         slide=of_slide(PLAN.argument),
         mpp=lambda wildcards: MPP_OF_STORE[wildcards.store],
-        codec=lambda wildcards: CODEC_OF_STORE.get(wildcards.store, "zstd"),
+        max_corrupt=config["max_corrupt"],
+        codec=lambda wildcards: PLAN.other_stores(wildcards.slide).get(wildcards.store, "zstd"),
     shell:
         r"""
         muse tile {params.slide:q} \
@@ -90,7 +98,7 @@ rule tile:
             --mpp {params.mpp} \
             --codec {params.codec} \
             --threads {threads} \
-            --max-corrupt {config[max_corrupt]} \
+            --max-corrupt {params.max_corrupt} \
             --output {output.store:q} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1
         """

@@ -26,12 +26,14 @@ rule statistics:
     conda:
         "../../envs/infer.yaml"
     threads: 4
+    params:
+        results=OUTPUT,
+        sheet=config["slides"],
+        options=[*option("--group", STATISTICS.get("group")), "--patient", STATISTICS["patient"], *INCLUDE_DOUBTFUL],
     shell:
         r"""
-        muse statistics {OUTPUT:q} {INCLUDE_DOUBTFUL:q} \
-            --sheet {config[slides]:q} \
-            --group {STATISTICS[group]:q} \
-            --patient {STATISTICS[patient]:q} \
+        muse statistics {params.results:q} {params.options:q} \
+            --sheet {params.sheet:q} \
             --threads {threads} \
             --output {output.table:q} >{log:q} 2>&1
         """
@@ -50,10 +52,13 @@ rule anndata_cohort:
     conda:
         "../../envs/infer.yaml"
     threads: 4
+    params:
+        results=OUTPUT,
+        sheet=config["slides"],
     shell:
         r"""
-        muse anndata {OUTPUT:q} \
-            --sheet {config[slides]:q} \
+        muse anndata {params.results:q} \
+            --sheet {params.sheet:q} \
             --threads {threads} \
             --output {output.h5ad:q} >{log:q} 2>&1
         """

@@ -42,12 +42,14 @@ rule finetune:
         "../../envs/train.yaml"
     params:
         devices=training_devices,
+        options=[*TRAINING_DATA, *WEIGHTS],
+        folder=subpath(output.checkpoint, parent=True),
     shell:
         r"""
-        muse finetune {input.run:q} {TRAINING_DATA:q} {WEIGHTS:q} {params.devices} \
+        muse finetune {input.run:q} {params.options:q} {params.devices} \
             --start-over \
             --threads {threads} \
-            --output {OUTPUT:q}/training/{RUN:q} 2>&1 | tee {log:q}
+            --output {params.folder:q} 2>&1 | tee {log:q}
         """
 
 
