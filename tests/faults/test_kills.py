@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from contextlib import suppress
 from itertools import cycle
@@ -34,11 +35,13 @@ def test_killed_at_random_moments_the_bytes_are_the_same(undisturbed, untouched,
     draw_stained_slide(untouched / "T.tif", size_px=640, n_nuclei=100)
     with (untouched / "slides.tsv").open("a", encoding="utf-8") as sheet:  # a small slide, which is run in a batch
         sheet.write(f"T\t{untouched / 'T.tif'}\t1\n")
-    draw, runners = random.Random(seed), cycle([snakemake_command(), MUSE_RUN])
+    draw, runners, seconds = random.Random(seed), cycle([snakemake_command(), MUSE_RUN]), {}
     hit: Counter[str] = Counter()
     n_finished = 0
     while hit.total() < n_kills:
-        struck = strike(untouched, next(runners), draw.choice(KINDS), draw.uniform(0, undisturbed.seconds))
+        command, started = next(runners), time.monotonic()
+        after_s = draw.uniform(0, seconds.get(command[-1], undisturbed.seconds))
+        struck = strike(untouched, command, draw.choice(KINDS), after_s)
         if struck:
             hit[struck] += 1
             print(f"kill {hit.total()} of {n_kills}: {struck}", flush=True)
@@ -46,6 +49,7 @@ def test_killed_at_random_moments_the_bytes_are_the_same(undisturbed, untouched,
         psutil.wait_procs(find_orphans(untouched))  # this run ended before it could be killed
         assert_as_undisturbed(untouched, undisturbed)
         n_finished += 1
+        seconds[command[-1]] = time.monotonic() - started
         print(f"run to the end, bytes equal: {n_finished}", flush=True)
         shutil.rmtree(untouched / "results")
     psutil.wait_procs(find_orphans(untouched))
