@@ -24,7 +24,7 @@ from muse_pipeline.cohort.sheet import COLUMNS
 from muse_pipeline.inference.card import METADATA_KEY
 from muse_pipeline.inference.model import find_model, name_model
 
-SCHEMA = SNAKEFILE.parent / "workflow/schemas/config.schema.yaml"
+SCHEMA = SNAKEFILE.parent / "schemas/config.schema.yaml"
 SETTINGS = {"proposals": {"method": "haematoxylin"}}
 ROWS = [  # the shards of slide b do not depend on the config
     {"slide_id": "a", "path": "a.tif", "mpp": "", "roi": "", "shards": "", "patient": "", "split": ""},
