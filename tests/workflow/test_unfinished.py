@@ -65,8 +65,10 @@ def test_five_times_the_right_plan(finished, tmp_path):
 def removed(path: Path):
     """Within this context, a file does not exist."""
     kept = path.rename(path.with_name("kept"))
-    yield
-    kept.rename(path)
+    try:
+        yield
+    finally:
+        kept.rename(path)
 
 
 @contextmanager
@@ -100,6 +102,20 @@ def test_after_a_change_of_a_file_its_slide_is_planned_alone(finished, name, cha
 def test_a_report_that_is_lost_is_written_again_without_the_slides(finished):
     with removed(finished / "results/report.html"):
         assert plan(finished) == (REPORT, set())
+
+
+def test_options_of_snakemake_plan_unfinished_slides_alone(finished):
+    for options in (["-R", "nuclei"], ["--until", "nuclei"]):
+        assert plan(finished, *options) == ({}, set())
+    assert plan(finished, "--forceall") == (REPORT, set())
+    with removed(finished / "results/a/nuclei.parquet"):
+        assert plan(finished)[1] == {"a"}
+        assert plan(finished, "--until", "detect")[0] == {"image": 1, "detect": 1}
+        assert plan(finished, "--batch", "report=1/2", "--", "report")[1] <= {"a"}
+        graph = run_snakemake(finished, "--dag").stdout
+        assert graph.count("slide: a") == 1 and "slide: b" not in graph
+    run = run_snakemake(finished, "--report", "of_snakemake.html")
+    assert run.returncode == 0 and (finished / "of_snakemake.html").is_file(), run.stdout
 
 
 def test_a_run_that_is_stopped_at_once_and_not_repeated_costs_nothing(finished):
