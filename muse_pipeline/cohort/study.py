@@ -19,17 +19,13 @@ SNAKEFILE = '''"""The workflow that is installed with muse-pipeline, for the sli
 from muse_pipeline.cohort.study import find_workflow
 
 
-configfile: "config/config.yaml"
+include: f"{find_workflow().as_posix()}/Snakefile"
 
 
-module muse:
-    snakefile:
-        f"{find_workflow().as_posix()}/Snakefile"
-    config:
-        config
-
-
-use rule * from muse
+rule study:
+    default_target: True
+    input:
+        rules.all.input,
 '''
 
 
