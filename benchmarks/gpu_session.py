@@ -40,7 +40,7 @@ from graph_time import compare, draw_windows
 from muse_pipeline.core.files import write_json
 from muse_pipeline.inference.model import find_model, starts
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.picture_source import PictureSource
 from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.run import INDEX, MuseStage
 from muse_pipeline.nuclei.parquet import read_provenance
@@ -400,7 +400,7 @@ def long(args: argparse.Namespace) -> Iterator[dict]:
     count = max(int(args.seconds * rate["sets/s"] / batch), 4)
     classes = {"1": "Lymphocyte", "2": "Epithelial", "3": "Stroma"}
     folder = args.data / "brca-m2c"
-    held = LabelSource(
+    held = PictureSource(
         folder / "labels", "row column class", images=folder / "images", mpp=0.5, class_map=classes,
         exclude=("TCGA-A8-", "TCGA-AC-"),
     )  # fmt: skip

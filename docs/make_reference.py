@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import inspect
 import re
 import typing
 from collections import Counter
@@ -78,10 +79,12 @@ def print_settings(kind: type, documented: dict[type, str], heading: str, shared
         anchor = documented[parent].lower().replace(":", "").replace(" ", "-")
         print(f"\nAll settings of [{documented[parent]}](#{anchor}), with these differences.")
         rows = {name: row for name, row in rows.items() if row != above.get(name)}
-    print("\n".join(["", TABLE, *(row for name, row in rows.items() if row != shared.get(name))]))
+    if own := [row for name, row in rows.items() if row != shared.get(name)]:
+        print("\n".join(["", TABLE, *own]))
     if names := [f"`{name}`" for name, row in rows.items() if row == shared.get(name)]:
         print(f"\n[As in other methods](#settings-of-several-methods): {', '.join(names)}.")
-    for each in (inner for hint in typing.get_type_hints(kind).values() for inner in find_dataclasses(hint)):
+    hints = typing.get_type_hints(kind).values()
+    for each in (inner for hint in hints for found in find_dataclasses(hint) for inner in (found, *list_kinds(found))):
         if each not in documented:
             print(f"\n#### {each.__name__}\n\n{as_cell(getdoc(each).split('Attributes:')[0])}")
             print_settings(each, documented, each.__name__, shared)
@@ -124,6 +127,13 @@ def find_dataclasses(hint: Any) -> Iterator[type]:
         yield hint
     for each in typing.get_args(hint):
         yield from find_dataclasses(each)
+
+
+def list_kinds(kind: type) -> Iterator[type]:
+    """Subclasses of an abstract dataclass, one of which a config sets."""
+    for each in kind.__subclasses__() if inspect.isabstract(kind) else ():
+        yield each
+        yield from list_kinds(each)
 
 
 def find_limits(hint: Any) -> Iterator[Between]:

@@ -38,7 +38,7 @@ class Models:
 
     Attributes:
         predictor: the detection model.
-        regions: region model, for slides whose row does not name a file of drawn regions; or None.
+        regions: region model, for slides whose row does not name a file of drawn regions; None without a model.
         embedder: network that computes a vector of features for every nucleus; or None.
     """
 
@@ -58,7 +58,7 @@ def plan_slides(rows: Sequence[SheetRow], models: Models, settings: RunSettings)
 def run_slide(row: SheetRow, plan: Plan, models: Models, settings: RunSettings, begin: Begin = str) -> list[Job]:
     """Run the jobs of a slide that are not current, write a ledger for each step, and return these jobs.
 
-    If the region model fails, the slide gets its nuclei but no regions, and ``regions.json`` states the reason.
+    If mapping regions fails, the slide gets its nuclei but no regions, and ``regions.json`` states the reason.
 
     Args:
         row: the slide's row in the sheet.
@@ -84,24 +84,29 @@ def _run_job(name: str, row: SheetRow, slide: FinishedSlide, models: Models, beg
     from muse_pipeline.slides.remote import is_url
 
     files, threads, mpp, is_remote = slide.files, slide.threads, models.predictor.card.mpp, is_url(row.path)
-    areas = files.folder if models.regions is not None and not row.regions else row.regions and Path(row.regions)
+    shards = [files.shard(shard) for shard in shard_names(row.shards or slide.settings["shards"])]
+    areas = row.regions and Path(row.regions)
+    if slide.settings["regions"] and not areas:
+        areas = files.folder
     if name == "image":
         if is_remote:
             with _step(files, "fetch", begin):
                 fetch(row.path, files.fetched)
         make_image(files.fetched if is_remote else Path(row.path), row, files, mpp, slide.settings, begin)
-    elif name == "regions":
-        # ``_step`` exits first, so the error is in its ledger before ``suppress`` discards it.
-        with suppress(Exception), _step(files, name, begin) as warnings:
-            regions(files.store(mpp), lambda: models.regions, files.info, files.colour, areas, threads, warnings)
     elif name.startswith("detect-"):
         shard = name.removeprefix("detect-")
         with _step(files, "detect", begin, name) as warnings:
-            found = detect(files.store(mpp), models.predictor, files.colour, shard, files.shard(shard), threads)
+            found = detect(
+                files.store(mpp), models.predictor, files.colour, shard, files.shard(shard), threads, row.stain
+            )
             warnings.extend(found)
+    elif name == "regions":
+        # ``_step`` exits first, so the error is in its ledger before ``suppress`` discards it.
+        with suppress(Exception), _step(files, name, begin) as warnings:
+            source = (lambda: models.regions) if models.regions else shards
+            regions(files.store(mpp), source, files.info, files.colour, areas, threads, warnings)
     elif name == "nuclei":
-        shards = shard_names(row.shards or slide.settings["shards"])
-        make_nuclei([files.shard(shard) for shard in shards], slide, areas, begin)
+        make_nuclei(shards, slide, areas, begin)
     else:
         write_outputs(slide, [output for output in list_outputs(slide.settings) if output.job == name], begin)
 

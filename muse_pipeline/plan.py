@@ -19,6 +19,8 @@ from muse_pipeline.cohort.records import Job, Records
 from muse_pipeline.core.errors import SheetError
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.setting import Setting
+from muse_pipeline.core.specimen import UNKNOWN
+from muse_pipeline.core.types import FROM_NUCLEI
 from muse_pipeline.outputs.base import Output, file_patterns, list_outputs
 from muse_pipeline.settings import list_settings
 
@@ -111,7 +113,13 @@ class Plan:
             "provider": self.model["provider"],
             "training": self.config["model"] if self.is_trained else None,
             "pretraining": self.pretraining if self.is_trained and self.pretraining else None,
+            "stain": self.row(slide).get("stain") or UNKNOWN,
         }
+
+    @property
+    def maps_nuclei(self) -> bool:
+        """True if tissue regions come from the classes of the nuclei."""
+        return self.config["regions"] == FROM_NUCLEI
 
     def regions_settings(self, slide: str) -> dict[str, Any]:
         """All settings that the regions of a slide depend on."""
@@ -189,13 +197,16 @@ class Plan:
         if slide in self.pretraining_data.get("partners", ()):
             store = f"partner/{store_name(self.pretraining_data['mpp'])}"
             yield Job("partner", self.partner_settings(slide), header, ["partner/partner.json", store])
-        if self.config["regions"] and not self.row(slide).get("regions"):
-            removed = [f"regions.{kind}" for kind in ("json", "geojson", "png", "zarr")]
-            yield Job("regions", self.regions_settings(slide), [*header, *pixels], ["regions.json"], removes=removed)
         if self.config["proposals"]:
             yield from self._proposals_jobs(slide, header, pixels, shards)
         for name in shards:
             yield Job(f"detect-{name}", self.detection_settings(slide), pixels, [f"shards/{name}.parquet"])
+        if self.config["regions"] and not self.row(slide).get("regions"):
+            read = [*header, *pixels]
+            if self.maps_nuclei:
+                read += [f"shards/{name}.parquet" for name in shards]
+            removed = [f"regions.{kind}" for kind in ("json", "geojson", "png", "zarr")]
+            yield Job("regions", self.regions_settings(slide), read, ["regions.json"], removes=removed)
         yield self._nuclei_job(slide, header, pixels, shards)
         for output in self._requested:
             if output.job != "nuclei":

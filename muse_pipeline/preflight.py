@@ -15,6 +15,7 @@ import numpy as np
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.errors import LeftOutWarning, MissingPackageError, MuseError, SlideError
 from muse_pipeline.core.provenance import OTHER_STAIN
+from muse_pipeline.core.specimen import IHC
 from muse_pipeline.core.text import one_line
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.doubts import judge_appearance
@@ -115,7 +116,7 @@ def _check(path: str, row: SheetRow, card: ModelCard, max_corrupt: float) -> Sli
             found = find_tissue(slide, info, roi)
             colour = measure_colour(slide, info, found.tissue, is_fluorescence(found.overview.pixels), found.warnings)
             known["tissue_mm2"] = found.tissue.area_mm2
-            warnings += dict.fromkeys([*colour.warnings, *_compare(colour, card)])
+            warnings += dict.fromkeys([*colour.warnings, *_compare(colour, card, row.stain)])
             chunks = chunks_with_tissue(found.tissue, reader.mpp, reader.size_px, MARGIN_UM)
             warnings += _try_chunks(reader, chunks, max_corrupt)
     except MuseError as error:
@@ -123,15 +124,17 @@ def _check(path: str, row: SheetRow, card: ModelCard, max_corrupt: float) -> Sli
     return SlideCheck(row.slide_id, path, **known, warnings=tuple(warnings))
 
 
-def _compare(colour: SlideColour, card: ModelCard) -> list[str]:
+def _compare(colour: SlideColour, card: ModelCard, stain: str | None) -> list[str]:
     """Describe in sentences how a slide differs from the training pictures of a model."""
-    verdict = judge_appearance(card.appearance, colour)
+    verdict = judge_appearance(card.appearance, colour, stain)
+    if verdict.is_ihc:
+        return [] if stain == IHC else [f"{verdict.reasons[0]}: nuclei will be scored as positive or negative"]
     unlike = [
         f"unlike the training pictures of {card.name}, check the result before use: {reason}"
         for reason in verdict.sentences()
     ]
     if verdict.verdict == OTHER_STAIN:
-        unlike.append("has a different stain: the totals of the report will leave out its nuclei")
+        unlike.append("is not bright-field: the totals of the report will leave it out")
     return unlike
 
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from muse_pipeline.cohort.settings import explain_schema_error
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.setting import Setting, schema_of
-from muse_pipeline.core.types import DOUBTS, FEATURE_SETS, MODEL_OF_MODE, PROVIDERS, REGION_MODELS
+from muse_pipeline.core.types import DOUBTS, FEATURE_SETS, FROM_NUCLEI, MODEL_OF_MODE, PROVIDERS
 from muse_pipeline.outputs.base import list_outputs
 
 _TEXT = {"type": "string", "minLength": 1}
@@ -36,10 +35,10 @@ COHORT = (
 MODEL = (
     Setting(
         "mode",
-        "supervised",
+        None,
         {"enum": list(MODEL_OF_MODE)},
-        "`label-free` runs a model that was trained without labels and has one class, Nucleus",
-        "If a `model` is given too, it must have one class",
+        "`supervised` or `label-free`: how the model was trained; a label-free one has one class, Nucleus",
+        "A `model` that is given too must fit. `null` is the built-in supervised model, or any `model`",
         job="detect",
     ),
     Setting(
@@ -100,8 +99,8 @@ NUCLEI = (
         "regions",
         None,
         {"type": ["string", "null"], "minLength": 1},
-        "a region model (`epithelium`, or `.onnx`), or a run that trains one (`.yaml`), to find the tissue region of "
-        "every nucleus",
+        "how to find the tissue region of every nucleus: `nuclei` (from the classes of the nuclei), a region model "
+        "(`.onnx`), or a run that trains one (`.yaml`)",
         "Writes `regions.geojson` too ([docs/guide/regions.md](../docs/guide/regions.md)). If training or the model "
         "fails, only regions are missing, and the run ends with an error",
     ),
@@ -268,10 +267,6 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
         if settings[name] is not None:
             settings[name] = int(settings[name])
     settings["model"] = settings["model"] or MODEL_OF_MODE[settings["mode"]]
-    if settings["regions"] in REGION_MODELS:
-        from muse_pipeline.inference.model import find_region_model
-
-        settings["regions"] = str(find_region_model(settings["regions"]))
     for output in list_outputs(settings):
         settings |= output.complete(settings)
     if settings["pretrain"]:
@@ -289,14 +284,13 @@ def require_available(settings: Mapping[str, Any]) -> None:
         if output.requires and not find_spec(output.requires[0]):
             package, extra = output.requires
             raise ConfigError(
-                f"config: {output.name}: needs the package '{package}', which is not installed; install the extra "
-                f"`{extra}`, or leave {output.name} out"
+                f"{output.name}: needs the package '{package}', which is not installed; install the extra `{extra}`, "
+                f"or leave {output.name} out"
             )
-    if settings["regions"] and not Path(settings["regions"]).is_file():
-        raise ConfigError(
-            f"config: regions: there is no file {settings['regions']}; give `epithelium`, the ONNX file of a region "
-            "model, or the YAML file of a run that trains one"
-        )
+    if settings["regions"] not in (None, FROM_NUCLEI):
+        from muse_pipeline.inference.model import find_region_model
+
+        find_region_model(settings["regions"])
 
 
 def _at_home(value: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.text import count_noun
-from muse_pipeline.core.types import ARTEFACTS, INTENSITIES_OD
+from muse_pipeline.core.types import INTENSITIES_OD, LEFT_OUT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,7 +114,9 @@ def tissue(
             found = replace(found, roi_file=describe_roi(roi, area, known), annotations=tuple(parts))
         dark_background = is_fluorescence(search.overview.pixels)
         traced = trace_outline(found, known)
-        write_picture(picture, read_thumbnail(opened, known, search.overview), traced, found.roi, known)
+        thumbnail = read_thumbnail(found.scanned(opened, known), known, search.overview)
+        write_picture(picture, thumbnail, traced, found.roi, known)
+        del thumbnail
         del search  # without a ROI, this frees the overview before stains are measured in other pixels
         stains = measure_colour(opened, known, found, dark_background, warnings, third_stain)
     write_outline(outline, traced, known)
@@ -163,7 +165,7 @@ def tile(
 
 def regions(
     store: Path,
-    load_predictor: Callable[[], RegionPredictor],
+    source: Callable[[], RegionPredictor] | Sequence[Path],
     info: Path,
     colour: Path,
     output: Path,
@@ -172,10 +174,13 @@ def regions(
 ) -> None:
     """Map the tissue regions of a slide, write them to the folder ``output``, and print their areas.
 
-    If this fails, ``regions.json`` states the reason, and the folder contains no other file of regions. Warnings about
+    The source is a function that loads a region model or, for regions from the classes of the nuclei, all shards. If
+    this fails, ``regions.json`` states the reason, and the folder contains no other file of regions. Warnings about
     the model are appended to ``warnings``, even if mapping fails later.
     """
     from muse_pipeline.core.process import print_load, show_progress
+    from muse_pipeline.inference.card import painting_warnings
+    from muse_pipeline.inference.nucleus_regions import map_nuclei
     from muse_pipeline.inference.region_files import record_failure, write_regions
     from muse_pipeline.inference.region_maps import map_slide
     from muse_pipeline.inference.stains import colour_of_fit, read_colour
@@ -184,19 +189,34 @@ def regions(
 
     known = read_info(info)
     with record_failure(output, known.slide_id):
-        predictor = load_predictor()
+        predictor = source() if callable(source) else None
         image = open_store(store)
-        image.require_lossless()
-        fitted = colour_of_fit(predictor.card.colour, read_colour(colour, image.fingerprint).macenko)
-        with print_load("mapping regions", threads), show_progress("windows") as progress:
-            found = map_slide(image, predictor, fitted, threads=threads, progress=progress)
+        if predictor is None:
+            found = map_nuclei(image, source, known, threads)
+        else:
+            warnings += painting_warnings(predictor.card.name, predictor.card.metrics)
+            image.require_lossless()
+            fitted = colour_of_fit(predictor.card.colour, read_colour(colour, image.fingerprint).macenko)
+            with print_load("mapping regions", threads), show_progress("windows") as progress:
+                found = map_slide(image, predictor, fitted, threads=threads, progress=progress)
         record = write_regions(found, image, known, output)
     for one in record["classes"]:
         print(f"{one['name']}: {one['area_mm2']:.3f} mm2 in {one['n_areas']} areas")
 
 
-def detect(store: Path, predictor: Predictor, colour: Path, shard: str, output: Path, threads: int = 1) -> list[str]:
-    """Find the nuclei in one shard of a store (``1-of-1`` is the whole store), and return warnings."""
+def detect(
+    store: Path,
+    predictor: Predictor,
+    colour: Path,
+    shard: str,
+    output: Path,
+    threads: int = 1,
+    stain: str | None = None,
+) -> list[str]:
+    """Find the nuclei in one shard of a store (``1-of-1`` is the whole store), and return warnings.
+
+    ``stain`` is what the sheet states (``core.specimen``); if it is None or "unknown", the colours decide.
+    """
     from muse_pipeline.core.process import print_load, show_progress
     from muse_pipeline.inference.detect import ModelFinder, detect_shard
     from muse_pipeline.inference.model import name_model
@@ -206,7 +226,7 @@ def detect(store: Path, predictor: Predictor, colour: Path, shard: str, output: 
 
     part, image = Shard.parse(shard), open_store(store)
     image.require_lossless()
-    finder = ModelFinder.of_slide(predictor, read_colour(colour, image.fingerprint))
+    finder = ModelFinder.of_slide(predictor, read_colour(colour, image.fingerprint), stain)
     device = f" ({predictor.device})" if predictor.device else ""
     print(f"model: {name_model(predictor.path)} ({predictor.card.precision}), provider {predictor.provider}{device}")
     with print_load("finding nuclei", threads), show_progress("windows") as progress:
@@ -231,7 +251,7 @@ class Pixels:
     colour: Path
     features: str = "none"
     artefacts: Path | None = None
-    subtract: Sequence[str] = ARTEFACTS
+    subtract: Sequence[str] = LEFT_OUT
     expand_um: float | None = None
 
 

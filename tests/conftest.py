@@ -70,6 +70,12 @@ def qupath_reference() -> Path:
 
 
 @pytest.fixture(scope="session")
+def trials() -> Path:
+    """The folder of small inputs with known results: by default ../shared/reference/trials4."""
+    return find_shared("reference/trials4")
+
+
+@pytest.fixture(scope="session")
 def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
     """``once("drawn", fill)``: the folder "drawn", which one test process fills for all. Only change copies of it."""
     top = tmp_path_factory.getbasetemp()

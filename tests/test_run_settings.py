@@ -9,7 +9,6 @@ import pytest
 from muse_pipeline import settings
 from muse_pipeline.cli.arguments import add_setting_arguments, read_settings
 from muse_pipeline.core.errors import ConfigError, GeoJSONError
-from muse_pipeline.core.types import ARTEFACTS
 from muse_pipeline.outputs.artefacts import subtracted
 from muse_pipeline.outputs.geojson import require_measurements
 from muse_pipeline.settings import RunSettings, list_settings
@@ -79,7 +78,7 @@ def test_what_follows_from_other_settings_is_filled_in(monkeypatch):
 
 @pytest.mark.parametrize("mpp", [1.0, 0.3])
 def test_artefacts_are_sought_by_default_where_focus_can_be_judged(mpp):
-    assert complete()["quality"] == complete(mpp=0.25)["quality"] == {"subtract": list(ARTEFACTS)}
+    assert complete()["quality"] == complete(mpp=0.25)["quality"] == {"subtract": ["blurred"]}
     assert complete(mpp=mpp)["quality"] is False
     with pytest.raises(ConfigError, match=rf"focus is judged at 0\.5 um/px, but {mpp:g} um/px does not divide it"):
         complete(quality={"subtract": ["blurred"]}, mpp=mpp)
@@ -91,10 +90,10 @@ def test_artefacts_to_subtract_are_rejected_if_none_are_searched(muse, tmp_path)
     assert (status, error) == (2, "muse run: --no-quality and --subtract contradict each other; give one of them\n")
 
 
-def test_quality_subtracts_all_artefacts_or_those_that_are_named():
+def test_quality_subtracts_what_is_out_of_focus_or_what_is_named():
     assert complete(quality={"subtract": ["ink", "blur", "ink"]})["quality"] == {"subtract": ["ink", "blurred"]}
     assert complete(quality={"subtract": []})["quality"] == {"subtract": []}
-    assert subtracted({"quality": True}) == ARTEFACTS and subtracted({"quality": False}) is None
+    assert subtracted({"quality": True}) == ("blurred",) and subtracted({"quality": False}) is None
     with pytest.raises(ConfigError, match=r"there is no artefact 'dust' to subtract; choose among blurred, fold, bu"):
         complete(quality={"subtract": ["dust"]})
 
@@ -109,8 +108,11 @@ def test_nuclei_must_have_the_measurements():
 def test_what_settings_need_must_be_there(tmp_path, monkeypatch):
     (tmp_path / "tumour.onnx").touch()
     settings.require_available(RunSettings({"anndata": True, "regions": str(tmp_path / "tumour.onnx")}))
-    with pytest.raises(ConfigError, match=r"regions: there is no file nosuch\.onnx; give `epithelium`"):
+    with pytest.raises(ConfigError, match=r"regions 'nosuch\.onnx': there is no such file; give `nuclei`"):
         settings.require_available(RunSettings({"regions": "nosuch.onnx"}))
+    with pytest.raises(ConfigError, match=r"regions 'epithelium': the built-in model is withdrawn; give `nuclei`"):
+        settings.require_available(RunSettings({"regions": "epithelium"}))
+    settings.require_available(RunSettings({"regions": "nuclei"}))
     monkeypatch.setattr(settings, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"anndata: needs the package 'h5py', .* install the extra `anndata`"):
         settings.require_available(RunSettings({"anndata": True}))

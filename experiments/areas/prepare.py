@@ -1,4 +1,4 @@
-"""Prepare data sets for the last stage of `compact` and for the region model `epithelium`.
+"""Prepare data sets for the last stage of `compact`.
 
     python -m experiments.areas.prepare DATA     # writes DATA/prepared
 
@@ -6,8 +6,6 @@
 to squares, in which nuclei are 0.8 times as wide as high. `ebhi_even.txt` lists the pictures of every second accession
 of EBHI-Seg (by CRC32 of the accession). `oesophagus.txt` lists every second image of NuInsSeg (even numbers), and
 `oesophagus/` has for each of these images the area where outlines are complete, which excludes merged nuclei.
-`slides/` has the first half of EBHI-Seg and OCDC as slides, each made of a picture and its mirror images;
-`epithelium.tsv` is their sheet, and `epithelium/` has their areas.
 """
 
 from __future__ import annotations
@@ -20,13 +18,12 @@ import cv2
 import numpy as np
 import shapely
 
-from experiments.common.areas import EBHI_MPP, ORAL_MPP, ebhi_pictures, oral_pictures
+from experiments.common.areas import ebhi_pictures
 from muse_pipeline.core.files import write_json
 from muse_pipeline.core.pictures import read_rgb, write_png
 
 MARGIN_PX = 5  # width of the margin around merged nuclei, at about 0.2 um per px
 STRETCH = 1.25
-REGION_MPP = 1.0  # um per pixel of the model `epithelium`
 
 
 def main() -> None:
@@ -48,10 +45,7 @@ def main() -> None:
         ignored = cv2.imread(str(oesophagus / f"ignore/{name}.png"), cv2.IMREAD_GRAYSCALE) > 0
         picture = shapely.box(0, 0, *ignored.shape[::-1])
         write_areas(output / f"oesophagus/{name}.geojson", {"Region": picture - trace(ignored).buffer(MARGIN_PX)})
-    slides = [write_slide(output, *row, EBHI_MPP) for row in ebhi_pictures(data, odd=False)]
-    slides += [write_slide(output, *row, ORAL_MPP) for row in oral_pictures(data)]
-    (output / "epithelium.tsv").write_text("\n".join(["slide_id\tpath\tmpp\tpatient", *slides, ""]), encoding="utf-8")
-    print(f"{output}: {len(names)} pictures of the oesophagus, {len(slides)} slides with epithelium")
+    print(f"{output}: {len(names)} pictures of the oesophagus")
 
 
 def stretch(picture: Path, mask: Path, new_picture: Path, new_mask: Path) -> None:
@@ -63,23 +57,6 @@ def stretch(picture: Path, mask: Path, new_picture: Path, new_mask: Path) -> Non
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_png(path, cv2.resize(pixels, None, fx=STRETCH, fy=1, interpolation=method))
-
-
-def write_slide(output: Path, picture: Path, mask: Path, patient: str, mpp: float) -> str:
-    """Write a picture with its mirror images as a slide, write its mask as areas, and return its row of the sheet."""
-    pixels, inside = read_rgb(picture), (cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE) > 0).astype(np.uint8)
-    if (scale := mpp / REGION_MPP) > 1:  # the model takes no coarser slides
-        pixels, mpp = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC), REGION_MPP
-        inside = cv2.resize(inside, pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    height, width = inside.shape
-    rows, columns = (np.r_[0:n, n - 1 : -1 : -1] for n in (height, width))
-    path = output / f"slides/{picture.stem}.png"
-    path.parent.mkdir(exist_ok=True)
-    write_png(path, pixels[rows][:, columns])
-    epithelium = trace(inside[rows][:, columns])
-    other = shapely.box(0, 0, 2 * width, 2 * height) - epithelium
-    write_areas(output / f"epithelium/{picture.stem}.geojson", {"Epithelium": epithelium, "Other": other})
-    return f"{picture.stem}\tslides/{path.name}\t{mpp}\t{patient}"
 
 
 def trace(mask: np.ndarray) -> shapely.Geometry:

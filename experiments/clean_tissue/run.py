@@ -4,7 +4,8 @@
     python -m experiments.clean_tissue.run --table        # prints the table
 
 Each crop is run as a slide, as users do; up to 40 crops of each set are chosen, evenly spread over its files. A nucleus
-counts for every kind of artefact that it lies in, although the column ``quality`` has only one. The model ``artefacts``
+counts for every kind of artefact that it lies in, although the column ``quality`` has only one. "Left out" are the
+nuclei that totals lack by default: those out of focus, unless most of a crop is out of focus. The model ``artefacts``
 was trained on CMU-1-Small-Region, BRCA-M2C, TNBC and ORION, as the background of synthetic artefacts, and the rules
 about colours and lengths were chosen on these sets.
 """
@@ -24,13 +25,14 @@ from muse_pipeline.inference.artefacts import CELL_UM, KINDS, MPP, find_masks
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stains import read_colour
-from muse_pipeline.nuclei.parquet import read_nuclei
+from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.pipeline import Models, plan_slides, run_slide
 from muse_pipeline.settings import RunSettings
 from muse_pipeline.store.store import open_store
 
 RUNS = runs_of(__file__)
 N_CROPS = 40
+COLUMNS = *KINDS, "left out"
 
 
 class Crops(NamedTuple):
@@ -84,10 +86,10 @@ def choose(folder: Path, crops: Crops) -> list[Path]:
 
 
 def measure(path: Path, mpp: float | None, predictor: Predictor) -> dict[str, float]:
-    """Number of nuclei in a picture, and how many of them lie in each kind of artefact."""
+    """Number of nuclei in a picture, how many of them lie in each kind of artefact, and how many are left out."""
     with tempfile.TemporaryDirectory() as folder:
         files = SlideFiles(Path(folder) / "crop")
-        settings = RunSettings({"output": folder, "features": "none", "quality": False, "viewer": False})
+        settings = RunSettings({"output": folder, "features": "none", "viewer": False})
         row, models = SheetRow("crop", str(path), mpp=mpp), Models(predictor)
         with redirect_stdout(None):
             run_slide(row, plan_slides([row], models, settings), models, settings)
@@ -97,22 +99,23 @@ def measure(path: Path, mpp: float | None, predictor: Predictor) -> dict[str, fl
         return {
             "nuclei": len(xy),
             **{kind: int(mask[row, column].sum()) for kind, mask in zip(KINDS, masks, strict=True)},
+            "left out": read_provenance(files.nuclei).n_left_out,
         }
 
 
 def sum_up(crops: dict[str, dict[str, int]]) -> dict[str, int]:
     """Sums over the crops of a set."""
-    return {name: sum(each[name] for each in crops.values()) for name in ("nuclei", *KINDS)}
+    return {name: sum(each[name] for each in crops.values()) for name in ("nuclei", *COLUMNS)}
 
 
 def table() -> str:
     """Markdown of all sets."""
-    lines = [f"| set | crops | nuclei | {' | '.join(KINDS)} |", "|---|---|---|" + "---|" * len(KINDS)]
+    lines = [f"| set | crops | nuclei | {' | '.join(COLUMNS)} |", "|---|---|---|" + "---|" * len(COLUMNS)]
     recorded = {run["set"]: run["crops"] for run in read_runs(RUNS)}
     for name in SETS:
         crops = recorded[name]
         total = sum_up(crops)
-        shares = " | ".join(f"{100 * total[kind] / total['nuclei']:.1f} %" for kind in KINDS)
+        shares = " | ".join(f"{100 * total[kind] / total['nuclei']:.2f} %" for kind in COLUMNS)
         lines.append(f"| {name} | {len(crops)} | {total['nuclei']:,} | {shares} |")
     return "\n".join(lines)
 

@@ -19,7 +19,8 @@ from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import DetectionCounts
 from muse_pipeline.inference.detect import detect_picture
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.base_source import LabelSource
+from muse_pipeline.labels.picture_source import PictureSource
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.nuclei.table import Nuclei
@@ -80,7 +81,7 @@ def score_areas(predictor: Predictor, pictures: list[tuple[Path, Path, str]], mp
 def area_source(data: Path) -> LabelSource:
     """The half of EBHI-Seg's accessions that is trained on, every picture a quarter as often as the others."""
     folder = data / "prepared/ebhi"
-    return LabelSource(
+    return PictureSource(
         labels=folder / "regions",
         format="areas",
         images=folder / "images",

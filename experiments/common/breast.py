@@ -10,9 +10,10 @@ from pathlib import Path
 
 from experiments.common.runs import TOP
 from experiments.common.training import load_muse_config
-from muse_pipeline.labels.pictures import LabelledImage
-from muse_pipeline.labels.read import read_labelled_images
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.base_source import LabelSource
+from muse_pipeline.labels.label_sources import read_labelled_images
+from muse_pipeline.labels.labelled_image import LabelledImage
+from muse_pipeline.labels.picture_source import PictureSource
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.methods.detector.start import Start, load_trained
@@ -38,7 +39,7 @@ def share_index(to: Path, found: Path) -> None:
 def breast_labels(data: Path) -> LabelSource:
     """BRCA-M2C, both its train and its val split."""
     folder, classes = data / "brca-m2c", dict(zip("123", CLASSES, strict=True))
-    return LabelSource(folder / "labels", "row column class", images=folder / "images", mpp=MPP, class_map=classes)
+    return PictureSource(folder / "labels", "row column class", images=folder / "images", mpp=MPP, class_map=classes)
 
 
 def word_of(site: str) -> str:

@@ -16,7 +16,7 @@ from experiments.common.runs import by_arm_and_seed
 from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.stains import colour_of_fit
-from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.labels.statistics import mean_stains
 from muse_pipeline.methods.muse.validation import PointSet, classify_by_neighbours, point_features
 from muse_pipeline.models import BACKBONES

@@ -12,8 +12,8 @@ from muse_pipeline.export.onnx import export_onnx
 from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stains import colour_of_fit
-from muse_pipeline.labels.read import read_labelled_images
-from muse_pipeline.labels.sources import LabelSource, image_paths
+from muse_pipeline.labels.base_source import LabelSource
+from muse_pipeline.labels.label_sources import read_labelled_images
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.run import DetectorStage
 from muse_pipeline.nuclei.table import Nuclei
@@ -36,7 +36,7 @@ def split_sources(config: DetectorConfig, fold: str) -> tuple[tuple[LabelSource,
         others = tuple(f"{SITED}{other}-" for other in SITES if other != fold)
         return tuple(excluding(s, f"{SITED}{fold}-") for s in sited), tuple(excluding(s, *others) for s in sited)
     held = tuple(dataclasses.replace(source, split=source.images.parent / "val.txt") for source in sited)
-    patients = {path.name[:12] for source in held for path in image_paths(source)}
+    patients = {sample.name[:12] for source in held for sample in source.choose()}
     train = (dataclasses.replace(source, split=source.images.parent / "train.txt") for source in sited)
     return tuple(excluding(source, *sorted(patients)) for source in train), held
 
@@ -48,7 +48,7 @@ def excluding(source: LabelSource, *words: str) -> LabelSource:
 
 def draw_pictures(source: LabelSource, n: int, draw: int) -> LabelSource:
     """The source with only ``n`` of its pictures, chosen by hashes of ``draw`` and their names."""
-    names = [path.name for path in image_paths(source)]
+    names = [sample.alias for sample in source.choose()]
     names.sort(key=lambda name: hashlib.sha256(f"{draw}{name}".encode()).digest())
     return excluding(source, *names[n:])
 

@@ -34,7 +34,7 @@ from muse_pipeline.data.windows import continue_mirrored
 from muse_pipeline.evaluation.bootstrap import compare_scores, percentile_interval, resample_sums
 from muse_pipeline.evaluation.detection import DetectionCounts
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.methods.detector import data as detector_data
 from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.training.run import Options

@@ -31,9 +31,10 @@ from muse_pipeline.core.files import write_json
 from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import DetectionCounts
 from muse_pipeline.inference.model import find_checkpoint
-from muse_pipeline.labels.pictures import LabelledImage
-from muse_pipeline.labels.read import read_labelled_images
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.base_source import LabelSource
+from muse_pipeline.labels.label_sources import read_labelled_images
+from muse_pipeline.labels.labelled_image import LabelledImage
+from muse_pipeline.labels.picture_source import PictureSource
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.methods.detector.start import Start, load_trained
@@ -162,7 +163,7 @@ def breast_crops(data: Path) -> LabelSource:
     """Ten of the pictures that `compact` was trained on."""
     folder = data / "brca-m2c"
     words = {"1": "Lymphocyte", "2": "Epithelial", "3": "Stroma"}
-    return LabelSource(
+    return PictureSource(
         folder / "labels",
         "row column class",
         images=folder / "images",

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.doubts.run import APART, measure_once, pictures, read
+from experiments.doubts.run import APART, COLON, measure_once, pictures, read
 from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.inference.card import ClassReference
 from muse_pipeline.inference.detect import detect_picture
@@ -79,11 +79,9 @@ def all_pictures(data: Path) -> Iterator[tuple[str, str, np.ndarray, float]]:
         yield TRAINING, path.name.split("_")[0], read(path), 0.5
     for path in sorted({*(data / "brca-m2c/images").iterdir()} - {*training}):
         yield "BRCA-M2C, validation", path.name.split("_")[0], read(path), 0.5
-    yield from (one for one in pictures(data) if one[0] not in {"BRCA-M2C", APART})
+    yield from (one for one in pictures(data) if one[0] not in {"BRCA-M2C", COLON, APART})
     for path in sorted((data / "orion-crc-tiles/images").glob("*.tif")):
         yield "ORION, colon", path.name[:3], read(path), 0.5
-    for path in sorted((data / "oral-scc/images").glob("*.jpg")):
-        yield "OCDC, mouth", path.name.split("_")[1], read(path), 0.5
     for path in sorted((data / "oesophagus-tcga-unlabelled/images").glob("*.jpg")):
         yield "TCGA, oesophagus", path.name[:12], read(path), 0.2485
     for path in sorted((data / "osteosarcoma-ut/images").glob("*.jpg")):

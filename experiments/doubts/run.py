@@ -3,9 +3,10 @@
     python -m experiments.doubts.run --data ../shared/data --model compact --json scale.json
 
 Every picture is judged with its true pixel size and with multiples of it, including half and double. Pictures of the
-same slide are also judged together, as are all pictures of a patient in TNBC, and all pictures of NuCLS. DSB-2018
-states no pixel size, so each picture gets the one at which its median nucleus has a radius of 3.6 um, and is left out
-of the sums. Slides of immunohistochemistry are not judged.
+same slide are also judged together, as are all pictures of a patient in TNBC, and all pictures of NuCLS. The mouth and
+the colon state no pixel size; nuclei look like those of the breast at the assumed ones. DSB-2018 states none either, so
+each picture gets the one at which its median nucleus has a radius of 3.6 um, and is left out of the sums. Slides of
+immunohistochemistry are not judged.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from experiments.common.areas import EBHI_MPP, ORAL_MPP
 from experiments.common.crops import bowl_mpp
 from muse_pipeline.core.files import write_json
+from muse_pipeline.inference.card import ClassReference
 from muse_pipeline.inference.detect import detect_picture
-from muse_pipeline.inference.doubts import MIN_NUCLEI, NuclearSize
-from muse_pipeline.inference.model import find_model
+from muse_pipeline.inference.doubts import MIN_NUCLEI, NuclearSize, have_usual_sizes
+from muse_pipeline.inference.model import find_model, read_card
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.shape import measure_shapes
@@ -33,7 +36,8 @@ from muse_pipeline.tissue.stain import fit_macenko
 
 FACTORS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)  # ratios of given and true pixel size
 LONGEST_PX = 7000  # longest side of a picture at the model's mpp
-APART = "DSB-2018"
+APART, COLON, MOUTH = "DSB-2018", "colon", "mouth"
+EVERY = 6  # of the pictures of the colon
 SLIDES = ("wsi-cmu-small-region/CMU-1-Small-Region.svs", "wsi-openslide-crops/OS-1-detail.ome.tif")
 
 
@@ -44,8 +48,9 @@ def main() -> None:
     parser.add_argument("--model", default="compact")
     parser.add_argument("--json", type=Path, help="file of the measurements; if it exists, nothing is measured")
     args = parser.parse_args()
-    found = measure_once(args.json, lambda: measure_all(args.data, Predictor(find_model(args.model))))
-    for line in tables(found):
+    path = find_model(args.model)
+    found = measure_once(args.json, lambda: measure_all(args.data, Predictor(path)))
+    for line in tables(found, read_card(path).nuclei):
         print(line)
 
 
@@ -73,7 +78,8 @@ def measure_all(data: Path, predictor: Predictor) -> Iterator[dict]:
             prob = nuclei.prob.max(1).astype(float).round(4).tolist() if nuclei.prob.shape[1] > 1 else []
             mm2 = pixels.shape[0] * pixels.shape[1] * given**2 / 1e6
             entry = {"group": group, "slide": slide, "factor": factor, "mpp": mpp, "mm2": mm2}
-            yield {**entry, "area": area, "prob": prob}
+            classes = [predictor.card.classes[label].name for label in nuclei.label]
+            yield {**entry, "area": area, "prob": prob, "class": classes}
 
 
 def pictures(data: Path) -> Iterator[tuple[str, str, np.ndarray, float]]:
@@ -88,6 +94,11 @@ def pictures(data: Path) -> Iterator[tuple[str, str, np.ndarray, float]]:
         yield "CAMELYON16", path.name.rsplit("_", 2)[0], read(path), 0.25
     for path in sorted((data / "oesophagus-tcga-unlabelled/images").iterdir()):
         yield "oesophagus", path.name[:12], read(path), 0.2485
+    for path in sorted((data / "oral-scc/images").glob("*.jpg")):
+        yield MOUTH, path.name.split("_")[1], read(path), ORAL_MPP
+    for path in sorted((data / "ebhi-seg-colon/images").glob("*.jpg"))[::EVERY]:
+        pixels = read(path)  # published as a square, but taken with an aspect ratio of 5 to 4
+        yield COLON, path.stem, cv2.resize(pixels, (pixels.shape[1] * 5 // 4, pixels.shape[0])), EBHI_MPP
     for path in sorted((data / "dsb2018-brightfield/images").glob("*.png")):
         mask = cv2.imread(str(data / "dsb2018-brightfield/labels" / path.name), cv2.IMREAD_UNCHANGED)
         if mask.max() >= 5:
@@ -98,11 +109,11 @@ def pictures(data: Path) -> Iterator[tuple[str, str, np.ndarray, float]]:
             yield "slides", Path(name).name, slide.read_region((0, 0), 0, info.size_px), float(np.mean(info.mpp))
 
 
-def tables(found: list[dict]) -> Iterator[str]:
+def tables(found: list[dict], references: dict[str, ClassReference]) -> Iterator[str]:
     """Lines with the number of warnings by factor, for pictures and for slides with enough nuclei."""
-    together = defaultdict(lambda: {"area": [], "prob": [], "mm2": 0.0})
+    together = defaultdict(lambda: {"area": [], "prob": [], "class": [], "mm2": 0.0})
     for one in found:
-        for name in ("area", "prob", "mm2"):
+        for name in ("area", "prob", "class", "mm2"):
             together[one["group"], one["slide"], one["factor"]][name] += one[name]
     slides = [{"group": key[0], "factor": key[2], **values} for key, values in together.items()]
     for title, entries in (("pictures", found), ("slides", slides)):
@@ -110,22 +121,31 @@ def tables(found: list[dict]) -> Iterator[str]:
         yield f"{'':12}" + "".join(f"{factor:>11g}" for factor in FACTORS)
         groups = list(dict.fromkeys(one["group"] for one in entries))
         for name, chosen in [("all", [g for g in groups if g != APART]), *((group, [group]) for group in groups)]:
-            yield f"{name:12}" + "".join(f"{count(entries, chosen, factor):>11}" for factor in FACTORS)
+            cells = [f"{count(entries, chosen, factor, references):>11}" for factor in FACTORS]
+            yield f"{name:12}" + "".join(cells)
 
 
-def count(entries: list[dict], groups: list[str], factor: float) -> str:
+def count(entries: list[dict], groups: list[str], factor: float, references: dict[str, ClassReference]) -> str:
     """The number of entries with a warning, and of all entries with enough nuclei, at a factor."""
     chosen = [one for one in entries if one["factor"] == factor and one["group"] in groups]
     enough = [one for one in chosen if len(one["area"]) >= MIN_NUCLEI]
-    return f"{sum(bool(size_of(one).describe_doubt((0.5, 0.5), one['mm2'])) for one in enough)} of {len(enough)}"
+    return f"{sum(is_doubted(one, references) for one in enough)} of {len(enough)}"
 
 
-def size_of(entry: dict) -> NuclearSize:
-    """The size of an entry's nuclei, as measured by ``stitch``."""
-    if not entry["area"]:
+def is_doubted(entry: dict, references: dict[str, ClassReference]) -> bool:
+    """True if ``stitch`` would warn of the size of an entry's nuclei."""
+    area, prob, classes = (np.array(entry[name]) for name in ("area", "prob", "class"))
+    of_class = {name: size_of(area[classes == name], prob[classes == name]) for name in references}
+    of_class["others"] = NuclearSize(len(area) - sum(size.n_nuclei for size in of_class.values()))
+    are_usual = have_usual_sizes(references, of_class)
+    return bool(size_of(area, prob).describe_doubt((0.5, 0.5), entry["mm2"], are_usual))
+
+
+def size_of(area: np.ndarray, prob: np.ndarray) -> NuclearSize:
+    """The size of nuclei, as measured by ``stitch``."""
+    if not len(area):
         return NuclearSize(0)
-    probability = float(np.mean(entry["prob"])) if entry["prob"] else None
-    return NuclearSize(len(entry["area"]), float(np.median(entry["area"])), probability)
+    return NuclearSize(len(area), float(np.median(area)), float(prob.mean()) if len(prob) else None)
 
 
 def read(path: Path) -> np.ndarray:

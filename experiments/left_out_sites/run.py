@@ -34,7 +34,7 @@ from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stains import colour_of_fit
-from muse_pipeline.labels.read import read_labelled_images
+from muse_pipeline.labels.label_sources import read_labelled_images
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.run import load_detector_config
 

@@ -28,9 +28,8 @@ from muse_pipeline.evaluation.detection import DetectionCounts
 from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stains import colour_of_fit
-from muse_pipeline.labels.pictures import LabelledImage
-from muse_pipeline.labels.read import read_labelled_images
-from muse_pipeline.labels.sources import image_paths
+from muse_pipeline.labels.label_sources import read_labelled_images
+from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.data import DetectorData, read_detector_data
 from muse_pipeline.methods.detector.run import DetectorStage, load_detector_config
@@ -91,7 +90,7 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
     start = pretrain(site, seed, data, work.parent / "muse_proof")
     changes = (*EVERY, f"window_px={WINDOW_PX[kind]}", f"seed={seed}", f"checkpoint={start}")
     config = load_detector_config(RECIPE, data, changes)
-    known = [path for source in split_sources(config, site)[0] for path in image_paths(source)]
+    known = [sample for source in split_sources(config, site)[0] for sample in source.choose()]
     folder, n_pictures = work / f"{arm}-{seed}", round(len(known) * int(share) / 100)
     checkpoint = train_fold(config, site, folder, "cpu", n_pictures, draw=seed, stage=HiddenLabelsStage)
     scores = score(config, site, export_fold(checkpoint, folder))

@@ -39,8 +39,8 @@ from experiments.muse_proof.controls import (
 )
 from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.inference.card import ColourReference
-from muse_pipeline.labels.read import read_labelled_images
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.base_source import LabelSource
+from muse_pipeline.labels.label_sources import read_labelled_images
 from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.run import MuseStage
 from muse_pipeline.methods.muse.validation import PointSet, classify_by_neighbours

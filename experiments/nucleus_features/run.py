@@ -34,9 +34,9 @@ from muse_pipeline.inference.embed import Embedder
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stains import colour_of_fit
-from muse_pipeline.labels.pictures import LabelledImage
-from muse_pipeline.labels.read import read_labelled_images
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.label_sources import read_labelled_images
+from muse_pipeline.labels.labelled_image import LabelledImage
+from muse_pipeline.labels.picture_source import PictureSource
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
@@ -112,7 +112,7 @@ def measure(data: Path) -> dict[str, np.ndarray]:
     folder = data / "brca-m2c"
     words = {str(number): name for number, name in enumerate(CLASSES, 1)}
     how = {"format": "row column class", "mpp": MPP, "class_map": words}
-    source = LabelSource(images=folder / "images", labels=folder / "labels", **how)
+    source = PictureSource(images=folder / "images", labels=folder / "labels", **how)
     predictor, embedder = Predictor(find_model("compact")), Embedder(find_model("label_free"))
     parts, n_labelled = [], 0
     for image in read_labelled_images([source], CLASSES, MPP, predictor.card.n_rays):

@@ -50,7 +50,7 @@ from muse_pipeline.core.config import locate, parse_config, read_settings
 from muse_pipeline.core.pictures import read_rgb, write_png
 from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.labels.sources import LabelSource, image_paths
+from muse_pipeline.labels.base_source import LabelSource
 from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.methods.detector.start import load_trained
 from muse_pipeline.methods.muse.data import PretrainData
@@ -92,7 +92,7 @@ class Tissue:
 def breast(data: Path, odd: bool) -> LabelSource:
     """One half of the patients of the site."""
     _, (source,) = split_sources(load_detector_config(NARROW, data, ()), SITE)
-    patients = {path.name[:12] for path in image_paths(source)}
+    patients = {sample.name[:12] for sample in source.choose()}
     return excluding(source, *sorted(name for name in patients if zlib.crc32(name.encode()) % 2 != odd))
 
 
@@ -100,7 +100,7 @@ def tnbc(data: Path) -> LabelSource:
     """The pictures of the patient of TNBC to train on."""
     config = load_detector_config(NARROW, data, ())
     source = next(source for source in config.sources if source.format == "masks")
-    return excluding(source, *(path.name for path in image_paths(source) if not path.name.startswith(TNBC_TRAINING)))
+    return excluding(source, *(sample.alias for sample in source.choose() if not sample.name.startswith(TNBC_TRAINING)))
 
 
 def score_tnbc(predictor: Predictor, data: Path) -> dict:
@@ -189,9 +189,9 @@ def adapt(start: Path, kind: str, seed: int, pictures: Path, folder: Path) -> Pa
 def unlabelled_pictures(tissue: Tissue, data: Path, folder: Path) -> Path:
     """Write the pictures of the part to train on at ``ADAPTED_MPP``, and return their folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    for path in image_paths(tissue.labelled(data))[:: tissue.stride]:
-        if not (resized := folder / f"{path.stem}.png").is_file():
-            write_png(resized, cv2.resize(read_rgb(path), None, fx=tissue.factor, fy=tissue.factor))
+    for sample in tissue.labelled(data).choose()[:: tissue.stride]:
+        if not (resized := folder / f"{sample.name}.png").is_file():
+            write_png(resized, cv2.resize(read_rgb(sample.files[0]), None, fx=tissue.factor, fy=tissue.factor))
     return folder
 
 

@@ -20,7 +20,6 @@ from experiments.common.runs import by_arm_and_seed, run_arms, runs_of
 from experiments.common.training import finetune
 from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import DetectionCounts
-from muse_pipeline.labels.sources import image_paths
 from muse_pipeline.training.run import Options
 
 RUNS = runs_of(__file__)
@@ -42,7 +41,7 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
     """Patients, and counts of a fine-tuned detector, for the pictures of the scored sites."""
     data, work = args.data.resolve(), args.work.resolve()
     config = load_breast(data, *SETTINGS, f"seed={seed}")
-    names = [path.stem for path in image_paths(config.sources[0])]
+    names = [sample.name for sample in config.sources[0].choose()]
     of_site = sorted(name for name in names if f"TCGA-{LEARNT}-" in name)
     chosen = set(np.random.default_rng(seed).permutation(of_site)[:N_PICTURES].tolist())
     config = without(config, [name for name in names if name not in chosen])

@@ -27,7 +27,7 @@ from drawn_pair import Section, Warp, brown_nuclei, draw_partner, draw_section, 
 from slide_files import write_pyramid
 
 from muse_pipeline.core.types import Frame
-from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.stain import fit_macenko

@@ -12,6 +12,7 @@ folder with brca-m2c/.
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -23,9 +24,9 @@ from muse_pipeline.core.pictures import list_pictures
 from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.data.partners import PairedSource, PartnerSource
 from muse_pipeline.data.views import ViewSettings
-from muse_pipeline.labels.pictures import LabelledImage
-from muse_pipeline.labels.read import read_labelled_images
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.base_source import LabelSource
+from muse_pipeline.labels.label_sources import read_labelled_images
+from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.method import SelfDistillationSettings
 from muse_pipeline.methods.muse.run import INDEX, MuseStage
@@ -128,7 +129,7 @@ def run_arm(arm: str, seed: int, data: Path, work: Path) -> dict:
 
 def read_sites(labels: LabelSource, sites: tuple[str, ...]) -> list[LabelledImage]:
     """The labelled pictures of some sites, from train and val."""
-    kept = LabelSource(**{**vars(labels), "exclude": sites_but(sites)})
+    kept = dataclasses.replace(labels, exclude=sites_but(sites))
     return read_labelled_images([kept], CLASSES, MPP, n_rays=3)
 
 

@@ -33,7 +33,7 @@ from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import DetectionCounts
 from muse_pipeline.evaluation.overlaps import jaccard_areas, jaccard_ratio
 from muse_pipeline.inference.card import NucleusClass
-from muse_pipeline.labels.sources import LabelSource, image_paths
+from muse_pipeline.labels.base_source import LabelSource
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.validation import NetworkPredictor
 from muse_pipeline.methods.psm.run import label_source
@@ -163,7 +163,7 @@ def run_breast(config: DetectorConfig, data: Path, n: int, folder: Path) -> dict
 
     Counts are true positives, false positives and false negatives for any class and for each class.
     """
-    names = [path.stem for path in image_paths(config.sources[0])]
+    names = [sample.name for sample in config.sources[0].choose()]
     others = sorted(name for name in names if f"TCGA-{JUDGED}-" not in name)
     labelled = np.random.default_rng(config.seed).permutation(others)[:n].tolist()
     config = without(config, [name for name in names if name not in labelled])

@@ -65,6 +65,26 @@ def add_threads_argument(parser: argparse.ArgumentParser, what: str = "processor
     parser.add_argument("--threads", type=at_least_one, default=1, metavar="N", help=f"{what} (default: %(default)s)")
 
 
+def add_specimen_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--organ`` and ``--stain``, which apply to slides whose row in a sheet does not state them."""
+    parser.add_argument("--organ", metavar="NAME", help="organ of the slides, such as breast, mamma or BRCA")
+    add_stain_argument(parser)
+
+
+def add_stain_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--stain``."""
+    what = "H&E, IHC (also a marker, such as Ki-67), or unknown: judged by the colours (default)"
+    parser.add_argument("--stain", type=_stain, metavar="NAME", help=what)
+
+
+def _stain(text: str) -> str:
+    from muse_pipeline.core.specimen import STAINS, name_stain
+
+    if stain := name_stain(text):
+        return stain
+    raise argparse.ArgumentTypeError(f"'{text}' is none of {', '.join(STAINS)}")
+
+
 def add_doubts_argument(parser: argparse.ArgumentParser) -> None:
     """Add ``--include-doubtful``, the kinds of doubt that do not exclude slides from totals and statistics."""
     parser.add_argument(
@@ -99,7 +119,7 @@ def _add_option(parser: argparse.ArgumentParser, setting: Setting) -> None:
         parser.add_argument(
             setting.option,
             type=_NUMBERS.get(types[0]) if types else None,
-            choices=setting.schema.get("enum"),
+            choices=[each for each in setting.schema.get("enum", ()) if each] or None,
             default=setting.default,
             metavar=setting.metavar,
             help=text.replace("%", "%%") + default,
@@ -107,11 +127,7 @@ def _add_option(parser: argparse.ArgumentParser, setting: Setting) -> None:
 
 
 def read_settings(args: argparse.Namespace, settings: Iterable[Setting]) -> dict[str, Any]:
-    """Return the values, keyed by name, of the settings for which ``add_setting_arguments`` added options.
-
-    Raises:
-        ConfigError: an output is switched off and has settings.
-    """
+    """Return the values, keyed by name, of the settings for which ``add_setting_arguments`` added options."""
     values = {}
     for setting in settings:
         parts = {name: value for name in setting.parts if (value := getattr(args, name)) is not None}

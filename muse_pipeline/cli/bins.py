@@ -8,6 +8,7 @@ features. Positions outside nuclei count for the nearest nucleus within --expand
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from muse_pipeline.cli.arguments import add_output_argument
@@ -37,10 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output_argument(parser, "H5AD", "file to write (default: bins.h5ad in the slide's folder)", required=False)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Count the genes in the nuclei, write the file, and print the fraction of the counts in nuclei."""
+def run(args: argparse.Namespace) -> int:
+    """Count the genes in the nuclei, write the file, and print the fraction of the counts in nuclei.
+
+    Returns:
+        1 if the alignment is doubtful, and an existing file was therefore kept.
+    """
     from muse_pipeline.cohort.layout import SlideFiles
     from muse_pipeline.core.errors import ArgumentError
+    from muse_pipeline.core.text import count_noun
     from muse_pipeline.scverse.bins import count_in_nuclei, read_visium_hd, read_xenium, write_bins
     from muse_pipeline.slides.inspect import read_info
     from muse_pipeline.tissue.mask import TissueMask
@@ -56,9 +62,16 @@ def run(args: argparse.Namespace) -> None:
     assay = read_visium_hd(args.visium_hd) if args.visium_hd else read_xenium(args.xenium)
     tissue = TissueMask.load(files.mask, info)
     found = count_in_nuclei(files.nuclei, info, tissue, assay, args.transform, args.expand_um)
-    write_bins(files.nuclei, assay, found.matrix, output)
-    n_nuclei, n_genes = found.matrix.shape
-    print(
-        f"{output}: {n_nuclei:,} nuclei, {n_genes:,} genes; {found.of_counts:.1%} of the counts and "
-        f"{found.of_positions:.1%} of the positions belong to nuclei"
-    )
+    if found.doubt:
+        kept = f"; {output} exists and was kept" if output.exists() else ""
+        print(f"muse bins: {assay.path}: {found.doubt}{kept}", file=sys.stderr)
+    if not (found.doubt and output.exists()):
+        write_bins(files.nuclei, assay, found.matrix, output)
+        n_nuclei, n_genes = found.matrix.shape
+        of_bins = f" from bins of {assay.bin_um:g} um" if assay.bin_um else ""
+        others = f" (left out: {count_noun(assay.n_others, 'feature')} of other kinds)" if assay.n_others else ""
+        print(
+            f"{output}: {n_nuclei:,} nuclei, {count_noun(n_genes, 'gene')}{of_bins}{others}; {found.of_counts:.1%} of "
+            f"the counts and {found.of_positions:.1%} of the positions belong to nuclei"
+        )
+    return int(bool(found.doubt))

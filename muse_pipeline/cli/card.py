@@ -3,7 +3,7 @@
     muse card compact                       show classes, training data, figures and limits; --json: the whole card
     muse card compact.onnx --pictures brca-m2c/images 0.5 --pictures nucls-cc0/images 0.25 -o compact.onnx
     muse card compact.onnx --temperature 1.3 --limits "Trained on breast only." -o compact.onnx
-    muse card mine.onnx --organ kidney --organ bladder -o mine.onnx
+    muse card mine.onnx --organ kidney --organ Epithelial=bladder -o mine.onnx
 
 The network does not change. `muse export` has already added the appearance of a run's training pictures to its card.
 """
@@ -24,7 +24,7 @@ from muse_pipeline.cli.arguments import (
 )
 
 if TYPE_CHECKING:
-    from muse_pipeline.inference.card import ModelCard
+    from muse_pipeline.inference.card import Card, ModelCard
 
 WRITES = frozenset({"json"})  # --output is left out, since it may be the model's own file
 
@@ -61,8 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--organ",
         action="append",
         dest="organs",
-        metavar="NAME",
-        help="an organ in which the model's classes were validated; may be given several times",
+        metavar="[CLASS=]NAME",
+        help="an organ in which this class, or every class, was validated; may be given several times",
     )
     add_output_argument(parser, "ONNX", "file to write, which may be the model's own", required=False)
 
@@ -80,6 +80,8 @@ def run(args: argparse.Namespace) -> None:
         for name in ("temperature", "snap_um", "refine", "limits", "organs")
         if (fact := getattr(args, name)) is not None
     }
+    if args.organs:
+        facts["organs"] = _organs_by_class(args.organs, read_card(model))
     if not args.pictures and not facts:
         if args.output is not None:
             raise ConfigError(
@@ -104,6 +106,20 @@ def run(args: argparse.Namespace) -> None:
         moved = f"outlines moved by at most {card.snap_um:g} um" if card.snap_um else "outlines as the model found them"
         text += f", temperature {card.temperature:g}, {'outlines refined' if card.refine else moved}"
     print(text)
+
+
+def _organs_by_class(words: list[str], card: Card) -> dict[str, list[str]]:
+    from muse_pipeline.core.errors import ConfigError
+
+    known = [one.name for one in getattr(card, "classes", ())]
+    organs: dict[str, list[str]] = {}
+    for word in words:
+        name, _, organ = word.rpartition("=")
+        if name and name not in known:
+            raise ConfigError(f"--organ {word}: the model has no class '{name}', but {', '.join(known)}")
+        for one in [name] if name else known:
+            organs.setdefault(one, []).append(organ)
+    return organs
 
 
 def _text(card: ModelCard) -> str:

@@ -1,7 +1,7 @@
 """Write a synthetic slide with known nuclei: tissue islands, glands, stroma, a fold and a pen mark.
 
-Writes demo.svs (an Aperio-like pyramid), truth.csv and truth.parquet (every nucleus), and slides.tsv and config.yaml
-for `snakemake --configfile OUT_DIR/config.yaml`. The same seed gives the same tissue at every mpp.
+Writes demo.svs (an Aperio-like pyramid), truth.csv (every nucleus), and slides.tsv and config.yaml for
+`snakemake --configfile OUT_DIR/config.yaml`. The same seed gives the same tissue at every mpp.
 """
 
 from __future__ import annotations
@@ -29,4 +29,5 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.demo.write import write_demo
 
     n_nuclei = write_demo(args.folder, args.area_mm2, args.mpp, args.seed, args.threads, partner=args.partner)
+    print("a fold, partly out of focus, and a pen mark are drawn on purpose, for the search for artefacts")
     print(f"{args.folder / 'demo.svs'}: synthetic; its {n_nuclei:,} nuclei are in {args.folder / 'truth.csv'}")

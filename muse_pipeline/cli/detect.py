@@ -12,6 +12,7 @@ from muse_pipeline.cli.arguments import (
     add_output_argument,
     add_provider_argument,
     add_shard_argument,
+    add_stain_argument,
     add_threads_argument,
 )
 
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--colour", type=Path, required=True, metavar="JSON", help="stain statistics from `muse tissue`"
     )
+    add_stain_argument(parser)
     add_shard_argument(parser)
     add_threads_argument(parser, "windows run at the same time")
     add_provider_argument(parser)
@@ -38,4 +40,4 @@ def run(args: argparse.Namespace) -> None:
 
     provider = choose_provider(args.provider)
     predictor = Predictor(find_model(args.model, provider), provider)
-    args.warnings += detect(args.store, predictor, args.colour, args.shard, args.output, args.threads)
+    args.warnings += detect(args.store, predictor, args.colour, args.shard, args.output, args.threads, args.stain)

@@ -60,12 +60,13 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.core.errors import LabelError
     from muse_pipeline.evaluation.score import Rules, score_slide
     from muse_pipeline.evaluation.summary import render_summary, summarise
+    from muse_pipeline.nuclei.class_names import resolve_all
 
     if args.reliability:
         import_module("matplotlib")  # so that a missing package is reported first
     pairing = _pair(args)
     rules = Rules(args.radius_um, args.score, args.frame, _class_map(args.class_map))
-    scores = [score_slide(pair, rules) for pair in pairing.pairs]
+    scores = resolve_all(pairing.pairs, lambda pair: score_slide(pair, rules))
     if not any(score.n_true or score.outside_region or len(score.outside_slide) for score in scores):
         raise LabelError(
             f"{pairing.pairs[0].truth}: holds no nucleus, so nothing can be scored; export all objects, not only the "
@@ -106,7 +107,7 @@ def _class_map(words: list[str] | None) -> dict[str, list[str] | None] | None:
 def _pair(args: argparse.Namespace):
     from muse_pipeline.cohort.layout import SlideFiles
     from muse_pipeline.core.errors import ConfigError, NucleiError
-    from muse_pipeline.evaluation.truth import pair_folder, pair_one
+    from muse_pipeline.evaluation.slide_pairs import pair_folder, pair_one
     from muse_pipeline.nuclei.parquet import read_provenance
     from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 

@@ -30,12 +30,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def find_url(text: str, slide_id: str | None):
-    """Return ``text`` as a URL or, if it is a sheet, the URL in the row of ``slide_id``.
-
-    Raises:
-        SheetError: the sheet has no such row, or the row is invalid.
-        SlideError: ``text`` is a path and ``slide_id`` is None, or the slide of the row is a local file.
-    """
+    """Return ``text`` as a URL or, if it is a sheet, the URL in the row of ``slide_id``."""
     from muse_pipeline.cohort.sheet import read_row
     from muse_pipeline.core.errors import SlideError
     from muse_pipeline.slides.remote import SlideUrl, is_url

@@ -140,11 +140,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _require_inputs_kept(args: argparse.Namespace) -> None:
-    """Check that no output would overwrite an input or another output.
-
-    Raises:
-        OutputError: an output is the same file as an input or another output.
-    """
+    """Check that no output would overwrite an input or another output."""
     written: set[Path] = set()
     named = {name: value if isinstance(value, list) else [value] for name, value in vars(args).items()}
     read = {path.resolve() for name in named.keys() - args.writes for path in named[name] if isinstance(path, Path)}

@@ -1,5 +1,6 @@
-"""Map tissue regions of a slide, such as tumour, with an ONNX region model.
+"""Map tissue regions of a slide, from the classes of its nuclei or with an ONNX region model.
 
+    muse regions results/S1/image-500nm.zarr --nuclei results/S1/shards/*.parquet -o results/S1
     muse regions results/S1/image-500nm.zarr --model tumour.onnx -o results/S1
 
 Reads the smaller levels of the store that `muse tile` wrote, and slide.json and colour.json next to it. Writes
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse regions``."""
     parser.add_argument("store", type=Path, help="image store; the model's um/px must be a multiple of its um/px")
-    parser.add_argument("--model", required=True, metavar="ONNX", help="region model")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--nuclei", type=Path, nargs="+", metavar="SHARD", help="all shards of the slide")
+    source.add_argument("--model", metavar="ONNX", help="region model")
     parser.add_argument("--training", type=Path, metavar="JSON", help="outcome of the workflow's training of the model")
     parser.add_argument("--info", type=Path, metavar="JSON", help="slide.json (default: next to the store)")
     parser.add_argument("--colour", type=Path, metavar="JSON", help="colour.json (default: next to the store)")
@@ -44,7 +47,8 @@ def run(args: argparse.Namespace) -> None:
 
     files = SlideFiles(args.store.parent)
     inputs = args.info or files.info, args.colour or files.colour
-    regions(args.store, lambda: _load_predictor(args), *inputs, args.output, args.threads, args.warnings)
+    source = args.nuclei or (lambda: _load_predictor(args))
+    regions(args.store, source, *inputs, args.output, args.threads, args.warnings)
 
 
 def _load_predictor(args: argparse.Namespace) -> RegionPredictor:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from muse_pipeline.cli.arguments import (
     add_output_argument,
     add_setting_arguments,
+    add_specimen_arguments,
     at_least_one,
     path_or_url,
     positive,
@@ -42,11 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_output_argument(parser, "OUT", "folder of the results")
     parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel, instead of the files'")
+    add_specimen_arguments(parser)
     parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="analyse only these areas, drawn in QuPath")
     parser.add_argument(
         "--regions",
-        metavar="MODEL|GEOJSON",
-        help="add the tissue region of every nucleus, from this region model or from areas drawn in QuPath",
+        metavar="nuclei|MODEL|GEOJSON",
+        help="add the tissue region of every nucleus, from the classes of the nuclei (`nuclei`), from a region model "
+        "or from areas drawn in QuPath",
     )
     add_setting_arguments(parser, list_run_settings())
     parser.add_argument(
@@ -90,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
         print(*cost_lines(ran, time.monotonic() - started, all_processor_seconds()), sep="\n")
     failed = [slide.slide_id for slide in ran if slide.status == "failed"]
     without_regions = [slide.slide_id for slide in ran if slide.lacks_regions]
-    for names, what in ((failed, "failed"), (without_regions, "have no tissue regions, because their model failed")):
+    for names, what in ((failed, "failed"), (without_regions, "have no tissue regions, because mapping failed")):
         if names:
             page = output / ("" if args.no_report else "report.html")
             raise SlideError(f"{len(names)} of {len(rows)} slides {what} ({some_of(names)}); see {page}")
@@ -106,18 +109,19 @@ def _find_rows(args: argparse.Namespace, drawn: Path | None) -> list[SheetRow]:
     for location in args.slides:
         if isinstance(location, Path) and not (location.is_file() or location.is_dir()):
             require_file(location)
-    rows = find_rows(args.slides, args.mpp and require_mpp(args.mpp), args.roi, drawn)
+    mpp = args.mpp and require_mpp(args.mpp)
+    rows = [row.complete(args.organ, args.stain) for row in find_rows(args.slides, mpp, args.roi, drawn)]
     for option, areas, read in (("--roi", args.roi, read_roi), ("--regions", drawn, read_class_areas)):
         if areas is not None:
             _require_areas(option, areas, read, rows)
     return rows
 
 
-def _load_models(args: argparse.Namespace, region_model: str | None) -> tuple[Models, RunSettings]:
+def _load_models(args: argparse.Namespace, regions: str | None) -> tuple[Models, RunSettings]:
     """Load the networks of the run, print the name of the model, and complete the settings."""
+    from muse_pipeline.cohort.settings import require_fitting_model
     from muse_pipeline.core.environment import count_cores
-    from muse_pipeline.core.errors import ConfigError
-    from muse_pipeline.core.types import MODEL_OF_MODE
+    from muse_pipeline.core.types import FROM_NUCLEI, MODEL_OF_MODE
     from muse_pipeline.inference.embed import Embedder
     from muse_pipeline.inference.model import choose_provider, find_model, find_region_model, name_model
     from muse_pipeline.inference.predictor import Predictor, RegionPredictor
@@ -130,18 +134,15 @@ def _load_models(args: argparse.Namespace, region_model: str | None) -> tuple[Mo
     predictor = Predictor(path, provider)
     card = predictor.card
     classes = [one.name for one in card.classes]
-    if args.mode == "label-free" and len(classes) > 1:
-        raise ConfigError(
-            f"--mode label-free is for models of one class, but --model {args.model} has {', '.join(classes)}; "
-            "give only one of them"
-        )
-    regions = find_region_model(region_model, provider) if region_model else None
-    of_run = {"output": str(args.output), "mpp": card.mpp, "regions": regions and str(regions)}
+    of_run = {"output": str(args.output), "mpp": card.mpp, "regions": regions}
     settings = RunSettings(read_settings(args, list_run_settings()) | of_run, args.threads or count_cores())
     require_available(settings)
+    require_fitting_model(settings, {"name": card.name, "mpp": card.mpp, "classes": classes})
     require_measurements(settings.measurements, settings.features, classes, settings.cells)
     print(f"model: {name_model(path)} ({card.precision}), provider {provider}")
-    mapper = RegionPredictor(regions, provider) if regions else None
+    mapper = None
+    if settings.regions not in (None, FROM_NUCLEI):
+        mapper = RegionPredictor(find_region_model(settings.regions, provider), provider)
     return Models(predictor, mapper, Embedder(path, provider) if settings.embedding else None), settings
 
 

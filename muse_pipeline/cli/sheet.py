@@ -85,10 +85,6 @@ def find_core_rows(slide: SheetRow, sheet: Path, known: Mapping[str, Mapping[str
         slide: row of the slide.
         sheet: path of the sheet to which the rows will be written.
         known: further cells of a row, keyed by the core's name and then by column; empty without a core map.
-
-    Raises:
-        SlideError: the slide cannot be read, or its tissue is not a grid of cores.
-        SheetError: a core map is given, but contains none of the slide's cores, or positions outside their grid.
     """
     from dataclasses import replace
 

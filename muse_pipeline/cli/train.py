@@ -6,7 +6,10 @@ continues a run that was stopped. `muse finetune`, `muse pretrain` and `muse psm
 """
 
 import argparse
+import re
+from itertools import takewhile
 from pathlib import Path
+from textwrap import TextWrapper
 
 from muse_pipeline.cli.arguments import (
     add_compute_arguments,
@@ -14,6 +17,7 @@ from muse_pipeline.cli.arguments import (
     add_output_argument,
     at_least_one,
     share_of_cores,
+    text_columns,
     zero_or_more,
 )
 
@@ -43,8 +47,30 @@ METHODS = {"finetune": "detector", "pretrain": "muse", "psm": "psm"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse train`` and of the verbs that are for a single method."""
-    parser.add_argument("config", type=Path, help="config of the run (YAML), such as those in config/train/")
+    parser.add_argument("config", type=Path, help="config of the run (YAML), such as one of --list")
+    parser.add_argument("--list", action=_ListRecipes, nargs=0, help="list configs to copy and edit, and exit")
     add_run_arguments(parser)
+
+
+class _ListRecipes(argparse.Action):
+    """Prints the first sentence of every config that is installed with the package, and exits."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from muse_pipeline.cohort.study import list_recipes
+
+        recipes = list_recipes()
+        wrapper = TextWrapper(text_columns(), subsequent_indent=" " * 23)
+        for path in recipes:
+            wrapper.initial_indent = f"{path.stem:23}"
+            print(*wrapper.wrap(_first_sentence(path.read_text(encoding="utf-8"))), sep="\n")
+        print(f"copy one, such as {recipes[0].with_stem('my_labels')}, and edit it")
+        parser.exit()
+
+
+def _first_sentence(text: str) -> str:
+    """The first sentence of the comment with which a config begins."""
+    lines = takewhile(re.compile(r"# \S").match, text.splitlines())  # a command, indented further, ends the sentence
+    return re.split(r"[.;] ", " ".join(line.removeprefix("# ") for line in lines))[0].rstrip(".:")
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,11 +106,15 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train one model."""
     from muse_pipeline.cli.arguments import TrainingOutput
+    from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.training.devices import is_first_process
-    from muse_pipeline.training.recipe import load_run, train_run
+    from muse_pipeline.training.recipe import RECIPES, load_run, train_run
     from muse_pipeline.training.run import Options
 
-    recipe, config = load_run(args.config, args.data, args.set, METHODS.get(args.verb))
+    own = METHODS.get(args.verb)
+    recipe, config = load_run(args.config, args.data, args.set, own)
+    if own and not isinstance(recipe, RECIPES[own]):
+        raise ConfigError(f"{args.config}: its method is not '{own}', that of `muse {args.verb}`; use `muse train`")
     output = TrainingOutput()
     options = Options(
         accelerator=args.accelerator,

@@ -11,23 +11,32 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from muse_pipeline.cli.arguments import positive
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse workflow``."""
     parser.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="DIR", help="folder of the study")
     parser.add_argument("--slides", type=Path, metavar="FOLDER", help="also write a sheet of the slides in this folder")
+    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per pixel of these slides, not the files'")
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the files, and print the next command."""
-    from muse_pipeline.cohort.collect import collect_slides, write_sheet
+    from muse_pipeline.cohort.collect import collect_slides, require_new_sheet, write_sheet
     from muse_pipeline.cohort.study import write_study
+    from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.core.text import count_noun
 
-    sheet, rows = args.folder / "config/slides.tsv", args.slides and collect_slides(args.slides)
+    if args.mpp and not args.slides:
+        raise ConfigError("--mpp is for the slides of a sheet; give --slides FOLDER too")
+    sheet, rows = args.folder / "config/slides.tsv", args.slides and collect_slides(args.slides, args.mpp)
+    if rows:
+        require_new_sheet(sheet)
     print(f"{args.folder}: {count_noun(len(write_study(args.folder)), 'file')} written")
     if rows:
         write_sheet(sheet, rows)
         print(f"{sheet}: {count_noun(len(rows), 'slide')}")
     elif not sheet.exists():
         print(f"next: `muse sheet FOLDER --output {sheet}`")
+    print("configs to train models: `muse train --list`")

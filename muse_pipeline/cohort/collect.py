@@ -11,6 +11,8 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import compress
+from operator import not_
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -47,15 +49,13 @@ def find_rows(
 ) -> list[SheetRow]:
     """Collect the rows of slides, URLs, folders and sheets, in the given order; a slide given twice has one row.
 
+    Slides of the same name are named after their folders, too; rows of sheets keep their names.
+
     Args:
         paths: paths or URLs.
         mpp: um per level-0 pixel of slides that are given directly or in folders.
         roi: path of a GeoJSON that limits the analysis, for slides that are given directly.
         regions: path of a GeoJSON of tissue areas with classes, for slides that are given directly.
-
-    Raises:
-        ConfigError: ``mpp`` is given for a sheet, or ``roi`` or ``regions`` for a sheet or a folder.
-        SheetError: slides share a slide_id, or ``collect_slides``, ``read_sheet`` or ``name_slides`` raises it.
     """
     paths = list(dict.fromkeys(paths))
     is_folder = {location: not is_url(str(location)) and Path(location).is_dir() for location in paths}
@@ -66,6 +66,7 @@ def find_rows(
     named = iter(name_slides(slides, mpp, roi, regions))
     of_slides = {name: file for name, file in (("roi", roi), ("regions", regions)) if file is not None}
     rows: list[SheetRow] = []
+    is_of_sheet: list[bool] = []
     for location in paths:
         if is_table[location]:
             for name in (*(["mpp"] if mpp is not None else []), *of_slides):
@@ -79,7 +80,25 @@ def find_rows(
             rows += collect_slides(location, mpp)
         else:
             rows.append(next(named))
-    return _unique_rows(rows)
+        is_of_sheet += [is_table[location]] * (len(rows) - len(is_of_sheet))
+    names = _names_apart(list(compress(rows, map(not_, is_of_sheet))))
+    pairs = zip(rows, is_of_sheet, strict=True)
+    return _unique_rows(row if is_fixed else replace(row, slide_id=names[row.path]) for row, is_fixed in pairs)
+
+
+def _names_apart(rows: Sequence[SheetRow]) -> dict[str, str]:
+    """Names of slides, keyed by path; a ``slide_id`` that several slides have is extended by their folders."""
+    ids = {row.path: row.slide_id for row in rows}
+    locations = [_parse_location(path) for path in ids]
+    slides = [_identity(location) if isinstance(location, Path) else location for location in locations]
+    n_of_key = Counter(key for key, _ in {*zip(map(folder_key, ids.values()), slides, strict=True)})
+    apart = _unique_names([_path_within(_common_folder(locations), location) for location in locations])
+    chosen = [new if n_of_key[folder_key(own)] > 1 else own for own, new in zip(ids.values(), apart, strict=True)]
+    return dict(zip(ids, _number(chosen), strict=True))
+
+
+def _common_folder(locations: Iterable[Path | SlideUrl]) -> str:
+    return os.path.commonpath([location.parent for location in locations if isinstance(location, Path)] or ["/"])
 
 
 def _unique_rows(rows: Iterable[SheetRow]) -> list[SheetRow]:
@@ -99,9 +118,6 @@ def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRo
 
     Hidden files and folders, and result folders (those with a slide.json), are skipped. A DICOM series has one row.
     PNG, JPEG and JPEG 2000 files, which state no mpp, are included only if ``mpp`` is given.
-
-    Raises:
-        SheetError: the folder is missing or contains no slide, or a path is not UTF-8.
 
     Warns:
         LeftOutWarning: some files have a suffix that is neither that of a slide nor in ``NOT_SLIDES``.
@@ -135,47 +151,42 @@ def _list_left_out(folder: Path, files: list[Path]) -> str:
 def name_slides(
     files: Sequence[Path | str], mpp: float | None = None, roi: Path | None = None, regions: Path | None = None
 ) -> list[SheetRow]:
-    """Make a row for each path or URL in ``files``, all with the same ``mpp``, ``roi`` and ``regions``.
-
-    Raises:
-        SheetError: a URL is not that of a slide, or a path is not UTF-8.
-    """
+    """Make a row for each path or URL in ``files``, all with the same ``mpp``, ``roi`` and ``regions``."""
     locations = [_parse_location(file) for file in files]
     _require_unicode(location for location in locations if isinstance(location, Path))
-    home = os.path.commonpath([location.parent for location in locations if isinstance(location, Path)] or ["/"])
-    names = _unique_names([_path_within(home, location) for location in locations])
+    names = _unique_names([_path_within(_common_folder(locations), location) for location in locations])
     paths = [str(location) if isinstance(location, Path) else location for location in locations]
     areas = {"roi": roi and str(roi.absolute()), "regions": regions and str(regions.absolute())}
     return [SheetRow(name, path, mpp, **areas) for name, path in zip(names, paths, strict=True)]
 
 
 def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
-    """Write a sheet with the columns that the rows use; paths under the sheet's own folder become relative to it.
+    """Write a sheet with the columns that the rows use, and those in which a user states what no file contains.
 
-    Raises:
-        SheetError: the file already exists.
+    Paths under the sheet's own folder become relative to it.
     """
     path = Path(path)
     rows = list(rows)
-    if path.exists():
-        raise SheetError(f"{path}: exists already; give --add to add the slides that it lacks, or choose another name")
-    columns = [
-        "slide_id",
-        "path",
-        *(name for name in ("mpp", "patient", "roi") if any(vars(row)[name] for row in rows)),
-    ]
-    columns += dict.fromkeys(name for row in rows for name in row.own)
+    require_new_sheet(path)
+    used = [name for name in ("mpp", "patient", "roi") if any(vars(row)[name] for row in rows)]
+    own = [name for row in rows for name in row.own]  # from a map of cores, which may also have organ and stain
+    columns = list(dict.fromkeys(["slide_id", "path", *used, "organ", "stain", *own]))
     with complete_file(path) as partial:
         partial.write_bytes(_text_of([columns, *_cells_of(rows, columns, path)], path))
+
+
+def require_new_sheet(path: Path) -> None:
+    """Check that there is no sheet at ``path``."""
+    if path.exists():
+        raise SheetError(
+            f"{path}: exists already; `muse sheet FOLDER --output {path} --add` adds the slides that it lacks"
+        )
 
 
 def add_to_sheet(path: Path | str, rows: Iterable[SheetRow]) -> list[SheetRow]:
     """Append the rows of slides that are not in the sheet yet, and return them.
 
     A slide whose name is taken gets a suffix, as in ``name-2``.
-
-    Raises:
-        SheetError: the sheet cannot be read, or lacks a column that the rows need.
     """
     path = Path(path)
     header, records = read_table(path)

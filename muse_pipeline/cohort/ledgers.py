@@ -21,7 +21,7 @@ from muse_pipeline.core.text import count_noun, one_line
 # Steps that are not reported as missing: optional ones, and ``overlay``, whose pictures the report can draw.
 OPTIONAL = ("fetch", "regions", "propose", "overlay")
 KILLED = "killed (out of memory or time?); see its log and run again"
-STEPS = ("fetch", "inspect", "tissue", "tile", "regions", "propose", "detect", "stitch", "geojson", "overlay")
+STEPS = ("fetch", "inspect", "tissue", "tile", "propose", "detect", "regions", "stitch", "geojson", "overlay")
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,12 @@ def first_problem(records: Iterable[StepRecord]) -> StepRecord | None:
 
 
 def describe_nuclei(summary: dict[str, Any]) -> str:
-    """Text with the number of nuclei in a slide's summary, and of nuclei left out because they lie in artefacts."""
+    """Text with the number of nuclei in a slide's summary, the positive share, and how many more lie in artefacts."""
     n = Provenance.from_dict(summary["provenance"]).n_left_out
     flagged = f", {n:,} more in artefacts" if n else ""
-    return f"{count_noun(summary['n_nuclei'], 'nucleus', 'nuclei')}{flagged}"
+    scored = summary.get("immunohistochemistry") or {}
+    positive = f", {share:.1f} % positive" if (share := scored.get("percent_positive")) is not None else ""
+    return f"{count_noun(summary['n_nuclei'], 'nucleus', 'nuclei')}{positive}{flagged}"
 
 
 def failed_steps(folder: Path) -> set[str]:

@@ -23,9 +23,6 @@ def lock_results(folder: Path, program: str) -> Iterator[None]:
     Args:
         folder: folder of the results, which is created if it does not exist.
         program: name of the program, which other runs show in their error message.
-
-    Raises:
-        OutputError: another run has locked the folder, or the lock cannot be written.
     """
     path = folder / NAME
     try:

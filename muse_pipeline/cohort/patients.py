@@ -18,9 +18,6 @@ def patient_in_name(name: str, rule: str | int | None = None, folder: Path | Non
         rule: number of leading characters, or a regular expression for ``find_in_name``; by default the first 12
             characters of TCGA names, and otherwise the whole name.
         folder: folder of the file, for the error message.
-
-    Raises:
-        LabelError: the name does not match the regular expression.
     """
     if isinstance(rule, int):
         return name[:rule]
@@ -39,11 +36,7 @@ def find_in_name(name: str, pattern: str) -> str | None:
 
 
 def require_patient_rule(rule: str | int | None, folder: Path) -> None:
-    """Check a rule for ``patient_in_name``; the error message contains ``folder``.
-
-    Raises:
-        LabelError: the rule is a number below 1 or not a valid regular expression.
-    """
+    """Check a rule for ``patient_in_name``; the error message contains ``folder``."""
     if isinstance(rule, int) and rule < 1:
         raise LabelError(f"{folder}: patient {rule} is not a number of leading characters; give 1 or more")
     if isinstance(rule, str):
@@ -58,9 +51,6 @@ def find_patients(names: list[str], rows: dict[str, dict[str, str]], pattern: st
 
     Patients are matched in the names if ``pattern`` is given, and otherwise read from the sheet, where a slide without
     a patient counts as a patient of its own.
-
-    Raises:
-        ConfigError: ``pattern`` is not a valid regular expression, or does not match a name.
     """
     if pattern is not None:
         return {
@@ -75,11 +65,7 @@ def find_patients(names: list[str], rows: dict[str, dict[str, str]], pattern: st
 
 
 def match_patient(name: str, pattern: str, option: str = "--patient") -> str:
-    """Like ``find_in_name``, but raise an error if nothing matches; ``option`` is the option that set ``pattern``.
-
-    Raises:
-        ConfigError: the expression is invalid or does not match.
-    """
+    """Like ``find_in_name``, but raise an error if nothing matches; ``option`` is the option that set ``pattern``."""
     try:
         found = find_in_name(name, pattern)
     except re.error as error:

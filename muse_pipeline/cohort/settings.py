@@ -17,6 +17,7 @@ from muse_pipeline.core.config import parse_yaml
 from muse_pipeline.core.errors import ConfigError, LeftOutWarning, SheetError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.text import slug
+from muse_pipeline.core.types import FROM_NUCLEI, MODEL_OF_MODE
 
 PATTERNS = set('{}<>*?"')  # characters in paths that Snakemake expands as patterns
 
@@ -79,7 +80,8 @@ def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any])
         model: description of the model from `muse model`.
 
     Raises:
-        ConfigError: the model maps regions, works at a different mpp, or has several classes in mode label-free.
+        ConfigError: the model maps regions, works at a different mpp, does not fit the mode, or has one class but
+            regions come from the classes.
     """
     if model.get("kind") == "regions":
         raise ConfigError(
@@ -91,10 +93,17 @@ def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any])
             f"config: mpp is {settings['mpp']:g}, but model '{model['name']}' works at {model['mpp']:g} um/px; set "
             f"`mpp: {model['mpp']:g}` or choose another model"
         )
-    if settings["mode"] == "label-free" and len(model["classes"]) > 1:
+    of_mode, wrong = settings["mode"], ""
+    if of_mode == "label-free" and len(model["classes"]) > 1:
+        wrong = f"is for models of one class, but model '{model['name']}' has {', '.join(model['classes'])}"
+    elif of_mode == "supervised" and model["name"] == MODEL_OF_MODE["label-free"]:
+        wrong = f"is for models trained with labels, but model '{model['name']}' was trained without"
+    if wrong:
+        raise ConfigError(f"mode {of_mode} {wrong}; leave one of the two settings out")
+    if settings["regions"] == FROM_NUCLEI and len(model["classes"]) == 1:
         raise ConfigError(
-            f"config: mode label-free is for models of one class, but model '{model['name']}' has "
-            f"{', '.join(model['classes'])}; leave one of the two settings out"
+            f"regions: {FROM_NUCLEI} needs classes of nuclei, but model '{model['name']}' has only "
+            f"{model['classes'][0]}; leave regions out, or choose a model with several classes"
         )
 
 
@@ -181,7 +190,8 @@ def require_fitting_pretraining(
     Raises:
         ConfigError: the run weights regions that a slide lacks, or has a different backbone than the model.
     """
-    missing = [slide for slide in run["slides"] if not (settings["regions"] or rows[slide].get("regions"))]
+    has_model = settings["regions"] not in (None, FROM_NUCLEI)  # nuclei are found with the pretrained backbone
+    missing = [slide for slide in run["slides"] if not (has_model or rows[slide].get("regions"))]
     if run["reads_regions"] and missing:
         raise ConfigError(
             f"config: `pretrain` weights tissue regions, but slide '{missing[0]}' has none; set `regions` to a region "

@@ -7,9 +7,9 @@ import re
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from typing import Any
 from muse_pipeline.cohort.layout import BESIDE_SLIDES
 from muse_pipeline.core.errors import LeftOutWarning, MppError, SheetError
 from muse_pipeline.core.files import read_json
-from muse_pipeline.core.text import decimal_point, most_frequent_separator, some_of
+from muse_pipeline.core.specimen import STAINS, name_stain
+from muse_pipeline.core.text import decimal_point, most_frequent_separator, one_line, some_of
 from muse_pipeline.slides.mpp import require_mpp
 from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
 
 FILES = ("path", "roi", "regions", "partner", "partner_transform")
-NEWER = ("regions", "partner", "partner_transform", "organ")  # in a row of `sheet.json` only if they are filled
+NEWER = ("regions", "partner", "partner_transform", "organ", "stain")  # in a row of `sheet.json` only if filled
 REQUIRED = ("slide_id", "path")
 MISSING = frozenset(
     {"NA", "N/A", "n/a", "#N/A", "#NA", "#NV", "<NA>", "NaN", "nan", "NULL", "null"}
@@ -33,6 +34,9 @@ NO_PATIENT = {"none", "unknown", "missing", *(word.casefold() for word in MISSIN
 ID_MAX_BYTES = 120
 ID_FORBIDDEN = frozenset("/\\{}'\"`$&;|<>*?!#%~^:")
 MAX_SHARDS = 10_000
+
+_UM = "(um|microns?|micromet(er|re)s?)"
+MPP = re.compile(rf"mpp{_UM}?|{_UM}(per)?(px|pixels?)|(px|pixel)(size|width|spacing){_UM}?")  # names of the column mpp
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class SheetRow:
             None.
         label: class of the slide, for training region models; or None.
         organ: organ of the tissue, which decides whether a model's classes are validated for the slide; or None.
+        stain: "H&E", "IHC" or "unknown" (see ``core.specimen``); or None, which means the same as "unknown".
         own: cells of columns that the user has added, keyed by the column's name; an empty cell is None.
     """
 
@@ -68,6 +73,7 @@ class SheetRow:
     partner_transform: str | None = None
     label: str | None = None
     organ: str | None = None
+    stain: str | None = None
     own: dict[str, str | None] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,6 +87,10 @@ class SheetRow:
         known = {name: value for name, value in row.items() if name in COLUMNS}
         return cls(**known, own={name: value for name, value in row.items() if name not in COLUMNS})
 
+    def complete(self, organ: str | None, stain: str | None) -> SheetRow:
+        """The row with an organ and a stain that apply to slides whose row does not state them."""
+        return replace(self, organ=self.organ or organ, stain=self.stain or stain)
+
     def cells(self) -> dict[str, Any]:
         """The values of all columns, including the user's own."""
         known = asdict(self)
@@ -88,6 +98,23 @@ class SheetRow:
 
 
 COLUMNS = tuple(each.name for each in fields(SheetRow) if each.name != "own")
+OF_EVALUATION = "region"  # a column of the sheets of `muse evaluate`, not a misspelt "regions"
+RESERVED = {"_index", "__categories", "."}  # names that AnnData and HDF5 do not allow for columns
+
+
+def name_own(names: Iterable[str], taken: Collection[str]) -> dict[str, str]:
+    """Unique names of the user's own columns in tables of results, keyed by their names in the sheet.
+
+    "sheet_" is put before a name that is ``taken`` by another column, or reserved.
+    """
+    used, named = {*taken, *RESERVED}, dict.fromkeys(names, "")
+    for name in sorted(named, key=lambda name: one_line(name) in used):  # a name that is free stays as it is
+        new = one_line(name)
+        while new in used:
+            new = f"sheet_{new}"
+        used.add(new)
+        named[name] = new
+    return named
 
 
 def is_sheet(path: Path) -> bool:
@@ -110,7 +137,6 @@ def read_sheet(path: Path | str) -> list[SheetRow]:
     problems = list(_header_problems(header))
     if problems:
         raise _sheet_error(path, problems)
-    _warn_of_misspelt(path, header)
     rows = []
     for number, values, doubled in _values_by_row(header, records):
         found = [*_row_problems(values, path.parent), *doubled]
@@ -179,14 +205,16 @@ def id_problem(slide_id: str) -> str | None:
     return next((f"slide_id {shown} {problem}" for wrong, problem in checks if wrong), None)
 
 
-def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def read_table(path: Path, kept: Collection[str] = ()) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Read the header, and the row numbers and stripped cells of all rows that are not blank.
 
-    A word for a missing value (``is_missing``) becomes an empty cell, with a warning. A warning also names patients
-    that differ only in case. In tables with semicolons, ``mpp`` may have a decimal comma.
+    The header has the names in ``COLUMNS`` for columns that have such a name in another spelling (``find_column``),
+    unless their name in the file is in ``kept``. A word for a missing value (``is_missing``) becomes an empty cell,
+    with a warning. A warning also names patients that differ only in case. In tables with semicolons, ``mpp`` may have
+    a decimal comma.
 
     Raises:
-        SheetError: the file cannot be read, is empty, or is not a table in UTF-8.
+        SheetError: the file cannot be read, is empty, is not a table in UTF-8, or has two names of one column.
     """
     separator = find_separator(path)
     try:
@@ -201,7 +229,11 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     filled = [(number, row) for number, row in enumerate(rows, 1) if any(row)]
     if not filled:
         raise SheetError(f"{path}: is empty; write a sheet with `muse sheet FOLDER --output {path.name}`")
-    header = filled[0][1]
+    header = [name if name in kept else find_column(name) for name in filled[0][1]]
+    for column in {*header} & {*COLUMNS}:
+        names = {name: None for name, known in zip(filled[0][1], header, strict=True) if known == column}
+        if len(names) > 1:
+            raise SheetError(f"{path}: row 1: the columns {' and '.join(names)} mean '{column}'; keep one of them")
     records = _empty_missing(path, header, filled[1:])
     for _, cells in records:
         for index in (index for index, name in enumerate(header[: len(cells)]) if name == "mpp"):
@@ -219,11 +251,11 @@ def find_separator(path: Path) -> str:
 def is_missing(column: str, cell: str) -> bool:
     """True for words that R, pandas and Excel write for a missing value, and for a few more in two columns.
 
-    A dash or a question mark is a missing patient or label. "None", "unknown" and "missing", in upper or lower case,
-    are missing patients, but valid labels.
+    A dash or a question mark is a missing patient, label, organ or stain. "None", "unknown" and "missing", in upper or
+    lower case, are missing patients, but valid labels.
     """
     if cell in {"-", "?"}:
-        return column in {"patient", "label"}
+        return column in {"patient", "label", "organ", "stain"}
     return cell in MISSING or (column == "patient" and cell.casefold() in NO_PATIENT)
 
 
@@ -257,7 +289,7 @@ def read_cells(path: Path, *columns: str, key: str = "slide_id") -> dict[str, di
     Raises:
         SheetError: the sheet cannot be read, lacks ``key`` or one of the ``columns``, or repeats a column or a key.
     """
-    header, records = read_table(path)
+    header, records = read_table(path, (key, *columns))
     for name in (key, *columns):
         if name not in header:
             raise SheetError(f"{path}: has no column '{name}'; its columns are {', '.join(header)}")
@@ -290,6 +322,9 @@ def _header_problems(header: list[str]) -> Iterator[str]:
         if name not in header:
             meant = [other for other in header if _near_column(other, header) == name]
             yield f"row 1: column '{name}' is missing" + "".join(f"; is it '{_show(each)}'?" for each in meant[:1])
+    for name in header:
+        if (near := _near_column(name, header)) and near not in REQUIRED:
+            yield f"row 1: column '{_show(name)}': did you mean '{near}'? A column of your own needs another name"
 
 
 def _doubled_columns(header: list[str]) -> Iterator[str]:
@@ -298,10 +333,29 @@ def _doubled_columns(header: list[str]) -> Iterator[str]:
             yield f"row 1: column '{_show(name)}' occurs {header.count(name)} times"
 
 
+def find_column(name: str) -> str:
+    """The name in ``COLUMNS`` that ``name`` is in another case, with other separators, or as a synonym; else itself."""
+    plain = _letters(name)
+    return "mpp" if MPP.fullmatch(plain) else next((known for known in COLUMNS if _letters(known) == plain), name)
+
+
+def _letters(name: str) -> str:
+    """Letters and digits of a name in lower case, with u for micro."""
+    return re.sub(r"[\W_]", "", name.casefold().replace("\N{GREEK SMALL LETTER MU}", "u"))
+
+
 def _near_column(name: str, header: list[str]) -> str | None:
     """The column that the unknown ``name`` may misspell; None if no column is similar, or the header contains it."""
-    near = [] if name in COLUMNS else get_close_matches(name.casefold(), COLUMNS, n=1, cutoff=0.7)
-    return near[0] if near and near[0] not in header else None
+    if find_column(name) in (*COLUMNS, OF_EVALUATION):
+        return None
+    word = _letters(name)
+    of_column = {_letters(known): known for known in COLUMNS} | dict.fromkeys(
+        ("umperpx", "umperpixel", "pixelsize"), "mpp"
+    )
+    near = get_close_matches(word, of_column, n=1, cutoff=0.8)  # a different letter of five, or a missing one of four
+    # Words of three letters have too many similar ones, so all letters must be the same.
+    near += [known for known in of_column if len(known) == 3 and len(word) <= 4 and {*word} == {*known}]
+    return next((of_column[known] for known in near if of_column[known] not in header), None)
 
 
 def _warn_of_misspelt(path: Path, header: list[str]) -> None:
@@ -339,6 +393,8 @@ def _row_problems(values: dict[str, str], folder: Path) -> Iterator[str]:
                 yield str(error)
         else:
             yield f"mpp '{_show(cell)}' is not a positive number of um per pixel, such as 0.25"
+    if (cell := values.get("stain")) and not name_stain(cell):
+        yield f"stain '{_show(cell)}' is none of {', '.join(STAINS)}; write unknown to let the colours decide"
     if (cell := values.get("shards")) and not _parse_shards(cell):
         yield f"shards '{_show(cell)}' is not a whole number from 1 to {MAX_SHARDS:,}"
 
@@ -355,6 +411,7 @@ def _parse_row(values: dict[str, str], folder: Path) -> SheetRow:
         **{name: str(absolute_path(filled[name], folder)) for name in FILES[1:] if name in filled},
         label=filled.get("label"),
         organ=filled.get("organ"),
+        stain=name_stain(filled["stain"]) if "stain" in filled else None,
         own={name: cell or None for name, cell in values.items() if name and name not in COLUMNS},
     )
 

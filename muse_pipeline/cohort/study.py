@@ -36,6 +36,11 @@ def find_workflow() -> Path:
     return installed if installed.is_dir() else package.parent / "workflow"
 
 
+def list_recipes() -> list[Path]:
+    """The configs of training runs that are installed with the workflow."""
+    return sorted(find_workflow().parent.glob("config/train/*.yaml"))
+
+
 def write_study(folder: Path) -> list[Path]:
     """Write a config, profiles and a Snakefile, which includes the installed one, into ``folder``.
 
@@ -46,8 +51,8 @@ def write_study(folder: Path) -> list[Path]:
         OutputError: one of the files exists, so nothing was written, or a file cannot be written.
     """
     top = find_workflow().parent
-    parts = (path for part in ("config", "workflow/profiles") for path in sorted(top.glob(f"{part}/**/*")))
-    copied = [path for path in parts if path.suffix in {".md", ".yaml"}]
+    copied = [path for pattern in ("config/*", "workflow/profiles/*/*") for path in sorted(top.glob(pattern))]
+    copied = [path for path in copied if path.suffix in {".md", ".yaml"}]
     texts = {path.relative_to(top): path.read_text(encoding="utf-8") for path in copied}
     texts = {folder / name: text for name, text in {Path("workflow/Snakefile"): SNAKEFILE, **texts}.items()}
     if existing := [str(path.relative_to(folder)) for path in texts if path.exists()]:

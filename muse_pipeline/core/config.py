@@ -36,11 +36,7 @@ class Between:
     is_open: bool = False
 
     def require(self, value: float, where: str) -> None:
-        """Check a number; ``where`` names the setting in the message.
-
-        Raises:
-            ConfigError: the number is outside the limits or not finite.
-        """
+        """Check a number; ``where`` names the setting in the message."""
         is_above = value > self.least if self.is_open else value >= self.least
         if not (math.isfinite(value) and is_above and value <= self.most):
             kind = "whole number" if isinstance(value, int) else "number"
@@ -53,17 +49,20 @@ class Between:
 
 
 @dataclass(frozen=True)
+class ParsedBy:
+    """Function that converts a value and the beginning of messages to a setting, as metadata of its type."""
+
+    parse: Callable[[Any, str], Any]
+
+
+@dataclass(frozen=True)
 class OneOf:
     """Allowed values of a setting, as metadata of its type."""
 
     choices: tuple[str, ...]
 
     def require(self, value: str, where: str) -> None:
-        """Check a value; ``where`` names the setting in the message.
-
-        Raises:
-            ConfigError: the value is not one of the choices.
-        """
+        """Check a value; ``where`` names the setting in the message."""
         if value not in self.choices:
             *others, last = self.choices
             raise ConfigError(f"{where} '{value}' is unknown; choose {', '.join(others)} or {last}")
@@ -94,9 +93,6 @@ def read_settings(path: Path | str, changes: Iterable[str] = ()) -> Any:
         path: YAML file.
         changes: ``key=value`` pairs that override the file; ``a.b`` is setting b of a, ``a.0`` the first item of a
             list.
-
-    Raises:
-        ConfigError: the file is missing or not YAML, or a change cannot be made.
     """
     try:
         values = parse_yaml(Path(path).read_bytes(), str(path))
@@ -108,11 +104,7 @@ def read_settings(path: Path | str, changes: Iterable[str] = ()) -> Any:
 
 
 def parse_yaml(text: str | bytes, where: str) -> Any:
-    """Parse YAML ``text``; an empty document is an empty mapping. ``where`` is the prefix of the error message.
-
-    Raises:
-        ConfigError: the text is not YAML.
-    """
+    """Parse YAML ``text``; an empty document is an empty mapping. ``where`` is the prefix of the error message."""
     import yaml
 
     try:
@@ -150,11 +142,7 @@ def _read_hints(kind: type) -> dict[str, Any]:
 
 
 def parse_config(values: Any, kind: type[C], where: str) -> C:
-    """Convert a nested dictionary to the dataclass ``kind``; ``where`` is the prefix of error messages.
-
-    Raises:
-        ConfigError: a setting is unknown, missing, of the wrong type or outside its limits.
-    """
+    """Convert a nested dictionary to the dataclass ``kind``; ``where`` is the prefix of error messages."""
     if not isinstance(values, dict):
         raise ConfigError(
             f"{where}: expected a mapping of settings, found {type(values).__name__}; write `name: value`"
@@ -179,11 +167,7 @@ def parse_config(values: Any, kind: type[C], where: str) -> C:
 
 
 def replace_settings(settings: C, changes: Mapping[str, Any], where: str) -> C:
-    """Copy a dataclass of settings, with some values replaced and converted to their types.
-
-    Raises:
-        ConfigError: a value has the wrong type or is outside its limits; the message begins with ``where``.
-    """
+    """Copy a dataclass of settings, with some values replaced and converted to their types."""
     hints = _read_hints(type(settings))
     converted = {name: _convert(value, hints[name], f"{where}: {name}") for name, value in changes.items()}
     return dataclasses.replace(settings, **converted)
@@ -218,6 +202,8 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if typing.get_origin(hint) is not Annotated:
         return _convert_type(value, hint, where)
     kind, *rules = typing.get_args(hint)
+    if isinstance(rules[0], ParsedBy):
+        return rules[0].parse(value, where)
     converted = _convert_type(value, kind, where)
     for rule in rules:
         if isinstance(rule, Between | OneOf):

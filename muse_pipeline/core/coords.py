@@ -61,9 +61,6 @@ def qupath_offset_px(bounds: Bounds | None, frame: str = "qupath") -> tuple[int,
     Args:
         bounds: rectangle declared by the scanner.
         frame: "qupath" to count from the corner of the bounds, "openslide" to count from the corner of level 0.
-
-    Raises:
-        GeoJSONError: the frame is unknown.
     """
     if frame not in GEOJSON_FRAMES:
         raise GeoJSONError(f"frame '{frame}' is unknown; choose one of {', '.join(GEOJSON_FRAMES)}")

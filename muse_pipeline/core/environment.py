@@ -130,10 +130,6 @@ def lock_file(file: IO[bytes], shared: bool = False) -> None:
     Args:
         file: a file that is not opened elsewhere in this process.
         shared: True for a lock that several processes may hold at the same time; ignored on Windows.
-
-    Raises:
-        BlockingIOError: another process has locked it.
-        OSError: the disk does not support locks.
     """
     try:
         import fcntl

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import errno
 import glob
+import gzip
 import json
 import os
 import shutil
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -17,7 +19,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from muse_pipeline.core.errors import LabelError, MuseError, OutputError
-from muse_pipeline.core.text import most_frequent_separator
 
 DAY_S = 86_400
 # EEXIST: there is a file where a folder should be. EFBIG: the file is larger than the disk or a quota allows.
@@ -30,9 +31,6 @@ def complete_file(path: Path | str) -> Iterator[Path]:
 
     Both files and folders can be written; an existing folder is replaced by a folder, but never by a file. Temporary
     files that killed processes left for the same path are removed after a day.
-
-    Raises:
-        OutputError: the folder cannot be written to or the disk is full.
     """
     path = Path(path)
     hidden = f".{path.name}."
@@ -84,9 +82,6 @@ def require_own_folder(path: Path, is_ours: bool = False) -> None:
     Args:
         path: folder, which need not exist.
         is_ours: True if this package created the folder.
-
-    Raises:
-        OutputError: the folder is not empty, and ``is_ours`` is False.
     """
     if path.is_dir() and any(path.iterdir()) and not is_ours:
         raise OutputError(f"{path}: is a folder that this command did not create; choose another one")
@@ -117,11 +112,7 @@ def cache_name(path: Path, how: str) -> str:
 
 
 def write_json(path: Path | str, values: Any) -> None:
-    """Write indented JSON with sorted keys; ``path`` is replaced only if writing succeeds.
-
-    Raises:
-        ValueError: a number is not finite, so that JSON cannot represent it.
-    """
+    """Write indented JSON with sorted keys; ``path`` is replaced only if writing succeeds."""
     text = json_text(values)
     with complete_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
@@ -133,12 +124,7 @@ def json_text(values: Any) -> str:
 
 
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: the file is not valid JSON.
-    """
+    """Read a JSON file."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except RecursionError as error:
@@ -196,15 +182,13 @@ def _write_error(folder: Path) -> int | None:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the lines of a text file in UTF-8, or in Windows-1252, which older programs write.
-
-    Raises:
-        LabelError: the file cannot be read, or has a different encoding (the message has the line).
-    """
+    """Read the lines of a text file, which may be compressed, in UTF-8 or in Windows-1252 of older programs."""
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise LabelError(f"{path}: not readable ({error.strerror}); correct its path or its permissions") from error
+        content = gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+    except (OSError, EOFError, zlib.error) as error:
+        why = getattr(error, "strerror", None) or error
+        raise LabelError(f"{path}: not readable ({why}); correct the path or the file") from error
     try:
         return content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -215,29 +199,32 @@ def read_lines(path: Path) -> list[str]:
         raise LabelError(f"{path}, line {line}: not readable as text in UTF-8; save the file as UTF-8") from error
 
 
-def read_rows(path: Path, columns: str) -> tuple[str, list[tuple[int, list[str]]]]:
-    """Read a table that a user gives, CSV or TSV, also with the semicolons of German tables.
+def iterate_rows(path: Path) -> Iterator[tuple[int, list[str], str | None]]:
+    """Yield the rows of a table that are not blank, also with the semicolons of German tables.
+
+    A row is the line on which it ends, its stripped cells, and the separator of the table: the most frequent of tab,
+    semicolon and comma in its first line, or None for blanks.
+    """
+    lines = read_lines(path)
+    first = next(filter(str.strip, lines), "")
+    separator = max("\t;,", key=first.count) if set("\t;,") & set(first) else None
+    reader = csv.reader(lines, delimiter=separator or " ", strict=True)
+    rows = ((reader.line_num, row) for row in reader) if separator else enumerate(map(str.split, lines), 1)
+    try:
+        for number, row in rows:
+            if any(cells := [cell.strip() for cell in row]):
+                yield number, cells, separator
+    except csv.Error as error:
+        raise LabelError(f"{path}, line {reader.line_num}: not readable as CSV ({error}); correct it") from error
+
+
+def read_rows(path: Path, columns: str) -> tuple[str | None, list[tuple[int, list[str]]]]:
+    """Return the separator and the rows of a table, as from ``iterate_rows``; the first row is the header.
 
     Args:
         path: path of the table.
-        columns: columns that it needs, for messages.
-
-    Returns:
-        The separator of the columns, and the stripped cells of each row that is not blank, with the line on which it
-        ends; the first row is the header.
-
-    Raises:
-        LabelError: the table cannot be read or is empty.
+        columns: columns that it needs, for the message.
     """
-    lines = read_lines(path)
-    header = next((line for line in lines if line.strip()), "")
-    usual = "\t" if path.suffix.lower() == ".tsv" else ","
-    separator = most_frequent_separator(header, usual)
-    reader = csv.reader(lines, delimiter=separator, strict=True)
-    try:
-        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
-    except csv.Error as error:
-        raise LabelError(f"{path}: not readable as CSV ({error}); give columns {columns}") from error
-    if not (rows := [(line, row) for line, row in rows if any(row)]):
+    if not (rows := list(iterate_rows(path))):
         raise LabelError(f"{path}: is empty; give columns {columns}")
-    return separator, rows
+    return rows[0][2], [(number, cells) for number, cells, _ in rows]

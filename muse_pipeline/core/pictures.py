@@ -10,7 +10,7 @@ import numpy as np
 from muse_pipeline.core.errors import LabelError
 
 PNG = {"format": "PNG", "compress_type": 3}  # for Pillow: run-length encoding is twice as fast, and files are smaller
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
+PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 
 
 def list_pictures(folder: Path) -> list[Path]:
@@ -29,9 +29,6 @@ def read_rgb(path: Path, remedy: str = "remove it or write it again") -> np.ndar
     Args:
         path: picture file.
         remedy: advice for the end of the message if the file is damaged.
-
-    Raises:
-        LabelError: the file is missing or damaged.
     """
     picture = _decode(path, cv2.IMREAD_COLOR)
     if picture is None:
@@ -53,11 +50,7 @@ def _decode(path: Path, kind: int) -> np.ndarray | None:
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
-    """Write pixels as PNG: (h, w, 3) uint8 RGB, or (h, w) uint8 or uint16.
-
-    Raises:
-        OSError: the file cannot be written (``cv2.imwrite`` would not raise an error).
-    """
+    """Write pixels as PNG: (h, w, 3) uint8 RGB, or (h, w) uint8 or uint16."""
     pixels = np.ascontiguousarray(pixels[..., ::-1] if pixels.ndim == 3 else pixels)
     path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +15,8 @@ Number = float | int
 OK, FLAGGED, OTHER_STAIN, NOT_KNOWN = "ok", "flagged", "other stain", "not known"
 DOUBTFUL = FLAGGED, OTHER_STAIN
 DARK = "dark background: not bright-field"
+STATED_IHC = "immunohistochemistry, as stated"
+NO_BROWN = "few or no brown nuclei"  # of a slide that is stated to be immunohistochemistry
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,13 @@ class Verdict:
     reasons: tuple[str, ...] = ()
 
     @property
-    def is_brown(self) -> bool:
-        """True for a slide that resembles immunohistochemistry."""
+    def is_ihc(self) -> bool:
+        """True for immunohistochemistry, stated or recognised by its colours."""
         return self.verdict == OTHER_STAIN and DARK not in self.reasons
 
     def sentences(self) -> list[str]:
-        """Warnings for the ledger: the reasons if the verdict is "flagged" or "other stain", otherwise none."""
-        return list(self.reasons) if self.verdict in DOUBTFUL else []
+        """Warnings for the ledger: the reasons if the verdict is "flagged" or an unstated "other stain"."""
+        return list(self.reasons) if self.verdict in DOUBTFUL and STATED_IHC not in self.reasons else []
 
 
 @dataclass(frozen=True)
@@ -103,11 +106,13 @@ class Quality:
         mpp: um per pixel at which focus was judged.
         cell_um: side of the cells in the map of artefacts.
         model_sha256: checksum of the model that finds all kinds except blurred tissue.
-        area_mm2: area of tissue, keyed by kind of artefact; empty if no artefacts were searched for.
+        area_mm2: area of tissue, keyed by kind of artefact; empty if no artefacts were searched for, and without
+            "blurred" if focus was not judged.
         asked: kinds that the user asked to leave out of totals.
         subtract: kinds that totals leave out.
         n_nuclei: number of nuclei that totals leave out.
         n_by_class: number of these nuclei, keyed by class.
+        n_by_kind: number of nuclei in artefacts, keyed by kind, whether totals leave them out or not.
     """
 
     mpp: Number
@@ -118,6 +123,7 @@ class Quality:
     subtract: tuple[str, ...]
     n_nuclei: int | None = None
     n_by_class: dict[str, int] | None = None
+    n_by_kind: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -132,11 +138,20 @@ class RegionArea:
 
 @dataclass(frozen=True)
 class Band:
-    """Areas within ``um`` of the border of the tissue regions, on each side of it."""
+    """Areas within ``um`` of the border of the tissue regions, on each side of it.
+
+    With ``region``, they are areas within ``um`` of the border of this class alone.
+    """
 
     um: int
     inside_mm2: Number
     outside_mm2: Number
+    region: str | None = None
+
+    def name_side(self, side: str) -> str:
+        """Name of the area on one side, "inside" or "outside", such as "border_inside_50um"."""
+        of_region = "" if self.region is None else f"of_{self.region}_"
+        return f"border_{of_region}{side}_{self.um}um"
 
     def side_mm2(self, side: str) -> Number:
         """Area on one side, "inside" or "outside"."""
@@ -148,14 +163,17 @@ class Regions:
     """Tissue regions of a slide.
 
     Attributes:
-        source: "model" or "drawn".
+        source: "model", "nuclei" or "drawn".
         status: "ok" or "failed".
         reason: reason for a failure; "" if there was none.
-        model: model that mapped the regions; None for drawn regions and after a failure.
-        file: file with drawn regions; None if a model mapped them.
+        model: model that mapped the regions, or that found the nuclei from which they were mapped; None for drawn
+            regions and after a failure.
+        file: file with drawn regions; None for others.
         classes: area of each class; None after a failure.
         bands: areas along the border; None after a failure.
         border_mm: length of the border; None after a failure.
+        n_unlike_region: number of nuclei of a class that does not occur in their region; None if not judged.
+        n_judged: number of nuclei in regions whose class does not occur in every region; None if not judged.
     """
 
     source: str
@@ -166,6 +184,8 @@ class Regions:
     classes: tuple[RegionArea, ...] | None = None
     bands: tuple[Band, ...] | None = None
     border_mm: Number | None = None
+    n_unlike_region: int | None = None
+    n_judged: int | None = None
 
     @property
     def origin(self) -> NamedFile | None:
@@ -253,11 +273,7 @@ class Provenance:
 
     @classmethod
     def from_dict(cls, values: Any) -> Provenance:
-        """Inverse of ``to_dict``; unknown fields, as later versions may write, are ignored.
-
-        Raises:
-            NucleiError: a field is missing or of the wrong type.
-        """
+        """Inverse of ``to_dict``; unknown fields, as later versions may write, are ignored."""
         names = {field.name for field in fields(cls)}
         try:
             for one in values["card"]["classes"]:
@@ -296,9 +312,9 @@ class Provenance:
         return self.card.get("threshold")
 
     @property
-    def organs(self) -> list[str]:
-        """Organs in which the classes of the model are validated."""
-        return self.card.get("organs", [])
+    def organs(self) -> dict[str, list[str]]:
+        """Organs in which each class of the model is validated."""
+        return organs_of(self.card)
 
     @property
     def run_name(self) -> str:
@@ -329,6 +345,12 @@ class Provenance:
     def left_out_mm2(self) -> float:
         """Area of tissue in mm2 that totals leave out."""
         return sum(self.quality.area_mm2.get(kind, 0.0) for kind in self.quality.subtract) if self.quality else 0
+
+
+def organs_of(card: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Organs in which each class of a card is validated; a card may also list the organs of all its classes."""
+    organs = card.get("organs") or {}
+    return organs if isinstance(organs, dict) else {one["name"]: organs for one in card["classes"]}
 
 
 def run_name(slide_id: str, sha256: str) -> str:

@@ -48,12 +48,7 @@ class Registry(Generic[T]):
         return sorted(self._entries)
 
     def __getitem__(self, name: str) -> T:
-        """The plug-in called ``name``.
-
-        Raises:
-            ConfigError: there is no such plug-in; the message suggests the nearest name or lists all.
-            ModuleNotFoundError: the plug-in needs a package that is not installed.
-        """
+        """The plug-in called ``name``."""
         if name not in self._entries and name.isidentifier():
             self._import(name)
         if name not in self._entries:

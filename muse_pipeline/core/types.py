@@ -22,11 +22,13 @@ ModelPrecision = Annotated[str, OneOf(MODEL_PRECISIONS)]
 NETWORKS = ("stardist", "hover", "distance", "boundary")  # kinds of third-party networks (see ``inference.maps``)
 SCALINGS = ("none", "unit", "symmetric", "imagenet", "percentile")  # how the input of these networks is scaled
 FEATURE_SETS = ("none", "basic", "all")  # see ``features.catalogue``
-DOUBTS = ("stain", "scale", "classes", "organ")  # doubts about a slide's numbers (see ``inference.doubts``)
+DOUBTS = ("stain", "scale", "classes", "organ", "regions")  # doubts about a slide's numbers (see ``inference.doubts``)
 ARTEFACTS = ("blurred", "fold", "bubble", "ink")  # values of the column ``quality`` (see ``inference.artefacts``)
+LEFT_OUT = ("blurred",)  # artefacts that totals leave out by default: the others are also found in sound tissue
 INTENSITIES_OD = (0.2, 0.4, 0.6)  # minimum optical densities (base 10) of DAB for 1+, 2+ and 3+: QuPath's defaults
-MODEL_OF_MODE = {"supervised": "compact", "label-free": "label_free"}  # built-in models by `mode`
-REGION_MODELS = ("epithelium",)  # available to users; the output ``artefacts`` has its own model
+# Built-in models by `mode`; None if no mode is given, so that any model may be.
+MODEL_OF_MODE = {None: "compact", "supervised": "compact", "label-free": "label_free"}
+FROM_NUCLEI = "nuclei"  # value of the setting `regions` for tissue regions from the classes of the nuclei
 
 
 class Frame(StrEnum):
@@ -102,11 +104,7 @@ class SlideInfo:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SlideInfo:
-        """Inverse of ``to_dict``.
-
-        Raises:
-            ConfigError: a value is missing or has the wrong type, or the lists of levels are empty or differ in length.
-        """
+        """Inverse of ``to_dict``."""
         info = parse_config(values, cls, "slide")
         if not info.level_sizes_px or len(info.level_sizes_px) != len(info.level_downsamples):
             raise ConfigError("slide: there is no level, or the numbers of sizes and downsamples differ")
@@ -137,9 +135,6 @@ class Slide(Protocol):
 
         Returns:
             (h, w, 3) uint8 RGB; transparent pixels, and those outside the image, are white.
-
-        Raises:
-            SlideError: the pixels cannot be decoded.
         """
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from muse_pipeline.core.config import Mpp, Positive
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.data.unlabelled import Picture
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.label_sources import ParsedSource
 from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.stain import MacenkoFit
 
@@ -46,7 +46,7 @@ class NucleusSource:
     images: Path | None = None
     mpp: Mpp | None = None
     detector: str = "label_free"
-    labelled: LabelSource | None = None
+    labelled: ParsedSource | None = None
     exclude: tuple[str, ...] = ()
     patient: str | int | None = None
     weight: Positive = 1.0
@@ -209,11 +209,7 @@ class NucleusIndex:
         return cls(*_cells(size_px, mpp), *arrays, np.load(weights, mmap_mode=how) if weights.is_file() else None)
 
     def save(self, folder: Path) -> None:
-        """Write the index to a new folder, atomically.
-
-        Raises:
-            OutputError: the folder cannot be written.
-        """
+        """Write the index to a new folder, atomically."""
         with complete_file(folder) as partial:
             partial.mkdir()
             self.write(partial)

@@ -17,18 +17,16 @@ import torch
 from torch import Tensor
 
 from muse_pipeline.core.coords import level0_to_work
-from muse_pipeline.core.errors import ConfigError, GeoJSONError, LabelError, MppError, NucleiError, StoreError
+from muse_pipeline.core.errors import ConfigError, LabelError, MppError, NucleiError, StoreError
 from muse_pipeline.core.files import cache_name, complete_file
 from muse_pipeline.core.pictures import PICTURE_SUFFIXES, read_rgb
 from muse_pipeline.data.nucleus_images import NucleusImage, NucleusIndex, NucleusSlide, NucleusSource
 from muse_pipeline.data.unlabelled import Picture
 from muse_pipeline.data.views import ViewBatch, ViewBatches, ViewSet
-from muse_pipeline.labels.formats import require_size
-from muse_pipeline.nuclei.masks import label_image_to_nuclei, read_label_image, require_nuclei
+from muse_pipeline.labels.nuclei_files import read_drawn, read_instances
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
-from muse_pipeline.qupath.read import read_geojson
 from muse_pipeline.registration.record import FAILED, read_outcome
 from muse_pipeline.store.store import BACKGROUND, Store, open_store
 
@@ -90,41 +88,6 @@ class PairedSource(NucleusSource):
             )
 
 
-class PicturePartner:
-    """A partner that is a picture aligned pixel by pixel with its H&E image."""
-
-    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) uint8 of ``size`` = (width, height) px with the corner ``xy``; white where there is no partner."""
-        raise NotImplementedError
-
-    def covers(self, xy: np.ndarray) -> np.ndarray:
-        """(M,) bool: True for positions (M, 2), in image px, where the partner may be used."""
-        return np.ones(len(xy), bool)
-
-
-@dataclass(frozen=True, eq=False)
-class PartnerStore(PicturePartner):
-    """The store of a registered partner.
-
-    Attributes:
-        store: the store; no pixels are held in memory.
-    """
-
-    store: Store
-
-    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) uint8 as in ``PicturePartner.read``, from the store."""
-        return self.store.read(xy, size)
-
-    def covers(self, xy: np.ndarray) -> np.ndarray:
-        """(M,) bool, read from the store's tissue label."""
-        return self.store.in_tissue(xy)
-
-
-class PartnerPicture(Picture, PicturePartner):
-    """The partner of an H&E picture; both are mirrored beyond their borders."""
-
-
 N_RAYS, POINT_UM, REACH_UM = 32, 3.0, 20.0  # rays per outline; radius drawn for a point; maximum ray length
 INSIDE, OUTLINE = (0, 160, 80), (0, 0, 0)  # colours on white; outlines separate touching nuclei
 SUBPIXEL_BITS = 4
@@ -132,7 +95,7 @@ RAYS = "rays.npy"
 
 
 @dataclass(frozen=True, eq=False)
-class DrawnNuclei(PicturePartner):
+class DrawnNuclei:
     """Outlines of nuclei, rendered as a picture window by window.
 
     Attributes:
@@ -155,7 +118,7 @@ class DrawnNuclei(PicturePartner):
             np.save(partial / RAYS, np.nan_to_num(rays[order], nan=POINT_UM).clip(max=REACH_UM).astype(np.float32))
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) uint8 as in ``PicturePartner.read``, rendered from the outlines."""
+        """(h, w, 3) uint8 of ``size`` = (width, height) px with the corner ``xy``, rendered from the outlines."""
         canvas = np.full((size[1], size[0], 3), BACKGROUND, np.uint8)
         index, margin = NucleusIndex.open(self.folder, self.size_px, self.mpp), REACH_UM / self.mpp
         numbers, centres = index.inside(
@@ -169,18 +132,21 @@ class DrawnNuclei(PicturePartner):
         cv2.polylines(canvas, points, True, OUTLINE, 1, cv2.LINE_8, SUBPIXEL_BITS)
         return canvas
 
+    def in_tissue(self, xy: np.ndarray) -> np.ndarray:
+        """(M,) bool: True for all positions (M, 2)."""
+        return np.ones(len(xy), bool)
 
-def open_partner(source: PartnerSource, image: NucleusImage, folder: Path) -> PicturePartner | None:
+
+Partner = Store | Picture | DrawnNuclei  # may be used in its tissue
+
+
+def open_partner(source: PartnerSource, image: NucleusImage, folder: Path) -> Partner | None:
     """Open the partner of an image; None if ``source`` has no file for the image, or its registration failed.
 
     Args:
         source: settings of the partner.
         image: the H&E image.
         folder: cache folder, in which outlines are stored in a format that is fast to read.
-
-    Raises:
-        GeoJSONError, LabelError, NucleiError, StoreError: a file is missing, damaged or belongs to a different image.
-        MppError: the mpp of a store differs from that of the image.
     """
     if source.store is not None:
         return _open_store(source.store, image)
@@ -189,7 +155,7 @@ def open_partner(source: PartnerSource, image: NucleusImage, folder: Path) -> Pi
     return _open_nuclei(source.nuclei, image, folder)
 
 
-def _open_store(path: Path, image: NucleusSlide) -> PartnerStore | None:
+def _open_store(path: Path, image: NucleusSlide) -> Store | None:
     if failure_of(path):
         return None
     store = open_store(path)
@@ -207,7 +173,7 @@ def _open_store(path: Path, image: NucleusSlide) -> PartnerStore | None:
     rows, columns = np.nonzero(mask)
     if not image.store.in_tissue((np.stack([columns, rows], 1) + 0.5) * side).any():
         raise StoreError(f"{path}: covers no tissue of {image.store.path}; check the registration")
-    return PartnerStore(store)
+    return store
 
 
 def failure_of(store: Path) -> str:
@@ -216,7 +182,7 @@ def failure_of(store: Path) -> str:
     return outcome["reason"] if outcome and outcome["status"] == FAILED else ""
 
 
-def _open_picture(folder: Path, image: NucleusImage) -> PartnerPicture | None:
+def _open_picture(folder: Path, image: NucleusImage) -> Picture | None:
     path = _file_of(folder, image.name, tuple(PICTURE_SUFFIXES))
     if path is None:
         return None
@@ -226,7 +192,7 @@ def _open_picture(folder: Path, image: NucleusImage) -> PartnerPicture | None:
             f"{path}: is {_size(pixels.shape[1::-1])} px, but its H&E picture is {_size(image.size_px)} px; give a "
             "partner of the same size"
         )
-    return PartnerPicture(pixels)
+    return Picture(pixels)
 
 
 def _open_nuclei(location: Path, image: NucleusImage, folder: Path) -> DrawnNuclei | None:
@@ -256,19 +222,13 @@ def _read_outlines(path: Path, image: NucleusImage) -> tuple[np.ndarray, np.ndar
             raise NucleiError(f"{path}: contains nuclei of a slide other than {image.store.path}; correct one")
         nuclei = read_nuclei(path)
         return level0_to_work(nuclei.xy, image.store.slide_mpp, image.mpp), nuclei.rays
-    if path.name.lower().endswith(GEOJSON_SUFFIXES):
-        try:
-            parts = read_geojson(path, tiles=False).to_parts()
-        except OSError as error:
-            raise GeoJSONError(f"{path}: cannot be read ({error.strerror}); correct `partner`") from error
-        if not isinstance(image, NucleusSlide):
-            return parts.measure((image.mpp, image.mpp), N_RAYS)
-        xy, rays = parts.measure(image.store.slide_mpp, N_RAYS)
-        return level0_to_work(xy, image.store.slide_mpp, image.mpp), rays
-    labels = read_label_image(path)
-    require_size(path, labels, image.size_px)
-    require_nuclei(path, labels, (image.mpp, image.mpp))
-    nuclei = label_image_to_nuclei(labels, (image.mpp, image.mpp), N_RAYS)
+    if not path.name.lower().endswith(GEOJSON_SUFFIXES):
+        nuclei = read_instances(path, image.size_px, image.mpp, N_RAYS).nuclei
+    elif isinstance(image, NucleusSlide):
+        nuclei = read_drawn(path, image.store.slide_mpp, N_RAYS).nuclei
+        nuclei.xy = level0_to_work(nuclei.xy, image.store.slide_mpp, image.mpp)
+    else:
+        nuclei = read_drawn(path, (image.mpp, image.mpp), N_RAYS).nuclei
     return nuclei.xy, nuclei.rays
 
 
@@ -324,7 +284,7 @@ class PairBatches:
         self,
         views: ViewBatches,
         images: Sequence[NucleusImage],
-        partners: Sequence[PicturePartner | None],
+        partners: Sequence[Partner | None],
     ):
         self.views = views
         self._partner = {id(image): partner for image, partner in zip(images, partners, strict=True)}
@@ -341,10 +301,10 @@ class PairBatches:
             if partner is None:
                 continue
             # The centre and four points near the corners represent the whole view.
-            known[number] = partner.covers(view.source_xy(CORNERS * view.size_px)).all()
+            known[number] = partner.in_tissue(view.source_xy(CORNERS * view.size_px)).all()
             if known[number]:
                 cut.append(view.cut(partner))
-                at_nuclei[number] = shared[number] & partner.covers(view.source_xy(xy[number]))
+                at_nuclei[number] = shared[number] & partner.in_tissue(view.source_xy(xy[number]))
         side = sets[0].views[0].size_px
         pixels = torch.from_numpy(np.stack(cut) if cut else np.zeros((0, side, side, 3), np.uint8))
         return PartnerBatch(pixels.permute(0, 3, 1, 2), torch.from_numpy(known), torch.from_numpy(at_nuclei))

@@ -16,7 +16,7 @@ from muse_pipeline.core.config import Mpp
 from muse_pipeline.core.errors import ConfigError, MppError, StoreError
 from muse_pipeline.core.pictures import list_pictures, resize_picture, spread_evenly
 from muse_pipeline.data.augment import seed_of_step
-from muse_pipeline.labels.pictures import read_picture
+from muse_pipeline.labels.picture_scale import read_picture
 from muse_pipeline.store.store import open_store
 
 
@@ -40,14 +40,7 @@ class UnlabelledSource:
 
 
 def open_unlabelled(sources: Iterable[UnlabelledSource], mpp: float) -> list[Image]:
-    """Read all pictures into memory, resampled to ``mpp``, and open all stores, which are read window by window.
-
-    Raises:
-        ConfigError: there is no source, or a folder is missing or empty.
-        LabelError: a picture cannot be read, or its mpp is unknown.
-        MppError: the mpp of a store differs from ``mpp``.
-        StoreError: a store is missing or damaged.
-    """
+    """Read all pictures into memory, resampled to ``mpp``, and open all stores, which are read window by window."""
     images = [image for source in sources for image in _open(source, mpp)]
     if not images:
         raise ConfigError("no unlabelled tissue is named; give `sources`, each with `images` or `store`")
@@ -65,11 +58,7 @@ def _open(source: UnlabelledSource, mpp: float) -> list[Image]:
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """List the pictures in the folder of a source.
-
-    Raises:
-        ConfigError: the folder is missing or has no pictures.
-    """
+    """List the pictures in the folder of a source."""
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder of pictures; correct `images` in the config")
     paths = list_pictures(folder)
@@ -105,6 +94,10 @@ class Picture:
         self.size_px = pixels.shape[1], pixels.shape[0]
         self.tissue = np.ones((-(-pixels.shape[0] // MASK_PX), -(-pixels.shape[1] // MASK_PX)), bool), float(MASK_PX)
 
+    def in_tissue(self, xy: np.ndarray) -> np.ndarray:
+        """(M,) bool: True for all positions (M, 2)."""
+        return np.ones(len(xy), bool)
+
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
         """(h, w, 3) uint8 as in ``Image.read``, mirrored beyond the border."""
         (x, y), (width, height) = xy, size
@@ -129,9 +122,6 @@ class WindowSampler:
     Args:
         images: pictures and stores, all at the same mpp.
         window_px: side of a window.
-
-    Raises:
-        StoreError: no image has any tissue.
     """
 
     def __init__(self, images: Sequence[Image], window_px: int):

@@ -27,7 +27,7 @@ from muse_pipeline.data.augment import (
     seed_of_step,
     vary_appearance,
 )
-from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.labels.tissue import UNKNOWN, TissueImage
 from muse_pipeline.nuclei.table import Nuclei
 

@@ -186,9 +186,6 @@ def match_nuclei(
         mpp: um per pixel of the frame, or (x, y).
         radius_um: largest distance of a match.
         judged: (P,) bool, as in ``Matches``; True for all predictions by default.
-
-    Raises:
-        FrameError: the frames differ.
     """
     predicted.require(true.frame)
     taken = np.full((n_classes + 1, len(predicted)), -1)

@@ -16,7 +16,8 @@ from muse_pipeline.core.files import read_json
 from muse_pipeline.evaluation.detection import RADIUS_UM, Matches, match_nuclei
 from muse_pipeline.evaluation.overlaps import PanopticCounts, count_panoptic, jaccard_areas, overlap_polygons
 from muse_pipeline.evaluation.reliability import CalibrationCounts, count_calibration
-from muse_pipeline.evaluation.truth import ClassMap, SlidePair, Truth, read_region, read_truth
+from muse_pipeline.evaluation.slide_pairs import SlidePair
+from muse_pipeline.evaluation.truth import ClassMap, Truth, read_region, read_truth
 from muse_pipeline.nuclei.parquet import ROW_GROUP, iterate_rows, parse_outlines, read_nuclei, read_provenance
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.mask import TissueMask
@@ -53,6 +54,7 @@ class SlideScore:
         mpp: (x, y) um per level-0 pixel.
         threshold: score threshold of the model, if its card has one.
         n_found: number of nuclei in the table with at least the minimum score.
+        n_left_out: number of nuclei in the table, of any score, that the totals of a report leave out.
         n_true: number of true nuclei that count: on the slide and in the region.
         n_unknown: number of these true nuclei without a class.
         matches: matched nuclei.
@@ -76,6 +78,7 @@ class SlideScore:
     mpp: tuple[float, float]
     threshold: float | None
     n_found: int
+    n_left_out: int
     n_true: int
     n_unknown: int
     matches: Matches
@@ -93,15 +96,7 @@ class SlideScore:
 
 
 def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
-    """Read and score one slide.
-
-    Raises:
-        LabelError: the truth cannot be read, names an unknown class, is a mask of a different size from the slide,
-            is completely outside the slide, as its region may be, or seems to have x and y exchanged.
-        GeoJSONError: the truth or region is not GeoJSON.
-        NucleiError: the table or its slide.json was not written by this package, or the table has a higher score cut
-            than requested.
-    """
+    """Read and score one slide."""
     provenance = read_provenance(pair.nuclei)
     classes, mpp, threshold = tuple(provenance.class_names), provenance.slide_mpp, provenance.threshold
     size_px, offset_px = _read_size(pair.nuclei), qupath_offset_px(provenance.bounds, rules.frame)
@@ -138,6 +133,7 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
         mpp=mpp,
         threshold=threshold,
         n_found=len(found),
+        n_left_out=provenance.n_left_out,
         n_true=len(counted.nuclei),
         n_unknown=int((counted.nuclei.label < 0).sum()),
         matches=matches,
@@ -181,9 +177,6 @@ def _require_order(path: Path, true_xy: np.ndarray, found_xy: np.ndarray, mpp: t
     """Reject truth whose x and y seem to be exchanged.
 
     At least half of the nuclei, and over twice as many as before, must lie near detected nuclei after an exchange.
-
-    Raises:
-        LabelError: x and y seem to be exchanged.
     """
     true_xy = true_xy[np.isfinite(true_xy).all(1)]
     if not len(found_xy) or len(true_xy) < LEAST_TRUE:

@@ -16,7 +16,7 @@ from muse_pipeline.evaluation.detection import DetectionCounts
 from muse_pipeline.evaluation.overlaps import MIN_IOU, PanopticCounts, jaccard_ratio
 from muse_pipeline.evaluation.reliability import CalibrationCounts
 from muse_pipeline.evaluation.score import FAR_UM, Rules, SlideScore
-from muse_pipeline.evaluation.truth import Pairing
+from muse_pipeline.evaluation.slide_pairs import Pairing
 
 NOT_SCORED = {"without_truth": "no truth", "without_result": "no result", "beyond_sheet": "not in the sheet"}
 
@@ -32,10 +32,6 @@ def summarise(
         rules: rules of scoring.
         repeats: number of draws of the bootstrap.
         site: regular expression that finds a slide's site in its name, for calibration by site.
-
-    Raises:
-        ConfigError: the expression is invalid, or does not match the name of a slide.
-        NucleiError: the slides were not detected with the same classes.
     """
     classes = scores[0].classes
     for score in scores:
@@ -61,6 +57,7 @@ def summarise(
         "n_slides": len(scores),
         "n_patients": len(set(patients)),
         "n_found": sum(score.n_found for score in scores),
+        "n_left_out": sum(score.n_left_out for score in scores),
         "n_true": sum(score.n_true for score in scores),
         "n_true_of_unknown_class": sum(score.n_unknown for score in scores),
         "truth_names_classes": any(score.names_classes for score in scores),
@@ -230,11 +227,13 @@ def _heading(summary: dict[str, Any]) -> str:
     mpp = ", ".join(sorted({f"{x:.4g}" if abs(x - y) < 1e-4 else f"{x:.4g} x {y:.4g}" for x, y in rules["mpp"]}))
     n_slides, n_patients = summary["n_slides"], summary["n_patients"]
     few = f", fewer than {MIN_PATIENTS}: too few to rely on" if n_patients < MIN_PATIENTS else ""
+    n_left_out = summary["n_left_out"]
+    uncounted = f" ({n_left_out:,} of them in artefacts, which the report does not count)" if n_left_out else ""
     intervals = f"bootstrap over {n_patients} patients{few}" if n_patients > 1 else "none, as there is one patient"
     return "\n".join(
         [
             f"{count_noun(n_slides, 'slide')}, model {', '.join(summary['models'])}: "
-            f"{count_noun(summary['n_found'], 'nucleus', 'nuclei')} found, {summary['n_true']:,} true",
+            f"{count_noun(summary['n_found'], 'nucleus', 'nuclei')} found{uncounted}, {summary['n_true']:,} true",
             f"match: one to one by descending score, within {rules['radius_um']:g} um; mpp {mpp}; "
             f"score cut {', '.join(cut) or 'unknown'}{own}",
             f"95 % intervals: {intervals} ({rules['patient']})",

@@ -64,11 +64,6 @@ def export_onnx(
         output: the file.
         calibration: folder of pictures to calibrate int8; by default that of the run's own pictures.
         changes: ``name`` and settings of the export, as in ``load_detector``.
-
-    Raises:
-        CheckpointError: the checkpoint contains no detector, or one that does not fit its own description.
-        ConfigError: the network cannot be exported for the window in the settings or cannot be quantised, or there
-            are no pictures to calibrate int8.
     """
     graph, card = load_detector(checkpoint, **changes)
     folder = calibration or RunFolder(checkpoint.parent).pictures
@@ -143,10 +138,6 @@ def load_detector(path: Path, name: str | None = None, **changes: Any) -> tuple[
         path: the checkpoint.
         name: name of the model, instead of that in the checkpoint's settings.
         changes: settings of the export (``methods.detector.config``) that replace those in the checkpoint.
-
-    Raises:
-        CheckpointError: the checkpoint contains no detector, or one that does not fit its own description.
-        ConfigError: the network cannot be exported for the window that the settings name.
     """
     detector, config, checkpoint = load_trained(path)
     export = replace_settings(config.export, replace_outlines(changes), "export")
@@ -202,12 +193,7 @@ def describe_model(
 
 
 def recard(model: Path, output: Path, facts: dict[str, Any]) -> ModelCard:
-    """Write ``model`` with ``facts`` in its card to ``output``, which may be the same file; the graph is unchanged.
-
-    Raises:
-        ConfigError: ``facts`` do not apply to a model of this kind.
-        ModelError: the file is not ONNX or has no card.
-    """
+    """Write ``model`` with ``facts`` in its card to ``output``, which may be the same file; the graph is unchanged."""
     card = read_card(model)
     if facts.keys() - {field.name for field in dataclasses.fields(card)}:
         raise ConfigError(f"{model}: {card.does}, and has no temperature, outlines or organs; give a detector")
@@ -217,12 +203,7 @@ def recard(model: Path, output: Path, facts: dict[str, Any]) -> ModelCard:
 
 
 def measure_folders(folders: Iterable[tuple[Path, float]]) -> AppearanceReference:
-    """Measure the appearance of the pictures in folders, each with its um per pixel.
-
-    Raises:
-        LabelError: a picture cannot be read.
-        ModelError: a folder has no picture, or nothing can be measured.
-    """
+    """Measure the appearance of the pictures in folders, each with its um per pixel."""
     measured = []
     for folder, mpp in folders:
         paths = list_pictures(folder)
@@ -257,9 +238,6 @@ def export_embedder(checkpoint: Path, output: Path, mpp: float) -> EmbedderCard:
         checkpoint: a checkpoint of any method of this package, a released MUSE file, or the name of a built-in model.
         output: the file.
         mpp: um per pixel that is assumed if the checkpoint does not state it.
-
-    Raises:
-        CheckpointError: the checkpoint contains no backbone with a dense map, or cannot be read.
     """
     graph, card = load_embedder(checkpoint, mpp)
     write_model(trace_windows(graph, card, [DENSE], graph.backbone.lattice.any_size), card, output)

@@ -119,10 +119,6 @@ def check_parity(checkpoint: Path, model: Path, images: Path, provider: str = "c
         model: the model that was exported from it.
         images: folder of PNG pictures at the model's mpp; the upper left windows of the first six are compared.
         provider: name of a provider as in ``Predictor``.
-
-    Raises:
-        LabelError: a picture cannot be read.
-        ModelError: there is no picture or nucleus, or the results differ by more than the tolerances.
     """
     predictor = Predictor(model, provider)
     card = predictor.card

@@ -38,9 +38,6 @@ def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name:
         model: the model in float32, from ``export.onnx.trace``.
         windows: windows from which the ranges of activations are determined.
         name: name of the network, for errors.
-
-    Raises:
-        ConfigError: the layers contain operations other than convolutions, or fewer than two convolutions.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -226,10 +223,6 @@ def calibration_windows(folder: Path, card: ModelCard | RegionCard) -> list[Cali
     Args:
         folder: folder of pictures at the model's mpp.
         card: card of the model.
-
-    Raises:
-        ConfigError: there is no picture.
-        LabelError: a picture cannot be read.
     """
     paths = list_pictures(folder)
     if not paths:

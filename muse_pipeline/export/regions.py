@@ -38,10 +38,6 @@ def load_region_model(path: Path, name: str | None = None, **changes: Any) -> tu
         path: the checkpoint.
         name: name of the model, instead of that in the checkpoint.
         changes: settings of ``RegionExport`` that replace those in the checkpoint.
-
-    Raises:
-        CheckpointError: the checkpoint contains no region network, or one that does not fit its description.
-        ConfigError: the network cannot be exported for the window that the settings name.
     """
     checkpoint = load_checkpoint(path)
     if checkpoint.meta.get("kind") != REGIONS:
@@ -107,11 +103,6 @@ def export_region_model(
         output: the file.
         calibration: folder of pictures to calibrate int8; None for other precisions.
         changes: ``name`` and settings of the export, as in ``load_region_model``.
-
-    Raises:
-        CheckpointError: the checkpoint contains no region network, or one that does not fit its description.
-        ConfigError: the network cannot be exported for the window that the settings name or cannot be quantised, or
-            there are no pictures to calibrate int8.
     """
     network, card = load_region_model(checkpoint, **changes)
     windows = []
@@ -154,12 +145,7 @@ class RegionParity:
 
 
 def check_region_parity(checkpoint: Path, model: Path, images: Path) -> RegionParity:
-    """Compare a checkpoint, run in float32, with the model exported from it, on at most ``MAX_PICTURES`` pictures.
-
-    Raises:
-        LabelError: a picture cannot be read.
-        ModelError: there is no picture, or the results differ by more than the tolerances.
-    """
+    """Compare a checkpoint, run in float32, with the model exported from it, on at most ``MAX_PICTURES`` pictures."""
     predictor = RegionPredictor(model)
     card = predictor.card
     if not list_pictures(images):

@@ -24,7 +24,7 @@ import shapely
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Quality
-from muse_pipeline.core.types import ARTEFACTS, SlideInfo
+from muse_pipeline.core.types import ARTEFACTS, LEFT_OUT, SlideInfo
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.model import BUILT_IN
 from muse_pipeline.inference.predictor import RegionPredictor
@@ -59,9 +59,10 @@ _SQUARE = np.ones((3, 3), np.uint8)
 _SEARCHED_MM2 = (0.002, 0.001, 0.004)  # least area searched for folds and for ink, if dark, and for bubbles, if soft
 _WINDOW_PX = 480  # side of the model's windows, small because most tissue is neither dark nor out of focus
 MIN_AREAS_MM2 = (0.004, 0.002, 0.004, 0.0)  # minimum area of each of ``KINDS``; smaller areas are dropped
-SHARE_OF_MEDIAN = 0.62  # threshold of the ratio, as a fraction of the slide's median: docs/results/artefacts.md
-RATIO_LIMITS = (0.24, 0.36)  # range of that threshold, for slides that are mostly blurred or rich in fine collagen
+SHARE_OF_MEDIAN = 0.58  # threshold of the ratio, as a fraction of the slide's median: docs/results/artefacts.md
+RATIO_LIMITS = (0.2, 0.36)  # range of that threshold, for slides that are mostly blurred or rich in fine collagen
 MIN_ENERGY = 0.5  # minimum energy of coarse detail in grey levels squared; cells with less are not judged
+USUAL_ENERGY = 8.0  # the same for cells that count for the median, since noise has a high ratio, as in cartilage
 _NOISE = (0.0334, 0.0139)  # energy of white noise in fine and in coarse detail, relative to that in the finest detail
 MIN_TISSUE = 0.6  # minimum fraction of tissue in a cell, since the edge of tissue would count as detail
 MAX_GREEN = 220  # brighter pixels are glass
@@ -76,7 +77,8 @@ class ArtefactMap:
 
     Attributes:
         kind: (rows, columns) int8 index into ``kinds``, or ``CLEAN``; the grid starts at the corner of level 0.
-        area_mm2: area of the tissue with each kind of artefact; empty if artefacts were not searched for.
+        area_mm2: area of the tissue with each kind of artefact; empty if artefacts were not searched for, and without
+            "blurred" if focus cannot be judged.
         slide_mpp: (x, y) um per level-0 pixel.
         model_sha256: checksum of the model that mapped all kinds but the first.
         kinds: names of the kinds.
@@ -89,20 +91,20 @@ class ArtefactMap:
     slide_mpp: tuple[float, float]
     model_sha256: str
     kinds: tuple[str, ...] = KINDS
-    subtract: tuple[str, ...] = KINDS
+    subtract: tuple[str, ...] = LEFT_OUT
     tissue_mm2: float = 0.0
 
     @property
     def focus_doubt(self) -> str:
-        """A warning if nothing is left out for its focus, although this was requested; "" otherwise.
+        """A warning if focus is not judged, or if nothing is left out for it although this was requested; or "".
 
         Focus is measured relative to the rest of the slide, which is not a reference if most of it is out of focus.
         An enlarged slide looks out of focus everywhere.
         """
+        if self.kinds and not has_detail(self.slide_mpp):
+            return f"focus is not judged in slides coarser than {MPP * MAX_COARSER:g} um per pixel"
         if KINDS[0] not in self.subtract or not self.kinds:
             return ""
-        if not has_detail(self.slide_mpp):
-            return f"focus is not judged in slides coarser than {MPP * MAX_COARSER:g} um per pixel"
         share = self.area_mm2.get(KINDS[0], 0.0) / max(self.tissue_mm2, 1e-6)
         if share <= MOST:
             return ""
@@ -136,7 +138,7 @@ def find_artefacts(
     tissue: TissueMask,
     fit: MacenkoFit | None,
     threads: int = 1,
-    subtract: Sequence[str] = KINDS,
+    subtract: Sequence[str] = LEFT_OUT,
 ) -> ArtefactMap:
     """Find the areas of a slide that are out of focus, folded, under a bubble or inked, in its image at ``MPP``.
 
@@ -146,17 +148,17 @@ def find_artefacts(
         fit: fit of the slide's stains; None if it failed.
         threads: number of threads; results do not depend on it.
         subtract: the kinds whose nuclei and areas are left out of totals; they take precedence where kinds overlap.
-
-    Raises:
-        StoreError: the image is coarser than ``MPP``, or a chunk of it is damaged.
     """
     masks = find_masks(store, fit, threads)
     kind = np.full(masks[0].shape, CLEAN, np.int8)
     # Later kinds overwrite earlier ones, so those that totals leave out come last.
     for number in sorted(range(len(KINDS)), key=lambda number: KINDS[number] in subtract):
         kind[masks[number]] = number
-    areas = _measure_areas(kind, tissue), store.slide_mpp
-    return ArtefactMap(kind, *areas, sha256_of(MODEL), subtract=tuple(subtract), tissue_mm2=tissue.area_mm2)
+    areas = _measure_areas(kind, tissue)
+    if not has_detail(store.slide_mpp):
+        del areas[KINDS[0]]
+    known = {"subtract": tuple(subtract), "tissue_mm2": tissue.area_mm2}
+    return ArtefactMap(kind, areas, store.slide_mpp, sha256_of(MODEL), **known)
 
 
 def find_masks(store: Store, fit: MacenkoFit | None, threads: int = 1) -> list[np.ndarray]:
@@ -330,8 +332,9 @@ def find_blurred(
     The threshold is ``share_of_median`` times the median, clipped to ``limits``. Cells with too little coarse detail
     are found only between blurred cells.
     """
-    judged = coarse > MIN_ENERGY
-    usual = np.median(fine[judged] / coarse[judged]) if judged.any() else 0.0
+    judged, clear = coarse > MIN_ENERGY, coarse > USUAL_ENERGY
+    compared = clear if clear.any() else judged
+    usual = np.median(fine[compared] / coarse[compared]) if compared.any() else 0.0
     blurred = judged & (fine < np.clip(share_of_median * usual, *limits) * coarse)
     return cv2.morphologyEx(blurred.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)) > 0
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from muse_pipeline.core.config import Count, Fraction, Positive, parse_config
 from muse_pipeline.core.errors import ConfigError, ModelError
+from muse_pipeline.core.provenance import organs_of
 from muse_pipeline.core.types import NETWORKS, NucleusClass
 
 METADATA_KEY = "muse_card"
@@ -110,11 +112,7 @@ class Card:
 
     @classmethod
     def from_json(cls, text: str, where: str) -> Self:
-        """Read a card; ``where`` names the file in errors.
-
-        Raises:
-            ModelError: the text is not a card, or it is the card of a model of a different kind.
-        """
+        """Read a card; ``where`` names the file in errors."""
         card = read_any_card(text, where)
         if not isinstance(card, cls):
             raise ModelError(f"{where}: {card.does}{cls.otherwise.format(verb=card.verb)}")
@@ -146,7 +144,7 @@ class ModelCard(Card):
         embedding_dim: length D of the vectors in the graph's output ``embedding``; 0 if it has no such output.
         metrics: measured figures by name; each name states the data split.
         limits: limits of the model's use, in words.
-        organs: organs in which the classes were validated.
+        organs: class -> organs in which it was validated.
         nuclei: measures of the training nuclei of each class; empty if they were not measured.
     """
 
@@ -162,7 +160,7 @@ class ModelCard(Card):
     embedding_dim: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     limits: str = ""
-    organs: tuple[str, ...] = ()
+    organs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     nuclei: dict[str, ClassReference] = field(default_factory=dict)
 
     does = "finds nuclei"
@@ -212,6 +210,8 @@ class ImportedCard(ModelCard):
 
 REGIONS = "regions"
 MIN_AREA_MM2 = 0.01  # a disc with a diameter of 113 um
+# Metrics of region models: of their maps, and of the class that is best if everything is painted in it.
+DICE, DICE_OF_PAINTING = "validation Dice of pixels, by masks", "validation Dice of painting everything"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,6 +249,18 @@ class RegionCard(Card):
             )
 
 
+def painting_warnings(name: str, metrics: Mapping[str, float]) -> list[str]:
+    """A warning if a region model is not better than painting everything in one class; empty if it is, or may be."""
+    own = next((value for metric, value in metrics.items() if metric.startswith(DICE)), None)
+    painting = metrics.get(DICE_OF_PAINTING)
+    if own is None or painting is None or own > painting:
+        return []
+    return [
+        f"region model '{name}' is not better than painting everything in one class (Dice {own:.3f} and {painting:.3f} "
+        "on its validation images); do not use its regions"
+    ]
+
+
 EMBEDDER = "embedder"
 
 
@@ -277,14 +289,12 @@ KINDS = {None: ModelCard, **dict.fromkeys(NETWORKS, ImportedCard), REGIONS: Regi
 
 
 def read_any_card(text: str, where: str) -> Card:
-    """The card of a model of any kind.
-
-    Raises:
-        ModelError: the text is not a card.
-    """
+    """The card of a model of any kind."""
     try:
         values: Any = json.loads(text)
         kind = values.get("kind") if isinstance(values, dict) else None
+        if isinstance(values, dict) and isinstance(values.get("organs"), list):
+            values["organs"] = organs_of(values)
         return parse_config(values, KINDS.get(kind, ModelCard), where)
-    except (json.JSONDecodeError, ConfigError) as error:
+    except (json.JSONDecodeError, ConfigError, KeyError, TypeError) as error:
         raise ModelError(f"{where}: the model card is not usable ({error}); export the model again") from error

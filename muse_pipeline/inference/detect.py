@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from muse_pipeline.core.coords import window_to_work
 from muse_pipeline.core.environment import find_versions
 from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import complete_file
@@ -29,7 +30,7 @@ from muse_pipeline.inference.stains import LN_10, POSITIVE_OD, colour_of_fit, me
 from muse_pipeline.nuclei.pairs import SeamResolver, cut_apart, report_window, suppress_overlaps
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.grid import Shard, WindowGrid
-from muse_pipeline.store.store import Store
+from muse_pipeline.store.store import Store, continue_axis
 from muse_pipeline.tissue.colour import SlideColour
 from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit
 
@@ -123,10 +124,6 @@ def detect_shard(
     Returns:
         The facts written into the file: shard, number of windows, windows that were full or excluded, and the facts
         about slide, grid and finder that all shards have in common.
-
-    Raises:
-        ModelError: the store's mpp is not the card's, or the model cannot be run.
-        StoreError: the store was replaced while it was read.
     """
     card, guard = finder.card, choice.guard
     require_mpp(store, card)
@@ -167,7 +164,8 @@ def _run_batch(
     card = finder.card
     part = grid.part(windows, *store.tissue, card.stride_px) if finder.trim else grid.whole
     found, reasons = _find_nuclei(store, finder, grid.part_xy(windows, part), (part.width, part.height), guard)
-    are_full = [len(nuclei) >= card.capacity for nuclei in found]  # counted before duplicates are suppressed
+    are_full = [len(nuclei) >= card.capacity for nuclei in found]  # counted before nuclei are dropped
+    found = [_drop_beyond(*both, grid.size_px) for both in zip(found, grid.part_xy(windows, part), strict=True)]
     if finder.suppress_overlaps:
         found = [suppress_overlaps(nuclei, card.mpp) for nuclei in found]
     reports = [report_window(*both, grid, part, card.mpp) for both in zip(found, windows.tolist(), strict=True)]
@@ -181,10 +179,16 @@ def _find_nuclei(
     card = finder.card
     pixels = np.full((card.batch, *size_px[::-1], 3), 255, np.uint8)
     for slot, corner in enumerate(corners):
-        pixels[slot] = store.read(tuple(corner), size_px)
+        pixels[slot] = store.read_continued(tuple(corner), size_px)
     reasons = [guard.judge(pixels[slot]) if guard else "" for slot in range(len(corners))]
     found = finder(pixels, corners) if not all(reasons) else [no_nuclei(card)] * len(corners)
     return [no_nuclei(card) if why else nuclei for nuclei, why in zip(found, reasons, strict=False)], reasons
+
+
+def _drop_beyond(nuclei: Nuclei, corner: np.ndarray, size_px: tuple[int, int]) -> Nuclei:
+    """The nuclei (frame: window) of a window at ``corner`` that lie in an image of ``size_px``, in work pixels."""
+    xy = window_to_work(nuclei.xy, corner)
+    return nuclei[((xy >= 0) & (xy < size_px)).all(1)]
 
 
 def no_nuclei(card: ModelCard) -> Nuclei:
@@ -196,11 +200,7 @@ def no_nuclei(card: ModelCard) -> Nuclei:
 
 
 def require_mpp(store: Store, card: ModelCard | EmbedderCard) -> None:
-    """Reject a store that is not at the model's mpp.
-
-    Raises:
-        ModelError: the two mpps differ.
-    """
+    """Reject a store that is not at the model's mpp."""
     if abs(store.mpp / card.mpp - 1) > 1e-6:
         raise ModelError(
             f"{store.path}: stored at {store.mpp:g} um/px, but model '{card.name}' works at {card.mpp:g} um/px; "
@@ -231,7 +231,7 @@ PACKAGES = ("muse-pipeline", "numpy", "onnxruntime", "onnxruntime-gpu", "onnxrun
 class ModelFinder(Detector):
     """A model with the stains of one slide, for ``detect_shard``.
 
-    On a slide that looks like immunohistochemistry, the model also runs on recoloured pixels, to find brown nuclei, and
+    On a slide of immunohistochemistry, the model also runs on recoloured pixels, to find brown nuclei, and
     the DAB of every nucleus is measured (``inference.stains``).
 
     Attributes:
@@ -249,10 +249,10 @@ class ModelFinder(Detector):
     third_stain: Sequence[float] | None = None
 
     @classmethod
-    def of_slide(cls, predictor: Predictor, stained: SlideColour) -> ModelFinder:
-        """The model for a slide with these stains."""
+    def of_slide(cls, predictor: Predictor, stained: SlideColour, stain: str | None = None) -> ModelFinder:
+        """The model for a slide with these colours, and with the ``stain`` that the user states."""
         card = predictor.card
-        verdict = judge_appearance(card.appearance, stained)
+        verdict = judge_appearance(card.appearance, stained, stain)
         return cls(predictor, colour_of_fit(card.colour, stained.macenko), verdict, stained.third_stain)
 
     @property
@@ -267,8 +267,8 @@ class ModelFinder(Detector):
 
     @property
     def measures_dab(self) -> bool:
-        """True if the slide looks like immunohistochemistry."""
-        return self.appearance is not None and self.appearance.is_brown
+        """True for immunohistochemistry."""
+        return self.appearance is not None and self.appearance.is_ihc
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
         """The model's nuclei, which do not depend on ``origin_xy``."""
@@ -336,8 +336,7 @@ def detect_overlapping(predictor: Predictor, pixels: np.ndarray, colour: np.ndar
     reports = [_run_window(predictor, grid, pixels, colour, window) for window in windows.tolist()]
     nuclei, seams = Nuclei.concatenate(reports), SeamResolver(grid, card.mpp)
     kept = seams.add(nuclei.xy, np.repeat(windows, [len(report) for report in reports])), seams.finish()
-    nuclei = nuclei[np.concatenate(kept)]
-    return nuclei[((nuclei.xy >= 0) & (nuclei.xy < (width, height))).all(1)]
+    return nuclei[np.concatenate(kept)]
 
 
 def _run_window(predictor: Predictor, grid: WindowGrid, pixels: np.ndarray, colour: np.ndarray, window: int) -> Nuclei:
@@ -348,8 +347,9 @@ def _run_window(predictor: Predictor, grid: WindowGrid, pixels: np.ndarray, colo
         part = grid.part(np.array([window]), everywhere, card.stride_px, card.stride_px)
     # Some graphs accept only whole batches, so the other windows of the batch stay white.
     batch = np.full((card.batch, part.height, part.width, 3), 255, np.uint8)
-    x, y = grid.part_xy(window, part)
-    left, top, right, bottom = max(x, 0), max(y, 0), min(x + part.width, width), min(y + part.height, height)
-    batch[0, top - y : bottom - y, left - x : right - x] = pixels[top:bottom, left:right]
-    nuclei = suppress_overlaps(predictor(batch, colour)[0], card.mpp)
+    corner = grid.part_xy(window, part)
+    columns, rows = map(continue_axis, corner, (part.width, part.height), grid.size_px)
+    batch[0] = pixels[np.ix_(rows, columns)]
+    nuclei = _drop_beyond(predictor(batch, colour)[0], corner, grid.size_px)
+    nuclei = suppress_overlaps(nuclei, card.mpp)
     return report_window(nuclei, window, grid, part, card.mpp).require(Frame.WORK)

@@ -1,18 +1,22 @@
 """Doubts about a slide: about its appearance compared with the training pictures, its stain, scale and classes.
 
 A model's card contains the range of every measure of ``tissue.colour`` over the training pictures. A slide that lies
-outside a range by more than a margin is flagged, with the reason in words; a slide with a dark background, or with more
-brown than the training pictures, has a different stain. No step fails because of a doubt. docs/guide/confidence.md
-states how often pictures of an unseen site are flagged, and the limits of the check.
+outside a range by more than a margin is flagged, with the reason in words; a slide with a dark background, or of
+immunohistochemistry, has a different stain. No step fails because of a doubt. docs/guide/confidence.md states how often
+pictures of an unseen site are flagged, and the limits of the check.
 
-Totals of a cohort leave out doubtful slides, or only the classes of their nuclei. All nuclei are doubtful if the stain
-is different, or if the pixel size is implausible by itself or for the size of the nuclei. Only classes are doubtful if
-the nuclei of a class are larger than in training, for example tumour mistaken for lymphocytes, or if the classes were
-not validated in the organ. The limits come from the breast tissue that `compact` was trained on, and from other tissue.
+Totals of a cohort leave out doubtful slides, or only the classes of their nuclei or their regions. All nuclei are
+doubtful if the image is not bright-field, or if the pixel size is implausible by itself or for the size of the nuclei.
+Only classes are doubtful if the nuclei of a class are larger than in training, for example tumour mistaken for
+lymphocytes, or if the classes were not validated in the organ. Only regions are doubtful if many nuclei are of a class
+that does not occur in their region. The limits come from the breast tissue that `compact` was trained on, and from
+other tissue.
 
 If the pixel size is wrong, which is the commonest mistake, nuclei have a different size and lower class probabilities.
 Both also occur at the right pixel size: nuclei of lymph nodes are small, and classes in an unfamiliar organ
-are uncertain. Hence the plausible range of the median area narrows as the mean class probability falls.
+are uncertain. Hence the plausible range of the median area narrows as the mean class probability falls, unless
+the nuclei of a class are about as large as in training. A pixel size that the scanner wrote into the slide's file is
+rarely wrong, so the size of nuclei then leads to a warning only.
 """
 
 from __future__ import annotations
@@ -24,21 +28,39 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from muse_pipeline.core.provenance import DARK, FLAGGED, NOT_KNOWN, OK, OTHER_STAIN, Provenance, Verdict
+from muse_pipeline.core.provenance import (
+    DARK,
+    FLAGGED,
+    NO_BROWN,
+    NOT_KNOWN,
+    OK,
+    OTHER_STAIN,
+    STATED_IHC,
+    Provenance,
+    Verdict,
+)
+from muse_pipeline.core.specimen import HE, IHC, name_organ
 from muse_pipeline.core.text import count_noun
+from muse_pipeline.core.types import FROM_NUCLEI
 from muse_pipeline.inference.card import AppearanceReference, ClassReference
-from muse_pipeline.slides.mpp import describe_implausible
+from muse_pipeline.slides.mpp import describe_implausible, is_of_scanner
 from muse_pipeline.tissue.colour import SlideColour
 
 PERCENTILES = (1, 50, 99)
-BROWN = "brown, as immunohistochemistry is"
+BROWN = "much brown, such as pigment"
+BROWN_NUCLEI = "brown nuclei or cells, as in immunohistochemistry"
 OF_NUCLEI = {"stain": "other stain", "scale": "doubtful scale"}
 OF_CLASSES = {"classes": "doubtful classes", "organ": "classes not validated"}
+OF_REGIONS = {"regions": "doubtful regions"}
+MAX_UNLIKE = 0.15  # share of judged nuclei in tissue of another kind; by outlines of pathologists it is 0.04 to 0.08
 MIN_NUCLEI = 100  # minimum number of nuclei of a class or slide; fewer may not be representative
 SMALLEST = (0.86, 0.955), (20.0, 12.0)  # mean class probabilities, and the minimum median areas in um2 for them
 LARGEST = (0.85, 0.92), (48.0, 75.0)  # mean class probabilities, and the maximum median areas in um2 for them
 # At half the true pixel size nuclei are both small and four times as dense; in frozen sections they are only small.
 SMALLEST_SPARSE, DENSE_PER_MM2 = 12.0, 8000.0  # minimum median area in um2 of a slide with fewer nuclei per mm2
+# The same minimum applies if this share of the nuclei belongs to classes whose median area is at least this fraction of
+# the smallest one in training, as in follicles and crowded glands; at half the pixel size they are rare.
+USUAL_SHARE, USUAL_AREA = 0.2, 0.68
 SMALLEST_ALONE = 14.0  # minimum for models of one class, without a maximum: a doubled pixel size hardly enlarges nuclei
 CHECK = "check the pixel size"  # beginning of the warning
 _BIN_UM2, _LARGEST_UM2 = 0.1, 1000.0
@@ -107,15 +129,16 @@ def merge_references(*references: AppearanceReference | None) -> AppearanceRefer
     return AppearanceReference(sum(reference.n_pictures for reference in known), ranges) if known else None
 
 
-def judge_appearance(reference: AppearanceReference | None, colour: SlideColour) -> Verdict:
+def judge_appearance(reference: AppearanceReference | None, colour: SlideColour, stain: str | None = None) -> Verdict:
     """Compare a slide with the training pictures of a model.
 
     Args:
         reference: reference in the model's card; None if the card has none.
         colour: stains and appearance of the slide.
+        stain: stain that the user states, one of ``core.specimen.STAINS``; if None or "unknown", the colours decide.
     """
-    if colour.dark_background:
-        return Verdict(OTHER_STAIN, (DARK,))
+    if other := _name_other_stain(colour, stain):
+        return Verdict(OTHER_STAIN, other)
     if reference is None:
         return Verdict(NOT_KNOWN, ("the model's card does not describe the appearance of its training pictures",))
     if colour.appearance is None:
@@ -123,9 +146,17 @@ def judge_appearance(reference: AppearanceReference | None, colour: SlideColour)
     measured = colour.appearance
     if not measured:
         return Verdict(NOT_KNOWN, ("no tissue to measure",))
-    reasons = tuple(_reasons(reference, measured))
-    is_other = BROWN in _deviations(STAINS, reference, measured)
-    return Verdict(OTHER_STAIN if is_other else FLAGGED if reasons else OK, reasons)
+    reasons = (*_reasons(reference, measured), *([f"{BROWN_NUCLEI}, but stated as H&E"] if colour.is_ihc else []))
+    return Verdict(FLAGGED if reasons else OK, reasons)
+
+
+def _name_other_stain(colour: SlideColour, stain: str | None) -> tuple[str, ...]:
+    """The reasons why a slide is not H&E; empty if it is."""
+    if colour.dark_background:
+        return (DARK,)
+    if stain == IHC:
+        return (STATED_IHC,) if colour.is_ihc else (STATED_IHC, NO_BROWN)
+    return (BROWN_NUCLEI,) if colour.is_ihc and stain != HE else ()
 
 
 def _reasons(reference: AppearanceReference, measured: dict[str, float]) -> Iterator[str]:
@@ -153,7 +184,9 @@ def _deviations(
 
 
 def find_doubts(provenance: Provenance, organ: str = "") -> dict[str, str]:
-    """The doubts about a slide, keyed as in ``OF_NUCLEI`` and ``OF_CLASSES``, each with the reason in words.
+    """The doubts about a slide, keyed as in ``OF_NUCLEI``, ``OF_CLASSES`` and ``OF_REGIONS``, each with its reason.
+
+    The key "mpp" has a doubt about a pixel size that the scanner states, for which no number is left out.
 
     Args:
         provenance: provenance of the slide's nuclei.
@@ -161,17 +194,64 @@ def find_doubts(provenance: Provenance, organ: str = "") -> dict[str, str]:
     """
     verdict = provenance.verdict
     of_mpp = describe_implausible(provenance.slide_mpp, provenance.mpp_source)
+    of_regions = _doubt_regions(provenance)
     if verdict.verdict == OTHER_STAIN:  # size and classes of its nuclei are not judged
-        return {"stain": "; ".join(verdict.reasons), **({"scale": of_mpp} if of_mpp else {})}
-    doubts = {"scale": provenance.size_doubt, "classes": provenance.class_doubt}
+        judged = {"stain": "" if verdict.is_ihc else "; ".join(verdict.reasons), "scale": of_mpp, "regions": of_regions}
+        return {kind: doubt for kind, doubt in judged.items() if doubt}
+    of_size = "mpp" if is_of_scanner(provenance.mpp_source) else "scale"
+    doubts = {of_size: provenance.size_doubt, "classes": provenance.class_doubt, "regions": of_regions}
     found = {kind: doubt for kind, doubt in doubts.items() if doubt}
     if of_mpp:
         found.setdefault("scale", of_mpp)
-    validated = provenance.organs
-    if organ and len(provenance.classes) > 1 and organ.casefold() not in map(str.casefold, validated):
-        known = f"lists {', '.join(validated)} only" if validated else "lists no organs"
-        found["organ"] = f"classes are not validated in {organ}: the card of {provenance.model.name} {known}"
+    if names := name_unvalidated(provenance, organ):
+        card = f"the card of {provenance.model.name}"
+        found["organ"] = f"{names} are not validated in {organ}: {card} lists {describe_organs(provenance.organs)}"
     return found
+
+
+def _doubt_regions(provenance: Provenance) -> str:
+    """A reason if many nuclei are of a class that does not occur in their region; "" otherwise."""
+    regions = provenance.regions
+    if regions and regions.source == FROM_NUCLEI and provenance.verdict.verdict == OTHER_STAIN:
+        return "the regions come from classes of nuclei, which are valid in H&E only"
+    n, n_unlike = (regions.n_judged or 0, regions.n_unlike_region or 0) if regions else (0, 0)
+    if n < MIN_NUCLEI or n_unlike <= MAX_UNLIKE * n:
+        return ""
+    return f"check the regions: {n_unlike:,} of {n:,} nuclei are epithelial outside epithelium or stroma inside it"
+
+
+def list_unvalidated(provenance: Provenance, organ: str) -> list[str]:
+    """Classes that are not validated in an organ; empty if the organ is not known or the classes mean nothing.
+
+    Args:
+        provenance: provenance of the slide's nuclei.
+        organ: organ in the sheet of slides, in any form of ``core.specimen.ORGANS``.
+    """
+    name = name_organ(organ)
+    if not name or not has_classes(provenance):
+        return []
+    validated = {each: set(map(name_organ, organs)) for each, organs in provenance.organs.items()}
+    return [each for each in provenance.class_names if name not in validated.get(each, ())]
+
+
+def name_unvalidated(provenance: Provenance, organ: str) -> str:
+    """The classes that are not validated in an organ: "Lymphocyte and Stroma", "classes" for all, "" for none."""
+    names = list_unvalidated(provenance, organ)
+    return "classes" if names == provenance.class_names else " and ".join(names)
+
+
+def has_classes(provenance: Provenance) -> bool:
+    """True if the classes of a slide mean something: there are several, and the stain is not another one."""
+    return len(provenance.classes) > 1 and provenance.verdict.verdict != OTHER_STAIN
+
+
+def describe_organs(organs: Mapping[str, Sequence[str]]) -> str:
+    """The organs in which classes are validated, as in "breast, colon (only Epithelial)"."""
+    texts = []
+    for organ in dict.fromkeys(organ for each in organs.values() for organ in each):
+        classes = [name for name, each in organs.items() if organ in each]
+        texts.append(organ if len(classes) == len(organs) else f"{organ} (only {', '.join(classes)})")
+    return ", ".join(texts) or "no organs"
 
 
 def reason_left_out(doubts: Iterable[str], kinds: Mapping[str, str], included: Iterable[str] = ()) -> str:
@@ -179,7 +259,7 @@ def reason_left_out(doubts: Iterable[str], kinds: Mapping[str, str], included: I
 
     Args:
         doubts: kinds of doubt about the slide.
-        kinds: kinds that matter, ``OF_NUCLEI`` or ``OF_CLASSES``.
+        kinds: kinds that matter, such as ``OF_NUCLEI``.
         included: kinds of doubt for which the reader chose not to leave slides out.
     """
     return next((word for kind, word in kinds.items() if kind in set(doubts) - set(included)), "")
@@ -196,7 +276,7 @@ def describe_left_out(reasons: Iterable[str], of: str = "") -> str:
     counts = Counter(filter(None, reasons))
     if not counts:
         return ""
-    why = [word if len(counts) == 1 else f"{n} {word}" for word, n in counts.items()]
+    why = [word if len(counts) == 1 else f"{n} {word}" for word, n in counts.most_common()]
     return f"{count_noun(counts.total(), 'slide')} left out{of}: {', '.join(why)}"
 
 
@@ -243,8 +323,14 @@ class NuclearSize:
     median_area_um2: float | None = None
     mean_class_probability: float | None = None
 
-    def describe_doubt(self, mpp: tuple[float, float], tissue_mm2: float) -> str:
-        """A warning if nuclei of this size are implausible at ``mpp`` = (x, y) um per level-0 pixel; "" otherwise."""
+    def describe_doubt(self, mpp: tuple[float, float], tissue_mm2: float, are_usual: bool = False) -> str:
+        """A warning if nuclei of this size are implausible at ``mpp`` = (x, y) um per level-0 pixel; "" otherwise.
+
+        Args:
+            mpp: size of a pixel.
+            tissue_mm2: area of the tissue with the nuclei.
+            are_usual: True if their classes explain small nuclei, from ``have_usual_sizes``.
+        """
         if self.n_nuclei < MIN_NUCLEI:
             return ""
         area, probability = self.median_area_um2, self.mean_class_probability
@@ -252,13 +338,28 @@ class NuclearSize:
             least, most, unsure = SMALLEST_ALONE, np.inf, ""
         else:
             least, most = (np.interp(probability, *limit) for limit in (SMALLEST, LARGEST))
-            if self.n_nuclei < DENSE_PER_MM2 * tissue_mm2:
+            if are_usual or self.n_nuclei < DENSE_PER_MM2 * tissue_mm2:
                 least = min(least, SMALLEST_SPARSE)
             unsure = f", mean class probability {probability:.2f}, {self.n_nuclei / tissue_mm2:,.0f} per mm2"
         if least <= area <= most:
             return ""
         size = "small" if area < least else "large"
         return f"{CHECK}, {np.mean(mpp):.4g} um: the nuclei are too {size} for it (median area {area:.1f} um2{unsure})"
+
+
+def have_usual_sizes(references: Mapping[str, ClassReference], of_class: Mapping[str, NuclearSize]) -> bool:
+    """True if enough nuclei belong to classes whose nuclei are about as large as in training.
+
+    Args:
+        references: measures of the training nuclei of each class.
+        of_class: size of the slide's nuclei, by class.
+    """
+    usual = [
+        size.n_nuclei
+        for name, size in of_class.items()
+        if name in references and (size.median_area_um2 or 0) >= USUAL_AREA * references[name].median_area_um2[0]
+    ]
+    return sum(usual) >= USUAL_SHARE * max(sum(size.n_nuclei for size in of_class.values()), 1)
 
 
 class SizeSample:

@@ -133,7 +133,7 @@ def embed_nuclei(
 
     def embed_window(nuclei: np.ndarray) -> np.ndarray:
         origin = grid.origin_xy(window[nuclei[0]])
-        pixels = store.read(tuple(origin), (card.input_px, card.input_px))
+        pixels = store.read_continued(tuple(origin), (card.input_px, card.input_px))
         return embedder(pixels, colour, xy[nuclei] - origin).astype(np.float16)
 
     found = np.empty((len(xy), card.embedding_dim), np.float16)

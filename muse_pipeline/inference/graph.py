@@ -42,9 +42,6 @@ def cut_before_head(model: bytes, output: str, path: Path) -> bytes:
         model: content of a detector in ONNX.
         output: name of the output.
         path: path of the file, for messages.
-
-    Raises:
-        ModelError: no node of the graph reads weights of a head.
     """
     before, dense = [], b""
     for number, content, whole in _fields(_graph_of(model)):
@@ -55,8 +52,8 @@ def cut_before_head(model: bytes, output: str, path: Path) -> bytes:
             before.append(whole)
     if not dense:
         raise ModelError(
-            f"{path}: its graph has no weights named {HEAD}..., so its features cannot be read; use `muse embed "
-            "--checkpoint` with the checkpoint that it was exported from"
+            f"{path}: its graph has no weights named {HEAD}..., so it has no embeddings; leave them out, or run `muse "
+            "embed --checkpoint` with the checkpoint that it was exported from"
         )
     name = output.encode()
     return _with_graph(model, [*before, _identity(dense, name), _field(OUTPUT, _field(NAME, name))])

@@ -16,6 +16,7 @@ from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.inference.card import METADATA_KEY, ImportedCard
 from muse_pipeline.inference.graph import add_metadata
 from muse_pipeline.inference.maps import (
+    SCALINGS,
     channels_first,
     is_inside,
     list_maps,
@@ -52,10 +53,6 @@ def import_model(
         outputs: names of the outputs in the order of ``inference.maps.list_maps``; if empty, they are found by their
             usual names, or else taken in the order of the graph.
         facts: entries of the card that the network does not contain.
-
-    Raises:
-        ModelError: the file is not ONNX, has a card or does not suit the given facts, or its outputs are implausible or
-            not finite.
     """
     import onnxruntime
 
@@ -87,6 +84,7 @@ def import_model(
     card = _fit(network, card, maps, halo_um)
     if wrong := _find_fault(card, maps):
         raise ModelError(f"{network}: returns {wrong}, or export the network again")
+    _require_nuclei(network, session, card, maps)
     with complete_file(output) as unfinished:
         unfinished.write_bytes(add_metadata(network.read_bytes(), METADATA_KEY, card.to_json()))
         try:
@@ -126,6 +124,25 @@ def _find_fault(card: ImportedCard, maps: list[np.ndarray]) -> str:
     return ""
 
 
+def _require_nuclei(network: Path, session: InferenceSession, card: ImportedCard, maps: list[np.ndarray]) -> None:
+    """Check that the network finds synthetic nuclei if their scaling is ``card.scaling``."""
+    if len(nuclei_of_maps(maps, card)[0]):
+        return
+    better = []
+    for scaling in SCALINGS if card.dtype != "uint8" else ():
+        other = replace(card, scaling=scaling)
+        pixels = {session.get_inputs()[0].name: scale_pixels(_draw_field(card), other)}
+        maps = run_session(session, network, list(card.maps), pixels)
+        if not _find_fault(other, maps) and len(nuclei_of_maps(maps, other)[0]):
+            better.append(scaling)
+    if better or card.scaling == "none":
+        what = f"with --scaling {card.scaling}, the network finds none of the synthetic nuclei"
+        remedy = "correct --mpp or --outputs, or lower --threshold"
+        if better:
+            remedy = f"it finds some with {' or '.join(better)}; give the scaling with which it was trained"
+        raise ModelError(f"{network}: {what}; {remedy}")
+
+
 def _draw_field(card: ImportedCard) -> np.ndarray:
     """(B, H, W, 3) uint8 windows with round nuclei on a lattice."""
     um = (np.arange(card.input_px) + 0.5) * card.mpp % PERIOD_UM - PERIOD_UM / 2
@@ -134,11 +151,7 @@ def _draw_field(card: ImportedCard) -> np.ndarray:
 
 
 def _read_input(network: Path, session: InferenceSession, input_px: int | None) -> dict[str, Any]:
-    """Entries of the card that describe the graph's input.
-
-    Raises:
-        ModelError: the graph does not take square windows of pixels with sides of ``input_px``.
-    """
+    """Entries of the card that describe the graph's input."""
     ports = session.get_inputs()
     batch, *shape = ports[0].shape
     if len(ports) != 1 or len(shape) != 3 or 3 not in (shape[0], shape[2]) or ports[0].type not in DTYPES:
@@ -162,11 +175,7 @@ def _read_input(network: Path, session: InferenceSession, input_px: int | None) 
 
 
 def _fit(network: Path, card: ImportedCard, values: list[np.ndarray], halo_um: float) -> ImportedCard:
-    """The card, completed with the sizes of the maps that the network returned.
-
-    Raises:
-        ModelError: the maps are not those of the card's kind, or nothing of a window is left inside its border.
-    """
+    """The card, completed with the sizes of the maps that the network returned."""
     n_rays = _count_rays(card, values)
     if not n_rays:
         expected = list_maps(card.kind, len(card.classes))

@@ -20,7 +20,7 @@ from muse_pipeline.inference.card import ImportedCard
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.nuclei.watershed import MIN_NUCLEUS_UM2, SMOOTH_UM, cut_relief, depth_um
-from muse_pipeline.tissue.find import drop_small
+from muse_pipeline.tissue.components import drop_small
 
 MEAN, DEVIATION = (np.array(rgb, np.float32) for rgb in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))  # ImageNet's
 PERCENTILES = (1.0, 99.8)  # stretched to 0 and 1, as in StarDist
@@ -84,12 +84,35 @@ def _decode_rays(maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
     if len(maps) == 1:
         maps = np.split(maps[0], (1, 1 + card.n_rays))
     score = probabilities(maps[0], card)[0]
-    around = np.ones((2 * max(round(PEAK_UM / card.mpp / card.stride_px), 1) + 1,) * 2, np.uint8)
-    row, column = np.nonzero((score >= card.threshold) & (score == cv2.dilate(score, around)))
+    reach = max(round(PEAK_UM / card.mpp / card.stride_px), 1)
+    row, column = np.nonzero(_find_peaks(score, maps[1].min(0), card.threshold, reach))
     rays = maps[1][:, row, column].T.clip(0) * np.float32(card.mpp)
     xy = np.stack([column, row], 1) * card.stride_px + 0.5  # centre of the first pixel of a cell, not of the cell
     classes = probabilities(maps[2], card)[:, row, column] if len(card.classes) > 1 else None
     return _table(xy, rays, score[row, column], classes, card)
+
+
+def _find_peaks(score: np.ndarray, shortest: np.ndarray, threshold: float, reach: int) -> np.ndarray:
+    """(h, w) bool: pixels with the highest score within ``reach`` pixels.
+
+    Where scores are equal, as where a network in half precision saturates, the pixel with the longest ``shortest`` ray
+    (h, w) is the peak; if these are equal too, the pixel deepest in the plateau, and of several the one in the middle.
+    """
+    around = np.ones((2 * reach + 1,) * 2, np.uint8)
+    peaks = (score >= threshold) & (score == cv2.dilate(score, around))
+    depth = cv2.distanceTransform(peaks.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    for height in (shortest, depth):
+        of_peaks = np.where(peaks, height, -np.inf)
+        peaks &= of_peaks == cv2.dilate(of_peaks, around)
+    joined = cv2.dilate(peaks.view(np.uint8), np.ones((2 * (reach // 2) + 1,) * 2, np.uint8))
+    row, column = np.nonzero(peaks)
+    _, labels, _, middle = cv2.connectedComponentsWithStats(joined, connectivity=8)
+    label = labels[row, column]
+    near = np.lexsort((np.hypot(*(middle[label] - np.stack([column, row], 1)).T), label))
+    first = near[np.unique(label[near], return_index=True)[1]]
+    peaks[:] = False
+    peaks[row[first], column[first]] = True
+    return peaks
 
 
 def _decode_areas(maps: list[np.ndarray], card: ImportedCard) -> Nuclei:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from muse_pipeline.core.environment import Finding, reserve_gpu
-from muse_pipeline.core.errors import ModelError, ProviderError
+from muse_pipeline.core.errors import ConfigError, ModelError, ProviderError
 from muse_pipeline.core.files import read_json, sha256_of
-from muse_pipeline.core.types import PROVIDERS, REGION_MODELS
+from muse_pipeline.core.types import FROM_NUCLEI, PROVIDERS
 from muse_pipeline.inference.card import METADATA_KEY, REGIONS, Card, RegionCard, read_any_card
 
 if TYPE_CHECKING:
@@ -45,18 +46,18 @@ def find_model(model: str, provider: str = "cpu") -> Path:
 
 
 def find_region_model(model: str, provider: str = "cpu") -> Path:
-    """Find the file of a region model, from a path or the name of a built-in one.
+    """Find the file of a region model.
 
     Raises:
-        ModelError: there is no such model or file.
+        ConfigError: there is no such file.
+        ModelError: the path is the folder of a training run.
     """
-    if model in REGION_MODELS:
-        return BUILT_IN / f"regions/{model}.onnx"
     if path := _find_file(model, provider):
         return path
-    raise ModelError(
-        f"region model '{model}': neither a file nor a built-in one ({', '.join(REGION_MODELS)}); "
-        "docs/guide/regions.md shows how to train one"
+    what = "the built-in model is withdrawn" if model == "epithelium" else "there is no such file"
+    raise ConfigError(
+        f"regions '{model}': {what}; give `{FROM_NUCLEI}`, which maps regions from the classes of the nuclei, or the "
+        "file of a region model (docs/guide/regions.md)"
     )
 
 
@@ -208,10 +209,16 @@ def run_session(
         ) from error
 
 
+_CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?")
+_SOURCE = re.compile(  # such as "/src/model.cc:256 onnxruntime::Model::Model(onnx::ModelProto&&) "
+    r"\S+\.(cc|cpp|cu|cuh|h|hpp):\d+ ([\w:<>~*& ]+\(([^()]|\([^()]*\))*\)( const)? |\S+ )"
+)
+
+
 def _reason(error: Exception) -> str:
-    """The reason that an error of ONNX Runtime states, without the line of its source; at most 200 characters."""
+    """The reason that an error of ONNX Runtime states, without its code, the model's path and lines of its source."""
     stated = str(error).rpartition("Status Message: ")[2].strip() or type(error).__name__
-    return stated.splitlines()[0][:200]
+    return _SOURCE.sub("", _CODE.sub("", stated.splitlines()[0]))
 
 
 RUNTIMES = {  # provider -> its name in ONNX Runtime

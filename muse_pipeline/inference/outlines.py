@@ -103,9 +103,6 @@ class OutlineRefiner:
 
     Attributes:
         sha256: checksum of the file.
-
-    Raises:
-        ModelError: the file is not ONNX.
     """
 
     def __init__(self, path: Path = MODEL):
@@ -127,9 +124,6 @@ class OutlineRefiner:
 
         Returns:
             (N, R) float32 um.
-
-        Raises:
-            ModelError: the graph cannot be run.
         """
         refined, n_rays = np.empty_like(rays), rays.shape[1]
         to_network, to_rays = angle_weights(n_rays, N_REFINED), angle_weights(N_REFINED, n_rays)

@@ -85,10 +85,6 @@ class GraphRunner:
     Attributes:
         any_size: True if windows of any size are accepted; False for providers that have to prepare for each size.
         device: name of PyTorch's device; "" for other providers.
-
-    Raises:
-        ModelError: the file is not ONNX, or the runtime does not support its graph.
-        ProviderError: the provider is not installed or does not start.
     """
 
     def __init__(self, path: Path, provider: str = "cpu", graph: bytes | None = None):
@@ -118,11 +114,7 @@ class GraphRunner:
             self.session, self._table = rest, table
 
     def run(self, outputs: list[str], pixels: np.ndarray, colour: np.ndarray) -> list[np.ndarray]:
-        """The named outputs for windows of ``pixels`` (B, H, W, 3) uint8 and a ``colour`` map (3, 4) float32.
-
-        Raises:
-            ModelError: the graph cannot be run.
-        """
+        """The named outputs for windows of ``pixels`` (B, H, W, 3) uint8 and a ``colour`` map (3, 4) float32."""
         return run_session(self.session, self.path, outputs, self.inputs(pixels, colour))
 
     def inputs(self, pixels: np.ndarray, colour: np.ndarray) -> dict[str, np.ndarray]:
@@ -135,11 +127,7 @@ class GraphRunner:
         return {"pixels": planes, "colour": colour}
 
     def require_shapes(self, stated: dict[str, tuple[int, ...]]) -> None:
-        """Check that the graph's inputs and outputs have the sizes ``stated`` by its card, if the graph fixes them.
-
-        Raises:
-            ModelError: an output is missing, or a size differs.
-        """
+        """Check that the graph's inputs and outputs have the sizes ``stated`` by its card, if the graph fixes them."""
         ports = (*self.session.get_inputs(), *self.session.get_outputs())
         if missing := stated.keys() - {port.name for port in ports}:
             raise ModelError(
@@ -158,12 +146,7 @@ class GraphRunner:
 
 
 class Predictor(GraphRunner):
-    """Runs a detector.
-
-    Raises:
-        ModelError: the file is not ONNX, has no card of a detector, or its card does not match its graph.
-        ProviderError: the provider is not installed.
-    """
+    """Runs a detector."""
 
     def __init__(self, path: Path, provider: str = "cpu"):
         super().__init__(path, provider)
@@ -212,12 +195,7 @@ class Predictor(GraphRunner):
 
 
 class RegionPredictor(GraphRunner):
-    """Runs a region model.
-
-    Raises:
-        ModelError: the file is not ONNX, has no card of a region model, or its card does not match its graph.
-        ProviderError: the provider is not installed.
-    """
+    """Runs a region model."""
 
     def __init__(self, path: Path, provider: str = "cpu"):
         super().__init__(path, provider)

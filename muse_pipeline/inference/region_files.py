@@ -16,6 +16,7 @@ from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import work_to_level0
 from muse_pipeline.core.errors import MuseError
 from muse_pipeline.core.files import complete_file, remove, write_json
+from muse_pipeline.core.geometry import repair_areas
 from muse_pipeline.core.pictures import PNG
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import SlideInfo
@@ -65,7 +66,7 @@ def write_regions(found: SlideMap, store: Store, info: SlideInfo, folder: Path) 
     Returns:
         The content of ``regions.json``.
     """
-    classes = found.card.classes
+    classes = found.classes
     outlines = trace_regions(classify(found))
     level0 = [_to_level0(polygon, found, info) for polygon in outlines.polygons]
     areas = [
@@ -78,36 +79,33 @@ def write_regions(found: SlideMap, store: Store, info: SlideInfo, folder: Path) 
     write_class_areas(files.region_outlines, areas, info, found.facts["model"]["sha256"])
     draw_areas(files.region_picture, areas, classes, store)
     write_map(files.region_map, found)
-    record = {"status": OK, "reason": "", **found.facts, "classes": measure_areas(areas, classes, info.mpp)}
+    record = {"status": OK, "reason": "", **found.facts, "classes": measure_areas(areas, found, info.mpp)}
     write_json(files.regions, record)
     return record
 
 
 def _to_level0(polygon: shapely.Polygon, found: SlideMap, info: SlideInfo) -> shapely.Polygon:
     """Convert a polygon from cells to level-0 pixels, rounded to 0.1, and clip it to the scanner's bounds."""
-    shape = shapely.transform(
-        polygon, lambda xy: np.round(work_to_level0(xy * found.card.cell_px, info.mpp, found.card.mpp), 1)
-    )
+    shape = shapely.transform(polygon, lambda xy: np.round(work_to_level0(xy, info.mpp, found.cell_um), 1))
     if not shapely.box(*info.scanned_box).contains(shape):
         shape = shapely.intersection(shape, shapely.box(*info.scanned_box))
-    return shape if shape.is_valid else shapely.make_valid(shape)
+    return shape if shape.is_valid else repair_areas(shape)
 
 
-def measure_areas(
-    areas: Sequence[ClassArea], classes: Sequence[NucleusClass], mpp: tuple[float, float]
-) -> list[dict[str, Any]]:
-    """Name, colour, number of areas and total area in mm2 of every class."""
-    found = []
-    for one in classes:
+def measure_areas(areas: Sequence[ClassArea], found: SlideMap, mpp: tuple[float, float]) -> list[dict[str, Any]]:
+    """Name, colour, side of the border, number of areas and total area in mm2 of every class."""
+    described = []
+    for one, is_inside in zip(found.classes, found.is_inside, strict=True):
         shapes = [area.shape for area in areas if area.class_name == one.name]
-        mm2 = sum(shape.area for shape in shapes) * mpp[0] * mpp[1] / 1e6
-        found.append({"name": one.name, "color": list(one.color), "n_areas": len(shapes), "area_mm2": round(mm2, 6)})
-    return found
+        area_mm2 = round(sum(shape.area for shape in shapes) * mpp[0] * mpp[1] / 1e6, 6)
+        known = {"name": one.name, "color": list(one.color), "is_inside": is_inside}
+        described.append({**known, "n_areas": len(shapes), "area_mm2": area_mm2})
+    return described
 
 
 def write_map(path: Path, found: SlideMap) -> None:
     """Write ``regions.zarr``: an OME-Zarr image (class, y, x) uint8 of probabilities times 255, 0 outside tissue."""
-    channels = [(one.name, one.color, index > 0) for index, one in enumerate(found.card.classes)]
+    channels = [(one.name, one.color, index > 0) for index, one in enumerate(found.classes)]
     image = image_metadata("regions", found.cell_um, (1,), channels)
     with complete_file(path) as folder:
         write_group(folder, {"ome": image, "muse": found.facts})
@@ -150,11 +148,12 @@ def _find_reduction(store: Store) -> int:
 def _add_legend(picture: np.ndarray, classes: Sequence[NucleusClass]) -> Image.Image:
     """The picture with the colours and names of the classes below it."""
     size, margin = 18, 8
-    canvas = Image.new("RGB", (picture.shape[1], picture.shape[0] + size + 2 * margin), "white")
+    font, y = ImageFont.load_default(size), picture.shape[0] + margin
+    left = np.cumsum([margin, *(size + 26 + round(font.getlength(one.name)) for one in classes)]).tolist()
+    canvas = Image.new("RGB", (max(picture.shape[1], left[-1]), y + size + margin), "white")
     canvas.paste(Image.fromarray(picture))
-    draw, font, x, y = ImageDraw.Draw(canvas), ImageFont.load_default(size), margin, picture.shape[0] + margin
-    for one in classes:
+    draw = ImageDraw.Draw(canvas)
+    for x, one in zip(left, classes, strict=False):
         draw.rectangle((x, y, x + size, y + size), fill=one.color)
         draw.text((x + size + 6, y - 2), one.name, "black", font)
-        x += size + 6 + round(draw.textlength(one.name, font)) + 20
     return canvas

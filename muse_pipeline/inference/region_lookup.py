@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from muse_pipeline.tissue.mask import KeptArea
 
 BANDS_UM = (50, 100)  # widths of bands on either side of the border
 NO_REGION = -1
-EPITHELIUM, SIDES = "Epithelium", {"Epithelial": 1, "Stroma": -1}  # expected side of each class: 1 inside, -1 outside
+# Tissues in lower case in which nuclei of a class do not occur; the first class of a model is like stroma.
+UNLIKE = {"Epithelial": ("stroma", "lymphoid"), "Stroma": ("epithelium",)}
 MARGIN_UM = 16.0  # four cells of the map; closer to the border, the region is uncertain
 
 
@@ -37,11 +39,13 @@ class RegionColumns:
         region: (N,) int32 index of the class; ``NO_REGION`` outside all regions.
         prob: (N,) float32 probability of that class; NaN outside all regions and in drawn areas.
         border_um: (N,) float32 distance to the nearest border, negative inside; NaN if the slide has no border.
+        own_um: the same for the border of each class that has one of its own, keyed by its name.
     """
 
     region: np.ndarray
     prob: np.ndarray
     border_um: np.ndarray
+    own_um: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,12 @@ class RegionClass(NucleusClass):
     Attributes:
         tissue: tissue of the class, in level-0 pixels.
         is_inside: True if the class lies inside the border.
+        border: border of the class alone, in level-0 pixels; None if it is not distinguished from the slide's border.
     """
 
     tissue: shapely.Geometry
     is_inside: bool
+    border: shapely.Geometry | None = None
 
 
 class SlideRegions:
@@ -62,6 +68,7 @@ class SlideRegions:
 
     All classes of a model except the first, and all drawn areas, lie inside the border. The border consists of the
     lines at which a model's regions meet, or of the outlines of drawn areas; the edge of the tissue is not a border.
+    If areas of several classes are drawn, each class also has a border of its own.
 
     Args:
         classes: classes of the regions.
@@ -93,16 +100,24 @@ class SlideRegions:
         shapely.prepare(self._shapes)
         for shape in self._shapes:  # builds the index of the shape, which threads then share
             shapely.contains_xy(shape, 0.0, 0.0)
-        self._border, self._outside = _scale(border, self.mpp), outside
-        self._tree = shapely.STRtree(_segments(self._border))
-        # The first query builds the tree, which several threads must not do at once.
-        self._tree.query(shapely.Point(0, 0))
+        self._outside = outside
+        own = {one.name: one.border for one in classes if one.border is not None}
+        self._borders = {name: _scale(lines, self.mpp) for name, lines in {None: border, **own}.items()}
+        self._trees = {name: shapely.STRtree(_segments(lines)) for name, lines in self._borders.items()}
+        for tree in self._trees.values():  # the first query builds a tree, which several threads must not do at once
+            tree.query(shapely.Point(0, 0))
+
+    @property
+    def own_borders(self) -> list[str]:
+        """Names of the classes that have a border of their own."""
+        return [name for name in self._borders if name is not None]
 
     def columns(self, xy: np.ndarray) -> RegionColumns:
         """The columns of nuclei at ``xy`` (N, 2) in level-0 pixels; safe to call from several threads."""
         region = np.full(len(xy), NO_REGION, np.int32)
         if not len(xy):
-            return RegionColumns(region, np.zeros(0, np.float32), np.zeros(0, np.float32))
+            none = np.zeros(0, np.float32)
+            return RegionColumns(region, none, none, dict.fromkeys(self.own_borders, none))
         low, high = xy.min(0), xy.max(0)
         near = (self._bounds[:, :2] <= high).all(1) & (self._bounds[:, 2:] >= low).all(1)
         for number in np.flatnonzero(near)[::-1]:  # smaller areas come last and win
@@ -110,47 +125,55 @@ class SlideRegions:
         prob = np.full(len(xy), np.nan, np.float32)
         if self._prob is not None and (known := region >= 0).any():
             prob[known] = self._prob.at(xy[known], region[known])
-        return RegionColumns(region, prob, self._distance(xy, region))
+        number = {one.name: index for index, one in enumerate(self.classes)}
+        own = {name: self._distance(xy, region == number[name], name) for name in self.own_borders}
+        return RegionColumns(region, prob, self._distance(xy, self._inside[region], None), own)
 
-    def _distance(self, xy: np.ndarray, region: np.ndarray) -> np.ndarray:
-        if not len(self._tree.geometries):
+    def _distance(self, xy: np.ndarray, is_inside: np.ndarray, name: str | None) -> np.ndarray:
+        tree = self._trees[name]
+        if not len(tree.geometries):
             return np.full(len(xy), np.nan, np.float32)
-        (owner, _), distance = self._tree.query_nearest(
+        (owner, _), distance = tree.query_nearest(
             shapely.points(xy * self.mpp), return_distance=True, all_matches=False
         )
         found = np.empty(len(xy), np.float32)
         found[owner] = distance
-        return np.where(self._inside[region], -found, found)
+        return np.where(is_inside, -found, found)
 
-    def sides(self, classes: Sequence[str]) -> np.ndarray | None:
-        """(C,) side of the border where nuclei of each class are expected: 1 inside, -1 outside, 0 for either.
+    def unlike(self, classes: Sequence[str]) -> np.ndarray | None:
+        """(R + 1, C) bool: True if nuclei of a class do not occur in a region; the last row is for ``NO_REGION``.
 
-        None unless the regions are epithelium and other tissue, and ``classes`` contains every class of ``SIDES``.
+        None unless a model maps epithelium, and ``classes`` contains every class of ``UNLIKE``. Regions that come from
+        the classes of nuclei agree with most of them, right or wrong.
         """
-        inside = [one.name for one in self.classes if one.is_inside]
-        if inside != [EPITHELIUM] or len(self.classes) == 1 or not SIDES.keys() <= set(classes):
+        tissues = ["stroma", *(one.name.lower() for one in self.classes[1:]), "none"]
+        if self.origin.source != "model" or "epithelium" not in tissues or not UNLIKE.keys() <= set(classes):
             return None
-        return np.array([SIDES.get(name, 0) for name in classes])
+        return np.array([[tissue in UNLIKE.get(name, ()) for name in classes] for tissue in tissues])
 
-    def are_unlike(self, found: RegionColumns, sides: np.ndarray) -> np.ndarray:
-        """(N,) bool: True for nuclei in a region opposite to their expected side (N,), but not near the border."""
+    @staticmethod
+    def are_unlike(found: RegionColumns, label: np.ndarray, unlike: np.ndarray) -> np.ndarray:
+        """(N,) bool: True for nuclei of classes ``label`` (N,) that are ``unlike`` their region, far from a border."""
         is_near = np.abs(found.border_um) <= MARGIN_UM  # False if there is no border
-        is_other = np.where(self._inside[found.region], 1, -1) == -sides
-        return is_other & ~is_near & (found.region != NO_REGION)
+        return unlike[found.region, label] & ~is_near
 
     def describe(self) -> Regions:
         """Origin of the regions, and the areas of every class and of the bands along the border."""
         mm2 = self.mpp.prod() / 1e6
-        inner = shapely.union_all([one.tissue for one in self.classes if one.is_inside])
         bands = []
-        for um in BANDS_UM:
-            band = _scale(shapely.buffer(self._border, um), 1 / self.mpp)
-            bands.append(Band(um, *(round(float((band & side).area * mm2), 6) for side in (inner, self._outside))))
+        for name, um in product(self._borders, BANDS_UM):
+            inside, outside = [], [self._outside]
+            for one in self.classes:
+                is_inner = one.is_inside if name is None else one.name == name
+                (inside if is_inner else outside).append(one.tissue)
+            sides = map(shapely.union_all, (inside, outside))
+            band = _scale(shapely.buffer(self._borders[name], um), 1 / self.mpp)
+            bands.append(Band(um, *(round(float((band & side).area * mm2), 6) for side in sides), name))
         classes = [
             RegionArea(one.name, tuple(one.color), one.is_inside, round(float(one.tissue.area * mm2), 6))
             for one in self.classes
         ]
-        border_mm = round(self._border.length / 1000, 3)
+        border_mm = round(self._borders[None].length / 1000, 3)
         return replace(self.origin, classes=tuple(classes), bands=tuple(bands), border_mm=border_mm)
 
 
@@ -160,19 +183,20 @@ class FailedRegions:
 
     Attributes:
         reason: reason for the failure.
-        classes: always empty.
+        classes, own_borders: always empty.
     """
 
     reason: str
     classes: tuple[NucleusClass, ...] = ()
+    own_borders: tuple[str, ...] = ()
 
     def columns(self, xy: np.ndarray) -> RegionColumns:
         """Columns without values."""
         nan = np.full(len(xy), np.nan, np.float32)
         return RegionColumns(np.full(len(xy), NO_REGION, np.int32), nan, nan)
 
-    def sides(self, classes: Sequence[str]) -> None:
-        """None, because no class is expected on either side."""
+    def unlike(self, classes: Sequence[str]) -> None:
+        """None, because there are no regions to compare with."""
 
     def describe(self) -> Regions:
         """The failure and its reason, for the provenance."""
@@ -184,13 +208,13 @@ class ProbabilityMap:
 
     Args:
         path: path of ``regions.zarr``.
+        n_classes: number of classes of the map.
         mpp: (x, y) um per level-0 pixel.
     """
 
-    def __init__(self, path: Path, mpp: tuple[float, float]):
-        known = read_json(path / METADATA)["attributes"]["muse"]
-        self._planes = [Plane(path / "0", number) for number in range(len(known["card"]["classes"]))]
-        self._mpp, self._cell_um = mpp, float(known["cell_um"])
+    def __init__(self, path: Path, n_classes: int, mpp: tuple[float, float]):
+        self._planes = [Plane(path / "0", number) for number in range(n_classes)]
+        self._mpp, self._cell_um = mpp, float(read_json(path / METADATA)["attributes"]["muse"]["cell_um"])
 
     def at(self, xy: np.ndarray, label: np.ndarray) -> np.ndarray:
         """(n,) float32 probabilities of classes ``label`` (n,) at positions (n, 2) in level-0 pixels."""
@@ -208,20 +232,12 @@ def load_regions(source: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions 
         source: folder written by ``muse regions``, or a GeoJSON file of drawn areas with classes.
         info: the slide.
         kept: area in which nuclei are kept.
-
-    Raises:
-        StoreError: there are no regions, or they were made for a different slide or tissue.
-        GeoJSONError: the drawn areas cannot be used.
     """
     return _of_model(source, info, kept) if source.is_dir() else _drawn(source, info, kept)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Read the ``regions.json`` in a folder.
-
-    Raises:
-        StoreError: the file is missing or damaged.
-    """
+    """Read the ``regions.json`` in a folder."""
     try:
         record = read_json(SlideFiles(folder).regions)
         # Both keys are looked up, so that a record without one of them counts as damaged.
@@ -237,19 +253,20 @@ def _of_model(folder: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions | F
     if record["fingerprint"] != info.fingerprint or record["tissue_sha256"] not in {None, kept.tissue_sha256}:
         raise StoreError(f"{files.regions}: made for a different slide, tissue or ROI; run `muse regions` again")
     areas = read_class_areas(files.region_outlines, info) if any(one["n_areas"] for one in record["classes"]) else []
-    shapes = np.array([area.shape for area in areas], object)
     classes = []
-    for number, one in enumerate(record["card"]["classes"]):
+    for one in record["classes"]:
         tissue = shapely.MultiPolygon([area.shape for area in areas if area.class_name == one["name"]])
-        classes.append(RegionClass(one["name"], tuple(one["color"]), tissue, number > 0))
+        classes.append(RegionClass(one["name"], tuple(one["color"]), tissue, one["is_inside"]))
+    inside = {one.name for one in classes if one.is_inside}
+    is_inside = np.array([area.class_name in inside for area in areas], bool)
     return SlideRegions(
         classes=classes,
         areas=areas,
-        border=shared_lines(shapes),
-        outside=classes[0].tissue,
+        border=shared_lines(np.array([area.shape for area in areas], object), is_inside),
+        outside=shapely.union_all([one.tissue for one in classes if not one.is_inside]),
         info=info,
-        origin=Regions("model", OK, "", model=NamedFile(record["model"]["name"], record["model"]["sha256"])),
-        prob=ProbabilityMap(files.region_map, info.mpp),
+        origin=Regions(record["source"], OK, "", model=NamedFile(record["model"]["name"], record["model"]["sha256"])),
+        prob=ProbabilityMap(files.region_map, len(classes), info.mpp),
     )
 
 
@@ -264,10 +281,14 @@ def _drawn(path: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions:
     smaller = np.split(other, np.searchsorted(number, np.arange(1, len(shapes))))
     for index, area in enumerate(ordered):
         taken = shapely.union_all(shapes[smaller[index][smaller[index] < index]])
-        of_class[area.class_name].append((area.shape & tissue) - taken)
+        of_class[area.class_name].append(area.shape - taken)
     lines = shapely.union_all(shapely.boundary(shapes))
+    whole = {name: shapely.union_all(parts) for name, parts in of_class.items()}
+    own = {name: shape.boundary & tissue for name, shape in whole.items()} if len(classes) > 1 else {}
     return SlideRegions(
-        classes=[RegionClass(one.name, one.color, shapely.union_all(of_class[one.name]), True) for one in classes],
+        classes=[
+            RegionClass(one.name, one.color, whole[one.name] & tissue, True, own.get(one.name)) for one in classes
+        ],
         areas=drawn,
         border=shapely.intersection(lines, tissue),
         outside=shapely.difference(tissue, shapely.union_all(shapes)),
@@ -284,16 +305,22 @@ def outline_kept(kept: KeptArea, info: SlideInfo) -> shapely.Geometry:
     return outline if kept.roi is None else shapely.intersection(outline, kept.roi)
 
 
-def shared_lines(polygons: np.ndarray) -> shapely.Geometry:
-    """The lines at which polygons of a tiling meet; both polygons must have the same vertices there."""
+def shared_lines(polygons: np.ndarray, is_inside: np.ndarray) -> shapely.Geometry:
+    """The lines at which polygons (N,) of a tiling meet, at least one of which lies inside (N,) bool the border.
+
+    Both polygons must have the same vertices there.
+    """
     if not len(polygons):
         return shapely.MultiLineString()
-    sides = np.concatenate([_sides(ring) for ring in shapely.get_rings(polygons)])
+    rings, owner = shapely.get_rings(polygons, return_index=True)
+    sides = np.concatenate(list(map(_sides, rings)))
+    of_inside = np.repeat(is_inside[owner], shapely.get_num_coordinates(rings) - 1)
     # Neighbours traverse a common side in opposite directions, so all sides are turned to the same direction.
     backward = (sides[:, 0] > sides[:, 2]) | ((sides[:, 0] == sides[:, 2]) & (sides[:, 1] > sides[:, 3]))
     sides[backward] = sides[backward][:, [2, 3, 0, 1]]
-    unique, n = np.unique(sides, axis=0, return_counts=True)
-    return shapely.line_merge(shapely.multilinestrings(shapely.linestrings(unique[n > 1].reshape(-1, 2, 2))))
+    unique, number, n = np.unique(sides, axis=0, return_inverse=True, return_counts=True)
+    is_border = (n > 1) & (np.bincount(number.ravel(), of_inside) > 0)
+    return shapely.line_merge(shapely.multilinestrings(shapely.linestrings(unique[is_border].reshape(-1, 2, 2))))
 
 
 def _sides(ring: shapely.Geometry) -> np.ndarray:

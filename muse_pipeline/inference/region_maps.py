@@ -8,7 +8,7 @@ gaps or overlaps.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,11 +19,12 @@ import shapely
 
 from muse_pipeline.core.environment import find_versions
 from muse_pipeline.core.process import map_in_order
-from muse_pipeline.inference.card import RegionCard
+from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.store.grid import Shard, WindowGrid, WindowPart
 from muse_pipeline.store.store import TISSUE_UM, Store
 from muse_pipeline.tissue.mask import KEEP_UM
+from muse_pipeline.tissue.overview import strips
 
 PACKAGES = (
     "muse-pipeline",
@@ -45,21 +46,27 @@ class SlideMap:
     """The maps of a whole slide.
 
     Attributes:
-        card: card of the model.
-        prob: (C, H, W) uint8, probabilities times 255; cell (i, j) covers work pixels from (i, j) * ``card.cell_px``.
+        classes: classes of the maps.
+        is_inside: whether each class lies inside the border.
+        prob: (C, H, W) uint8, probabilities times 255; cell (i, j) covers the slide from (i, j) * ``cell_um``.
         tissue: (H, W) bool, True where nuclei are kept.
-        facts: slide, model, colours and versions, as in ``regions.json``.
+        min_area_mm2: minimum area of regions and holes; smaller ones are merged into the class around them.
+        facts: origin of the maps, size of a cell, slide and versions, as in ``regions.json``.
+        rim_um: width of the edge of the tissue, which gets the classes of the tissue next to it.
     """
 
-    card: RegionCard
+    classes: tuple[NucleusClass, ...]
+    is_inside: tuple[bool, ...]
     prob: np.ndarray
     tissue: np.ndarray
+    min_area_mm2: float
     facts: dict[str, Any]
+    rim_um: float = RIM_UM
 
     @property
     def cell_um(self) -> float:
         """Side of a cell in um."""
-        return self.card.cell_px * self.card.mpp
+        return self.facts["cell_um"]
 
 
 def map_slide(
@@ -81,10 +88,6 @@ def map_slide(
             probabilities of 0. None to map all tissue.
         threads: number of batches that are run at the same time.
         progress: function called with (batches done, batches in all).
-
-    Raises:
-        StoreError: the store's mpp does not divide the card's, a chunk is damaged, or the store was replaced while it
-            was read.
     """
     cv2.setNumThreads(1)
     card, store = predictor.card, store.at(predictor.card.mpp)
@@ -104,8 +107,18 @@ def map_slide(
             progress(done, len(batches))
     store.require_unchanged()
     tissue = tissue_on_cells(store, card.cell_px)
-    prob[:, ~tissue] = 0
-    return SlideMap(card, prob, tissue, _describe(store, predictor, colour))
+    prob *= tissue
+    is_inside = tuple(number > 0 for number in range(len(card.classes)))
+    facts = {
+        "source": "model",
+        "model": {"name": card.name, "sha256": predictor.sha256},
+        "card": json.loads(card.to_json()),
+        "provider": predictor.provider,
+        "colour": colour.tolist(),
+        "cell_um": card.cell_px * card.mpp,
+        **describe_slide(store, PACKAGES),
+    }
+    return SlideMap(card.classes, is_inside, prob, tissue, card.min_area_mm2, facts)
 
 
 def _run_batch(
@@ -116,7 +129,7 @@ def _run_batch(
     part = part_of(windows) if predictor.any_size else grid.whole
     pixels = np.full((card.batch, part.height, part.width, 3), 255, np.uint8)
     for slot, corner in enumerate(grid.part_xy(windows, part)):
-        pixels[slot] = store.read(tuple(corner), (part.width, part.height))
+        pixels[slot] = store.read_continued(tuple(corner), (part.width, part.height))
     prob = predictor(pixels, colour)[: len(windows)]
     scaled = np.rint(prob.clip(0, 1) * 255).astype(np.uint8)
     x, y = ((start - grid.halo_px) // card.cell_px for start in (part.x, part.y))  # in cells, relative to the core
@@ -128,19 +141,14 @@ def _run_batch(
     return found
 
 
-def _describe(store: Store, predictor: RegionPredictor, colour: np.ndarray) -> dict[str, Any]:
-    card = predictor.card
+def describe_slide(store: Store, packages: Sequence[str]) -> dict[str, Any]:
+    """Facts of ``SlideMap`` about the slide and the versions of ``packages``."""
     return {
         "slide_id": store.slide_id,
         "fingerprint": store.fingerprint,
         "slide_mpp": list(store.slide_mpp),
         "tissue_sha256": store.attributes.get("tissue_sha256"),
-        "model": {"name": card.name, "sha256": predictor.sha256},
-        "card": json.loads(card.to_json()),
-        "provider": predictor.provider,
-        "colour": colour.tolist(),
-        "cell_um": card.cell_px * card.mpp,
-        "versions": find_versions(PACKAGES),
+        "versions": find_versions(packages),
     }
 
 
@@ -169,9 +177,11 @@ class Outlines:
 
 def classify(found: SlideMap) -> np.ndarray:
     """(H, W) uint8: 0 without tissue, otherwise 1 + index of the likeliest class, without small islands and holes."""
-    label = np.where(found.tissue, found.prob.argmax(0).astype(np.uint8) + 1, 0).astype(np.uint8)
-    continue_to_edge(label, RIM_UM / found.cell_um)
-    absorb_islands(label, round(found.card.min_area_mm2 * 1e6 / found.cell_um**2))
+    bands = strips(len(found.tissue), 512)  # because the result of `argmax` is eight times as large as a map
+    label = np.concatenate([found.prob[:, rows].argmax(0).astype(np.uint8) for rows in bands]) + np.uint8(1)
+    label *= found.tissue
+    continue_to_edge(label, found.rim_um / found.cell_um)
+    absorb_islands(label, round(found.min_area_mm2 * 1e6 / found.cell_um**2))
     return label
 
 

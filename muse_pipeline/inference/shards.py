@@ -81,11 +81,7 @@ class ShardWriter:
 
 
 def read_shard_facts(path: Path) -> dict[str, Any]:
-    """The facts that ``finish`` wrote about a shard.
-
-    Raises:
-        StoreError: the file is missing, or is not a complete shard.
-    """
+    """The facts that ``finish`` wrote about a shard."""
     try:
         facts = json.loads(pq.read_metadata(path).metadata[METADATA_KEY])
         _require_facts(facts)
@@ -97,11 +93,7 @@ def read_shard_facts(path: Path) -> dict[str, Any]:
 
 
 def _require_facts(facts: dict[str, Any]) -> None:
-    """Check that the facts have the types that stitching needs.
-
-    Raises:
-        KeyError, TypeError, ValueError: a fact is missing or has the wrong type.
-    """
+    """Check that the facts have the types that stitching needs."""
     common = facts["common"]
     words = facts["shard"], common["card"], common["fingerprint"], common["model_sha256"], common["provider"]
     numbers = facts["n_windows"], common["offset_px"], *common["size_px"], *facts["full_windows"]
@@ -115,11 +107,7 @@ def _require_facts(facts: dict[str, Any]) -> None:
 
 
 def iterate_groups(path: Path, read: Callable[[pq.ParquetFile, int], T]) -> Iterator[T]:
-    """Yield what ``read_reports`` or ``read_positions`` returns for each group of a shard, in window order.
-
-    Raises:
-        StoreError: a group cannot be read.
-    """
+    """Yield what ``read_reports`` or ``read_positions`` returns for each group of a shard, in window order."""
     with _as_damage(path), pq.ParquetFile(path) as file:
         n_groups = file.num_row_groups
     for group in range(n_groups):

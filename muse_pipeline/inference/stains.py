@@ -34,11 +34,7 @@ BLUE = STAINS[0].astype(np.float32)
 
 
 def read_colour(path: Path | str, fingerprint: str | None = None) -> SlideColour:
-    """Read a ``colour.json``, and check its ``fingerprint`` if one is given.
-
-    Raises:
-        StoreError: the file is missing, was not written by ``muse tissue``, or belongs to a different slide.
-    """
+    """Read a ``colour.json``, and check its ``fingerprint`` if one is given."""
     colour = _read(path)
     if fingerprint and colour.fingerprint not in {None, fingerprint}:
         raise StoreError(f"{path}: belongs to a different slide than the image; give the file of the image's slide")
@@ -77,9 +73,6 @@ def colour_of_fit(reference: ColourReference, fit: MacenkoFit | None) -> np.ndar
     Args:
         reference: colour reference of the card.
         fit: fit of a slide or picture; None if it failed.
-
-    Raises:
-        ModelError: the method of the card is unknown to this version.
     """
     if reference.method == "identity":
         return IDENTITY.copy()

@@ -20,9 +20,10 @@ from muse_pipeline.core.provenance import OTHER_STAIN, ClassSizes, Provenance, S
 from muse_pipeline.core.types import INTENSITIES_OD, Frame, SlideInfo
 from muse_pipeline.features.neighbours import with_surroundings
 from muse_pipeline.inference.card import ClassReference, ModelCard
-from muse_pipeline.inference.doubts import NuclearSize, SizeSample, judge_classes
+from muse_pipeline.inference.doubts import NuclearSize, SizeSample, have_usual_sizes, judge_classes
 from muse_pipeline.inference.shards import iterate_groups, read_positions, read_reports, read_shard_facts
 from muse_pipeline.inference.stains import stains_with
+from muse_pipeline.nuclei.arrow import to_numpy
 from muse_pipeline.nuclei.pairs import REACH_UM, SLACK_UM, SeamResolver, cut_apart
 from muse_pipeline.nuclei.parquet import (
     BORDER,
@@ -35,11 +36,13 @@ from muse_pipeline.nuclei.parquet import (
     NucleiWriter,
     OptionalColumns,
     Rows,
+    border_of,
     left_out,
 )
 from muse_pipeline.nuclei.rays import clip_rays, rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import MorphologyClusters, ShapeSample, measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.slides.mpp import is_of_scanner
 from muse_pipeline.store.grid import Shard, WindowGrid
 from muse_pipeline.tissue.mask import KeptArea
 
@@ -95,10 +98,6 @@ def stitch_shards(
 
     Returns:
         The provenance that is written into the table.
-
-    Raises:
-        StoreError: a shard is missing or given twice, or was made for a different slide, model, tissue or number of
-            shards.
     """
     shards = gather_shards(paths, info)
     require_tissue(shards, kept)
@@ -122,8 +121,8 @@ def stitch_shards(
     is_brown = shards.common.get("positive_od") is not None
     brown = stains_with(shards.common.get("third_stain")) if is_brown else None
     meter = None if sources.features is None else sources.features.meter(info, kept, names, brown)
-    sides = None if sources.regions is None else sources.regions.sides(names)
-    measures = Measures(clusters, sources.regions, meter, sources.artefacts, sides)
+    unlike = None if sources.regions is None else sources.regions.unlike(names)
+    measures = Measures(clusters, sources.regions, meter, sources.artefacts, unlike)
     made_from = replace(describe(shards, card, info, kept), **measures.describe())
     if is_brown:
         limits = tuple(sources.intensities)
@@ -150,12 +149,14 @@ def _judge_sizes(
     is_same_stain: bool,
 ) -> dict[str, SizeRecord | ClassSizes]:
     """Fields of ``Provenance`` for the sizes of nuclei; only slides with the model's stain are judged."""
-    doubt = size.describe_doubt(info.mpp, area_mm2) if is_same_stain else ""
+    are_usual = have_usual_sizes(references, of_class)
+    doubt = size.describe_doubt(info.mpp, area_mm2, are_usual) if is_same_stain else ""
     fields = {"nuclear_size": SizeRecord(size.median_area_um2, size.mean_class_probability, doubt)}
     if references:
         sizes = {name: asdict(one) for name, one in of_class.items()}
         # If the pixel size is doubtful, so are areas, and classes cannot be judged by them.
-        doubt = judge_classes(references, sizes) if is_same_stain and not doubt else ""
+        is_judged = is_same_stain and (not doubt or is_of_scanner(info.mpp_source))
+        doubt = judge_classes(references, sizes) if is_judged else ""
         fields["class_sizes"] = ClassSizes(sizes, doubt)
     return fields
 
@@ -168,7 +169,7 @@ class Measures:
     regions: SlideRegions | FailedRegions | None
     meter: FeatureMeter | None
     artefacts: ArtefactMap | None
-    sides: np.ndarray | None  # expected side of the epithelium's border for each class
+    unlike: np.ndarray | None  # classes of nuclei that do not occur in each region
 
     def describe(self) -> dict[str, Any]:
         """Fields of ``Provenance`` for the given sources."""
@@ -186,7 +187,8 @@ class Measures:
             clusters=self.clusters is not None,
             positive_od=positive_od,
             regions=None if self.regions is None else [one.name for one in self.regions.classes],
-            unlike_region=self.sides is not None,
+            borders=() if self.regions is None else self.regions.own_borders,
+            unlike_region=self.unlike is not None,
             features=self.meter.names if self.meter else (),
             artefacts=None if self.artefacts is None else self.artefacts.kinds,
         )
@@ -201,8 +203,9 @@ class Measures:
         if self.regions is not None:
             found = self.regions.columns(nuclei.xy)
             columns |= {REGION: found.region, REGION_PROB: found.prob, BORDER: found.border_um}
-            if self.sides is not None:
-                columns[UNLIKE_REGION] = self.regions.are_unlike(found, self.sides[nuclei.label])
+            columns |= {border_of(name): um for name, um in found.own_um.items()}
+            if self.unlike is not None:
+                columns[UNLIKE_REGION] = self.regions.are_unlike(found, nuclei.label, self.unlike)
         if self.artefacts is not None:
             columns[QUALITY] = self.artefacts.at(nuclei.xy)
         if self.meter:
@@ -249,11 +252,15 @@ def write_nuclei(
         return rows, n_repaired, shapes["area_um2"], level0
 
     of_all, of_classes = SizeSample(), [SizeSample() for _ in writer.classes]
-    n_repaired_outlines = n_without_pixels = 0
+    n_repaired_outlines = n_without_pixels = n_unlike = n_judged = 0
     for rows, n_repaired, area_um2, nuclei in map_in_order(draw, parts, threads, AHEAD):
         writer.append(rows)
         if measures.meter:
             n_without_pixels += rows.table[OF_EVERY_PIXEL].null_count
+        if measures.unlike is not None:
+            is_judged = measures.unlike.any(0)[nuclei.label] & to_numpy(rows.table[REGION].is_valid())
+            n_judged += int(is_judged.sum())
+            n_unlike += int(to_numpy(rows.table[UNLIKE_REGION]).sum())
         is_counted = ~left_out(rows.table, writer.provenance)
         of_all.add(area_um2[is_counted], nuclei.prob[is_counted])
         for label, sample in enumerate(of_classes):
@@ -263,6 +270,9 @@ def write_nuclei(
     writer.complete(n_repaired_outlines=n_repaired_outlines)
     if measures.meter:
         writer.complete(features=replace(writer.provenance.features, n_without_pixels=n_without_pixels))
+    if measures.unlike is not None:
+        known = replace(writer.provenance.regions, n_unlike_region=n_unlike, n_judged=n_judged)
+        writer.complete(regions=known)
     return of_all.measure(), [sample.measure() for sample in of_classes]
 
 
@@ -301,11 +311,7 @@ class ShardSet:
 
 
 def gather_shards(paths: list[Path], info: SlideInfo) -> ShardSet:
-    """Check that ``paths`` are all shards of one run of one model on this slide, and read their facts.
-
-    Raises:
-        StoreError: shards are missing, given twice, or from different runs or slides.
-    """
+    """Check that ``paths`` are all shards of one run of one model on this slide, and read their facts."""
     facts = {path: read_shard_facts(path) for path in paths}
     ordered = sorted(paths, key=lambda path: Shard.parse(facts[path]["shard"]).index)
     shards = [Shard.parse(facts[path]["shard"]) for path in ordered]
@@ -333,11 +339,7 @@ def gather_shards(paths: list[Path], info: SlideInfo) -> ShardSet:
 
 
 def require_tissue(shards: ShardSet, kept: KeptArea) -> None:
-    """Check that detection covered the tissue where nuclei are kept.
-
-    Raises:
-        StoreError: nuclei were searched for in different tissue or a different region of interest.
-    """
+    """Check that detection covered the tissue where nuclei are kept."""
     if shards.common.get("tissue_sha256") not in {None, kept.tissue_sha256}:
         raise StoreError(
             f"{shards.paths[0]}: its nuclei were searched for in different tissue or ROIs; run `muse tile` and "

@@ -58,9 +58,6 @@ class TorchSession:
         file: session of ONNX Runtime for the file, whose inputs, outputs and metadata are reported.
         card: card of the model.
         checkpoint: checkpoint that the file was exported from.
-
-    Raises:
-        CheckpointError: the checkpoint cannot be read, or does not fit the card.
     """
 
     def __init__(self, device: torch.device, file: onnxruntime.InferenceSession, card: Card, checkpoint: Path):
@@ -107,9 +104,6 @@ def find_origin(path: Path, card: Card) -> Path:
 
     The weights of built-in models without a published checkpoint are in a folder of their own, because no training can
     start from them.
-
-    Raises:
-        ModelError: there is no such checkpoint, or the model is in int8.
     """
     if card.precision == "int8":
         raise ModelError(f"{path}: is in int8, which provider 'torch' does not run; choose a floating-point model")
@@ -127,11 +121,7 @@ def find_origin(path: Path, card: Card) -> Path:
 
 
 def build_network(card: Card, checkpoint: Path) -> tuple[nn.Module, Backbone | None]:
-    """The network that a card describes, with the weights of a checkpoint; and its backbone, None for region models.
-
-    Raises:
-        CheckpointError: the checkpoint cannot be read, or does not fit the card.
-    """
+    """The network that a card describes, with the weights of a checkpoint; and its backbone, None for region models."""
     state = read_pickle(checkpoint)
     if isinstance(card, RegionCard):
         fusion = [float(weight) for weight in card.source["fusion"].split(",")]

@@ -13,7 +13,7 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.text import count_noun, some_of
 from muse_pipeline.inference.card import AppearanceReference, ColourReference
 from muse_pipeline.inference.doubts import describe_training
-from muse_pipeline.labels.pictures import LEAST_POINTS, LabelledImage
+from muse_pipeline.labels.labelled_image import LEAST_POINTS, LabelledImage
 from muse_pipeline.labels.tissue import TissueImage
 from muse_pipeline.nuclei.rays import ray_directions
 from muse_pipeline.tissue.colour import measure_picture
@@ -80,11 +80,7 @@ class LabelSummary:
 def check_leaks(
     training: Sequence[LabelledImage | TissueImage], validation: Sequence[LabelledImage | TissueImage]
 ) -> None:
-    """Reject patients with pictures in both training and validation.
-
-    Raises:
-        LabelError: a patient has pictures in both; the message names at most five of these patients.
-    """
+    """Reject patients with pictures in both training and validation."""
     if shared := sorted({image.patient for image in training} & {image.patient for image in validation}):
         raise LabelError(
             f"patients in both training and validation: {some_of(shared)}; move or `exclude` their pictures, or "
@@ -169,9 +165,6 @@ def mean_stains(fits: list[MacenkoFit | None], method: str, weights: list[float]
         fits: stain fit of each image; None if it failed.
         method: "macenko" or "identity".
         weights: weights of the images; equal by default.
-
-    Raises:
-        ConfigError: no image's stains could be fitted.
     """
     if method == "identity":
         return ColourReference()
@@ -233,11 +226,7 @@ def missing_classes(images: list[LabelledImage], classes: tuple[str, ...]) -> li
 
 
 def require_every_class(images: list[LabelledImage], classes: tuple[str, ...], split: str) -> None:
-    """Require labelled nuclei of every class, because a class without any can be neither learnt nor scored.
-
-    Raises:
-        ConfigError: a class has no labelled nucleus; the message names the class and the ``split``.
-    """
+    """Require labelled nuclei of every class, because a class without any can be neither learnt nor scored."""
     if missing := missing_classes(images, classes):
         raise ConfigError(
             f"the {split} images have no labelled nucleus of {' or of '.join(missing)}; correct `classes` or the labels"
@@ -245,11 +234,7 @@ def require_every_class(images: list[LabelledImage], classes: tuple[str, ...], s
 
 
 def require_outlines(images: list[LabelledImage]) -> None:
-    """Require at least one outline, without which a detector cannot be trained.
-
-    Raises:
-        ConfigError: there are only points, for which no outlines are grown.
-    """
+    """Require at least one outline, without which a detector cannot be trained."""
     known = any(image.grow_outlines or np.isfinite(image.nuclei.rays).all(1).any() for image in images)
     if not known:
         raise ConfigError(

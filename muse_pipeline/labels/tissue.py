@@ -19,15 +19,13 @@ from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.files import read_rows, sha256_of
 from muse_pipeline.core.pictures import list_pictures, read_grey, read_rgb, resize_picture
-from muse_pipeline.labels.formats import require_size
-from muse_pipeline.labels.regions import cut_regions, fill_polygon
+from muse_pipeline.labels.base_source import require_folder
+from muse_pipeline.labels.nuclei_files import require_size
+from muse_pipeline.labels.region_windows import fill_polygon, open_regions
+from muse_pipeline.nuclei.class_names import find_name
 from muse_pipeline.qupath.regions import read_class_areas
-from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.slides.signature import fingerprint_file
-from muse_pipeline.store.resample import AreaReader
-from muse_pipeline.tissue.colour import measure_colour
-from muse_pipeline.tissue.find import find_tissue
 from muse_pipeline.tissue.stain import MacenkoFit, fit_macenko
 
 UNKNOWN = 255  # value of unknown pixels in maps of class indices
@@ -130,20 +128,13 @@ def read_tissue_images(
         mpp: um per pixel of the model.
         window_px: side of the training windows; pictures must be at least this large, and drawn areas are read with
             enough context.
-
-    Raises:
-        LabelError: a file is missing or broken, a label names an unknown class or picture, two labels of a picture
-            contradict each other, a picture is too small, or a mask differs in size from its picture.
-        MuseError: a sheet or a slide cannot be read.
     """
     images: list[TissueImage] = []
     for source in sources:
         if source.slides is not None:
             images += _read_areas(source, classes, mpp, window_px)
-            continue
-        paths = list_labelled(source, classes)
-        _require_consistent(paths, classes)
-        images += [_read_picture(path, source, len(classes), mpp) for path in paths]
+        else:
+            images += [_read_picture(path, source, len(classes), mpp) for path in list_labelled(source, classes)]
     if small := [one for one in images if min(one.pixels.shape[:2]) < window_px]:
         height, width = small[0].pixels.shape[:2]
         raise LabelError(
@@ -154,11 +145,7 @@ def read_tissue_images(
 
 
 def source_files(source: TissueSource) -> Iterator[tuple[str, str, Path]]:
-    """Yield the files of a source as (setting, name in the source, path).
-
-    Raises:
-        LabelError: a folder or file does not exist.
-    """
+    """Yield the files of a source, which must exist, as (setting, name in the source, path)."""
     for kind in (*KINDS, "table", "areas", "masks"):
         location = getattr(source, kind)
         if location is None:
@@ -179,21 +166,24 @@ def source_checksums(source: TissueSource) -> dict[str, str]:
 
 
 def list_labelled(source: TissueSource, classes: tuple[str, ...]) -> list[LabelledPath]:
-    """List the pictures of a source with their labels, in the order of the folders or the table.
-
-    Raises:
-        LabelError: as in ``read_tissue_images``.
-    """
-    found = list(_in_folders(source, classes) if source.folders is not None else _in_table(source, classes))
-    found = [one for one in found if not any(word in one.name for word in source.exclude)]
-    if not found:
+    """List the pictures of a source with their labels, in the order of the folders or the table."""
+    pictures = _in_folders(source, classes) if source.folders is not None else _in_table(source, classes)
+    used = [picture for picture in pictures if not any(word in picture.name for word in source.exclude)]
+    if not used:
         raise LabelError(f"{source.location}: has no labelled picture; correct the path or `exclude`")
-    return found
+    of_content: dict[str, LabelledPath] = {}
+    for picture in used:
+        other = of_content.setdefault(fingerprint_file(picture.path), picture)
+        if other.label != picture.label:
+            raise LabelError(
+                f"{other.path} and {picture.path} are the same picture with the labels {classes[other.label]} and "
+                f"{classes[picture.label]}; remove one"
+            )
+    return used
 
 
 def _in_folders(source: TissueSource, classes: tuple[str, ...]) -> Iterator[LabelledPath]:
-    if not source.folders.is_dir():
-        raise LabelError(f"{source.folders}: no such folder; correct `folders` in the config")
+    require_folder(source.folders, "folders")
     for folder in sorted(path for path in source.folders.iterdir() if path.is_dir()):
         label = _class_index(folder.name, source, classes, source.folders)
         for path in list_pictures(folder):
@@ -202,8 +192,7 @@ def _in_folders(source: TissueSource, classes: tuple[str, ...]) -> Iterator[Labe
 
 
 def _in_table(source: TissueSource, classes: tuple[str, ...]) -> Iterator[LabelledPath]:
-    if not source.images.is_dir():
-        raise LabelError(f"{source.images}: no such folder of images; correct `images` in the config")
+    require_folder(source.images, "images")
     pictures = {name: path for path in list_pictures(source.images) for name in (path.name, path.stem)}
     rows = read_label_table(source.table, "image")
     for name, (word, patient) in rows.items():
@@ -216,11 +205,7 @@ def _in_table(source: TissueSource, classes: tuple[str, ...]) -> Iterator[Labell
 
 
 def read_label_table(path: Path, column: str) -> dict[str, tuple[str, str]]:
-    """Read a TSV or CSV table as (label, patient), keyed by the name in ``column``; the patient is "" if not given.
-
-    Raises:
-        LabelError: the table cannot be read, has no row, lacks a column, or has two labels for a name.
-    """
+    """Read a TSV or CSV table as (label, patient), keyed by the name in ``column``; the patient is "" if not given."""
     _, ((_, header), *rows) = read_rows(path, f"{column}, label")
     if not rows or not {column, "label"} <= set(header):
         raise LabelError(f"{path}: needs the columns '{column}' and 'label' and at least one row; add them")
@@ -233,8 +218,9 @@ def read_label_table(path: Path, column: str) -> dict[str, tuple[str, str]]:
 
 
 def _class_index(word: str, source: TissueSource, classes: tuple[str, ...], location: Path) -> int:
-    name = source.class_map.get(word, word)
-    if name not in classes:
+    key = find_name(word, source.class_map)
+    name = find_name(source.class_map[key] if key else word, classes)
+    if name is None:
         raise LabelError(
             f"{location}: label '{word}' is not a class of the model ({', '.join(classes)}); correct it or add it to "
             "`class_map`"
@@ -242,41 +228,22 @@ def _class_index(word: str, source: TissueSource, classes: tuple[str, ...], loca
     return classes.index(name)
 
 
-def _require_consistent(paths: Sequence[LabelledPath], classes: tuple[str, ...]) -> None:
-    """Reject pictures that have two different labels, possibly under two names.
-
-    Raises:
-        LabelError: two files with the same content have different labels.
-    """
-    of_bytes: dict[str, LabelledPath] = {}
-    for one in paths:
-        other = of_bytes.setdefault(fingerprint_file(one.path), one)
-        if other.label != one.label:
-            raise LabelError(
-                f"{other.path} and {one.path} are the same picture with the labels {classes[other.label]} and "
-                f"{classes[one.label]}; remove one"
-            )
-
-
-def _read_picture(found: LabelledPath, source: TissueSource, n_classes: int, mpp: float) -> TissueImage:
-    pixels = read_rgb(found.path)
-    mask = None if source.masks is None else _read_mask(found, source.masks, pixels.shape[1::-1], n_classes)
+def _read_picture(picture: LabelledPath, source: TissueSource, n_classes: int, mpp: float) -> TissueImage:
+    pixels = read_rgb(picture.path)
+    mask = None if source.masks is None else _read_mask(picture, source.masks, pixels.shape[1::-1], n_classes)
     stain, pixels = fit_macenko(pixels.reshape(-1, 3)), resize_picture(pixels, source.mpp / mpp)
     if mask is not None:
         mask = cv2.resize(mask, pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-    return TissueImage(name=found.name, pixels=pixels, label=found.label, mask=mask, patient=found.patient, stain=stain)
+    facts = {"name": picture.name, "label": picture.label, "patient": picture.patient}
+    return TissueImage(pixels=pixels, mask=mask, stain=stain, **facts)
 
 
-def _read_mask(found: LabelledPath, folder: Path, size_px: tuple[int, int], n_classes: int) -> np.ndarray:
-    """Read the mask (h, w) uint8 of a picture.
-
-    Raises:
-        LabelError: the mask is missing, differs in size from the picture, or has a value that is not a class index.
-    """
-    named = folder / f"{found.name}.png", folder / f"{found.path.stem}.png"
+def _read_mask(picture: LabelledPath, folder: Path, size_px: tuple[int, int], n_classes: int) -> np.ndarray:
+    """Read the mask (h, w) uint8 of a picture."""
+    named = folder / f"{picture.name}.png", folder / f"{picture.path.stem}.png"
     path = next(filter(Path.is_file, named), named[0])
     if (mask := read_grey(path)) is None:
-        raise LabelError(f"{folder}: has no readable mask for {found.name}; add {found.path.stem}.png")
+        raise LabelError(f"{folder}: has no readable mask for {picture.name}; add {picture.path.stem}.png")
     require_size(path, mask, size_px)
     if strange := sorted(set(np.unique(mask).tolist()) - {*range(n_classes), UNKNOWN}):
         raise LabelError(
@@ -301,20 +268,18 @@ def _read_areas(source: TissueSource, classes: tuple[str, ...], mpp: float, wind
             shapes[index].append(shapely.transform(area.shape, lambda xy, i=info: level0_to_work(xy, i.mpp, mpp)))
         areas = {index: shapely.union_all(of_class) for index, of_class in sorted(shapes.items())}
         _require_disjoint(areas, classes, files[row.slide_id])
-        with open_slide(row.path, info.reader) as slide:
-            reader = AreaReader(slide, info, mpp, enlarge=False)
-            stain = measure_colour(slide, info, find_tissue(slide, info).tissue).macenko
-            for window in cut_regions(shapely.union_all(list(areas.values())), reader.size_px, window_px):
+        with open_regions(row.path, info, mpp) as regions:
+            for window, pixels in regions.read(shapely.union_all(list(areas.values())), window_px):
                 target = np.full(window.size[::-1], UNKNOWN, np.uint8)
                 for index, shape in areas.items():
                     target[fill_polygon(shape, window.origin, window.size) & window.mask()] = index
                 yield TissueImage(
                     name=f"{row.slide_id}_x{window.cell[0]}_y{window.cell[1]}",
-                    pixels=reader.read(window.origin, window.size),
+                    pixels=pixels,
                     label=-1,
                     target=target,
                     patient=row.patient or patient_in_name(row.slide_id, source.patient, source.slides),
-                    stain=stain,
+                    stain=regions.colour.macenko,
                 )
 
 
@@ -322,11 +287,7 @@ MOST_OVERLAP = 0.05  # maximum overlap, as a share of the smaller area; hand-dra
 
 
 def _require_disjoint(areas: dict[int, shapely.Geometry], classes: tuple[str, ...], path: Path) -> None:
-    """Reject areas of different classes that overlap by more than ``MOST_OVERLAP``.
-
-    Raises:
-        LabelError: the areas of two classes overlap by more.
-    """
+    """Reject areas of different classes that overlap by more than ``MOST_OVERLAP``."""
     for (index, shape), (other, against) in combinations(areas.items(), 2):
         if shape.intersection(against).area > MOST_OVERLAP * min(shape.area, against.area):
             raise LabelError(
@@ -336,13 +297,7 @@ def _require_disjoint(areas: dict[int, shapely.Geometry], classes: tuple[str, ..
 
 
 def require_all_classes(images: Sequence[TissueImage], classes: tuple[str, ...], split: str) -> None:
-    """Require at least one image of every class.
-
-    Raises:
-        LabelError: a class has no image; the message names the class and the ``split``.
-    """
-    found = {one.label for one in images if one.target is None}
-    for one in images:
-        found |= set() if one.target is None else set(np.unique(one.target).tolist())
-    if missing := [name for index, name in enumerate(classes) if index not in found]:
+    """Require at least one image of every class; ``split`` names the images in the message."""
+    labels = {label for image in images for label in np.unique(image.label if image.target is None else image.target)}
+    if missing := [name for index, name in enumerate(classes) if index not in labels]:
         raise LabelError(f"the {split} images contain no {' and no '.join(missing)}; add images of every class")

@@ -41,9 +41,6 @@ class RegionNetwork(nn.Module):
         backbone: registered name of the backbone.
         n_classes: number of classes C, at least 2.
         fusion: weights of the three side maps, fine to coarse; they sum to 1.
-
-    Raises:
-        ConfigError: there are fewer than two classes, or the weights cannot be used.
     """
 
     def __init__(self, backbone: str, n_classes: int, fusion: Sequence[float] = FUSION):

@@ -31,9 +31,6 @@ def read_pickle(path: Path, trust_pickle: bool = False) -> dict[str, Any]:
     """Read the dictionary in a file; without ``trust_pickle``, only tensors and plain values are unpickled.
 
     Plain values include the ``argparse.Namespace`` of settings that DINO and its descendants store as ``args``.
-
-    Raises:
-        CheckpointError: the file is missing or damaged, contains other objects, or is not a dictionary.
     """
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
@@ -59,11 +56,7 @@ def read_pickle(path: Path, trust_pickle: bool = False) -> dict[str, Any]:
 
 
 def backbone_weights(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """Select the backbone's tensors and remove the prefix of their names.
-
-    Raises:
-        CheckpointError: the file contains no backbone, or one of its entries is not a tensor of finite numbers.
-    """
+    """Select the backbone's tensors and remove the prefix of their names."""
     teacher = state.get("teacher")
     if not isinstance(teacher, dict):
         raise CheckpointError(
@@ -80,11 +73,7 @@ def backbone_weights(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
 
 
 def require_finite(weights: dict[str, Any], path: Path) -> None:
-    """Require that all entries are tensors of finite numbers.
-
-    Raises:
-        CheckpointError: an entry is not a tensor, or has values that are not finite.
-    """
+    """Require that all entries are tensors of finite numbers."""
     for name, value in weights.items():
         if not isinstance(value, Tensor):
             raise CheckpointError(f"{path}: `{name}` is a {type(value).__name__}, not a tensor; write the file again")
@@ -104,9 +93,6 @@ def load_weights(backbone: Backbone, weights: dict[str, Tensor], path: Path, alw
         path: path of the file, for messages.
         always_resample: True to apply ``resample_positions`` to the positional table even if its grid equals the
             network's, as the MUSE authors' loader does; True for their files, False for files of this package.
-
-    Raises:
-        CheckpointError: names or shapes differ from the network's.
     """
     own = backbone.state_dict()
     if misfit := describe_misfit(weights, own):

@@ -74,9 +74,6 @@ def wkb_to_rings(column: pa.ChunkedArray) -> Iterator[tuple[np.ndarray, np.ndarr
 
     Yields:
         Indices (n,) of outlines in the column, and their vertices (n, V, 2), the last of which repeats the first.
-
-    Raises:
-        NucleiError: an outline is not a closed polygon of one ring.
     """
     array = column.combine_chunks()
     _, ends, text = array.buffers()

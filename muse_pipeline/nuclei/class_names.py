@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import TypeVar
 
 from muse_pipeline.core.errors import LabelError
 
@@ -20,6 +22,35 @@ SYNONYMS = {
     "stromal cell": ("Stroma",),
     "stromal cells": ("Stroma",),
 }
+
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+
+class UnknownClassError(LabelError):
+    """Class names in label files refer to no class; the message is about the first of ``words``, and lists them all."""
+
+    def __init__(self, about_first: str, words: Sequence[str]):
+        super().__init__(about_first, words)
+        self.about_first, self.words = about_first, words
+
+    def __str__(self) -> str:
+        others = ", ".join(f"'{word}'" for word in self.words[1:])
+        return f"{self.about_first}; also unknown: {others}" if others else self.about_first
+
+
+def resolve_all(items: Iterable[Item], resolve: Callable[[Item], T]) -> list[T]:
+    """The results of ``resolve`` for all ``items``."""
+    results, errors = [], []
+    for item in items:
+        try:
+            results.append(resolve(item))
+        except UnknownClassError as error:
+            errors.append(error)
+    if errors:
+        raise UnknownClassError(errors[0].about_first, list(dict.fromkeys(w for error in errors for w in error.words)))
+    return results
 
 
 INTENSITIES = {"Positive", "Negative", "1+", "2+", "3+"}
@@ -41,22 +72,23 @@ def find_class(name: str, classes: Sequence[str], where: str, remedy: str) -> in
         classes: classes of the model.
         where: beginning of the error message.
         remedy: end of the error message.
-
-    Raises:
-        LabelError: the name refers to none of the classes; the message suggests the most similar one, if any.
     """
-    in_lower_case = [one.lower() for one in classes]
     for word in (name, without_intensity(name)):
-        if word in classes:
-            return classes.index(word)
-        if word.lower() in in_lower_case:
-            return in_lower_case.index(word.lower())
+        if same := find_name(word, classes):
+            return list(classes).index(same)
         for synonym in SYNONYMS.get(word.lower(), ()):
             if synonym in classes:
                 return classes.index(synonym)
     near = get_close_matches(name, classes, n=1)
     hint = f"did you mean '{near[0]}'? " if near else ""
-    raise LabelError(f"{where}: class '{name}' is not one of the model's ({', '.join(classes)}); {hint}{remedy}")
+    what = f"class '{name}' is not one of the model's ({', '.join(classes)})"
+    raise UnknownClassError(f"{where}: {what}; {hint}{remedy}", [name])
+
+
+def find_name(name: str, names: Iterable[str]) -> str | None:
+    """The one of ``names`` that is ``name``, or else the first that differs from it only in case; None if none does."""
+    alike = [each for each in names if each.lower() == name.lower()]
+    return name if name in alike else next(iter(alike), None)
 
 
 def map_class(
@@ -64,28 +96,60 @@ def map_class(
 ) -> tuple[int, ...]:
     """Indices of the classes that a class map gives for a class name in a file, or else for its base class.
 
+    The case of names is ignored where no name is equal.
+
     Args:
         word: class name in the file.
         class_map: one class of the model, several possible classes or None, keyed by word.
         classes: classes of the model.
         where: beginning of the error message.
-
-    Raises:
-        LabelError: the word is not in the map, or is mapped to something that is not a class of the model.
     """
-    word = word if word in class_map else without_intensity(word)
-    if word not in class_map:
+    key = find_name(word, class_map) or find_name(without_intensity(word), class_map)
+    if key is None:
         near = get_close_matches(word, class_map, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
         known = ", ".join(class_map)
-        raise LabelError(
-            f"{where}: class '{word}' is not in class_map ({known}); {hint}add it to class_map or correct it"
+        raise UnknownClassError(
+            f"{where}: class '{word}' is not in class_map ({known}); {hint}add it to class_map or correct it", [word]
         )
-    mapped = class_map[word]
+    mapped = class_map[key]
     names = [] if mapped is None else [mapped] if isinstance(mapped, str) else mapped
-    if strange := [name for name in names if name not in classes]:
+    if strange := [name for name in names if not find_name(name, classes)]:
         raise LabelError(
-            f"{where}: class_map maps '{word}' to '{strange[0]}', which is not a class of the model "
+            f"{where}: class_map maps '{key}' to '{strange[0]}', which is not a class of the model "
             f"({', '.join(classes)})"
         )
-    return tuple(map(list(classes).index, names))
+    return tuple(list(classes).index(find_name(name, classes)) for name in names)
+
+
+@dataclass(frozen=True)
+class ClassWords:
+    """The classes of a model that the class names in a file refer to.
+
+    Attributes:
+        classes: classes of the model; if there are none, every class is unknown.
+        class_map: map as in ``map_class``; without a map, names refer to classes as in ``find_class``.
+        remedy: end of the message about a name that refers to no class.
+    """
+
+    classes: Sequence[str]
+    class_map: Mapping[str, str | Sequence[str] | None]
+    remedy: str
+
+    def indices(self, word: str, where: str) -> tuple[int, ...]:
+        """Indices of the classes that a name refers to; none if its nuclei have no class, or one that is not used."""
+        if not self.classes or not (word or word in self.class_map):
+            return ()
+        if not self.class_map:
+            return (find_class(word, self.classes, where, self.remedy),)
+        return map_class(word, self.class_map, self.classes, where)
+
+    def index(self, word: str, where: str) -> int:
+        """Index of the only class that a name refers to; -1 if there is none."""
+        indices = self.indices(word, where)
+        if len(indices) > 1:
+            raise LabelError(
+                f"{where}: class_map maps '{word}' to several classes, which only format 'areas' allows; name one, or "
+                "null"
+            )
+        return next(iter(indices), -1)

@@ -192,9 +192,6 @@ def read_label_image(path: Path, advice: str = "give each nucleus its own number
     Args:
         path: file of the mask.
         advice: remedy for a mask that does not number its nuclei, for the error message.
-
-    Raises:
-        LabelError: the file cannot be read, is not a mask of integers, or has the same number for all nuclei.
     """
     mask = read_mask(path)
     if mask.dtype == bool:
@@ -220,9 +217,6 @@ def require_nuclei(path: Path, mask: np.ndarray, mpp: tuple[float, float]) -> No
         path: file of the mask.
         mask: (h, w) integers, 0 is background.
         mpp: (x, y) um per pixel.
-
-    Raises:
-        LabelError: a number covers a larger area than any nucleus, or marks areas that together span over 100 um.
     """
     row, left, right, number = _runs(mask)
     order = np.argsort(number, kind="stable")
@@ -249,11 +243,7 @@ def require_nuclei(path: Path, mask: np.ndarray, mpp: tuple[float, float]) -> No
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Read a mask as (h, w) integers or bool.
-
-    Raises:
-        LabelError: the file is missing, cannot be read, is too large, or contains colours or fractions.
-    """
+    """Read a mask as (h, w) integers or bool."""
     try:
         mask = _decode(path)
     except LabelError:

@@ -54,6 +54,7 @@ def close_pairs(xy: np.ndarray, radius: float) -> np.ndarray:
 
 
 SAME_SHARE = 0.4  # maximum overlap, as a fraction of the smaller outline; see docs/results.md
+BLOCK = 256  # nuclei that are compared with each other, after a comparison with those kept of the blocks before
 SANE_UM = 0.01, 1000.0  # limits of rays; GEOS cannot make polygons of rays that are 0, negative or NaN
 
 
@@ -68,17 +69,27 @@ def suppress_overlaps(nuclei: Nuclei, mpp: float) -> Nuclei:
     """
     if not nuclei.rays.size:
         return nuclei
-    better, lesser = _overlapping_pairs(nuclei.xy * mpp, np.nan_to_num(nuclei.rays).clip(*SANE_UM))
-    kept = np.ones(len(nuclei), bool)
-    for one, other in zip(better, lesser, strict=True):
-        if kept[one]:
-            kept[other] = False
-    return nuclei if kept.all() else nuclei[kept]
+    xy_um, rays = nuclei.xy * mpp, np.nan_to_num(nuclei.rays).clip(*SANE_UM)
+    kept = np.zeros(0, int)
+    for start in range(0, len(nuclei), BLOCK):
+        both = np.concatenate([kept, np.arange(start, min(start + BLOCK, len(nuclei)))])
+        _, covered = _overlapping_pairs(xy_um[both], rays[both], len(kept))
+        block = np.delete(both, covered)[len(kept) :]
+        is_kept = np.ones(len(block), bool)
+        for one, other in zip(*_overlapping_pairs(xy_um[block], rays[block]), strict=True):
+            if is_kept[one]:
+                is_kept[other] = False
+        kept = np.concatenate([kept, block[is_kept]])
+    return nuclei if len(kept) == len(nuclei) else nuclei[kept]
 
 
-def _overlapping_pairs(xy_um: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (P,), (P,) of overlapping nuclei: the lower index of each pair first, pairs in ascending order."""
-    pairs = close_pairs(xy_um, 2 * float(rays.max()))
+def _overlapping_pairs(xy_um: np.ndarray, rays: np.ndarray, n: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (P,), (P,) of overlapping nuclei: the lower index of each pair first, pairs in ascending order.
+
+    With ``n``, only pairs of one of the first ``n`` nuclei and one of the others.
+    """
+    pairs = close_pairs(xy_um, 2 * float(rays.max(initial=0)))
+    pairs = pairs if n is None else pairs[(pairs[:, 0] < n) & (pairs[:, 1] >= n)]
     pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
     first, second = pairs.T
     x, y = (xy_um[second] - xy_um[first]).T

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -62,6 +63,7 @@ class OptionalColumns:
         positive_od: minimum ``dab_od`` of a positive nucleus; None to leave out ``dab_od`` and ``positive``.
         regions: names of the classes of tissue regions; None to leave out ``region``, ``region_prob`` and
             ``border_distance_um``.
+        borders: classes of tissue regions with a column of their own for the distance to their border (``border_of``).
         unlike_region: True to add the column ``unlike_region``.
         features: names of further numeric columns; each row of ``cell_rays`` is a list with a number per ray.
         artefacts: names of the kinds of artefacts; None to leave out ``quality``.
@@ -71,6 +73,7 @@ class OptionalColumns:
     clusters: bool = False
     positive_od: float | None = None
     regions: Sequence[str] | None = None
+    borders: Sequence[str] = ()
     unlike_region: bool = False
     features: Sequence[str] = ()
     artefacts: Sequence[str] | None = None
@@ -113,6 +116,7 @@ class NucleiWriter:
         self._waiting: list[pa.Table] = []
         self._n_by_label = np.zeros(len(self.classes), int)
         self._n_left_out = np.zeros(len(self.classes), int)
+        self._n_by_kind: Counter[str] = Counter()
         self._n_nuclei = self._n_positive = 0  # only nuclei included in totals
         self._n_rows = 0
         self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
@@ -153,6 +157,9 @@ class NucleiWriter:
         self._n_nuclei += int((~is_left_out).sum())
         self._n_by_label += np.bincount(label[(label >= 0) & ~is_left_out], minlength=len(self.classes))
         self._n_left_out += np.bincount(label[(label >= 0) & is_left_out], minlength=len(self.classes))
+        if self.optional.artefacts is not None:
+            counts = pc.value_counts(rows.table[QUALITY].cast(pa.string()).drop_null()).to_pylist()
+            self._n_by_kind.update({each["values"]: each["counts"] for each in counts})
         if self.optional.positive_od is not None:
             self._n_positive += int((to_numpy(rows.table[POSITIVE]) & ~is_left_out).sum())
         self._waiting.append(rows.table)
@@ -175,8 +182,9 @@ class NucleiWriter:
                 self.complete(n_positive=self._n_positive)
             if self.optional.artefacts is not None:
                 counts = dict(zip(self.classes, self._n_left_out.tolist(), strict=True))
-                n_left_out = self._n_rows - self._n_nuclei
-                self.complete(quality=replace(self.provenance.quality, n_nuclei=n_left_out, n_by_class=counts))
+                known = {"n_nuclei": self._n_rows - self._n_nuclei, "n_by_class": counts}
+                n_by_kind = {kind: self._n_by_kind[kind] for kind in self.optional.artefacts}
+                self.complete(quality=replace(self.provenance.quality, **known, n_by_kind=n_by_kind))
             geo, made_from = _geo_metadata(self._bounds if self._n_rows else None), self.provenance.to_dict()
             self._file.add_key_value_metadata({b"geo": _to_json(geo), PROVENANCE_KEY: _to_json(made_from)})
 
@@ -204,6 +212,7 @@ class NucleiWriter:
             *([] if known.positive_od is None else map(to_arrow, (dab_od, dab_od >= known.positive_od))),
             *([] if known.regions is None else [_name_or_null(shapes[REGION], known.regions)]),
             *([] if known.regions is None else map(_or_null, (shapes[REGION_PROB], shapes[BORDER]))),
+            *(_or_null(shapes[border_of(name)]) for name in known.borders),
             *([to_arrow(shapes[UNLIKE_REGION])] if known.unlike_region else []),
             *([] if known.artefacts is None else [_name_or_null(shapes[QUALITY], known.artefacts)]),
             *(_or_null(shapes[name]) for name in known.features),
@@ -231,6 +240,11 @@ def _or_null(values: np.ndarray) -> pa.Array:
     return to_arrow(column, valid=np.isfinite(column))
 
 
+def border_of(region: str | None) -> str:
+    """Name of the column of the distance to the border of a class of tissue regions, or of all classes for None."""
+    return BORDER if region is None else f"{BORDER}_{region}"
+
+
 def nuclei_schema(classes: Sequence[str], n_rays: int, optional: OptionalColumns = NO_OPTIONAL) -> pa.Schema:
     """The columns of ``nuclei.parquet`` and their types."""
     rays = pa.list_(pa.float32(), n_rays)
@@ -247,6 +261,7 @@ def nuclei_schema(classes: Sequence[str], n_rays: int, optional: OptionalColumns
             *([(CLUSTER, pa.int32())] if optional.clusters else []),
             *([(DAB_OD, pa.float32()), (POSITIVE, pa.bool_())] if optional.positive_od is not None else []),
             *(regions if optional.regions is not None else []),
+            *((border_of(name), pa.float32()) for name in optional.borders),
             *([(UNLIKE_REGION, pa.bool_())] if optional.unlike_region else []),
             *([(QUALITY, _NAME)] if optional.artefacts is not None else []),
             *((name, rays if name == CELL_RAYS else pa.float32()) for name in optional.features),
@@ -270,11 +285,7 @@ def _to_json(values: Any) -> bytes:
 
 
 def open_nuclei(path: Path | str) -> pq.ParquetFile:
-    """Open a table of nuclei.
-
-    Raises:
-        NucleiError: the file is missing, is not a Parquet file, or is not from this package.
-    """
+    """Open a table of nuclei."""
     try:
         # With a buffer, everything that is read would stay in memory until the file is closed.
         file = pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
@@ -290,11 +301,7 @@ def open_nuclei(path: Path | str) -> pq.ParquetFile:
 
 
 def read_provenance(path: Path | str) -> Provenance:
-    """Read the provenance in a table: slide, model, card, settings, versions and counts.
-
-    Raises:
-        NucleiError: the table is not from this package or is from a different version of it.
-    """
+    """Read the provenance in a table: slide, model, card, settings, versions and counts."""
     with open_nuclei(path) as file:
         text = file.metadata.metadata[PROVENANCE_KEY]
     try:
@@ -317,11 +324,7 @@ def footer_checksum(path: Path) -> str:
 
 
 def iterate_rows(path: Path | str, batch_size: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Yield tables of exactly ``batch_size`` rows (the last may be shorter, but not empty), in the file's order.
-
-    Raises:
-        NucleiError: a part of the file cannot be read.
-    """
+    """Yield tables of exactly ``batch_size`` rows (the last may be shorter, but not empty), in the file's order."""
     with open_nuclei(path) as file:
         order = list(columns or file.schema_arrow.names)
         waiting: list[pa.Table] = []
@@ -340,9 +343,6 @@ def read_within(path: Path | str, low_xy: np.ndarray, high_xy: np.ndarray, colum
     """Read ``columns``, which must include "x" and "y", of the nuclei in a half-open rectangle of level-0 px.
 
     Only row groups that touch the rectangle are read. (Arrow's own filters do the same, but load pandas.)
-
-    Raises:
-        NucleiError: a part of the file cannot be read.
     """
     with open_nuclei(path) as file:
         touching = [
@@ -373,11 +373,7 @@ def left_out(table: pa.Table, provenance: Provenance) -> np.ndarray:
 
 
 def iterate_counted(path: Path | str, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Yield the nuclei included in totals, in batches of bounded size with ``columns`` and, if present, ``quality``.
-
-    Raises:
-        NucleiError: a part of the file cannot be read.
-    """
+    """Yield the nuclei included in totals, in batches of bounded size with ``columns`` and, if present, ``quality``."""
     provenance = read_provenance(path)
     quality = [QUALITY] if provenance.quality else []
     for table in iterate_rows(path, ROW_GROUP, [*columns, *quality]):
@@ -403,11 +399,7 @@ def _undamaged(path: Path | str, batches: Iterator[pa.RecordBatch]) -> Iterator[
 
 
 def parse_outlines(geometry: np.ndarray) -> np.ndarray:
-    """Convert the column ``geometry``, (N,) WKB, to (N,) shapely polygons.
-
-    Raises:
-        NucleiError: an outline is damaged.
-    """
+    """Convert the column ``geometry``, (N,) WKB, to (N,) shapely polygons."""
     try:
         return shapely.from_wkb(geometry)
     except (shapely.errors.GEOSException, TypeError) as error:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 import shapely
 
+from muse_pipeline.core.geometry import repair_areas
+
 DECIMALS = 1  # decimal places of the coordinates of outlines, in pixels
 QUPATH_GRID_PX = 0.01
 _CLEARANCE_PX = 2 * QUPATH_GRID_PX  # parts farther apart do not meet when each moves by half a cell of the grid
@@ -125,7 +127,7 @@ def are_clearly_simple(rings: np.ndarray) -> np.ndarray:
 
 def _repair(polygons: np.ndarray, rings: np.ndarray, size_px: tuple[int, int] | None) -> np.ndarray:
     """The largest valid part of each broken polygon (N,), without holes; if there is none, a circle of mean radius."""
-    parts = shapely.set_precision(shapely.make_valid(polygons), 10.0**-DECIMALS)
+    parts = shapely.set_precision(repair_areas(polygons), 10.0**-DECIMALS)
     outlines = shapely.polygons(shapely.get_exterior_ring(largest_parts(parts)))
     repaired = shapely.transform(outlines, lambda xy: np.round(xy, DECIMALS))
     lost = np.flatnonzero(~survive_qupath(repaired))

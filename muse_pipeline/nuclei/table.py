@@ -58,11 +58,7 @@ class Nuclei:
         return replace(self, **{name: getattr(self, name)[index] for name in COLUMNS})
 
     def require(self, frame: Frame) -> Nuclei:
-        """Return self if the positions are in ``frame``.
-
-        Raises:
-            FrameError: the positions are in a different frame.
-        """
+        """Return self if the positions are in ``frame``."""
         if self.frame is not frame:
             raise FrameError(f"positions are in the {self.frame} frame, but {frame} is expected; convert them first")
         return self

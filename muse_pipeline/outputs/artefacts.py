@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.setting import Setting
-from muse_pipeline.core.types import ARTEFACTS
+from muse_pipeline.core.types import ARTEFACTS, LEFT_OUT
 from muse_pipeline.outputs.base import OUTPUTS, Output
 
 
@@ -33,10 +33,10 @@ class Artefacts(Output):
             },
             "required": ["subtract"],
         },
-        "find areas out of focus, folds, air bubbles and ink, whose nuclei totals leave out",
-        "Writes `artefacts.geojson`, and the column `quality` for every nucleus. `{subtract: [ink]}` leaves out "
-        "ink only, `{subtract: []}` nothing. `true` does not search images in which focus cannot be judged "
-        "([docs/guide/confidence.md](../docs/guide/confidence.md#artefacts))",
+        "find areas out of focus, folds, air bubbles and ink; totals leave out nuclei that are out of focus",
+        "Writes `artefacts.geojson`, and the column `quality` for every nucleus. `true` is `{subtract: [blur]}`; "
+        "`{subtract: [blur, ink]}` also leaves out nuclei in ink, `{subtract: []}` none. `true` does not search images "
+        "in which focus cannot be judged ([docs/guide/confidence.md](../docs/guide/confidence.md#artefacts))",
         metavar="KIND",
     )
     step = "stitch"
@@ -63,7 +63,7 @@ def subtracted(settings: Mapping[str, Any]) -> tuple[str, ...] | None:
     quality = settings["quality"]
     if not quality:
         return None
-    return ARTEFACTS if quality is True else choose_subtracted(quality["subtract"])
+    return LEFT_OUT if quality is True else choose_subtracted(quality["subtract"])
 
 
 def choose_subtracted(kinds: Iterable[str]) -> tuple[str, ...]:

@@ -20,9 +20,6 @@ def require_measurements(names: Sequence[str], features: str, classes: Sequence[
         features: set of features that the run measures.
         classes: names of the classes of the model.
         cells: the setting ``cells``; None if nuclei are not expanded to cells.
-
-    Raises:
-        GeoJSONError: one of ``names`` is not a column of numbers in a table of nuclei that this run may write.
     """
     if not names:
         return

@@ -27,7 +27,7 @@ from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.muse import MuseBackbone, ResNet50
 from muse_pipeline.proposals.otsu_mask import blend_stains, haematoxylin
-from muse_pipeline.tissue.find import drop_small
+from muse_pipeline.tissue.components import drop_small
 
 # One list per thread, because several threads run windows of a slide through the same network.
 _RECORDED: ContextVar[list[Tensor] | None] = ContextVar("recorded", default=None)
@@ -38,9 +38,6 @@ class ActivationNetwork(nn.Module):
 
     Args:
         backbone: registered name of a backbone that has a stage at stride 4.
-
-    Raises:
-        ConfigError: the backbone is unknown or has no stage at stride 4.
     """
 
     def __init__(self, backbone: str):
@@ -75,11 +72,7 @@ def _note(block: nn.Module, inputs: tuple, output: Tensor) -> None:
 
 
 def _first_stage(backbone: Backbone, name: str) -> nn.Sequential:
-    """The blocks of the stage at stride 4.
-
-    Raises:
-        ConfigError: the backbone (a ViT) has no such stage.
-    """
+    """The blocks of the stage at stride 4."""
     if isinstance(backbone, MuseBackbone) and isinstance(encoder := backbone.encoder["encoder"], ResNet50):
         return encoder.layer1
     if stages := getattr(backbone, "stages", None):

@@ -59,12 +59,14 @@ class SlideSample:
         pictures: (h, w, 3) uint8 crops of tissue.
         stains: (2, 3) stain vectors of the slide from ``colour.json``; None if they could not be estimated.
         info: the slide, for proposers that read other files about it; None if the image is not a slide of a cohort.
+        is_ihc: True if the slide has the brown of immunohistochemistry.
     """
 
     mpp: float
     pictures: tuple[np.ndarray, ...]
     stains: np.ndarray | None = None
     info: SlideInfo | None = None
+    is_ihc: bool = False
 
 
 def sample_slide(store: Store, colour: SlideColour, info: SlideInfo | None = None) -> SlideSample:
@@ -80,7 +82,7 @@ def sample_slide(store: Store, colour: SlideColour, info: SlideInfo | None = Non
     corners = grid.origin_xy(np.sort(windows))
     sides = np.minimum(SAMPLE_PX, np.array(store.size_px) - corners)
     pictures = (store.read(tuple(corner), tuple(side)) for corner, side in zip(corners, sides, strict=True))
-    return SlideSample(store.mpp, tuple(pictures), colour.macenko and colour.macenko.stains, info)
+    return SlideSample(store.mpp, tuple(pictures), colour.macenko and colour.macenko.stains, info, colour.is_ihc)
 
 
 def shrink_factor(mpp: float) -> int:
@@ -172,7 +174,6 @@ MAX_FOREIGN = 0.6  # largest share of ink or brown in the stained area
 MIN_SHARPNESS = 0.15  # sharp windows are above 0.2, windows blurred by 2 um (sigma) below 0.15
 FILL_PX = 24  # distance up to which an edge to white affects detail of 4 um
 MIN_CONTRAST = 2.0  # grey levels; windows with less contrast are empty, not blurred
-BROWN_SLIDE = 0.01  # brown share of the stained area: 0.000 in BRCA-M2C and ORION (H&E), 0.028 in a Ki-67 slide
 
 
 def judge_window(pixels: np.ndarray, mpp: float) -> str:
@@ -215,21 +216,11 @@ def judge_slide(sample: SlideSample) -> list[str]:
     for reason in (INK, BLURRED):
         if reasons[reason] * 2 > len(sample.pictures):
             warnings.append(f"most of the tissue is skipped ({reason}); nothing is proposed there")
-    if brown_share(sample) > BROWN_SLIDE:
+    if sample.is_ihc:
         warnings.append(
             "brown stain, as in immunohistochemistry: only blue nuclei are proposed, and brown ones are missing"
         )
     return warnings
-
-
-def brown_share(sample: SlideSample) -> float:
-    """Share of the sample's stained area that is brown."""
-    n_brown = n_stained = 0
-    for picture in sample.pictures:
-        density = DENSITY[coarsen(to_work_mpp(picture, sample.mpp))]
-        n_stained += np.count_nonzero(density.max(-1) > STAINED_DENSITY)
-        n_brown += np.count_nonzero(is_brown(density))
-    return n_brown / max(n_stained, 1)
 
 
 def name_guarded(guarded: Mapping[str, list[int]], n_windows: int) -> list[str]:
@@ -249,9 +240,6 @@ def fit_proposer(
         settings: settings of the proposer; missing ones take their defaults.
         colour: colour statistics of the slide.
         info: the slide, for proposers that read other files about it.
-
-    Raises:
-        ConfigError: the method or a setting is unknown, or a value is invalid.
     """
     proposer = PROPOSERS[method]
     sample = sample_slide(store, colour, info)
@@ -293,9 +281,5 @@ def propose_shard(
 
 
 def read_settings(method: str, settings: dict[str, Any]) -> Any:
-    """``settings`` as the ``Settings`` of a proposer, with defaults filled in.
-
-    Raises:
-        ConfigError: the method or a setting is unknown, or a value is invalid.
-    """
+    """``settings`` as the ``Settings`` of a proposer, with defaults filled in."""
     return parse_config(settings, PROPOSERS[method].Settings, f"proposals: {method}")

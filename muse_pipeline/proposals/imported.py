@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import re
-import warnings
-import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import pandas as pd
 
 from muse_pipeline.core.config import Between, OneOf
 from muse_pipeline.core.coords import GEOJSON_FRAMES, level0_to_work, qupath_offset_px
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.files import sha256_of
-from muse_pipeline.core.text import most_frequent_separator, one_line
 from muse_pipeline.core.types import Frame, SlideInfo
+from muse_pipeline.labels.nuclei_files import MASK_SUFFIXES, TABLE_SUFFIXES, ObjectRules, read_drawn, read_points
 from muse_pipeline.nuclei.masks import label_image_to_nuclei, read_label_image, require_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
 from muse_pipeline.proposals.base import N_RAYS, Proposer, SlideSample, proposer_facts
 from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
-from muse_pipeline.qupath.read import read_geojson
-from muse_pipeline.qupath.regions import require_nucleus_size, split_regions
 
-PACKAGES = ("muse-pipeline", "numpy", "shapely", "pandas")
-TABLES = (".csv", ".csv.gz")
-LABEL_IMAGES = (".npy", ".png", ".tif", ".tiff")
+PACKAGES = ("muse-pipeline", "numpy", "shapely")
 SAME_SHAPE = 0.01  # largest relative difference between the aspect ratios of a label image and its slide
 UNITS = ("px", "um")
 SLIDE = "{slide}"
@@ -79,12 +72,7 @@ class ImportedNuclei(Proposer):
 
     @classmethod
     def fit(cls, sample: SlideSample, settings: ImportSettings) -> ImportedNuclei:
-        """Read the slide's file.
-
-        Raises:
-            ConfigError: the file has an unknown suffix, or the sample has no ``info``.
-            GeoJSONError, LabelError: the file is missing or broken.
-        """
+        """Read the slide's file."""
         if sample.info is None:
             raise ConfigError("imported: positions on a slide cannot be located without the slide's `slide.json`")
         path = Path(settings.file.replace(SLIDE, sample.info.slide_id))
@@ -124,36 +112,25 @@ def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nucle
     """All nuclei in a file (frame: level0), but no annotated areas; nuclei without an outline have rays of 0.
 
     A label image must show the whole slide, at any resolution.
-
-    Raises:
-        ConfigError: the file has an unknown suffix.
-        GeoJSONError, LabelError: the file is broken.
     """
     name = path.name.lower()
-    if name.endswith(GEOJSON_SUFFIXES):
-        objects, _ = split_regions(read_geojson(path, qupath_offset_px(info.bounds, settings.frame)))
-        drawn = objects[objects.object_type == "annotation"]  # a detection is one nucleus, even if it is a clump
-        require_nucleus_size(drawn.to_parts(), info.mpp)
-        return objects.to_nuclei(sorted({name for name in objects.class_name if name}), info.mpp, N_RAYS)
-    if name.endswith(LABEL_IMAGES):
+    if name.endswith(MASK_SUFFIXES):
         return _read_label_image(path, info)
-    if name.endswith(TABLES):
-        xy, score = read_csv_points(path, settings.x, settings.y)
+    if name.endswith(GEOJSON_SUFFIXES):
+        offset_px, rules = qupath_offset_px(info.bounds, settings.frame), ObjectRules(by_program=True)
+        nuclei = read_drawn(path, info.mpp, N_RAYS, offset_px=offset_px, rules=rules).nuclei
+    elif name.endswith(TABLE_SUFFIXES):
+        columns, remedy = (settings.x, settings.y), "give the columns' names as `x` and `y`"
+        nuclei = read_points(path, columns, n_rays=N_RAYS, unit=settings.unit, remedy=remedy).nuclei
+        nuclei.xy /= np.asarray(info.mpp) if settings.unit == "um" else 1
     else:
-        known = ", ".join((*GEOJSON_SUFFIXES, *LABEL_IMAGES, *TABLES))
-        raise ConfigError(f"{path}: not one of the formats {known}; export the detections in one of them")
-    if settings.unit == "um":
-        xy = xy / np.asarray(info.mpp)
-    return Nuclei(xy, Frame.LEVEL0, rays=np.zeros((len(xy), N_RAYS)), score=score)
+        suffixes = ", ".join((*GEOJSON_SUFFIXES, *MASK_SUFFIXES, *TABLE_SUFFIXES))
+        raise ConfigError(f"{path}: not one of the formats {suffixes}; export the detections in one of them")
+    return replace(nuclei, rays=np.nan_to_num(nuclei.rays))
 
 
 def read_nuclei_of_others(path: Path, info: SlideInfo) -> Nuclei:
-    """All nuclei of a file (frame: level0), sorted by y; those without an outline get a circle.
-
-    Raises:
-        ConfigError: the file has an unknown suffix.
-        GeoJSONError, LabelError: the file is broken, or has nuclei outside the slide.
-    """
+    """All nuclei of a file (frame: level0), sorted by y; those without an outline get a circle."""
     settings = ImportSettings(str(path))
     nuclei = read_foreign(path, settings, info)
     outside = np.flatnonzero(((nuclei.xy < 0) | (nuclei.xy >= info.size_px)).any(1))
@@ -182,32 +159,3 @@ def _read_label_image(path: Path, info: SlideInfo) -> Nuclei:
 def _with_outlines(rays: np.ndarray, radius_um: float) -> np.ndarray:
     """``rays`` (N, R), with circles for missing outlines."""
     return np.where(rays.max(1, keepdims=True, initial=0) > 0, rays, np.float32(radius_um))
-
-
-SCORE = "score"
-
-
-def read_csv_points(path: Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (N, 2) from columns ``x`` and ``y``, and scores (N,) from column ``score``, or 1 without it.
-
-    Raises:
-        LabelError: the file cannot be read or lacks a column, or a position is not a number.
-    """
-    try:
-        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # rows longer than the header
-            separator = most_frequent_separator(",".join(pd.read_csv(path, nrows=0).columns), ",")
-            # ``core.files.read_rows`` would need gigabytes for the cells of a million nuclei.
-            decimal = "," if separator == ";" else "."
-            table = pd.read_csv(path, index_col=False, sep=separator, decimal=decimal)
-    except (OSError, ValueError, EOFError, zlib.error, pd.errors.ParserWarning) as error:  # EOFError, zlib.error: gzip
-        raise LabelError(f"{path}: cannot be read as CSV ({one_line(error)}); correct the file") from error
-    for column in (x, y):
-        if column not in table:
-            known = ", ".join(map(str, table.columns[:8]))
-            raise LabelError(f"{path}: no column '{column}', only {known}; give the columns' names as `x` and `y`")
-    xy = table[[x, y]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
-    for row, column in np.argwhere(~np.isfinite(xy))[:1]:  # the header is row 1
-        cell = table[[x, y]].iat[row, column]
-        raise LabelError(f"{path}: row {row + 2} has '{cell}' instead of a number; correct or delete the row")
-    score = pd.to_numeric(table[SCORE], errors="coerce").to_numpy(float) if SCORE in table else np.ones(len(table))
-    return xy, score

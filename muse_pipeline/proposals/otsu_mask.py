@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from muse_pipeline.nuclei.watershed import MIN_NUCLEUS_UM2, cut_relief, depth_um
-from muse_pipeline.tissue.find import drop_small
+from muse_pipeline.tissue.components import drop_small
 from muse_pipeline.tissue.stain import TEXTBOOK, fit_macenko, weigh_density
 
 BLUR_UM = 0.5  # sigma that removes the grain of camera and chromatin

@@ -107,7 +107,8 @@ boolean importNuclei(imageData, String imageName, List allResults, String action
     }
     def progress = openProgress("Importing nuclei", imageName)
     try {
-        def nuclei = readNuclei(found.file, found.sidecar.provenance.n_nuclei as long, progress)
+        def leftOut = found.sidecar.provenance.quality?.n_nuclei ?: 0  // in the file, but not in totals
+        def nuclei = readNuclei(found.file, (found.sidecar.provenance.n_nuclei + leftOut) as long, progress)
         def hierarchy = imageData.getHierarchy()
         def present = hierarchy.getDetectionObjects()
         def ids = new HashSet(nuclei.collect { it.getID() })

@@ -33,11 +33,7 @@ def is_geometry(item: Any) -> bool:
 
 @contextmanager
 def open_geojson(path: Path | str) -> Iterator[BinaryIO]:
-    """Open a GeoJSON file, whatever its name: plain, gzip, or a zip that contains one of these.
-
-    Raises:
-        GeoJSONError: the file cannot be read, its compression is damaged, or a zip does not contain exactly one file.
-    """
+    """Open a GeoJSON file, whatever its name: plain, gzip, or a zip that contains one of these."""
     try:
         with ExitStack() as stack:
             file = stack.enter_context(Path(path).open("rb"))
@@ -58,11 +54,7 @@ def open_geojson(path: Path | str) -> Iterator[BinaryIO]:
 
 
 def open_member(archive: zipfile.ZipFile, name: str) -> BinaryIO:
-    """Open a file in a zip.
-
-    Raises:
-        zipfile.BadZipFile: the zip is damaged, compressed by an unknown method, or needs a password.
-    """
+    """Open a file in a zip."""
     try:
         return archive.open(name)
     except (NotImplementedError, RuntimeError) as error:
@@ -90,10 +82,6 @@ def iterate_features(path: Path | str) -> Iterator[Any]:
 
     Args:
         path: path of a GeoJSON file: plain, gzip, or a zip that contains only one such file.
-
-    Raises:
-        GeoJSONError: the file is missing, its compression is damaged, or it is not GeoJSON; with one feature per line,
-            the message says which feature is broken, counted from 1.
     """
     with open_geojson(path) as file:
         for item, container in iterate_items(file, path):
@@ -107,11 +95,7 @@ def iterate_features(path: Path | str) -> Iterator[Any]:
 
 
 def loads(text: bytes) -> Any:
-    """Parse JSON; NaN and Infinity, which QuPath also writes, become floats.
-
-    Raises:
-        ValueError: the text is not JSON.
-    """
+    """Parse JSON; NaN and Infinity, which QuPath also writes, become floats."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -131,9 +115,6 @@ def iterate_items(file: BinaryIO, path: Path | str, parse: Callable[[bytes], Any
 
     Yields:
         Each item, with where it was found: ``COLLECTION``, ``LIST`` or ``ALONE``.
-
-    Raises:
-        GeoJSONError: the text is not JSON.
     """
     head, has_lines = _read_head(file)
     if has_lines:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,10 +14,8 @@ import orjson
 import shapely
 
 from muse_pipeline.core.errors import GeoJSONError, LabelError, LeftOutWarning
-from muse_pipeline.core.types import Frame
-from muse_pipeline.nuclei.class_names import find_class
+from muse_pipeline.core.geometry import repair_areas
 from muse_pipeline.nuclei.rays import largest_parts, polygons_to_rays
-from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.objects import list_counts, properties_of, read_class_name, read_object_type, why_left_out
 from muse_pipeline.qupath.parse import is_geometry, iterate_features
 
@@ -58,11 +55,7 @@ class NucleusParts:
         return xy, rays
 
     def reject(self, wrong: np.ndarray, what: str) -> None:
-        """Raise an error with the text ``what`` about the first part that is ``wrong`` (P,).
-
-        Raises:
-            LabelError: a part is wrong; the message says which object it belongs to.
-        """
+        """Raise LabelError for the first part that is ``wrong`` (P,), which ``what`` describes in the message."""
         if wrong.any():
             raise LabelError(f"{self.path}, feature {self.number[wrong.argmax()]}: {what}")
 
@@ -76,15 +69,12 @@ def split_parts(geometry: np.ndarray, number: np.ndarray, path: Path | str) -> N
         geometry: geometries of the objects.
         number: (N,) positions of the objects in the file, counted from 1.
         path: path of the file.
-
-    Raises:
-        LabelError: a polygon has no area; the message says which object it belongs to.
     """
     parts, owner = flatten(geometry)
     is_nucleus = np.isin(shapely.get_type_id(parts), (_POINT, _POLYGON))
     parts, owner = parts[is_nucleus], owner[is_nucleus]
     broken = ~shapely.is_valid(parts)
-    parts[broken] = largest_parts(shapely.make_valid(parts[broken]))
+    parts[broken] = largest_parts(repair_areas(parts[broken]))
     found = NucleusParts(path, parts, owner, number[owner])
     found.reject(
         found.is_polygon & (shapely.area(parts) == 0), "is a polygon without an area; delete it or draw it again"
@@ -133,39 +123,8 @@ class GeoJSONObjects:
         return GeoJSONObjects(self.path, *(column[chosen] for column in columns))
 
     def to_parts(self) -> NucleusParts:
-        """Every polygon and every single point, as from ``split_parts``.
-
-        Raises:
-            LabelError: a polygon has no area.
-        """
+        """Every polygon and every single point, as from ``split_parts``."""
         return split_parts(self.geometry, self.number, self.path)
-
-    def labels(self, classes: Sequence[str]) -> np.ndarray:
-        """(N,) int32 indices into ``classes``, by name or synonym; -1 for an object without classification.
-
-        Raises:
-            LabelError: an object has a class that is not among ``classes``.
-        """
-        label_of = {None: -1}
-        for name, number in zip(self.class_name, self.number, strict=True):
-            if name not in label_of:
-                label_of[name] = find_class(name, classes, f"{self.path}, feature {number}", "rename it")
-        return np.array([label_of[name] for name in self.class_name], np.int32)
-
-    def to_nuclei(self, classes: Sequence[str], mpp: tuple[float, float], n_rays: int) -> Nuclei:
-        """Every polygon, and every single point, as a nucleus in the level-0 frame.
-
-        Args:
-            classes: names in the order of the labels; an object without classification gets the label -1.
-            mpp: (x, y) um per level-0 pixel.
-            n_rays: number of rays of outlines; points get rays of 0.
-
-        Raises:
-            LabelError: a class is not among ``classes``, or a polygon has no area.
-        """
-        labels, parts = self.labels(classes), self.to_parts()
-        xy, rays = parts.measure(mpp, n_rays)
-        return Nuclei(xy, Frame.LEVEL0, rays=np.nan_to_num(rays), label=labels[parts.owner])
 
 
 def read_geojson(path: Path | str, offset_px: tuple[int, int] = (0, 0), tiles: bool = True) -> GeoJSONObjects:

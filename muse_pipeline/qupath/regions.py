@@ -19,8 +19,8 @@ from shapely.geometry.base import BaseGeometry
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import GeoJSONError, LeftOutWarning
 from muse_pipeline.core.files import complete_file, sha256_of
+from muse_pipeline.core.geometry import repair_areas
 from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.nuclei.masks import LARGEST_NUCLEUS_UM2
 from muse_pipeline.qupath.objects import (
     IGNORED,
     OBJECT_TYPES,
@@ -36,7 +36,7 @@ from muse_pipeline.qupath.objects import (
     why_left_out,
 )
 from muse_pipeline.qupath.parse import iterate_features
-from muse_pipeline.qupath.read import GeoJSONObjects, NucleusParts, to_feature
+from muse_pipeline.qupath.read import GeoJSONObjects, to_feature
 from muse_pipeline.qupath.write import FeatureFile, encode, split_name
 from muse_pipeline.tissue.mask import RoiArea
 from muse_pipeline.tissue.outline import TISSUE_RGB
@@ -49,50 +49,19 @@ def are_called(objects: GeoJSONObjects, words: Collection[str]) -> np.ndarray:
     return np.array([is_called(words, *pair) for pair in zip(objects.class_name, named, strict=True)], bool)
 
 
-def split_regions(objects: GeoJSONObjects) -> tuple[GeoJSONObjects, BaseGeometry | None]:
-    """Separate nuclei from the annotated region; annotations called "Tissue" or "Ignore" are neither.
-
-    Returns:
-        The nuclei; the union of all areas called "Region" in level-0 px, or None if none is drawn.
-    """
-    is_region = are_called(objects, (REGION,)) & (shapely.area(objects.geometry) > 0)
-    is_nucleus = ~is_region & ~are_called(objects, IGNORED)
-    return objects[is_nucleus], union_of_areas(objects.geometry[is_region])
-
-
-def require_nucleus_size(
-    parts: NucleusParts, mpp: tuple[float, float], region_class: str = REGION, otherwise: str = "delete it"
-) -> None:
-    """Reject outlines that are larger than any nucleus, and were probably meant as areas.
-
-    Args:
-        parts: nuclei in pixels of ``mpp``.
-        mpp: (x, y) um per pixel.
-        region_class: class of areas that were annotated completely.
-        otherwise: remedy that the message gives for an outline that was not meant as such an area.
-
-    Raises:
-        LabelError: an outline is larger than any nucleus.
-    """
-    parts.reject(
-        shapely.area(parts.geometry) * np.prod(mpp) > LARGEST_NUCLEUS_UM2,
-        f"covers more than the {LARGEST_NUCLEUS_UM2:,.0f} um2 of any nucleus; give it the class '{region_class}' if it "
-        f"bounds what was annotated, else {otherwise}",
-    )
-
-
 def union_of_areas(geometry: np.ndarray) -> BaseGeometry | None:
     """The polygons within geometries (N,), made valid, as one polygon or multipolygon; None if there are none."""
-    parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(geometry)))  # a collection may contain multipolygons
+    parts = shapely.get_parts(shapely.get_parts(repair_areas(geometry)))  # a collection may contain multipolygons
     parts = parts[shapely.area(parts) > 0]
     return shapely.union_all(parts) if len(parts) else None
 
 
 def remove_spikes(shape: BaseGeometry) -> BaseGeometry:
-    """Remove lines that lead out of an area and back; the shape is unchanged if it would fall apart into more areas."""
-    repaired = None if shape.is_valid else union_of_areas(np.array([shape]))
-    falls_apart = shapely.get_num_geometries(repaired) > shapely.get_num_geometries(shape)
-    return shape if repaired is None or falls_apart else repaired
+    """Remove lines that lead out of an area and back; the shape is unchanged if a ring bounds more than one area."""
+    if shape.is_valid:
+        return shape
+    rings = repair_areas(shapely.polygons(shapely.get_rings(shapely.get_parts(shape))))
+    return shape if (shapely.get_num_geometries(rings) > 1).any() else union_of_areas(np.array([shape])) or shape
 
 
 IGNORE = "Ignore"  # QuPath's own class is "Ignore*"
@@ -111,9 +80,6 @@ def read_roi(path: Path | str, info: SlideInfo) -> BaseGeometry:
 
     Returns:
         Polygon or multipolygon in absolute level-0 px.
-
-    Raises:
-        GeoJSONError: as in ``read_areas``, or the region is outside the slide.
     """
     roi = translate(read_areas(path, info), *qupath_offset_px(info.bounds))
     if not roi.intersects(shapely.box(0, 0, *info.size_px)):
@@ -140,9 +106,6 @@ def read_annotations(path: Path | str, roi: BaseGeometry, info: SlideInfo) -> li
         path: path of the file.
         roi: union of the areas, from ``read_roi``; areas of the class "Ignore" are not part of it.
         info: the slide.
-
-    Raises:
-        GeoJSONError: as in ``read_areas``.
     """
     areas, _ = _read_shapes(path, (ANNOTATION, CORE))
     on_slide = roi & shapely.box(0, 0, *info.size_px)
@@ -164,9 +127,6 @@ def read_areas(path: Path | str, info: SlideInfo | None = None) -> BaseGeometry:
     Args:
         path: path of the file: plain, gzip or zip.
         info: the slide, to warn of areas outside it if some are inside; None to skip this check.
-
-    Raises:
-        GeoJSONError: the file is not GeoJSON, an area is not valid, or no area is left.
     """
     areas, others = _read_shapes(path, (ANNOTATION, CORE))
     if all(area.is_ignored for area in areas):
@@ -325,11 +285,7 @@ def _write(path: Path | str, features: list[dict[str, Any]]) -> None:
 
 
 def read_cores(path: Path, info: SlideInfo) -> tuple[list[RoiArea], list[str]]:
-    """The cores in a file from ``write_cores``, in absolute level-0 px, and the names of missing cores.
-
-    Raises:
-        GeoJSONError: the file cannot be read.
-    """
+    """The cores in a file from ``write_cores``, in absolute level-0 px, and the names of missing cores."""
     features = list(iterate_features(path))
     missing = [each["properties"]["name"] for each in features if each["properties"]["isMissing"]]
     if len(missing) == len(features):
@@ -383,9 +339,6 @@ def read_class_areas(path: Path, info: SlideInfo, may_lack: bool = False) -> lis
         path: path of the file: plain, gzip or zip.
         info: the slide.
         may_lack: return an empty list if there is no file or no area.
-
-    Raises:
-        GeoJSONError: the file is not GeoJSON, or contains no area with a class on the slide.
     """
     if may_lack and not path.exists():
         return []

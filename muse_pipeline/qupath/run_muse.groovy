@@ -1,13 +1,17 @@
 /*
  * Find the nuclei of the open image with `muse run`, and import them.
  *
- * In QuPath 0.4 to 0.7: Automate > User scripts > muse > Run muse. It asks no questions.
+ * In QuPath 0.4 to 0.7: Automate > User scripts > muse > Run muse. It asks once for the organ, which decides whether the model's
+ * classes are validated, and keeps the answer for the project in muse-results/qupath/organ.txt. An image of the type
+ * Brightfield (H-DAB) in QuPath's Image tab is scored as immunohistochemistry; otherwise the colours decide.
  *
  * Selected annotations are the region of interest; if none is selected, it is the whole image. Annotations of a class other than
  * Ignore*, Region* and Tissue are tissue regions, and every nucleus gets its region. The pixel size is that in QuPath's Image tab.
  * Results are in "muse-results" in the folder of the project, or of the image. Nuclei of an earlier run are replaced.
  */
 import static qupath.lib.gui.scripting.QPEx.*
+
+import javafx.scene.control.TextInputDialog
 
 def options = []  // further options of `muse run`, such as ["--model", "/models/mine.onnx"]
 
@@ -27,7 +31,8 @@ void findNuclei(imageData, Collection selection, File folder, List options) {
     def classed = areas.findAll { it.getPathClass() != null && !["Ignore", "Region", "Tissue"].any { word -> isCalled(it, word) } }
     def roi = selection.isEmpty() ? null : writeAreas((selection + ignored).unique(), folder, "roi.geojson")
     def regions = classed.isEmpty() ? null : writeAreas(classed, folder, "regions.geojson")
-    def command = runCommand(findMuse(), slideOf(server.getURIs()), pixelSize(server), roi, regions, folder) + options
+    def command = runCommand(findMuse(), slideOf(server.getURIs()), pixelSize(server), roi, regions, folder)
+    command += specimenOptions("${imageData.getImageType()}", folder, options) + options
     def earlier = idsOf(resultsOf(name, server.getURIs(), findResults(folder)))
     def started = System.currentTimeMillis()
     runMuse(command, "Finding nuclei", name) { finishedSteps(folder, started) / 7 }
@@ -38,6 +43,34 @@ void findNuclei(imageData, Collection selection, File folder, List options) {
 List runCommand(String muse, String slide, double mpp, File roi, File regions, File folder) {
     def command = [muse, "run", slide, "--output", folder.getPath(), "--mpp", mpp.toString()]
     return command + (roi ? ["--roi", roi.getPath()] : []) + (regions ? ["--regions", regions.getPath()] : [])
+}
+
+/** The organ and the stain as options of `muse run`, unless `options` state them. */
+List specimenOptions(String imageType, File folder, List options) {
+    def organ = "--organ" in options ? "" : organOf(folder)
+    def isIhc = imageType.contains("DAB") && !("--stain" in options)
+    return (organ ? ["--organ", organ] : []) + (isIhc ? ["--stain", "IHC"] : [])
+}
+
+/** The organ of the images whose results are in a folder, or ""; the user is asked for it once. */
+String organOf(File folder) {
+    def file = new File(new File(folder, "qupath"), "organ.txt")
+    if (!file.isFile() && QuPathGUI.getInstance() != null) {
+        file.getParentFile().mkdirs()
+        file.setText(askForOrgan(), "UTF-8")
+    }
+    return file.isFile() ? file.getText("UTF-8").trim() : ""
+}
+
+String askForOrgan() {
+    def ask = new FutureTask<String>({
+        def dialog = new TextInputDialog()
+        dialog.setTitle("muse")
+        dialog.setHeaderText("Which organ do the images show, such as breast or colon? Leave this empty if it is unknown or differs.")
+        dialog.showAndWait().orElse("")
+    })
+    Platform.runLater(ask)
+    return ask.get()
 }
 
 /** Write areas to a file for `muse run`. */

@@ -18,11 +18,7 @@ _FUNCTIONS = "/** Change the open image,"  # start of the functions in the impor
 
 
 def find_script_folders(home: Path) -> list[Path]:
-    """The script folders of all QuPath versions of a user.
-
-    Raises:
-        ConfigError: there is no folder of QuPath 0.4 or later.
-    """
+    """The script folders of all QuPath versions of a user."""
     found = sorted(each / "scripts/muse" for each in (home / "QuPath").glob("v*") if each.is_dir())
     if not found:
         raise ConfigError(

@@ -50,11 +50,7 @@ _GZIP_LEVEL = 1  # the fastest level of libdeflate that compresses
 
 
 class FeatureFile:
-    """Writes batches of features, one per line; the file appears when the ``with`` block ends without an error.
-
-    Raises:
-        GeoJSONError: QuPath would not open a file with that name.
-    """
+    """Writes batches of features, one per line; the file appears when the ``with`` block ends without an error."""
 
     def __init__(self, path: Path):
         self._path, self._suffix = path, split_name(path)[1]
@@ -126,10 +122,6 @@ def write_geojson(
 
     Returns:
         The sidecar's content.
-
-    Raises:
-        GeoJSONError: the output's name or an option is not valid, or a measurement is not a numeric column.
-        NucleiError: the table was not written by this package, or belongs to a different slide.
     """
     output = Path(output)
     provenance = _read_provenance(nuclei_path, info)
@@ -174,10 +166,6 @@ def write_cells(
         frame: origin of positions, "qupath" or "openslide", as in ``coords.qupath_offset_px``.
         threads: number of threads that render and compress; it does not change the bytes.
         measurements: further numeric columns to write as measurements in QuPath.
-
-    Raises:
-        GeoJSONError: the output's name or an option is not valid, or a measurement is not a numeric column.
-        NucleiError: the table was not written by this package, or belongs to a different slide, or has no cells.
     """
     provenance = _read_provenance(nuclei_path, info)
     with open_nuclei(nuclei_path) as file:
@@ -189,21 +177,13 @@ def write_cells(
 
 
 def list_columns(schema: pa.Schema, measurements: Sequence[str]) -> list[str]:
-    """Columns of a table of nuclei that are written for QuPath, including ``measurements``.
-
-    Raises:
-        GeoJSONError: one of ``measurements`` is not a numeric column.
-    """
+    """Columns of a table of nuclei that are written for QuPath, including ``measurements``."""
     columns = [*COLUMNS, *(name for name in (*OPTIONAL, POSITIVE) if name in schema.names)]
     return columns + [name for name in require_numbers(schema, measurements) if name not in columns]
 
 
 def require_numbers(schema: pa.Schema, names: Sequence[str]) -> Sequence[str]:
-    """Require that ``names`` are columns of floating-point numbers, and return each of them once.
-
-    Raises:
-        GeoJSONError: a name is not that of a numeric column.
-    """
+    """Require that ``names`` are columns of floating-point numbers, and return each of them once."""
     known = [field.name for field in schema if pa.types.is_floating(field.type)]
     for name in names:
         if name not in known:

@@ -23,9 +23,6 @@ def register_outline(pair: Pair, start: Transform | None = None) -> Registration
     Args:
         pair: both slides.
         start: approximate transform; if None, it is searched for.
-
-    Raises:
-        RegistrationError: the outlines do not agree.
     """
     starts = [start] if start else find_placements(pair.low, pair.partner_low, pair.threads)
     um = max(FINEST_UM, *(np.max(low.picture.size_um) / SIDE_PX for low in (pair.low, pair.partner_low)))

@@ -39,10 +39,6 @@ def open_pair_of_files(
 
     Yields:
         The pair, which is closed when the block ends.
-
-    Raises:
-        RegistrationError: a slide has no tissue.
-        SlideError: a slide cannot be read.
     """
     with open_slide(slide, info.reader) as opened, open_slide(partner, partner_info.reader) as opened_partner:
         yield open_pair(opened, info, opened_partner, partner_info, threads)
@@ -85,10 +81,6 @@ def write_partner_store(
         path: folder of the store.
         mpp: um per pixel of the store.
         max_corrupt: largest fraction of the tissue that may be undecodable.
-
-    Raises:
-        RegistrationError: the registration belongs to different slides.
-        SlideError: more than ``max_corrupt`` of the tissue cannot be decoded on the partner.
     """
     info, partner_info = pair.info, pair.partner_info
     registered.require(info, partner_info)
@@ -122,4 +114,4 @@ def trusted_tissue(tissue: TissueMask, registered: RegisteredPartner) -> Partner
     # Only the centres of pixels were tested, so pixels at the border may extend beyond the trusted area.
     trusted = cv2.erode(trusted, np.ones((3, 3), np.uint8)) > 0
     known = {field.name: getattr(tissue, field.name) for field in fields(TissueMask)}
-    return PartnerTissue(**{**known, "mask": tissue.mask & trusted}, trusted=trusted)
+    return PartnerTissue(**{**known, "mask": tissue.mask & trusted, "unscanned": None}, trusted=trusted)

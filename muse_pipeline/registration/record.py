@@ -197,11 +197,7 @@ class RegisteredPartner:
         return is_on
 
     def require(self, slide: SlideInfo, partner: SlideInfo) -> None:
-        """Require that the registration belongs to this slide and partner.
-
-        Raises:
-            RegistrationError: the registration belongs to different slides.
-        """
+        """Require that the registration belongs to this slide and partner."""
         for known, info in ((self.slide, slide), (self.partner, partner)):
             if known["fingerprint"] != info.fingerprint:
                 raise RegistrationError(
@@ -210,11 +206,7 @@ class RegisteredPartner:
 
 
 def read_registered(path: Path) -> RegisteredPartner:
-    """Read transform.json.
-
-    Raises:
-        RegistrationError: the file cannot be read, or is not a transform.json of this version.
-    """
+    """Read transform.json."""
     try:
         content = read_json(path)
         slide, partner = content["slide"], content["partner"]

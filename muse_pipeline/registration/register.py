@@ -119,9 +119,6 @@ def register_partner(pair: Pair, start: Transform | None = None, limit_um: float
         pair: both slides.
         start: approximate transform; if None, it is searched for.
         limit_um: largest residual of a tile that is kept.
-
-    Raises:
-        MisfitError: the nuclei of both slides do not match.
     """
     starts = [start] if start else find_placements(pair.low, pair.partner_low, pair.threads)
     placed, part = choose_placement(pair, starts)
@@ -139,12 +136,7 @@ def register_partner(pair: Pair, start: Transform | None = None, limit_um: float
 
 
 def open_pair(slide: Slide, info: SlideInfo, partner: Slide, partner_info: SlideInfo, threads: int = 1) -> Pair:
-    """Find the tissue of a slide and its partner and return them as a ``Pair``.
-
-    Raises:
-        RegistrationError: no tissue is found on the slide or on its partner.
-        SlideError: the slide or its partner cannot be decoded.
-    """
+    """Find the tissue of a slide and its partner and return them as a ``Pair``."""
     cv2.setNumThreads(1)
     low = _low_power(slide, info)
     return Pair(slide, info, low, partner, partner_info, _low_power(partner, partner_info), threads)
@@ -158,10 +150,6 @@ def inspect_for_pair(path: Path, slide_id: str, mpp: float | None, advice: str) 
         slide_id: name of the slide.
         mpp: um per level-0 pixel; overrides the file.
         advice: end of the error about an um per pixel that is unknown or impossible.
-
-    Raises:
-        SlideError: the file cannot be opened.
-        MppError: ``mpp`` is None and the file does not state its pixel size, or the size is impossible.
     """
     try:
         return inspect_slide(path, slide_id, mpp)

@@ -39,6 +39,10 @@ class Transform:
         """Map positions (..., 2) on the slide to the partner, both in um."""
         return np.asarray(um, float) @ self.matrix[:, :2].T + self.matrix[:, 2]
 
+    def to_slide(self, partner_um: np.ndarray) -> np.ndarray:
+        """Map positions (..., 2) on the partner to the slide, both in um; the inverse of ``to_partner``."""
+        return (np.asarray(partner_um, float) - self.matrix[:, 2]) @ np.linalg.inv(self.matrix[:, :2]).T
+
     @property
     def is_mirrored(self) -> bool:
         """True if the partner shows the other side of the tissue."""

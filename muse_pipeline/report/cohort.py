@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +15,21 @@ from muse_pipeline.cohort.sheet import COLUMNS, read_cells
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.provenance import DARK, OTHER_STAIN, NamedFile, Provenance, Roi
+from muse_pipeline.core.specimen import HE, IHC, name_organ
 from muse_pipeline.core.text import count_noun, one_line
-from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.inference.doubts import OF_CLASSES, OF_NUCLEI, describe_left_out, find_doubts, reason_left_out
+from muse_pipeline.core.types import ARTEFACTS, FROM_NUCLEI, SlideInfo
+from muse_pipeline.inference.doubts import (
+    OF_CLASSES,
+    OF_NUCLEI,
+    OF_REGIONS,
+    describe_left_out,
+    find_doubts,
+    has_classes,
+    list_unvalidated,
+    reason_left_out,
+)
 from muse_pipeline.registration.record import FAILED, read_outcome
+from muse_pipeline.report.counts import score
 from muse_pipeline.report.slide_summary import summarise_slide
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.tissue.find import DOUBT as TISSUE_DOUBT
@@ -27,6 +38,7 @@ from muse_pipeline.tissue.mask import TissueMask
 STATUSES = ("failed", "partial", "empty", "ok")  # in the order in which the page lists them
 MUCH = 0.01  # the report warns if at least this fraction of nuclei is left out because of artefacts
 BARE_MM2 = 0.05  # the report warns of a slide with at least this area of tissue but no nucleus
+FOCUS = ARTEFACTS[0]
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 T = TypeVar("T")
 
@@ -112,11 +124,41 @@ class SlideResult:
         return reason_left_out(self.doubts, OF_CLASSES, self.included)
 
     @property
+    def regions_left_out(self) -> str:
+        """A short reason why totals leave out the numbers of the slide's regions; "" if they do not.
+
+        Regions that come from the classes of the nuclei are as doubtful as the classes.
+        """
+        kinds = OF_REGIONS | (OF_CLASSES if self.regions and self.regions["source"] == FROM_NUCLEI else {})
+        return reason_left_out(self.doubts, kinds, self.included)
+
+    @property
+    def names_left_out(self) -> list[str]:
+        """Names of the classes whose counts totals leave out."""
+        if not self.classes_left_out:
+            return []
+        is_of_organ = self.classes_left_out == OF_CLASSES["organ"]
+        return list_unvalidated(self.provenance, self.organ) if is_of_organ else self.provenance.class_names
+
+    @property
     def class_counts(self) -> dict[str, int]:
-        """Number of nuclei by class; empty if left out, or in immunohistochemistry, where classes are meaningless."""
-        if not self.summary or self.positive is not None or self.classes_left_out:
+        """Number of nuclei by class, without those left out; empty in immunohistochemistry."""
+        if not self.summary or self.positive is not None:
             return {}
-        return {each["name"]: each["n_nuclei"] for each in self.summary["classes"]}
+        counts = {each["name"]: each["n_nuclei"] for each in self.summary["classes"]}
+        return {name: n for name, n in counts.items() if name not in self.names_left_out}
+
+    @property
+    def lacks_organ(self) -> bool:
+        """True if the slide's organ is not stated, so that its classes may or may not be validated."""
+        return bool(self.summary) and has_classes(self.provenance) and not name_organ(self.organ)
+
+    @property
+    def stain(self) -> str:
+        """The stain as which a finished slide was analysed, "H&E" or "IHC"; "" for others and for failed slides."""
+        if not self.summary or DARK in self.provenance.verdict.reasons:
+            return ""
+        return IHC if self.positive is not None else HE
 
     @property
     def tissue_doubt(self) -> str:
@@ -170,21 +212,57 @@ class SlideResult:
         return self.provenance.n_left_out if self.provenance else 0
 
     @property
+    def n_in_artefacts(self) -> int:
+        """Number of nuclei in artefacts, whether totals leave them out or not; 0 for a failed slide."""
+        return sum(self._n_by_kind.values()) if self._n_by_kind else self.n_left_out
+
+    @property
+    def _n_by_kind(self) -> dict[str, int]:
+        quality = self.provenance.quality if self.provenance else None
+        return (quality.n_by_kind or {}) if quality else {}
+
+    @property
     def processed_mm2(self) -> float:
         """Area of tissue in mm2, including what totals leave out."""
         return (self.tissue_mm2 or 0.0) + self.left_out_mm2
 
     @property
     def artefact_doubt(self) -> str:
-        """Describe what is out of focus but not left out, or the percentage of nuclei left out; "" if that is low."""
+        """Describe nuclei in artefacts by their share, and what is out of focus but not left out; "" if that is low."""
         quality = self.provenance.quality if self.provenance else None
         if quality is None:
             return ""
+        doubts = []
         if any(quality.area_mm2.get(kind) for kind in set(quality.asked) - set(quality.subtract)):
-            return "most of the tissue is out of focus, so nothing is left out for it"
-        share = self.n_left_out / max((self.n_nuclei or 0) + self.n_left_out, 1)
-        kinds = ", ".join(kind for kind in quality.subtract if quality.area_mm2.get(kind))
-        return f"{share:.1%} of the nuclei lie in artefacts ({kinds}) and are in no total" if share >= MUCH else ""
+            doubts.append("most of the tissue is out of focus, so nothing is left out for it")
+        shown = set(ARTEFACTS) - set(quality.asked) - set(quality.subtract)
+        doubts += [
+            self._describe_share(quality.subtract, "are in no total"),
+            self._describe_share(shown, "are in the totals"),
+        ]
+        return "; ".join(filter(None, doubts))
+
+    def _describe_share(self, kinds: Collection[str], consequence: str) -> str:
+        """The percentage of nuclei in artefacts of these ``kinds``; "" if it is low."""
+        counts = {kind: n for kind, n in self._n_by_kind.items() if kind in kinds and n}
+        share = sum(counts.values()) / max((self.n_nuclei or 0) + self.n_left_out, 1)
+        return (
+            f"{share:.1%} of the nuclei lie in artefacts ({', '.join(counts)}) and {consequence}"
+            if share >= MUCH
+            else ""
+        )
+
+    @property
+    def unjudged(self) -> str:
+        """The artefacts for which a finished slide was not searched, with the reason; "" if there are none."""
+        if not self.summary:
+            return ""
+        quality = self.provenance.quality
+        if quality is None:
+            return "not sought in this run"
+        if not quality.area_mm2:
+            return "not sought, because the stain is different"
+        return "" if FOCUS in quality.area_mm2 else "focus not judged, because the slide is too coarse"
 
     @property
     def lacks_partner(self) -> str:
@@ -297,9 +375,29 @@ def summarise_cohort(slides: Sequence[SlideResult]) -> str:
     return f"{count_noun(len(slides), 'slide')}: {', '.join(ends)}"
 
 
-def counted(slides: Iterable[SlideResult]) -> list[SlideResult]:
-    """The finished slides whose nuclei are in the totals of the cohort."""
-    return [slide for slide in slides if slide.summary and not slide.left_out]
+def counted(slides: Iterable[SlideResult], stain: str = HE) -> list[SlideResult]:
+    """The finished slides whose nuclei are in the totals of a stain, "H&E" or "IHC"."""
+    finished = [slide for slide in slides if slide.summary and (slide.positive is not None) == (stain == IHC)]
+    return [slide for slide in finished if not slide.left_out]
+
+
+def score_total(slides: Iterable[SlideResult]) -> dict[str, Any] | None:
+    """Percentage of positive nuclei and scores of all counted slides of immunohistochemistry; None without such slides.
+
+    The keys are those of ``counts.score``, and ``n_nuclei``, ``n_positive``, ``n_slides`` and ``tissue_mm2``.
+    """
+    added = counted(slides, IHC)
+    if not added:
+        return None
+    counts = [slide.intensities["slide"]["nucleus"] for slide in added]
+    by_intensity = [sum(each) for each in zip(*counts, strict=True)]
+    return {
+        "n_nuclei": sum(by_intensity),
+        "n_positive": sum(by_intensity[1:]),
+        "n_slides": len(added),
+        "tissue_mm2": sum(slide.tissue_mm2 or 0 for slide in added),
+        **score(by_intensity),
+    }
 
 
 def classified(slides: Iterable[SlideResult]) -> list[SlideResult]:
@@ -308,13 +406,19 @@ def classified(slides: Iterable[SlideResult]) -> list[SlideResult]:
 
 
 def describe_total(slides: Sequence[SlideResult]) -> str:
-    """The number of nuclei in the totals, and the slides left out: "9 nuclei of 4 slides; 2 slides left out: ..."."""
-    added = counted(slides)
-    n_nuclei = sum(slide.n_nuclei for slide in added)
-    total = f"{count_noun(n_nuclei, 'nucleus', 'nuclei')} of {count_noun(len(added), 'slide')}"
-    without = describe_left_out(slide.left_out for slide in slides)
-    classes = describe_left_out((slide.classes_left_out for slide in added), " of the counts of classes")
-    return "; ".join(filter(None, [total, without, classes]))
+    """The nuclei in the totals of each stain, and how many slides they leave out: "9 nuclei of 4 slides; ..."."""
+    added, scored = counted(slides), score_total(slides)
+    texts = []
+    if added or not scored:
+        n_nuclei = count_noun(sum(slide.n_nuclei for slide in added), "nucleus", "nuclei")
+        texts.append(f"{n_nuclei} of {count_noun(len(added), 'slide')}{' of H&E' if scored else ''}")
+    if scored:
+        percent = f"{scored['percent_positive']:.1f} %" if scored["n_nuclei"] else "none"
+        of = f"{count_noun(scored['n_nuclei'], 'nucleus', 'nuclei')} of {count_noun(scored['n_slides'], 'slide')}"
+        texts.append(f"{percent} positive among {of} of immunohistochemistry")
+    texts.append(describe_left_out(slide.left_out for slide in slides))
+    texts.append(describe_left_out((slide.classes_left_out for slide in added), " of the counts of classes"))
+    return "; ".join(filter(None, texts))
 
 
 def by_model(slides: Iterable[SlideResult]) -> list[list[SlideResult]]:

@@ -25,12 +25,11 @@ from muse_pipeline.features.catalogue import DAB_OF_CELL
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.nuclei.arrow import to_numpy
 from muse_pipeline.nuclei.parquet import (
-    BORDER,
     DAB_OD,
     POSITIVE,
     REGION,
     ROW_GROUP,
-    UNLIKE_REGION,
+    border_of,
     iterate_counted,
     iterate_rows,
     open_nuclei,
@@ -127,27 +126,27 @@ def count_in_regions(nuclei: Path, regions: Regions, classes: Sequence[NucleusCl
     n_in_region = np.zeros((len(names), len(classes)), int)
     bands = [(side, band) for band in regions.bands for side in SIDES]
     n_in_band = np.zeros((len(bands), len(classes)), int)
-    with open_nuclei(nuclei) as file:
-        unlike = [UNLIKE_REGION] if UNLIKE_REGION in file.schema_arrow.names else []
-    n_unlike = 0
-    for table in iterate_rows(nuclei, ROW_GROUP, ["label", REGION, BORDER, *unlike]):
-        n_unlike += sum(int(to_numpy(table[name]).sum()) for name in unlike)
-        label, border = to_numpy(table["label"]), to_numpy(table[BORDER])
+    borders = list(dict.fromkeys(border_of(band.region) for band in regions.bands))
+    for table in iterate_rows(nuclei, ROW_GROUP, ["label", REGION, *borders]):
+        label = to_numpy(table["label"])
         region = pc.fill_null(pc.index_in(table[REGION].cast(pa.string()), pa.array(names)), -1).to_numpy()
         for where in range(len(names)):
             n_in_region[where] += _count(label[region == where], classes)
         for where, (side, band) in enumerate(bands):
+            border = to_numpy(table[border_of(band.region)])
             depth = -border if side == "inside" else border
             is_there = (border <= 0 if side == "inside" else border > 0) & (depth <= band.um)
             n_in_band[where] += _count(label[is_there], classes)
     return {
         **to_json(regions),
-        **{f"n_{name}": n_unlike for name in unlike},
         "classes": [
             {**to_json(one), **_nuclei(n, classes)} for one, n in zip(regions.classes, n_in_region, strict=True)
         ],
         "bands": [
-            {"side": side, "um": band.um, "area_mm2": band.side_mm2(side), **_nuclei(n, classes)}
+            {
+                **{"name": band.name_side(side), "side": side, "um": band.um, "region": band.region},
+                **{"area_mm2": band.side_mm2(side), **_nuclei(n, classes)},
+            }
             for (side, band), n in zip(bands, n_in_band, strict=True)
         ],
     }
@@ -171,8 +170,8 @@ def region_values(regions: dict[str, Any] | None) -> dict[str, float | str | Non
     values: dict[str, float | str | None] = {"regions": regions["status"]}
     if regions["status"] == "ok":
         values["border_mm"] = regions["border_mm"]
-        if f"n_{UNLIKE_REGION}" in regions:
-            values[f"nuclei_{UNLIKE_REGION}"] = regions[f"n_{UNLIKE_REGION}"]
+        if "n_unlike_region" in regions:
+            values["nuclei_unlike_region"] = regions["n_unlike_region"]
         for name, row in _rows(regions):
             values |= {f"mm2_in_{name}": round(row["area_mm2"], 4), f"nuclei_in_{name}": row["n_nuclei"]}
             values[f"nuclei_per_mm2_in_{name}"] = per_mm2(row["n_nuclei"], row["area_mm2"])
@@ -184,7 +183,7 @@ def region_values(regions: dict[str, Any] | None) -> dict[str, float | str | Non
 
 def _rows(regions: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     yield from ((one_line(one["name"]), one) for one in regions["classes"])
-    yield from ((f"border_{one['side']}_{one['um']}um", one) for one in regions["bands"])
+    yield from ((one_line(one["name"]), one) for one in regions["bands"])
 
 
 def per_mm2(n: int | None, mm2: float | None) -> float | None:

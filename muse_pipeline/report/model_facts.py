@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from muse_pipeline.core.provenance import organs_of
 from muse_pipeline.inference.outlines import TRAINING_DATA
 from muse_pipeline.report.album import Album
 
@@ -18,7 +19,7 @@ def card_facts(card: Mapping[str, Any]) -> dict[str, str | list[str]]:
     """
     facts = {
         "Classes": [each["name"] for each in card.get("classes", [])],
-        "Validated in": list(card.get("organs", ())),
+        "Validated in": [f"{name}: {', '.join(organs)}" for name, organs in organs_of(card).items() if organs],
         "Works at": f"{card['mpp']:g} µm per pixel",
         "Window": _window(card),
         "Imported": f"{card['kind']}; scaling of pixels: {card['scaling']}" if "scaling" in card else None,

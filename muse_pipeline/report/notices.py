@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from muse_pipeline.core.provenance import FLAGGED, NOT_KNOWN, Roi
-from muse_pipeline.core.text import count_noun
-from muse_pipeline.inference.doubts import OF_CLASSES, OF_NUCLEI
+from muse_pipeline.core.provenance import FLAGGED, NO_BROWN, NOT_KNOWN, STATED_IHC, Roi
+from muse_pipeline.core.specimen import IHC, name_organ
+from muse_pipeline.core.text import count_noun, some_of
+from muse_pipeline.inference.doubts import OF_CLASSES, OF_NUCLEI, OF_REGIONS, describe_organs, name_unvalidated
 from muse_pipeline.report.cohort import STATUSES, SlideResult, counted
 from muse_pipeline.slides.mpp import DOUBT
 from muse_pipeline.slides.pictures import SEVERAL
 from muse_pipeline.tissue.third_stain import NOT_FOUND
 
+MUCH_POSITIVE = 10.0  # percentage of positive nuclei above which their brown would be recognised
 LEVELS = RED, AMBER = "red", "amber"  # red: numbers are missing or wrong; amber: they may be wrong
 
 
@@ -35,6 +37,7 @@ class Kind(NamedTuple):
 _UNLIKE = "unlike the model's training pictures"
 KINDS = {
     "stain": Kind(RED, OF_NUCLEI["stain"], f"{_UNLIKE}, check the result before use", f"{_UNLIKE}: {{}}"),
+    "ihc": Kind(AMBER, "check stain", "of immunohistochemistry by colours or statement alone; check the stain"),
     "unlike": Kind(AMBER, "unlike training", f"{_UNLIKE}, check the result before use", f"{_UNLIKE}: {{}}"),
     "scale": Kind(
         RED,
@@ -48,14 +51,15 @@ KINDS = {
         "{}; is it right?",
     ),
     "classes": Kind(RED, OF_CLASSES["classes"], "whose nuclei do not suit their classes"),
-    "organ": Kind(AMBER, OF_CLASSES["organ"], "of an organ in which the classes are not validated"),
+    "organ": Kind(AMBER, OF_CLASSES["organ"], "of {}, in which {} are not validated"),
     "third_stain": Kind(AMBER, "no third stain", "without the third stain that was requested"),
     "tissue": Kind(AMBER, "check tissue", "whose tissue is doubtful, check before use", "the tissue is doubtful: {}"),
     "picture": Kind(
         AMBER, "check picture", "whose file has several pictures; check before use that the right one was read"
     ),
     "artefacts": Kind(AMBER, "artefacts", "with artefacts, check before use"),
-    "regions": Kind(AMBER, "no regions", "without tissue regions, because their model failed", "no tissue regions: {}"),
+    "regions": Kind(RED, OF_REGIONS["regions"], "whose nuclei do not suit their regions"),
+    "unmapped": Kind(AMBER, "no regions", "without tissue regions, because mapping failed", "no tissue regions: {}"),
     "partner": Kind(
         AMBER,
         "no partner",
@@ -109,25 +113,41 @@ def _rank(slide: SlideResult, notices: Sequence[Notice]) -> int:
 def find_reasons(slide: SlideResult) -> dict[str, str]:
     """The reason for each warning about a slide, with the consequence for the totals, keyed by kind as in ``KINDS``."""
     found = {kind: f"{doubt}{_consequence(slide, kind)}" for kind, doubt in slide.doubts.items()}
+    if slide.stain == IHC:
+        found["ihc"] = _doubt_ihc(slide)
     if slide.appearance == FLAGGED:
         found["unlike"] = "; ".join(slide.provenance.verdict.reasons)
     warnings = slide.info.warnings if slide.info and slide.summary else ()
-    of_mpp = (one for one in warnings if one.startswith(DOUBT) and one != slide.doubts.get("scale"))
-    found["mpp"] = "; ".join(of_mpp)
+    of_mpp = [one for one in warnings if one.startswith(DOUBT) and one != slide.doubts.get("scale")]
+    found["mpp"] = "; ".join(filter(None, [found.get("mpp"), *of_mpp]))
     found["picture"] = next((one for one in warnings if SEVERAL in one), "")
     found["third_stain"] = NOT_FOUND if NOT_FOUND in slide.warnings else ""
     found["tissue"] = slide.tissue_doubt
     found["artefacts"] = slide.artefact_doubt
-    found["regions"] = slide.regions["reason"] if slide.regions else ""
+    found["unmapped"] = slide.regions["reason"] if slide.regions else ""
     found["partner"] = slide.lacks_partner
     return {kind: reason for kind in KINDS if (reason := found.get(kind))}
+
+
+def _doubt_ihc(slide: SlideResult) -> str:
+    """The reason to check that a slide is immunohistochemistry; "" if colours and statement agree."""
+    reasons, percent = slide.provenance.verdict.reasons, slide.positive["percent_positive"] or 0
+    if STATED_IHC not in reasons:
+        return f"{', '.join(reasons)}: nuclei are scored as positive or negative; state the stain in the sheet"
+    if NO_BROWN in reasons and percent >= MUCH_POSITIVE:
+        return f"stated as immunohistochemistry, but the {percent:.0f} % positive nuclei are not brown; is it H&E?"
+    return ""
 
 
 def _consequence(slide: SlideResult, kind: str) -> str:
     if kind in slide.included:
         return ""
+    if kind == "mpp":
+        return "; the file of the scanner states it, so its nuclei are in the totals"
     if kind in OF_CLASSES:
         return "; the counts of its classes are in no total"
+    if kind in OF_REGIONS:
+        return "; the numbers of its regions are in no total"
     positive = slide.positive if slide.n_nuclei else None
     figures = f" ({positive['percent_positive']:.1f} % of them positive)" if positive else ""
     return f"; its nuclei{figures} are in no total"
@@ -149,36 +169,83 @@ def _notices(slide: SlideResult) -> Iterator[Notice]:
         yield Notice(KINDS[kind].level, KINDS[kind].word, KINDS[kind].sentence.format(reason))
 
 
-def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[str]:
-    """Lines about slides whose results need a check, with at most ``n_shown`` names for each reason."""
-    lines: dict[str, list[str]] = {kind.slides: [] for kind in KINDS.values()}
-    for slide in slides:
-        for kind, reason in find_reasons(slide).items():
-            lines[KINDS[kind].slides].append(f"  {slide.slide_id}: {reason}")
-    lines["with the same content as another slide; all are in the totals"] = _doubled(counted(slides))
-    unknown = [f"  {slide.slide_id}" for slide in slides if slide.appearance == NOT_KNOWN and slide.n_nuclei]
-    lines["whose likeness to the model's training pictures is not known"] = unknown
-    return [line for what, found in lines.items() for line in _listed(what, found, n_shown)]
+def describe_unknown_organs(slides: Sequence[SlideResult]) -> str:
+    """A sentence about the slides whose organ is not stated, for the whole run; "" if there are none."""
+    lacking = [slide for slide in slides if slide.lacks_organ and "organ" not in slide.included]
+    if not lacking:
+        return ""
+    provenances = {slide.model.name: slide.provenance for slide in lacking}
+    known = "; ".join(f"{name} is validated in {describe_organs(one.organs)}" for name, one in provenances.items())
+    return (
+        f"{count_noun(len(lacking), 'slide')}: classes not validated for an unknown organ; {known}; "
+        "state the organ with --organ or in the sheet"
+    )
 
 
-def summarise_failures(slides: Sequence[SlideResult], n_shown: int = 10) -> list[str]:
-    """Lines that name the failed slides, each with step and reason; slides whose step was not started come last."""
+MOST_FAILURES = 4  # maximum number of lines about failed slides at the end of a run
+NAMED = 3  # maximum number of slides that a line names
+
+
+def summarise_flags(slides: Sequence[SlideResult], most: int = 12) -> list[str]:
+    """At most ``most`` lines about slides whose results need a check.
+
+    Each kind of warning, and each organ without validated classes, has a line. If there is room, a line for each reason
+    follows it.
+    """
+    found: dict[str, dict[str, list[str]]] = {}
+    reasons = [(slide, find_reasons(slide)) for slide in slides]
+    for kind, each in KINDS.items():
+        for slide, reason in ((slide, own[kind]) for slide, own in reasons if kind in own):
+            what, why = each.slides, reason
+            if kind == "organ":  # a line per organ, which needs no reasons
+                names = name_unvalidated(slide.provenance, slide.organ)
+                what, why = what.format(name_organ(slide.organ), names), ""
+            found.setdefault(what, {}).setdefault(why, []).append(slide.slide_id)
+    found["with the same content as another slide; all are in the totals"] = _doubled(
+        [*counted(slides), *counted(slides, IHC)]
+    )
+    unknown = [slide.slide_id for slide in slides if slide.appearance == NOT_KNOWN and slide.n_nuclei]
+    found["whose likeness to the model's training pictures is not known"] = {"": unknown} if unknown else {}
+    of_organs = list(filter(None, [describe_unknown_organs(slides)]))
+    return [*_listed({what: why for what, why in found.items() if why}, most - len(of_organs)), *of_organs]
+
+
+def summarise_failures(slides: Sequence[SlideResult]) -> list[str]:
+    """At most ``MOST_FAILURES`` lines that name failed slides, each with step and reason, not started ones last."""
     failed = [slide for slide in slides if slide.status == "failed"]
     failed.sort(key=lambda slide: (slide.step, "missing") in ((each.step, each.status) for each in slide.progress))
-    return _listed("failed", [f"  {slide.slide_id}: {slide.step}: {slide.reason}" for slide in failed], n_shown)
+    reasons: dict[str, list[str]] = {}
+    for slide in failed:
+        reasons.setdefault(f"{slide.step}: {slide.reason}", []).append(slide.slide_id)
+    lines = _lines_of_kind("failed", reasons) if reasons else []
+    n_more = len(lines) - MOST_FAILURES
+    return [*lines[: MOST_FAILURES - 1], f"  and {n_more + 1} more; cohort.tsv has them"] if n_more > 0 else lines
 
 
-def _doubled(slides: Sequence[SlideResult]) -> list[str]:
-    """A line for each slide with the same content and ROI as an earlier slide, which the line names."""
+def _doubled(slides: Sequence[SlideResult]) -> dict[str, list[str]]:
+    """Slides with the same content and ROI as an earlier slide, keyed by a text that names the earlier one."""
     first: dict[tuple[str, Roi | None], str] = {}
-    contents = [(slide.slide_id, (slide.info.fingerprint, slide.roi)) for slide in slides if slide.info]
-    return [
-        f"  {name}: same as {first[content]}" for name, content in contents if first.setdefault(content, name) != name
-    ]
+    same: dict[str, list[str]] = {}
+    for slide in (slide for slide in slides if slide.info):
+        earlier = first.setdefault((slide.info.fingerprint, slide.roi), slide.slide_id)
+        if earlier != slide.slide_id:
+            same.setdefault(f"same as {earlier}", []).append(slide.slide_id)
+    return same
 
 
-def _listed(what: str, slides: list[str], n_shown: int) -> list[str]:
-    """A heading with the number of slides, and the first lines of ``slides``; empty without slides."""
-    more = f"  and {len(slides) - n_shown} more; cohort.tsv names them"
-    heading = f"{count_noun(len(slides), 'slide')} {what}:"
-    return [heading, *slides[:n_shown], *([more] if len(slides) > n_shown else [])] if slides else []
+def _listed(kinds: dict[str, dict[str, list[str]]], most: int) -> list[str]:
+    """Lines for slides by kind of warning and reason: with the reasons if there are at most ``most`` lines."""
+    lines = [line for what, reasons in kinds.items() for line in _lines_of_kind(what, reasons)]
+    if len(lines) > most:
+        names = {what: [name for each in reasons.values() for name in each] for what, reasons in kinds.items()}
+        lines = [line for what, each in names.items() for line in _lines_of_kind(what, {"": each})]
+    n_more = len(lines) - most
+    return [*lines[: most - 1], f"and {n_more + 1} more kinds of warnings, in the report"] if n_more > 0 else lines
+
+
+def _lines_of_kind(what: str, reasons: dict[str, list[str]]) -> list[str]:
+    """A line with the number of slides, and a line for each reason; without reasons, one line with names of slides."""
+    heading = f"{count_noun(sum(map(len, reasons.values())), 'slide')} {what}:"
+    if list(reasons) == [""]:
+        return [f"{heading} {some_of(reasons[''], NAMED)}"]
+    return [heading, *(f"  {some_of(names, NAMED)}: {reason}" for reason, names in reasons.items())]

@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 
 from muse_pipeline.cohort.ledgers import STEPS, order_steps
+from muse_pipeline.cohort.sheet import name_own
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.text import one_line
+from muse_pipeline.core.types import ARTEFACTS
+from muse_pipeline.inference.doubts import has_classes, list_unvalidated
 from muse_pipeline.qupath.write import copy_import_script
 from muse_pipeline.report.album import EMBEDDED_SLIDES, Album
 from muse_pipeline.report.cohort import (
@@ -26,18 +29,19 @@ from muse_pipeline.report.cohort import (
     counted,
     describe_model,
     describe_total,
+    score_total,
     summarise_cohort,
 )
 from muse_pipeline.report.costs import COLUMNS, step_costs
 from muse_pipeline.report.counts import per_mm2, region_values, score_values
 from muse_pipeline.report.model_facts import card_facts, pretraining_facts
-from muse_pipeline.report.notices import rank_slides, summarise_failures, summarise_flags
+from muse_pipeline.report.notices import describe_unknown_organs, rank_slides, summarise_failures, summarise_flags
 from muse_pipeline.report.plots import describe_plots, group_color
 from muse_pipeline.report.slide_card import add_up, describe_card
 
 _LEADING = (
     *("slide_id", "status", "step", "reason", "appearance", "warnings", "left_out"),
-    *("path", "patient", "split", "organ", "mpp_x", "mpp_y", "model", "model_sha256"),
+    *("path", "patient", "split", "organ", "classes_validated", "stain", "mpp_x", "mpp_y", "model", "model_sha256"),
     *("roi", "tissue_mm2", "nuclei", "nuclei_per_mm2"),
     *("n_positive", "n_negative", "percent_positive", "median_area_um2", "mean_class_probability"),
 )
@@ -59,7 +63,7 @@ def write_table(slides: Sequence[SlideResult], path: Path) -> None:
     columns += [f"{quantity}_{step}" for quantity in quantities for step in steps]
     of_cores = [list(_core_rows(slide)) for slide in slides]
     columns += ["core"] if any(of_cores) else []
-    own = {name: f"sheet_{name}" if name in columns else one_line(name) for slide in slides for name in slide.own}
+    own = name_own((name for slide in slides for name in slide.own), columns)
     rows = []
     for slide, cores in zip(slides, of_cores, strict=True):
         rows.append({**_row(slide), **{own[name]: one_line(cell or "") for name, cell in slide.own.items()}})
@@ -122,6 +126,8 @@ def _row(slide: SlideResult) -> dict[str, Any]:
         "patient": one_line(slide.patient),
         "split": one_line(slide.split),
         "organ": one_line(slide.organ),
+        "classes_validated": _name_validated(slide),
+        "stain": slide.stain,
         "mpp_x": slide.info.mpp[0] if slide.info else None,
         "mpp_y": slide.info.mpp[1] if slide.info else None,
         "model": slide.model.name if slide.model else None,
@@ -145,16 +151,34 @@ def _row(slide: SlideResult) -> dict[str, Any]:
 
 def _left_out(slide: SlideResult) -> str:
     """The parts of the slide's numbers that totals leave out, each with the reason."""
-    reasons = {"all nuclei": slide.left_out, "counts of classes": slide.classes_left_out}
+    names = slide.names_left_out
+    of = "classes" if slide.provenance and names == slide.provenance.class_names else ", ".join(names)
+    reasons = {"all nuclei": slide.left_out, f"counts of {of}": slide.classes_left_out}
+    reasons["regions"] = slide.regions_left_out
     return "; ".join(f"{what}: {why}" for what, why in reasons.items() if why)
 
 
+def _name_validated(slide: SlideResult) -> str:
+    """The classes that are validated in the slide's organ: "all", "none" or names; "" if its classes mean nothing."""
+    if not slide.summary or not has_classes(slide.provenance):
+        return ""
+    if slide.lacks_organ:
+        return "unknown organ"
+    unvalidated = list_unvalidated(slide.provenance, slide.organ)
+    names = [one_line(name) for name in slide.provenance.class_names if name not in unvalidated]
+    return (", ".join(names) or "none") if unvalidated else "all"
+
+
 def _artefact_values(slide: SlideResult) -> dict[str, float]:
-    """Area in mm2 of each kind of artefact, and number of nuclei that totals leave out; empty without a search."""
+    """Area in mm2 of each kind of artefact, and numbers of nuclei in them and left out; empty without a search.
+
+    The area out of focus is empty if focus was not judged.
+    """
     if slide.artefacts_mm2 is None:
         return {}
-    areas = {f"{kind}_mm2": round(mm2, 4) for kind, mm2 in slide.artefacts_mm2.items()}
-    return {**areas, "nuclei_in_artefacts": slide.n_left_out}
+    areas = {f"{kind}_mm2": None for kind in ARTEFACTS}
+    areas |= {f"{kind}_mm2": round(mm2, 4) for kind, mm2 in slide.artefacts_mm2.items()}
+    return {**areas, "nuclei_in_artefacts": slide.n_in_artefacts, "nuclei_left_out": slide.n_left_out}
 
 
 def _ihc_values(slide: SlideResult) -> dict[str, float | int | None]:
@@ -207,6 +231,9 @@ def _percent(n: int | None, total: int | None) -> float | None:
 OPEN_SLIDES = 100  # with more slides, the table first shows this many rows, and cards open on demand
 
 
+MOST_LINES = 14  # maximum number of lines at the end of a run, without the error that names failed slides
+
+
 def write_report(
     slides: Sequence[SlideResult],
     results: Path,
@@ -235,7 +262,9 @@ def write_report(
     copy_import_script(results / "qupath")
     failures = [no_model] if no_model else summarise_failures(slides)
     total = [describe_total(slides)] if len(classified(slides)) < sum(bool(slide.summary) for slide in slides) else []
-    return [*total, *failures, *summarise_flags(slides), f"{summarise_cohort(slides)}; see {page}"]
+    lines = [*total, *failures]
+    summary = f"{summarise_cohort(slides)}; see {page}"
+    return [*lines, *summarise_flags(slides, MOST_LINES - len(lines) - 1), summary]
 
 
 def write_page(
@@ -256,17 +285,21 @@ def write_page(
     ranked = [entry.slide for entry in entries]
     finished = [slide for slide in ranked if slide.summary]
     models = by_model(finished)
+    of_models = "; ".join(map(describe_model, models)) if len(models) > 1 else ""
+    of_models = of_models and f"Nuclei were found by different models, whose numbers may not be comparable: {of_models}"
     write_html(
         path,
         "report.html",
         outcome=summarise_cohort(slides),
         entries=entries,
         notices=[(entry, notice) for entry in entries for notice in entry.notices],
-        different_models="; ".join(map(describe_model, models)) if len(models) > 1 else "",
+        of_cohort=list(filter(None, [describe_unknown_organs(slides), of_models])),
         n_finished=len(finished),
         has_failed=any(slide.status == "failed" for slide in slides),
         counted=_sum_models(counted(ranked)),
         classified=_sum_models(classified(ranked)),
+        n_lacking_organ=sum(slide.lacks_organ for slide in classified(ranked)),
+        scored=score_total(ranked),
         total=describe_total(ranked),
         seconds=sum(slide.seconds for slide in slides),
         statistics=read_statistics(statistics) if statistics else None,

@@ -108,7 +108,7 @@ def _region_areas(slides: Sequence[SlideResult]) -> Iterator[tuple[str, np.ndarr
     """Area of each region as a percentage of the area of all regions."""
     found = [
         {one["name"]: one["area_mm2"] for one in slide.regions["classes"]}
-        if slide.regions and slide.regions["status"] == "ok"
+        if slide.regions and slide.regions["status"] == "ok" and not slide.regions_left_out
         else {}
         for slide in slides
     ]

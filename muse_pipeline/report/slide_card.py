@@ -13,6 +13,7 @@ from muse_pipeline.core.provenance import NOT_KNOWN, Provenance
 from muse_pipeline.core.text import area_text, count_noun
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import stains
+from muse_pipeline.inference.doubts import describe_organs, name_unvalidated
 from muse_pipeline.registration.record import CHECKERBOARD
 from muse_pipeline.report.album import Album
 from muse_pipeline.report.cohort import SlideResult, class_names
@@ -76,9 +77,11 @@ def describe_use(slide: SlideResult) -> str:
     condition = f" if {' and '.join(provisos)}" if provisos else ""
     of_classes = {
         "doubtful classes": "; classes may not",
-        "classes not validated": "; classes are not validated for this tissue",
+        "classes not validated": f"; {name_unvalidated(slide.provenance, slide.organ)} are not validated in this organ",
     }
-    known = "; classes only on tissue of the kind that the model was trained on" if len(_bar_of(slide)) > 1 else ""
+    known = "; classes are validated in this organ" if len(_bar_of(slide)) > 1 else ""
+    if slide.lacks_organ:
+        known = f"; classes only in organs in which they are validated: {describe_organs(slide.provenance.organs)}"
     classes = next((text for word, text in of_classes.items() if word in words), known)
     return f"{numbers} may be used{condition}{classes}."
 
@@ -90,12 +93,16 @@ def _scores(compartments: dict[str, Any]) -> str:
 
 
 def _artefacts(slide: SlideResult) -> tuple[str, str]:
-    """Area and percentage of the tissue for each kind of artefact, and what totals leave out."""
+    """Area and percentage of the tissue for each kind of artefact, and what is not judged or left out of totals."""
     found, whole = {kind: mm2 for kind, mm2 in (slide.artefacts_mm2 or {}).items() if mm2}, slide.processed_mm2
     areas = [f"{area_text(mm2)} mm² {kind} ({100 * mm2 / whole:.1f} %)" for kind, mm2 in found.items()]
+    if slide.artefacts_mm2 is None:
+        return slide.unjudged, ""
     n, share = slide.n_left_out, 100 * slide.left_out_mm2 / whole if whole else 0.0
     left_out = f"{share:.1f} % of the tissue, {count_noun(n, 'nucleus', 'nuclei')} left out" if share else ""
-    return ", ".join(areas) or "none", left_out
+    n_kept = slide.n_in_artefacts - n
+    kept = f"{count_noun(n_kept, 'nucleus', 'nuclei')} in artefacts counted" if n_kept else ""
+    return ", ".join(areas) or "none", "; ".join(filter(None, [slide.unjudged, left_out, kept]))
 
 
 def _bar_of(slide: SlideResult) -> list[dict[str, Any]]:

@@ -54,9 +54,6 @@ def summarise_slide(folder: Path, threads: int = 1) -> dict[str, Any]:
 
     Pixels come from the image store. If it was removed, pictures of an earlier summary of the same nuclei are kept; if
     there is no such summary, the density is drawn on the tissue mask and there are no overlays.
-
-    Raises:
-        StoreError: the image store cannot be read.
     """
     files = SlideFiles(folder)
     nuclei = files.nuclei

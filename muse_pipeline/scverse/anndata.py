@@ -50,10 +50,6 @@ def write_anndata(nuclei: Path, output: Path, patient: str | None, embeddings: P
         output: path of ``nuclei.h5ad``.
         patient: patient of the slide; None to derive it from the slide's name.
         embeddings: file of the nuclei's embeddings, written by ``muse embed``.
-
-    Raises:
-        MissingPackageError: h5py is not installed.
-        NucleiError: the table was not written by this package, or the embeddings belong to other nuclei.
     """
     table = NucleiTable.open(nuclei, patient, embeddings)
     with complete_file(output) as partial, open_hdf5(partial) as elements:
@@ -169,10 +165,6 @@ def write_spatialdata(
         output: path of ``slide.spatialdata.zarr``.
         patient: patient of the slide; None to derive it from the slide's name.
         embeddings: file of the nuclei's embeddings, written by ``muse embed``.
-
-    Raises:
-        NucleiError: the table was not written by this package, or the embeddings belong to other nuclei.
-        StoreError: the store does not exist.
     """
     import zarr  # imported here, because loading takes longer than writing an AnnData file
 

@@ -6,21 +6,25 @@ formats are ``binned_outputs`` of 10x Genomics' Space Ranger and ``transcripts.p
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import shapely
 from scipy import sparse
 
 from muse_pipeline.core.errors import LabelError, MuseWarning
 from muse_pipeline.core.files import complete_file, read_json
-from muse_pipeline.core.text import one_line
+from muse_pipeline.core.text import one_line, some_of
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.nuclei.arrow import to_numpy
 from muse_pipeline.nuclei.parquet import open_nuclei, parse_outlines
@@ -30,8 +34,11 @@ from muse_pipeline.scverse.elements import NucleiTable, open_hdf5, require_h5py
 from muse_pipeline.tissue.mask import TissueMask
 
 XENIUM_UM_PER_PX = 0.2125  # pixel size of the morphology picture, if experiment.xenium does not state it
-GENE = "feature_name"
-CONTROLS = "NegControl", "BLANK", "UnassignedCodeword", "DeprecatedCodeword", "Intergenic"  # prefixes of control names
+GENE, IS_GENE, CODEWORD = "feature_name", "is_gene", "codeword_category"  # the last two in recent versions of Xenium
+GENE_EXPRESSION = "Gene Expression"  # type of the features of Space Ranger that are genes
+# Prefixes of the names of features that are no genes, regardless of case.
+CONTROLS = "negcontrol", "blank", "antisense_", "unassigned", "deprecated", "intergenic", "genomiccontrol"
+LARGE_BIN_UM = 5.0  # bins larger than this contain parts of several nuclei
 LEAST_QUALITY = 20.0  # minimum quality of a transcript, Phred-scaled; 10x Genomics' own limit
 BATCH = 1 << 20
 LEAST_ON_TISSUE = 0.5  # minimum fraction of positions in the tissue
@@ -39,6 +46,8 @@ MOVED_UM = 20.0  # displacement of positions, for comparison: more than the size
 LEAST_EXCESS = 1.05  # minimum ratio between the counts in nuclei and those of displaced positions
 MOST_COMPARED = 200_000  # maximum number of positions that are compared
 LEAST_COMPARED = 2_500  # minimum number of counts of displaced positions in nuclei
+LEAST_EXCHANGED = 500  # the same for x and y exchanged, since chance does not reach LEAST_GAIN
+LEAST_GAIN = 1.2  # minimum ratio between the counts in nuclei with x and y exchanged and as they are
 MOST_SCALE = 1.1  # largest ratio between lengths of the same tissue on the slide and in the assay
 STEPS = np.array([(0, 0), (1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)])
 
@@ -51,24 +60,33 @@ class Assay:
 
     Attributes:
         path: file or folder of the assay.
-        genes: names of the G genes.
+        genes: unique names of the G genes.
         gene_ids: identifiers of the genes.
+        n_others: number of features that are no genes and are left out.
         um_per_px: um per pixel of the picture in which its positions are given.
         batches: function that yields the spots in batches.
+        bin_um: side of a bin; None for transcripts.
     """
 
     path: Path
     genes: list[str]
     gene_ids: list[str]
+    n_others: int
     um_per_px: float
     batches: Callable[[], Iterator[Spots]]
+    bin_um: float | None = None
 
 
 def read_visium_hd(path: Path) -> Assay:
     """Open the finest bins of Space Ranger's ``binned_outputs``, or those in the folder of a single bin size.
 
+    Antibodies and other features that are no genes are left out.
+
     Raises:
         LabelError: a file is missing or cannot be read.
+
+    Warns:
+        MuseWarning: bins are larger than most nuclei, or genes have equal names.
     """
     sizes = sorted(path.glob("square_*um"))
     folder = sizes[0] if sizes else path
@@ -81,11 +99,14 @@ def read_visium_hd(path: Path) -> Assay:
             # 10x Genomics stores genes x barcodes, column by column.
             counts = sparse.csc_matrix(parts, shape=group["shape"][:]).T.tocsr()
             barcodes = group["barcodes"][:].astype(str)
-            genes, ids = (group["features"][name][:].astype(str).tolist() for name in ("name", "id"))
+            features = group["features"]
+            names, ids = (features[name][:].astype(str) for name in ("name", "id"))
+            types = features["feature_type"][:].astype(str) if "feature_type" in features else None
         columns = ["barcode", "pxl_col_in_fullres", "pxl_row_in_fullres"]
         positions = pq.read_table(positions_file, columns=columns).to_pandas().set_index("barcode")
         xy_px = positions.reindex(barcodes).to_numpy(float)
-        scale = read_json(folder / "spatial/scalefactors_json.json")["microns_per_pixel"]
+        scales = read_json(folder / "spatial/scalefactors_json.json")
+        scale, bin_um = scales["microns_per_pixel"], float(scales.get("bin_size_um") or _bin_um_in(folder.name))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise LabelError(
             f"{folder}: is not a folder of Visium HD bins ({one_line(error)}); give Space Ranger's `binned_outputs`"
@@ -93,17 +114,48 @@ def read_visium_hd(path: Path) -> Assay:
     if len(lost := np.flatnonzero(~np.isfinite(xy_px).all(1))):
         raise LabelError(f"{positions_file}: has no position of bin '{barcodes[lost[0]]}'; give the files of one run")
     um_per_px = _require_scale(scale, folder / "spatial/scalefactors_json.json: microns_per_pixel")
-    xy_um = xy_px * um_per_px
+    is_gene = _are_genes(names, types)
+    xy_um, counts = xy_px * um_per_px, counts[:, is_gene]
+    if bin_um > LARGE_BIN_UM:
+        what = f"its bins of {bin_um:g} um are larger than most nuclei; give the `binned_outputs` with bins of 2 um"
+        warnings.warn(f"{folder}: {what}", MuseWarning, stacklevel=2)
 
     def batches() -> Iterator[Spots]:
         for start in range(0, len(xy_um), BATCH):
             yield xy_um[start : start + BATCH], counts[start : start + BATCH]
 
-    return Assay(folder, genes, ids, um_per_px, batches)
+    ids = ids[is_gene].tolist()
+    genes = _unique_names(folder, names[is_gene].tolist(), ids)
+    return Assay(folder, genes, ids, int((~is_gene).sum()), um_per_px, batches, bin_um)
+
+
+def _are_genes(names: np.ndarray, types: np.ndarray | None = None) -> np.ndarray:
+    """(N,) bool: True for features that are genes, from their names and, if known, their types."""
+    by_name = np.array([not name.lower().startswith(CONTROLS) for name in names.tolist()], bool)
+    return by_name if types is None else by_name & (types == GENE_EXPRESSION)
+
+
+def _bin_um_in(name: str) -> str:
+    """The side of a bin that the name of a folder states, as in "square_008um"; "0" if there is none."""
+    return next(iter(re.findall(r"square_(\d+)um", name)), "0")
+
+
+def _unique_names(path: Path, names: Sequence[str], ids: Sequence[str]) -> list[str]:
+    """The names of genes, as NAME_ID for genes whose names are equal."""
+    often = {name for name, n in Counter(names).items() if n > 1}
+    if often:
+        what = f"{some_of(sorted(often))} {'are names' if len(often) > 1 else 'is the name'} of several genes"
+        warnings.warn(f"{path}: {what}, written as NAME_ID", MuseWarning, stacklevel=3)
+    unique: dict[str, None] = {}
+    for name, own in zip(names, ids, strict=True):
+        full = f"{name}_{own}" if name in often else name
+        possible = (f"{full}_{number}" if number > 1 else full for number in count(1))
+        unique[next(one for one in possible if one not in unique)] = None
+    return list(unique)
 
 
 def read_xenium(path: Path) -> Assay:
-    """Open Xenium's ``transcripts.parquet``; negative controls and transcripts below Q20 are left out.
+    """Open Xenium's ``transcripts.parquet``; controls and transcripts below Q20 are left out.
 
     Raises:
         LabelError: the file is missing or is not a table of transcripts.
@@ -111,33 +163,41 @@ def read_xenium(path: Path) -> Assay:
     experiment = path.parent / "experiment.xenium"
     try:
         file = pq.ParquetFile(path)
-        columns = [GENE, "x_location", "y_location", *({"qv"} & set(file.schema_arrow.names))]
-        kinds = {name: file.schema_arrow.field(name).type for name in columns}
-        names = {name for batch in file.iter_batches(BATCH, columns=[GENE]) for name in _encode(batch)[1]}
+        present = set(file.schema_arrow.names)
+        features = [GENE, *(name for name in (IS_GENE, CODEWORD) if name in present)]
+        columns = [*features, "x_location", "y_location", *({"qv"} & present)]
+        kinds = {name: file.schema_arrow.field(name).type for name in columns[len(features) :]}
+        genes, others = set(), set()
+        for batch in file.iter_batches(BATCH, columns=features):
+            codes, names = _encode(batch)
+            of_genes = set(np.unique(codes[codes >= 0]).tolist())
+            genes |= {names[code] for code in of_genes}
+            others |= {name for code, name in enumerate(names) if code not in of_genes}
         facts = read_json(experiment) if experiment.is_file() else {}
         scale = facts.get("pixel_size", XENIUM_UM_PER_PX)
     except (OSError, ValueError, KeyError, AttributeError, pa.ArrowException) as error:
         raise LabelError(f"{path}: no table of transcripts ({one_line(error)}); give transcripts.parquet") from error
-    for name, kind in list(kinds.items())[1:]:
+    for name, kind in kinds.items():
         if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
             raise LabelError(f"{path}: column {name} has {kind}, not numbers; give Xenium's transcripts.parquet")
-    genes = sorted(name for name in names if not name.startswith(CONTROLS))
+    genes = sorted(genes)
     number = {name: index for index, name in enumerate(genes)}
 
     def batches() -> Iterator[Spots]:
         for batch in file.iter_batches(BATCH, columns=columns):
-            codes, of_batch = _encode(batch)
-            gene = np.array([number.get(name, -1) for name in of_batch], int)[codes]
+            codes, names = _encode(batch)
+            gene = np.where(codes < 0, -1, np.array([number.get(name, -1) for name in names], int)[codes])
             table = pa.Table.from_batches([batch])
             good = to_numpy(table["qv"]) >= LEAST_QUALITY if "qv" in columns else True
             kept = np.flatnonzero((gene >= 0) & good)
             rows = np.ones(len(kept), np.float32), gene[kept], np.arange(len(kept) + 1)
-            xy_um = np.stack([to_numpy(table[name])[kept] for name in columns[1:3]], 1).astype(float)
+            xy_um = np.stack([to_numpy(table[name])[kept] for name in ("x_location", "y_location")], 1).astype(float)
             if not np.isfinite(xy_um).all():
                 raise LabelError(f"{path}: a transcript has no x_location or y_location; remove it from the table")
             yield xy_um, sparse.csr_matrix(rows, shape=(len(kept), len(genes)))
 
-    return Assay(path, genes, genes, _require_scale(scale, f"{experiment}: pixel_size"), batches)
+    um_per_px = _require_scale(scale, f"{experiment}: pixel_size")
+    return Assay(path, genes, genes, len(others - set(genes)), um_per_px, batches)
 
 
 def _require_scale(um_per_px: object, where: Path | str) -> float:
@@ -147,11 +207,19 @@ def _require_scale(um_per_px: object, where: Path | str) -> float:
 
 
 def _encode(batch: pa.RecordBatch) -> tuple[np.ndarray, list[str]]:
-    """The index (N,) of each transcript's gene, and the genes' names, which older versions of Xenium write as bytes."""
+    """The index (N,) of each transcript's gene, -1 for controls; and the names, which older versions write as bytes."""
     encoded = batch[GENE].cast(pa.string()).dictionary_encode()
     if encoded.null_count:
         raise ValueError(f"a transcript has no {GENE}")
-    return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+    names = encoded.dictionary.to_pylist()
+    codes = encoded.indices.to_numpy()
+    is_gene = _are_genes(np.array(names, object))[codes]
+    if IS_GENE in batch.schema.names:
+        is_gene &= batch[IS_GENE].cast(pa.bool_()).fill_null(False).to_numpy(zero_copy_only=False)
+    if CODEWORD in batch.schema.names:
+        ends = pc.ends_with(batch[CODEWORD].cast(pa.string()), "gene")
+        is_gene &= ends.fill_null(False).to_numpy(zero_copy_only=False)
+    return np.where(is_gene, codes, -1), names
 
 
 class CountsInNuclei(NamedTuple):
@@ -161,11 +229,13 @@ class CountsInNuclei(NamedTuple):
         matrix: (N, G) counts of each nucleus.
         of_counts: fraction of all counts that belong to nuclei.
         of_positions: fraction of all positions that belong to nuclei.
+        doubt: reason to doubt the alignment; "" if there is none.
     """
 
     matrix: sparse.csr_matrix
     of_counts: float
     of_positions: float
+    doubt: str
 
 
 def count_in_nuclei(
@@ -187,9 +257,6 @@ def count_in_nuclei(
     Raises:
         LabelError: the assay is empty, has a different scale from the slide, or lies outside the slide's tissue.
         RegistrationError: the transform cannot be read.
-
-    Warns:
-        MuseWarning: hardly more counts lie in nuclei than beside them.
     """
     to_px = _find_map(info, assay, transform)
     n_all, n_counts = _require_on_tissue(info, tissue, assay, to_px)
@@ -197,20 +264,33 @@ def count_in_nuclei(
         outlines = parse_outlines(file.read(["geometry"])["geometry"].to_numpy())
     tree, reach_px = shapely.STRtree(outlines), expand_um / float(np.mean(info.mpp))
     total = sparse.csr_matrix((len(outlines), len(assay.genes)), dtype=np.float32)
-    n_inside, compared, moved_px = 0, np.zeros(len(STEPS)), MOVED_UM / np.array(info.mpp)
+    n_inside, compared, moved_px = 0, np.zeros(len(STEPS) + 1), MOVED_UM / np.array(info.mpp)
     some = slice(None, None, -(-n_all // MOST_COMPARED))
     for xy_um, counts in assay.batches():
-        spot, nucleus = _assign(tree, to_px(xy_um), reach_px)
+        xy = to_px(xy_um)
+        spot, nucleus = _assign(tree, xy, reach_px)
         n_inside += len(spot)
         belongs = sparse.csr_matrix((np.ones(len(spot), np.float32), (nucleus, spot)), (len(outlines), len(xy_um)))
         total = total + belongs @ counts
-        compared += count_displaced(tree, to_px(xy_um[some]), moved_px, counts[some].sum(1).A1)
-    beside = compared[1:].mean()
-    if beside >= LEAST_COMPARED and compared[0] < LEAST_EXCESS * beside:
-        ratio = f"{compared[0] / beside:.2f} times the counts of places {MOVED_UM:g} um beside them"
-        check = "check that the slide and --transform are those of the assay"
-        warnings.warn(f"{assay.path}: nuclei have only {ratio}; {check}", MuseWarning, stacklevel=2)
-    return CountsInNuclei(total, float(total.sum()) / n_counts, n_inside / n_all)
+        # At the edge of the tissue, displaced positions would meet no nuclei.
+        used = np.arange(len(xy))[some]
+        used = used[np.all([tissue.kept.contains(xy[used] + step * moved_px, info.mpp) for step in STEPS], axis=0)]
+        n_used, exchanged = counts[used].sum(1).A1, to_px(xy_um[used, ::-1])
+        compared[:-1] += count_displaced(tree, xy[used], moved_px, n_used)
+        compared[-1:] += count_displaced(tree, exchanged, moved_px, n_used, STEPS[:1])
+    return CountsInNuclei(total, float(total.sum()) / n_counts, n_inside / n_all, _find_doubt(*compared))
+
+
+def _find_doubt(as_given: float, *others: float) -> str:
+    """The reason to doubt the alignment, from counts in nuclei of positions as given, displaced and exchanged."""
+    beside, exchanged = np.mean(others[:-1]), others[-1]
+    if exchanged >= max(LEAST_EXCHANGED, LEAST_GAIN * as_given):
+        gain = f"{exchanged / as_given:.1f} times the counts" if as_given else "counts only"
+        return f"nuclei have {gain} with x and y exchanged; exchange them in the positions or in --transform"
+    if beside >= LEAST_COMPARED and as_given < LEAST_EXCESS * beside:
+        ratio = f"{as_given / beside:.2f} times the counts of positions displaced by {MOVED_UM:g} um"
+        return f"nuclei have only {ratio}; check that the slide and --transform are those of the assay"
+    return ""
 
 
 def _find_map(info: SlideInfo, assay: Assay, transform: Path | None) -> Callable[[np.ndarray], np.ndarray]:
@@ -223,7 +303,7 @@ def _find_map(info: SlideInfo, assay: Assay, transform: Path | None) -> Callable
             f"{transform or assay.path}: the tissue is {scale:.3g} times as large as on the slide; correct the um "
             f"per px of the slide ({np.mean(info.mpp):.4g}) or of the assay ({um_per_px:.4g}), or --transform"
         )
-    return lambda um: given.straighten(um) / info.mpp if given else um / um_per_px
+    return lambda um: given.to_slide(um) / info.mpp if given else um / um_per_px
 
 
 def _require_on_tissue(
@@ -245,9 +325,11 @@ def _require_on_tissue(
     return n_all, n_counts
 
 
-def count_displaced(tree: shapely.STRtree, xy: np.ndarray, step_px: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Sums of ``counts`` (N,) of the positions (N, 2) in outlines, displaced by each of ``STEPS`` times ``step_px``."""
-    inside = [tree.query(shapely.points(xy + step * step_px), "intersects")[0] for step in STEPS]
+def count_displaced(
+    tree: shapely.STRtree, xy: np.ndarray, step_px: np.ndarray, counts: np.ndarray, steps: np.ndarray = STEPS
+) -> np.ndarray:
+    """Sums of ``counts`` (N,) of the positions (N, 2) in outlines, displaced by each of ``steps`` times ``step_px``."""
+    inside = [tree.query(shapely.points(xy + step * step_px), "intersects")[0] for step in steps]
     return np.array([counts[np.unique(spot)].sum() for spot in inside])
 
 

@@ -28,6 +28,7 @@ from muse_pipeline.nuclei.parquet import (
     QUALITY,
     REGION,
     REGION_PROB,
+    border_of,
     iterate_rows,
     open_nuclei,
     read_provenance,
@@ -47,21 +48,13 @@ class Array(Protocol):
 
 
 def open_hdf5(path: Path) -> Hdf5Elements:
-    """Open a new HDF5 file, for use in a ``with`` block.
-
-    Raises:
-        MissingPackageError: h5py is not installed.
-    """
+    """Open a new HDF5 file, for use in a ``with`` block."""
     h5py = require_h5py()
     return Hdf5Elements(h5py.File(path, "w", libver="latest"), h5py.string_dtype())
 
 
 def require_h5py() -> ModuleType:
-    """Import h5py, which writes AnnData files.
-
-    Raises:
-        MissingPackageError: h5py is not installed.
-    """
+    """Import h5py, which writes AnnData files."""
     try:
         import h5py
     except ModuleNotFoundError as error:
@@ -211,11 +204,7 @@ class NucleiTable:
 
     @classmethod
     def open(cls, path: Path, patient: str | None, embeddings: Path | None = None) -> NucleiTable:
-        """Open the table at ``path``; without ``patient``, the patient is derived from the slide's name.
-
-        Raises:
-            NucleiError: the table was not written by this package, or the embeddings belong to other nuclei.
-        """
+        """Open the table at ``path``; without ``patient``, the patient is derived from the slide's name."""
         provenance = read_provenance(path)
         with open_nuclei(path) as file:
             schema, n_nuclei = file.schema_arrow, file.metadata.num_rows
@@ -238,7 +227,9 @@ class NucleiTable:
             provenance=provenance,
             features=tuple(feature for feature in known if feature.name in schema.names),
             categories=categories,
-            numbers=tuple(name for name in schema.names if name in DESCRIPTIONS or name.startswith("prob_")),
+            numbers=tuple(
+                name for name in schema.names if name in DESCRIPTIONS or name.startswith(("prob_", border_of("")))
+            ),
             embedding_dim=vectors.field("embedding").type.list_size if "embedding" in vectors.names else 0,
             n_nuclei=n_nuclei,
             embeddings=embeddings,
@@ -255,11 +246,7 @@ class NucleiTable:
         return np.asarray(self.provenance.slide_mpp, float)
 
     def batches(self, geometry: bool = False) -> Iterator[Batch]:
-        """Yield all nuclei in batches, each of which fills one chunk of the arrays.
-
-        Raises:
-            NucleiError: the embeddings belong to other nuclei.
-        """
+        """Yield all nuclei in batches, each of which fills one chunk of the arrays."""
         columns = ["x", "y", *self.categories, *self.numbers, *(feature.name for feature in self.features)]
         columns += ["embedding"] if self.embedding_dim and not self.embeddings else []
         columns += ["geometry"] if geometry else []

@@ -216,11 +216,14 @@ def overlap(
 def alpha_of(extra_samples: Iterable[Enum], pixels: np.ndarray | None = None) -> Alpha:
     """Meaning of the last sample in the ``pixels`` (h, w, n) of a TIFF page, from tifffile's enums of extra samples.
 
-    A sample without a stated meaning is opacity, unless that would make every pixel transparent.
+    A sample that is stated to be opacity, or without a stated meaning, is opacity unless it is the same, less than full
+    opacity everywhere in ``pixels``, because it would only make the whole picture pale.
     """
     name = next((one.name for one in extra_samples), "")
-    if not name and pixels is not None and not pixels[..., -1].any():
-        return "none"
+    if name in {"", "UNASSALPHA"} and pixels is not None:
+        last = pixels[..., -1]
+        if last.size and last.min() == last.max() < 255:
+            return "none"
     return {"UNSPECIFIED": "none", "ASSOCALPHA": "multiplied in"}.get(name, "opacity")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from muse_pipeline.core.errors import MissingPackageError, SlideError
 from muse_pipeline.core.text import one_line
 from muse_pipeline.slides.base import READERS, NearlyReadError, OtherFormatError, SlideProperties, SlideReader
+from muse_pipeline.slides.depth import keep_upper, used_bits
 from muse_pipeline.slides.mpp import MppCandidate, mpp_from_values
 from muse_pipeline.slides.signature import file_format
 
@@ -43,18 +44,27 @@ class CziReader(SlideReader):
             box = self._document.total_bounding_rectangle_no_pyramid  # around all scenes, in stage pixels
             self._corner = box.x, box.y
             self.properties = _read_properties(self._document, (box.w, box.h))
+            self._kind = "Bgr48" if "Bgr48" in self._document.pixel_types.values() else "Bgr24"
+            if self._kind == "Bgr48":
+                level, size = max(enumerate(self.properties.level_sizes_px))
+                self._bits = used_bits(self._read_stored((0, 0), level, size))
         except RuntimeError as error:  # the only exception that the library raises
             raise NearlyReadError(f"pylibCZIrw: {one_line(error)}") from error
 
     def read_inside(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
         """Read pixels of a level, as described in ``SlideReader``."""
+        pixels = self._read_stored(xy_px, level, size)
+        return pixels if self._kind == "Bgr24" else keep_upper(pixels, self._bits)
+
+    def _read_stored(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
+        """(h, w, 3) RGB as stored."""
         (width, height), step = size, 1 << level
         x, y = (corner + step * at for corner, at in zip(self._corner, xy_px, strict=True))
         try:
             pixels = self._document.read(
                 roi=(x, y, width * step, height * step),
                 zoom=1 / step,
-                pixel_type="Bgr24",
+                pixel_type=self._kind,
                 background_pixel=(1.0, 1.0, 1.0),
             )
         except RuntimeError as error:

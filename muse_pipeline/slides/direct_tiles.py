@@ -153,11 +153,7 @@ class DirectTiles:
 
 
 def _decode_tile(file: int, levels: Mapping[int, TileIndex], level: int, row: int, column: int) -> np.ndarray:
-    """(h, w, 3) uint8 RGB of a whole tile.
-
-    Raises:
-        ValueError, RuntimeError: the tile is missing or damaged.
-    """
+    """(h, w, 3) uint8 RGB of a whole tile."""
     index = levels[level]
     n_bytes = int(index.n_bytes[row, column])
     # A damaged index may state any size, and must not decide how much memory is allocated.
@@ -239,11 +235,7 @@ class Jpeg:
         return None if colours is None else cls(cls.START + cls.ADOBE + colours + tables)
 
     def decode(self, stream: bytes, tile_px: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) uint8 RGB of a whole tile, in the size that its stream states.
-
-        Raises:
-            ValueError, RuntimeError: the tile is larger than ``tile_px`` = (width, height), or damaged.
-        """
+        """(h, w, 3) uint8 RGB of a whole tile, in the size that its stream states."""
         import simplejpeg
 
         if not stream.startswith(self.START):

@@ -23,11 +23,6 @@ def fetch_slide(url: SlideUrl, folder: Path | str) -> int:
 
     Returns:
         The number of bytes copied.
-
-    Raises:
-        SlideError: the file does not exist, access is denied, the server does not answer, or the file changes.
-        MissingPackageError: the package for this protocol is not installed.
-        OutputError: the folder exists but is not an older copy, or it cannot be written.
     """
     folder = Path(folder)
     require_own_folder(folder, (folder / SOURCE).is_file())
@@ -48,11 +43,7 @@ def fetch_slide(url: SlideUrl, folder: Path | str) -> int:
 
 
 def ask_size(url: SlideUrl) -> int:
-    """Ask the server for the size of a slide in bytes; for a slide of many files, only the file in the URL counts.
-
-    Raises:
-        SlideError, MissingPackageError: as in ``fetch_slide``.
-    """
+    """Ask the server for the size of a slide in bytes; for a slide of many files, only the file in the URL counts."""
     slide = RemoteSlide(url)
     return slide.state(slide.path).n_bytes
 
@@ -65,10 +56,6 @@ def copy_file(slide: RemoteSlide, path: str, stated: Stated, target: Path) -> No
         path: path of the file on the server.
         stated: size and version at the start.
         target: local file.
-
-    Raises:
-        SlideError: the copy is incomplete, or the file changes on the server.
-        OSError: the local disk is full or fails.
     """
     from fsspec.callbacks import TqdmCallback
 

@@ -1,9 +1,12 @@
-"""Images held in memory as one level: arrays, and plain pictures in PNG, JPEG, JPEG 2000 and TIFF."""
+"""Images held in memory as one level: arrays, and plain pictures in PNG, JPEG, JPEG 2000, BMP, WebP and TIFF."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -18,6 +21,7 @@ from muse_pipeline.slides.base import (
     alpha_of,
     rgb_on_white,
 )
+from muse_pipeline.slides.depth import keep_upper, to_uint8
 from muse_pipeline.slides.mpp import MppCandidate
 from muse_pipeline.slides.pictures import (
     count_planes,
@@ -29,6 +33,10 @@ from muse_pipeline.slides.pictures import (
 )
 from muse_pipeline.slides.signature import PICTURE_SUFFIXES, TIFF_SUFFIXES, file_format
 
+if TYPE_CHECKING:
+    from tifffile import TiffPage
+
+HEAD_BYTES = 4096  # beginning of a picture, which contains the number of bits per sample
 MAX_PIXELS = 400_000_000  # decoding takes up to 7 bytes per pixel: under 3 GiB
 
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked instead of Pillow's limit, with a clear message
@@ -78,7 +86,7 @@ class ImageReader(ArrayReader):
         kind = file_format(path)
         # A .mrxs file is a JPEG thumbnail of its slide, so only files with the suffix of a picture are accepted.
         if kind in {None, "DICOM", "CZI"} or path.suffix.lower() not in PICTURE_SUFFIXES | TIFF_SUFFIXES:
-            raise OtherFormatError("not a PNG, JPEG, JPEG 2000 or TIFF picture")
+            raise OtherFormatError("not a PNG, JPEG, JPEG 2000, BMP, WebP or TIFF picture")
         pixels, *stated = _read_tiff(path) if kind == "TIFF" else [_read_picture(path)]
         super().__init__(pixels, path, *stated)
 
@@ -88,15 +96,38 @@ def _read_picture(path: Path, frame: int = 0) -> np.ndarray:
         with Image.open(path) as picture:
             picture.seek(frame)
             _require_size(path, *picture.size)
+            if (deep := _read_deep(path, picture.format)) is not None:
+                return _rgb_of(deep, path)
             # Pillow converts these modes to RGB by clipping at 255, which would make 16-bit pictures white.
             if picture.mode.startswith(("I", "F")):
-                return rgb_on_white(_to_uint8(np.asarray(picture), path))
+                return _rgb_of(np.asarray(picture), path)
             mode = "RGBA" if picture.has_transparency_data else "RGB"
-            return rgb_on_white(np.asarray(picture.convert(mode)))
+            return _rgb_of(np.asarray(picture.convert(mode)), path)
     except SlideError:
         raise
     except Exception as error:  # Pillow may raise any exception on damaged files
         raise SlideError(f"{path}: cannot be decoded ({error}); copy it again from its source") from error
+
+
+def _rgb_of(pixels: np.ndarray, path: Path) -> np.ndarray:
+    """(h, w, 3) uint8 RGB of pixels whose last sample, if there are 2 or 4, is opacity."""
+    pixels = to_uint8(pixels, path)
+    return rgb_on_white(pixels, alpha_of((), pixels))
+
+
+def _read_deep(path: Path, kind: str | None) -> np.ndarray | None:
+    """The pixels of a PNG or JPEG 2000 picture with more than 8 bits per sample, which Pillow would lose; else None."""
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if kind == "PNG" and head[24] == 16:
+        stored = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+        return stored if stored is None or stored.ndim == 2 else stored[..., [2, 1, 0, 3][: stored.shape[2]]]
+    # The depth is in the marker SIZ, as the number of bits minus 1, after the sizes and the number of components.
+    if kind == "JPEG2000" and (at := head.find(b"\xff\x51")) > 0 and head[at + 40] & 127 > 7:
+        import imagecodecs
+
+        return imagecodecs.jpeg2k_decode(path.read_bytes())
+    return None
 
 
 def _read_tiff(path: Path) -> tuple[np.ndarray, tuple[MppCandidate, ...], tuple[str, ...]]:
@@ -118,7 +149,7 @@ def _read_tiff(path: Path) -> tuple[np.ndarray, tuple[MppCandidate, ...], tuple[
         raise UnsuitedError(f"tifffile: {one_line(error)}") from error
 
 
-def _tiff_pixels(page, path: Path) -> np.ndarray:
+def _tiff_pixels(page: TiffPage, path: Path) -> np.ndarray:
     kind = name_of(page.photometric)
     decoded_to_rgb = kind == "YCBCR" and "JP" in name_of(page.compression)  # by the codec, not by Pillow
     if kind not in {"MINISBLACK", "MINISWHITE", "PALETTE", "RGB"} and not decoded_to_rgb:
@@ -127,29 +158,25 @@ def _tiff_pixels(page, path: Path) -> np.ndarray:
     if page.axes == "SYX":
         pixels = np.moveaxis(pixels, 0, -1)
     if kind == "PALETTE":
-        return np.ascontiguousarray(np.moveaxis(_to_uint8(page.colormap, path), 0, -1)[pixels])
-    pixels = _to_uint8(pixels, path)
-    return rgb_on_white(255 - pixels if kind == "MINISWHITE" else pixels, alpha_of(page.extrasamples, pixels))
+        return np.ascontiguousarray(np.moveaxis(page.colormap >> 8, 0, -1).astype(np.uint8)[pixels])
+    bits = _stated_bits(page)
+    if kind == "MINISWHITE":  # the brightest value is 0, whatever the number of bits
+        pixels = 255 - (keep_upper(pixels, bits) if pixels.dtype == np.uint16 else to_uint8(pixels, path))
+    pixels = to_uint8(pixels, path, bits)
+    return rgb_on_white(pixels, alpha_of(page.extrasamples, pixels))
 
 
-def _to_uint8(pixels: np.ndarray, path: Path) -> np.ndarray:
-    """Convert integers of 8 or 16 bits, or booleans, to 8 bits.
-
-    Raises:
-        SlideError: the pixels have a different type, in which the value of white is unknown.
-    """
-    if pixels.dtype == bool:
-        return pixels * np.uint8(255)
-    if pixels.dtype == np.uint8:
-        return pixels
-    if pixels.dtype == np.uint16 or (pixels.dtype == np.int32 and pixels.min() >= 0 and pixels.max() < 1 << 16):
-        return (pixels >> 8).astype(np.uint8)
-    raise SlideError(f"{path}: has {pixels.dtype} pixels, expected 8 or 16 bits; export it as 8-bit RGB")
+def _stated_bits(page: TiffPage) -> int:
+    """The number of bits per sample that a page or its OME-XML states to be used; 16 if it states none."""
+    stated = re.findall(r'SignificantBits="(\d+)"', page.parent.ome_metadata or "")
+    highest = page.tags.valueof("MaxSampleValue")
+    used = max(np.atleast_1d(highest).tolist()).bit_length() if highest is not None else 16
+    return min([16, page.bitspersample, used, *map(int, stated)])
 
 
 def _require_size(path: Path, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise SlideError(
             f"{path}: {width:,} x {height:,} pixels in one chunk are too many to hold in memory; "
-            "convert it to a tiled, pyramidal TIFF first"
+            "convert it to a tiled, pyramidal TIFF of 8 bits first"
         )

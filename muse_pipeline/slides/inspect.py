@@ -10,7 +10,7 @@ from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.slides.base import READERS, SlideReader, open_slide
 from muse_pipeline.slides.isolation import start_isolated
 from muse_pipeline.slides.mpp import choose_mpp, is_square, require_possible
-from muse_pipeline.slides.pictures import MOSTLY, share_of_dark
+from muse_pipeline.slides.pictures import MOSTLY, is_dim, share_of_dark
 from muse_pipeline.slides.signature import fingerprint_file, slide_origin
 
 _PROBE_PX = 2048  # maximum side of the part of the coarsest level that is checked
@@ -24,10 +24,6 @@ def inspect_slide(path: Path | str, slide_id: str, mpp: float | None = None, sou
         slide_id: name of the slide in the sheet.
         mpp: size of a level-0 pixel in um; overrides the file.
         source: URL that the slide must have been fetched from, if given.
-
-    Raises:
-        SlideError: the file cannot be opened, or was not fetched from ``source``.
-        MppError: the pixel size is unknown or impossible.
     """
     origin = slide_origin(Path(path))
     if source is not None and source != origin:
@@ -51,9 +47,6 @@ def describe_slide(slide: SlideReader, slide_id: str, mpp: float | None, origin:
         mpp: size of a level-0 pixel in um; overrides the file.
         origin: path or URL of the slide.
         fingerprint: checksum of the slide's content.
-
-    Raises:
-        MppError: the pixel size is unknown or impossible.
     """
     known = slide.properties
     try:
@@ -100,21 +93,13 @@ def _size_text(size: tuple[int, int]) -> str:
 
 
 def require_unchanged(slide: SlideReader, info: SlideInfo) -> None:
-    """Make sure that a slide's file is still the one described by ``info``.
-
-    Raises:
-        SlideError: the file has been replaced.
-    """
+    """Make sure that a slide's file is still the one described by ``info``."""
     if fingerprint_file(slide.path) != info.fingerprint:
         raise SlideError(f"{slide.path}: is not the file that `muse inspect` read ({info.slide_id}); run it again")
 
 
 def read_info(path: Path | str) -> SlideInfo:
-    """Read a ``slide.json``.
-
-    Raises:
-        SlideError: the file is missing or was not written by ``muse inspect``.
-    """
+    """Read a ``slide.json``."""
     try:
         return SlideInfo.from_dict(read_json(path))
     except OSError as error:
@@ -136,6 +121,6 @@ def _check_coarsest(slide: SlideReader) -> tuple[str, ...]:
     except SlideError as error:
         return (f"level {level} has corrupt regions ({error.__cause__ or error})",)
     dark = share_of_dark(pixels)
-    if dark > MOSTLY:
+    if dark > MOSTLY and is_dim(pixels):
         return (f"{dark:.0%} of the slide is black: this looks like fluorescence, not like H&E",)
     return ()

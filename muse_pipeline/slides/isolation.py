@@ -55,11 +55,7 @@ class Call(Future):
             del _of_thread.call
 
     def result(self) -> Any:
-        """Wait for the result, and return it.
-
-        Raises:
-            HangingReadError: the call timed out.
-        """
+        """Wait for the result, and return it."""
         for _ in range(N_WAITS):
             if futures.wait([self], LIMIT_S / N_WAITS).done:
                 try:
@@ -126,9 +122,6 @@ def call_in_time(doing: str, function: Callable[..., T], *arguments: Any) -> T:
         doing: slide and operation, for the message.
         function: call that may hang.
         arguments: arguments of the call.
-
-    Raises:
-        HangingReadError: the call timed out.
     """
     if outer := current_call():
         outer.doing = doing
@@ -147,9 +140,6 @@ def map_in_time(function: Callable[[T], R], items: Iterable[T], threads: int) ->
         function: function that reads with ``call_in_time``; the ``doing`` of the read appears in messages.
         items: items to map, in order.
         threads: number of calls made at the same time.
-
-    Raises:
-        HangingReadError: a call timed out.
     """
     return map_in_order(function, items, threads, make_pool=TimedThreads)
 
@@ -175,9 +165,6 @@ def call_isolated(function: Callable[..., Any], path: Path, *arguments: Any, lim
 
     The process is reused, because importing the readers takes longer than opening a slide, but it is stopped after a
     failed call. If a call crashes a reused process, it is repeated in a new one, as an earlier file may be the cause.
-
-    Raises:
-        SlideError: the process crashed on ``path``, hung, or exceeded the memory limit.
     """
     with suppress(IndexError, _CrashError):
         return _idle_workers.pop().call(function, (path, *arguments), limits)

@@ -26,6 +26,10 @@ LONGEST_SLIDE_MM = 300  # slides of whole organs are 200 mm long
 MAX_ANISOTROPY = 0.02
 IMPLAUSIBLE_ANISOTROPY = 0.2  # no scanner has pixels as oblong as this
 MAX_DISAGREEMENT = 0.05
+SCANNER = ("openslide.mpp-x", "tiffslide.mpp-x", "CZI scaling", "OME-XML PhysicalSizeX")  # sources that scanners write
+# Range of an mpp, relative to the estimate from the objective: scanners with a magnifying adapter have pixels half as
+# large as the power suggests, but none has larger ones.
+BESIDE_POWER, GIVEN_BESIDE_POWER = (0.35, 1.5), (0.65, 1.5)
 GIVEN = "given by the user"  # the source of an mpp that overrides the file
 DOUBT = "the mpp, "  # prefix of warnings about a doubtful mpp
 
@@ -122,29 +126,24 @@ def choose_mpp(
 
     Returns:
         (x, y) um, a description of the source, and warnings.
-
-    Raises:
-        MppError: there is neither a candidate nor ``given``, or ``given`` is invalid.
     """
-    found = next(iter(candidates), None)
+    known = list(candidates)
+    found, estimate = next(iter(known), None), next((one for one in known if one.is_estimate), None)
     if given is not None:
         side = require_mpp(given)
         chosen = MppCandidate((side, side), GIVEN)
-        return chosen.mpp, chosen.source, (*_doubts(chosen), *_disagreement(chosen, found))
+        of_power = _disagreement_with_power(chosen, estimate, GIVEN_BESIDE_POWER) if found == estimate else ()
+        return chosen.mpp, chosen.source, (*_doubts(chosen), *_disagreement(chosen, found), *of_power)
     if found is None:
         raise MppError(
             "the file does not state the size of a pixel; give um per pixel in the sheet's mpp column or with --mpp "
             "(in Python: mpp=)"
         )
-    return found.mpp, found.source, _doubts(found)
+    return found.mpp, found.source, (*_doubts(found), *_disagreement_with_power(found, estimate, BESIDE_POWER))
 
 
 def require_possible(mpp: tuple[float, float], source: str, size_px: tuple[int, int]) -> None:
-    """Reject an mpp in wrong units, before it costs hours of computation or exhausts memory.
-
-    Raises:
-        MppError: the pixels, or the slide as a whole, would have an impossible size.
-    """
+    """Reject an mpp in wrong units, before it costs hours of computation or exhausts memory."""
     low, high = POSSIBLE_RANGE_UM
     text = f"mpp {mpp[0]:.4g} x {mpp[1]:.4g} um ({source})"
     if not all(low <= side <= high for side in mpp):
@@ -155,11 +154,7 @@ def require_possible(mpp: tuple[float, float], source: str, size_px: tuple[int, 
 
 
 def require_mpp(value: float) -> float:
-    """Return the value as a float.
-
-    Raises:
-        MppError: the value is not a positive number, or is impossible for a slide.
-    """
+    """Return the value as a float."""
     if not (mpp := _positive(value)):
         raise MppError(f"mpp {value!r} is not a positive number; give um per pixel, as in 0.25")
     low, high = POSSIBLE_RANGE_UM
@@ -207,6 +202,23 @@ def _disagreement(chosen: MppCandidate, found: MppCandidate | None) -> tuple[str
         return ()
     of_file = f"{found.mpp[0]:.4g}" if is_square(found.mpp) else f"{found.mpp[0]:.4g} x {found.mpp[1]:.4g}"
     return (f"{DOUBT}{chosen.mpp[0]:.4g} um as given, overrides {of_file} um from {found.source}",)
+
+
+def _disagreement_with_power(
+    chosen: MppCandidate, estimate: MppCandidate | None, limits: tuple[float, float]
+) -> tuple[str, ...]:
+    """A warning if an mpp, relative to the estimate from the objective, lies outside ``limits``."""
+    if estimate is None or limits[0] <= chosen.mpp[0] / estimate.mpp[0] <= limits[1]:
+        return ()
+    return (
+        f"{DOUBT}{chosen.mpp[0]:.4g} um ({chosen.source}), does not suit the {estimate.source} in the file, with which "
+        f"pixels have about {estimate.mpp[0]:.4g} um: check it",
+    )
+
+
+def is_of_scanner(source: str) -> bool:
+    """True if an mpp with this description of its source was written into the file by the scanner."""
+    return source in SCANNER
 
 
 def _positive(value: object) -> float:

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from muse_pipeline.core.errors import SlideError
+from muse_pipeline.slides.base import alpha_of
 from muse_pipeline.slides.mpp import PLAUSIBLE_RANGE_UM, MppCandidate, mpp_from_ome_xml, mpp_from_page
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ SEVERAL = "pictures of similar size"  # part of a warning
 SIMILAR = 3  # a picture smaller by at most this factor may be a slide too
 MAX_PADDING = 0.05  # as a fraction of the side of a level
 DARK, MOSTLY = 40, 0.5  # upper grey level of dark pixels; share of them above which a picture is not bright field
+DIM = 300  # median sum of the channels, in the pixels that are not dark, below which a dark picture is fluorescence
 BLOCK_PX, COLOURED = 8, 20  # side of averaged blocks; minimum difference between channels in the most coloured 1 %
 
 
@@ -90,6 +92,12 @@ def share_of_dark(pixels: np.ndarray) -> float:
     return float(np.mean(pixels.max(-1) < DARK))
 
 
+def is_dim(pixels: np.ndarray) -> bool:
+    """True if what is not dark in (h, w, 3) uint8 pixels is dim too, unlike bright field with black around it."""
+    lit = pixels[pixels.max(-1) >= DARK]
+    return not len(lit) or float(np.median(lit.sum(-1, dtype=int))) < DIM
+
+
 def are_colours(pixels: np.ndarray) -> bool:
     """True if three planes (h, w, 3) uint8 look like the colours of bright field: neither dark nor all alike."""
     if share_of_dark(pixels) > MOSTLY:
@@ -113,10 +121,16 @@ def why_unsuited(path: Path, level_sizes_px: Sequence[tuple[int, int]]) -> str:
                 "one of several planes for the slide": count_planes(series) > 1,
                 "luminance and chrominance for colours": is_mistagged(page),
                 "a sample of unknown meaning for opacity": page.samplesperpixel == 4 and not page.extrasamples,
+                "a constant sample for opacity": page.samplesperpixel == 4 and _is_faded(series.levels[-1].keyframe),
             }
             return next((reason for reason, holds in reasons.items() if holds), "")
     except Exception:  # tifffile raises anything on damaged files
         return ""
+
+
+def _is_faded(page: TiffPage) -> bool:
+    """True if a page has a constant opacity, other than full, which it would be paler with (``base.alpha_of``)."""
+    return alpha_of(page.extrasamples, page.asarray()) == "none"
 
 
 def _is_alike(size_px: tuple[int, int], other: tuple[int, int]) -> bool:

@@ -84,11 +84,7 @@ def _without_credentials(in_full: str) -> str:
 
 
 def _require_sound(parts: SplitResult) -> SplitResult:
-    """Reject a password that contains a slash, because the part after the slash would be shown as the path.
-
-    Raises:
-        ValueError: the port is not a number, as in a URL with such a password.
-    """
+    """Reject a password that contains a slash, because the part after the slash would be shown as the path."""
     _ = parts.port
     return parts
 
@@ -251,23 +247,14 @@ class RemoteSlide:
         return Stated(int(info["size"]), version)
 
     def require_unchanged(self, path: str, stated: Stated) -> None:
-        """Make sure that the file has not changed since the start of the copy.
-
-        Raises:
-            SlideError: its size or version differs.
-        """
+        """Make sure that the file has not changed since the start of the copy."""
         if (now := self.state(path)) != stated:
             raise SlideError(
                 f"{self.url}: changed while it was fetched, from {stated} to {now}; run again when it is complete there"
             )
 
     def try_often(self, call: Callable[[], T], before_again: Callable[[], None] = lambda: None) -> T:
-        """Return the result of ``call``, which is retried after errors that may be temporary.
-
-        Raises:
-            SlideError: all tries failed, or an error is permanent.
-            OSError: the local disk is full or fails.
-        """
+        """Return the result of ``call``, which is retried after errors that may be temporary."""
         for n_tried in range(1, N_TRIES + 1):
             try:
                 return call()

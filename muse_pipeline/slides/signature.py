@@ -13,17 +13,24 @@ from muse_pipeline.core.files import read_json
 from muse_pipeline.slides.remote import SlideUrl
 
 TIFF_SUFFIXES = frozenset({".tif", ".tiff", ".btf", ".tf2", ".tf8", ".qptiff"})
-PICTURES = {"PNG": ".png", "JPEG": ".jpg", "JPEG 2000": ".jp2"}
+PICTURES = {"PNG": ".png", "JPEG": ".jpg", "JPEG 2000": ".jp2", "BMP": ".bmp", "WebP": ".webp"}
 PICTURE_SUFFIXES = frozenset({*PICTURES.values(), ".jpeg"})
+# Bytes at positions in a file by which its format is recognised.
+SIGNATURES: tuple[tuple[str, dict[int, bytes | tuple[bytes, ...]]], ...] = (
+    ("TIFF", {0: (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")}),
+    ("DICOM", {128: b"DICM"}),
+    ("CZI", {0: b"ZISRAWFILE"}),
+    ("PNG", {0: b"\x89PNG\r\n\x1a\n"}),
+    ("JPEG 2000", {0: b"\0\0\0\x0cjP  "}),
+    ("JPEG", {0: b"\xff\xd8\xff"}),
+    ("BMP", {0: b"BM", 6: bytes(4)}),
+    ("WebP", {0: b"RIFF", 8: b"WEBP"}),
+)
 _REMEDY = "copy it again from its source, or convert it to OME-TIFF"
 
 
 def require_file(path: Path) -> None:
-    """Make sure that there is a file to open at ``path``.
-
-    Raises:
-        SlideError: the file is missing, a folder, empty, not readable or an Olympus slide, or its name is not UTF-8.
-    """
+    """Make sure that there is a file to open at ``path``."""
     if problem := name_problem(path):
         raise SlideError(problem)
     if path.suffix.lower() == ".vsi" and path.is_file():  # readers would open its thumbnail as the slide
@@ -61,20 +68,11 @@ def name_problem(path: Path) -> str:
 
 
 def file_format(path: Path) -> str | None:
-    """The format, identified from the first bytes: TIFF, DICOM, CZI, PNG, JPEG or JPEG 2000; None if unknown."""
+    """The format, identified from the first bytes: TIFF, DICOM, CZI, or a key of ``PICTURES``; None if unknown."""
     with path.open("rb") as file:
         head = file.read(132)
-    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "TIFF"
-    if head[128:132] == b"DICM":
-        return "DICOM"
-    if head.startswith(b"ZISRAWFILE"):
-        return "CZI"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if head.startswith(b"\0\0\0\x0cjP  "):
-        return "JPEG 2000"
-    return "JPEG" if head.startswith(b"\xff\xd8\xff") else None
+    found = (kind for kind, parts in SIGNATURES if all(head.startswith(part, at) for at, part in parts.items()))
+    return next(found, None)
 
 
 def why_unreadable(path: Path, reason: str) -> str:

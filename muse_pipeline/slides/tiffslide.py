@@ -73,8 +73,8 @@ class TiffSlideReader(SlideReader):
                 raise why_planes(path, series)
             doubts = *doubts, "its three planes are read as red, green and blue"
         self.properties = replace(self.properties, warnings=doubts)
-        is_stated = pages[0].extrasamples or pages[0].samplesperpixel in {1, 3}
-        self._alpha = alpha_of(pages[0].extrasamples, None if is_stated else self._read_middle())
+        has_alpha = pages[0].samplesperpixel in {2, 4}
+        self._alpha = alpha_of(pages[0].extrasamples, self._read_middle() if has_alpha else None)
 
     def _read_middle(self) -> np.ndarray:
         """(h, w, n) uint8 samples from the middle of the coarsest level."""

@@ -29,12 +29,20 @@ from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Regions
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.features.catalogue import MIX_UM, WITHOUT_CLASSES, every_feature
-from muse_pipeline.inference.doubts import OF_CLASSES, OF_NUCLEI, describe_left_out, find_doubts, reason_left_out
+from muse_pipeline.inference.doubts import (
+    OF_CLASSES,
+    OF_NUCLEI,
+    OF_REGIONS,
+    describe_left_out,
+    find_doubts,
+    list_unvalidated,
+    reason_left_out,
+)
 from muse_pipeline.nuclei.arrow import to_numpy
 from muse_pipeline.nuclei.parquet import (
-    BORDER,
     REGION,
     ROW_GROUP,
+    border_of,
     iterate_counted,
     iterate_rows,
     open_nuclei,
@@ -45,6 +53,7 @@ from muse_pipeline.scverse.elements import Elements, open_hdf5
 from muse_pipeline.statistics.comparison import Difference, compare_pairs, mean_by_patient, require_groups
 
 EDGE = "neighbours_tissue_edge_um"
+INFILTRATION = "infiltration"  # group of the measures of tissue regions
 
 
 class Measure(NamedTuple):
@@ -60,10 +69,11 @@ class Measure(NamedTuple):
     group: str
     unit: str
 
-    @property
-    def is_of_classes(self) -> bool:
-        """True if the measure depends on the classes of the nuclei."""
-        return self.name != "nuclei_per_mm2" and self.name.removeprefix("median_") not in WITHOUT_CLASSES
+    def is_of_classes(self, names: Sequence[str]) -> bool:
+        """True if the measure depends on one of the classes ``names``, or on all classes."""
+        if self.group in ("density", "mix", "infiltration"):
+            return self.name.endswith(tuple(f"_{name}" for name in names))
+        return self.name.removeprefix("median_") not in WITHOUT_CLASSES
 
 
 def measure_slides(results: Path, slides: Iterable[str], threads: int) -> tuple[list[Measure], np.ndarray]:
@@ -79,23 +89,24 @@ def measure_slides(results: Path, slides: Iterable[str], threads: int) -> tuple[
 def measure_slide(folder: Path) -> dict[Measure, float]:
     """Measure densities per mm2 of tissue, percentages of classes, medians of features, mixing and infiltration.
 
+    In immunohistochemistry, the percentage of positive nuclei replaces all measures that depend on classes.
+
     The mixing of A with B is the mean fraction of B among the nuclei within 50 um of a nucleus of A; nuclei of A nearer
     than that to the edge of the tissue are left out, since they lack neighbours on one side. Infiltration is the
     density of a class in a region, or in a band along the border of regions.
 
     Args:
         folder: results of the slide.
-
-    Raises:
-        NucleiError: the table is missing or damaged.
-        StoreError: the slide has no tissue mask.
     """
     files = SlideFiles(folder)
     path = files.nuclei
     provenance = read_provenance(path)
-    classes, counts, n = provenance.class_names, provenance.n_by_class, provenance.n_nuclei
+    counts, n, is_ihc = provenance.n_by_class, provenance.n_nuclei, provenance.positive_od is not None
+    classes = [] if is_ihc else provenance.class_names
     area_mm2 = _read_area(files.mask) - provenance.left_out_mm2
     found = {_density("nuclei_per_mm2"): n / area_mm2 if area_mm2 else np.nan}
+    if is_ihc:
+        found[Measure("percent_positive", "mix", "%")] = 100 * provenance.n_positive / n if n else np.nan
     for name in classes:
         n_of_class = counts[name]
         found[_density(f"nuclei_per_mm2_{name}")] = n_of_class / area_mm2 if area_mm2 else np.nan
@@ -111,7 +122,8 @@ def measure_slide(folder: Path) -> dict[Measure, float]:
     if EDGE in columns and len(classes) > 1:
         found |= _mixing(columns, classes)
     if provenance.regions and provenance.regions.bands is not None:
-        everywhere = _read_columns(path, ["label", REGION, BORDER], partial(iterate_rows, batch_size=ROW_GROUP))
+        borders = {border_of(band.region) for band in provenance.regions.bands}
+        everywhere = _read_columns(path, ["label", REGION, *borders], partial(iterate_rows, batch_size=ROW_GROUP))
         # All nuclei count here, since the areas of regions include artefacts.
         found |= _infiltration(everywhere, provenance.regions, classes)
     return found
@@ -159,17 +171,17 @@ def _mixing(columns: Mapping[str, np.ndarray], classes: list[str]) -> dict[Measu
 
 def _infiltration(columns: Mapping[str, np.ndarray], regions: Regions, classes: list[str]) -> dict[Measure, float]:
     """Densities of the classes in each region, and in the bands on either side of the border."""
-    label, region, border = (columns[name] for name in ("label", REGION, BORDER))
+    label, region = columns["label"], columns[REGION]
     areas = [(one.name, region == one.name, one.area_mm2) for one in regions.classes]
     for band in regions.bands:
-        um = band.um
+        border = columns[border_of(band.region)]
         for side, is_there in (("inside", border <= 0), ("outside", border > 0)):
-            areas.append((f"border_{side}_{um}um", is_there & (np.abs(border) <= um), band.side_mm2(side)))
+            areas.append((band.name_side(side), is_there & (np.abs(border) <= band.um), band.side_mm2(side)))
     found = {}
     for area, is_there, mm2 in areas:
         for number, name in enumerate(classes):
             n = int((is_there & (label == number)).sum())
-            measure = _density(f"nuclei_per_mm2_in_{area}_{name}", "infiltration")
+            measure = _density(f"nuclei_per_mm2_in_{area}_{name}", INFILTRATION)
             found[measure] = n / mm2 if mm2 else np.nan
     return found
 
@@ -187,11 +199,6 @@ def write_cohort(results: Path, rows: Iterable[Mapping[str, Any]], output: Path,
         rows: rows of the sheet, each keyed by the names of its columns.
         output: path of ``cohort.h5ad``.
         threads: number of slides that are read at the same time; it does not change the result.
-
-    Raises:
-        MissingPackageError: h5py is not installed.
-        NucleiError: no slide has nuclei, or a table is damaged.
-        StoreError: a slide has no tissue mask.
     """
     files = CohortFiles(results)
     slides = [row for row in rows if files.slide(row["slide_id"]).nuclei.is_file()]
@@ -223,17 +230,24 @@ def _write_obs(elements: Elements, slides: Sequence[Mapping[str, Any]], table: M
 
     Columns that the user added to the sheet are named as in cohort.tsv.
     """
-    taken = {name for known in table.values() for name in known}
+    of_sheet = dict.fromkeys(name for row in slides for name in row if name not in sheet.COLUMNS)
+    header = list(next(iter(table.values()), {}))
+    taken = header[: max(len(header) - len(of_sheet), 0)]  # the user's own columns are the last of cohort.tsv
+    own = sheet.name_own(of_sheet, {*sheet.COLUMNS, *OF_TABLE, *taken})
     rows = []
     for row in slides:
         known = table.get(row["slide_id"], {})
-        cells = {f"sheet_{name}" if f"sheet_{name}" in taken else name: cell for name, cell in row.items()}
+        cells = {own.get(name, name): cell for name, cell in row.items()}
         patient = row.get("patient") or patient_in_name(row["slide_id"])
         rows.append({**{name: known.get(name) for name in OF_TABLE if name in taken}, **cells, "patient": patient})
     filled = {name for row in rows for name, value in row.items() if value is not None}
-    own = list(dict.fromkeys(name for row in rows for name in row if name not in sheet.COLUMNS))
-    kept = [name for name in (*sheet.COLUMNS, *own) if name in filled - LEFT_OUT]
-    column_of = {name: name.replace("/", "_") for name in kept}  # "/" separates groups in HDF5
+    kept = [name for name in (*sheet.COLUMNS, *OF_TABLE, *own.values()) if name in filled - LEFT_OUT]
+    column_of: dict[str, str] = {}
+    for name in kept:
+        column = name.replace("/", "_")  # "/" separates groups in HDF5
+        while column in column_of.values():
+            column = f"sheet_{column}"
+        column_of[name] = column
     frame(elements, "obs", [*column_of.values(), *(["mpp"] if "mpp" in filled else [])])
     elements.strings("obs/_index", [row["slide_id"] for row in rows])
     for name, column in column_of.items():
@@ -247,11 +261,7 @@ def _write_obs(elements: Elements, slides: Sequence[Mapping[str, Any]], table: M
 
 
 def patients_of(results: Path | str) -> dict[str, str]:
-    """The patient of every slide with nuclei in a results folder, from the sheet or else from the slide's name.
-
-    Raises:
-        NucleiError: no slide has nuclei there.
-    """
+    """The patient of every slide with nuclei in a results folder, from the sheet or else from the slide's name."""
     files = CohortFiles(Path(results))
     slides = list(files.tables())
     if not slides:
@@ -310,22 +320,28 @@ def compare_cohort(
 
     Returns:
         Sentences about the comparison.
-
-    Raises:
-        ConfigError: the groups cannot be compared, as in ``read_groups`` and ``require_groups``.
-        NucleiError: a table of nuclei is missing or damaged.
-        SheetError: the sheet lacks one of the columns.
     """
     groups, patients, organs = read_groups(results, sheet, group, patient)
     files = CohortFiles(results)
-    doubts = {slide: find_doubts(read_provenance(files.slide(slide).nuclei), organ) for slide, organ in organs.items()}
+    provenances = {slide: read_provenance(files.slide(slide).nuclei) for slide in groups}
+    doubts = {slide: find_doubts(one, organs[slide]) for slide, one in provenances.items()}
+    are_ihc = {slide: one.positive_od is not None for slide, one in provenances.items()}
+    if not all(are_ihc.values()):  # measures of the two stains cannot be averaged
+        doubts = {slide: {**each, **({"stain": "IHC"} if are_ihc[slide] else {})} for slide, each in doubts.items()}
     without = {slide: reason_left_out(doubts[slide], OF_NUCLEI, included) for slide in groups}
     groups = {slide: name for slide, name in groups.items() if not without[slide]}
     left_out = describe_left_out(without.values())
     group_of = require_groups(groups, patients, left_out)
     measures, values = measure_slides(results, groups, threads)
-    without_classes = [reason_left_out(doubts[slide], OF_CLASSES, included) for slide in groups]
-    values[np.ix_(list(map(bool, without_classes)), [measure.is_of_classes for measure in measures])] = np.nan
+    without_classes, without_regions = (
+        [reason_left_out(doubts[slide], kinds, included) for slide in groups] for kinds in (OF_CLASSES, OF_REGIONS)
+    )
+    for row, (slide, reason) in enumerate(zip(groups, without_classes, strict=True)):
+        is_of_organ = reason == OF_CLASSES["organ"]
+        names = list_unvalidated(provenances[slide], organs[slide]) if is_of_organ else provenances[slide].class_names
+        left = [bool(reason) and measure.is_of_classes(names) for measure in measures]
+        values[row, left] = np.nan
+    values[np.ix_(list(map(bool, without_regions)), [one.group == INFILTRATION for one in measures])] = np.nan
     means, order = mean_by_patient(values, [patients[slide] for slide in groups])
     compared = list(compare_pairs(means, [group_of[one] for one in order]))
     _write(output, COLUMNS, _rows_of_measures(measures, compared))
@@ -337,6 +353,7 @@ def compare_cohort(
         f"{len(groups)} slides of {len(order)} patients; the patient is the unit of every test, represented by "
         "the mean of its slides",
         *filter(None, (left_out, describe_left_out(without_classes, " of the measures of classes"))),
+        *filter(None, [describe_left_out(without_regions, " of the measures of regions")]),
     ]
     if n_without := len(patients_of(results)) - len(without):
         lines.append(f"left out: {count_noun(n_without, 'slide')} without a value in the column '{group}'")
@@ -349,13 +366,7 @@ def compare_cohort(
 
 
 def read_groups(results: Path, sheet: Path, group: str, patient: str) -> tuple[dict[str, str], ...]:
-    """The group, patient and organ ("" if unknown) of each slide that has results and a group.
-
-    Raises:
-        ConfigError: none of the slides has a group.
-        NucleiError: no slide has results.
-        SheetError: the sheet cannot be read, or lacks one of the columns.
-    """
+    """The group, patient and organ ("" if unknown) of each slide that has results and a group."""
     of_slide = read_cells(sheet, group, *({patient} - {"patient"}))
     patients = patients_of(results)
     groups = {slide: of_slide[slide][group] for slide in patients if of_slide.get(slide, {}).get(group)}

@@ -59,11 +59,7 @@ def mean_by_patient(values: np.ndarray, patients: list[str]) -> tuple[np.ndarray
 def require_groups(
     group_of_slide: Mapping[str, str], patient_of_slide: Mapping[str, str], left_out: str = ""
 ) -> dict[str, str]:
-    """The group of every patient; ``left_out`` describes the excluded slides in messages.
-
-    Raises:
-        ConfigError: a patient is in two groups, there are fewer than two groups, or a group has one patient.
-    """
+    """The group of every patient; ``left_out`` describes the excluded slides in messages."""
     group_of: dict[str, str] = {}
     for slide, group in group_of_slide.items():
         patient = patient_of_slide[slide]

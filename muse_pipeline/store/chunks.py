@@ -141,11 +141,7 @@ class CorruptChunks:
         return [[*chunk.xy, *chunk.size(size_px)] for chunk in sorted(self._found)]
 
     def add(self, chunk: Chunk, cause: SlideError) -> None:
-        """Add a chunk that cannot be decoded because of ``cause``.
-
-        Raises:
-            SlideError: more than ``max_fraction`` of the tissue is now corrupt.
-        """
+        """Add a chunk that cannot be decoded because of ``cause``."""
         self._found.append(chunk)
         self._n_corrupt += int(self._n_pixels[chunk.row, chunk.column])
         share = self.fraction

@@ -107,7 +107,7 @@ class WindowGrid:
     def part(self, windows: np.ndarray, tissue: np.ndarray, tissue_px: float, stride_px: int) -> WindowPart:
         """The smallest part, the same in all ``windows``, that contains their tissue with a halo around it.
 
-        It ends at the edge of the lattice, because the white beyond the edge of a cropped picture is not glass.
+        It ends at the edge of the lattice, because what lies beyond the edge of a picture is not known.
 
         Args:
             windows: indices of windows with tissue.
@@ -153,11 +153,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Read ``i-of-n``.
-
-        Raises:
-            ConfigError: the text is not of this form, or i is not in 1..n.
-        """
+        """Read ``i-of-n``."""
         match = re.fullmatch(r"(\d+)-of-(\d+)", text)
         if not match or not 1 <= int(match[1]) <= int(match[2]):
             raise ConfigError(f"shard '{text}': expected i-of-n with 1 <= i <= n, as in 2-of-7")

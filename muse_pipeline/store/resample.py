@@ -37,11 +37,7 @@ class AreaReader:
     """
 
     def __init__(self, slide: Slide, info: SlideInfo, mpp: float, *, enlarge: bool = True):
-        """Choose the level to read with ``choose_level``.
-
-        Raises:
-            MppError: the slide is too coarse for ``mpp``.
-        """
+        """Choose the level to read with ``choose_level``."""
         self.slide, self.mpp = slide, mpp
         self.size_px = work_size_px(info.size_px, info.mpp, mpp)
         self.level = choose_level(info, mpp, enlarge=enlarge)
@@ -56,9 +52,6 @@ class AreaReader:
 
         Returns:
             (h, w, 3) uint8; white beyond the end of the level.
-
-        Raises:
-            SlideError: the pixels cannot be decoded.
         """
         stretches = [axis.stretch(start, n) for axis, start, n in zip(self._axes, xy, size, strict=True)]
         if any(stretch.n_source <= 0 for stretch in stretches):
@@ -199,11 +192,7 @@ def warn_enlarged(info: SlideInfo, mpp: float) -> list[str]:
 
 
 def choose_level(info: SlideInfo, mpp: float, *, enlarge: bool = True) -> int:
-    """The coarsest level that is at least as fine as ``mpp`` in both directions, or else level 0.
-
-    Raises:
-        MppError: level 0 is coarser than ``mpp`` by more than 5 %, or with ``enlarge`` by more than a factor of 2.
-    """
+    """The coarsest level that is at least as fine as ``mpp`` in both directions, or else level 0."""
     if max(info.mpp) > mpp * (MAX_ENLARGED * SAME_MPP if enlarge else MAX_COARSER):
         raise MppError(
             f"slide '{info.slide_id}' has {max(info.mpp):.4g} um/px, too coarse for an image at {mpp:g} um/px; "

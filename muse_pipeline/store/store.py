@@ -26,6 +26,7 @@ CHUNKS_PER_SHARD = SHARD_PX // CHUNK_PX
 PYRAMID = (1, 4, 16)  # a shard covers the same tissue at every level, so that its levels can be written together
 BACKGROUND = 255
 TISSUE_UM = 8.0  # side of a pixel of the tissue label, before rounding to whole work pixels
+PERIOD_PX = 128  # width of the strip along an edge of an image that repeats beyond the edge
 
 
 def tissue_pixel_px(mpp: float) -> int:
@@ -39,11 +40,7 @@ def chunk_px(factor: int) -> int:
 
 
 def open_store(path: Path | str) -> Store:
-    """Open a store written by ``muse tile``.
-
-    Raises:
-        StoreError: the folder is missing, was not written by ``muse tile``, or has lost files.
-    """
+    """Open a store written by ``muse tile``."""
     folder = Path(path)
     if not (folder / METADATA).exists():
         raise StoreError(f"{path}: no such store; run `muse tile` first")
@@ -59,11 +56,7 @@ def open_store(path: Path | str) -> Store:
 
 
 def _require_ours(attributes: dict[str, Any], image: dict[str, Any], tissue: Plane) -> None:
-    """Require the layout that ``Store`` expects; ``image`` is the metadata of its array.
-
-    Raises:
-        ValueError: the layout differs.
-    """
+    """Require the layout that ``Store`` expects; ``image`` is the metadata of its array."""
     mpp, slide_mpp = float(attributes["mpp"]), [float(mpp) for mpp in attributes["slide_mpp"]]
     if len(slide_mpp) != 2 or not all(0 < each < np.inf for each in (mpp, *slide_mpp)):
         raise ValueError(f"mpp {mpp} and slide_mpp {slide_mpp} are not valid pixel sizes")
@@ -85,11 +78,7 @@ def list_files(path: Path) -> list[str]:
 
 
 def _require_files(attributes: dict[str, Any], path: Path) -> None:
-    """Require every file that was written, because a missing file would be read as glass.
-
-    Raises:
-        ValueError: a file is missing.
-    """
+    """Require every file that was written, because a missing file would be read as glass."""
     written = set(attributes["files"])
     if lost := sorted(written - set(list_files(path))):
         raise ValueError(f"{len(lost)} of its {len(written)} files are missing, the first is {lost[0]}")
@@ -138,11 +127,7 @@ class Store:
         self.fingerprint = str(attributes["fingerprint"])
 
     def at(self, mpp: float) -> Store:
-        """The same image at a coarser mpp, read from the best level and averaged if that level is finer.
-
-        Raises:
-            StoreError: ``mpp`` is not an integer multiple of the store's mpp.
-        """
+        """The same image at a coarser mpp, read from the best level and averaged if that level is finer."""
         ratio = mpp / self.mpp
         if round(ratio) < 1 or abs(ratio - round(ratio)) > 1e-6:
             raise StoreError(
@@ -165,9 +150,6 @@ class Store:
 
         Returns:
             (h, w, 3) uint8, contiguous; white outside the image and in chunks without tissue.
-
-        Raises:
-            StoreError: a chunk is damaged.
         """
         (x, y), (width, height) = ([int(each) * self._rest for each in pair] for pair in (xy, size))
         pixels = np.full((height, width, 3), BACKGROUND, np.uint8)
@@ -176,6 +158,16 @@ class Store:
         if self._rest == 1:
             return pixels
         return cv2.resize(pixels, tuple(map(int, size)), interpolation=cv2.INTER_AREA)
+
+    def read_continued(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        """Read a box as in ``read``, but beyond the edges of the image its outermost ``PERIOD_PX`` repeat.
+
+        Networks find more nuclei next to white than next to tissue (docs/results/built-in-models.md).
+        """
+        columns, rows = map(continue_axis, xy, size, self.size_px)
+        left, top = int(columns.min()), int(rows.min())
+        pixels = self.read((left, top), (int(columns.max()) + 1 - left, int(rows.max()) + 1 - top))
+        return pixels[np.ix_(rows - top, columns - left)]
 
     def read_planes(self, xy: tuple[int, int], size: tuple[int, int], channels: slice = slice(None)) -> np.ndarray:
         """Read a box as in ``read``, but as planes (n, h, w) uint8 of the n ``channels``, by default all three."""
@@ -214,11 +206,7 @@ class Store:
             raise StoreError(f"{self.path}: {where} is damaged ({error}); run `muse tile` again") from error
 
     def require_lossless(self) -> None:
-        """Reject a store with lossy compression, which is only for pretraining.
-
-        Raises:
-            StoreError: the store has JPEG chunks.
-        """
+        """Reject a store with lossy compression, which is only for pretraining."""
         if self.codec != LOSSLESS:
             raise StoreError(
                 f"{self.path}: has lossy compression ({self.codec}), for pretraining only; write a lossless store "
@@ -230,20 +218,13 @@ class Store:
 
         If another job removes or replaces the store meanwhile, as can happen when a killed workflow is restarted, its
         missing chunks would be read as glass.
-
-        Raises:
-            StoreError: the folder was replaced.
         """
         if _identity(self.path) != self._identity:
             raise StoreError(f"{self.path}: was replaced while it was read; run this step again")
 
     @cached_property
     def tissue(self) -> tuple[np.ndarray, float]:
-        """Mask (h, w) bool of the area where nuclei are kept, and the side of its pixels in work pixels.
-
-        Raises:
-            StoreError: the tissue label is damaged.
-        """
+        """Mask (h, w) bool of the area where nuclei are kept, and the side of its pixels in work pixels."""
         return self._read_tissue(), self._tissue_px
 
     def in_tissue(self, xy: np.ndarray) -> np.ndarray:
@@ -268,6 +249,17 @@ class Store:
     def _tissue_px(self) -> float:
         """Side of a pixel of the tissue label in work pixels."""
         return tissue_pixel_px(float(self.attributes["mpp"])) / self._reduction
+
+
+def continue_axis(start: int, n: int, side: int) -> np.ndarray:
+    """Pixels (n,) of an axis of length ``side`` that are shown from ``start`` on, also beyond the ends of the axis.
+
+    Beyond an end, the ``PERIOD_PX`` next to it repeat. They are not mirrored, because a nucleus that is cut by the edge
+    and its mirror image would appear as one nucleus.
+    """
+    pixel, period = np.arange(start, start + n), min(PERIOD_PX, side)
+    after = side - period + (pixel - side) % period
+    return np.where(pixel < 0, pixel % period, np.where(pixel < side, pixel, after))
 
 
 def _moved(pixels: slice, origin: int) -> slice:

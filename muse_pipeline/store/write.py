@@ -112,15 +112,10 @@ def write_store(
         open_image: function that returns the image of a slide at an mpp.
         codec: one of ``zarr_files.CODECS``.
         facts: facts to add to the store's attributes.
-
-    Raises:
-        MppError: the slide is too coarse for ``mpp``.
-        SlideError: more than ``max_corrupt`` of the tissue cannot be decoded.
-        OutputError: ``path`` is a folder that is not a store, or cannot be written.
     """
     require_own_folder(Path(path), is_store(Path(path)))
     cv2.setNumThreads(1)
-    reader = open_image(slide, info, mpp)
+    reader = open_image(tissue.scanned(slide, info), info, mpp)
     chunks = chunks_with_tissue(tissue, mpp, reader.size_px, MARGIN_UM)
     if within is not None:
         chunks &= chunks_within(*within, chunks.shape)

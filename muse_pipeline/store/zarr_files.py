@@ -121,9 +121,6 @@ class Plane:
 
     Attributes:
         shape: (h, w) of the plane.
-
-    Raises:
-        ValueError: the array was not written by ``write_planes``.
     """
 
     def __init__(self, folder: Path, *index: int):
@@ -137,11 +134,7 @@ class Plane:
             raise ValueError(f"{folder.name} is {kind} of shape {tuple(shape)} in chunks of {chunk}, codecs {names}")
 
     def read(self, top: int = 0, left: int = 0, bottom: int | None = None, right: int | None = None) -> np.ndarray:
-        """Read a box of the plane, (h, w) uint8, by default the whole plane.
-
-        Raises:
-            RuntimeError, ValueError: a file is damaged.
-        """
+        """Read a box of the plane, (h, w) uint8, by default the whole plane."""
         bottom, right = (self.shape[0] if bottom is None else bottom), (self.shape[1] if right is None else right)
         found = np.zeros((bottom - top, right - left), np.uint8)
         side = self._side
@@ -164,11 +157,7 @@ def encode(planes: np.ndarray, codec: str) -> bytes:
 
 
 def decode(content: bytes, side_px: int, codec: str) -> np.ndarray:
-    """Decompress a chunk (3, side, side) uint8.
-
-    Raises:
-        RuntimeError, ValueError: ``content`` is damaged.
-    """
+    """Decompress a chunk (3, side, side) uint8."""
     if codec == LOSSLESS:
         return np.frombuffer(Zstd().decode(content), np.uint8).reshape(3, side_px, side_px)
     # For a picture of a different size, ``reshape`` raises the ValueError of a damaged chunk.
@@ -252,11 +241,7 @@ class ShardFiles:
         self.folder, self.chunk_px, self.chunks_per_shard, self.codec = folder, chunk_px, chunks_per_shard, codec
 
     def read_chunk(self, row: int, column: int) -> np.ndarray | None:
-        """Read a chunk: (3, chunk_px, chunk_px) uint8, or None if it is absent.
-
-        Raises:
-            OSError, RuntimeError, ValueError: the file is damaged.
-        """
+        """Read a chunk: (3, chunk_px, chunk_px) uint8, or None if it is absent."""
         n = self.chunks_per_shard
         shard = _open_shard(self, row // n, column // n)
         if shard is None:

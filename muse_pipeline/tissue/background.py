@@ -89,9 +89,12 @@ def spread(pixels: np.ndarray) -> np.ndarray:
     return highest(pixels) - lowest(pixels)
 
 
-def is_ink(density: np.ndarray) -> np.ndarray:
-    """(h, w) bool: pixels whose (h, w, 3) ``density`` relative to glass (``absorbed``) has the colour of an ink."""
-    return is_green(density) | is_blue(density) | is_red(density) | is_black(density)
+def is_ink(density: np.ndarray, max_red: float = 0.3) -> np.ndarray:
+    """(h, w) bool: pixels whose (h, w, 3) ``density`` relative to glass (``absorbed``) has the colour of an ink.
+
+    For red ink, ``max_red`` limits the density of red relative to that of green, which is at least 0.18 in blood.
+    """
+    return is_green(density) | is_blue(density) | is_red(density, max_red) | is_black(density)
 
 
 def is_green(density: np.ndarray) -> np.ndarray:
@@ -106,10 +109,10 @@ def is_blue(density: np.ndarray) -> np.ndarray:
     return (red > 0.25) & (red > 1.4 * green) & (blue < green)
 
 
-def is_red(density: np.ndarray) -> np.ndarray:
+def is_red(density: np.ndarray, max_red: float = 0.3) -> np.ndarray:
     """True for red ink, which absorbs little red, and green and blue about equally; eosin absorbs less blue."""
     red, green, blue = np.moveaxis(density, -1, 0)
-    return (green > 0.8) & (blue > 0.85 * green) & (red < 0.3 * green)
+    return (green > 0.8) & (blue > 0.85 * green) & (red < max_red * green)
 
 
 def is_black(density: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.core.types import Slide, SlideInfo
 from muse_pipeline.tissue.background import highest, lowest
+from muse_pipeline.tissue.brown import BrownSample
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.overview import choose_overview_level, strips
 from muse_pipeline.tissue.stain import MIN_PIXELS, MacenkoFit, fit_macenko, is_brown, is_stained, optical_density
@@ -54,18 +55,23 @@ class AppearanceSample:
         self._sharpness: list[float] = []
         self._contrast: list[float] = []
         self._pixels = [np.empty((0, 3), np.uint8)]
-        self._n_brown = self._n_blocks = 0
+        self._brown = BrownSample()
 
     def add(self, pixels: np.ndarray, tissue: np.ndarray) -> None:
         """Add a field, (h, w, 3) uint8, of which only the part in ``tissue`` (h, w) bool counts."""
         usable = tissue & usable_pixels(pixels)
         self._pixels.append(pixels[usable])
-        self._count_brown(pixels, usable)
+        self._add_brown(pixels, usable)
         if usable.mean() >= MIN_TISSUE:
             fine, contrast = _detail(pixels, usable, self.mpp)
             self._contrast.append(contrast)
             if contrast > MIN_CONTRAST:
                 self._sharpness.append(fine / contrast)
+
+    @property
+    def is_ihc(self) -> bool:
+        """True if the tissue has the brown of immunohistochemistry."""
+        return self._brown.is_ihc
 
     @property
     def pixels(self) -> np.ndarray:
@@ -83,8 +89,8 @@ class AppearanceSample:
             found["sharpness"] = float(np.log(max(np.median(self._sharpness), 1e-3)))
         if self._contrast:
             found["contrast"] = float(np.log(max(np.median(self._contrast), 1e-3)))
-        if self._n_blocks:
-            found["brown"] = self._n_brown / self._n_blocks
+        if self._brown.area_share is not None:
+            found["brown"] = self._brown.area_share
         found |= _colours(optical_density(self.pixels))
         if fit is not None:
             for name, stain, strong in zip(("haematoxylin", "eosin"), fit.stains, fit.strong, strict=True):
@@ -92,13 +98,14 @@ class AppearanceSample:
         # rounded, so that results do not depend on the order of summation
         return {name: round(float(value), 4) for name, value in sorted(found.items())}
 
-    def _count_brown(self, pixels: np.ndarray, usable: np.ndarray) -> None:
+    def _add_brown(self, pixels: np.ndarray, usable: np.ndarray) -> None:
         size = max(1, pixels.shape[1] // BLOCK_PX), max(1, pixels.shape[0] // BLOCK_PX)
         density = optical_density(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
-        counted = cv2.resize(usable.view(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-        if counted.any():
-            self._n_brown += np.count_nonzero(is_brown(_without_tint(density[counted])))
-        self._n_blocks += np.count_nonzero(counted & (highest(density) > STAINED_DENSITY))
+        density = density[cv2.resize(usable.view(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0]
+        if len(density):
+            untinted, stained = _without_tint(density), highest(density) > STAINED_DENSITY
+            self._brown.add_blocks(untinted[stained], is_brown(untinted[stained]))
+        self._brown.add_spots(pixels, usable, self.mpp)
 
 
 def _without_tint(density: np.ndarray) -> np.ndarray:
@@ -174,6 +181,7 @@ class SlideColour:
         warnings: sentences for the report.
         fingerprint: checksum of the slide; None in older files.
         third_stain: unit vector of a stain besides haematoxylin and DAB; None if not requested or not found.
+        is_ihc: True if the tissue has the brown of immunohistochemistry.
     """
 
     macenko: MacenkoFit | None = None
@@ -184,6 +192,7 @@ class SlideColour:
     warnings: tuple[str, ...] = ()
     fingerprint: str | None = None
     third_stain: tuple[float, ...] | None = None
+    is_ihc: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary."""
@@ -234,14 +243,17 @@ def measure_colour(
     third = find_third_stain(pixels) if third_stain else None
     if third_stain and third is None and not tissue.is_empty:
         warnings.append(NOT_FOUND)
-    return SlideColour(rounded, measures, dark_background, len(pixels), mpp, tuple(warnings), info.fingerprint, third)
+    return SlideColour(
+        *(rounded, measures, dark_background, len(pixels), mpp, tuple(warnings), info.fingerprint, third),
+        is_ihc=sample.is_ihc,
+    )
 
 
 def sample_tissue(slide: Slide, info: SlideInfo, tissue: TissueMask) -> tuple[AppearanceSample, list[str]]:
     """Read up to about 1 MP of tissue at about 0.5 um per pixel in random fields; return the sample and warnings."""
     level, factors = choose_overview_level(info, SAMPLE_UM)
     mpp = np.multiply(info.mpp, info.level_downsamples[level]) * factors
-    fields = choose_fields(tissue, mpp)
+    fields, slide = choose_fields(tissue, mpp), tissue.scanned(slide, info)
     sample, n_failed = AppearanceSample(float(mpp.mean())), 0
     for field in fields:
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -12,9 +11,12 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.core.types import Slide, SlideInfo
+from muse_pipeline.slides.pictures import DIM
 from muse_pipeline.tissue.background import absorbed, estimate_glass, highest, is_ink, median_level, spread
+from muse_pipeline.tissue.components import Components, drop_small
 from muse_pipeline.tissue.mask import RoiAnnotation, RoiArea, TissueMask, dilate
 from muse_pipeline.tissue.overview import Overview, map_strips, read_overview, strips
+from muse_pipeline.tissue.unscanned import ScannedSlide, find_unscanned
 
 DOUBT = "the tissue is doubtful: "  # beginning of a warning
 MOST, MUCH, LITTLE = 0.5, 0.05, 0.1  # fractions of the slide, or of the area darker than glass
@@ -35,18 +37,19 @@ def find_tissue(slide: Slide, info: SlideInfo, roi: BaseGeometry | None = None) 
     """Find the tissue of ``slide`` within ``roi`` (absolute level-0 px), or on the whole slide.
 
     If there is no tissue, the mask is empty and a warning says so.
-
-    Raises:
-        SlideError: nothing of the slide can be decoded.
     """
     cv2.setNumThreads(1)
-    overview = read_overview(slide, info)
-    mask, warnings = find_mask(overview.pixels, overview.mpp, overview.unread)
+    overview, warnings = read_overview(slide, info), []
+    unscanned = None if is_fluorescence(overview.pixels) else find_unscanned(overview.pixels)
+    if unscanned is not None:
+        warnings.append(f"{unscanned.mean():.0%} of the slide is black and was not scanned")
+        overview = read_overview(ScannedSlide(slide, info, unscanned, overview.mpp), info)
+    mask, of_mask = find_mask(overview.pixels, overview.mpp, overview.unread)
     size = np.array(info.size_px) / (overview.mpp / np.array(info.mpp))
     area_mm2 = round(float(_count_on_slide(mask, size) * np.prod(overview.mpp) / 1e6), 6)
     of_slide = {"fingerprint": info.fingerprint, "slide_mpp": tuple(info.mpp)}
-    tissue = TissueMask(mask, overview.mpp, None, area_mm2, **of_slide)
-    found = FoundTissue(tissue, overview, (*overview.warnings, *warnings))
+    tissue = TissueMask(mask, overview.mpp, None, area_mm2, **of_slide, unscanned=unscanned)
+    found = FoundTissue(tissue, overview, (*overview.warnings, *warnings, *of_mask))
     return found if roi is None else limit_tissue(found, info, roi)
 
 
@@ -161,6 +164,7 @@ MIN_STROKE_UM = 40.0  # narrower areas are not pen strokes
 FAINT_EDGE_UM = 80.0  # width of the faint edge of a stroke
 # Density of a channel that every stroke reaches somewhere; tinted glass may have the colour of a pen, but is paler.
 OPAQUE = 0.6
+CERTAIN_RED = 0.15  # every red stroke is somewhere purer red than blood, as in ``background.is_ink``
 
 
 def find_pen(pixels: np.ndarray, glass: np.ndarray, mpp: np.ndarray) -> np.ndarray:
@@ -169,11 +173,12 @@ def find_pen(pixels: np.ndarray, glass: np.ndarray, mpp: np.ndarray) -> np.ndarr
     radius = np.maximum(np.round(MIN_STROKE_UM / 2 / np.asarray(mpp)), 1).astype(int)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, tuple(int(2 * r + 1) for r in radius))
     components = Components(cv2.morphologyEx(ink.astype(np.uint8), cv2.MORPH_OPEN, disc) > 0)
-    opaque = np.zeros(components.n, bool)
+    certain = np.zeros(components.n, bool)
     for strip, number in components:
-        opaque[number[highest(absorbed(pixels[strip], glass)) > OPAQUE]] = True
-    opaque[0] = False
-    return dilate(components.choose(opaque), mpp, FAINT_EDGE_UM)
+        density = absorbed(pixels[strip], glass)
+        certain[number[(highest(density) > OPAQUE) & is_ink(density, CERTAIN_RED)]] = True
+    certain[0] = False
+    return dilate(components.choose(certain), mpp, FAINT_EDGE_UM)
 
 
 FAINT = 0.03  # difference between the channels' densities; clean glass stays below 0.02 at 8 um per pixel
@@ -214,7 +219,7 @@ def is_fluorescence(pixels: np.ndarray) -> bool:
         lit = pixels[strip][highest(pixels[strip]) >= BLACK // 2]
         n_by_sum += np.bincount(lit.sum(-1, dtype=int), minlength=len(n_by_sum))
     n_lit, n = n_by_sum.sum(), pixels.shape[0] * pixels.shape[1]
-    return bool(n_lit < n / 2 and (not n_lit or median_level(n_by_sum) < 3 * 100))
+    return bool(n_lit < n / 2 and (not n_lit or median_level(n_by_sum) < DIM))
 
 
 JOIN_UM = 16.0  # radius of the closing, which joins tissue across cracks and thin walls of fat
@@ -233,21 +238,6 @@ def tidy(mask: np.ndarray, mpp: np.ndarray) -> np.ndarray:
     return np.logical_not(glass, out=glass)
 
 
-def drop_small(mask: np.ndarray, min_pixels: float, connectivity: int = 8, keep_at_border: bool = False) -> np.ndarray:
-    """Drop components of fewer than ``min_pixels``; with ``keep_at_border``, an eighth suffices at the border."""
-    components = Components(mask, connectivity)
-    area, at_border = np.zeros(components.n, int), np.zeros(components.n, bool)
-    for strip, number in components:
-        area += np.bincount(number.ravel(), minlength=components.n)
-        at_border[number[:, [0, -1]]] = True
-        at_border[number[[row - strip.start for row in (0, len(mask) - 1) if strip.start <= row < strip.stop]]] = True
-    large = area >= min_pixels
-    if keep_at_border:
-        large |= at_border & (area >= min_pixels / 8)
-    large[0] = False
-    return components.choose(large)
-
-
 def _close(mask: np.ndarray, radius_px: np.ndarray) -> np.ndarray:
     """Morphological closing as if the picture continued beyond its border."""
     x, y = (int(r) for r in radius_px)
@@ -256,72 +246,3 @@ def _close(mask: np.ndarray, radius_px: np.ndarray) -> np.ndarray:
     pixels = cv2.copyMakeBorder(pixels, y, y, x, x, cv2.BORDER_REPLICATE)
     pixels = map_strips(lambda strip: cv2.morphologyEx(strip, cv2.MORPH_CLOSE, disc), pixels, halo=2 * y)
     return np.ascontiguousarray(pixels[y : y + mask.shape[0], x : x + mask.shape[1]]).view(bool)
-
-
-class Components:
-    """The connected components of the true pixels in a mask (h, w) bool, numbered from 1; 0 marks all false pixels.
-
-    Attributes:
-        n: number of components, 0 included.
-    """
-
-    def __init__(self, mask: np.ndarray, connectivity: int = 8):
-        self._pixels = np.ascontiguousarray(mask).view(np.uint8)
-        self._connectivity = connectivity
-        self.n, self._numbers = self._join_strips()
-
-    def __iter__(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield each strip of rows with the component of each of its pixels, (rows, w) int32."""
-        for strip, numbers in zip(strips(len(self._pixels)), self._numbers, strict=True):
-            yield strip, numbers[self._label(strip)]
-
-    def choose(self, chosen: np.ndarray) -> np.ndarray:
-        """(h, w) bool: True where the number of a pixel's component is among the ``chosen`` (n,) bool."""
-        mask = np.empty(self._pixels.shape, bool)
-        for strip, component in self:
-            mask[strip] = chosen[component]
-        return mask
-
-    def _label(self, strip: slice) -> np.ndarray:
-        """The strip's own labels, the same in every call."""
-        return cv2.connectedComponents(self._pixels[strip], connectivity=self._connectivity)[1]
-
-    def _join_strips(self) -> tuple[int, list[np.ndarray]]:
-        """Number of components, 0 included, and for each strip the component of each of its labels."""
-        n_labels, last_row, touching = [], None, [np.zeros((2, 0), int)]
-        for strip in strips(len(self._pixels)):
-            labels = self._label(strip)
-            before = sum(n_labels)
-            n_labels.append(int(labels.max()))
-            first, last = (np.where(row > 0, row + before, 0) for row in (labels[0], labels[-1]))
-            if last_row is not None:
-                touching.append(self._pairs(last_row, first))
-            last_row = last
-        one, other = np.concatenate(touching, axis=1)
-        number = number_components(1 + sum(n_labels), one, other)
-        starts = np.cumsum([1, *n_labels])
-        return int(number.max()) + 1, [np.append(number[:1], number[a:b]) for a, b in pairwise(starts)]
-
-    def _pairs(self, upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
-        """(2, k): pairs of labels that touch each other in two adjacent rows (w,)."""
-        pairs = [(upper, lower)]
-        if self._connectivity == 8:
-            pairs += [(upper[1:], lower[:-1]), (upper[:-1], lower[1:])]
-        both = np.concatenate([np.stack(pair) for pair in pairs], axis=1)
-        return np.unique(both[:, (both > 0).all(0)], axis=1)
-
-
-def number_components(n: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(n,) int32: the component of each node of a graph, numbered from 0 in the order of the components' first nodes.
-
-    Edges join ``one`` (k,) to ``other`` (k,). Each node points to lower and lower nodes of its component, until all
-    of them point to the lowest. (SciPy has such a function, but loading it takes longer than finding the tissue of a
-    small slide.)
-    """
-    lowest = np.arange(n)
-    while (apart := lowest[one] != lowest[other]).any():
-        ends = np.sort([lowest[one[apart]], lowest[other[apart]]], axis=0)
-        np.minimum.at(lowest, ends[1], ends[0])
-        while (lowest[lowest] != lowest).any():
-            lowest = lowest[lowest]
-    return np.unique(lowest, return_inverse=True)[1].astype(np.int32)

@@ -17,7 +17,8 @@ from shapely.geometry.base import BaseGeometry
 from muse_pipeline.core.errors import StoreError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.text import one_line
-from muse_pipeline.core.types import SlideInfo
+from muse_pipeline.core.types import Slide, SlideInfo
+from muse_pipeline.tissue.unscanned import ScannedSlide
 
 KEEP_UM = 16.0  # nuclei this close to the mask are kept, since its border is not exact
 
@@ -115,6 +116,7 @@ class TissueMask:
         fingerprint: the slide's checksum; None in older files.
         slide_mpp: (x, y) um per level-0 pixel that was used for the slide; None in older files.
         annotations: the areas of the ROI with their measurements.
+        unscanned: (h, w) bool, True where the slide was not scanned and is black; None if all of it was scanned.
     """
 
     mask: np.ndarray
@@ -125,6 +127,7 @@ class TissueMask:
     fingerprint: str | None = None
     slide_mpp: tuple[float, float] | None = None
     annotations: tuple[RoiAnnotation, ...] = ()
+    unscanned: np.ndarray | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -148,7 +151,12 @@ class TissueMask:
         digest = hashlib.sha256(json.dumps([self.mask.shape, self.mask_mpp.tolist()]).encode())
         digest.update(np.packbits(self.mask))
         digest.update(b"" if self.roi is None else shapely.to_wkb(self.roi))
+        digest.update(b"" if self.unscanned is None else np.packbits(self.unscanned))
         return digest.hexdigest()
+
+    def scanned(self, slide: Slide, info: SlideInfo) -> Slide:
+        """The slide, white where it was not scanned."""
+        return slide if self.unscanned is None else ScannedSlide(slide, info, self.unscanned, self.mask_mpp)
 
     def save(self, path: Path | str) -> None:
         """Write ``tissue.npz``."""
@@ -159,17 +167,15 @@ class TissueMask:
                 optional |= {"fingerprint": self.fingerprint, "slide_mpp": self.slide_mpp}
             if self.annotations:
                 optional["annotations"] = json.dumps([each.to_dict() for each in self.annotations])
+            if self.unscanned is not None:
+                optional["unscanned"] = self.unscanned
             np.savez_compressed(
                 file, mask=self.mask, mask_mpp=self.mask_mpp, roi=roi, area_mm2=self.area_mm2, **optional
             )
 
     @classmethod
     def load(cls, path: Path | str, info: SlideInfo | None = None) -> TissueMask:
-        """Read ``tissue.npz`` and, with ``info``, require that it belongs to that slide.
-
-        Raises:
-            StoreError: the file is missing or not a tissue mask, or belongs to a different slide or mpp.
-        """
+        """Read ``tissue.npz`` and, with ``info``, require that it belongs to that slide."""
         try:
             with np.load(path) as arrays:
                 roi = shapely.from_wkb(arrays["roi"].tobytes()) if arrays["roi"].size else None
@@ -178,6 +184,8 @@ class TissueMask:
                 if "annotations" in arrays:
                     parts = json.loads(str(arrays["annotations"]))
                     tissue = replace(tissue, annotations=tuple(map(RoiAnnotation.from_dict, parts)))
+                if "unscanned" in arrays:
+                    tissue = replace(tissue, unscanned=arrays["unscanned"])
                 if "fingerprint" in arrays:
                     of = str(arrays["fingerprint"]), tuple(arrays["slide_mpp"].astype(float).tolist())
                     tissue = replace(tissue, fingerprint=of[0], slide_mpp=of[1])
@@ -200,12 +208,10 @@ class TissueMask:
         return tissue
 
     def require_sound(self) -> None:
-        """Require that a file contained a valid mask.
-
-        Raises:
-            ValueError: the mask is not valid.
-        """
+        """Require that a file contained a valid mask."""
         kinds = self.mask.dtype == bool, self.mask.ndim == 2, self.mask.size > 0, self.mask_mpp.shape == (2,)
+        if self.unscanned is not None:
+            kinds = *kinds, self.unscanned.dtype == bool, self.unscanned.shape == self.mask.shape
         if not all(kinds) or not all(0 < side < np.inf for side in (*self.mask_mpp, self.area_mm2 + 1)):
             raise ValueError("an array has the wrong type, shape or values")
 

@@ -38,9 +38,6 @@ def read_overview(slide: Slide, info: SlideInfo, target_um: float = OVERVIEW_UM)
     """Read the coarsest level that is fine enough for ``target_um``, and average whole blocks of its pixels.
 
     Areas that cannot be decoded there are read from finer levels, which are stored separately and are mostly intact.
-
-    Raises:
-        SlideError: nothing of the slide can be decoded.
     """
     level, factors = choose_overview_level(info, target_um)
     width, height = (-(-size // factor) for size, factor in zip(info.level_sizes_px[level], factors, strict=True))

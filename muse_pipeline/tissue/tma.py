@@ -1,4 +1,4 @@
-"""The cores of a tissue microarray: round discs of tissue of one size on a grid, found in the tissue mask."""
+"""The cores of a tissue microarray: round discs of tissue of one size, on a grid or in a row, found in the mask."""
 
 from __future__ import annotations
 
@@ -38,9 +38,6 @@ def find_cores(mask: np.ndarray, mask_mpp: np.ndarray) -> tuple[list[Core], floa
 
     Returns:
         All positions of the grid, row by row, and the radius of the cores in um.
-
-    Raises:
-        SlideError: the tissue is not a grid of round discs of one size.
     """
     height, width = (max(round(n * mpp / WORK_UM), 1) for n, mpp in zip(mask.shape, mask_mpp[::-1], strict=True))
     tissue = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
@@ -51,7 +48,7 @@ def find_cores(mask: np.ndarray, mask_mpp: np.ndarray) -> tuple[list[Core], floa
     index, origin, steps = _fit_grid(found, cover[row, column], radius)
     used = (index > _NOWHERE).all(1)
     shape = index[used].max(0) + 1 if used.any() else np.zeros(2, int)
-    if used.sum() < LEAST_CORES or shape.min() < 2 or used.sum() < shape.prod() / 3:
+    if used.sum() < LEAST_CORES or used.sum() < shape.prod() / 3:
         raise _no_grid(int(used.sum()))
     centres = {tuple(index): xy for index, xy in zip(index[used].tolist(), found[used].tolist(), strict=True)}
     cores = []
@@ -119,6 +116,9 @@ def _fit_grid(found: np.ndarray, cover: np.ndarray, radius: float) -> tuple[np.n
     """Column and row (N, 2) of each position, ``_NOWHERE`` if off the grid; the grid's origin (2,) and steps (2, 2)."""
     index = np.full(found.shape, _NOWHERE)
     steps = np.array([_step(found, radius, axis) for axis in (0, 1)])
+    is_there = np.isfinite(steps).all(1)
+    if is_there.sum() == 1:
+        steps = _square(steps, int(is_there.argmax()))
     if len(found) < LEAST_CORES or not np.isfinite(steps).all():
         return index, np.zeros(2), steps
     for seed in np.argsort(-cover, kind="stable")[:_SEEDS]:  # a grid that starts from debris stays small
@@ -130,8 +130,16 @@ def _fit_grid(found: np.ndarray, cover: np.ndarray, radius: float) -> tuple[np.n
     index[(index == _NOWHERE).any(1)] = _NOWHERE
     used = np.flatnonzero((index > _NOWHERE).all(1))
     index[used] -= index[used].min(0)
-    model = np.linalg.lstsq(np.column_stack([np.ones(len(used)), index[used]]), found[used], rcond=None)[0]
-    return index, model[0], model[1:]
+    is_long = index[used].max(0, initial=0) > 0  # False for the direction across a single row or column
+    design = np.column_stack([np.ones(len(used)), index[used][:, is_long]])
+    origin, *steps[is_long] = np.linalg.lstsq(design, found[used], rcond=None)[0]
+    return index, origin, steps if is_long.all() else _square(steps, int(is_long.argmax()))
+
+
+def _square(steps: np.ndarray, axis: int) -> np.ndarray:
+    """The steps (2, 2) of a grid of squares with the step of ``axis``."""
+    x, y = steps[axis]
+    return np.array([(x, y), (-y, x)] if axis == 0 else [(y, -x), (x, y)])
 
 
 def _trim(line: np.ndarray, cover: np.ndarray) -> None:

@@ -103,11 +103,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint of this package; only tensors and plain values are unpickled.
-
-    Raises:
-        CheckpointError: the file is missing, damaged, foreign or of a different version.
-    """
+    """Read a checkpoint of this package; only tensors and plain values are unpickled."""
     return parse_checkpoint(read_pickle(path), path)
 
 
@@ -117,9 +113,6 @@ def read_weights(path: Path, trust_pickle: bool = False) -> Checkpoint:
     Args:
         path: the file.
         trust_pickle: True to unpickle all objects, not only tensors and plain values; this can run any code.
-
-    Raises:
-        CheckpointError: the file cannot be read or has other contents.
     """
     state = read_pickle(path, trust_pickle)
     if is_ours(state):
@@ -128,11 +121,7 @@ def read_weights(path: Path, trust_pickle: bool = False) -> Checkpoint:
 
 
 def parse_checkpoint(state: dict[str, Any], path: Path) -> Checkpoint:
-    """Convert a dictionary from ``read_pickle`` to a checkpoint; ``path`` is named in errors.
-
-    Raises:
-        CheckpointError: the checkpoint is foreign, of a different version, or incomplete.
-    """
+    """Convert a dictionary from ``read_pickle`` to a checkpoint; ``path`` is named in errors."""
     if not is_ours(state):
         raise CheckpointError(f"{path}: not a checkpoint of this package; give the checkpoint.pt of a training run")
     if state["format"] != FORMAT:
@@ -155,30 +144,18 @@ def parse_checkpoint(state: dict[str, Any], path: Path) -> Checkpoint:
 
 
 def load_detector_weights(network: NucleusDetector, checkpoint: Checkpoint, path: Path) -> None:
-    """Load backbone and head; ``path`` is named in errors.
-
-    Raises:
-        CheckpointError: names or shapes differ from the network's.
-    """
+    """Load backbone and head; ``path`` is named in errors."""
     load_weights(network.backbone, checkpoint.backbone, path, always_resample=False)
     load_head_weights(network.head, checkpoint, path)
 
 
 def load_backbone_weights(backbone: Backbone, checkpoint: Checkpoint, path: Path) -> None:
-    """Load the backbone; ``path`` is named in errors.
-
-    Raises:
-        CheckpointError: names or shapes differ from the network's.
-    """
+    """Load the backbone; ``path`` is named in errors."""
     load_weights(backbone, checkpoint.backbone, path, checkpoint.meta.get("resample_positions", False))
 
 
 def load_head_weights(head: NucleusHead, checkpoint: Checkpoint, path: Path) -> None:
-    """Load the head; ``path`` is named in errors.
-
-    Raises:
-        CheckpointError: names or shapes differ from the head's.
-    """
+    """Load the head; ``path`` is named in errors."""
     try:
         head.load_state_dict(checkpoint.head)
     except RuntimeError as error:
@@ -217,9 +194,6 @@ def load_resume_point(
         n_batches: batches per step, processes times ``accumulate``; the windows of a step depend only on this product.
         method: the method, on its device.
         optimisers: optimisers by turn.
-
-    Raises:
-        CheckpointError: the file is damaged, or its run has other settings or a different number of batches per step.
     """
     if not path.is_file():
         return 0
@@ -274,9 +248,6 @@ def import_checkpoint(path: Path, output: Path, name: str | None = None, trust_p
 
     Returns:
         The backbone's name.
-
-    Raises:
-        CheckpointError: the file cannot be read, is imported already, or matches no or several registered backbones.
     """
     state = read_pickle(path, trust_pickle)
     if is_ours(state):
@@ -301,9 +272,6 @@ def recognise_backbone(weights: dict[str, Tensor], path: Path) -> str:
 
     Networks of one architecture differ in the window that they were trained with (224 or 512 px). They are
     distinguished by the end of the file's name (``vit_s_16-224.pth``), or else by the grid of the positional table.
-
-    Raises:
-        CheckpointError: no network matches exactly, or several do.
     """
     names = matching_backbones(weights)
     if not names:
@@ -336,9 +304,6 @@ def load_backbone(backbone: Backbone, path: Path, trust_pickle: bool = False) ->
 
     Returns:
         The contents of the file.
-
-    Raises:
-        CheckpointError: the file cannot be read or has other contents.
     """
     checkpoint = read_weights(path, trust_pickle)
     load_backbone_weights(backbone, checkpoint, path)
@@ -361,11 +326,7 @@ class Seen:
 
 
 def seen_before(paths: Sequence[Path], trust_pickle: bool = False) -> Seen:
-    """Training data that is listed in any of the checkpoints.
-
-    Raises:
-        CheckpointError: a checkpoint cannot be read.
-    """
+    """Training data that is listed in any of the checkpoints."""
     checkpoints = [read_weights(path, trust_pickle) for path in paths]
     names = [field.name for field in fields(Seen)]
     return Seen(**{name: frozenset().union(*(getattr(each, name) for each in checkpoints)) for name in names})

@@ -33,9 +33,6 @@ def open_fabric(accelerator: str, devices: int, precision: str, nodes: int = 1) 
         devices: number of GPUs, or of processes on a CPU, of each node.
         precision: name of the precision in Lightning Fabric.
         nodes: number of machines.
-
-    Raises:
-        ProviderError: the devices are not available, or a different number of processes was started.
     """
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments import LightningEnvironment
@@ -88,11 +85,7 @@ def is_first_process() -> bool:
 
 
 def wait_for_processes() -> None:
-    """Return once every process of the run has called this function.
-
-    Raises:
-        ProviderError: another process has failed, and has printed the reason.
-    """
+    """Return once every process of the run has called this function."""
     if n_processes() > 1:
         try:
             distributed.barrier()

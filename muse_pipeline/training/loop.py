@@ -36,11 +36,7 @@ class MetricsLog:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
     def read(self) -> list[Row]:
-        """Read every complete row; an incomplete last line, left by a kill, is omitted.
-
-        Raises:
-            CheckpointError: a line other than the last is not a row.
-        """
+        """Read every complete row; an incomplete last line, left by a kill, is omitted."""
         if not self.path.is_file():
             return []
         lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -145,11 +141,7 @@ class Alarm(Monitor):
         self._outside: dict[str, int] = {}
 
     def on_log(self, done: int, losses: dict[str, float]) -> None:
-        """Check the values after the grace period.
-
-        Raises:
-            CollapsedError: a value was outside its limits at ``IN_A_ROW`` logged steps in a row.
-        """
+        """Check the values after the grace period."""
         if done >= self._begin:
             self.check(done, losses)
 
@@ -221,10 +213,6 @@ def train(
         seed: seed of every random number that the method draws.
         monitors: monitors of the run.
         progress: callback, as in ``run.Options``.
-
-    Raises:
-        CheckpointError: the resume point is damaged or belongs to a different run.
-        DivergedError: a loss, a gradient or a weight is not finite; nothing is saved then.
     """
     method.to(fabric.device)
     n_batches = fabric.world_size * schedule.accumulate

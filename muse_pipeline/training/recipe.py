@@ -47,11 +47,7 @@ class Recipe(ABC):
         return values
 
     def describe(self, config: Any) -> dict[str, Any]:
-        """Describe a future run to the workflow: ``name``, ``mpp``, ``classes`` and ``inputs`` (files).
-
-        Raises:
-            ConfigError: the workflow cannot run models of this method.
-        """
+        """Describe a future run to the workflow: ``name``, ``mpp``, ``classes`` and ``inputs`` (files)."""
         raise ConfigError(
             f"{config.name}: the workflow cannot train models with method '{config.method}'; run `muse train`"
         )
@@ -84,11 +80,7 @@ PLACEHOLDERS = ("what you trained on", "...")  # in the recipes of config/train
 
 
 def require_training_data(text: str) -> None:
-    """Reject a description of the training data that is still the placeholder of a recipe.
-
-    Raises:
-        ConfigError: the text is a placeholder.
-    """
+    """Reject a description of the training data that is still the placeholder of a recipe."""
     if any(part in text for part in PLACEHOLDERS):
         raise ConfigError(
             f"training_data: '{text}' is the placeholder of the recipe; name the slides or pictures and their licence, "
@@ -115,9 +107,6 @@ def load_run(
         changes: ``key=value`` changes of settings, as in ``core.config.read_settings``.
         default: method that is assumed if the file names none.
         only: the only accepted dataclass of settings; any if None.
-
-    Raises:
-        ConfigError: the file cannot be read, names no method or one that is not accepted, or has a wrong setting.
     """
     values, folder = read_settings(path, changes), Path(path).parent.resolve()
     name = values.get("method", default) if isinstance(values, dict) else default
@@ -147,13 +136,6 @@ def train_run(recipe: Recipe, config: Any, folder: Path, options: Options, until
 
     Returns:
         The run's ``checkpoint.pt``, or the result of stage ``until``.
-
-    Raises:
-        CheckpointError: a stage's folder was made from different inputs.
-        ConfigError: there is no stage ``until``.
-        OutputError: another process is training in the folder, or a stage's folder contains files that no run wrote.
-        ProviderError: the devices are not available, or a different number of processes was started.
-        MuseError: the config or its data cannot be used.
     """
     stages = recipe.stages(config, Path(folder))
     names = [stage.name for stage in stages]

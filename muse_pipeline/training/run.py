@@ -23,8 +23,7 @@ from muse_pipeline.core.files import complete_file, read_json, sha256_of, write_
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.core.text import some_of
 from muse_pipeline.inference.model import find_model, list_checkpoints
-from muse_pipeline.labels.datasets import dataset_files
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.dataset_source import DatasetSource
 from muse_pipeline.slides.signature import fingerprint_file
 from muse_pipeline.training.checkpoint import load_checkpoint, steps_done
 
@@ -98,10 +97,6 @@ class RunFolder:
 
         Returns:
             A message for the user; "" if there is nothing to report.
-
-        Raises:
-            CheckpointError: the folder contains a run with a different configuration.
-            OutputError: the folder contains files that no run wrote.
         """
         self.require_own()
         try:
@@ -131,11 +126,7 @@ class RunFolder:
             partial.write_text(text, encoding="utf-8")
 
     def require_own(self) -> None:
-        """Reject a folder with files that no run wrote.
-
-        Raises:
-            OutputError: the folder contains such files.
-        """
+        """Reject a folder with files that no run wrote."""
         others = [path.name for path in (self.config, self.pictures, self.checkpoint) if path.exists()]
         if others and not self.provenance.is_file():
             raise OutputError(
@@ -221,11 +212,7 @@ class Inputs:
         return [*([self.checkpoint] if self.checkpoint is not None else []), *self.teachers]
 
     def require_checkpoints(self) -> None:
-        """Require that all ``checkpoints`` exist, before anything is computed.
-
-        Raises:
-            CheckpointError: a file is missing.
-        """
+        """Require that all ``checkpoints`` exist, before anything is computed."""
         for path in self.checkpoints:
             if not path.is_file():
                 built_in = ", ".join(list_checkpoints())
@@ -277,7 +264,7 @@ def find_revision(folder: Path) -> str | None:
 def _checksums(number: int, source: Any) -> Iterator[tuple[str, str]]:
     """Yield (name, checksum) of every file of a source: a fingerprint for large files, SHA-256 for others."""
     for setting, file in source_files(source):
-        large = setting in {"images", "slides", "proposals"} or is_dataset(source)
+        large = setting in {"images", "slides", "proposals"} or isinstance(source, DatasetSource)
         checksum = fingerprint_file(file) if large else sha256_of(file)
         folder = getattr(source, setting)
         name = file.relative_to(folder).as_posix() if folder.is_dir() else file.name
@@ -291,8 +278,8 @@ def source_files(source: Any) -> Iterator[tuple[str, Path]]:
     """
     for setting in (one.name for one in dataclasses.fields(source)):
         path = getattr(source, setting)
-        if setting == "labels" and is_dataset(source):
-            yield from ((setting, file) for file in dataset_files(source))
+        if setting == "labels" and isinstance(source, DatasetSource):
+            yield from ((setting, file) for file in source.files())
         elif setting == "detector":
             yield from [(setting, find_model(str(path)))] * (getattr(source, "format", "") == "areas")
         elif isinstance(path, Path):
@@ -300,8 +287,3 @@ def source_files(source: Any) -> Iterator[tuple[str, Path]]:
             unused = getattr(source, "exclude", ()) if setting == "images" else ()
             files = (file for file in inside if file.is_file())
             yield from ((setting, file) for file in files if not any(word in file.name for word in unused))
-
-
-def is_dataset(source: Any) -> bool:
-    """True if a source has labels in the layout of an open dataset."""
-    return isinstance(source, LabelSource) and source.is_dataset

@@ -81,11 +81,7 @@ class TrainingStage(Stage, Generic[C, D]):
         return self.run_folder.checkpoint
 
     def check(self) -> None:
-        """Reject unusable settings, before any file is read.
-
-        Raises:
-            ConfigError: a setting is wrong.
-        """
+        """Reject unusable settings, before any file is read."""
 
     @abstractmethod
     def inputs(self) -> Inputs:
@@ -93,11 +89,7 @@ class TrainingStage(Stage, Generic[C, D]):
 
     @abstractmethod
     def read(self, log: Log) -> D:
-        """Read and check the data.
-
-        Raises:
-            MuseError: something in the config or the data is wrong; nothing has been computed yet.
-        """
+        """Read and check the data."""
 
     @abstractmethod
     def build(self, data: D) -> Method:
@@ -126,14 +118,7 @@ class TrainingStage(Stage, Generic[C, D]):
         """Print the result; called by the first process once the checkpoint is written."""
 
     def run(self, options: Options) -> Path:
-        """Train, or continue to train, and return the path of the checkpoint.
-
-        Raises:
-            CheckpointError: the folder contains a run with a different config.
-            DivergedError: a loss, a gradient or a weight is not finite.
-            ProviderError: the devices are not available.
-            MuseError: ``check`` or ``read`` found a mistake in the settings or the data.
-        """
+        """Train, or continue to train, and return the path of the checkpoint."""
         config, run = self.config, self.run_folder
         self.check()
         inputs = self.inputs()
@@ -200,12 +185,7 @@ class PreparedStage(Stage):
         """Write the stage into an empty folder."""
 
     def run(self, options: Options) -> Path:
-        """Write the files in the first process, unless they exist, and return the result.
-
-        Raises:
-            CheckpointError: the folder was made from different inputs.
-            OutputError: the folder contains files that no stage wrote.
-        """
+        """Write the files in the first process, unless they exist, and return the result."""
         made_from = self.made_from()
         has_files = is_made(self.folder, made_from, options.start_over)
         wait_for_processes()  # so that all processes have looked before the folder is replaced
@@ -226,10 +206,6 @@ def is_made(folder: Path, made_from: dict[str, Any], start_over: bool) -> bool:
         folder: folder of a prepared stage.
         made_from: value of ``PreparedStage.made_from``.
         start_over: True to return False, instead of raising an error, if the folder was made from different inputs.
-
-    Raises:
-        CheckpointError: the folder was made from different inputs.
-        OutputError: the folder contains files that no stage wrote.
     """
     if not folder.is_dir():
         return False

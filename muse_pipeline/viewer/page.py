@@ -146,9 +146,6 @@ def write_viewer(folder: Path, threads: int = 1) -> Path:
 
     Returns:
         The path of ``index.html``.
-
-    Raises:
-        NucleiError, StoreError: the nuclei or the store cannot be read.
     """
     files = SlideFiles(folder)
     viewer, nuclei = files.viewer.parent, files.nuclei

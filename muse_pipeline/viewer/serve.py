@@ -38,11 +38,7 @@ class ResultsHandler(SimpleHTTPRequestHandler):
 
 
 def start_server(folder: Path, port: int = 0) -> ThreadingHTTPServer:
-    """Create a server of ``folder`` on 127.0.0.1; port 0 means any free port. ``serve_forever`` runs the server.
-
-    Raises:
-        OutputError: the port cannot be used.
-    """
+    """Create a server of ``folder`` on 127.0.0.1; port 0 means any free port. ``serve_forever`` runs the server."""
     try:
         return ThreadingHTTPServer((ADDRESS, port), partial(ResultsHandler, directory=str(folder)))
     except (OSError, OverflowError) as error:
@@ -50,11 +46,7 @@ def start_server(folder: Path, port: int = 0) -> ThreadingHTTPServer:
 
 
 def find_pages(results: Path) -> list[str]:
-    """The report and viewers of a folder, relative to it; for the folder of a slide its viewer, updated if needed.
-
-    Raises:
-        NucleiError: there are no pages.
-    """
+    """The report and viewers of a folder, relative to it; for the folder of a slide its viewer, updated if needed."""
     if SlideFiles(results).nuclei.is_file():
         return [write_viewer(results).relative_to(results).as_posix()]
     report = CohortFiles(results).report

@@ -85,7 +85,9 @@ def test_folders_and_sheets_are_run_with_a_line_a_slide(muse, mixed):
     assert second.startswith("b: inspect: ") and "is not a slide" in second
     assert summary.startswith("3 slides: 2 ok, 1 failed; see ")
     doubled = ["1 slide with the same content as another slide; all are in the totals:", "  C: same as a"]
+    *failures, of_organ = failures
     assert failures == ["1 slide failed:", f"  {second}", *doubled]
+    assert of_organ.startswith("2 slides: classes not validated for an unknown organ; compact is validated in breast, ")
     assert (mixed / "results/C/shards/2-of-2.parquet").is_file()
     with (mixed / "results/cohort.tsv").open(encoding="utf-8", newline="") as file:
         rows = {row["slide_id"]: row for row in csv.DictReader(file, dialect="excel-tab")}
@@ -332,14 +334,16 @@ def test_files_of_the_cohort_go_with_the_nuclei_that_they_were_made_from(tmp_pat
 
 def test_a_mode_that_the_model_does_not_go_with_is_rejected(muse, tmp_path):
     write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
-    run = "run", tmp_path / "glass.tif", "-o", tmp_path / "results", "--mode", "label-free", "--model"
-    status, _, printed = muse(*run, "compact")
-    assert (status, printed.count("\n"), (tmp_path / "results").exists()) == (2, 1, False)
-    assert (
-        "--mode label-free is for models of one class, but --model compact has Lymphocyte, Epithelial, Stroma"
-        in printed
-    )
-    assert muse(*run, "label_free")[0] == 0
+    run = "run", tmp_path / "glass.tif", "-o", tmp_path / "results"
+    for mode, model, problem in (
+        ("label-free", "compact", "is for models of one class, but model 'compact' has Lymphocyte, Epithelial, Stroma"),
+        ("supervised", "label_free", "is for models trained with labels, but model 'label_free' was trained without"),
+    ):
+        status, _, printed = muse(*run, "--mode", mode, "--model", model)
+        assert (status, printed.count("\n"), (tmp_path / "results").exists()) == (2, 1, False)
+        assert f"mode {mode} " in printed and problem in printed and "leave one of the two settings out" in printed
+    for words in (("--mode", "label-free"), ()):
+        assert muse(*run, *words, "--model", "label_free")[0] == 0
 
 
 def test_all_cores_are_used_unless_it_is_given(muse, tmp_path, monkeypatch):

@@ -39,6 +39,8 @@ def test_an_output_that_is_a_pattern_is_rejected():
         ({"mpp": 2, "classes": ["a", "b"], "kind": "regions"}, "supervised", "'m' maps regions, not nuclei"),
         ({"mpp": 0.5, "classes": ["a", "b"]}, "supervised", None),
         ({"mpp": 0.5, "classes": ["a"]}, "label-free", None),
+        ({"mpp": 0.5, "classes": ["a"], "name": "label_free"}, "supervised", "model 'label_free' was trained without"),
+        ({"mpp": 0.5, "classes": ["a"], "name": "label_free"}, None, None),
     ],
 )
 def test_the_model_must_fit(model, mode, sentence):

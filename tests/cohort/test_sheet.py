@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from muse_pipeline.cohort.collect import add_to_sheet, collect_slides, find_rows, name_slides, write_sheet
-from muse_pipeline.cohort.sheet import SheetRow, id_problem, read_sheet
+from muse_pipeline.cohort.sheet import SheetRow, id_problem, read_cells, read_sheet
 from muse_pipeline.core.errors import ConfigError, LeftOutWarning, SheetError
 
 
@@ -46,6 +47,19 @@ def test_an_organ_stands_in_the_resolved_sheet_where_it_is_filled(folder):
     path = write(folder / "slides.tsv", "slide_id\tpath\torgan\nA\ta.svs\tBreast, left\nB\tb.svs\t\n")
     first, second = read_sheet(path)
     assert first.to_dict()["organ"] == "Breast, left" and "organ" not in second.to_dict()
+
+
+def test_a_stain_is_read_in_any_of_its_forms(folder):
+    words = {"HE": "H&E", "h & e": "H&E", "Ki-67": "IHC", "ihc": "IHC", "Unknown": "unknown", "": None, "?": None}
+    for word, stain in words.items():
+        with warnings.catch_warnings(action="ignore"):
+            (row,) = read_sheet(write(folder / "slides.tsv", f"slide_id\tpath\tstain\nA\ta.svs\t{word}\n"))
+        assert row.stain == stain and ("stain" in row.to_dict()) == (stain is not None)
+    given = row.complete("kidney", "IHC")
+    assert (given.organ, given.stain) == ("kidney", "IHC")
+    assert given.complete("breast", "H&E") == given  # a row that states them keeps them
+    (problem,) = problems(write(folder / "slides.tsv", "slide_id\tpath\tstain\nA\ta.svs\tPAS\n"))
+    assert "stain 'PAS' is none of H&E, IHC, unknown" in problem
 
 
 def test_a_partner_and_where_its_registration_starts(folder):
@@ -117,13 +131,61 @@ def test_columns_of_ones_own_are_kept(folder):
     assert SheetRow.from_dict(json.loads(json.dumps(row.to_dict()))) == row
 
 
-def test_a_column_that_may_be_misspelt_is_named(folder, muse):
-    path = write(folder / "slides.tsv", "slide_id\tpath\tpatiant\tgrade\tLabel\nA\ta.svs\tP1\tII\t1\n")
+MISSPELT = {
+    **{"mmp": "mpp", "mpp_x": "mpp", "um_per_pixl": "mpp", "orgen": "organ", "Orgn": "organ", "patiant": "patient"},
+    **{"labels": "label", "rio": "roi", "shrads": "shards", "spilt": "split"},
+}
+
+
+@pytest.mark.parametrize(("name", "meant"), MISSPELT.items())
+def test_a_column_that_is_misspelt_is_an_error(folder, muse, name, meant):
+    path = write(folder / "slides.tsv", f"slide_id\tpath\tgrade\t{name}\nA\ta.svs\tII\t1\n")
     status, _, printed = muse("sheet", "--check", path)
-    kept = f"muse sheet: {path}: column '{{}}' is kept as one of your own; did you mean '{{}}'?\n"
-    assert (status, printed) == (0, kept.format("patiant", "patient") + kept.format("Label", "label"))
-    with pytest.warns(LeftOutWarning, match="patiant|Label"):
-        assert read_sheet(path)[0].own == {"patiant": "P1", "grade": "II", "Label": "1"}
+    assert status == 2
+    assert printed == (
+        f"muse sheet: {path}: row 1: column '{name}': did you mean '{meant}'? A column of your own needs another name\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["origin", "site", "stage", "row", "map", "batch", "region", "core", "case", "part"])
+def test_columns_of_ones_own_are_not_taken_for_misspelt_ones(folder, name):
+    path = write(folder / "slides.tsv", f"slide_id\tpath\t{name}\nA\ta.svs\tII\n")
+    assert read_sheet(path) == [SheetRow("A", str(folder / "a.svs"), own={name: "II"})]
+
+
+MPP = ["MPP", "Mpp", "um_per_px", "um/px", "\N{MICRO SIGN}m/px", "UM_per_pixel", "Microns_per_pixel", "mpp_um"]
+MPP += [
+    "pixel_size",
+    "Pixel Size",
+    "pixelSize_um",
+    "pixel_width",
+    "micrometres_per_pixel",
+    "PixelSize (\N{MICRO SIGN}m)",
+]
+
+
+@pytest.mark.parametrize("name", MPP)
+@pytest.mark.parametrize("separator", ["\t", ";"])
+def test_mpp_has_synonyms_in_any_case(folder, name, separator):
+    mpp = "0,25" if separator == ";" else "0.25"
+    path = write(folder / "slides.csv", f"slide_id;path;{name}\nA;a.svs;{mpp}\n".replace(";", separator))
+    assert read_sheet(path) == [SheetRow("A", str(folder / "a.svs"), 0.25)]
+    add_to_sheet(path, [SheetRow("B", str(folder / "b.svs"), 0.5)])
+    assert [row.mpp for row in read_sheet(path)] == [0.25, 0.5]
+
+
+def test_columns_have_names_in_any_case(folder, muse):
+    header = "Slide ID\tPATH\tPatient\tLabel\tOrgan\tROI\tgrade"
+    path = write(folder / "slides.tsv", f"{header}\nA\ta.svs\tP1\tx\tcolon\troi.geojson\tII\n")
+    (row,) = read_sheet(path)
+    assert (row.slide_id, row.patient, row.label, row.organ, row.own) == ("A", "P1", "x", "colon", {"grade": "II"})
+    assert row.roi == str(folder / "roi.geojson")
+    assert read_cells(path, "Label")["A"]["Label"] == "x" and read_cells(path, "label")["A"]["label"] == "x"
+
+
+def test_two_names_of_one_column_are_an_error(folder):
+    path = write(folder / "slides.tsv", "slide_id\tpath\tmpp\tPixel_size\nA\ta.svs\t0.25\t0.5\n")
+    assert problems(path) == ["row 1: the columns mpp and Pixel_size mean 'mpp'; keep one of them"]
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
@@ -293,13 +355,20 @@ def test_slides_folders_and_sheets_together_in_their_order(tmp_path):
     assert {row.mpp for row in rows} == {0.25}
 
 
-def test_a_slide_that_is_named_twice_is_one_and_two_of_one_name_are_rejected(tmp_path):
-    for name in ("one/c.svs", "two/C.svs"):
-        (tmp_path / name).parent.mkdir()
+def test_a_slide_that_is_named_twice_is_one_and_slides_of_one_name_are_named_after_their_folders(tmp_path):
+    for name in ("one/c.svs", "two/C.svs", "two/deep/c.svs", "two/d.svs"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     assert len(find_rows([tmp_path / "one", tmp_path / "one/c.svs"])) == 1
+    rows = find_rows([tmp_path / "one", tmp_path / "two"])
+    assert [row.slide_id for row in rows] == ["one_c", "two_C", "d", "deep_c"]
+    rows = find_rows([tmp_path / "one/c.svs", tmp_path / "two", "https://host/d.svs", tmp_path / "one"])
+    assert [row.slide_id for row in rows] == ["one_c", "two_C", "two_d", "deep_c", "host_d"]
+    rows = find_rows([tmp_path / "two/C.svs", "https://host/a/c.svs", "https://host/b/c.svs"])
+    assert [row.slide_id for row in rows] == ["C", "host_a_c", "host_b_c"]
+    sheet = write(tmp_path / "slides.tsv", "slide_id\tpath\nC\tone/c.svs\n")
     with pytest.raises(SheetError, match=r"slide_id 'C' belongs to .*one/c.svs and .*two/C.svs"):
-        find_rows([tmp_path / "one", tmp_path / "two"])
+        find_rows([sheet, tmp_path / "two"])
 
 
 def test_what_a_sheet_has_columns_for_is_not_given_beside_it(folder):
@@ -336,7 +405,8 @@ def test_there_and_back(folder):
         rows = collect_slides(folder, mpp=0.5)
         write_sheet(folder / name, rows)
         assert read_sheet(folder / name) == rows
-    assert (folder / "sheet.tsv").read_text() == "slide_id\tpath\tmpp\na\ta.svs\t0.5\nb\tb.svs\t0.5\n"
+    text = "slide_id\tpath\tmpp\torgan\tstain\na\ta.svs\t0.5\t\t\nb\tb.svs\t0.5\t\t\n"
+    assert (folder / "sheet.tsv").read_text() == text
     (folder / "elsewhere").mkdir()
     write_sheet(folder / "elsewhere" / "sheet.tsv", rows)
     assert read_sheet(folder / "elsewhere" / "sheet.tsv") == rows
@@ -369,7 +439,7 @@ def test_a_sheet_with_rows_is_never_overwritten(tmp_path, muse, pyramid_path):
     before = sheet.read_bytes()
     status, _, complaint = muse("sheet", pyramid_path.parent, "--output", sheet)
     assert status == 2
-    assert "exists already; give --add" in complaint
+    assert "--add` adds the slides that it lacks" in complaint
     assert sheet.read_bytes() == before
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from muse_pipeline.data.windows import continue_mirrored
-from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 
 MPP = 0.5

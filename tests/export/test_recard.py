@@ -121,8 +121,13 @@ def test_tempering_survives_probabilities_of_nought():
 
 def test_organs_and_sizes_of_classes_stand_in_the_cards_of_built_in_models_and_of_models_made_from_them(muse, tmp_path):
     built_in = read_card(find_model("compact-fp32"))
-    assert built_in.organs == ("breast",) and built_in.nuclei.keys() == {"Lymphocyte", "Epithelial"}
-    assert "Validated in        breast" in muse("card", "compact")[1]
-    assert muse("card", "compact-fp32", "--organ", "kidney", "--organ", "bladder", "-o", tmp_path / "a.onnx")[0] == 0
+    breast = {"Lymphocyte": ("breast",), "Epithelial": ("breast", "colon"), "Stroma": ("breast",)}
+    assert built_in.organs == breast and built_in.nuclei.keys() == {"Lymphocyte", "Epithelial"}
+    assert "Validated in        Epithelial: breast, colon\n" in muse("card", "compact")[1]
+    organs = "--organ", "kidney", "--organ", "Stroma=bladder"
+    assert muse("card", "compact-fp32", *organs, "-o", tmp_path / "a.onnx")[0] == 0
     card = read_card(tmp_path / "a.onnx")
-    assert (card.organs, card.nuclei) == (("kidney", "bladder"), built_in.nuclei)
+    own = {"Lymphocyte": ("kidney",), "Epithelial": ("kidney",), "Stroma": ("kidney", "bladder")}
+    assert (card.organs, card.nuclei) == (own, built_in.nuclei)
+    status, _, errors = muse("card", "compact-fp32", "--organ", "Tumour=kidney", "-o", tmp_path / "b.onnx")
+    assert status == 2 and "the model has no class 'Tumour', but Lymphocyte, Epithelial, Stroma" in errors

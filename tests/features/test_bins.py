@@ -13,6 +13,7 @@ from scipy import sparse
 import muse_pipeline
 
 GENES = ["CD3D", "EPCAM", "VIM"]
+ALIGNMENT = "he_imagealignment.csv"
 OFFSET_UM = np.array([300.0, -40.0])  # from the slide's um to those of Xenium's picture
 
 
@@ -35,23 +36,25 @@ def draw_spots(slide, step_um=2.0):
     return xy_um, (label[:, None] == np.arange(3)) * np.array([3, 2, 1])
 
 
-def write_visium_hd(folder, slide, barcodes=None, depth=1, moved_um=0.0):
-    """Write ``binned_outputs`` with bins of 2 um, and an empty folder for bins of 8 um."""
-    xy_um, counts = draw_spots(slide)
+def write_visium_hd(folder, slide, *, barcodes=None, depth=1, moved_um=0.0, bin_um=2, names=GENES, types=None):
+    """Write ``binned_outputs`` with bins of ``bin_um``, and an empty folder for bins of 16 um."""
+    xy_um, counts = draw_spots(slide, bin_um)
     xy_um, counts = xy_um + np.array([moved_um, 0]), counts * depth
-    bins = folder / "square_002um"
+    bins = folder / f"square_{bin_um:03d}um"
     (bins / "spatial").mkdir(parents=True)
-    (folder / "square_008um").mkdir()
-    names = np.array([f"s_002um_{i:05d}-1" for i in range(len(xy_um))])
+    (folder / "square_016um").mkdir()
+    spots = np.array([f"s_{bin_um:03d}um_{i:05d}-1" for i in range(len(xy_um))])
     matrix = sparse.csc_matrix(counts.T)
     with h5py.File(bins / "filtered_feature_bc_matrix.h5", "w") as file:
         group = file.create_group("matrix")
         for name in ("data", "indices", "indptr"):
             group[name] = getattr(matrix, name)
-        group["shape"], group["barcodes"] = matrix.shape, names.astype("S")
-        group["features/name"], group["features/id"] = np.array(GENES, "S"), np.array(["E1", "E2", "E3"], "S")
+        group["shape"], group["barcodes"] = matrix.shape, spots.astype("S")
+        group["features/name"], group["features/id"] = np.array(names, "S"), np.array(["E1", "E2", "E3"], "S")
+        if types:
+            group["features/feature_type"] = np.array(types, "S")
     x, y = (xy_um / slide[2]).T
-    table = {"barcode": names if barcodes is None else barcodes, "pxl_row_in_fullres": y, "pxl_col_in_fullres": x}
+    table = {"barcode": spots if barcodes is None else barcodes, "pxl_row_in_fullres": y, "pxl_col_in_fullres": x}
     pd.DataFrame(table).sample(frac=1, random_state=0).to_parquet(bins / "spatial/tissue_positions.parquet")
     (bins / "spatial/scalefactors_json.json").write_text(json.dumps({"microns_per_pixel": slide[2]}))
     return folder
@@ -70,8 +73,8 @@ def write_xenium(folder, slide):
     pd.concat([table, poor, control]).to_parquet(folder / "transcripts.parquet")
     scale, shift = slide[2] / 0.2125, OFFSET_UM / 0.2125
     rows = [[scale, 0, shift[0]], [0, scale, shift[1]], [0, 0, 1]]
-    (folder / "he_imagealignment.csv").write_text("\n".join(",".join(map(str, row)) for row in rows))
-    return folder / "transcripts.parquet", folder / "he_imagealignment.csv"
+    (folder / ALIGNMENT).write_text("\n".join(",".join(map(str, row)) for row in rows))
+    return folder / "transcripts.parquet", folder / ALIGNMENT
 
 
 def read_bins(path):
@@ -90,6 +93,12 @@ def expected_counts(slide):
     return inside @ counts
 
 
+def are_alone(slide):
+    """(N,) bool: True for nuclei whose outlines meet no other."""
+    outlines = slide[1].geometry.to_numpy()
+    return shapely.intersects(outlines[:, None], outlines[None]).sum(1) == 1
+
+
 @pytest.mark.parametrize("assay", ["visium", "xenium"])
 def test_counts_of_each_nucleus_are_those_of_the_positions_in_it(slide, tmp_path, muse, assay):
     output = tmp_path / "bins.h5ad"
@@ -102,8 +111,7 @@ def test_counts_of_each_nucleus_are_those_of_the_positions_in_it(slide, tmp_path
     assert (status, printed) == (0, "")
     counts, genes = read_bins(output)
     assert genes == GENES
-    outlines = slide[1].geometry.to_numpy()
-    alone = shapely.intersects(outlines[:, None], outlines[None]).sum(1) == 1
+    alone = are_alone(slide)
     assert alone.sum() > 20
     np.testing.assert_array_equal(counts[alone], expected_counts(slide)[alone])
     assert "100.0% of the counts" in shown
@@ -119,12 +127,130 @@ def test_what_lies_beside_a_nucleus_counts_for_the_nearest(slide, tmp_path, muse
     assert shares[1] > 1.5 * shares[0]
 
 
-@pytest.mark.parametrize(("moved_um", "warned"), [(0.0, False), (3.0, False), (20.0, True)])
-def test_bins_that_lie_beside_their_nuclei_are_warned_of(slide, tmp_path, muse, moved_um, warned):
-    folder = write_visium_hd(tmp_path / "binned_outputs", slide, depth=100, moved_um=moved_um)
-    status, _, printed = muse("bins", slide[0], "--visium-hd", folder, "-o", tmp_path / "bins.h5ad")
-    assert (status, printed.count("\n")) == (0, int(warned))
-    assert printed.startswith(f"muse bins: {folder}") == warned
+def exchange_axes(bins):
+    """Exchange x and y in the positions of bins."""
+    table = pd.read_parquet(bins / "spatial/tissue_positions.parquet")
+    x, y = "pxl_col_in_fullres", "pxl_row_in_fullres"
+    table.rename(columns={x: y, y: x}).to_parquet(bins / "spatial/tissue_positions.parquet")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("none", ""),
+        ("3 um", ""),
+        ("20 um", "times the counts of positions displaced by 20 um"),
+        ("axes", "times the counts with x and y exchanged"),
+    ],
+)
+def test_a_wrong_alignment_replaces_no_file(slide, tmp_path, muse, wrong, message):
+    moved_um = float(wrong.removesuffix(" um")) if wrong.endswith(" um") else 0.0
+    folder, output = (
+        write_visium_hd(tmp_path / "binned_outputs", slide, depth=100, moved_um=moved_um),
+        tmp_path / "a.h5ad",
+    )
+    if wrong == "axes":
+        exchange_axes(folder / "square_002um")
+    status, shown, printed = muse("bins", slide[0], "--visium-hd", folder, "-o", output)
+    assert (status, printed.count("\n")) == (int(bool(message)), int(bool(message)))
+    assert printed.startswith(f"muse bins: {folder}" if message else "") and message in printed
+    assert shown.startswith(str(output))  # a first file is written
+    output.write_text("an earlier file")
+    status, shown, printed = muse("bins", slide[0], "--visium-hd", folder, "-o", output)
+    assert status == int(bool(message))
+    if message:
+        assert (output.read_text(), shown) == ("an earlier file", "")
+        assert f"{output} exists and was kept" in printed
+    else:
+        assert read_bins(output)[1] == GENES
+
+
+OTHER_KINDS = ["Antibody Capture", "CRISPR Guide Capture", "Custom", "Negative Control Probe", "Deprecated Codeword"]
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_features_of_other_types_are_no_genes(slide, tmp_path, muse, kind):
+    types = ["Gene Expression", kind, "Gene Expression"]
+    folder, output = write_visium_hd(tmp_path / "binned_outputs", slide, types=types), tmp_path / "a.h5ad"
+    status, shown, printed = muse("bins", slide[0], "--visium-hd", folder, "--expand-um", "0", "-o", output)
+    assert (status, printed) == (0, "") and "2 genes from bins of 2 um (left out: 1 feature of other kinds)" in shown
+    counts, genes = read_bins(output)
+    assert genes == ["CD3D", "VIM"]
+    alone = are_alone(slide)
+    np.testing.assert_array_equal(counts[alone], expected_counts(slide)[alone][:, [0, 2]])
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["TBCE", "TBCE", "VIM"], ["TBCE_E1", "TBCE_E2", "VIM"]),
+        (["TBCE", "TBCE", "TBCE_E2"], ["TBCE_E1", "TBCE_E2", "TBCE_E2_2"]),
+    ],
+)
+def test_genes_with_equal_names_are_told_apart_by_their_ids(slide, tmp_path, muse, names, expected):
+    folder = write_visium_hd(tmp_path / "binned_outputs", slide, names=names)
+    status, _, printed = muse("bins", slide[0], "--visium-hd", folder, "-o", tmp_path / "a.h5ad")
+    assert status == 0 and "TBCE is the name of several genes, written as NAME_ID" in printed
+    assert read_bins(tmp_path / "a.h5ad")[1] == expected
+
+
+def test_bins_larger_than_nuclei_are_named(slide, tmp_path, muse):
+    folder = write_visium_hd(tmp_path / "binned_outputs", slide, bin_um=8)
+    status, shown, printed = muse("bins", slide[0], "--visium-hd", folder, "-o", tmp_path / "a.h5ad")
+    assert status == 0 and "from bins of 8 um;" in shown
+    assert f"{folder / 'square_008um'}: its bins of 8 um are larger than most nuclei" in printed
+
+
+@pytest.mark.parametrize(
+    "control",
+    [
+        {"feature_name": "antisense_PROKR2"},
+        {"feature_name": "BLANK_0006"},
+        {"feature_name": "DeprecatedCodeword_0321"},
+        {"feature_name": "Intergenic_Region_1"},
+        {"feature_name": b"NegControlCodeword_0500"},
+        {"feature_name": "KRT8", "is_gene": False},
+        {"feature_name": "KRT8", "codeword_category": "deprecated_codeword"},
+        {"feature_name": "KRT8", "codeword_category": b"genomic_control_probe", "is_gene": True},
+        {"feature_name": "VIM", "codeword_category": "unassigned_codeword"},
+    ],
+    ids=str,
+)
+def test_controls_of_xenium_are_no_genes(slide, tmp_path, muse, control):
+    transcripts, matrix = write_xenium(tmp_path / "outs", slide)
+    is_text = not any(isinstance(value, bytes) for value in control.values())
+    genes = {"codeword_category": "custom_gene", "is_gene": True}
+    table = pd.read_parquet(transcripts)
+    table = pd.concat([table.assign(**genes), table.iloc[:500].assign(**{**genes, **control})])
+    for name in ("feature_name", "codeword_category"):
+        table[name] = table[name].map(lambda value: value if is_text or isinstance(value, bytes) else value.encode())
+    table.to_parquet(transcripts)
+    output = tmp_path / "a.h5ad"
+    words = ("--xenium", transcripts, "--transform", matrix, "--expand-um", "0", "-o", output)
+    assert muse("bins", slide[0], *words)[0] == 0
+    counts, found = read_bins(output)
+    alone = are_alone(slide)
+    assert found == GENES
+    np.testing.assert_array_equal(counts[alone], expected_counts(slide)[alone])
+
+
+@pytest.fixture(scope="module")
+def base(trials, once):
+    """Results of the picture to which the assays among the trials belong."""
+    from muse_pipeline.cli.main import main
+
+    words = ["run", str(trials / "0-picture/base.jpg"), "--mpp", "0.499", "--no-viewer", "-o"]
+    return once("base-of-trials", lambda folder: main([*words, str(folder)])) / "base"
+
+
+def test_assays_of_the_trials(base, trials, tmp_path, muse):
+    output, weak = tmp_path / "a.h5ad", trials / "8-weak"
+    xenium, matrix = (trials / "5-controls-counted-as-genes" / name for name in ("transcripts.parquet", ALIGNMENT))
+    muse("bins", base, "--xenium", xenium, "--transform", matrix, "-o", output)
+    assert read_bins(output)[1] == ["CD3D", "EPCAM"]
+    assert "its bins of 8 um" in muse("bins", base, "--visium-hd", weak / "only8", "-o", tmp_path / "b.h5ad")[2]
+    assert muse("bins", base, "--visium-hd", weak / "same_gene_twice", "-o", tmp_path / "c.h5ad")[0] == 0
+    assert read_bins(tmp_path / "c.h5ad")[1] == ["A", "TBCE_ENSG1", "TBCE_ENSG2"]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +267,7 @@ def test_a_mistake_is_one_sentence(slide, tmp_path, muse, case, message):
         given = ["--visium-hd", tmp_path]
     elif case == "another run":
         barcodes = [f"other-{i}" for i in range(len(draw_spots(slide)[0]))]
-        given = ["--visium-hd", write_visium_hd(tmp_path / "binned_outputs", slide, barcodes)]
+        given = ["--visium-hd", write_visium_hd(tmp_path / "binned_outputs", slide, barcodes=barcodes)]
     else:
         transcripts, matrix = write_xenium(tmp_path / "outs", slide)
         matrix.write_text(f"{slide[2] / 0.2125} 0 90000 0 {slide[2] / 0.2125} 90000 0 0 1")

@@ -126,7 +126,9 @@ def test_a_detector_s_windows_leave_no_trace(of_detector, tiled_slide):
 
 def test_a_graph_without_a_head_cannot_be_cut(folder):
     path = folder.parent / "small.onnx"
-    with pytest.raises(ModelError, match=r"small\.onnx: its graph has no weights named detector\.head\."):
+    with pytest.raises(
+        ModelError, match=r"small\.onnx: its graph has no weights named detector\.head\..*; leave them out, or"
+    ):
         cut_before_head(path.read_bytes(), "dense", path)
 
 

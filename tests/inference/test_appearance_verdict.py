@@ -2,9 +2,10 @@
 
 import pytest
 
-from muse_pipeline.core.provenance import DARK, to_json
+from muse_pipeline.core.provenance import DARK, NO_BROWN, STATED_IHC, Verdict, to_json
 from muse_pipeline.inference.doubts import (
     BROWN,
+    BROWN_NUCLEI,
     FOCUS,
     STAINS,
     TISSUE,
@@ -41,15 +42,36 @@ def test_every_measure_counts_beyond_its_margin_and_not_before(reference, name):
     for word, edge, beyond in ((below, least, -1), (above, most, 1)):
         assert judge(reference, **{name: edge + 0.9 * margin * beyond}).verdict == "ok"
         verdict = judge(reference, **{name: edge + 1.1 * margin * beyond})
-        doubt = "other stain" if word == BROWN else "flagged"
-        assert verdict.verdict == (doubt if word else "ok")
+        assert verdict.verdict == ("flagged" if word else "ok")
         assert word in " ".join(verdict.reasons)
 
 
 def test_reasons_are_plain(reference):
     verdict = judge(reference, **{"brown": 0.3, "sharpness": -1.0})
-    assert verdict.reasons == ("stains unlike those of training: brown, as immunohistochemistry is", "out of focus")
-    assert verdict.verdict == "other stain" and verdict.sentences() == list(verdict.reasons)
+    assert verdict.reasons == (f"stains unlike those of training: {BROWN}", "out of focus")
+    assert verdict.verdict == "flagged" and verdict.sentences() == list(verdict.reasons)
+
+
+@pytest.mark.parametrize(
+    ("is_ihc", "stated", "verdict", "reasons"),
+    [
+        (True, None, "other stain", (BROWN_NUCLEI,)),
+        (True, "unknown", "other stain", (BROWN_NUCLEI,)),
+        (True, "IHC", "other stain", (STATED_IHC,)),
+        (False, "IHC", "other stain", (STATED_IHC, NO_BROWN)),
+        (True, "H&E", "flagged", (f"{BROWN_NUCLEI}, but stated as H&E",)),
+        (False, "H&E", "ok", ()),
+        (False, None, "ok", ()),
+    ],
+)
+def test_a_stated_stain_is_believed_and_an_unstated_one_is_judged_by_the_colours(
+    reference, is_ihc, stated, verdict, reasons
+):
+    colour = SlideColour(appearance=SEEN, is_ihc=is_ihc)
+    assert judge_appearance(reference, colour, stated) == Verdict(verdict, reasons)
+    assert judge_appearance(None, colour, stated).is_ihc == (verdict == "other stain")  # whatever the card contains
+    dark = SlideColour(dark_background=True, is_ihc=is_ihc)
+    assert judge_appearance(reference, dark, stated).reasons == (DARK,)
 
 
 def test_stains_that_are_not_those_of_h_and_e(reference):

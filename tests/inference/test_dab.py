@@ -2,7 +2,9 @@
 
 import csv
 import gzip
+import re
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -12,7 +14,7 @@ from scipy.spatial import cKDTree
 from muse_pipeline.core.provenance import DARK, OTHER_STAIN, Verdict
 from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.detect import ModelFinder, detect_shard
-from muse_pipeline.inference.doubts import BROWN
+from muse_pipeline.inference.doubts import BROWN, BROWN_NUCLEI
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stains import (
@@ -28,7 +30,7 @@ from muse_pipeline.nuclei.parquet import iterate_rows, read_nuclei, read_provena
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.grid import Shard
 
-IHC = Verdict(OTHER_STAIN, (f"stains unlike those of training: {BROWN}",))
+IHC = Verdict(OTHER_STAIN, (BROWN_NUCLEI,))
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +101,8 @@ def test_blue_nuclei_stay_as_they_are_found_without_brown(stored, predictor, tmp
 
 
 def test_a_dark_slide_is_no_immunohistochemistry():
-    assert IHC.is_brown
-    assert not Verdict(OTHER_STAIN, (DARK,)).is_brown and not Verdict("flagged", (BROWN,)).is_brown
+    assert IHC.is_ihc
+    assert not Verdict(OTHER_STAIN, (DARK,)).is_ihc and not Verdict("flagged", (BROWN,)).is_ihc
 
 
 def test_brown_becomes_blue_and_nothing_else_changes():
@@ -142,3 +144,53 @@ def test_a_real_ki67_slide(shared_data, muse, tmp_path, model, options):
     red, _, blue = pixels[y, x].astype(int).T
     positive = positive_of(table)
     assert (np.median((blue - red)[~positive]) > 30) and (np.median((red - blue)[positive]) > 0)
+
+
+def scores_of(results):
+    with (results / "cohort.tsv").open(encoding="utf-8", newline="") as file:
+        return {row["slide_id"]: row for row in csv.DictReader(file, delimiter="\t")}
+
+
+def test_a_stated_stain_is_scored_with_few_or_no_positive_nuclei_too(muse, tmp_path):
+    """Without the statement, a slide without brown nuclei is H&E, and one with 10 % is recognised."""
+    for name, share in (("none", 0.0), ("tenth", 0.1)):
+        pixels, *_ = draw_ihc(0.5, (260, 260), share, background=0.25)
+        on_glass = np.pad(pixels, ((80, 80), (80, 80), (0, 0)), constant_values=245)
+        cv2.imwrite(str(tmp_path / f"{name}.png"), on_glass[..., ::-1])
+    pictures = [tmp_path / "none.png", tmp_path / "tenth.png"]
+    status, shown, _ = muse("run", *pictures, "--mpp", 0.5, "-o", tmp_path / "stated", "--stain", "Ki-67")
+    rows = scores_of(tmp_path / "stated")
+    assert status == 0 and {row["stain"] for row in rows.values()} == {"IHC"}
+    assert (rows["none"]["percent_positive"], rows["none"]["h_score"]) == ("0.0", "0.0")
+    assert 5 < float(rows["tenth"]["percent_positive"]) < 15
+    n = sum(int(row["nuclei"]) for row in rows.values())
+    percent = 100 * sum(int(row["n_positive"]) for row in rows.values()) / n
+    assert f"{percent:.1f} % positive among {n} nuclei of 2 slides of immunohistochemistry" in shown
+    assert re.search(r"^none: \d+ nuclei, 0\.0 % positive, .* s \(1 of 2\)$", shown, re.M)
+    assert "check the stain" not in shown and "organ" not in shown
+    status, shown, _ = muse("run", *pictures, "--mpp", 0.5, "-o", tmp_path / "unstated", "--organ", "mamma")
+    rows = scores_of(tmp_path / "unstated")
+    assert (rows["none"]["stain"], rows["tenth"]["stain"]) == ("H&E", "IHC")
+    assert status == 0 and "1 slide of immunohistochemistry by colours or statement alone" in shown
+    status, *_ = muse("run", pictures[1], "--mpp", 0.5, "-o", tmp_path / "other", "--stain", "he")
+    assert status == 0 and scores_of(tmp_path / "other")["tenth"]["stain"] == "H&E"
+
+
+def test_dab_over_haematoxylin_is_scored(trials, muse, tmp_path):
+    """Of 271 nuclei drawn, 75 % are positive, with an H-score of 149; outlines are wider than the nuclei."""
+    slide = trials / "1-ihc-taken-for-he/dab.png"
+    assert muse("run", slide, "--mpp", 0.499, "-o", tmp_path)[0] == 0
+    (row,) = scores_of(tmp_path).values()
+    assert abs(int(row["nuclei"]) - 271) < 10 and row["stain"] == "IHC"
+    assert float(row["percent_positive"]) == pytest.approx(75, abs=2)
+    assert float(row["h_score"]) == pytest.approx(149, abs=15)
+
+
+def test_a_part_of_a_ki67_slide_with_few_positive_nuclei(shared_data, muse, tmp_path):
+    """Of the stained area of this part of OS-2, 0.15 % is brown."""
+    with tifffile.TiffFile(shared_data / "wsi-openslide-crops/OS-2-ndpi.ome.tif") as file:
+        pixels = file.series[0].levels[0].asarray()
+    cv2.imwrite(str(tmp_path / "part.png"), pixels[:600, 1400:2000, ::-1])
+    assert muse("run", tmp_path / "part.png", "--mpp", 0.227, "-o", tmp_path / "out")[0] == 0
+    (row,) = scores_of(tmp_path / "out").values()
+    assert row["stain"] == "IHC" and 5 < float(row["percent_positive"]) < 20

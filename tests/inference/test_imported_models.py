@@ -86,6 +86,45 @@ def test_points_between_those_of_the_grid_may_be_empty(imported):
     assert np.array_equal(found.xy[np.argsort(found.xy[:, 0])], [(20.5, 20.5), (44.5, 20.5)])
 
 
+def spread(centres, radius, side=64):
+    """(side, side) float32: 1 within ``radius`` of the centres (x, y)."""
+    rows, columns = np.mgrid[:side, :side]
+    return np.any([np.hypot(columns - x, rows - y) < radius for x, y in centres], axis=0).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("centres", "radius"), [([(20, 20), (44, 44)], 7), ([(20, 32), (32, 32), (44, 32)], 8), ([(30, 30)], 1.1)]
+)
+@pytest.mark.parametrize("varying", [False, True], ids=["equal rays", "own rays"])
+def test_a_plateau_of_equal_scores_is_one_candidate_per_nucleus(imported, centres, radius, varying):
+    """As where a network in half precision saturates, also where nuclei touch."""
+    card = replace(read_card(imported("stardist")), n_rays=8, stride_px=1, classes=(NUCLEUS,), threshold=0.5)
+    depth = np.max([radius - np.hypot(*(np.mgrid[:64, :64] - np.reshape((y, x), (2, 1, 1)))) for x, y in centres], 0)
+    rays = np.repeat((depth if varying else np.full((64, 64), 6.0))[None], 8, 0)
+    (found,) = nuclei_of_maps([spread(centres, radius)[None, None], rays[None]], card)
+    assert np.allclose(found.xy[np.lexsort(found.xy.T[::-1])], np.array(centres) + 0.5, atol=1.1)
+
+
+def test_a_saturated_window_has_one_candidate(imported):
+    card = replace(read_card(imported("stardist")), n_rays=8, stride_px=1, classes=(NUCLEUS,))
+    (found,) = nuclei_of_maps([np.ones((1, 1, 256, 256)), np.full((1, 8, 256, 256), 8.0)], card)
+    assert len(found) == 1
+
+
+@pytest.mark.timeout(60)
+def test_networks_of_both_precisions_find_the_same_nuclei(muse, tmp_path, trials):
+    pixels = cv2.imread(str(trials / "4-plateau-hangs/crop224.jpg"))[..., ::-1]
+    found = []
+    for name in ("sd_plain", "sd_half"):
+        network, model = trials / f"4-plateau-hangs/{name}.onnx", tmp_path / f"{name}.onnx"
+        words = ("import-model", network, "--kind", "stardist", *COMMON, "--input-px", "256", "-o", model)
+        assert muse(*words)[0] == 0
+        found.append(detect_image(Predictor(model), pixels, IDENTITY))
+    assert len(found[1]) == pytest.approx(len(found[0]), abs=2) and len(found[0]) > 20
+    distance, _ = cKDTree(found[0].xy).query(found[1].xy)
+    assert np.median(distance) < 1.5
+
+
 @pytest.fixture(scope="module")
 def slide(once, tissue):
     """The tissue on glass, after `tile`."""
@@ -179,6 +218,24 @@ def test_implausible_rays_are_one_sentence(px, message, muse, tmp_path):
     assert not (tmp_path / "m.onnx").exists()
 
 
+@pytest.mark.parametrize("kind", WORDS)
+@pytest.mark.parametrize("scaling", ["none", "symmetric"])
+def test_a_scaling_with_which_nothing_is_found_is_rejected(kind, scaling, muse, tmp_path):
+    draw, words = WORDS[kind]
+    words = ("--kind", kind, "--mpp", "0.5", "--classes", *CLASSES, *words, "-o", tmp_path / "m.onnx")
+    status, _, errors = muse("import-model", draw(tmp_path / "network.onnx"), "--scaling", scaling, *words)
+    assert (status, errors.count("\n")) == (2, 1) or scaling != "none"
+    if "none of the synthetic nuclei" in errors:
+        assert "it finds some with unit" in errors
+    assert status == 2 or len(Predictor(tmp_path / "m.onnx")(draw_nuclei(), IDENTITY)[0])
+
+
+def draw_nuclei():
+    """A window with round, dark nuclei."""
+    dark = spread([(x, y) for x in range(20, 240, 32) for y in range(20, 240, 32)], 8, 256)[..., None]
+    return np.where(dark > 0, (96, 72, 140), (232, 196, 214)).astype(np.uint8)[None]
+
+
 @pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize("logits", [(), ("--logits",)])
 def test_a_network_that_returns_its_input_is_rejected(scaling, logits, muse, tmp_path):
@@ -205,6 +262,33 @@ def test_other_files_are_one_sentence(imported, muse, tmp_path):
     assert (status, errors.count("\n")) == (2, 1) and "give a network with one input, of RGB windows" in errors
 
 
+def test_the_reason_of_the_runtime_is_not_cut_off(muse, tmp_path, trials):
+    words = ("--kind", "stardist", *COMMON, "--input-px", "256", "-o", tmp_path / "m.onnx")
+    status, _, errors = muse("import-model", trials / "8-weak/sd_future_ir.onnx", *words)
+    assert (status, errors.count("\n")) == (2, 1)
+    assert (
+        "(Unsupported model IR version: 99, max supported IR version: " in errors and "/onnxruntime_src" not in errors
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda model: setattr(model, "ir_version", 99), "(Unsupported model IR version: 99, max supported IR version"),
+        (lambda model: setattr(model.opset_import[0], "version", 99), "(ONNX Runtime only *guarantees* support for"),
+        (lambda model: setattr(model.graph.node[0], "op_type", "Fancy"), "No Op registered for Fancy"),
+    ],
+)
+def test_the_reason_why_a_network_does_not_open_is_whole(change, reason, muse, tmp_path):
+    network = onnx.load(draw_distance(tmp_path / "network.onnx"))
+    change(network)
+    (tmp_path / "network.onnx").write_bytes(network.SerializeToString())
+    words = ("--kind", "distance", *COMMON, "--classes", *CLASSES, "-o", tmp_path / "m.onnx")
+    status, _, errors = muse("import-model", tmp_path / "network.onnx", *words)
+    assert (status, errors.count("\n")) == (2, 1) and reason in errors
+    assert "onnxruntime_src" not in errors and "[ONNXRuntimeError]" not in errors
+
+
 def test_weights_in_a_file_beside_the_network_are_one_sentence(muse, tmp_path):
     network = onnx.load(draw_distance(tmp_path / "whole.onnx"))
     weights = dict(save_as_external_data=True, location="weights.data", size_threshold=0)
@@ -218,8 +302,9 @@ def test_weights_in_a_file_beside_the_network_are_one_sentence(muse, tmp_path):
 def test_an_input_of_bytes_may_have_the_name_that_ours_has(muse, tmp_path, tissue):
     network = onnx.load(draw_distance(tmp_path / "floats.onnx"))
     (port,) = network.graph.input
-    cast = onnx.helper.make_node("Cast", ["pixels"], [port.name], to=onnx.TensorProto.FLOAT)
-    network.graph.node.insert(0, cast)
+    network.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(255), "white"))
+    network.graph.node.insert(0, onnx.helper.make_node("Div", ["float", "white"], [port.name]))
+    network.graph.node.insert(0, onnx.helper.make_node("Cast", ["pixels"], ["float"], to=onnx.TensorProto.FLOAT))
     port.name, port.type.tensor_type.elem_type = "pixels", onnx.TensorProto.UINT8
     onnx.save(network, tmp_path / "bytes.onnx")
     words = ("--kind", "distance", "--mpp", "0.5", "--scaling", "none", "--classes", *CLASSES)

@@ -20,10 +20,13 @@ from muse_pipeline.inference.doubts import (
     MIN_NUCLEI,
     OF_CLASSES,
     OF_NUCLEI,
+    OF_REGIONS,
     NuclearSize,
     SizeSample,
     find_doubts,
+    have_usual_sizes,
     judge_classes,
+    reason_left_out,
 )
 from muse_pipeline.inference.model import find_model, read_card
 
@@ -55,6 +58,42 @@ def test_the_plausible_range_narrows_as_the_class_probability_falls(area, probab
         assert doubt.startswith(f"{CHECK}, 0.25 um: the nuclei are too {size} for it (median area {area:.1f} um2")
         known = f", mean class probability {probability or 0:.2f}, {per_mm2:,} per mm2)"
         assert doubt.endswith(known) == (probability is not None)
+
+
+@pytest.mark.parametrize(
+    ("lymphocytes", "epithelium", "is_explained"),
+    [
+        ((930, 15.2), (20, 56.0), True),  # a follicle in the mouth
+        ((410, 9.9), (380, 19.4), False),  # half the scale
+        ((840, 14.6), (30, 10.4), False),
+        ((130, 11.0), (400, 20.5), True),  # crowded glands of the colon
+        ((100, 15.2), (20, 56.0), False),  # too few of 1,000
+    ],
+)
+def test_small_nuclei_are_plausible_if_they_suit_their_classes(lymphocytes, epithelium, is_explained):
+    references = read_card(find_model("compact")).nuclei
+    others = 1000 - lymphocytes[0] - epithelium[0]
+    of_class = {
+        name: NuclearSize(n, area, 0.8)
+        for name, (n, area) in {"Lymphocyte": lymphocytes, "Epithelial": epithelium, "Stroma": (others, 12.0)}.items()
+    }
+    are_usual = have_usual_sizes(references, of_class)
+    assert are_usual == is_explained
+    size = NuclearSize(1000, 15.0, 0.8)
+    assert size.describe_doubt(MPP, 0.1) and bool(size.describe_doubt(MPP, 0.1, are_usual)) != is_explained
+    assert all(NuclearSize(1000, area, 0.8).describe_doubt(MPP, 0.1, are_usual=True) for area in (11.9, 80.0))
+    assert not have_usual_sizes({}, of_class) and not have_usual_sizes(references, {})
+
+
+def test_nuclei_of_unusual_size_stay_in_totals_if_the_scanner_states_the_pixel_size():
+    record = {"median_area_um2": 11.0, "mean_class_probability": 0.8, "doubt": f"{CHECK}, 0.25 um"}
+    sources = {"openslide.mpp-x": "mpp", "CZI scaling": "mpp", "given by the user": "scale"}
+    for source, kind in {**sources, "TIFF resolution tags": "scale", "objective power 40x": "scale"}.items():
+        known = Provenance.from_dict(PROVENANCE | {"mpp_source": source, "nuclear_size": record})
+        assert find_doubts(known) == {kind: record["doubt"]}
+        assert bool(reason_left_out(find_doubts(known), OF_NUCLEI)) == (kind == "scale")
+    ten_times = Provenance.from_dict(PROVENANCE | {"mpp_source": "openslide.mpp-x", "slide_mpp": (0.025, 0.025)})
+    assert "ten times too fine" in find_doubts(ten_times)["scale"]
 
 
 def test_few_nuclei_are_not_judged():
@@ -110,18 +149,36 @@ def test_a_class_is_doubted_where_its_nuclei_are_larger_than_in_training(area, p
     assert judge_classes({}, found) == ""
 
 
+@pytest.mark.parametrize(
+    ("n_unlike", "n_judged", "is_doubted"), [(1544, 2900, True), (150, 1000, False), (151, 1000, True), (60, 99, False)]
+)
+def test_regions_that_many_nuclei_do_not_suit_are_doubted(n_unlike, n_judged, is_doubted):
+    regions = {"source": "model", "status": "ok", "reason": "", "n_unlike_region": n_unlike, "n_judged": n_judged}
+    doubt = find_doubts(Provenance.from_dict(PROVENANCE | {"regions": regions})).get("regions", "")
+    assert (f"{n_unlike:,} of {n_judged:,} nuclei are epithelial outside epithelium" in doubt) == is_doubted
+
+
+@pytest.mark.parametrize(("verdict", "is_doubted"), [("ok", False), ("other stain", True)])
+def test_regions_from_nuclei_are_doubted_where_classes_mean_nothing(verdict, is_doubted):
+    regions = {"source": "nuclei", "status": "ok", "reason": ""}
+    facts = PROVENANCE | {"regions": regions, "appearance": {"verdict": verdict, "reasons": []}}
+    assert ("regions" in find_doubts(Provenance.from_dict(facts))) == is_doubted
+
+
 def test_classes_are_validated_in_the_organs_of_the_card_alone():
-    assert (*OF_NUCLEI, *OF_CLASSES) == DOUBTS
+    assert (*OF_NUCLEI, *OF_CLASSES, *OF_REGIONS) == DOUBTS
     card = json.loads(read_card(find_model("compact")).to_json())
     facts = PROVENANCE | {"card": card, "model": {**PROVENANCE["model"], "name": "compact"}}
     known = Provenance.from_dict(facts)
-    assert all(not find_doubts(known, organ) for organ in ("", "breast", "Breast"))
-    for organ in ("kidney", "brest"):
-        where = f"classes are not validated in {organ}: the card of compact lists breast only"
-        assert find_doubts(known, organ) == {"organ": where}
+    assert all(not find_doubts(known, organ) for organ in ("", "unknown", "breast", "left breast", "Mamma", "BRCA"))
+    card_lists = "the card of compact lists breast, colon (only Epithelial)"
+    for organ in ("kidney", "brest", "lymph node, breast"):
+        assert find_doubts(known, organ) == {"organ": f"classes are not validated in {organ}: {card_lists}"}
+    of_colon = {"organ": f"Lymphocyte and Stroma are not validated in TCGA-COAD: {card_lists}"}
+    assert find_doubts(known, "TCGA-COAD") == of_colon
     no_organs, one_class = (
         Provenance.from_dict(facts | {"card": {**card, **changes}})
-        for changes in ({"organs": []}, {"classes": card["classes"][:1]})
+        for changes in ({"organs": {}}, {"classes": card["classes"][:1]})
     )
     assert "the card of compact lists no organs" in find_doubts(no_organs, "kidney")["organ"]
     assert find_doubts(one_class, "kidney") == {}

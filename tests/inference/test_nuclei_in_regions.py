@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import onnx
 import pandas
@@ -31,6 +32,7 @@ from muse_pipeline.inference.region_maps import map_slide
 from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.qupath.regions import read_areas, read_class_areas
 from muse_pipeline.slides.inspect import read_info
+from muse_pipeline.statistics.cohort import measure_slide
 from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.stain import IDENTITY
 
@@ -143,7 +145,7 @@ def test_a_slide_of_one_class_has_no_border(drawn_slide, region_model, shards, t
 
 @pytest.mark.slow
 def test_muse_run_maps_regions_and_a_failing_model_costs_nothing_else(region_model, muse, tmp_path):
-    """The steps have tests above, and tests/inference/test_epithelium.py runs `muse run` with regions."""
+    """The steps have tests above, and tests/inference/test_nucleus_regions.py runs `muse run` with regions."""
     tumour = np.zeros((160, 220), bool)  # 2 um a pixel
     tumour[40:130, 50:160] = True
     write_pyramid(tmp_path / "S.tif", draw_slide(tumour, seed=5), factors=(4,), mpp=SLIDE_MPP)
@@ -160,7 +162,7 @@ def test_muse_run_maps_regions_and_a_failing_model_costs_nothing_else(region_mod
     onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps({**card, "mpp": 1.3, "name": "odd"})})
     onnx.save(model, tmp_path / "odd.onnx")
     status, printed, errors = muse(*command, tmp_path / "odd.onnx")
-    assert status == 2 and "1 of 1 slides have no tissue regions, because their model failed (S)" in errors
+    assert status == 2 and "1 of 1 slides have no tissue regions, because mapping failed (S)" in errors
     assert "regions model.onnx (" in printed and "-> odd.onnx (" in printed  # the model that is replaced
     again = pandas.read_parquet(results / "S/nuclei.parquet")
     assert again["region"].isna().all() and again.drop(columns=COLUMNS).equals(table.drop(columns=COLUMNS))
@@ -238,13 +240,13 @@ def test_a_slide_without_its_regions_stands_in_the_report(results, drawn_slide, 
     row = read_row(results)
     assert (row["status"], row["regions"]) == ("ok", "failed")
     assert int(row["nuclei"]) > 500
-    assert "without tissue regions, because their model failed" in capsys.readouterr().out
+    assert "without tissue regions, because mapping failed" in capsys.readouterr().out
     assert "no tissue regions: " in (results / "report.html").read_text()
 
 
 @pytest.fixture(scope="session")
 def of_epithelium(found, tmp_path_factory) -> Path:
-    """A folder with the same regions under the class names of the built-in model."""
+    """A folder with the same regions under the names of epithelium and other tissue."""
     folder = tmp_path_factory.mktemp("epithelium") / "regions"
     shutil.copytree(found, folder)
     for name in ("regions.json", "regions.geojson"):
@@ -274,8 +276,14 @@ def test_nuclei_of_a_class_that_their_region_does_not_have(
     assert main(["geojson", str(output), "--info", info, "-o", geojson]) == 0
     assert main(["overlay", str(folder)]) == 0 and main(["report", str(results)]) == 0
     assert json.loads((folder / "summary.json").read_text())["regions"]["n_unlike_region"] == expected.sum()
-    assert int(read_row(results)["nuclei_unlike_region"]) == expected.sum()
-    assert "Epithelial outside epithelium" in (results / "report.html").read_text()
+    page, row = (results / "report.html").read_text(), read_row(results)
+    assert int(row["nuclei_unlike_region"]) == expected.sum()
+    n_judged = (table["region"].notna() & (table["class"] != "Lymphocyte")).sum()
+    assert f"of {n_judged:,}: Epithelial outside epithelium" in page and expected.sum() > 0.15 * n_judged
+    assert row["left_out"] == "regions: doubtful regions"
+    assert f"check the regions: {expected.sum():,} of {n_judged:,} nuclei are epithelial outside epithelium or" in page
+    assert main(["report", str(results), "--include-doubtful", "regions"]) == 0
+    assert read_row(results)["left_out"] == ""
     features = json.loads(gzip.decompress(Path(geojson).read_bytes()))["features"]
     assert [each["properties"]["measurements"]["Unlike region"] for each in features] == expected.tolist()
     assert check_geojson(Path(geojson)).is_good
@@ -345,6 +353,50 @@ def test_drawn_areas_fill_the_same_columns(drawn_slide, shards, tmp_path):
     assert areas_mm2["Tumour"] == pytest.approx(
         (4000 - 800 + 2 * 24) ** 2 * 0.25e-6 - 0.25, rel=0.02
     )  # with a margin of 16 to 24 um, up to 48 px, around the tissue
+
+
+def test_each_drawn_class_has_a_border_and_bands_of_its_own(drawn_slide, shards, results, tmp_path):
+    outer, inner = shapely.box(1000, 1000, 4000, 4000), shapely.box(2000, 2000, 3000, 3000)
+    areas = draw_areas(tmp_path / "areas.geojson", {"Tumour": outer, "Necrosis/dead": inner})
+    output = stitch(drawn_slide, shards, results / "drawn/nuclei.parquet", "--regions", str(areas))
+    table = pandas.read_parquet(output)
+    xy = shapely.points(table["x"], table["y"])
+    lines = {"Tumour": outer.boundary | inner.boundary, "Necrosis/dead": inner.boundary}
+    for name, line in lines.items():
+        sign = np.where(table["region"] == name, -1, 1)
+        expected = sign * shapely.distance(xy, line) * SLIDE_MPP
+        np.testing.assert_allclose(table[f"border_distance_um_{name}"], expected, atol=0.01)
+    assert main(["report", str(results)]) == 0
+    row, reach = read_row(results), 50 / SLIDE_MPP
+    bands = {  # all of it is tissue
+        "border_of_Necrosis/dead_inside_50um": inner - inner.buffer(-reach),
+        "border_of_Necrosis/dead_outside_50um": inner.buffer(reach, quad_segs=16) - inner,
+        "border_of_Tumour_inside_50um": (outer - inner) - (outer - inner).buffer(-reach, quad_segs=16),
+    }
+    for name, band in bands.items():
+        assert int(row[f"nuclei_in_{name}"]) == shapely.contains(band, xy).sum() > 20
+        assert float(row[f"mm2_in_{name}"]) == pytest.approx(band.area * SLIDE_MPP**2 / 1e6, rel=0.01)
+    n_tumour = int(row["nuclei_in_border_of_Tumour_outside_50um"])
+    assert n_tumour > int(row["nuclei_in_border_outside_50um"])  # necrosis lies outside the tumour
+    assert "50 µm outside the border of Necrosis/dead" in (results / "report.html").read_text()
+    measures = measure_slide(results / "drawn")
+    densities = {one.name: value for one, value in measures.items()}
+    n_lymphocytes = (
+        shapely.contains(bands["border_of_Tumour_inside_50um"], xy) & (table["class"] == "Lymphocyte")
+    ).sum()
+    per_mm2 = n_lymphocytes / float(row["mm2_in_border_of_Tumour_inside_50um"])
+    found = densities["nuclei_per_mm2_in_border_of_Tumour_inside_50um_Lymphocyte"]
+    assert found == pytest.approx(per_mm2, rel=0.01)
+    assert main(["anndata", str(output), "-o", str(tmp_path / "nuclei.h5ad")]) == 0
+    with h5py.File(tmp_path / "nuclei.h5ad") as file:
+        assert "border_distance_um_Necrosis_dead" in file["obs"].attrs["column-order"]
+
+
+def test_areas_of_one_class_have_the_border_of_the_slide_alone(drawn_slide, shards, tmp_path):
+    areas = draw_areas(tmp_path / "areas.geojson", {"Tumour": shapely.box(1000, 1000, 4000, 4000)})
+    output = stitch(drawn_slide, shards, tmp_path / "nuclei.parquet", "--regions", str(areas))
+    assert not [name for name in pq.read_schema(output).names if name.startswith("border_distance_um_")]
+    assert [band.region for band in read_provenance(output).regions.bands] == [None, None]
 
 
 def test_ignored_areas_and_further_planes_are_no_part_of_drawn_areas(drawn_slide, tmp_path):

@@ -1,12 +1,10 @@
 """Regions of a synthetic slide, from an exported region model that was fitted to synthetic textures."""
 
-import hashlib
 import json
 import shutil
 import subprocess
 import sys
 from contextlib import suppress
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,17 +14,10 @@ import zarr
 from drawn_regions import CLASSES, MPP, SLIDE_MPP, dice
 from PIL import Image
 from qupath_check import check_geojson
-from region_slides import read_polygons, regions
+from region_slides import checksums, read_polygons, regions
 from slide_files import write_pyramid
 
 from muse_pipeline.cli.main import main
-
-FILES = ("regions.geojson", "regions.png", "regions.zarr", "regions.json")
-
-
-def checksums(folder: Path) -> dict[str, str]:
-    files = [path for name in FILES for path in [folder / name, *(folder / name).rglob("*")] if path.is_file()]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def fill(polygons: list[shapely.Geometry], shape: tuple[int, int]) -> np.ndarray:

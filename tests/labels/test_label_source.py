@@ -4,9 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import ConfigError, LabelError
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.base_source import Sample
+from muse_pipeline.labels.dataset_source import DatasetSource
+from muse_pipeline.labels.label_sources import parse_source
+from muse_pipeline.labels.picture_source import PictureSource
+from muse_pipeline.labels.slide_source import SlideSource
+
+
+def patient_of(name, rule):
+    return PictureSource(Path("l"), "geojson", images=Path("i"), patient=rule).patient_of(Sample(name, ""))
 
 
 @pytest.mark.parametrize(
@@ -21,36 +28,52 @@ from muse_pipeline.labels.sources import LabelSource
     ],
 )
 def test_patients(rule, name, patient):
-    assert LabelSource(Path("l"), "geojson", images=Path("i"), patient=rule).patient_of(name) == patient
+    assert patient_of(name, rule) == patient
 
 
 def test_a_rule_that_does_not_suit_a_name():
-    with pytest.raises(LabelError, match="i: 'a' does not match the patient rule 'case'"):
-        LabelSource(Path("l"), "geojson", images=Path("i"), patient="case").patient_of("a")
+    with pytest.raises(LabelError, match=r"i: 'a' .* rule 'case'"):
+        patient_of("a", "case")
 
 
-def test_from_yaml():
-    values = {"labels": "l", "format": "geojson", "slides": "s.tsv", "patient": 4}
-    assert parse_config(values, LabelSource, "c").patient == 4
-    assert parse_config({**values, "patient": "a+"}, LabelSource, "c").patient == "a+"
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        ({"format": "geojson", "images": "i"}, PictureSource),
+        ({"format": "geojson", "slides": "s.tsv", "images": None}, SlideSource),
+        ({"format": "puma", "mpp": 0.23, "slides": None}, DatasetSource),
+    ],
+)
+def test_each_kind_of_source_has_its_class(settings, kind):
+    source = parse_source({"labels": "l", "patient": 4, **settings}, "c")
+    assert type(source) is kind and source.patient == 4
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"images": None}, "give either `images` or `slides`"),
-        ({"slides": "s"}, "give either `images` or `slides`"),
-        ({"format": "xml"}, "label format 'xml' is unknown; use 'row column class'"),
-        ({"mpp": -0.5}, "c: mpp is -0.5; give a number above 0"),
+        ({"images": None}, "either `images` or `slides`"),
+        ({"slides": "s"}, "either `images` or `slides`"),
+        ({"format": "xml"}, "format 'xml'.* 'row column class'"),
+        ({"images": None, "slides": "s", "format": "instances"}, "s: .* format 'instances'"),
+        ({"results": "r"}, "`results` cannot be combined with `images`"),
+        ({"images": None, "slides": "s", "points": "p"}, "`points` cannot be combined with `slides`"),
+        ({"format": "puma"}, "`images` cannot be combined with format 'puma'"),
+        ({"format": "puma", "images": None, "regions": "r"}, "`regions` cannot be combined with format 'puma'"),
+        ({"image": "i"}, "unknown setting 'image'; did you mean 'images'"),
+        ({"mpp": -0.5}, "c: mpp is -0.5"),
         ({"mpp": float("nan")}, "c: mpp is nan"),
         ({"weight": float("inf")}, "c: weight is inf"),
-        ({"weight": 0.0}, "c: weight is 0.0; give a number above 0"),
-        ({"outside": "skip"}, "outside 'skip' is unknown; choose refuse or leave out"),
-        ({"patient": 0}, "patient 0 is not a number"),
+        ({"weight": 0.0}, "c: weight is 0.0"),
+        ({"outside": "skip"}, "outside 'skip'"),
+        ({"patient": 0}, "patient 0"),
         ({"diameter_um": -8.0, "mpp": None}, "diameter_um is -8.0"),
-        ({"patient": "("}, "is not a regular expression"),
+        ({"diameter_um": 8.0, "mpp": 0.5, "format": "instances"}, "either `mpp` or `diameter_um`"),
+        ({"patient": "("}, "regular expression"),
+        ({"class_map": {"a": []}}, "'a' to an empty list"),
+        ({"format": "areas", "purity": 0.2}, "purity is 0.2"),
     ],
 )
 def test_settings_that_cannot_be_meant(settings, message):
     with pytest.raises(ConfigError, match=message):
-        parse_config({"labels": "l", "format": "geojson", "images": "i", **settings}, LabelSource, "c")
+        parse_source({"labels": "l", "format": "geojson", "images": "i", **settings}, "c")

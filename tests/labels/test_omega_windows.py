@@ -10,7 +10,7 @@ from scipy.stats import kstest
 from muse_pipeline.core.types import Frame
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.windows import LabelledWindows, cut_windows, draw_centres
-from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.nuclei.table import Nuclei
 
 MPP = 0.5

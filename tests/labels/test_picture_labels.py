@@ -11,8 +11,8 @@ from PIL import Image
 
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.types import Frame
-from muse_pipeline.labels.read import read_labelled_images
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.label_sources import read_labelled_images
+from muse_pipeline.labels.picture_source import PictureSource
 from muse_pipeline.labels.statistics import LabelSummary, require_outlines
 
 XY = grid_xy((120, 90))[:3]  # (20.5, 20.5), (60.5, 20.5), (100.5, 20.5)
@@ -64,7 +64,7 @@ def test_names_of_qupath_need_no_class_map_and_a_class_map_decides_alone(tmp_pat
     (image,) = read_labelled_images([source], ("Lymphocyte", "Epithelial", "Stroma"), 0.5, 8)
     assert image.nuclei.label.tolist() == [1, 0, 2]
     mapped = replace(source, class_map={"Immune cells": "Stroma", "Stroma": "Stroma"})
-    with pytest.raises(LabelError, match="class 'Tumor' is not in class_map"):
+    with pytest.raises(LabelError, match="class 'Tumor'"):
         read_labelled_images([mapped], ("Lymphocyte", "Epithelial", "Stroma"), 0.5, 8)
 
 
@@ -88,7 +88,7 @@ def test_points_that_are_not_grown_have_no_outline_and_raise_no_doubt_about_the_
     assert LabelSummary(images, CLASSES, 0.5).warnings == ()
     require_outlines(images)
     points = make_source(tmp_path / "points", "P.txt", "20 20 Dark\n", "x y class", grow_outlines=False)
-    with pytest.raises(ConfigError, match="have no outline; add a source of polygons or masks, or remove `grow_out"):
+    with pytest.raises(ConfigError, match=r"no outline; .*`grow_outlines"):
         require_outlines(read(points))
 
 
@@ -184,7 +184,7 @@ def test_a_picture_that_has_its_mpp_needs_none(tmp_path):
 def test_a_real_patch_in_rows_and_columns(shared_data):
     folder = shared_data / "brca-m2c"
     name = "TCGA-A7-A0DB-01Z-00-DX1"
-    source = LabelSource(
+    source = PictureSource(
         folder / "labels", "row column class", images=folder / "images", mpp=0.5, split=folder / "val.txt",
         exclude=("-A8-", "-AC-"), class_map={"1": "Dark", "2": "Pale", "3": None},
     )  # fmt: skip

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import shapely
 
-from muse_pipeline.labels.regions import LEAST_CONTEXT_PX, cut_regions, fill_polygon
+from muse_pipeline.labels.region_windows import LEAST_CONTEXT_PX, cut_regions, fill_polygon
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -64,3 +64,23 @@ def test_rays_that_make_no_polygon_stop_nothing(unsound):
     rays = np.where(rng.random((60, 32)) < 0.5, np.float32(unsound), rng.uniform(1, 8, (60, 32)).astype(np.float32))
     nuclei = Nuclei(rng.uniform(0, 33, (60, 2)), Frame.WINDOW, rays=rays)
     assert 0 < len(suppress_overlaps(nuclei, MPP)) <= 60
+
+
+def test_the_best_of_a_long_row_are_kept():
+    """Circles at random positions on a line: each is kept unless a better one that is kept covers too much of it."""
+    x_um = np.random.default_rng(0).uniform(0, 1000, 3000)
+    kept = np.zeros(0)
+    for x in x_um:
+        nearest = np.abs(kept - x).min(initial=np.inf)
+        if nearest > 2 * RADIUS_UM or shared(nearest) < SAME_SHARE:
+            kept = np.append(kept, x)
+    found = suppress_overlaps(circles(*x_um), MPP)
+    assert np.allclose((found.xy[:, 0] - 100) * MPP, kept)
+
+
+@pytest.mark.timeout(60)
+def test_many_outlines_of_one_nucleus_take_seconds():
+    """All pairs of these would take an hour."""
+    xy = np.random.default_rng(0).uniform(100, 102, (16_384, 2))
+    rays = np.full((len(xy), 32), RADIUS_UM, np.float32)
+    assert len(suppress_overlaps(Nuclei(xy, Frame.WINDOW, rays=rays), MPP)) == 1

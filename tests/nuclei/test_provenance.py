@@ -26,8 +26,9 @@ def test_facts_of_a_file_are_typed():
     assert regions.run_name == f"plain|{regions.model.sha256}" and regions.slide_mpp == (0.5, 0.5)
     assert regions.regions.origin == NamedFile("areas.geojson", regions.regions.file.sha256)
     assert [band.um for band in regions.regions.bands] == [50, 100]
+    assert regions.organs == {name: ["breast"] for name in regions.class_names}  # the card lists organs of all classes
     assert regions.quality.asked == ("blurred",) and regions.size_doubt.startswith("check the um per pixel")
-    assert brown.verdict.is_brown and brown.n_positive == brown.n_nuclei
+    assert brown.verdict.is_ihc and brown.n_positive == brown.n_nuclei
     assert clusters.verdict.verdict == "ok" and not clusters.class_doubt and len(clusters.morphology) == 4
     assert proposals.proposer["method"] == "haematoxylin" and proposals.verdict.verdict == "not known"
 

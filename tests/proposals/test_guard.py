@@ -74,7 +74,7 @@ def test_brown_is_named_and_left_out():
     half = nuclear & (np.arange(pixels.shape[1]) < pixels.shape[1] / 2)
     density[half] = (0.35, 0.6, 1.0)  # DAB
     brown = np.round(256 * np.exp(-density) - 1).clip(0, 255).astype(np.uint8)
-    assert any("brown" in warning for warning in judge_slide(SlideSample(MPP, (brown,))))
+    assert any("brown" in warning for warning in judge_slide(SlideSample(MPP, (brown,), is_ihc=True)))
     assert judge_slide(SlideSample(MPP, (pixels,))) == []
     found = find(brown, MPP)
     assert (found.xy[:, 0] > pixels.shape[1] / 2 - 8).all()

@@ -54,33 +54,10 @@ def test_csv_in_pixels_and_um_with_scores(tmp_path):
     assert pixels.xy == pytest.approx(XY / 2)
     assert pixels.score == pytest.approx([0.9, 0.8, 0.7])
     assert pixels.rays == pytest.approx(4.0)
-    text = path.read_text().replace(",", ";").replace("0.", "0,")
-    path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
-    saved_by_excel = read(path, x="cx", y="cy")
-    assert np.array_equal(saved_by_excel.xy, pixels.xy) and np.array_equal(saved_by_excel.score, pixels.score)
     path.write_text("x,y\n" + "".join(f"{x / 4},{y / 4}\n" for x, y in XY))
     um = read(path, unit="um", radius_um=3.0)
     assert um.xy == pytest.approx(XY / 2)
     assert um.rays == pytest.approx(3.0) and (um.score == 1).all()
-
-
-def test_csv_saved_by_excel_has_the_same_positions_and_scores(tmp_path):
-    rows = "".join(f"{x};{y};0,{9 - i};Größe\r\n" for i, (x, y) in enumerate(XY)).replace(".", ",")
-    (tmp_path / "a.csv").write_bytes(("\ufeffx;y;score;class\r\n" + rows).encode())
-    with_tabs = rows.replace(",", ".").replace(";", "\t")
-    (tmp_path / "b.csv").write_bytes(("x\ty\tscore\tclass\r\n" + with_tabs).encode())
-    for name in ("a.csv", "b.csv"):
-        nuclei = read(tmp_path / name)
-        assert nuclei.xy == pytest.approx(XY / 2) and nuclei.score == pytest.approx([0.9, 0.8, 0.7])
-
-
-def test_separators_at_the_end_of_rows_shift_nothing(tmp_path):
-    path = tmp_path / "a.csv"
-    path.write_text("x,y,score\n" + "".join(f"{x},{y},0.5,\n" for x, y in XY))
-    assert read(path).xy == pytest.approx(XY / 2)
-    path.write_text("x,y\n" + "".join(f"7,{x},{y}\n" for x, y in XY))
-    with pytest.raises(LabelError, match="cannot be read as CSV"):
-        read(path)
 
 
 def test_geojson_keeps_outlines_and_honours_bounds(tmp_path):
@@ -122,20 +99,14 @@ def test_tiles_of_other_programs_are_nuclei_and_cores_are_not(tmp_path):
 
 def test_wrong_files_are_rejected_in_words(tmp_path):
     (tmp_path / "a.csv").write_text("x,z\n1,2\n")
-    with pytest.raises(LabelError, match="no column 'y'"):
+    with pytest.raises(LabelError, match=r"a\.csv, line 1: .* x, z, expected x, y"):
         read(tmp_path / "a.csv")
-    (tmp_path / "b.csv").write_text('x,y\n1,2\n"3,5",4\n')
-    with pytest.raises(LabelError, match="row 3 has '3,5' instead of a number; correct or delete the row"):
-        read(tmp_path / "b.csv")
-    (tmp_path / "b.csv").write_text("x,y\n1,2\n3,\n")
-    with pytest.raises(LabelError, match="row 3 has 'nan' instead of a number"):
-        read(tmp_path / "b.csv")
     (tmp_path / "half.csv.gz").write_bytes(gzip.compress(b"x,y\n1,2\n")[:-10])
-    with pytest.raises(LabelError, match="cannot be read as CSV"):
+    with pytest.raises(LabelError, match=r"half\.csv\.gz: not readable"):
         read(tmp_path / "half.csv.gz")
     flat = {"type": "Polygon", "coordinates": [[[1, 1], [5, 5], [9, 9], [1, 1]]]}
     (tmp_path / "flat.geojson").write_text(json.dumps([{"type": "Feature", "geometry": flat, "properties": {}}]))
-    with pytest.raises(LabelError, match=r"flat\.geojson, feature 1: is a polygon without an area"):
+    with pytest.raises(LabelError, match=r"flat\.geojson, feature 1: .* without an area"):
         read(tmp_path / "flat.geojson")
     (tmp_path / "c.xml").write_text("<a/>")
     with pytest.raises(ConfigError, match="not one of the formats"):
@@ -156,5 +127,5 @@ def test_tissue_in_an_export_of_all_objects_is_no_nucleus(tmp_path):
     path.write_text(json.dumps([feature(3000, "Tissue"), feature(3000, "Region*"), feature(40, "Tumor")]))
     assert read(path).xy.tolist() == [[210, 160]]
     path.write_text(json.dumps([feature(3000, "Tumor")]))
-    with pytest.raises(LabelError, match="covers more than the 5,000 um2 of any nucleus"):
+    with pytest.raises(LabelError, match="feature 1: covers more than"):
         read(path)

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import StoreError
-from muse_pipeline.evaluation.truth import read_points
+from muse_pipeline.evaluation.truth import read_truth
 from muse_pipeline.inference.stitch import gather_shards
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.slides.inspect import read_info
@@ -55,7 +55,7 @@ def test_proposals_are_nuclei_of_one_class_with_their_provenance(coarse_slide, w
 
 
 def test_most_drawn_nuclei_are_proposed(coarse_slide, whole):
-    truth = read_points(coarse_slide / "truth.csv", ["Lymphocyte", "Epithelial", "Stroma"]).nuclei
+    truth = read_truth(coarse_slide / "truth.csv", ["Lymphocyte", "Epithelial", "Stroma"], (0.25, 0.25)).nuclei
     distance, _ = cKDTree(read_nuclei(whole).xy).query(truth.xy)
     assert (distance * 0.5 < 3).mean() > 0.6
 
@@ -63,7 +63,7 @@ def test_most_drawn_nuclei_are_proposed(coarse_slide, whole):
 def test_points_that_others_found_all_come_through_however_near(coarse_slide, tmp_path):
     """Duplicate outlines of a model are removed, but users' points are all kept, although their circles overlap."""
     x, y = np.meshgrid(np.arange(10) * 14.0, np.arange(10) * 14.0)  # 3.5 um apart, with circles of 4 um
-    corner = read_points(coarse_slide / "truth.csv", ["Lymphocyte", "Epithelial", "Stroma"]).nuclei.xy[0]
+    corner = read_truth(coarse_slide / "truth.csv", ["Lymphocyte", "Epithelial", "Stroma"], (0.25, 0.25)).nuclei.xy[0]
     points = np.c_[x.ravel(), y.ravel()] + corner
     (tmp_path / "points.csv").write_text("x,y\n" + "".join(f"{x},{y}\n" for x, y in points))
     settings = f"{{file: {tmp_path / 'points.csv'}}}"
@@ -81,7 +81,7 @@ def test_a_shard_of_another_slide_sends_back_to_propose(coarse_slide, whole):
 def test_the_ledger_states_that_nothing_was_sought_in_ink(whole):
     ledger = json.loads((whole.parent / "propose.json").read_text())
     assert ledger["status"] == "ok"
-    assert ledger["warnings"] == ["1 of 12 windows skipped (ink): nothing is proposed there"]
+    assert ledger["warnings"] == ["2 of 16 windows skipped (ink): nothing is proposed there"]
 
 
 @pytest.mark.parametrize(

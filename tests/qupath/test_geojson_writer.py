@@ -14,8 +14,9 @@ from qupath_check import check_geojson
 
 from muse_pipeline import geodataframe
 from muse_pipeline.core.errors import GeoJSONError, NucleiError
+from muse_pipeline.labels.nuclei_files import read_drawn
+from muse_pipeline.nuclei.class_names import ClassWords
 from muse_pipeline.nuclei.parquet import iterate_rows
-from muse_pipeline.qupath.read import read_geojson
 from muse_pipeline.qupath.write import write_geojson
 
 FEATURE = {
@@ -215,8 +216,9 @@ def test_nuclei_of_immunohistochemistry_have_derived_classes(tmp_path, monkeypat
     ]
     assert all(len(feature["properties"]["measurements"]) == 3 for feature in features)
     assert check_geojson(tmp_path / "nuclei.geojson.gz").is_good
-    drawn = read_geojson(tmp_path / "nuclei.geojson.gz")
-    assert drawn.labels(["Stroma", "Immune: T"]).tolist() == nuclei.label.tolist()
+    words = ClassWords(["Stroma", "Immune: T"], {}, "")
+    drawn = read_drawn(tmp_path / "nuclei.geojson.gz", (0.25, 0.25), 8)
+    assert drawn.resolve(words.index, -1) == nuclei.label.tolist()
     geodataframe.write_geojson(geodataframe.read_nuclei(tmp_path / "nuclei.parquet"), tmp_path / "again.geojson.gz")
     assert read_lines(tmp_path / "again.geojson.gz") == features
 

@@ -88,7 +88,19 @@ println(groovy.json.JsonOutput.toJson([
     command: run.runCommand("muse", "a.svs", 0.25d, new File("roi"), null, new File("out")),
     ids: train.slideIds(["C:\\\\a\\\\S 1.svs", "/b/S 1.ome.tif", "T"]),
     train: train.trainCommand("muse", "c.yaml", new File("f"), new File("f/run-1"), 2),
+    organs: askOnce(run, new File(args[2])),
 ]))
+
+/** The options for an image without a window, then with one, twice, and with options of the user. */
+def askOnce(run, folder) {
+    def options = { List own -> run.specimenOptions("Brightfield (H-DAB)", folder, own) }
+    def unasked = options([])
+    System.setProperty("window", "yes")
+    System.setProperty("organ", "Mamma links")
+    def asked = [options([]), options([]), options(["--organ", "lung", "--stain", "HE"])]
+    def ofHe = run.specimenOptions("Brightfield (H&E)", folder, [])
+    return [unasked, *asked, ofHe, javafx.scene.control.TextInputDialog.shown]
+}
 """
 
 
@@ -96,7 +108,8 @@ println(groovy.json.JsonOutput.toJson([
 @pytest.mark.slow
 def test_functions_of_the_scripts(groovy, tmp_path):
     scripts = write_scripts(tmp_path, Path("muse"), Path("c.yaml"))
-    done = groovy({"objects": [], "selected": []}, "-e", FUNCTIONS, *scripts)
+    done = groovy({"objects": [], "selected": []}, "-e", FUNCTIONS, *scripts, tmp_path / "results")
+    organ = ["--organ", "Mamma links"]
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {
         "windows": [r"C:\My slides\a.svs", r"\\server\share\a.svs"],
@@ -109,6 +122,7 @@ def test_functions_of_the_scripts(groovy, tmp_path):
             *("muse", "finetune", "c.yaml", "--data", "f", "--output", "f/run-1"),
             *("--set", "name=corrected", "training_data=2 slides corrected in QuPath"),
         ],
+        "organs": [["--stain", "IHC"], [*organ, "--stain", "IHC"], [*organ, "--stain", "IHC"], [], organ, 1],
     }
 
 
@@ -120,7 +134,7 @@ def test_an_open_image_gets_its_nuclei_again_and_again(groovy, tmp_path):
     (script, _) = write_scripts(tmp_path, Path(sys.executable).with_name("muse"), Path("c.yaml"))
     objects = [square("annotation", 400), square("annotation", 300, "Tumor"), square("annotation", 60, "Ignore*")]
     state = {"uri": slide.as_uri(), "name": slide.name, "size": [500, 500], "mpp": 0.5, "objects": objects}
-    state["detections"] = []
+    state["detections"], state["type"] = [], "Brightfield (H&E)"
     whole = groovy(state | {"selected": []}, script)
     assert whole.returncode == 0, whole.stdout + whole.stderr
     n_whole = int(re.search(r"IMPORTED (\d+)", whole.stdout)[1])

@@ -36,7 +36,8 @@ def test_script_fits_our_files(tmp_path):
     assert "only the first" in script and "one at a time" in script  # explains outlines of several parts
     assert sum(line.startswith(prefix) for line in lines) == sidecar["provenance"]["n_nuclei"] == 50
     read = {"slide_file", "slide_path", "slide_id", "frame", "size_px"}
-    assert all(f"sidecar.{key}" in script for key in (*read, "provenance.n_nuclei", "provenance.card.classes"))
+    of_provenance = ("provenance.n_nuclei", "provenance.quality?.n_nuclei", "provenance.card.classes")
+    assert all(f"sidecar.{key}" in script for key in (*read, *of_provenance))
     assert read <= set(sidecar)
 
 

@@ -2,17 +2,15 @@
 
 import re
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 import shapely
 
 from muse_pipeline.core.errors import GeoJSONError, LabelError, LeftOutWarning
-from muse_pipeline.core.types import Frame
 from muse_pipeline.evaluation.truth import read_truth
-from muse_pipeline.labels.formats import read_annotated
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.nuclei_files import ObjectRules, read_drawn
+from muse_pipeline.nuclei.class_names import ClassWords
 from muse_pipeline.qupath.read import read_geojson
 from muse_pipeline.qupath.regions import read_areas
 
@@ -81,7 +79,7 @@ LABELS = {
     "partly_outside.geojson": LARGE,
     "roi_gson.json": LARGE,
     "shapes.geojson": LARGE,
-    "classes.geojson": "class 'Region\\*' is not in class_map",
+    "classes.geojson": LARGE,
     "core.geojson": r"has no usable points or polygons \(left out: 1 TMA core\)",
     "plane.geojson": r"has no usable points or polygons \(left out: 1 object on a plane above 0\)",
     "root.geojson": r"has no usable points or polygons \(left out: 1 root object\)",
@@ -93,9 +91,14 @@ LABEL_WARNINGS = {
     "only_lines.geojson": "left out 1 line",
     "unareal.geojson": "left out 2 lines",
 }
-SOURCE = LabelSource(
-    Path("labels"), "geojson", images=Path("images"), region_class="Tumor", class_map={"Tumor: Positive": "Dark"}
-)
+WORDS = ClassWords(("Dark",), {"Tumor: Positive": "Dark"}, "")
+
+
+def read_labels(path):
+    """(number of nuclei, number of regions) of labels whose regions have the class Tumor."""
+    labels = read_drawn(path, (0.25, 0.25), 8, rules=ObjectRules("Tumor", repairs_regions=False))
+    labels.resolve(WORDS.index, -1)
+    return len(labels.nuclei), len(shapely.get_parts(labels.area))
 
 
 def read_quietly(function, *arguments):
@@ -126,11 +129,11 @@ def test_every_export_as_labels(qupath_reference, version):
     paths = sorted((qupath_reference / "exports" / version).iterdir())
     assert {path.name for path in paths} == LABELS.keys()
     for path in paths:
-        found, output = read_quietly(read_annotated, path, SOURCE, ("Dark",), Frame.LEVEL0, (0.25, 0.25), 8)
+        found, output = read_quietly(read_labels, path)
         if isinstance(LABELS[path.name], str):
             assert isinstance(found, str) and re.search(LABELS[path.name], found), (path, found)
         else:
-            assert (len(found.nuclei), len(found.regions)) == LABELS[path.name], (path, found)
+            assert found == LABELS[path.name], path
         assert output == ([LABEL_WARNINGS[path.name]] if path.name in LABEL_WARNINGS else []), path
 
 

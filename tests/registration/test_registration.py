@@ -9,9 +9,11 @@ from drawn_pair import Warp, draw_partner, draw_section, errors_um, open_drawn, 
 from muse_pipeline.core.errors import MisfitError, RegistrationError
 from muse_pipeline.core.files import write_json
 from muse_pipeline.registration.outline import register_outline
+from muse_pipeline.registration.partner import open_pair_of_files
 from muse_pipeline.registration.record import describe, read_registered
 from muse_pipeline.registration.register import ABOVE_LIMIT, KEPT, NO_MATCH, OUTSIDE, open_pair, register_partner
 from muse_pipeline.registration.transform import Transform
+from muse_pipeline.slides.inspect import inspect_slide
 
 SIZE_UM, MPP, PARTNER_MPP = (1600.0, 1400.0), 0.8, 0.9
 TURNED = Warp(degrees=7, scale=1.05, shift_um=(180, 90))
@@ -104,6 +106,15 @@ def test_lost_and_displaced_tissue_is_left_out_and_counted(section, he):
         (at < [left - 250, top - 250]) | (at > [left + side + 250, top + side + 250])
     ).any(1)
     assert (found.tiles.status[elsewhere] == KEPT).mean() > 0.8
+
+
+@pytest.mark.parametrize("partner", ["small_he.jpg", "small_padded.jpg"])
+def test_a_picture_fits_itself_up_to_its_edges(trials, partner):
+    folder = trials / "3-edge-tiles-called-outside"
+    info, partner_info = (inspect_slide(folder / name, name, 0.499) for name in ("small_he.jpg", partner))
+    with open_pair_of_files(folder / "small_he.jpg", info, folder / partner, partner_info) as pair:
+        found = register_partner(pair)
+    assert found.tiles.status.tolist() == [KEPT] * 4
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from finished_slide import CLASSES, GLASS, HOSTILE, MODEL, row, write_ledger, write_slide
+from finished_slide import CLASSES, GLASS, HOSTILE, MODEL, draw_tissue, row, write_ledger, write_slide
 
 from muse_pipeline.cohort.ledgers import STEPS
 from muse_pipeline.cohort.sheet import read_resolved
 from muse_pipeline.core.errors import SheetError
 from muse_pipeline.core.files import read_json, write_json
+from muse_pipeline.inference.doubts import BROWN_NUCLEI
 from muse_pipeline.report.album import Album
 from muse_pipeline.report.cohort import (
     counted,
+    describe_total,
     gather_cohort,
     judge_slide,
     summarise_cohort,
@@ -107,8 +109,9 @@ def test_failed_slides_are_named_with_the_reason_those_last_that_did_not_start(s
         f"  {HOSTILE}: detect: model </script><b>: has no card; export it again",
         "  noise: inspect: noise.svs: no reader opens it; check the file",
     ]
-    assert lines[3] == "  waiting0: inspect: not started; run the workflow again"
-    assert lines[11:] == ["  and 2 more; cohort.tsv names them"]
+    assert lines[3:] == ["  waiting0, waiting1, waiting2 and 7 more: inspect: not started; run the workflow again"]
+    many = [replace(each, reason=f"reason {n}") for n, each in enumerate(waiting)]
+    assert summarise_failures(many)[3:] == ["  and 8 more; cohort.tsv has them"]
     assert summarise_failures([slides["good"], slides["with gaps"]]) == []
 
 
@@ -182,6 +185,8 @@ def test_table_reads_back_with_stable_columns(slides, tmp_path):
         "patient",
         "split",
         "organ",
+        "classes_validated",
+        "stain",
         "mpp_x",
         "mpp_y",
         "model",
@@ -213,7 +218,7 @@ def test_table_reads_back_with_stable_columns(slides, tmp_path):
     assert (good["model"], good["model_sha256"], failed["model"]) == ("compact", MODEL["sha256"], "")
 
 
-BROWN = "stains unlike those of training: brown"
+BROWN = BROWN_NUCLEI
 DARK = "dark background: not bright-field"
 
 
@@ -222,9 +227,10 @@ def flagged_slides(tmp_path_factory):
     """Three slides: one like the training pictures, one with a different stain, and one that is not bright-field."""
     results = tmp_path_factory.mktemp("flagged")
     glass = np.full((300, 300, 3), GLASS, np.uint8), np.zeros((0, 2)), np.zeros(0, np.int32)
-    for name, drawing, reasons in (("like", None, []), ("brown", None, [BROWN]), ("dark", glass, [DARK])):
+    tissue = draw_tissue()
+    for name, drawing, reasons in (("like", tissue, []), ("brown", tissue, [BROWN]), ("dark", glass, [DARK])):
         verdict = {"verdict": "other stain" if reasons else "ok", "reasons": reasons}
-        write_slide(results, name, drawing, appearance=verdict)
+        write_slide(results, name, drawing, appearance=verdict, positive=tissue[2] == 1 if name == "brown" else None)
     return [judge_slide(results, row(name)) for name in ("like", "brown", "dark")]
 
 
@@ -243,19 +249,21 @@ def test_a_dark_slide_states_why_there_is_nothing_in_it(flagged_slides):
 def test_flags_are_in_the_table_the_page_and_the_closing_lines(flagged_slides, tmp_path):
     write_table(flagged_slides, tmp_path / "cohort.tsv")
     rows = list(csv.DictReader((tmp_path / "cohort.tsv").open(encoding="utf-8", newline=""), dialect="excel-tab"))
-    assert [(each["appearance"], each["warnings"]) for each in rows] == [
-        ("ok", ""),
-        ("other stain", BROWN),
-        ("other stain", DARK),
+    assert [(each["appearance"], each["stain"], each["warnings"]) for each in rows] == [
+        ("ok", "H&E", ""),
+        ("other stain", "IHC", BROWN),
+        ("other stain", "", DARK),
     ]
     write_page(flagged_slides, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert f"unlike the model&#39;s training pictures: {BROWN}" in text
-    assert text.count('<span class="pill red">other stain<') == 4  # two slides, both in the table and on a card
+    assert f"unlike the model&#39;s training pictures: {DARK}" in text
+    assert text.count('<span class="pill red">other stain<') == 2  # in the table and on a card
+    assert text.count('<span class="pill amber">check stain<') == 2
     lines = summarise_flags(flagged_slides)
-    assert lines[0].startswith("2 slides unlike the model's training pictures")
-    assert f"  brown: {BROWN}; its nuclei are in no total" in lines
-    assert summarise_flags(flagged_slides[:1]) == []
+    assert lines[0].startswith("1 slide unlike the model's training pictures")
+    assert lines[1] == f"  dark: {DARK}; its nuclei are in no total"
+    assert lines[3] == f"  brown: {BROWN}: nuclei are scored as positive or negative; state the stain in the sheet"
+    assert summarise_flags([replace(flagged_slides[0], organ="breast")]) == []
 
 
 def test_a_third_stain_that_is_not_found_is_in_the_closing_lines(slides):
@@ -301,11 +309,28 @@ def test_slides_of_the_same_content_are_in_the_closing_lines(slides):
 
 def test_nuclei_of_another_stain_are_in_no_total_of_the_page(flagged_slides, tmp_path):
     like, brown, _ = flagged_slides
-    assert brown.n_nuclei and counted(flagged_slides) == [like]
+    assert counted(flagged_slides) == [like] and counted(flagged_slides, "IHC") == [brown]
     write_page(flagged_slides, tmp_path / "report.html")
     head = (tmp_path / "report.html").read_text(encoding="utf-8").partition("All slides")[0]
-    assert f"<dt>Nuclei</dt><dd>{like.n_nuclei:,}</dd>" in head
-    assert f"In these totals: {like.n_nuclei} nuclei of 1 slide; 2 slides left out: other stain." in head
+    assert f"<dt>Nuclei, H&amp;E</dt><dd>{like.n_nuclei:,}</dd>" in head
+    percent = f"{brown.positive['percent_positive']:.1f} %"
+    of_brown = f"{percent} positive among {brown.n_nuclei} nuclei of 1 slide of immunohistochemistry"
+    total = f"{like.n_nuclei} nuclei of 1 slide of H&amp;E; {of_brown}; 1 slide left out: other stain"
+    assert f"In these totals: {total}." in head
+    n_positive = f"{brown.positive['n_positive']} of {brown.n_nuclei} nuclei"
+    assert f"<dt>Positive</dt><dd><span>{percent} <small>{n_positive}</small>" in head
+
+
+def test_a_cohort_of_immunohistochemistry_has_its_percentage_as_headline(flagged_slides, tmp_path):
+    brown = flagged_slides[1]
+    twice = [brown, replace(brown, slide_id="again")]
+    write_page(twice, tmp_path / "report.html")
+    head = (tmp_path / "report.html").read_text(encoding="utf-8").partition("All slides")[0]
+    n, n_positive = 2 * brown.n_nuclei, 2 * brown.positive["n_positive"]
+    assert f"<dd><span>{100 * n_positive / n:.1f} % <small>{n_positive:,} of {n:,} nuclei</small>" in head
+    assert f"<dt>H-score</dt><dd>{300 * n_positive / n:.0f}</dd>" in head  # every positive nucleus is 3+
+    assert "<dt>Nuclei" not in head and 'class="classes"' not in head
+    assert describe_total(twice).startswith(f"{100 * n_positive / n:.1f} % positive among {n:,} nuclei of 2 slides")
 
 
 def test_a_damaged_tissue_mask_is_no_glass(slide_folder):
@@ -341,7 +366,7 @@ def test_what_different_models_found_is_not_added_up(slide_folder, tmp_path):
 def test_not_known_is_reported(slides):
     assert slides["good"].appearance == "not known" and slides["noise"].appearance is None
     lines = summarise_flags(list(slides.values()))
-    assert lines[0] == "2 slides whose likeness to the model's training pictures is not known:" and "  good" in lines
+    assert lines[0] == "2 slides whose likeness to the model's training pictures is not known: good, with gaps"
 
 
 def test_a_sheet_that_is_none_is_rejected(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import re
 from dataclasses import replace
+from html import unescape
 
 import cv2
 import numpy as np
@@ -11,9 +12,11 @@ import tifffile
 from finished_slide import draw_tissue, row, write_slide
 
 from muse_pipeline.core.files import write_json
+from muse_pipeline.core.provenance import DARK, NO_BROWN, STATED_IHC
+from muse_pipeline.inference.doubts import BROWN_NUCLEI
 from muse_pipeline.report.cohort import counted, describe_total, gather_cohort
-from muse_pipeline.report.notices import find_notices, rank_slides, summarise_flags
-from muse_pipeline.report.page import write_page, write_table
+from muse_pipeline.report.notices import describe_unknown_organs, find_notices, rank_slides, summarise_flags
+from muse_pipeline.report.page import MOST_LINES, write_page, write_report, write_table
 from muse_pipeline.report.slide_card import describe_use
 from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.slides.mpp import MppCandidate, choose_mpp
@@ -21,7 +24,10 @@ from muse_pipeline.tissue.find import DOUBT as TISSUE_DOUBT
 
 CLASS_DOUBT = 'check the classes: nuclei of the class "Lymphocyte" are too large for it'
 DOUBT = "check the pixel size, 0.25 um: the nuclei are too small for it (median area 11.9 um2)"
-BROWN = {"verdict": "other stain", "reasons": ["stains unlike those of training: brown, as immunohistochemistry is"]}
+BROWN = {"verdict": "other stain", "reasons": [BROWN_NUCLEI]}
+STATED = {"verdict": "other stain", "reasons": [STATED_IHC]}
+DOUBTED = {"verdict": "other stain", "reasons": [STATED_IHC, NO_BROWN]}
+DARK_SLIDE = {"verdict": "other stain", "reasons": [DARK]}
 PALE = {"verdict": "flagged", "reasons": ["stains unlike those of training: tissue paler"]}
 MPP = "the mpp, 0.25 um as given, overrides 0.5 um from openslide.mpp-x"
 
@@ -38,6 +44,9 @@ def slides(tmp_path_factory):
         "small": {"doubt": DOUBT},
         "small and given": {"doubt": DOUBT, "warnings": [MPP]},
         "brown": {"appearance": BROWN, "positive": small[2] == 1},
+        "stated": {"appearance": STATED, "positive": small[2] == 1},
+        "pink": {"appearance": DOUBTED, "positive": small[2] == 1},
+        "dark": {"appearance": DARK_SLIDE},
         "gaps": {"full_windows": [0]},
         "pen": {"colour_warnings": [f"{TISSUE_DOUBT}99% of it has the colour of a pen"]},
         "bare": {"drawing": (small[0], small[1][:0], small[2][:0])},
@@ -59,7 +68,10 @@ def test_every_slide_has_its_level_and_word(slides):
         "kidney": [("amber", "classes not validated")],
         "small": [("red", "doubtful scale")],
         "small and given": [("red", "doubtful scale")],
-        "brown": [("red", "other stain")],
+        "brown": [("amber", "check stain")],
+        "stated": [],
+        "pink": [("amber", "check stain")],
+        "dark": [("red", "other stain")],
         "gaps": [("amber", "")],
         "pen": [("amber", "check tissue")],
         "bare": [("amber", "check tissue")],
@@ -71,8 +83,8 @@ def test_every_slide_has_its_level_and_word(slides):
 def test_red_slides_come_before_amber_ones_and_failed_ones_first(slides):
     ranked = [entry.slide.slide_id for entry in rank_slides(list(slides.values()))]
     assert ranked == [
-        *("lost", "gaps", "bare", "swollen", "small", "small and given", "brown"),
-        *("pale", "given", "pen", "kidney", "plain"),
+        *("lost", "gaps", "dark", "bare", "swollen", "small", "small and given"),
+        *("pale", "given", "brown", "pink", "pen", "kidney", "plain", "stated"),
     ]
 
 
@@ -84,8 +96,8 @@ def test_red_and_amber_view_different_on_the_page(slides, tmp_path):
     )
     assert "Needs attention" in red and "Check before use" in amber
     assert [re.findall("<bdi>(.*?)</bdi>", part) for part in (red, amber)] == [
-        ["lost", "swollen", "small", "small and given", "brown"],
-        ["gaps", "bare", "pale", "given", "pen", "kidney"],
+        ["lost", "dark", "swollen", "small", "small and given"],
+        ["gaps", "bare", "pale", "given", "brown", "pink", "pen", "kidney"],
     ]
     assert '<ul class="warnings red"><li>check the pixel size' in text
     assert '<ul class="warnings amber"><li>stains unlike those of training: tissue paler' in text
@@ -94,12 +106,22 @@ def test_red_and_amber_view_different_on_the_page(slides, tmp_path):
 
 
 def test_an_implausible_size_is_in_the_closing_lines_and_the_warnings(slides):
-    lines = summarise_flags(list(slides.values()))
-    at = lines.index("2 slides of doubtful scale; if the mpp is wrong, so are the results:")
-    assert lines[at + 1 : at + 3] == [
-        f"  {name}: {DOUBT}; its nuclei are in no total" for name in ("small", "small and given")
+    lines = summarise_flags([slides["small"], slides["small and given"]])
+    assert lines[:2] == [
+        "2 slides of doubtful scale; if the mpp is wrong, so are the results:",
+        f"  small, small and given: {DOUBT}; its nuclei are in no total",
     ]
     assert slides["small"].warnings == [DOUBT]
+
+
+def test_nuclei_of_unusual_size_are_counted_if_the_scanner_states_the_mpp(slides):
+    summary = slides["small"].summary
+    stated = {**summary["provenance"], "mpp_source": "openslide.mpp-x"}
+    slide = replace(slides["small"], summary={**summary, "provenance": stated})
+    (notice,) = find_notices(slide)
+    assert notice[:2] == ("amber", "check mpp") and notice.sentence.startswith(f"{DOUBT}; the file of the scanner")
+    assert counted([slide]) and slide.left_out == ""
+    assert describe_use(slide).startswith("Counts and outlines may be used if the pixel size is right")
 
 
 def test_a_slide_of_an_implausible_mpp_is_in_no_total(slides, tmp_path):
@@ -116,20 +138,21 @@ def test_a_slide_of_an_implausible_mpp_is_in_no_total(slides, tmp_path):
         )
     found = gather_cohort(tmp_path, map(row, sizes))
     assert reasons["oblong"].endswith("is implausible for a microscope slide: x and y differ by 100%; check it")
-    assert [slide.left_out for slide in found] == ["doubtful scale", "doubtful scale", "other stain", ""]
-    assert "2 doubtful scale, 1 other stain" in describe_total(found)
+    assert [slide.left_out for slide in found] == ["doubtful scale", "doubtful scale", "doubtful scale", ""]
+    assert "3 slides left out: doubtful scale" in describe_total(found)
     assert [slide.warnings for slide in found if "brown" not in slide.slide_id] == [
         [reasons[name]] for name in sizes if "brown" not in name
     ]
     lines = summarise_flags(found)
     at = lines.index("3 slides of doubtful scale; if the mpp is wrong, so are the results:")
     assert lines[at + 1 : at + 3] == [
-        f"  {name}: {reasons[name]}; its nuclei are in no total" for name in ("fine", "oblong")
+        f"  {names}: {reasons[name]}; its nuclei are in no total"
+        for names, name in (("fine, brown and fine", "fine"), ("oblong", "oblong"))
     ]
     assert not any("whose mpp is doubtful" in line for line in lines)
     (notice,) = find_notices(found[0])
     assert notice == ("red", "doubtful scale", f"{reasons['fine']}; its nuclei are in no total")
-    assert len(counted(replace(slide, included=("scale",)) for slide in found)) == 3
+    assert len(counted(replace(slide, included=("scale",)) for slide in found)) == 4
 
 
 def test_a_file_of_several_pictures_is_listed_for_a_check_before_use(tmp_path):
@@ -142,38 +165,40 @@ def test_a_file_of_several_pictures_is_listed_for_a_check_before_use(tmp_path):
     (slide,) = slides = gather_cohort(tmp_path, [row("two")])
     assert find_notices(slide) == [("amber", "check picture", warning)] and "2 pictures" in warning
     heading = "1 slide whose file has several pictures; check before use that the right one was read:"
-    assert summarise_flags(slides) == [heading, f"  two: {warning}"]
+    assert summarise_flags(slides)[:2] == [heading, f"  two: {warning}"]
     assert "may be used if the right picture of the file was read" in describe_use(slide)
 
 
 def test_tissue_or_nuclei_that_may_be_missing_are_in_the_closing_lines(slides):
-    lines = summarise_flags(list(slides.values()))
-    at = lines.index("2 slides whose tissue is doubtful, check before use:")
-    assert lines[at + 1] == "  pen: 99% of it has the colour of a pen"
-    assert lines[at + 2].startswith("  bare: no nucleus in 0.") and lines[at + 2].endswith("is its mpp right?")
+    heading, of_pen, of_bare = summarise_flags([slides["pen"], slides["bare"]])
+    assert heading == "2 slides whose tissue is doubtful, check before use:"
+    assert of_pen == "  pen: 99% of it has the colour of a pen"
+    assert of_bare.startswith("  bare: no nucleus in 0.") and of_bare.endswith("is its mpp right?")
 
 
 def test_doubtful_numbers_are_in_no_total_and_the_total_states_what_it_contains(slides, tmp_path):
     n = slides["plain"].n_nuclei
     finished = [slide for slide in slides.values() if slide.summary]
     assert [slide.slide_id for slide in finished if slide not in counted(finished)] == [
-        *("small", "small and given", "brown"),
+        *("small", "small and given", "brown", "stated", "pink", "dark"),
     ]
+    n_positive = slides["brown"].positive["n_positive"]
     total = (
-        f"{7 * n} nuclei of 8 slides; 3 slides left out: 2 doubtful scale, 1 other stain; "
+        f"{7 * n} nuclei of 8 slides of H&E; {100 * n_positive / n:.1f} % positive among {3 * n} nuclei of 3 slides of "
+        "immunohistochemistry; 3 slides left out: 2 doubtful scale, 1 other stain; "
         "2 slides left out of the counts of classes: 1 doubtful classes, 1 classes not validated"
     )
     assert describe_total(finished) == total
     write_page(finished, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert f"In these totals: {total}." in text
-    assert f"<dt>Nuclei</dt><dd>{7 * n}</dd>" in text
+    assert f"In these totals: {total}." in unescape(text)
+    assert f"<dt>Nuclei, H&amp;E</dt><dd>{7 * n}</dd>" in text
     n_lymphocytes = slides["plain"].class_counts["Lymphocyte"]
     assert f"{5 * n_lymphocytes} (" in text.split('class="legend"')[1].split("</ul>")[0]
     card = text.split("<h3><bdi>kidney</bdi></h3>")[1].split("</article>")[0]
-    assert "Counts of classes, in no total: classes not validated." in card
+    assert "Counts of Lymphocyte, Epithelial, Stromal, in no total: classes not validated." in card
     of_plots = text.split('id="plots"')[1].split("Slide by slide")[0]
-    assert "10 slides" not in of_plots and "7 slides from" in of_plots and "5 slides from" in of_plots
+    assert "13 slides" not in of_plots and "7 slides from" in of_plots and "5 slides from" in of_plots
     of_kidney = next(each for each in text.split("<tr")[1:] if "<bdi>kidney</bdi>" in each)
     assert of_kidney.count("<small>classes not validated</small>") == 3
 
@@ -187,17 +212,21 @@ def test_the_table_states_what_the_totals_leave_out(slides, tmp_path):
         "kidney": "counts of classes: classes not validated",
         "small": "all nuclei: doubtful scale",
         "small and given": "all nuclei: doubtful scale",
-        "brown": "all nuclei: other stain",
+        "dark": "all nuclei: other stain",
     }
     assert rows["swollen"]["warnings"] == CLASS_DOUBT and rows["kidney"]["organ"] == "kidney"
-    assert rows["kidney"]["warnings"] == "classes are not validated in kidney: the card of compact lists breast only"
+    assert rows["kidney"]["warnings"] == "classes are not validated in kidney: the card of compact lists breast"
+    validated = {name: each["classes_validated"] for name, each in rows.items()}
+    assert {name for name, each in validated.items() if each == ""} == {"brown", "stated", "pink", "dark", "lost"}
+    assert (validated["plain"], validated["kidney"]) == ("all", "none")
     assert rows["kidney"]["nuclei_Lymphocyte"] == rows["plain"]["nuclei_Lymphocyte"]
 
 
 def test_the_reader_may_include_doubtful_numbers(slides):
     chosen = [replace(slide, included=("scale", "organ")) for slide in slides.values() if slide.summary]
     assert describe_total(chosen).endswith(
-        "10 slides; 1 slide left out: other stain; 1 slide left out of the counts of classes: doubtful classes"
+        "immunohistochemistry; 1 slide left out: other stain; "
+        "1 slide left out of the counts of classes: doubtful classes"
     )
     assert [notice.word for slide in chosen for notice in find_notices(slide) if slide.slide_id == "kidney"] == [
         "classes not validated"
@@ -214,7 +243,6 @@ def test_immunohistochemistry_has_its_percentage_in_position_of_classes(slides, 
         "percent_positive": round(100 * n_positive / n, 2),
     }
     percent = f"{100 * n_positive / n:.1f} %"
-    assert f"its nuclei ({percent} of them positive) are in no total" in find_notices(brown)[0].sentence
     write_page([slides["plain"], brown], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     card = text.split('<article id="slide-1"')[1].split("</article>")[0]
@@ -242,7 +270,7 @@ def test_a_partner_is_shown_with_its_residuals_and_a_failed_one_with_its_reason(
     rows = [row("paired", partner="ihc.svs"), row("unpaired", partner="ihc.svs"), row("alone")]
     slides = gather_cohort(tmp_path, rows)
     assert [[notice.word for notice in find_notices(slide)] for slide in slides] == [[], ["no partner"], []]
-    assert summarise_flags(slides) == [
+    assert summarise_flags(slides)[:2] == [
         "1 slide whose partner was not registered; a backbone is trained without their pairs:",
         "  unpaired: ihc.svs: does not fit",
     ]
@@ -254,7 +282,7 @@ def test_a_partner_is_shown_with_its_residuals_and_a_failed_one_with_its_reason(
 
 
 def test_every_slide_has_a_sentence_on_the_use_of_its_numbers(slides):
-    classes = "; classes only on tissue of the kind that the model was trained on."
+    classes = "; classes are validated in this organ."
     unconfirmed = "No number may be used before the pixel size is corrected or confirmed."
     assert {name: describe_use(slide) for name, slide in slides.items()} == {
         "plain": f"Counts and outlines may be used{classes}",
@@ -264,9 +292,86 @@ def test_every_slide_has_a_sentence_on_the_use_of_its_numbers(slides):
         "given": f"Counts and outlines may be used if the pixel size is right{classes}",
         "small": unconfirmed,
         "small and given": unconfirmed,
-        "brown": "Counts of positive and negative nuclei may be used if the overlays are right; classes may not.",
+        "dark": "No number may be used: the model is for another stain.",
+        **dict.fromkeys(
+            ("brown", "stated", "pink"),
+            "Counts of positive and negative nuclei may be used if the overlays are right; classes may not.",
+        ),
         "swollen": "Counts and outlines may be used; classes may not.",
-        "kidney": "Counts and outlines may be used; classes are not validated for this tissue.",
+        "kidney": "Counts and outlines may be used; classes are not validated in this organ.",
         "gaps": f"Densities and percentages, but no counts, may be used{classes}",
         "lost": "No number of this slide may be used.",
     }
+
+
+def test_the_last_lines_of_a_large_run_name_each_kind_of_warning_once(slides, tmp_path):
+    """Each of 76 slides has a warning, all kinds occur, and no two failures have the same reason."""
+    organs = "kidney", "Niere", "lymph node", "COAD", "unknown", "", "breast"
+    kinds = list(slides.values())
+    many = [
+        replace(kinds[n % len(kinds)], slide_id=f"S{n}", organ=organs[n % len(organs)], reason=f"reason {n}")
+        for n in range(76)
+    ]
+    lines = write_report(many, tmp_path, tmp_path / "report.html", tmp_path / "cohort.tsv")
+    assert len(lines) == MOST_LINES  # and one error at the end, if slides failed
+    assert lines[0].startswith("76 slides: ") and " positive among " in lines[1]
+    assert re.fullmatch(r"[1-9] slides failed:", lines[2]) and lines[5].endswith(" more; cohort.tsv has them")
+    assert lines[-2].endswith("more kinds of warnings, in the report")
+    n_lacking = sum(slide.lacks_organ for slide in many)
+    assert lines[-1].startswith(f"{n_lacking} slides: classes not validated for an unknown organ; compact is ")
+    of_organs = [replace(slides["plain"], slide_id=f"S{n}", organ=organs[n % 4]) for n in range(76)]
+    lines = summarise_flags(of_organs)
+    assert lines[:2] == [
+        "38 slides of kidney, in which classes are not validated: S0, S1, S4 and 35 more",
+        "19 slides of lymph node, in which classes are not validated: S2, S6, S10 and 16 more",
+    ]
+
+
+def test_an_unknown_organ_is_one_amber_notice_for_the_run_and_stands_where_shares_of_classes_do(slides, tmp_path):
+    nodes = [replace(slides["plain"], slide_id=name, organ="") for name in ("node 1", "node 2")]
+    assert not any(find_notices(slide) for slide in nodes)
+    assert describe_use(nodes[0]) == (
+        "Counts and outlines may be used; classes only in organs in which they are validated: breast."
+    )
+    write_page(nodes, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    amber = text.split('<section class="attention amber">')[1].split("</section>")[0]
+    assert amber.count("<li>") == 1 and "2 slides: classes not validated for an unknown organ" in amber
+    head, _, cards = text.partition("Slide by slide")
+    assert head.count("Classes not validated: the organ of 2 of these slides is not stated.") == 1
+    assert cards.count("Classes not validated: the organ is not stated.") == 2
+    write_table(nodes, tmp_path / "cohort.tsv")
+    with (tmp_path / "cohort.tsv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, dialect="excel-tab"))
+    assert [each["classes_validated"] for each in rows] == ["unknown organ"] * 2
+    assert describe_unknown_organs([replace(nodes[0], included=("organ",)), slides["brown"]]) == ""
+
+
+def test_classes_are_validated_one_by_one(slides, tmp_path):
+    """In colon, only "Epithelial" is validated: its share is shown, and no total has the others."""
+    plain = slides["plain"]
+    known = plain.summary["provenance"]
+    organs = {"Lymphocyte": ["breast"], "Epithelial": ["breast", "colon"], "Stromal": ["breast"]}
+    card = {**known["card"], "organs": organs}
+    colon = replace(plain, organ="TCGA-READ", summary={**plain.summary, "provenance": {**known, "card": card}})
+    assert colon.names_left_out == ["Lymphocyte", "Stromal"] and colon.class_counts.keys() == {"Epithelial"}
+    assert describe_total([colon]).endswith("1 slide left out of the counts of classes: classes not validated")
+    assert describe_use(colon).endswith("; Lymphocyte and Stromal are not validated in this organ.")
+    assert summarise_flags([colon]) == ["1 slide of colon, in which Lymphocyte and Stromal are not validated: plain"]
+    write_table([colon], tmp_path / "cohort.tsv")
+    with (tmp_path / "cohort.tsv").open(encoding="utf-8", newline="") as file:
+        (only,) = csv.DictReader(file, dialect="excel-tab")
+    assert only["classes_validated"] == "Epithelial"
+    assert only["left_out"] == "counts of Lymphocyte, Stromal: classes not validated"
+    write_page([colon], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    row_of = text.split('class="scroll slides"')[1].split("</table>")[0].split("<tr")[2]
+    assert row_of.count("<small>classes not validated</small>") == 2 and row_of.count("number share") == 1
+
+
+def test_a_doubt_about_the_stain_states_what_contradicts_it(slides):
+    (of_pink,) = find_notices(slides["pink"])
+    assert of_pink.sentence.startswith("stated as immunohistochemistry, but the ")
+    assert of_pink.sentence.endswith(" % positive nuclei are not brown; is it H&E?")
+    (of_brown,) = find_notices(slides["brown"])
+    assert of_brown.sentence.endswith(": nuclei are scored as positive or negative; state the stain in the sheet")

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 from pylibCZIrw.czi import create_czi
-from slide_files import write_czi
+from slide_files import draw_gradient, write_czi
 
 from muse_pipeline.core.errors import MissingPackageError, SlideError
 from muse_pipeline.slides.base import open_slide
@@ -31,6 +31,16 @@ def test_scenes_are_one_picture(tmp_path, gradient):
         pixels = slide.read_region((0, height), 0, (60, 120))
         assert (pixels[:100] == 255).all()
         np.testing.assert_array_equal(pixels[100:], gradient[:20, :60])
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_cameras_use_some_of_16_bits(tmp_path, bits):
+    picture = draw_gradient(700, 600)
+    deep = picture.astype(np.uint16) << (bits - 8) | (picture >> (16 - bits))
+    write_czi(tmp_path / "slide.czi", deep)
+    with open_slide(tmp_path / "slide.czi") as slide:
+        assert len(slide.properties.level_sizes_px) > 1
+        np.testing.assert_array_equal(slide.read_region((0, 0), 0, picture.shape[1::-1]), picture)
 
 
 @pytest.mark.parametrize(("planes", "message"), [({"C": 2}, "2 channels of Gray8"), ({"C": 1}, "1 channels of Gray8")])

@@ -130,6 +130,29 @@ def test_doubts(candidate, words):
     assert warning.startswith(DOUBT) == ("differs" not in words)  # DOUBT: listed under "Check before use"
 
 
+@pytest.mark.parametrize(
+    ("stated", "power", "given", "is_doubted"),
+    [
+        (0.5, 20, None, False),
+        (0.62, 20, None, False),
+        (0.243, 20, None, False),  # an adapter doubles the magnification
+        (0.5, 40, None, True),
+        (0.25, 4, None, True),
+        (0.5, None, None, False),
+        (None, 20, 0.5, False),
+        (None, 20, 0.25, True),
+        (None, 20, 1.0, True),
+        (0.243, 20, 0.243, False),
+    ],
+)
+def test_an_mpp_that_does_not_suit_the_objective_is_doubted(stated, power, given, is_doubted):
+    candidates = filter(None, [mpp_from_values(stated, stated, "openslide.mpp-x"), mpp_from_objective(power)])
+    warnings = choose_mpp(candidates, given)[2]
+    assert len(warnings) == is_doubted and all(one.startswith(DOUBT) for one in warnings)
+    if is_doubted:
+        assert f"does not suit the objective power {power}x in the file" in warnings[0]
+
+
 def test_either_axis_may_disagree():
     (warning,) = choose_mpp([MppCandidate((0.25, 0.5), "x")], 0.25)[2]
     assert warning == "the mpp, 0.25 um as given, overrides 0.25 x 0.5 um from x"

@@ -5,9 +5,11 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
+from imagecodecs import jpeg2k_encode
 from PIL import Image
 from slide_files import draw_gradient, shrink, write_pyramid
 
@@ -58,6 +60,8 @@ def test_every_kind_of_picture_is_rgb_on_white(tmp_path, mode, suffix, expected)
     plain = Image.new("RGB", (30, 20), (10, 120, 230))
     converted = {"RGB": plain, "P": plain.quantize(4), "CMYK": plain.convert("CMYK")}
     picture = converted[mode] if mode in converted else Image.new(mode, (30, 20), colours[mode])
+    if mode.endswith("A"):  # a constant opacity would not count
+        picture.putpixel((0, 0), (*picture.getpixel((0, 0))[:-1], 127))
     path = tmp_path / f"picture{suffix}"
     picture.save(path)
     _, pixels = read_whole(path)
@@ -74,6 +78,7 @@ def test_a_fourth_sample_is_what_the_file_states_it_is(tmp_path, kind, expected,
     """The colour is (200, 120, 170), with a fourth sample of 128 that is unspecified or an opacity of either kind."""
     colour = np.array([200, 120, 170], float) * (128 / 255 if kind == "ASSOCALPHA" else 1)
     pixels = np.full((300, 400, 4), [*colour.round().astype(int), 128], np.uint8)
+    pixels[150, 200:, 3] = 129
     how = {"photometric": "rgb", "extrasamples": [kind], "resolution": (40_000, 40_000), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(tmp_path / "a.tif", pixels, **how, **({"tile": (128, 128)} if pyramid else {}))
     _, found = read_whole(tmp_path / "a.tif")
@@ -95,6 +100,65 @@ def test_jpeg_jpeg_2000_and_16_bit_tiff(tmp_path, gradient):
         name, pixels = read_whole(path)
         assert name == "image"
         np.testing.assert_array_equal(pixels, gradient)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_cameras_use_some_of_16_bits(tmp_path, bits):
+    """All values are in the lower bits; without a rule for these, pictures of 12 bits would be black."""
+    picture = draw_gradient(300, 200)
+    deep = picture.astype(np.uint16) << (bits - 8) | (picture >> (16 - bits))
+    hot = deep.copy()
+    hot[3, 4] = 65_535
+    files = {"hot.tif": hot, "contig.tif": deep, "separate.tif": np.moveaxis(deep, -1, 0)}
+    for name, stored in files.items():
+        planar = {"planarconfig": "separate"} if name == "separate.tif" else {}
+        tifffile.imwrite(tmp_path / name, stored, photometric="rgb", **planar)
+    how = {"photometric": "rgb", "tile": (128, 128)}
+    tifffile.imwrite(tmp_path / "tiled.ome.tif", deep, **how, metadata={"axes": "YXS", "SignificantBits": bits})
+    tifffile.imwrite(tmp_path / "coded.tif", deep, **how, compression="jpeg2000")
+    cv2.imwrite(str(tmp_path / "a.png"), deep[..., ::-1])
+    (tmp_path / "a.jp2").write_bytes(jpeg2k_encode(deep, level=0, codecformat="jp2", bitspersample=max(bits, 9)))
+    for path in (tmp_path / name for name in (*files, "tiled.ome.tif", "coded.tif", "a.png", "a.jp2")):
+        _, pixels = read_whole(path)
+        pixels[3, 4] = picture[3, 4]
+        np.testing.assert_array_equal(pixels, picture, str(path))
+
+
+def test_a_stated_number_of_bits_is_believed(tmp_path):
+    faint = (draw_gradient(300, 200).astype(np.uint16) << 4) // 5 * 4 + 300  # of 12 bits, none is above 3,600
+    faint = faint.clip(max=1000) + 800  # of 11 bits
+    tifffile.imwrite(tmp_path / "a.ome.tif", faint, photometric="rgb", metadata={"axes": "YXS", "SignificantBits": 12})
+    highest = [(281, "H", 3, (4095,) * 3, True)]  # MaxSampleValue
+    tifffile.imwrite(tmp_path / "b.tif", faint, photometric="rgb", extratags=highest)
+    for name in ("a.ome.tif", "b.tif"):
+        np.testing.assert_array_equal(read_whole(tmp_path / name)[1], faint >> 4)
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_white_may_be_0(tmp_path, bits):
+    grey = draw_gradient(300, 200)[..., 0]
+    faint = ((255 - grey).astype(np.uint16) << (bits - 8)) // 8
+    highest = [(281, "H", 1, (1 << bits) - 1, True)]  # MaxSampleValue
+    tifffile.imwrite(tmp_path / "a.tif", faint, photometric="miniswhite", extratags=highest)
+    np.testing.assert_array_equal(read_whole(tmp_path / "a.tif")[1][..., 0], 255 - (255 - grey) // 8)
+
+
+def test_dark_pixels_of_16_bits_are_one_sentence(tmp_path):
+    deep = draw_gradient(300, 200).astype(np.uint16) << 4
+    deep[1:3] = 65_535  # 1 % of the pixels, too many to be faults of the camera
+    tifffile.imwrite(tmp_path / "a.tif", deep, photometric="rgb")
+    assert "16-bit pixels are dark (98 % are below 16 of 256)" in sentence(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"), [(".bmp", {}), (".webp", {"lossless": True}), (".WEBP", {"quality": 95})]
+)
+def test_bmp_and_webp(tmp_path, gradient, suffix, options):
+    Image.fromarray(gradient).save(tmp_path / f"a{suffix}", **options)
+    name, pixels = read_whole(tmp_path / f"a{suffix}")
+    assert name == "image" and abs(pixels.astype(int) - gradient).mean() < (3 if "quality" in options else 0.001)
+    (tmp_path / f"a{suffix}").rename(tmp_path / "b.svs")
+    assert f"rename it to b{suffix.lower()}, and give --mpp" in sentence(tmp_path / "b.svs")
 
 
 def test_a_large_tiff_in_strips_is_not_held_in_memory(tmp_path, gradient, monkeypatch):
@@ -330,12 +394,19 @@ def test_jpeg_data_whose_colours_are_not_those_of_the_tag(tmp_path, subsampling,
     assert is_right == (is_jfif or subsampling > 0)  # no other sign exists
 
 
-@pytest.mark.parametrize("opacity", [0, 255])
+@pytest.mark.parametrize("opacity", [0, 1, 128, 254, 255])
 @pytest.mark.parametrize("n_levels", [1, 2])
-def test_a_fourth_sample_without_a_meaning_hides_nothing(tmp_path, opacity, n_levels):
+def test_a_constant_fourth_sample_hides_nothing(tmp_path, opacity, n_levels):
     pages = [(np.dstack([one, np.full(one.shape[:2], opacity, np.uint8)]), TILES) for one in (SLIDE, LEVEL)[:n_levels]]
     pages_of(tmp_path / "a.tif", *((one, how | {"extrasamples": ["UNSPECIFIED"]}) for one, how in pages))
     np.testing.assert_array_equal(read_whole(tmp_path / "a.tif")[1], SLIDE)
+    pages_of(tmp_path / "c.tif", *((one, how | {"extrasamples": ["UNASSALPHA"]}) for one, how in pages))
+    np.testing.assert_array_equal(read_whole(tmp_path / "c.tif")[1], SLIDE)
+    for suffix in (".png", ".bmp", ".webp"):
+        Image.fromarray(pages[0][0]).save(tmp_path / f"d{suffix}", **({"lossless": True} if suffix == ".webp" else {}))
+        found = read_whole(tmp_path / f"d{suffix}")[1]
+        if opacity or suffix != ".webp":  # WebP does not keep the colours of what is transparent
+            np.testing.assert_array_equal(found, SLIDE)
     content = bytearray((tmp_path / "a.tif").read_bytes())
     with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
         for page in tiff.pages:

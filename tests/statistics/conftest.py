@@ -57,19 +57,24 @@ def write_doubtful(results):
     """A function that writes a slide with doubts in its provenance, and replaces a slide of the same name."""
     random = np.random.default_rng(7)
 
-    def write(name, area_um2, **doubts):
+    def write(name, area_um2, unlike=(None, None), is_ihc=False, **doubts):
         known = {kind: SIZES[kind] | {"doubt": doubt} for kind, doubt in doubts.items()}
-        write_slide(results / name, area_um2, random, doubts=known)
+        of_regions = dict(zip(("n_unlike_region", "n_judged"), unlike, strict=True))
+        write_slide(results / name, area_um2, random, doubts=known, of_regions=of_regions, is_ihc=is_ihc)
 
     return write
 
 
-def write_slide(folder, area_um2, random, n_flagged=None, doubts=None):
+def write_slide(folder, area_um2, random, n_flagged=None, doubts=None, of_regions=None, is_ihc=False):
     folder.mkdir(exist_ok=True)
     card = {"classes": [{"name": name, "color": [1, 2, 3]} for name in CLASSES]}
+    card["organs"] = {"Lymphocyte": ["breast"], "Epithelial": ["breast", "colon"]}
     provenance = {"slide_id": folder.name, "fingerprint": "f", "card": card} | (doubts or {})
     nuclei = Nuclei(random.uniform(0, 99, (20, 2)), Frame.LEVEL0, rays=np.ones((20, 4)), label=np.arange(20) % 2)
     nuclei.prob = np.ones((20, 2), np.float32)
+    if is_ihc:  # a quarter of the nuclei is positive
+        nuclei.dab_od = np.where(np.arange(20) % 4 == 0, 0.5, 0.1)[:, None]
+        provenance["appearance"] = {"verdict": "other stain", "reasons": ["immunohistochemistry, as stated"]}
     columns = dict.fromkeys(SHAPE_COLUMNS, random.normal(area_um2, 1, 20))
     in_tumour = np.arange(20) < 10
     columns |= {"region": np.where(in_tumour, 0, 1).astype(np.int32), "region_prob": np.ones(20)}
@@ -79,7 +84,9 @@ def write_slide(folder, area_um2, random, n_flagged=None, doubts=None):
     columns["neighbours_fraction_Epithelial"] = 1 - columns["neighbours_fraction_Lymphocyte"]
     features = [name for name in columns if name.startswith("neighbours")]
     regions = [one["name"] for one in REGIONS["classes"]]
-    provenance["regions"], more = REGIONS, {"regions": regions, "features": features}
+    provenance["regions"], more = REGIONS | (of_regions or {}), {"regions": regions, "features": features}
+    if is_ihc:
+        provenance["positive_od"] = more["positive_od"] = 0.2
     if n_flagged is not None:
         provenance["quality"] = QUALITY
         more["artefacts"] = ["blurred", "ink"]

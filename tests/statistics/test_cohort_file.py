@@ -105,6 +105,44 @@ def test_a_row_has_the_doubts_and_the_names_of_the_table_of_the_cohort(results):
     assert found["sheet_nuclei"] == [f"n{n}" for n in range(6)]
 
 
+OWN = {
+    "_index": "sheet__index",
+    "__categories": "sheet___categories",
+    ".": "sheet_.",
+    "nuclei": "sheet_sheet_nuclei",
+    "sheet_nuclei": "sheet_nuclei",
+    "status": "sheet_status",
+    "grade/site": "grade_site",
+    "grade_site": "sheet_grade_site",
+    "index": "index",
+}
+
+
+def test_columns_with_reserved_names_get_names_of_their_own(results):
+    rows = json.loads((results / "sheet.json").read_text())
+    rows = [row | {name: f"{name} {n}" for name in OWN} for n, row in enumerate(rows)]
+    (results / "sheet.json").write_text(json.dumps(rows))
+    assert main(["report", str(results)]) == 0
+    with (results / "cohort.tsv").open(encoding="utf-8", newline="") as file:
+        header = next(csv.reader(file, dialect="excel-tab"))
+    assert len(set(header)) == len(header)
+    assert main(["anndata", str(results), "-o", str(results / "cohort.h5ad")]) == 0
+    with h5py.File(results / "cohort.h5ad") as file:
+        for name, column in OWN.items():
+            assert list(file[f"obs/{column}/categories"].asstr()[:]) == [f"{name} {n}" for n in range(6)]
+        assert set(OWN.values()) <= set(file["obs"].attrs["column-order"])
+        assert list(file["obs/_index"].asstr()[:]) == [f"s{number}" for number in range(6)]
+
+
+def test_a_run_of_a_sheet_with_reserved_names(trials, tmp_path):
+    words = ["--anndata", "--no-viewer", "-o", str(tmp_path)]
+    assert main(["run", str(trials / "7-reserved-column/reserved.tsv"), *words]) == 0
+    with h5py.File(tmp_path / "cohort.h5ad") as file:
+        order = set(file["obs"].attrs["column-order"])
+        assert {f"sheet_{name}" for name in ("_index", "nuclei", "status", "model")} | {"index"} <= order
+        assert list(file["obs/sheet__index/categories"].asstr()[:]) == ["a", "c"]
+
+
 def test_a_slide_without_nuclei_is_left_out_and_a_sheet_may_be_given(results, output):
     (results / "s3/nuclei.parquet").unlink()
     (results / "sheet.json").unlink()

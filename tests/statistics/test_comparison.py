@@ -174,6 +174,56 @@ def test_doubtful_slides_and_counts_of_classes_are_left_out_unless_they_are_aske
     assert [n[name] for name in ("nuclei_per_mm2", "percent_Lymphocyte")] == [5, 4]
 
 
+def test_regions_that_are_doubtful_are_not_compared(results, write_doubtful, capsys):
+    write_doubtful("s5", 70, unlike=(3, 10))
+    write_doubtful("s4", 70, unlike=(300, 1000))
+
+    def compare(*words):
+        command = ["statistics", str(results), "--sheet", str(results / "slides.tsv"), "--group", "label"]
+        assert main([*command, "-o", str(results / "statistics.tsv"), *words]) == 0
+        with (results / "statistics.tsv").open(encoding="utf-8", newline="") as file:
+            n = {row["measure"]: int(row["n_second"]) for row in csv.DictReader(file, dialect="excel-tab")}
+        return capsys.readouterr().out, n["nuclei_per_mm2_Lymphocyte"], n["nuclei_per_mm2_in_tumour_Lymphocyte"]
+
+    printed, *n = compare()
+    assert "1 slide left out of the measures of regions: doubtful regions" in printed and n == [3, 2]
+    printed, *n = compare("--include-doubtful", "regions")
+    assert "left out" not in printed and n == [3, 3]
+
+
+def test_slides_of_immunohistochemistry_are_compared_only_with_each_other(results, write_doubtful, capsys):
+    write = ["statistics", str(results), "--sheet", str(results / "slides.tsv"), "--group", "label"]
+
+    def compare(names):
+        for name in names:
+            write_doubtful(name, 50, is_ihc=True)
+        assert main([*write, "-o", str(results / "statistics.tsv")]) == 0
+        with (results / "statistics.tsv").open(encoding="utf-8", newline="") as file:
+            return {row["measure"]: row for row in csv.DictReader(file, dialect="excel-tab")}
+
+    mixed = compare(["s5"])
+    assert "1 slide left out: other stain" in capsys.readouterr().out and "percent_positive" not in mixed
+    of_ihc = compare([f"s{number}" for number in range(6)])
+    assert "left out" not in capsys.readouterr().out
+    assert float(of_ihc["percent_positive"]["mean_first"]) == 25
+    assert not any("Lymphocyte" in name or "Epithelial" in name for name in of_ihc)
+
+
+def test_the_measures_of_a_validated_class_stay(results, capsys):
+    sheet = results / "slides.tsv"
+    header, *rows = sheet.read_text().splitlines()
+    sheet.write_text("\n".join([f"{header}\torgan", *(f"{row}\tColon ascendens" for row in rows)]) + "\n")
+    words = ["--sheet", str(sheet), "--group", "label", "-o", str(results / "statistics.tsv")]
+    assert main(["statistics", str(results), *words]) == 0
+    assert "6 slides left out of the measures of classes: classes not validated" in capsys.readouterr().out
+    with (results / "statistics.tsv").open(encoding="utf-8", newline="") as file:
+        n = {row["measure"]: int(row["n_second"]) for row in csv.DictReader(file, dialect="excel-tab")}
+    kept = {name for name, count in n.items() if count and "_Epithelial" in name}
+    assert kept >= {"percent_Epithelial", "nuclei_per_mm2_Epithelial", "nuclei_per_mm2_in_tumour_Epithelial"}
+    assert not any(count for name, count in n.items() if "Lymphocyte" in name or name.startswith("mixing"))
+    assert n["median_area_um2"] == 3
+
+
 def test_groups_without_sound_slides_are_rejected_with_the_reason(results, write_doubtful, capsys):
     for name in ("s3", "s4", "s5"):
         write_doubtful(name, 900, nuclear_size="too large")

@@ -5,7 +5,7 @@ import pytest
 from drawn import ArraySlide
 
 from muse_pipeline.core.errors import StoreError
-from muse_pipeline.store.store import open_store
+from muse_pipeline.store.store import PERIOD_PX, continue_axis, open_store
 from muse_pipeline.store.write import write_store
 from muse_pipeline.tissue.mask import TissueMask
 
@@ -37,6 +37,24 @@ def test_planes_are_the_channels_of_the_same_pixels(ramp, mpp, xy, size):
     planes = store.read_planes(xy, size)
     assert planes.flags.c_contiguous
     np.testing.assert_array_equal(np.moveaxis(planes, 0, -1), store.read(xy, size))
+
+
+@pytest.mark.parametrize("mpp", [0.5, 4.0])
+def test_beyond_its_edges_its_outermost_pixels_can_repeat(ramp, mpp):
+    store = ramp[0].at(mpp)
+    width, height = store.size_px
+    whole = store.read((0, 0), store.size_px)
+    for xy in ((-PERIOD_PX, 0), (0, -PERIOD_PX), (-2 * PERIOD_PX, -PERIOD_PX)):
+        assert (store.read_continued(xy, (PERIOD_PX,) * 2) == whole[:PERIOD_PX, :PERIOD_PX]).all()
+    assert (store.read_continued((width, height), (PERIOD_PX,) * 2) == whole[-PERIOD_PX:, -PERIOD_PX:]).all()
+    assert (store.read_continued((width - 5, 7), (9, 6))[:, :5] == whole[7:13, -5:]).all()
+    assert (store.read_continued((3, 7), (9, 6)) == store.read((3, 7), (9, 6))).all()
+    all_of_it = store.read_continued((-5, -5), (width + 10, height + 10))
+    assert all_of_it.flags.c_contiguous and (all_of_it[5:-5, 5:-5] == whole).all() and (all_of_it < 255).all()
+
+
+def test_a_picture_smaller_than_the_period_repeats_whole():
+    assert continue_axis(-4, 12, 3).tolist() == [2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1]
 
 
 @pytest.fixture(scope="module")

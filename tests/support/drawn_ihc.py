@@ -19,8 +19,17 @@ from muse_pipeline.tissue.stain import TEXTBOOK
 PITCH_UM = 16.0
 
 
-def draw_ihc(mpp: float, size_um: tuple[float, float], share: float = 0.3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels, centres (N, 2) px and brown flags (N,) of discs of radius 4 um, blue or a denser brown, on pale blue."""
+def draw_ihc(
+    mpp: float, size_um: tuple[float, float], share: float = 0.3, background: float = 0.1
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels, centres (N, 2) px and brown flags (N,) of discs of radius 4 um, blue or a denser brown, on pale blue.
+
+    Args:
+        mpp: um per pixel.
+        size_um: width and height.
+        share: share of brown discs.
+        background: optical density of the pale blue.
+    """
     axes = [np.arange(PITCH_UM, side - PITCH_UM / 2, PITCH_UM) for side in size_um]
     rng = np.random.default_rng(0)
     centres = np.stack(np.meshgrid(*axes), -1).reshape(-1, 2) / mpp
@@ -32,7 +41,7 @@ def draw_ihc(mpp: float, size_um: tuple[float, float], share: float = 0.3) -> tu
         cv2.circle(amounts[int(is_brown)], middle, round(4 / mpp * 256), 1.0, -1, cv2.LINE_8, 8)
     blue, dab = (cv2.GaussianBlur(one, (0, 0), 0.3 / mpp)[..., None] for one in amounts)
     stains = np.array([TEXTBOOK[0] / np.linalg.norm(TEXTBOOK[0]), DAB / np.linalg.norm(DAB)])
-    density = (0.1 + 0.6 * blue) * stains[0] + 1.4 * dab * stains[1]
+    density = (background + 0.6 * blue) * stains[0] + 1.4 * dab * stains[1]
     return paint(np.maximum(density + rng.normal(0, 0.02, density.shape), 0)), centres, brown
 
 

@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
-from muse_pipeline.labels.pictures import LabelledImage
-from muse_pipeline.labels.read import read_labelled_images
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.base_source import LabelSource
+from muse_pipeline.labels.label_sources import read_labelled_images
+from muse_pipeline.labels.labelled_image import LabelledImage
+from muse_pipeline.labels.picture_source import PictureSource
 
 CLASSES = ("Dark", "Pale")
 GROUND, NUCLEUS = (235, 190, 215), (90, 60, 130)
@@ -40,7 +41,7 @@ def make_source(folder: Path, name: str, content: str | bytes, form: str = "x y 
     size = (120, 90)
     cv2.imwrite(str(folder / "images" / "P.png"), draw_nuclei(size, grid_xy(size))[..., ::-1])
     (folder / "labels" / name).write_bytes(content.encode() if isinstance(content, str) else content)
-    return LabelSource(folder / "labels", form, images=folder / "images", **{"mpp": 0.5, **settings})
+    return PictureSource(folder / "labels", form, images=folder / "images", **{"mpp": 0.5, **settings})
 
 
 def read(*sources: LabelSource, mpp: float = 0.5, n_rays: int = 8, **settings) -> list[LabelledImage]:

@@ -11,10 +11,16 @@ _EMPTY = [
     "javafx.scene.layout.VBox",
 ]
 _CLASSES = {
-    "javafx.application.Platform": "static void runLater(Closure task) {}",
+    "javafx.application.Platform": "static void runLater(Runnable task) { task.run() }",
+    "javafx.scene.control.TextInputDialog": """
+    static int shown = 0
+    void setTitle(String text) {}
+    void setHeaderText(String text) {}
+    Optional showAndWait() { shown += 1; Optional.ofNullable(System.getProperty("organ")) }
+    """,
     "qupath.lib.common.ColorTools": "static int packRGB(int r, int g, int b) { (r << 16) | (g << 8) | b }",
     "qupath.lib.common.GeneralTools": 'static String getVersion() { "0.6.0" }',
-    "qupath.lib.gui.QuPathGUI": "static QuPathGUI getInstance() { null }",
+    "qupath.lib.gui.QuPathGUI": 'static getInstance() { System.getProperty("window") ? new QuPathGUI() : null }',
     "qupath.lib.objects.classes.PathClass": "static PathClass fromString(String name, Integer color) { null }",
     "qupath.lib.objects.PathObject": """
     Map json
@@ -59,7 +65,7 @@ _CLASSES = {
         def server = new Expando(getURIs: { -> [new URI(state.uri)] }, getWidth: { -> state.size[0] },
             getHeight: { -> state.size[1] }, getMetadata: { -> new Expando(getName: { -> state.name }) },
             getPixelCalibration: { -> new Expando(getAveragedPixelSizeMicrons: { -> size }) })
-        new Expando(getServer: { -> server }, getHierarchy: { -> hierarchy })
+        new Expando(getServer: { -> server }, getHierarchy: { -> hierarchy }, getImageType: { -> state.type })
     }
     """,
 }

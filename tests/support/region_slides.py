@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,15 @@ def export_drawn_model(folder: Path) -> Path:
 def regions(slide: DrawnSlide, model: Path, folder: Path, *more: str) -> int:
     """Run ``muse regions`` and return its exit status."""
     return main(["regions", str(slide.store), "--model", str(model), "--output", str(folder), *more])
+
+
+FILES = ("regions.geojson", "regions.png", "regions.zarr", "regions.json")
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """Checksums of the files of regions in a folder."""
+    files = [path for name in FILES for path in [folder / name, *(folder / name).rglob("*")] if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def read_polygons(folder: Path) -> list[tuple[str, shapely.Geometry]]:

@@ -8,7 +8,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from shapely.geometry import Point
 
-from muse_pipeline.tissue.find import Components, drop_small, number_components, roi_coverage
+from muse_pipeline.tissue.components import Components, drop_small, number_components
+from muse_pipeline.tissue.find import roi_coverage
 from muse_pipeline.tissue.overview import ROWS
 
 

@@ -61,6 +61,12 @@ def test_pen_is_left_out_and_reported(ink):
     assert "pen marks" in warnings[0]
 
 
+def test_blood_is_no_pen():
+    pixels = paint(slide_of(), PINK, 20, 20, 280, 230)
+    mask, warnings = find_mask(paint(pixels, (156, 42, 47), 100, 80, 160, 140), MPP)
+    assert mask[25:225, 25:275].all() and not any("pen" in warning for warning in warnings)
+
+
 @pytest.mark.parametrize("glass", [(183, 201, 193), (158, 186, 199), (174, 193, 163)])
 def test_glass_that_a_camera_has_tinted_is_no_pen(glass):
     """Photographs through a microscope have tinted glass; it is kept together with the tissue around it."""

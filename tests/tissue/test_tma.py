@@ -12,7 +12,7 @@ from muse_pipeline.cohort.sheet import read_sheet
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.qupath.regions import read_roi
 from muse_pipeline.slides.base import open_slide
-from muse_pipeline.slides.inspect import read_info
+from muse_pipeline.slides.inspect import inspect_slide, read_info
 from muse_pipeline.tissue.find import find_tissue
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.tma import find_cores
@@ -57,6 +57,9 @@ def find_grid(mask):
         {"turn": 0.08, "jitter_um": 60, "missing": {(1, 0), (1, 1), (3, 7)}},
         {"pitch_um": 600, "jitter_um": 10, "torn": {(2, 2)}},  # cores touch
         {"radius_um": 300, "pitch_um": 800, "rows": 12, "columns": 16, "missing": {(5, n) for n in range(4, 12)}},
+        {"rows": 1, "columns": 5},
+        {"rows": 1, "columns": 8, "turn": 0.1, "jitter_um": 40, "missing": {(0, 3)}, "torn": {(0, 6)}},
+        {"rows": 1, "columns": 4, "pitch_um": 620},
     ],
 )
 def test_cores_of_a_drawn_microarray(drawing):
@@ -72,6 +75,29 @@ def test_cores_of_a_drawn_microarray(drawing):
     assert off[whole].max() < 70 and off.max() < 260
     assert radius_um == pytest.approx(drawing.get("radius_um", 300), rel=0.15)
     assert cores[1].name == "A-2"
+
+
+def test_cores_in_one_column_are_rows():
+    mask, centres = draw_tma(rows=6, columns=1, turn=-0.05)
+    cores, found, radius_um = find_grid(mask)
+    assert [core.name for core in cores] == [f"{letter}-1" for letter in "ABCDEF"]
+    assert np.linalg.norm(found - centres, axis=-1).max() < 70 and radius_um == pytest.approx(300, rel=0.15)
+
+
+def test_debris_beside_a_row_of_cores_is_no_second_row():
+    mask, centres = draw_tma(rows=1, columns=5)
+    mask[:3, 40:46] = mask[-4:, 200:205] = mask[150:153, 90:93] = True
+    _, found, _ = find_grid(mask)
+    assert found.shape == centres.shape and np.linalg.norm(found - centres, axis=-1).max() < 70
+
+
+def test_a_row_of_cores_of_the_trials(trials):
+    path = trials / "8-weak/one_row.tif"
+    info = inspect_slide(path, "one_row", None)
+    with open_slide(path, info.reader) as slide:
+        tissue = find_tissue(slide, info).tissue
+    cores, _ = find_cores(tissue.mask, tissue.mask_mpp)
+    assert [core.name for core in cores if not core.is_missing] == ["A-1", "A-2", "A-3", "A-4", "A-5"]
 
 
 @pytest.mark.parametrize("pitch_um", [900, 700])

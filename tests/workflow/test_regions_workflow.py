@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from drawn_regions import MPP, SLIDE_MPP, draw_slide
-from region_slides import export_drawn_model
+from region_slides import checksums, export_drawn_model
 from slide_files import write_pyramid
 from workflow_runs import planned_jobs, run_snakemake, write_config, write_sheet
 
@@ -117,3 +117,23 @@ def test_a_region_model_that_fails_costs_regions_only(cohort):
     again = pq.read_table(result / "nuclei.parquet").to_pandas()
     assert len(again) == len(table) and again["region"].isna().all()
     assert "failed" in (cohort / "results_of_model" / "cohort.tsv").read_text()
+
+
+def test_regions_from_nuclei_are_those_of_muse_run(cohort, muse):
+    write_sheet(cohort / "one.tsv", [{"slide_id": "unlabelled", "path": "unlabelled.tif"}])
+    settings = ["--config", "slides=one.tsv", "output=results_of_nuclei", "regions=nuclei"]
+    run = run_snakemake(cohort, *settings, "shards=2")
+    assert run.returncode == 0, run.stdout
+    assert planned_jobs(run.stdout)["regions"] == 1 and planned_jobs(run.stdout)["detect"] == 2
+    assert not planned_jobs(run_snakemake(cohort, "-n", *settings, "shards=2").stdout)
+    assert muse("run", cohort / "one.tsv", "-o", cohort / "results_of_run", "--regions", "nuclei")[0] == 0
+    one, other = (cohort / name / "unlabelled" for name in ("results_of_nuclei", "results_of_run"))
+    assert checksums(one) == checksums(other)
+    assert (one / "nuclei.parquet").read_bytes() == (other / "nuclei.parquet").read_bytes()
+    table = pq.read_table(one / "nuclei.parquet").to_pandas()
+    assert table["region"].notna().mean() > 0.9 and "Stroma" in set(table["region"])
+
+    run = run_snakemake(cohort, *settings, "mode=label-free")
+    assert run.returncode != 0 and "regions: nuclei needs classes of nuclei, but model 'label_free' has" in run.stdout
+    run = run_snakemake(cohort, "--config", "slides=one.tsv", "output=results_of_nuclei", "regions=epithelium")
+    assert run.returncode != 0 and "regions 'epithelium': the built-in model is withdrawn; give" in run.stdout

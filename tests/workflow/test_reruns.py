@@ -100,6 +100,7 @@ CHANGED_CELLS = [
     ("regions", "roi.geojson", {"nuclei": 1, "report": 1}),
     ("partner", "b.tif", {"report": 1}),
     ("organ", "kidney", {"report": 1}),
+    ("stain", "IHC", {"detect": 1, "nuclei": 1, "report": 1}),
     ("label", "Tumour", {}),  # only training reads it
 ]
 # Changes that are tested alone, because in a group they would hide or exclude others with the same jobs.

@@ -12,15 +12,18 @@ from urllib.request import urlopen
 import pytest
 from labelled import draw_labelled_folder
 from labelled import write_config as write_training_config
+from PIL import Image
 from workflow_runs import draw_stained_slide, snakemake_command, write_config, write_sheet
 
+from muse_pipeline.cli.main import main
+from muse_pipeline.cohort.sheet import read_sheet
 from muse_pipeline.cohort.study import find_workflow, write_study
 from muse_pipeline.core.errors import OutputError
 from muse_pipeline.viewer.page import write_viewer
 
 TOP = Path(__file__).parents[2]
 SOURCES = "muse_pipeline", "workflow", "config", "envs"
-LARGEST_WHEEL_MB = 20
+LARGEST_WHEEL_MB = 23
 NAMELESS_USER = 54321
 VIEWED = "index.html", "viewer.js", "openseadragon.min.js", "nuclei/0_0.js", "tiles/0/0_0.jpg"
 RESULTS = "nuclei.parquet", "nuclei.geojson.gz", "tissue.npz", "colour.json", "summary.json", "density.png"
@@ -30,13 +33,45 @@ def test_a_study_has_a_snakefile_config_and_profiles(muse, tmp_path):
     (tmp_path / "slides").mkdir()
     draw_stained_slide(tmp_path / "slides/a.tif", size_px=300, n_nuclei=5)
     status, shown, _ = muse("workflow", tmp_path / "study", "--slides", tmp_path / "slides")
-    assert status == 0 and shown.splitlines()[-1] == f"{tmp_path / 'study/config/slides.tsv'}: 1 slide"
+    assert status == 0 and shown.splitlines()[-2:] == [
+        f"{tmp_path / 'study/config/slides.tsv'}: 1 slide",
+        "configs to train models: `muse train --list`",
+    ]
     assert find_workflow() == TOP / "workflow"
-    examples = "config.yaml", "README.md", "train/my_labels.yaml"
-    for name in (*(f"config/{name}" for name in examples), "workflow/profiles/slurm/config.yaml"):
+    profiles = [f"workflow/profiles/{path.parent.name}/config.yaml" for path in TOP.glob("workflow/profiles/*/*.yaml")]
+    for name in ("config/config.yaml", "config/README.md", *profiles):
         assert (tmp_path / "study" / name).read_bytes() == (TOP / name).read_bytes()
+    written = {path.relative_to(tmp_path / "study").as_posix() for path in (tmp_path / "study").rglob("*.*")}
+    assert written == {"config/slides.tsv", "config/config.yaml", "config/README.md", *profiles}
     status, shown, _ = muse("workflow", tmp_path / "other")
-    assert shown.splitlines()[-1] == f"next: `muse sheet FOLDER --output {tmp_path / 'other/config/slides.tsv'}`"
+    assert shown.splitlines()[-2] == f"next: `muse sheet FOLDER --output {tmp_path / 'other/config/slides.tsv'}`"
+
+
+def test_configs_of_trainings_are_listed(capsys):
+    for verb in ("train", "finetune"):
+        with pytest.raises(SystemExit) as ended:
+            main([verb, "--list"])
+        lines = capsys.readouterr().out.splitlines()
+        assert ended.value.code == 0
+        names = [line.split()[0] for line in lines[:-1] if not line.startswith(" ")]
+        assert names == sorted(path.stem for path in (TOP / "config/train").glob("*.yaml"))
+        assert str(TOP / "config/train/my_labels.yaml") in lines[-1]
+
+
+def test_pictures_have_an_mpp_and_a_sheet_is_kept(muse, tmp_path):
+    (tmp_path / "slides").mkdir()
+    Image.new("RGB", (300, 300), (226, 170, 205)).save(tmp_path / "slides/a.png")
+    words = "workflow", tmp_path / "study", "--slides", tmp_path / "slides"
+    status, _, errors = muse(*words)
+    assert status == 2 and "pictures only with --mpp" in errors and not (tmp_path / "study").exists()
+    assert muse(*words, "--mpp", 0.5)[0] == 0
+    assert [row.mpp for row in read_sheet(tmp_path / "study/config/slides.tsv")] == [0.5]
+    for path in (tmp_path / "study").rglob("*.*"):
+        if path.name != "slides.tsv":
+            path.unlink()
+    status, _, errors = muse(*words, "--mpp", 0.5)
+    assert status == 2 and "slides.tsv --add` adds the slides that it lacks" in errors
+    assert not (tmp_path / "study/config/config.yaml").exists()
 
 
 def test_a_file_that_exists_is_kept_and_nothing_is_written(tmp_path):
@@ -210,3 +245,22 @@ def test_jobs_run_in_an_image(tmp_path):
     assert run.returncode == 0, run.stdout + run.stderr
     calls = (tmp_path / "calls").read_text()
     assert "muse-pipeline.sif" in calls and "muse detect " in calls and (tmp_path / "results/report.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_snakefile_of_a_clone_runs_in_any_folder(tmp_path):
+    draw_stained_slide(tmp_path / "a.tif", size_px=300, n_nuclei=20)
+    write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
+    (tmp_path / "elsewhere").mkdir()
+
+    def run(*words):
+        command = [sys.executable, "-m", "snakemake", "--snakefile", TOP / "Snakefile", "--cores", "2", *words]
+        return subprocess.run(command, cwd=tmp_path / "elsewhere", capture_output=True, text=True, check=False)
+
+    found = run("--config", "slides=../slides.tsv", "output=made", "csv=True")
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert (tmp_path / "elsewhere/made/a/nuclei.csv.gz").is_file()
+    found = run()
+    assert found.returncode == 1 and "there is no config/config.yaml in this folder" in found.stdout
+    assert "config/slides.tsv: cannot be read" in found.stderr

@@ -34,10 +34,11 @@ rule detect:
     threads: of_slide(PLAN.threads)
     params:
         model=model_options,
+        stain=of_slide(PLAN.option, "--stain", "stain"),
     shell:
         r"""
         muse detect {input.store:q} {params.model:q} \
-            --colour {input.colour:q} \
+            --colour {input.colour:q} {params.stain:q} \
             --shard {wildcards.shard} \
             --threads {threads} \
             --output {output.nuclei:q} \

@@ -1,7 +1,7 @@
-"""Tissue regions of every slide, if `regions` is a region model or a run that trains one.
+"""Tissue regions of every slide, if `regions` is `nuclei`, a region model, or a run that trains one.
 
-Reads a slide's image; writes <results>/{slide}/regions.json, regions.geojson, regions.png and regions.zarr.
-If the model or its training fails, slides have nuclei without regions, and the run ends with an error. A training run
+Reads a slide's image, and its shards for `nuclei`; writes <results>/{slide}/regions.json, regions.geojson, regions.png and regions.zarr.
+If mapping or the training of the model fails, slides have nuclei without regions, and the run ends with an error. A training run
 starts once the images of all labelled slides exist; it writes <results>/region_training/<run>/checkpoint.pt and
 model.onnx.
 """
@@ -22,7 +22,7 @@ REGION_TRAINING = planned(f"{OUTPUT}/region_model.json", plan_region_training) i
 REGION_INPUTS = without_patterns(REGION_TRAINING.get("inputs", []))  # labels, pictures and weights
 REGION_CHANGES = ["--set", *REGION_TRAINING["changes"]] if REGION_TRAINING.get("changes") else []
 REGION_LABELS = {slide: label for slide, label in REGION_TRAINING.get("slides", {}).items() if slide in ROWS}
-REGION_MODEL = f"{REGION_FOLDER}/model.onnx" if REGION_RUN else config["regions"]
+REGION_MODEL = f"{REGION_FOLDER}/model.onnx" if REGION_RUN else None if PLAN.maps_nuclei else config["regions"]
 REGION_STATE = [f"{REGION_FOLDER}/training.json"] if REGION_RUN else []
 
 REGION_TRAINING_JOB = Job(
@@ -75,6 +75,7 @@ rule regions:
         mask="<results>/{slide}/tissue.npz",
         colour="<results>/{slide}/colour.json",
         model=REGION_STATE or without_patterns([REGION_MODEL] if REGION_MODEL else []),
+        shards=of_slide(PLAN.shards) if PLAN.maps_nuclei else [],
         request=requested("regions"),
     output:
         state="<results>/{slide}/regions.json",
@@ -85,12 +86,14 @@ rule regions:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
-        model=["--model", REGION_MODEL, "--provider", MODEL["provider"]],
+        source=lambda wildcards, input: (["--nuclei", *input.shards] if PLAN.maps_nuclei else ["--model", REGION_MODEL]),
+        provider=MODEL["provider"],
         training=option("--training", *(REGION_STATE or [None])),
         folder=subpath(output.state, parent=True),
     shell:
         r"""
-        muse regions {input.store:q} {params.model:q} {params.training:q} \
+        muse regions {input.store:q} {params.source:q} {params.training:q} \
+            --provider {params.provider} \
             --threads {threads} \
             --output {params.folder:q} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1 \

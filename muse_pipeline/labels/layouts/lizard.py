@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,13 @@ from scipy.io import loadmat
 
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.files import read_lines
-from muse_pipeline.core.text import one_line
-from muse_pipeline.labels.datasets import Layout, Sample, name_nuclei
-from muse_pipeline.labels.formats import measure_instances
+from muse_pipeline.labels.base_source import LabelledPicture, Sample
+from muse_pipeline.labels.dataset_source import Layout, as_published
 from muse_pipeline.labels.layouts import LAYOUTS
-from muse_pipeline.labels.pictures import AnnotatedPicture, read_picture
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.nuclei_files import measure_instances, require_size
+from muse_pipeline.labels.picture_scale import read_picture
 
 WORDS = {1: "Neutrophil", 2: "Epithelial", 3: "Lymphocyte", 4: "Plasma", 5: "Eosinophil", 6: "Connective"}
-KEYS = ("inst_map", "id", "class")
 
 
 @LAYOUTS.register("lizard")
@@ -35,7 +34,8 @@ class Lizard(Layout):
         labels = self.find("*.mat")
         pictures = {path.stem: path for path in self.find("*.png") if "images" in path.parent.name.lower()}
         info = self.find("info.csv")[0]
-        folds = _read_folds(info)
+        with as_published(info):
+            folds = {Path(row["Filename"]).stem: row["Split"] for row in csv.DictReader(read_lines(info))}
         samples = []
         for path in labels:
             if path.stem not in folds:
@@ -45,51 +45,16 @@ class Lizard(Layout):
             samples.append(Sample(f"{fold}_{path.stem}", f"Lizard {fold}", (picture, path, info)))
         return samples
 
-    def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
+    def read(self, sample: Sample, n_rays: int) -> LabelledPicture:
         """Read one picture with its nuclei, as described in ``Layout``."""
         picture, path, _ = sample.files
-        pixels, mpp = read_picture(picture, source.mpp)
-        mask, codes = _read_labels(path)
-        annotations = measure_instances(path, mask, pixels.shape[1::-1], mpp, n_rays)
-        words = []
-        for index, number in enumerate(annotations.numbers.tolist()):
-            if codes.get(number) not in WORDS:
-                found = f"has the class {codes[number]}" if number in codes else "has no class"
-                raise LabelError(
-                    f"{annotations.where(index)}: {found}, expected 1 to {len(WORDS)}; use the file as published"
-                )
-            words.append(WORDS[codes[number]])
-        return AnnotatedPicture(sample.name, pixels, mpp, name_nuclei(annotations, words, source, classes))
-
-
-def _read_folds(path: Path) -> dict[str, str]:
-    """The fold of each picture.
-
-    Raises:
-        LabelError: the file lacks a column.
-    """
-    rows = csv.DictReader(read_lines(path))
-    if not {"Filename", "Split"} <= set(rows.fieldnames or ()):
-        raise LabelError(f"{path}: has no columns Filename and Split; use the file as published")
-    return {Path(row["Filename"]).stem: row["Split"] for row in rows}
-
-
-def _read_labels(path: Path) -> tuple[np.ndarray, dict[int, int]]:
-    """Read the instance mask (h, w), and the class codes, keyed by instance number.
-
-    Raises:
-        LabelError: the file is damaged or has unexpected contents.
-    """
-    try:
-        content = loadmat(path, variable_names=KEYS)
-    except Exception as error:  # SciPy may raise many kinds of exceptions on damaged files
-        raise LabelError(f"{path}: not readable as a MATLAB file ({one_line(error)}); download it again") from error
-    if missing := [key for key in KEYS if key not in content]:
-        raise LabelError(f"{path}: has no `{missing[0]}`; use the file as published")
-    mask, numbers, codes = (content[key].astype(np.int64) for key in KEYS)
-    if mask.ndim != 2 or numbers.size != codes.size:
-        raise LabelError(
-            f"{path}: has an instance map of shape {mask.shape}, {numbers.size} numbers and {codes.size} classes; use "
-            "the file as published"
-        )
-    return mask, dict(zip(numbers.ravel().tolist(), codes.ravel().tolist(), strict=True))
+        pixels, mpp = read_picture(picture, self.source.mpp)
+        with as_published(path):
+            content = loadmat(path, variable_names=("inst_map", "id", "class"))
+            numbers, codes = (content[key].astype(np.int64).ravel().tolist() for key in ("id", "class"))
+            codes = dict(zip(numbers, codes, strict=True))
+            mask = content["inst_map"].astype(np.int64)
+        require_size(path, mask, pixels.shape[1::-1])
+        labels = measure_instances(path, mask, mpp, n_rays)
+        words = [WORDS.get(codes.get(number), f"{codes.get(number)}") for number in labels.numbers.tolist()]
+        return LabelledPicture(pixels, mpp, replace(labels, words=words))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from muse_pipeline.labels.datasets import Layout, Sample
-from muse_pipeline.labels.formats import read_instances, require_size
+from muse_pipeline.labels.base_source import LabelledPicture, Sample
+from muse_pipeline.labels.dataset_source import Layout
 from muse_pipeline.labels.layouts import LAYOUTS
-from muse_pipeline.labels.pictures import AnnotatedPicture, read_picture
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.nuclei_files import read_instances, require_size
+from muse_pipeline.labels.picture_scale import read_picture
 from muse_pipeline.nuclei.masks import read_mask
 
 MASKS = ("label masks modify", "label masks")  # in the second folder, the overlap of two nuclei has its own number
@@ -36,14 +36,14 @@ class NuInsSeg(Layout):
         vague = sorted(organ.glob(f"vague areas/mask binary*/{picture.stem}.png"))[:1]
         return Sample(f"{organ.name}_{picture.stem}", f"NuInsSeg {organ.name}", (picture, mask, *vague))
 
-    def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
+    def read(self, sample: Sample, n_rays: int) -> LabelledPicture:
         """Read one picture with its nuclei, as described in ``Layout``."""
         picture, mask, *vague = sample.files
-        pixels, mpp = read_picture(picture, source.mpp)
-        annotations = read_instances(mask, pixels.shape[1::-1], mpp, n_rays)
+        pixels, mpp = read_picture(picture, self.source.mpp)
+        labels = read_instances(mask, pixels.shape[1::-1], mpp, n_rays)
         region = None
         for path in vague:
             areas = read_mask(path)
             require_size(path, areas, pixels.shape[1::-1])
             region = areas == 0
-        return AnnotatedPicture(sample.name, pixels, mpp, annotations, region)
+        return LabelledPicture(pixels, mpp, labels, region)

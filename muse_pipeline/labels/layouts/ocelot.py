@@ -7,14 +7,13 @@ from functools import cached_property
 from pathlib import Path
 
 from muse_pipeline.cohort.patients import patient_in_name
-from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.files import read_lines
 from muse_pipeline.core.types import Frame
-from muse_pipeline.labels.datasets import Layout, Sample
-from muse_pipeline.labels.formats import read_text
+from muse_pipeline.labels.base_source import LabelledPicture, Sample
+from muse_pipeline.labels.dataset_source import Layout, as_published
 from muse_pipeline.labels.layouts import LAYOUTS
-from muse_pipeline.labels.pictures import AnnotatedPicture, read_picture, require_agreement, require_mpp
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.nuclei_files import read_text
+from muse_pipeline.labels.picture_scale import read_picture, require_agreement
 
 
 @LAYOUTS.register("ocelot")
@@ -32,37 +31,23 @@ class Ocelot(Layout):
         return [self._list(path) for path in self.find("images/*/cell/*.jpg")]
 
     def _list(self, picture: Path) -> Sample:
-        split = picture.parts[-3]
+        split, path = picture.parts[-3], self._metadata_path
         table = f"annotations/{split}/cell/{picture.stem}.csv"
         points = self.choose([picture.parents[3] / table], f"'{table}'")
-        name = f"{split}_{self._fact(picture, 'organ')}_{picture.stem}"
-        return Sample(
-            name, patient_in_name(str(self._fact(picture, "slide_name"))), (picture, points, self._metadata_path)
-        )
+        with as_published(path):
+            facts = self._metadata[picture.stem]
+            name, patient = f"{split}_{facts['organ']}_{picture.stem}", patient_in_name(str(facts["slide_name"]))
+        return Sample(name, patient, (picture, points, path))
 
-    def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
+    def read(self, sample: Sample, n_rays: int) -> LabelledPicture:
         """Read one picture with its nuclei, as described in ``Layout``."""
-        picture, points, _ = sample.files
-        stated, origin = self._read_mpp(picture)
-        if source.mpp is not None:
-            require_agreement(picture, source.mpp, (stated, stated), "metadata.json")
-        pixels, mpp = read_picture(picture, stated, origin)
-        annotations = read_text(points, source, classes, Frame.WINDOW, n_rays, "x y class")
-        annotations.require_within(pixels.shape[1::-1], "the picture")
-        return AnnotatedPicture(sample.name, pixels, mpp, annotations)
-
-    def _read_mpp(self, picture: Path) -> tuple[float, str]:
-        """The um per pixel in the metadata, and a description of its place for messages.
-
-        Raises:
-            LabelError: the value is missing, is not a number, or is implausible for a picture of nuclei.
-        """
-        mpp = self._fact(picture, "cell", "resized_mpp_x")
-        where = f"resized_mpp_x of sample {picture.stem}"
-        if not isinstance(mpp, float | int):
-            raise LabelError(f"{self._metadata_path}: {where} is not a number; correct it")
-        origin = f"{where} in {self._metadata_path}"
-        return require_mpp(picture, mpp, origin), origin
+        picture, points, path = sample.files
+        with as_published(path):
+            stated = float(self._metadata[picture.stem]["cell"]["resized_mpp_x"])
+        if self.source.mpp is not None:
+            require_agreement(picture, self.source.mpp, (stated, stated), "metadata.json")
+        pixels, mpp = read_picture(picture, stated, f"resized_mpp_x of sample {picture.stem} in {path}")
+        return LabelledPicture(pixels, mpp, read_text(points, "x y class", Frame.WINDOW, n_rays))
 
     @cached_property
     def _metadata_path(self) -> Path:
@@ -70,23 +55,4 @@ class Ocelot(Layout):
 
     @cached_property
     def _metadata(self) -> dict:
-        try:
-            return json.loads("\n".join(read_lines(self._metadata_path)))
-        except json.JSONDecodeError as error:
-            raise LabelError(f"{self._metadata_path}: not readable as JSON ({error}); download it again") from error
-
-    def _fact(self, picture: Path, *keys: str) -> object:
-        """The value at nested ``keys`` in the metadata of a picture.
-
-        Raises:
-            LabelError: the value is missing.
-        """
-        value = self._metadata
-        for key in ("sample_pairs", picture.stem, *keys):
-            if not isinstance(value, dict) or key not in value:
-                raise LabelError(
-                    f"{self._metadata_path}: has no {'.'.join(keys)} for sample {picture.stem}; use the file as "
-                    "published"
-                )
-            value = value[key]
-        return value
+        return json.loads("\n".join(read_lines(self._metadata_path)))["sample_pairs"]

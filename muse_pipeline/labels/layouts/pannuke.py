@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from muse_pipeline.core.errors import LabelError
-from muse_pipeline.core.text import one_line
-from muse_pipeline.labels.datasets import Layout, Sample, name_nuclei
-from muse_pipeline.labels.formats import measure_instances
+from muse_pipeline.labels.base_source import LabelledPicture, Sample
+from muse_pipeline.labels.dataset_source import Layout, as_published
 from muse_pipeline.labels.layouts import LAYOUTS
-from muse_pipeline.labels.pictures import AnnotatedPicture, require_mpp
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.nuclei_files import measure_instances
+from muse_pipeline.labels.picture_scale import require_mpp
 
 WORDS = ("Neoplastic", "Inflammatory", "Connective", "Dead", "Epithelial")  # channels of masks.npy, then background
 
@@ -39,31 +38,24 @@ class PanNuke(Layout):
             self.choose([masks.get(fold)], f"masks.npy of {fold}"),
             self.choose([images.with_name("types.npy")], f"types.npy of {fold}"),
         )
-        pictures, channels, organs = (_open_array(path) for path in files)
-        n, *size = pictures.shape or (0,)
-        for path, found, wanted in zip(
-            files,
-            (pictures.shape, channels.shape, organs.shape),
-            ((n, *size[:2], 3), (n, *size[:2], len(WORDS) + 1), (n,)),
-            strict=True,
-        ):
-            if found != wanted:
-                raise LabelError(
-                    f"{path}: has the shape {found}, expected {wanted} as in PanNuke; use the file as published"
-                )
+        arrays = [_open_array(path) for path in files]
+        n, *size = (*arrays[0].shape, 0, 0, 0)[:3]
+        for path, array, shape in zip(files, arrays, ((n, *size, 3), (n, *size, 6), (n,)), strict=True):
+            if array.shape != shape:
+                raise LabelError(f"{path}: has the shape {array.shape}, expected {shape}; use the file as published")
         patient = f"PanNuke {fold}"
-        return [Sample(f"{fold}_{organ}_{index:04}", patient, files, index) for index, organ in enumerate(organs)]
+        return [Sample(f"{fold}_{organ}_{index:04}", patient, files, index) for index, organ in enumerate(arrays[2])]
 
-    def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
+    def read(self, sample: Sample, n_rays: int) -> LabelledPicture:
         """Read one picture with its nuclei, as described in ``Layout``, without loading the rest of the arrays."""
         images, masks, _ = sample.files
-        mpp = require_mpp(images, source.mpp)
+        mpp = require_mpp(images, self.source.mpp)
         pixels = _open_array(images)[sample.index].round().clip(0, 255).astype(np.uint8)
         mask, words = _merge_channels(np.asarray(_open_array(masks)[sample.index]))
-        annotations = measure_instances(masks, mask, pixels.shape[1::-1], mpp, n_rays)
-        annotations = replace(annotations, unit=f"picture {sample.index}, instance")
-        words = [words[number - 1] for number in annotations.numbers]
-        return AnnotatedPicture(sample.name, pixels, mpp, name_nuclei(annotations, words, source, classes))
+        labels = measure_instances(masks, mask, mpp, n_rays)
+        words = [words[number - 1] for number in labels.numbers]
+        labels = replace(labels, words=words, unit=f"picture {sample.index}, instance")
+        return LabelledPicture(pixels, mpp, labels)
 
 
 def _merge_channels(channels: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -81,12 +73,6 @@ def _merge_channels(channels: np.ndarray) -> tuple[np.ndarray, list[str]]:
 
 
 def _open_array(path: Path) -> np.ndarray:
-    """Open a memory-mapped array.
-
-    Raises:
-        LabelError: the file is not a readable array.
-    """
-    try:
+    """Open a memory-mapped array."""
+    with as_published(path):
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise LabelError(f"{path}: not readable as an array ({one_line(error)}); download it again") from error

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from muse_pipeline.core.types import Frame
-from muse_pipeline.labels.datasets import Layout, Sample
-from muse_pipeline.labels.formats import read_annotated
+from muse_pipeline.labels.base_source import LabelledPicture, Sample
+from muse_pipeline.labels.dataset_source import Layout
 from muse_pipeline.labels.layouts import LAYOUTS
-from muse_pipeline.labels.pictures import AnnotatedPicture, read_picture
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.nuclei_files import ObjectRules, read_drawn
+from muse_pipeline.labels.picture_scale import read_picture
 
 NUCLEI = "_nuclei.geojson"
 
@@ -30,10 +30,10 @@ class Puma(Layout):
             for name, path in labels
         ]
 
-    def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
+    def read(self, sample: Sample, n_rays: int) -> LabelledPicture:
         """Read one picture with its nuclei, as described in ``Layout``."""
         picture, path = sample.files
-        pixels, mpp = read_picture(picture, source.mpp)
-        annotations = read_annotated(path, source, classes, Frame.WINDOW, (mpp, mpp), n_rays)
-        annotations.require_within(pixels.shape[1::-1], "the picture")
-        return AnnotatedPicture(sample.name, pixels, mpp, annotations)
+        pixels, mpp = read_picture(picture, self.source.mpp)
+        rules = ObjectRules(self.source.region_class, self.source.ignore)
+        labels = read_drawn(path, (mpp, mpp), n_rays, Frame.WINDOW, rules=rules)
+        return LabelledPicture(pixels, mpp, labels)

@@ -14,7 +14,7 @@ from muse_pipeline.core.types import ModelPrecision
 from muse_pipeline.data.augment import Augmentation, Seed
 from muse_pipeline.inference.card import MAX_SNAP_UM, NucleusClass, replace_outlines
 from muse_pipeline.inference.model import checkpoint_from, find_checkpoint
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.label_sources import ParsedSource
 from muse_pipeline.methods.detector.method import DistillationSettings
 from muse_pipeline.methods.detector.mixing import MixingSettings
 from muse_pipeline.models import BACKBONES, HEADS
@@ -102,11 +102,11 @@ class DetectorConfig(ModelSettings):
     backbone: str
     mpp: Mpp
     classes: tuple[NucleusClass, ...]
-    sources: tuple[LabelSource, ...]
+    sources: tuple[ParsedSource, ...]
     schedule: Schedule
     checkpoint: Weights | None = None
     trust_pickle: bool = False
-    validation: tuple[LabelSource, ...] = ()
+    validation: tuple[ParsedSource, ...] = ()
     head: str = "dense"
     n_rays: Annotated[int, Between(3, 360)] = 32
     colour: ColourMethod = "macenko"
@@ -151,12 +151,7 @@ def inherit_export(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def require_sound(config: DetectorConfig) -> None:
-    """Reject unusable settings before any data is read.
-
-    Raises:
-        ConfigError: a backbone or head is unknown; classes, sources or a description of the training data are missing;
-            a class is named twice; or a window or halo has an unsuitable size.
-    """
+    """Reject unusable settings before any data is read."""
     for registry, name in ((BACKBONES, config.backbone), (HEADS, config.head)):
         registry[name]
     if not config.sources:
@@ -171,11 +166,7 @@ def require_sound(config: DetectorConfig) -> None:
 
 
 def require_windows(name: str, *sides_px: int) -> Backbone:
-    """Build the registered backbone ``name``, without weights, and require that it accepts windows of ``sides_px``.
-
-    Raises:
-        ConfigError: the backbone is unknown, or does not accept one of the windows.
-    """
+    """Build the registered backbone ``name``, without weights, and require that it accepts windows of ``sides_px``."""
     with torch.device("meta"):  # allocates no memory and draws no random numbers
         backbone = BACKBONES[name]()
     for side_px in sides_px:
@@ -184,11 +175,7 @@ def require_windows(name: str, *sides_px: int) -> Backbone:
 
 
 def require_window(window_px: int, backbone: Backbone, name: str) -> None:
-    """Reject a window that a network does not accept; ``name`` is the network's name in the message.
-
-    Raises:
-        ConfigError: the side is not a multiple of the network's stride.
-    """
+    """Reject a window that a network does not accept; ``name`` is the network's name in the message."""
     if window_px % backbone.stride_px:
         raise ConfigError(
             f"a window of {window_px} px does not suit {name}; give a multiple of its stride, {backbone.stride_px} px"
@@ -207,9 +194,6 @@ def export_window(config: DetectorConfig, backbone: Backbone) -> int:
     Args:
         config: settings of the run.
         backbone: the network's backbone.
-
-    Raises:
-        ConfigError: the network does not accept the window or its halo.
     """
     settings, stride_px = config.export, backbone.stride_px
     tied = not backbone.lattice.any_size

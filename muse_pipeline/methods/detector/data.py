@@ -14,9 +14,8 @@ from muse_pipeline.core.text import count_noun
 from muse_pipeline.data.windows import LabelledWindows, continue_mirrored
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.stains import colour_of_fit, reference_stains
-from muse_pipeline.labels.pictures import LabelledImage
-from muse_pipeline.labels.read import CONTEXT_PX, read_labelled_images, require_words
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.label_sources import CONTEXT_PX, read_labelled_images, require_words
+from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.labels.statistics import (
     LabelSummary,
     check_leaks,
@@ -88,16 +87,10 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
         config: settings of the run.
         start: initial checkpoint. A run that continues a detector needs neither outlines nor labels of every
             class, and keeps the detector's colour reference if `colour` is the same.
-
-    Raises:
-        ConfigError: a class has no labelled nucleus, no outlines can be learnt, the head cannot learn class areas, or
-            masks without classes continue a detector that does not teach its classes.
-        LabelError: a label file is missing or damaged, a patient is in both training and validation, or a run that
-            continues a detector has no nucleus with a class.
     """
     require_words((*config.sources, *config.validation))  # checked first, because reading pictures takes minutes
-    images = _read(config.sources, config)
-    held = _read(config.validation, config) if config.validation else []
+    model = config.class_names, config.mpp, config.n_rays, max(CONTEXT_PX, config.window_px)
+    images, held = (read_labelled_images(sources, *model) for sources in (config.sources, config.validation))
     check_leaks(images, held)
     if config.head != "dense" and any(image.areas for image in (*images, *held)):
         raise ConfigError(
@@ -107,41 +100,41 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
     if detector is None:
         require_every_class(images, config.class_names, "training")
         require_outlines(images)
-    elif _has_no_class(images, config):
-        if any(source.can_have_classes for source in config.sources):
-            raise LabelError(
-                f"no nucleus of the training labels has a class ({', '.join(config.class_names)}); set classes in the "
-                "label files, or map their class names with `class_map`"
-            )
-        if config.distillation is None:
-            raise ConfigError(
-                "the training labels are masks without classes, so the network would forget the classes of its initial "
-                "weights; name these weights in `distillation.teachers`, so that they are taught"
-            )
-    if held and detector is None:
-        require_every_class(held, config.class_names, "validation")
-    elif held and _has_no_class(held, config):
-        raise LabelError(
-            "no nucleus of the validation labels has a class, so they cannot choose weights; remove `validation`, or "
-            "set classes"
-        )
-    keeps_colour = detector is not None and detector.colour.method == config.colour
-    if keeps_colour:
+        if held:
+            require_every_class(held, config.class_names, "validation")
+    else:
+        _require_classes(images, held, config)
+    if detector is not None and detector.colour.method == config.colour:
         return DetectorData(config, images, held, detector.colour)
     weights = [image.weight for image in images]  # images are drawn this often, and count as often in the mean
     reference = mean_stains([image.stain for image in images], config.colour, weights)
     return DetectorData(config, images, held, reference)
 
 
-def _has_no_class(images: Sequence[LabelledImage], config: DetectorConfig) -> bool:
+def _require_classes(images: list[LabelledImage], held: list[LabelledImage], config: DetectorConfig) -> None:
+    """Check that labels with which a detector continues to learn keep its classes, and can score them."""
+    lacks_classes = _has_no_class(images, config)
+    if lacks_classes and any(source.can_have_classes for source in config.sources):
+        raise LabelError(
+            f"no nucleus of the training labels has a class ({', '.join(config.class_names)}); set classes in the "
+            "label files, or map their class names with `class_map`"
+        )
+    if lacks_classes and config.distillation is None:
+        raise ConfigError(
+            "the training labels are masks without classes, so the network would forget the classes of its initial "
+            "weights; name these weights in `distillation.teachers`, so that they are taught"
+        )
+    if _has_no_class(held, config):
+        raise LabelError(
+            "no nucleus of the validation labels has a class, so they cannot choose weights; remove `validation`, or "
+            "set classes"
+        )
+
+
+def _has_no_class(images: list[LabelledImage], config: DetectorConfig) -> bool:
     """True if nuclei are labelled, but none has a class; areas have classes without nuclei."""
     labelled = [image for image in images if len(image.nuclei) and not image.areas]
     return bool(labelled) and len(missing_classes(images, config.class_names)) == len(config.classes)
-
-
-def _read(sources: tuple[LabelSource, ...], config: DetectorConfig) -> list[LabelledImage]:
-    context_px = max(CONTEXT_PX, config.window_px)
-    return read_labelled_images(sources, config.class_names, config.mpp, config.n_rays, context_px)
 
 
 def keep_pictures(images: Sequence[LabelledImage], run: RunFolder) -> None:

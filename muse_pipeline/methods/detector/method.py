@@ -19,7 +19,7 @@ from torch.nn import functional
 from muse_pipeline.core.config import Fraction, OneOf, Weights
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import CLASSES_ONLY, LabelledBatch
-from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.methods.detector.criterion import CRITERIA, RAY_WEIGHT, mean_over
 from muse_pipeline.models.detector import MEAN_RADIUS_UM, NucleusDetector, NucleusMaps
 from muse_pipeline.training.method import AveragedNetwork, Method, Schedule, build_adamw

@@ -20,7 +20,7 @@ from muse_pipeline.core.config import Between
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import DetectionCounts
-from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.training.checkpoint import Checkpoint
 from muse_pipeline.training.method import Schedule
 

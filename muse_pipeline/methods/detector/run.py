@@ -16,8 +16,7 @@ from muse_pipeline.data.windows import LabelledWindows
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.doubts import merge_references
 from muse_pipeline.inference.model import find_checkpoint
-from muse_pipeline.labels.pictures import LabelledImage
-from muse_pipeline.labels.read import require_readable
+from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.labels.statistics import appearance_reference, class_weights
 from muse_pipeline.methods.detector.config import CARD_ONLY, UNSCORED, DetectorConfig, inherit_export, require_sound
 from muse_pipeline.methods.detector.data import DetectorData, keep_pictures, read_detector_data
@@ -63,11 +62,7 @@ from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
 
 
 def load_detector_config(path: Path, data: Path | None = None, changes: Iterable[str] = ()) -> DetectorConfig:
-    """Read the settings of a config file (``recipe.load_run``).
-
-    Raises:
-        ConfigError: a setting is wrong, or the file configures a different method.
-    """
+    """Read the settings of a config file (``recipe.load_run``)."""
     return load_run(path, data, changes, default="detector", only=DetectorConfig)[1]
 
 
@@ -82,20 +77,13 @@ class DetectorRecipe(Recipe):
         return inherit_export(values, folder)
 
     def describe(self, config: DetectorConfig) -> dict[str, Any]:
-        """Describe the run for the workflow; its inputs are the checkpoints and every file of the label sources.
-
-        Raises:
-            CheckpointError: a checkpoint is missing.
-            ConfigError: a setting is wrong.
-            LabelError: the settings of a source conflict, or a folder or file is missing.
-            SheetError: a sheet of slides is wrong.
-        """
+        """Describe the run for the workflow; its inputs are the checkpoints and every file of the label sources."""
         require_sound(config)
         inputs = read_inputs(config)
         inputs.require_checkpoints()
         files = set()
         for source in inputs.sources:
-            require_readable(source)
+            source.choose()
             files |= {file for _, file in source_files(source)}
         return {
             "name": config.name,

@@ -25,13 +25,7 @@ from muse_pipeline.training.checkpoint import (
 
 
 def load_trained(path: Path) -> tuple[NucleusDetector, DetectorConfig, Checkpoint]:
-    """Return the network of a checkpoint in evaluation mode, the settings of its training, and the checkpoint.
-
-    Raises:
-        CheckpointError: the file is missing or damaged, contains no detector, names an unknown network, or contains
-            weights that do not fit the network.
-        ConfigError: the settings in the file are invalid.
-    """
+    """Return the network of a checkpoint in evaluation mode, the settings of its training, and the checkpoint."""
     checkpoint = load_checkpoint(path)
     if not _holds_detector(checkpoint):
         raise CheckpointError(f"{path}: holds no detector (kind: {checkpoint.meta.get('kind')}); finetune one first")
@@ -51,10 +45,6 @@ def describe_origins(paths: Sequence[Path], config: DetectorConfig, images: Coll
         paths: checkpoints of these detectors; files without a detector are omitted.
         config: settings of the run.
         images: names of the run's training pictures; detectors that were trained only on these are omitted.
-
-    Raises:
-        CheckpointError: a checkpoint cannot be read.
-        ConfigError: the settings in a checkpoint are invalid.
     """
     found: dict[str, list[str]] = {"training_data": [], "limits": []}
     for path in dict.fromkeys(paths):
@@ -119,11 +109,7 @@ class Start:
 
 
 def read_start(config: DetectorConfig) -> Start | None:
-    """Read the checkpoint that the config names; return None for a run that starts from random weights.
-
-    Raises:
-        CheckpointError: the file cannot be read, or is not a checkpoint.
-    """
+    """Read the checkpoint that the config names; return None for a run that starts from random weights."""
     if config.checkpoint is None:
         return None
     path = find_checkpoint(config.checkpoint)
@@ -141,11 +127,7 @@ def _holds_detector(checkpoint: Checkpoint) -> bool:
 
 
 def take_over(network: NucleusDetector, start: Start) -> None:
-    """Load the weights of ``start`` into a network: the backbone and, if ``is_whole``, the head.
-
-    Raises:
-        CheckpointError: the weights do not fit the network.
-    """
+    """Load the weights of ``start`` into a network: the backbone and, if ``is_whole``, the head."""
     path, checkpoint = start.path, start.checkpoint
     load_backbone_weights(network.backbone, checkpoint, path)
     if start.is_whole:
@@ -158,13 +140,7 @@ def find_teachers(config: DetectorConfig) -> list[Path]:
 
 
 def load_teacher(path: Path, config: DetectorConfig) -> NucleusDetector:
-    """Load a trained detector as a teacher.
-
-    Raises:
-        CheckpointError: the file cannot be read, or the detector's head, classes, rays, um per pixel, colour or fixed
-            window differ from the run's.
-        ConfigError: the teacher's settings are invalid, or it does not accept the run's windows.
-    """
+    """Load a trained detector as a teacher."""
     teacher, begun, _ = load_trained(path)
     require_window(config.window_px, teacher.backbone, f"{path} ({begun.backbone})")
     alike = ["head", "class_names", "n_rays", "mpp", "colour"]

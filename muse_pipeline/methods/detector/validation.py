@@ -15,7 +15,7 @@ from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.outlines import OutlineRefiner, fit_outlines
 from muse_pipeline.inference.predictor import nuclei_of_windows
 from muse_pipeline.inference.stains import colour_of_fit
-from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.methods.detector.config import DetectorConfig, export_window
 from muse_pipeline.methods.detector.data import DetectorData
 from muse_pipeline.methods.detector.mixing import BLOCK_UM, SHARES, mix_weights, restrict

@@ -226,11 +226,7 @@ class TilesStage(PreparedStage):
         }
 
     def write(self, folder: Path, log: Log) -> None:
-        """Score each slide with the model that was not trained on it, choose its tiles and write them.
-
-        Raises:
-            LabelError: no tile of a class was chosen for a split.
-        """
+        """Score each slide with the model that was not trained on it, choose its tiles and write them."""
         networks = [load_attention(path) for path in self.models]
         bags = open_bags(self.bags, len(networks))
         with torch.no_grad():

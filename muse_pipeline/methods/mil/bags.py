@@ -53,12 +53,7 @@ class LabelledSlide:
 
 
 def list_labelled_slides(settings: SlideLabelSettings, classes: tuple[str, ...]) -> list[LabelledSlide]:
-    """List the slides that have a label.
-
-    Raises:
-        LabelError: a label names an unknown class or slide, or a class has fewer patients than there are folds.
-        SheetError: the sheet is invalid.
-    """
+    """List the slides that have a label."""
     rows = {row.slide_id: row for row in read_sheet(settings.slides)}
     if settings.table is None:
         labels = {row.slide_id: (row.label, "") for row in rows.values() if row.label}
@@ -104,11 +99,7 @@ def deal_folds(slides: Sequence[LabelledSlide], folds: int) -> np.ndarray:
 
 
 def open_slide_store(settings: SlideLabelSettings, slide_id: str, mpp: float) -> Store:
-    """Open the coarsest of a slide's stores that are fine enough for ``mpp``, and return it at ``mpp``.
-
-    Raises:
-        StoreError: there is no such store, or ``mpp`` is not a whole multiple of the store's mpp.
-    """
+    """Open the coarsest of a slide's stores that are fine enough for ``mpp``, and return it at ``mpp``."""
     folder = settings.stores / slide_id
     stores = [open_store(path) for path in sorted(folder.glob("image-*nm.zarr"))]
     # Of the stores that are fine enough, the coarsest has the fewest pixels to read and average.

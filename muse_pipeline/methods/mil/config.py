@@ -193,7 +193,7 @@ class MilConfig(NetworkSettings):
         trust_pickle: whether a checkpoint that contains more than plain tensors may run code while it is read.
         validation: labelled images of other patients; if given, every stage keeps the weights that score best on them.
         selection: score that selects the best weights. "labels": the area under the ROC curve of images; "masks": the
-            F1 of pixels, which needs drawn ``masks``.
+            Dice of pixels, which needs drawn ``masks``.
         fusion: weights of the three side maps, from fine to coarse.
         teacher: "dice": Dice losses with the image's label at every pixel; "gm": cross-entropy of generalised means.
         student: settings of the second stage.
@@ -231,12 +231,7 @@ class StageConfig(NetworkSettings):
 
 
 def require_network(config: NetworkSettings) -> None:
-    """Reject an unusable network or window before any data is read.
-
-    Raises:
-        ConfigError: the backbone is unknown, the classes or fusion weights cannot be used, or the window has an
-            unsuitable size.
-    """
+    """Reject an unusable network or window before any data is read."""
     with torch.device("meta"):
         network = RegionNetwork(config.backbone, len(config.classes), config.fusion)
     require_window(config.window_px, network.backbone, config.backbone)

@@ -15,7 +15,7 @@ from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.data.windows import RegionWindows
 from muse_pipeline.evaluation.bootstrap import area_under_curve
-from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.inference.card import DICE, DICE_OF_PAINTING, ColourReference
 from muse_pipeline.inference.stains import colour_of_fit, reference_stains
 from muse_pipeline.labels.statistics import check_leaks, mean_stains
 from muse_pipeline.labels.tissue import UNKNOWN, TissueImage, TissueSource, read_tissue_images, require_all_classes
@@ -82,13 +82,7 @@ def all_sources(config: StageConfig) -> tuple[tuple[TissueSource, ...], tuple[Ti
 
 
 def read_region_data(config: StageConfig) -> RegionData:
-    """Read all images of the config.
-
-    Raises:
-        LabelError: a file is missing or damaged, labels contradict each other, a class has no image, ``selection`` is
-            "masks" but no image with a mask can be scored, or a patient is in both training and validation.
-        ConfigError: no stains could be fitted.
-    """
+    """Read all images of the config."""
     sources, validation = all_sources(config)
     images, held = (
         read_tissue_images(some, config.class_names, config.mpp, config.window_px) for some in (sources, validation)
@@ -102,7 +96,7 @@ def read_region_data(config: StageConfig) -> RegionData:
     return RegionData(config, images, held, mean_stains([one.stain for one in images], config.colour))
 
 
-SCORES = {"labels": "validation AUC of images", "masks": "validation F1 of pixels, by masks"}
+SCORES = {"labels": "validation AUC of images", "masks": DICE}
 THRESHOLD = 0.5
 
 
@@ -149,11 +143,12 @@ class RegionScorer:
         return whole[:, :height, :width].cpu().numpy()
 
     def score(self) -> dict[str, float]:
-        """Scores keyed by their names in ``SCORES``; the score by masks is left out if there are no masks."""
+        """Scores keyed by their names in ``SCORES``, and that of painting everything; without masks only the AUC."""
         maps = self.maps()
         scores = {SCORES["labels"]: image_auc(maps, self.images)}
         if any(image.mask is not None for image in self.images):
-            scores[SCORES["masks"]] = pixel_f1(maps, self.images)
+            scores[SCORES["masks"]] = pixel_dice(maps, self.images)
+            scores[DICE_OF_PAINTING] = dice_of_painting(maps, self.images)
         return {name: round(value, 5) for name, value in scores.items()}
 
 
@@ -167,8 +162,14 @@ def image_auc(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> floa
     return float(np.nanmean(areas))
 
 
-def pixel_f1(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> float:
-    """F1 of cells over all classes but the first, on images with a mask that are not labelled with the first class."""
+def dice_of_painting(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> float:
+    """The largest ``pixel_dice`` of maps, as large as ``maps``, that have the same class everywhere."""
+    classes = np.eye(len(maps[0]))[..., None, None]
+    return max(pixel_dice([np.broadcast_to(one, each.shape) for each in maps], images) for one in classes)
+
+
+def pixel_dice(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> float:
+    """Dice of cells over all classes but the first, on images with a mask, except images of the first class."""
     hits = wrong = 0
     for fused, image in zip(maps, images, strict=True):
         if image.mask is None or image.label == 0:

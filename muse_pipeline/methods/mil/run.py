@@ -12,7 +12,7 @@ import torch
 
 from muse_pipeline.core.pictures import spread_evenly
 from muse_pipeline.data.windows import RegionWindows
-from muse_pipeline.inference.card import REGIONS
+from muse_pipeline.inference.card import REGIONS, painting_warnings
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.labels.tissue import source_checksums, source_files
 from muse_pipeline.methods.mil.attention import slide_metrics, slide_stages
@@ -48,13 +48,7 @@ class MilRecipe(Recipe):
     Config = MilConfig
 
     def describe(self, config: MilConfig) -> dict[str, Any]:
-        """Describe the run for the workflow, with the id, class and patient of each labelled slide.
-
-        Raises:
-            CheckpointError: a checkpoint is missing.
-            ConfigError: the network or window is unusable.
-            LabelError: a file of labels is missing, or slide labels cannot be used.
-        """
+        """Describe the run for the workflow, with the id, class and patient of each labelled slide."""
         require_network(config)
         labels = config.slide_labels
         starts = [config.checkpoint, labels and labels.checkpoint]
@@ -96,11 +90,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
     """Trains a region network, and writes a checkpoint that ``muse export`` can read."""
 
     def check(self) -> None:
-        """Reject an unusable network or window, and training data without a description.
-
-        Raises:
-            ConfigError: the network or window is unusable, or the training data are not described.
-        """
+        """Reject an unusable network or window, and training data without a description."""
         require_training_data(self.config.training_data)
         require_network(self.config)
 
@@ -169,11 +159,13 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         meta = load_checkpoint(self.result).meta
         for name, value in self._name_selection(meta["scores"]).items():
             log(f"{self.name}: {name} {value:.3f} at step {meta['step']}")
+        for warning in painting_warnings(self.config.name, meta["scores"]):
+            log(f"{self.name}: {warning}")
 
     def _name_selection(self, scores: dict[str, float]) -> dict[str, float]:
         """Add a note to the names of the scores if the weights were chosen by masks."""
         chosen = "; weights chosen by masks" if self.config.selection == "masks" else ""
-        return {f"{name}{chosen}": value for name, value in scores.items()}
+        return {f"{name}{chosen if name in SCORES.values() else ''}": value for name, value in scores.items()}
 
     def _describe(self, data: RegionData, method: Method, step: int, scores: dict[str, float]) -> Checkpoint:
         config = self.config
@@ -210,11 +202,7 @@ class StudentStage(RegionStage):
     """Trains a new network on the maps of the teacher of the previous stage."""
 
     def build(self, data: RegionData) -> StudentTraining:
-        """Return the training of the student on the teacher's maps.
-
-        Raises:
-            CheckpointError: the teacher's weights do not fit the network.
-        """
+        """Return the training of the student on the teacher's maps."""
         path, teacher = self.config.previous, self.new_network()
         checkpoint = load_checkpoint(path)
         load_weights(teacher.backbone, checkpoint.backbone, path, always_resample=False)

@@ -65,12 +65,7 @@ class CohortRun:
     held: list[str]
 
     def facts(self) -> dict[str, Any]:
-        """Name, um per pixel, slides and inputs of the run, for the workflow.
-
-        Raises:
-            CheckpointError: the checkpoint is missing.
-            ConfigError: a folder of pictures is missing or empty.
-        """
+        """Name, um per pixel, slides and inputs of the run, for the workflow."""
         config = self.config
         return {
             "name": config.name,
@@ -101,10 +96,6 @@ def plan_cohort_run(
         judged_by: detector configs on whose validation sources the backbone will be evaluated, each optionally followed
             by the folder to which its paths are relative.
         changes: ``key=value`` changes of settings, as in ``core.config.read_settings``.
-
-    Raises:
-        ConfigError: a config is wrong, no slide is left, or an entry of ``exclude`` matches no slide.
-        LabelError: a patient would be in both training and evaluation.
     """
     rows, held = _choose_rows(cohort)
     recipe, config = _load_for_slides(path, data, list(changes))
@@ -126,11 +117,7 @@ def plan_cohort_run(
 
 
 def _load_for_slides(path: Path, data: Path | None, changes: list[str]) -> tuple[Recipe, MuseConfig | UnitConfig]:
-    """Read the recipe of a config and its settings, with a placeholder for the slides as the last source.
-
-    Raises:
-        ConfigError: the config is wrong, or configures a method that does not pretrain on slides.
-    """
+    """Read the recipe of a config and its settings, with a placeholder for the slides as the last source."""
     settings = read_settings(path, changes)
     if isinstance(settings, dict):  # other types are rejected later
         names = ("store",) if settings.get("method") == "unit" else ("store", "proposals")
@@ -150,12 +137,7 @@ def store_mpp(config: MuseConfig | UnitConfig) -> float:
 
 
 def files_of_pretraining(config: MuseConfig | UnitConfig) -> list[Path]:
-    """The initial checkpoint of a run, and the files of its sources other than slides.
-
-    Raises:
-        CheckpointError: the checkpoint is missing.
-        ConfigError: a folder of pictures is missing or empty.
-    """
+    """The initial checkpoint of a run, and the files of its sources other than slides."""
     inputs = Inputs(checkpoint=config.checkpoint and find_checkpoint(config.checkpoint))
     inputs.require_checkpoints()
     files = set()

@@ -10,7 +10,7 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import Augmentation, Seed
 from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.data.views import ViewSettings
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.label_sources import ParsedSource
 from muse_pipeline.methods.detector.config import require_windows
 from muse_pipeline.methods.muse.method import SelfDistillationSettings
 from muse_pipeline.training.devices import Precision
@@ -49,7 +49,7 @@ class MuseConfig:
     backbone: str
     sources: tuple[NucleusSource, ...]
     schedule: Schedule
-    held: tuple[LabelSource, ...] = ()
+    held: tuple[ParsedSource, ...] = ()
     checkpoint: Weights | None = None
     trust_pickle: bool = False
     views: ViewSettings = field(default_factory=ViewSettings)
@@ -84,9 +84,5 @@ class MuseConfig:
 
 
 def require_sound(config: MuseConfig) -> None:
-    """Reject an unknown backbone, and views that it does not accept, before any data is read.
-
-    Raises:
-        ConfigError: the backbone is unknown, or the side of a view is not a multiple of its stride.
-    """
+    """Reject an unknown backbone, and views that it does not accept, before any data is read."""
     require_windows(config.backbone, *config.sides_px)

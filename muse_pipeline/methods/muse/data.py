@@ -22,9 +22,9 @@ from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.region_lookup import FailedRegions, load_regions, read_record
 from muse_pipeline.inference.stains import colour_of_fit, read_colour
-from muse_pipeline.labels.pictures import read_picture
-from muse_pipeline.labels.read import patients_in, read_labelled_images, require_words
-from muse_pipeline.labels.sources import LabelSource, require_in_names
+from muse_pipeline.labels.base_source import LabelSource
+from muse_pipeline.labels.label_sources import read_labelled_images, require_in_names, require_words
+from muse_pipeline.labels.picture_scale import read_picture
 from muse_pipeline.labels.statistics import mean_stains
 from muse_pipeline.nuclei.parquet import iterate_rows, read_provenance
 from muse_pipeline.slides.inspect import read_info
@@ -76,14 +76,6 @@ def read_pretrain_data(
         folder: folder for the indices of nuclei.
         log: callback for lines about left-out images and failed region maps.
         region_weights: weights of the region classes, as in ``MuseConfig``; they apply to slides only.
-
-    Raises:
-        ConfigError: no image is left, a folder or picture is missing, or ``region_weights`` do not fit the slides.
-        LabelError: a picture or its labels cannot be read, or a word of ``exclude`` is not part of any name.
-        ModelError: the detector is missing.
-        MppError: the finest views are finer than an image.
-        NucleiError: proposals cannot be read, or belong to a different slide.
-        StoreError: a store, a ``colour.json`` or a region map is missing or damaged.
     """
     _require_words(sources)
     regions = RegionWeights(region_weights, log)
@@ -108,12 +100,8 @@ def read_pretrain_data(
 
 
 def require_apart(patients: Sequence[str], held: Sequence[LabelSource]) -> None:
-    """Require that no patient is in both pretraining and evaluation.
-
-    Raises:
-        LabelError: a patient is in both.
-    """
-    judged = {patient for source in held for patient in patients_in(source)}
+    """Require that no patient is in both pretraining and evaluation."""
+    judged = {patient for source in held for patient in map(source.patient_of, source.choose())}
     if shared := sorted(judged & set(patients)):
         raise LabelError(
             f"{some_of(shared)}: in `held`, and also in `sources` or in the training data of the initial weights, so "
@@ -138,11 +126,7 @@ def _open(source: NucleusSource, finest_mpp: float, folder: Path, regions: Regio
 
 
 def require_fine(name: str, mpp: float, finest_mpp: float) -> None:
-    """Reject an image that is too coarse for the views.
-
-    Raises:
-        MppError: ``finest_mpp``, that is, the mpp of the finest views, is too far below the image's ``mpp``.
-    """
+    """Reject an image that is too coarse for the views."""
     if finest_mpp * MPP_TOLERANCE < mpp:
         raise MppError(
             f"{name}: is at {mpp:g} um/px, coarser than views at {finest_mpp:g}; raise `views.mpp`, or write a "
@@ -211,12 +195,7 @@ class RegionWeights:
         return f" {sorted(self.weights.items())} {cache_name(_file_of_regions(source), '')}"
 
     def weigh(self, source: NucleusSource, xy: np.ndarray) -> np.ndarray:
-        """(N,) weights of a slide's nuclei at (N, 2) level-0 px.
-
-        Raises:
-            ConfigError: one of the classes is missing from the slide's region map.
-            StoreError: the slide has no region map.
-        """
+        """(N,) weights of a slide's nuclei at (N, 2) level-0 px."""
         files = SlideFiles(source.store.parent)
         info = read_info(files.info)
         found = load_regions(source.regions or files.folder, info, TissueMask.load(files.mask, info).kept)
@@ -234,11 +213,7 @@ class RegionWeights:
         return weights[found.columns(xy).region]
 
     def require_use(self, images: Sequence[NucleusImage]) -> None:
-        """Reject region weights that affect no nucleus of any slide.
-
-        Raises:
-            ConfigError: no slide has nuclei in a weighted class.
-        """
+        """Reject region weights that affect no nucleus of any slide."""
         # The extent is the sum of the cells' weights, which is the number of cells if every nucleus has the weight 1.
         if self.weights and all(image.nuclei.extent == len(image.nuclei.occupied) for image in images):
             raise ConfigError(
@@ -248,12 +223,7 @@ class RegionWeights:
 
 
 def _file_of_regions(source: NucleusSource) -> Path:
-    """The file with a slide's drawn areas, or the record of its region map.
-
-    Raises:
-        ConfigError: the drawn areas are missing.
-        StoreError: the region map is missing.
-    """
+    """The file with a slide's drawn areas, or the record of its region map."""
     if source.regions is None:
         read_record(source.store.parent)
         return SlideFiles(source.store.parent).regions
@@ -263,11 +233,7 @@ def _file_of_regions(source: NucleusSource) -> Path:
 
 
 def checksums_of_regions(sources: Sequence[NucleusSource]) -> dict[str, str]:
-    """Checksums of the region maps next to the stores of ``sources``, keyed by name ("source 0: regions.json").
-
-    Raises:
-        StoreError: a region map is missing.
-    """
+    """Checksums of the region maps next to the stores of ``sources``, keyed by name ("source 0: regions.json")."""
     return {
         f"source {number}: regions.json": sha256_of(_file_of_regions(source))
         for number, source in enumerate(sources)

@@ -20,7 +20,7 @@ from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.data.views import ViewBatches, ViewSampler, ViewSet
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.inference.stains import colour_of_fit, reference_stains
-from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.methods.muse.config import MuseConfig, require_sound
 from muse_pipeline.methods.muse.data import PretrainData, checksums_of_regions, read_pretrain_data, require_apart
 from muse_pipeline.methods.muse.method import MusePretraining
@@ -182,12 +182,7 @@ class CollapseAlarm(Alarm):
     """Ends a run that collapses to constant vectors, or whose views share no nuclei."""
 
     def check(self, done: int, losses: dict[str, float]) -> None:
-        """Compare diagnostics with ``LIMITS``.
-
-        Raises:
-            CollapsedError: at ``IN_A_ROW`` logged steps in a row, a value was outside its limits, or no two views
-                shared a nucleus.
-        """
+        """Compare diagnostics with ``LIMITS``."""
         shares_none = losses.get("shared_nuclei") == 0
         if self.persists("shared_nuclei", shares_none):
             raise CollapsedError(

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from muse_pipeline.core.pictures import spread_evenly
-from muse_pipeline.labels.pictures import LabelledImage
-from muse_pipeline.labels.read import read_labelled_images
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.base_source import LabelSource
+from muse_pipeline.labels.label_sources import read_labelled_images
+from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.models.base import Backbone, read_at
 
 AUTHORS_CELL_PX = 224
@@ -157,9 +157,6 @@ def read_held(sources: Sequence[LabelSource], mpp: float) -> list[LabelledImage]
 
     Classes are taken from the class maps of the sources. The list is empty if a source has no class map, or if all
     nuclei belong to the same class or the same patient.
-
-    Raises:
-        LabelError: a picture or its labels cannot be read.
     """
     classes = sorted({name for source in sources for name in source.class_map.values() if name})
     if not classes or not all(source.class_map for source in sources):

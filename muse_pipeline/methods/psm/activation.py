@@ -62,11 +62,7 @@ class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):
     """Trains the activation network; ``load_activation`` reads its checkpoint."""
 
     def check(self) -> None:
-        """Reject windows that the network does not accept.
-
-        Raises:
-            ConfigError: the backbone is not registered, or the window is not a multiple of its stride.
-        """
+        """Reject windows that the network does not accept."""
         with torch.device("meta"):
             network = ActivationNetwork(self.config.backbone)
         require_window(self.config.window_px, network.backbone, self.config.backbone)
@@ -110,11 +106,7 @@ class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):
 
 
 def load_activation(path: Path) -> ActivationNetwork:
-    """Read the network that an ``ActivationStage`` trained, in evaluation mode.
-
-    Raises:
-        CheckpointError: the file is missing or damaged.
-    """
+    """Read the network that an ``ActivationStage`` trained, in evaluation mode."""
     checkpoint = load_checkpoint(path)
     network = ActivationNetwork(checkpoint.meta["backbone"])
     network.backbone.load_state_dict(checkpoint.backbone)

@@ -26,7 +26,7 @@ from muse_pipeline.inference.card import ColourReference, NucleusClass
 from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.outlines import MODEL as REFINER
 from muse_pipeline.inference.stains import colour_of_fit
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.picture_source import PictureSource
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.run import DetectorStage
 from muse_pipeline.methods.detector.start import load_trained
@@ -75,12 +75,7 @@ class MasksStage(PreparedStage):
         }
 
     def write(self, folder: Path, log: Log) -> None:
-        """Write crops and masks.
-
-        Raises:
-            ConfigError: no crop is kept.
-            MuseError: a source cannot be read.
-        """
+        """Write crops and masks."""
         config = self.config
         for name in (PICTURES, MASKS):
             (folder / name).mkdir()
@@ -122,11 +117,7 @@ class MasksStage(PreparedStage):
 
 
 def read_pictures_and_masks(folder: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yield each crop of a masks stage, sorted by name: name, pixels (h, w, 3) uint8, mask (h, w) bool.
-
-    Raises:
-        LabelError: a picture is damaged, or its mask is damaged or missing.
-    """
+    """Yield each crop of a masks stage, sorted by name: name, pixels (h, w, 3) uint8, mask (h, w) bool."""
     for path in sorted((folder / PICTURES).glob("*.png")):
         pixels = read_rgb(path, f"delete {folder} to make it again")
         mask = read_grey(folder / MASKS / path.name)
@@ -140,19 +131,15 @@ BLUR_UM = 0.25  # sigma of the blur of haematoxylin before masks are cut; half o
 MOST = 65535  # largest number of instances in a 16-bit picture
 
 
-def label_source(folder: Path, mpp: float) -> LabelSource:
+def label_source(folder: Path, mpp: float) -> PictureSource:
     """A label source for the files that ``write_found`` wrote to ``folder``."""
-    return LabelSource(
+    return PictureSource(
         folder / INSTANCES, "instances", images=folder / IMAGES, mpp=mpp, points=folder / POINTS, allow_empty=True
     )
 
 
 def write_found(folder: Path, name: str, pixels: np.ndarray, instances: np.ndarray) -> int:
-    """Write a picture (h, w, 3) and its instances (h, w), 1..N, if it has any, and return the number of instances.
-
-    Raises:
-        LabelError: there are more instances than a label image can contain.
-    """
+    """Write a picture (h, w, 3) and its instances (h, w), 1..N, if it has any, and return the number of instances."""
     n_instances = int(instances.max(initial=0))
     if n_instances > MOST:
         raise LabelError(f"{name}: {n_instances:,} nuclei exceed the {MOST:,} that a picture may contain; divide it")
@@ -205,11 +192,7 @@ class LabelsStage(PreparedStage):
         return {"labels": plain_settings(self.config.labels), "masks": sha256_of(self.masks / MADE_FROM)}
 
     def write(self, folder: Path, log: Log) -> None:
-        """Write the instances of every mask.
-
-        Raises:
-            LabelError: a file of the masks stage is damaged, or a picture contains too many instances.
-        """
+        """Write the instances of every mask."""
         n_nuclei = n_pictures = 0
         for name, pixels, mask in read_pictures_and_masks(self.masks):
             n_here = write_found(folder, name, pixels, split_instances(mask, pixels, self.config))
@@ -240,13 +223,7 @@ class FoundLabelsStage(PreparedStage):
         return {**how, **refined, "detector": weights}
 
     def write(self, folder: Path, log: Log) -> None:
-        """Write the nuclei that the detector finds in every picture.
-
-        Raises:
-            CheckpointError: the checkpoint cannot be read.
-            ConfigError: no nucleus was found.
-            LabelError: a picture is damaged, or contains too many nuclei.
-        """
+        """Write the nuclei that the detector finds in every picture."""
         config = self.config
         network, _, checkpoint = load_trained(self.detector)
         predictor = NetworkPredictor(network, config)

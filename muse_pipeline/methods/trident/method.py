@@ -99,12 +99,7 @@ class TridentConfig(MuseConfig):
 
 
 def require_sound_pairs(config: TridentConfig) -> None:
-    """Reject views that the networks do not accept, and missing partners, before any data is read.
-
-    Raises:
-        ConfigError: a backbone is unknown or does not accept a view, no source has a partner although branches need it,
-            or there are local views without MUSE's losses.
-    """
+    """Reject views that the networks do not accept, and missing partners, before any data is read."""
     require_sound(config)
     if config.alignment.branches > 1 and all(source.partner is None for source in config.sources):
         raise ConfigError(

@@ -15,7 +15,7 @@ from muse_pipeline.core.errors import CollapsedError, ConfigError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.core.text import count_noun
-from muse_pipeline.data.partners import PairBatch, PairBatches, PicturePartner, failure_of, open_partner
+from muse_pipeline.data.partners import PairBatch, PairBatches, Partner, failure_of, open_partner
 from muse_pipeline.methods.muse.data import PretrainData, read_pretrain_data
 from muse_pipeline.methods.muse.method import MusePretraining
 from muse_pipeline.methods.muse.run import INDEX, MuseStage, make_batches
@@ -36,16 +36,11 @@ class PairedData(PretrainData):
         partners: partner of each image; None for images that have none.
     """
 
-    partners: list[PicturePartner | None]
+    partners: list[Partner | None]
 
 
 def read_paired_data(config: TridentConfig, folder: Path, log: Log) -> PairedData:
-    """Open every source and the partners of its images (``muse.data.read_pretrain_data`` and ``open_partner``).
-
-    Raises:
-        ConfigError: a folder of partners contains none for the source's pictures, or no slide's partner could be used.
-        MuseError: a source or a partner cannot be read or does not fit.
-    """
+    """Open every source and the partners of its images (``muse.data.read_pretrain_data`` and ``open_partner``)."""
     data = read_pretrain_data(
         config.sources, config.views.mpp[0], config.min_nuclei, folder, log, config.region_weights
     )
@@ -62,7 +57,7 @@ def read_paired_data(config: TridentConfig, folder: Path, log: Log) -> PairedDat
     return PairedData(**parts, partners=partners)
 
 
-def _require_partners(sources: list, partners: list[PicturePartner | None], failures: list[str]) -> None:
+def _require_partners(sources: list, partners: list[Partner | None], failures: list[str]) -> None:
     """Reject a folder of partners without a file for any picture, and a run in which no partner could be registered."""
     for source in dict.fromkeys(source for source in sources if source and source.store is None):
         of_source = [partner for wanted, partner in zip(sources, partners, strict=True) if wanted == source]
@@ -163,11 +158,7 @@ class SpreadAlarm(Alarm):
     """Ends a run in which all H&E vectors become similar."""
 
     def check(self, done: int, losses: dict[str, float]) -> None:
-        """Compare the spread of each level with ``LEAST_SPREAD``.
-
-        Raises:
-            CollapsedError: the spread of a level was below this limit at ``IN_A_ROW`` logged steps in a row.
-        """
+        """Compare the spread of each level with ``LEAST_SPREAD``."""
         for name, value in losses.items():
             if name.endswith("_spread") and self.persists(name, value < LEAST_SPREAD):
                 raise CollapsedError(

@@ -258,12 +258,7 @@ def detector_config(config: UnitConfig, scores: Mapping[str, float] = MappingPro
 
 
 def require_sound(config: UnitConfig) -> None:
-    """Check names, windows and the size of nuclei before any data is read.
-
-    Raises:
-        ArgumentError: nuclei cannot be drawn at this mpp and size.
-        ConfigError: the backbone is unknown, or the size of windows, halo or masks is unsuitable.
-    """
+    """Check names, windows and the size of nuclei before any data is read."""
     if config.mask_px < config.window_px:
         raise ConfigError(f"mask_px is {config.mask_px}; give {config.window_px} or more, the side of windows")
     export_window(detector_config(config), require_windows(config.reader.backbone, config.window_px))

@@ -57,11 +57,7 @@ class TranslationAlarm(Alarm):
         super().__init__(schedule, folder, grace=0.2)  # earlier, the networks cannot translate yet
 
     def check(self, done: int, losses: dict[str, float]) -> None:
-        """Compare the diagnostics with ``LIMITS``.
-
-        Raises:
-            CollapsedError: a diagnostic was below its limit at ``IN_A_ROW`` logged steps in a row.
-        """
+        """Compare the diagnostics with ``LIMITS``."""
         for name, (least, meaning, remedy) in LIMITS.items():
             value = losses.get(f"generator {name}")
             if value is not None and self.persists(name, value < least):

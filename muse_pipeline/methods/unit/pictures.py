@@ -47,9 +47,6 @@ class Renderer:
     Args:
         path: the checkpoint.
         threads: number of threads that the network uses.
-
-    Raises:
-        CheckpointError: the file contains no generator.
     """
 
     def __init__(self, path: Path, threads: int = 1):
@@ -98,11 +95,6 @@ def write_pictures(
 
     Returns:
         The contents of ``pictures.json``.
-
-    Raises:
-        ArgumentError: the generator does not accept the size, or nuclei cannot be drawn at it.
-        LabelError: ``masks`` contains no masks, or their mpp is not the generator's.
-        OutputError: the folder is not empty and was not written by this function.
     """
     require_own_folder(folder, is_ours=(folder / FACTS).is_file())
     source, shown = _masks(renderer, seed, size_px, masks), []

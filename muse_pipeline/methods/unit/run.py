@@ -85,11 +85,7 @@ class UnitRecipe(Recipe):
 
 
 def list_pictures_of(config: UnitConfig) -> set[Path]:
-    """The pictures in all sources that are folders of pictures.
-
-    Raises:
-        ConfigError: a folder is missing or empty.
-    """
+    """The pictures in all sources that are folders of pictures."""
     return {file for source in config.sources if source.images for file in picture_files(source.images)}
 
 

@@ -146,10 +146,6 @@ def write_masks(
 
     Returns:
         The contents of ``masks.json``.
-
-    Raises:
-        ArgumentError: nuclei cannot be drawn at this mpp and size.
-        OutputError: the folder is not empty and was not written by this function, or cannot be written to.
     """
     require_drawable(size_px, mpp, tissue)
     require_own_folder(folder, is_ours=(folder / SETTINGS).is_file())
@@ -189,11 +185,7 @@ def _draw_examples(masks: Sequence[InstanceMask], mpp: float, size_px: int) -> n
 
 
 def read_masks(folder: Path) -> tuple[list[InstanceMask], float]:
-    """Read the masks in a folder written by ``write_masks``, and their um per pixel.
-
-    Raises:
-        LabelError: the folder does not contain masks, or a file is missing or damaged.
-    """
+    """Read the masks in a folder written by ``write_masks``, and their um per pixel."""
     if not (folder / SETTINGS).is_file():
         raise LabelError(f"{folder}: contains no {SETTINGS}; make masks with `muse synthesize masks -o {folder}`")
     masks = []
@@ -230,9 +222,6 @@ def fit_tissue(paths: Sequence[Path], tissue: TissueSettings) -> Fit:
     Args:
         paths: one or more files ``nuclei.parquet`` or ``proposals.parquet`` with outlines.
         tissue: settings, of which those that are not fitted are kept.
-
-    Raises:
-        NucleiError: a table cannot be read, or there are too few nuclei with outlines.
     """
     tables = [_read(path) for path in paths]
     axes = np.concatenate([table[:, 2:] for table in tables])

@@ -190,9 +190,6 @@ def synthesise_mask(index: int, seed: int, size_px: int, mpp: float, tissue: Tis
         size_px: side of the mask.
         mpp: um per pixel.
         tissue: settings of the tissue that is drawn.
-
-    Raises:
-        ArgumentError: nuclei cannot be drawn at this mpp and size.
     """
     require_drawable(size_px, mpp, tissue)
     rng = np.random.default_rng((seed, index))
@@ -207,11 +204,7 @@ def synthesise_mask(index: int, seed: int, size_px: int, mpp: float, tissue: Tis
 
 
 def require_drawable(size_px: int, mpp: float, tissue: TissueSettings) -> None:
-    """Require that nuclei are large enough in pixels and fit into the mask.
-
-    Raises:
-        ArgumentError: a kind of nuclei has a mean diameter of less than 6 px, or the mask is too small or too large.
-    """
+    """Require that nuclei are large enough in pixels and fit into the mask."""
     diameters = [kind.mean_diameter_um for kind in (tissue.epithelial, tissue.stroma)]
     if min(diameters) < LEAST_DIAMETER_PX * mpp:
         raise ArgumentError(

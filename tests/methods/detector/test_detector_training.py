@@ -13,7 +13,7 @@ from labelled import CONFIG, draw_labelled_folder
 from muse_pipeline.core.types import Frame
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.windows import LabelledWindows
-from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.methods.detector.criterion import CRITERIA
 from muse_pipeline.methods.detector.method import DetectorTraining
 from muse_pipeline.models import HEADS

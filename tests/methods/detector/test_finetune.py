@@ -92,7 +92,7 @@ def test_what_the_card_states_may_change_without_training_again(folder, tmp_path
         ('"2": Pale', '"2": Palish', LabelError, "not a class of the model"),
         ("images: images", "images: pictures", LabelError, "no such folder"),
         ("labels: labels", "labels: images", LabelError, "expected three values|no label file|not readable"),
-        ("row column class", "column row", ConfigError, "format 'column row' is unknown"),
+        ("row column class", "column row", ConfigError, "format 'column row'"),
         ("mpp: 0.5\nclasses", "classes", ConfigError, "'mpp' is missing"),
         ("colour: identity", "colour: reinhard", ConfigError, "'reinhard' is unknown"),
     ],

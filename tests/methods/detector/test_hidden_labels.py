@@ -4,7 +4,7 @@ import numpy as np
 
 from experiments.lfov.run import hide_labels
 from muse_pipeline.core.types import Frame
-from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.nuclei.table import Nuclei
 
 

@@ -10,8 +10,8 @@ from labelled import CPU, draw_labelled_folder, write_config
 
 from experiments.common.training import finetune
 from muse_pipeline.core.types import Frame
-from muse_pipeline.labels.pictures import AreaCount
-from muse_pipeline.labels.read import read_labelled_images
+from muse_pipeline.labels.label_sources import read_labelled_images
+from muse_pipeline.labels.labelled_image import AreaCount
 from muse_pipeline.methods.detector import run as module
 from muse_pipeline.methods.detector.data import read_detector_data
 from muse_pipeline.methods.detector.mixing import (

@@ -73,7 +73,7 @@ def test_the_files_of_a_run_are_those_of_its_pictures(data):
 def test_a_dataset_that_is_not_there_ends_the_run_before_it_begins(muse, tmp_path):
     status, _, errors = train(muse, tmp_path, tmp_path / "run")
     assert status == 2
-    assert errors.strip().splitlines()[-1].endswith("pannuke: no such folder of labels; correct `labels` in the config")
+    assert "pannuke: no such folder" in errors.strip().splitlines()[-1]
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 

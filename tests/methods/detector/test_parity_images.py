@@ -5,7 +5,7 @@ import numpy as np
 from drawn_labels import draw_nuclei, grid_xy
 
 from muse_pipeline.core.types import Frame
-from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.methods.detector.data import keep_pictures
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.training.run import RunFolder

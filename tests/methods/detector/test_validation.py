@@ -15,7 +15,7 @@ from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.model import find_checkpoint, find_model
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.labels.read import read_labelled_images
+from muse_pipeline.labels.label_sources import read_labelled_images
 from muse_pipeline.methods.detector import validation
 from muse_pipeline.methods.detector.data import read_detector_data
 from muse_pipeline.methods.detector.run import load_detector_config

@@ -18,12 +18,13 @@ from experiments.mil_rungs import run as rungs
 from muse_pipeline.cli.main import main
 from muse_pipeline.data.windows import RegionBatch, RegionWindows
 from muse_pipeline.export.regions import load_region_model
+from muse_pipeline.inference.card import DICE, DICE_OF_PAINTING, painting_warnings
 from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.inference.stains import colour_of_fit
-from muse_pipeline.labels.tissue import UNKNOWN, TissueSource, list_labelled, read_tissue_images
+from muse_pipeline.labels.tissue import UNKNOWN, TissueImage, TissueSource, list_labelled, read_tissue_images
 from muse_pipeline.losses.mil import fusion_dice, weighted_cross_entropy
 from muse_pipeline.methods.mil.config import StudentSettings
-from muse_pipeline.methods.mil.data import SCORES, read_region_data
+from muse_pipeline.methods.mil.data import SCORES, dice_of_painting, read_region_data
 from muse_pipeline.methods.mil.method import StudentTraining, TeacherTraining
 from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.training.checkpoint import load_checkpoint
@@ -210,7 +211,26 @@ def test_masks_select_only_where_the_config_says_so(patches, tmp_path, muse):
     assert status == 0, errors
     for score in SCORES.values():
         assert f"{score}; weights chosen by masks " in errors
-    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt").meta["selection"] == SCORES["masks"]
+    meta = load_checkpoint(tmp_path / "run" / "checkpoint.pt").meta
+    assert meta["selection"] == SCORES["masks"]
+    _, card = load_region_model(tmp_path / "run" / "checkpoint.pt")
+    assert card.metrics[DICE_OF_PAINTING] == meta["scores"][DICE_OF_PAINTING]
+    is_doubted = meta["scores"][SCORES["masks"]] <= meta["scores"][DICE_OF_PAINTING]
+    assert ("is not better than painting everything" in errors) == is_doubted
+
+
+@pytest.mark.parametrize(("own", "warns"), [(0.7, False), (0.6, True), (None, False)])
+def test_a_model_that_is_not_better_than_painting_everything_is_warned_of(own, warns):
+    metrics = {DICE_OF_PAINTING: 0.63} | ({} if own is None else {f"{DICE}; weights chosen by masks": own})
+    found = painting_warnings("tumour", metrics)
+    assert ["(Dice 0.600 and 0.630 on its validation images)" in each for each in found] == ([True] if warns else [])
+
+
+def test_everything_is_painted_in_the_class_that_fits_best():
+    """Of 12 cells with known tissue, 3 are A and 6 are B: painting B is right in 6, wrong in 6 and misses 3."""
+    mask = np.array([[1, 1, 1, 0], [2, 2, 2, 0], [2, 2, 2, 0], [UNKNOWN] * 4], np.uint8)
+    image = TissueImage(name="a", pixels=np.zeros((16, 16, 3)), label=-1, mask=mask.repeat(4, 0).repeat(4, 1))
+    assert dice_of_painting([np.zeros((2, 4, 4))], [image]) == pytest.approx(2 * 6 / (2 * 6 + 3 + 3 + 3))
 
 
 @pytest.mark.parametrize("dialect", [{}, {"delimiter": ";"}, {"delimiter": "\t"}])

@@ -11,7 +11,7 @@ from pretraining import draw_pictures
 
 from experiments.common.training import load_muse_config, pretrain
 from muse_pipeline.core.errors import LabelError
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.picture_source import PictureSource
 from muse_pipeline.methods.muse.validation import SCORE, accuracy_of_others, read_held
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.loop import MetricsLog
@@ -32,14 +32,18 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def source(folder):
-    return LabelSource(folder / "held/labels", "row column class", folder / "held/images", mpp=0.5, class_map=MAP)
+    return PictureSource(
+        folder / "held/labels", "row column class", images=folder / "held/images", mpp=0.5, class_map=MAP
+    )
 
 
 @pytest.fixture(scope="module")
 def runs(folder):
     """Two folders of the same run, first without and then with held-back pictures."""
     config = load_muse_config(folder / "tiny.yaml")
-    source = LabelSource(folder / "held/labels", "row column class", folder / "held/images", mpp=0.5, class_map=MAP)
+    source = PictureSource(
+        folder / "held/labels", "row column class", images=folder / "held/images", mpp=0.5, class_map=MAP
+    )
     pretrain(config, folder / "plain", CPU)
     pretrain(dataclasses.replace(config, held=(source,)), folder / "scored", CPU)
     return folder / "plain", folder / "scored"

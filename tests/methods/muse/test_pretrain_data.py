@@ -13,7 +13,7 @@ from experiments.common.training import load_muse_config
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.nucleus_images import NucleusSource
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.picture_source import PictureSource
 from muse_pipeline.methods.muse.data import read_pretrain_data
 from muse_pipeline.methods.muse.run import MuseStage, make_batches
 from muse_pipeline.models import BACKBONES
@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def sources(folder):
-    labelled = LabelSource(folder / "labels", "row column class", folder / "images", mpp=0.5)
+    labelled = PictureSource(folder / "labels", "row column class", images=folder / "images", mpp=0.5)
     slide = folder / "S1"
     store = NucleusSource(store=slide / "image-500nm.zarr", proposals=slide / "proposals.parquet")
     return (NucleusSource(labelled=labelled), store)

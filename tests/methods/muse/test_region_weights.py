@@ -14,7 +14,7 @@ from experiments.common.training import load_muse_config, pretrain
 from muse_pipeline.core.errors import CheckpointError, ConfigError, StoreError
 from muse_pipeline.core.files import write_json
 from muse_pipeline.data.views import ViewSampler
-from muse_pipeline.inference.card import NucleusClass, RegionCard
+from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.inference.region_files import record_failure, write_regions
 from muse_pipeline.inference.region_maps import SlideMap
 from muse_pipeline.methods.muse.data import read_pretrain_data
@@ -23,18 +23,7 @@ from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.mask import TissueMask
 
 BORDER_PX = SIDE_PX // 5 * 2  # tumour lies left of this; an index has 5 x 5 cells
-CARD = RegionCard(
-    name="drawn",
-    mpp=2.0,
-    input_px=128,
-    halo_px=32,
-    stride_px=16,
-    cell_px=4,
-    batch=1,
-    classes=(NucleusClass("Stroma", (150, 200, 150)), NucleusClass("Tumour", (200, 0, 0))),
-    licence="CC0-1.0",
-    training_data="drawn",
-)
+CLASSES = (NucleusClass("Stroma", (150, 200, 150)), NucleusClass("Tumour", (200, 0, 0)))
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +50,13 @@ def write_map(folder, border_px):
         "fingerprint": info.fingerprint,
         "slide_mpp": [MPP, MPP],
         "tissue_sha256": None,
-        "model": {"name": CARD.name, "sha256": "ab" * 32},
-        "card": json.loads(CARD.to_json()),
-        "provider": "cpu",
-        "colour": [],
+        "source": "model",
+        "model": {"name": "drawn", "sha256": "ab" * 32},
         "cell_um": 8.0,
         "versions": {},
     }
     with record_failure(folder, "S1"):
-        write_regions(SlideMap(CARD, prob, np.ones((40, 40), bool), facts), store, info, folder)
+        write_regions(SlideMap(CLASSES, (False, True), prob, np.ones((40, 40), bool), 0.01, facts), store, info, folder)
 
 
 def config_of(folder, path, weights, **source):

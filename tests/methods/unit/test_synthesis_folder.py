@@ -8,8 +8,8 @@ from muse_pipeline.core.errors import LabelError, NucleiError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.pictures import read_rgb, write_png
 from muse_pipeline.core.types import Frame
-from muse_pipeline.labels.read import read_labelled_images
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.label_sources import read_labelled_images
+from muse_pipeline.labels.picture_source import PictureSource
 from muse_pipeline.methods.unit.synthesis_folder import fit_tissue, read_masks, summarise, write_masks
 from muse_pipeline.methods.unit.synthesis_masks import synthesise_mask
 from muse_pipeline.methods.unit.synthesis_settings import KINDS, TissueSettings
@@ -44,7 +44,7 @@ def test_masks_are_read_back_and_are_a_source_of_labels(tmp_path):
     (tmp_path / "pictures").mkdir()
     for index in range(3):
         write_png(tmp_path / "pictures" / f"mask-{index:06}.png", np.full((96, 96, 3), 200, np.uint8))
-    source = LabelSource(
+    source = PictureSource(
         folder / "instances", "instances", images=tmp_path / "pictures", points=folder / "points", mpp=0.5
     )
     images = read_labelled_images([source], KINDS, 0.5, 8)

@@ -17,7 +17,7 @@ from muse_pipeline.core.errors import CollapsedError
 from muse_pipeline.data.augment import LabelledBatch
 from muse_pipeline.export.onnx import load_detector
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.label_sources import parse_source
 from muse_pipeline.methods.unit import method, monitors
 from muse_pipeline.methods.unit.config import LossWeights
 from muse_pipeline.methods.unit.data import UnitBatch, read_usable_masks
@@ -180,7 +180,7 @@ def test_rendered_pictures_and_the_checkpoint_start_a_finetuning(run_folder, tmp
         "licence": "CC0-1.0",
         "training_data": "rendered tissue",
     }
-    assert set(source) <= set(LabelSource.__annotations__)
+    parse_source(source, "source")
     (tmp_path / "tuned.yaml").write_text(yaml.safe_dump(config))
     status, out, errors = train(muse, tmp_path / "tuned.yaml", tmp_path / "tuned")
     assert status == 0, errors

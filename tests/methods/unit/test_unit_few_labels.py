@@ -5,7 +5,7 @@ import pytest
 
 from experiments.common.crops import aji
 from experiments.unit_few_labels.run import NUCLEUS, compare_runs, divide_crops, write_source
-from muse_pipeline.labels.read import read_labelled_images
+from muse_pipeline.labels.label_sources import read_labelled_images
 
 PATIENTS = {f"{patient:02}_{crop}": f"{patient:02}" for patient in range(7) for crop in range(4)}
 

@@ -24,12 +24,16 @@ process MUSE_RUN {
     prefix    = task.ext.prefix ?: "${meta.id}"
     def named = model ? "--model ${model}" : ''
     def mpp   = meta.mpp ? "--mpp ${meta.mpp}" : ''
+    def organ = meta.organ ? "--organ '${meta.organ}'" : ''
+    def stain = meta.stain ? "--stain '${meta.stain}'" : ''
     """
     muse run ${slide} \\
         --output ${prefix} \\
         --threads ${task.cpus} \\
         ${named} \\
         ${mpp} \\
+        ${organ} \\
+        ${stain} \\
         ${args}
 
     cat <<-END_VERSIONS > versions.yml

@@ -1,14 +1,24 @@
-"""Annotated regions: their pixels, and the division of a slide's regions into windows with context."""
+"""Regions drawn on slides, divided into windows with context that are read at a model's mpp."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
+
+from muse_pipeline.core.coords import work_to_level0
+from muse_pipeline.core.types import Slide, SlideInfo
+from muse_pipeline.slides.base import open_slide
+from muse_pipeline.store.resample import AreaReader
+from muse_pipeline.tissue.colour import measure_colour
+from muse_pipeline.tissue.find import find_tissue
 
 LEAST_CONTEXT_PX = 192  # half a window of `my_labels.yaml`; windows may be centred on the border of a region
 
@@ -37,6 +47,12 @@ class RegionWindow:
         x, y = np.asarray(xy, float).T
         within = (x >= left) & (x < right) & (y >= top) & (y < bottom)
         return within & shapely.intersects_xy(self.region, x, y)
+
+    def around_cell(self, pixels: np.ndarray, margin_px: int) -> tuple[np.ndarray, np.ndarray]:
+        """The ``pixels`` of the picture in and around the cell, and the position (x, y) of their corner in it."""
+        left, top = np.maximum(np.subtract(self.cell[:2], self.origin) - margin_px, 0)
+        right, bottom = np.subtract(self.cell[2:], self.origin) + margin_px
+        return pixels[top:bottom, left:right], np.array([left, top])
 
     def mask(self) -> np.ndarray:
         """(height, width) bool: pixels of the picture whose centres are in both the region and this cell."""
@@ -71,6 +87,47 @@ def cut_regions(area: BaseGeometry, work_size_px: tuple[int, int], context_px: i
             for left, right in pairwise(edges[0]):
                 if region.intersects(shapely.box(left, top, right, bottom)):
                     yield _window(region, (left, top, right, bottom), area, work_size_px, context_px)
+
+
+class SlideRegions:
+    """An open slide whose regions are read at ``mpp``.
+
+    Attributes:
+        info: header of the slide.
+        mpp: um per pixel of the model.
+        tissue: tissue of the slide.
+        colour: stains and appearance of the slide, as in ``muse tissue``, so that training and runs normalise alike.
+    """
+
+    def __init__(self, slide: Slide, info: SlideInfo, mpp: float, enlarge: bool):
+        self.info, self.mpp = info, mpp
+        self._reader = AreaReader(slide, info, mpp, enlarge=enlarge)
+        self.tissue = find_tissue(slide, info).tissue
+        self.colour = measure_colour(slide, info, self.tissue)
+
+    def read(self, area: BaseGeometry, context_px: int) -> Iterator[tuple[RegionWindow, np.ndarray]]:
+        """Yield the windows over ``area``, in work px (``cut_regions``), and their pixels (h, w, 3) uint8."""
+        for window in cut_regions(area, self._reader.size_px, context_px):
+            yield window, self._reader.read(window.origin, window.size)
+
+    def in_tissue(self, xy: np.ndarray) -> np.ndarray:
+        """(N,) bool: True for positions (N, 2), in work px, in tissue, and for all if no tissue was found."""
+        if self.tissue.is_empty:  # as in fluorescence images
+            return np.ones(len(xy), bool)
+        return self.tissue.kept.contains(work_to_level0(xy, self.info.mpp, self.mpp), self.info.mpp)
+
+    def describe(self, prefix: str, window: RegionWindow) -> dict[str, Any]:
+        """Attributes of the image of a window, whose name has the corner of its cell in absolute level-0 px."""
+        x, y = work_to_level0(np.array(window.cell[:2]), self.info.mpp, self.mpp).round().astype(int)
+        colour = {"stain": self.colour.macenko, "appearance": self.colour.appearance}
+        return {"name": f"{prefix}_x{x}_y{y}", "region": window.mask(), "annotated": window.annotated(), **colour}
+
+
+@contextmanager
+def open_regions(path: Path | str, info: SlideInfo, mpp: float, enlarge: bool = False) -> Iterator[SlideRegions]:
+    """Open a slide to read its regions at ``mpp``; with ``enlarge``, it may be coarser, as in a run."""
+    with open_slide(path, info.reader) as slide:
+        yield SlideRegions(slide, info, mpp, enlarge)
 
 
 def fill_polygon(polygon: BaseGeometry, origin: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
