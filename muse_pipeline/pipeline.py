@@ -51,7 +51,7 @@ def plan_slides(rows: Sequence[SheetRow], models: Models, settings: RunSettings)
     """Plan the jobs of slides."""
     predictor = models.predictor
     model = {"name": predictor.card.name, "sha256": predictor.sha256, "provider": predictor.provider}
-    cells = {row.slide_id: {**row.cells(), "shards": row.shards or settings.shards} for row in rows}
+    cells = {row.slide_id: {**row.to_dict(), "shards": row.shards or settings.shards} for row in rows}
     return Plan(settings, cells, model)
 
 

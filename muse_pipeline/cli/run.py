@@ -85,10 +85,11 @@ def run(args: argparse.Namespace) -> None:
     plan, output = plan_slides(rows, models, settings), Path(settings.output)  # in which ~ is expanded
     _require_to_last(rows, plan)
     with nullcontext() if args.no_report else lock_results(output, "muse run"):
-        is_changed = not args.no_report and merge_sheet(rows, plan)
+        if not args.no_report:
+            merge_sheet(rows, plan)
         ran = run_slides(rows, plan, models, settings)
         if not args.no_report:
-            write_cohort_files(plan, settings, is_changed)
+            write_cohort_files(plan, settings)
     if args.profile:
         print(*cost_lines(ran, time.monotonic() - started, all_processor_seconds()), sep="\n")
     failed = [slide.slide_id for slide in ran if slide.status == "failed"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -62,8 +62,8 @@ def run_slides(rows: Sequence[SheetRow], plan: Plan, models: Models, settings: R
     return ran
 
 
-def merge_sheet(rows: Sequence[SheetRow], plan: Plan) -> bool:
-    """Add the slides to the resolved sheet of earlier runs into the same folder; True if any of their cells changed.
+def merge_sheet(rows: Sequence[SheetRow], plan: Plan) -> None:
+    """Add the slides to the resolved sheet of earlier runs into the same folder, which is written only if it changes.
 
     Raises:
         OutputError: the output folder cannot be written to, or has a different slide's results under the same name.
@@ -78,11 +78,12 @@ def merge_sheet(rows: Sequence[SheetRow], plan: Plan) -> bool:
             _require_no_other_slide(SlideFiles(output / row.slide_id), before, row.path)
     if others := earlier.keys() - plan.rows.keys():
         print(f"slides of earlier runs that are also in the report: {len(others)}")
-    write_json(sheet, list({**earlier, **plan.rows}.values()))
-    return any(_filled(earlier.get(name, {})) != _filled(row) for name, row in plan.rows.items())
+    merged = {**earlier, **plan.rows}
+    if merged != there:
+        write_json(sheet, list(merged.values()))
 
 
-def write_cohort_files(plan: Plan, settings: RunSettings, is_changed: bool) -> None:
+def write_cohort_files(plan: Plan, settings: RunSettings) -> None:
     """Write the report and the requested files of the cohort, and remove those that are out of date.
 
     The report covers all slides that have results in the folder, including those of earlier runs.
@@ -90,13 +91,12 @@ def write_cohort_files(plan: Plan, settings: RunSettings, is_changed: bool) -> N
     Args:
         plan: plan of the slides that were run.
         settings: settings of the run.
-        is_changed: True if the cells of a slide have changed.
     """
     files, threads = CohortFiles(Path(settings.output)), settings.threads
     slides = gather_cohort(files.folder, read_resolved(files.sheet))
     for line in write_report(slides, files.folder, files.report, files.table, threads=threads):
         print(line)
-    remove_cohort_files(files.folder, plan.slides, OF_COHORT if is_changed else ())
+    remove_cohort_files(files.folder, plan.slides, OF_COHORT)
     if settings.anndata and any(slide.summary for slide in slides if slide.slide_id in plan.rows):
         from muse_pipeline.statistics.cohort import write_cohort  # imports pandas, which takes time
 
@@ -151,11 +151,6 @@ def _describe_end(slide: SlideResult, seconds: float) -> str:
         return f"{slide.step}: {slide.reason}"
     found = f"{describe_nuclei(slide.summary)}, {time_text(seconds)}"
     return "; ".join([found, *filter(None, [slide.reason])])
-
-
-def _filled(row: dict[str, Any]) -> dict[str, Any]:
-    """The non-empty cells of a row, except the number of shards, which does not change results."""
-    return {name: cell for name, cell in row.items() if cell is not None and name != "shards"}
 
 
 def _require_no_other_slide(files: SlideFiles, before: str, now: str | SlideUrl) -> None:

@@ -200,19 +200,19 @@ class Records:
 
     def _is_complete(self, job: Job, since_ns: int | None = None) -> bool:
         """True if all files of a job exist and none is older than ``since_ns``, by default the time of its request."""
+        times = self._times(job)
         since_ns = self.request(job).stat().st_mtime_ns if since_ns is None else since_ns
-        times = {name: self._time(name) for name in job.writes}
-        return all(times[name] is not None for name in job.kept) and all(
-            time is None or time >= since_ns for time in times.values()
-        )
+        return times is not None and min(times, default=since_ns) >= since_ns
 
     def _is_untouched(self, job: Job) -> bool:
         """True if all files of a job exist and are older than its last request: no job has begun since."""
-        requested = self._time(f"logs/requests/{job.name}.json") or 0
+        times, requested_ns = self._times(job), self._time(f"logs/requests/{job.name}.json")
+        return times is not None and max(times, default=0) < (requested_ns or 0)
+
+    def _times(self, job: Job) -> list[int] | None:
+        """The times of all files of a job that exist; None if a file that must exist is missing."""
         times = {name: self._time(name) for name in job.writes}
-        return all(times[name] is not None for name in job.kept) and all(
-            time is None or time < requested for time in times.values()
-        )
+        return None if None in map(times.get, job.kept) else [time for time in times.values() if time is not None]
 
     def _time(self, name: str) -> int | None:
         """Modification time of a file as Snakemake compares it, in ns; None if the file is missing."""

@@ -476,27 +476,18 @@ def _find_stale(
     """Describe which input of finished results has changed since; "" if none has."""
     if info is None:
         return _missing(files.info)
-    request = files.request("nuclei")
-    checks = (
-        (
-            request.exists() and files.nuclei.stat().st_mtime_ns < request.stat().st_mtime_ns,
-            "is unfinished: its nuclei are older than the settings of the last run",
+    request, now = files.request("nuclei"), path and Path(path).resolve()
+    is_older = request.exists() and files.nuclei.stat().st_mtime_ns < request.stat().st_mtime_ns
+    problems = {
+        "is unfinished: its nuclei are older than the settings of the last run": is_older,
+        "its nuclei were found in a different version of the slide's file": provenance.fingerprint != info.fingerprint,
+        "its nuclei were found at a different mpp of the slide": provenance.slide_mpp != info.mpp,
+        "its nuclei were found in a different tissue mask or region of interest": (
+            provenance.tissue_sha256 not in {None, tissue.sha256}
         ),
-        (
-            provenance.fingerprint != info.fingerprint,
-            "its nuclei were found in a different version of the slide's file",
-        ),
-        (provenance.slide_mpp != info.mpp, "its nuclei were found at a different mpp of the slide"),
-        (
-            provenance.tissue_sha256 not in {None, tissue.sha256},
-            "its nuclei were found in a different tissue mask or region of interest",
-        ),
-        (
-            path and Path(path).resolve() != Path(info.path).resolve(),
-            f"its results belong to {info.path}, not to the sheet's {path}",
-        ),
-    )
-    return next((f"{text}; run the workflow again" for is_wrong, text in checks if is_wrong), "")
+        f"its results belong to {info.path}, not to the sheet's {path}": now and now != Path(info.path).resolve(),
+    }
+    return next((f"{problem}; run the workflow again" for problem, is_wrong in problems.items() if is_wrong), "")
 
 
 def _name_gaps(summary: dict[str, Any], info: SlideInfo) -> str:
