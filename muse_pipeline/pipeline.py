@@ -66,9 +66,6 @@ def run_slide(row: SheetRow, plan: Plan, models: Models, settings: RunSettings, 
         models: networks of the run.
         settings: settings of the run.
         begin: function called with the name of every step before it starts.
-
-    Raises:
-        MuseError: a step failed; later jobs were not run.
     """
     files = SlideFiles(Path(plan.folder(row.slide_id)))
     slide = FinishedSlide(files, settings, row.patient, models.embedder, settings.threads)

@@ -69,11 +69,7 @@ class Plan:
         return f"{self.config['output']}/{slide}"
 
     def row(self, slide: str) -> Mapping[str, Any]:
-        """The slide's row of the sheet.
-
-        Raises:
-            SheetError: there is no such row.
-        """
+        """The slide's row of the sheet."""
         if slide not in self.rows:
             raise SheetError(f"{slide}: no such slide in {self.config['slides']}")
         return self.rows[slide]

@@ -142,9 +142,6 @@ def _try_chunks(reader: AreaReader, chunks: np.ndarray, max_corrupt: float) -> l
     """Decode a random sample of the chunks that are True in ``chunks``, and return a warning if some are corrupt.
 
     The sample is the same in every call.
-
-    Raises:
-        SlideError: too many tiles cannot be decoded.
     """
     positions = np.random.default_rng(0).permutation(np.argwhere(chunks))[:N_TILES_AFTER_A_BAD_ONE]
     n_tried, failures = 0, []

@@ -205,9 +205,6 @@ class RunSettings(Mapping[str, Any]):
         values: settings, keyed by name.
         threads: number of threads for steps that use several; it does not change results.
 
-    Raises:
-        ConfigError: there is no such setting, or two settings contradict each other.
-
     Example:
         >>> settings = RunSettings({"csv": True})
         >>> settings.csv, settings.features
@@ -239,11 +236,7 @@ class RunSettings(Mapping[str, Any]):
 
 
 def complete_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Check a config, fill in defaults, and complete it.
-
-    Raises:
-        ConfigError: a setting is unknown or invalid, or two settings contradict each other.
-    """
+    """Check a config, fill in defaults, and complete it."""
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
@@ -258,9 +251,6 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         config: settings that satisfy the schema, with its defaults filled in.
-
-    Raises:
-        ConfigError: two settings contradict each other.
     """
     settings = _at_home(dict(config))
     for name in ("shards", "max_features"):  # 1.0e+5 is a whole number in the schema, but not on a command line
@@ -275,11 +265,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def require_available(settings: Mapping[str, Any]) -> None:
-    """Check, before anything runs, that the packages and models for the settings are available.
-
-    Raises:
-        ConfigError: a package is not installed, or there is no such region model.
-    """
+    """Check, before anything runs, that the packages and models for the settings are available."""
     for output in list_outputs(settings):
         if output.requires and not find_spec(output.requires[0]):
             package, extra = output.requires

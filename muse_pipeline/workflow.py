@@ -46,9 +46,6 @@ class WorkflowPlan(Plan):
         Args:
             config: the completed config.
             model: description of a model that is trained, or of one that a device runs; None to read the model's file.
-
-        Raises:
-            MuseError: the config, the sheet or the model is invalid.
         """
         require_plain_output(config)
         require_available(config)
@@ -181,11 +178,7 @@ class Unfinished:
         self._in_place: dict[Path, Path] = {}  # paths of requests -> files that stand for them in a dry run
 
     def find(self, everything: bool) -> None:
-        """Find the unfinished slides, or take all slides if ``everything`` is True, and write their requests.
-
-        Raises:
-            OutputError: a request cannot be written.
-        """
+        """Find the unfinished slides, or take all slides if ``everything`` is True, and write their requests."""
         for slide in self.plan.slides:
             records = self.plan.records(slide)
             if jobs := records.jobs if everything else records.outdated:

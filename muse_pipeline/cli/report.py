@@ -51,11 +51,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def find_sheet(results: Path) -> Path:
-    """Path of the resolved sheet that a run wrote into its output folder.
-
-    Raises:
-        SheetError: the folder has no resolved sheet.
-    """
+    """Path of the resolved sheet that a run wrote into its output folder."""
     from muse_pipeline.cohort.layout import CohortFiles
     from muse_pipeline.core.errors import SheetError
 

@@ -63,12 +63,7 @@ def run_slides(rows: Sequence[SheetRow], plan: Plan, models: Models, settings: R
 
 
 def merge_sheet(rows: Sequence[SheetRow], plan: Plan) -> None:
-    """Add the slides to the resolved sheet of earlier runs into the same folder, which is written only if it changes.
-
-    Raises:
-        OutputError: the output folder cannot be written to, or has a different slide's results under the same name.
-        SheetError: the sheet.json of earlier runs cannot be read.
-    """
+    """Add the slides to the resolved sheet of earlier runs, which is written only if it changes."""
     output = Path(plan.config["output"])
     sheet = CohortFiles(output).sheet
     there = {row["slide_id"]: row for row in read_resolved(sheet)} if sheet.exists() else {}
@@ -128,11 +123,7 @@ def run_logged(row: SheetRow, plan: Plan, models: Models, settings: RunSettings,
 
 
 def _open_log(path: Path) -> TextIO:
-    """Open the log of a slide.
-
-    Raises:
-        OutputError: the log cannot be written.
-    """
+    """Open the log of a slide."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("w", encoding="utf-8")

@@ -95,11 +95,7 @@ class Records:
         return before if is_again else None
 
     def write_requests(self) -> None:
-        """Write the requests that this run changes.
-
-        Raises:
-            OutputError: a request cannot be written.
-        """
+        """Write the requests that this run changes."""
         for job in self.jobs:
             found, last, before = self.find_request(job), self.request(job), self._request_before(job)
             if found == before:
@@ -129,11 +125,7 @@ class Records:
         return [job for job in self.jobs if job.name in chosen]
 
     def begin(self) -> list[Job]:
-        """Remove what outdated jobs wrote earlier, write their requests, and return these jobs.
-
-        Raises:
-            OutputError: a file cannot be removed or written.
-        """
+        """Remove what outdated jobs wrote earlier, write their requests, and return these jobs."""
         outdated = self.outdated
         self.withdraw(outdated)
         for step in {step for job in outdated for step in job.ledgers}:
@@ -142,11 +134,7 @@ class Records:
         return outdated
 
     def withdraw(self, jobs: Iterable[Job]) -> None:
-        """Remove the results of jobs.
-
-        Raises:
-            OutputError: a file cannot be removed.
-        """
+        """Remove the results of jobs."""
         for path in {path for job in jobs for path in self.find_results(job)}:
             try:
                 remove(path)

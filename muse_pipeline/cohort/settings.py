@@ -23,11 +23,7 @@ PATTERNS = set('{}<>*?"')  # characters in paths that Snakemake expands as patte
 
 
 def require_plain_output(settings: Mapping[str, Any]) -> None:
-    """Check that Snakemake does not read the name of the output folder as a pattern.
-
-    Raises:
-        ConfigError: the name contains one of ``PATTERNS``.
-    """
+    """Check that Snakemake does not read the name of the output folder as a pattern."""
     if patterns := sorted(PATTERNS.intersection(settings["output"])):
         raise ConfigError(
             f"config: output: {settings['output']} contains {' '.join(patterns)}, which Snakemake expands; rename it"
@@ -35,11 +31,7 @@ def require_plain_output(settings: Mapping[str, Any]) -> None:
 
 
 def require_columns(settings: Mapping[str, Any]) -> None:
-    """Check that the sheet has the columns named in ``statistics``; only "patient" may be missing.
-
-    Raises:
-        ConfigError: the sheet cannot be read, or lacks one of the columns.
-    """
+    """Check that the sheet has the columns named in ``statistics``; only "patient" may be missing."""
     try:
         with warnings.catch_warnings(action="ignore", category=LeftOutWarning):  # `muse sheet --check` prints them
             read_cells(Path(settings["slides"]), *sorted({*settings["statistics"].values()} - {"patient"}))
@@ -78,10 +70,6 @@ def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any])
     Args:
         settings: the config.
         model: description of the model from `muse model`.
-
-    Raises:
-        ConfigError: the model maps regions, works at a different mpp, does not fit the mode, or has one class but
-            regions come from the classes.
     """
     if model.get("kind") == "regions":
         raise ConfigError(
@@ -113,9 +101,6 @@ def pretraining_codec(settings: Mapping[str, Any], pretrain_mpp: float) -> str:
     Args:
         settings: the config.
         pretrain_mpp: um per pixel that pretraining reads.
-
-    Raises:
-        ConfigError: the codec is lossy, but other steps read the same store.
     """
     codec, store = settings["pretrain_store"].get("codec", "zstd"), store_name(pretrain_mpp)
     if codec != "zstd" and store in map(store_name, [settings["mpp"], *settings["extra_mpps"]]):
@@ -127,11 +112,7 @@ def pretraining_codec(settings: Mapping[str, Any], pretrain_mpp: float) -> str:
 
 
 def name_stores(mpps: Iterable[float]) -> dict[str, float]:
-    """The mpp of each store, keyed by the store's name.
-
-    Raises:
-        ConfigError: two of the mpps would have the same store name.
-    """
+    """The mpp of each store, keyed by the store's name."""
     named: dict[str, float] = {}
     for mpp in mpps:
         if named.setdefault(store_name(mpp), mpp) != mpp:
@@ -157,11 +138,7 @@ def pretraining_run(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pretraining_options(settings: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:
-    """The arguments of `muse pretrain-config` for the setting ``pretrain``, except the sheet and the folders.
-
-    Raises:
-        OutputError: a run that is given as settings cannot be written.
-    """
+    """The arguments of `muse pretrain-config` for the setting ``pretrain``, except the sheet and the folders."""
     given = pretraining_run(settings)
     own = {name: value for name, value in given.items() if name not in {"run", "exclude", "held_splits"}}
     file = given.get("run") or run_file(own, Path(settings["output"], "pretraining"))
@@ -186,9 +163,6 @@ def require_fitting_pretraining(
         run: plan of the run from `muse pretrain-config`.
         rows: rows of the sheet, keyed by slide_id.
         model: description of the model from `muse model`.
-
-    Raises:
-        ConfigError: the run weights regions that a slide lacks, or has a different backbone than the model.
     """
     has_model = settings["regions"] not in (None, FROM_NUCLEI)  # nuclei are found with the pretrained backbone
     missing = [slide for slide in run["slides"] if not (has_model or rows[slide].get("regions"))]
@@ -229,11 +203,7 @@ def slides_of_region_run(settings: Mapping[str, Any]) -> list[str]:
 
 
 def require_region_model(model: Mapping[str, Any]) -> None:
-    """Check that a model, as `muse model` describes it, maps regions.
-
-    Raises:
-        ConfigError: the model finds nuclei.
-    """
+    """Check that a model, as `muse model` describes it, maps regions."""
     if model.get("kind") != "regions":
         raise ConfigError(
             f"config: regions: '{model['name']}' finds nuclei, not regions; give a training run of method mil"
@@ -244,9 +214,6 @@ def run_file(run: str | Mapping[str, Any], folder: Path) -> str:
     """Return the file of a run; a run that is given as settings is first written to ``folder``.
 
     Paths in the settings are relative to the working directory.
-
-    Raises:
-        OutputError: the file cannot be written.
     """
     if isinstance(run, str):
         return run
@@ -299,11 +266,7 @@ def read_text(path: Path) -> str | None:
 
 
 def write_if_changed(path: Path, text: str) -> None:
-    """Write a file unless it has this content already, so that a new modification time does not cause a rerun.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
+    """Write a file unless it has this content already, so that a new modification time does not cause a rerun."""
     if read_text(path) != text:
         with complete_file(path) as partial:
             partial.write_text(text, encoding="utf-8")

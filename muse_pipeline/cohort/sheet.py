@@ -125,11 +125,7 @@ def is_sheet(path: Path) -> bool:
 
 
 def read_sheet(path: Path | str) -> list[SheetRow]:
-    """Read and check a sheet, or read the resolved sheet of a run (JSON); relative paths are relative to its folder.
-
-    Raises:
-        SheetError: the sheet has problems; the message lists them with their row numbers (the header is row 1).
-    """
+    """Read and check a sheet, or read the resolved sheet of a run (JSON); relative paths are relative to its folder."""
     path = Path(path)
     if path.suffix == ".json":
         return [SheetRow.from_dict(row) for row in read_resolved(path)]
@@ -151,11 +147,7 @@ def read_sheet(path: Path | str) -> list[SheetRow]:
 
 
 def read_resolved(path: Path) -> list[dict[str, Any]]:
-    """The rows of a resolved sheet.
-
-    Raises:
-        SheetError: the file is not a readable list of rows, each with a valid ``slide_id``.
-    """
+    """The rows of a resolved sheet."""
     try:
         rows = read_json(path)
     except (OSError, ValueError) as error:
@@ -173,11 +165,7 @@ def _is_row(row: dict[str, Any]) -> bool:
 
 
 def read_row(path: Path | str, slide_id: str) -> SheetRow:
-    """Read and check the row of one slide; the other rows of the sheet are not checked.
-
-    Raises:
-        SheetError: the slide has no row, or its row is invalid.
-    """
+    """Read and check the row of one slide; the other rows of the sheet are not checked."""
     path = Path(path)
     header, records = read_table(path)
     for number, cells in records:
@@ -212,9 +200,6 @@ def read_table(path: Path, kept: Collection[str] = ()) -> tuple[list[str], list[
     unless their name in the file is in ``kept``. A word for a missing value (``is_missing``) becomes an empty cell,
     with a warning. A warning also names patients that differ only in case. In tables with semicolons, ``mpp`` may have
     a decimal comma.
-
-    Raises:
-        SheetError: the file cannot be read, is empty, is not a table in UTF-8, or has two names of one column.
     """
     separator = find_separator(path)
     try:
@@ -284,11 +269,7 @@ def _warn_of_patients(path: Path, header: list[str], records: list[tuple[int, li
 
 
 def read_cells(path: Path, *columns: str, key: str = "slide_id") -> dict[str, dict[str, str]]:
-    """Read the cells of all rows, keyed by the row's cell in the column ``key`` and then by column.
-
-    Raises:
-        SheetError: the sheet cannot be read, lacks ``key`` or one of the ``columns``, or repeats a column or a key.
-    """
+    """Read the cells of all rows, keyed by the row's cell in the column ``key`` and then by column."""
     header, records = read_table(path, (key, *columns))
     for name in (key, *columns):
         if name not in header:

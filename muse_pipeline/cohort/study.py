@@ -46,9 +46,6 @@ def write_study(folder: Path) -> list[Path]:
 
     Returns:
         The files that were written.
-
-    Raises:
-        OutputError: one of the files exists, so nothing was written, or a file cannot be written.
     """
     top = find_workflow().parent
     copied = [path for pattern in ("config/*", "workflow/profiles/*/*") for path in sorted(top.glob(pattern))]

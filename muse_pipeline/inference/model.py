@@ -32,9 +32,6 @@ def find_model(model: str, provider: str = "cpu") -> Path:
 
     The precision of a built-in model is chosen by ``precisions_for``, unless the name contains it, as in
     ``compact-fp32``.
-
-    Raises:
-        ModelError: there is no such model or file.
     """
     if path := _find_file(model, provider):
         return path
@@ -46,12 +43,7 @@ def find_model(model: str, provider: str = "cpu") -> Path:
 
 
 def find_region_model(model: str, provider: str = "cpu") -> Path:
-    """Find the file of a region model.
-
-    Raises:
-        ConfigError: there is no such file.
-        ModelError: the path is the folder of a training run.
-    """
+    """Find the file of a region model."""
     if path := _find_file(model, provider):
         return path
     what = "the built-in model is withdrawn" if model == "epithelium" else "there is no such file"
@@ -100,11 +92,7 @@ def precisions_for(provider: str) -> tuple[str, ...]:
 
 
 def read_card(path: Path, kind: type[AnyCard] = Card) -> AnyCard:
-    """Read the card of a model, which must be of ``kind``; by default, any kind is accepted.
-
-    Raises:
-        ModelError: the file is not ONNX, has no card, or is a model of a different kind.
-    """
+    """Read the card of a model, which must be of ``kind``; by default, any kind is accepted."""
     return kind.from_json(card_text(_open_for_metadata(path), path), str(path))
 
 
@@ -118,11 +106,7 @@ def _open_for_metadata(path: Path) -> onnxruntime.InferenceSession:
 
 
 def describe_model(model: str, provider: str) -> dict[str, Any]:
-    """Describe a built-in model or an .onnx file; the entry "model" is its name or path.
-
-    Raises:
-        ModelError: there is no such model, or the file is not a model.
-    """
+    """Describe a built-in model or an .onnx file; the entry "model" is its name or path."""
     path = find_model(model, provider)
     card = read_card(path)
     return {
@@ -144,10 +128,6 @@ def open_session(
     """Open an ONNX Runtime session for a file, or for a ``graph`` made from it, and silence the runtime's own warnings.
 
     For the providers in ``TORCH``, open a ``TorchSession``, which has the same methods and runs the file's checkpoint.
-
-    Raises:
-        ModelError: the file is not ONNX, or the runtime does not support its graph.
-        ProviderError: the provider is not installed, or PyTorch finds no device for it.
     """
     import onnxruntime
 
@@ -176,9 +156,6 @@ def card_text(session: onnxruntime.InferenceSession, path: Path) -> str:
 
     Entries that were measured later for a built-in model are read from a separate JSON file, because ids of nuclei
     depend on the checksum of the model's file.
-
-    Raises:
-        ModelError: there is no card.
     """
     try:
         metadata = session.get_modelmeta().custom_metadata_map
@@ -195,11 +172,7 @@ def card_text(session: onnxruntime.InferenceSession, path: Path) -> str:
 def run_session(
     session: onnxruntime.InferenceSession, path: Path, outputs: list[str] | None, inputs: dict[str, np.ndarray]
 ) -> list[np.ndarray]:
-    """Run a graph and return the named outputs, or all of them; ``path`` is named in errors.
-
-    Raises:
-        ModelError: the graph cannot be run.
-    """
+    """Run a graph and return the named outputs, or all of them; ``path`` is named in errors."""
     try:
         return session.run(outputs, inputs)
     except Exception as error:  # ONNX Runtime's errors have no common base class
@@ -251,9 +224,6 @@ def choose_provider(provider: str) -> str:
     """``provider`` itself, installed or not; for "auto" the first of ``PREFERRED`` that starts on this machine.
 
     The choice is made once for all shards of a run: results on a GPU differ from those on a CPU in the last digits.
-
-    Raises:
-        ProviderError: there is no provider of that name.
     """
     if provider == AUTO:
         return next((name for name in PREFERRED if starts(name)), "cpu")
@@ -263,11 +233,7 @@ def choose_provider(provider: str) -> str:
 
 
 def runtime_arguments(provider: str) -> list[tuple[str, dict[str, str]]]:
-    """The argument ``providers`` of an ONNX Runtime session.
-
-    Raises:
-        ProviderError: the provider is not installed.
-    """
+    """The argument ``providers`` of an ONNX Runtime session."""
     require_installed(provider)
     if provider in ON_GPU:
         reserve_gpu()
@@ -275,11 +241,7 @@ def runtime_arguments(provider: str) -> list[tuple[str, dict[str, str]]]:
 
 
 def require_installed(provider: str) -> None:
-    """Raise an error unless a provider is installed.
-
-    Raises:
-        ProviderError: the provider is not installed.
-    """
+    """Raise an error unless a provider is installed."""
     if is_installed(provider):
         return
     raise ProviderError(f"provider '{provider}' was requested but is {_lacks(provider)}, or choose provider 'cpu'")
@@ -325,11 +287,7 @@ def starts(provider: str) -> bool:
 
 
 def require_start(provider: str) -> None:
-    """Raise an error unless a provider can be used on this machine.
-
-    Raises:
-        ProviderError: the provider is not installed, or does not find its device or libraries.
-    """
+    """Raise an error unless a provider can be used on this machine."""
     require_installed(provider)
     if not starts(provider):
         raise does_not_start(provider)

@@ -290,11 +290,7 @@ class SlideResult:
 
 
 def read_groups(sheet: Path, column: str) -> dict[str, str]:
-    """The cells that are not empty in a column of the user's sheet, keyed by slide.
-
-    Raises:
-        SheetError: the sheet cannot be read, or lacks ``slide_id`` or the column.
-    """
+    """The cells that are not empty in a column of the user's sheet, keyed by slide."""
     return {slide: row[column] for slide, row in read_cells(sheet, column).items() if row.get(column)}
 
 

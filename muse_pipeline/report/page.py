@@ -348,11 +348,7 @@ _UNITS = {"1": "", "1/mm2": "/mm²", "um": "µm", "um2": "µm²", "OD/um": "OD/�
 
 
 def read_statistics(table: Path) -> dict[str, Any]:
-    """The content of ``templates/statistics.html``, from ``statistics.tsv`` and ``statistics.patients.tsv``.
-
-    Raises:
-        ConfigError: a file is missing or damaged.
-    """
+    """The content of ``templates/statistics.html``, from ``statistics.tsv`` and ``statistics.patients.tsv``."""
     patients = table.with_suffix(f".patients{table.suffix}")
     try:
         of_patient = _read(patients)
