@@ -76,7 +76,7 @@ class WorkflowPlan(Plan):
         return f"{self.folder(slide)}/fetched" if self.is_remote(slide) else path
 
     def argument_and_source(self, slide: str) -> list[str]:
-        """``argument``, and for a fetched slide ``--source`` with its URL, so that a changed URL reruns the slide."""
+        """``argument``, and for a fetched slide ``--source`` with its URL, which its results name."""
         source = ["--source", self.row(slide)["path"]] if self.is_remote(slide) else []
         return [self.argument(slide), *source]
 
