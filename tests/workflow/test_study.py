@@ -13,7 +13,7 @@ import pytest
 from labelled import draw_labelled_folder
 from labelled import write_config as write_training_config
 from PIL import Image
-from workflow_runs import draw_stained_slide, snakemake_command, write_config, write_sheet
+from workflow_runs import draw_stained_slide, enlarge, snakemake_command, write_config, write_sheet
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.cohort.sheet import read_sheet
@@ -228,6 +228,7 @@ def test_jobs_run_in_an_image(tmp_path):
     draw_stained_slide(tmp_path / "a.tif", size_px=300, n_nuclei=20)
     write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
     write_config(tmp_path)
+    enlarge(tmp_path / "a.tif")
     (tmp_path / "muse-pipeline.sif").touch()
     (tmp_path / "bin").mkdir()
     program = '#!/bin/sh\ncase $1 in exec) ;; *) echo "apptainer version 1.3.4"; exit;; esac\n'
