@@ -133,7 +133,7 @@ class Plan:
             **self.detection_settings(slide),
             "shards": self.row(slide)["shards"],
             "regions": version_of_file(drawn or self.config["regions"]),
-            **{name: self.config[name] for name, each in self.settings.items() if each.job == "nuclei"},
+            **{name: self.config[name] for name, setting in self.settings.items() if setting.job == "nuclei"},
         }
 
     def scverse_settings(self, slide: str) -> dict[str, Any]:
@@ -209,11 +209,11 @@ class Plan:
                 yield self._output_job(slide, output)
 
     def _proposals_jobs(self, slide: str, header: list[str], pixels: list[str], shards: Iterable[str]) -> Iterator[Job]:
-        settings, found = self.proposals_settings(slide), [f"proposals/{name}.parquet" for name in shards]
-        for name, file in zip(shards, found, strict=True):
+        settings, files = self.proposals_settings(slide), [f"proposals/{name}.parquet" for name in shards]
+        for name, file in zip(shards, files, strict=True):
             yield Job(f"propose-{name}", settings, [*pixels, "slide.json"], [file])
         table, removed = "proposals.parquet", [f"proposals.{kind}" for kind in TABLE_FILES]
-        yield Job("stitch-proposals", settings, [*found, *header], [table], removes=removed)
+        yield Job("stitch-proposals", settings, [*files, *header], [table], removes=removed)
         written = ["proposals.geojson.gz", "proposals.provenance.json"]
         yield Job("geojson-proposals", {"frame": self.config["frame"]}, [table, "slide.json"], written)
 
@@ -248,7 +248,7 @@ class Plan:
     @cached_property
     def written_with_nuclei(self) -> list[Output]:
         """The outputs that the job `nuclei` writes."""
-        return [each for each in self._requested if each.job == "nuclei"]
+        return [output for output in self._requested if output.job == "nuclei"]
 
     @property
     def reads_pixels(self) -> bool:
@@ -285,8 +285,8 @@ def state_of_files(paths: Iterable[str | Path]) -> str:
     It also changes if an input is replaced by an older file, as by `cp -p` or `rsync -a`; Snakemake itself looks only
     for newer inputs.
     """
-    found = [path.stat() for path in map(Path, paths) if path.is_file()]
-    return hashlib.sha256(repr([(one.st_size, int(one.st_mtime)) for one in found]).encode()).hexdigest()
+    states = [path.stat() for path in map(Path, paths) if path.is_file()]
+    return hashlib.sha256(repr([(state.st_size, int(state.st_mtime)) for state in states]).encode()).hexdigest()
 
 
 def version_of_file(path: str | None) -> str:

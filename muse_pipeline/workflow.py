@@ -112,11 +112,11 @@ class WorkflowPlan(Plan):
 
     def options(self, job: str) -> list[str]:
         """The settings of a job as options of its command; settings with default values are left out."""
-        return self.arguments(each for each in self.settings.values() if each.job == job)
+        return self.arguments(setting for setting in self.settings.values() if setting.job == job)
 
     def arguments(self, settings: Iterable[Setting]) -> list[str]:
         """Settings as options of a command; settings with default values are left out."""
-        return [word for each in settings for word in each.arguments(self.config[each.name])]
+        return [word for setting in settings for word in setting.arguments(self.config[setting.name])]
 
     def scverse_options(self, slide: str) -> list[Any]:
         """The patient and the file of embeddings as options of `anndata` and `spatialdata`."""
@@ -226,14 +226,14 @@ class Unfinished:
             finished: function that marks a file of a finished slide, so that Snakemake plans no jobs for it. The
                 files of a slide in a batch are replaced by the end of the batch.
         """
-        found: dict[str, None] = {}
+        paths: dict[str, None] = {}
         for slide in slides:
             if slide in self._batch_of:
-                found[self.end_of_batch(self._batch_of[slide])] = None
+                paths[self.end_of_batch(self._batch_of[slide])] = None
             else:
                 files = self.plan.files(*names, slides=[slide])
-                found |= dict.fromkeys(files if slide in self.outdated else map(finished, files))
-        return list(found)
+                paths |= dict.fromkeys(files if slide in self.outdated else map(finished, files))
+        return list(paths)
 
     def missing(self) -> Iterator[str]:
         """Yield paths of what the run has to make: the ends of batches, and the files of outdated jobs of other slides.

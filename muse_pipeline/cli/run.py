@@ -13,6 +13,7 @@ import argparse
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +135,7 @@ def _load_models(args: argparse.Namespace, regions: str | None) -> tuple[Models,
     path = find_model(args.model or MODEL_OF_MODE[args.mode], provider)
     predictor = Predictor(path, provider)
     card = predictor.card
-    classes = [one.name for one in card.classes]
+    classes = [kind.name for kind in card.classes]
     of_run = {"output": str(args.output), "mpp": card.mpp, "regions": regions}
     settings = RunSettings(read_settings(args, list_run_settings()) | of_run, args.threads or count_cores())
     require_available(settings)
@@ -180,7 +181,7 @@ def _require_to_last(rows: list[SheetRow], plan: Plan) -> None:
     from muse_pipeline.slides.remote import is_url
 
     records = [plan.records(row.slide_id) for row in rows]
-    homes = {each.folder.resolve() for each in records}
+    homes = {of_slide.folder.resolve() for of_slide in records}
     read = sorted(
         {location for row in rows for location in (row.path, row.roi, row.regions) if location and not is_url(location)}
     )
@@ -188,8 +189,8 @@ def _require_to_last(rows: list[SheetRow], plan: Plan) -> None:
         if path.suffix.lower() == ".mrxs" and path.with_suffix("").resolve() in homes:
             raise ConfigError(f"{path}: its folder of pixels is also the folder of its results; give another --output")
         if homes & set(path.resolve().parents):
-            found = (found for each in records for job in each.jobs for found in each.find_results(job))
-            if path.resolve() in map(Path.resolve, found):
+            results = (of_slide.find_results(job) for of_slide in records for job in of_slide.jobs)
+            if path.resolve() in map(Path.resolve, chain.from_iterable(results)):
                 raise ConfigError(
                     f"{path}: is a result of an earlier run that this run replaces; give a copy of the file"
                 )

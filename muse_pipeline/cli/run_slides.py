@@ -42,7 +42,7 @@ def run_slides(rows: Sequence[SheetRow], plan: Plan, models: Models, settings: R
     Returns:
         The outcomes of the slides that were not finished.
     """
-    for line in describe_changes({slide: found for slide in plan.slides if (found := plan.find_replaced(slide))}):
+    for line in describe_changes({slide: changes for slide in plan.slides if (changes := plan.find_replaced(slide))}):
         print(line)
     ran = []
     with tqdm(total=len(rows), unit="slide", disable=None) as bar:
@@ -66,15 +66,15 @@ def merge_sheet(rows: Sequence[SheetRow], plan: Plan) -> None:
     """Add the slides to the resolved sheet of earlier runs, which is written only if it changes."""
     output = Path(plan.config["output"])
     sheet = CohortFiles(output).sheet
-    there = {row["slide_id"]: row for row in read_resolved(sheet)} if sheet.exists() else {}
-    earlier = {name: row for name, row in there.items() if (output / name).is_dir()}
+    before = {row["slide_id"]: row for row in read_resolved(sheet)} if sheet.exists() else {}
+    earlier = {name: row for name, row in before.items() if (output / name).is_dir()}
     for row in rows:
-        if row.slide_id in earlier and (before := earlier[row.slide_id].get("path")) != row.path:
-            _require_no_other_slide(SlideFiles(output / row.slide_id), before, row.path)
+        if row.slide_id in earlier and (path := earlier[row.slide_id].get("path")) != row.path:
+            _require_no_other_slide(SlideFiles(output / row.slide_id), path, row.path)
     if others := earlier.keys() - plan.rows.keys():
         print(f"slides of earlier runs that are also in the report: {len(others)}")
     merged = {**earlier, **plan.rows}
-    if merged != there:
+    if merged != before:
         write_json(sheet, list(merged.values()))
 
 
@@ -140,8 +140,8 @@ def _describe_end(slide: SlideResult, seconds: float) -> str:
     """Describe a slide's result: the number of nuclei and the time, or the step that failed and the reason."""
     if slide.status == "failed":
         return f"{slide.step}: {slide.reason}"
-    found = f"{describe_nuclei(slide.summary)}, {time_text(seconds)}"
-    return "; ".join([found, *filter(None, [slide.reason])])
+    nuclei = f"{describe_nuclei(slide.summary)}, {time_text(seconds)}"
+    return f"{nuclei}; {slide.reason}" if slide.reason else nuclei
 
 
 def _require_no_other_slide(files: SlideFiles, before: str, now: str | SlideUrl) -> None:

@@ -97,10 +97,10 @@ class Records:
     def write_requests(self) -> None:
         """Write the requests that this run changes."""
         for job in self.jobs:
-            found, last, before = self.find_request(job), self.request(job), self._request_before(job)
-            if found == before:
+            current, last, before = self.find_request(job), self.request(job), self._request_before(job)
+            if current == before:
                 before.replace(last)
-            elif found is None:
+            elif current is None:
                 if last.exists() and not (before.exists() and self._is_untouched(job)):
                     last.replace(before) if self._is_complete(job) else before.unlink(missing_ok=True)
                 write_json(last, job.settings)
@@ -118,10 +118,10 @@ class Records:
         n_before = -1
         while len(chosen) > n_before:
             n_before = len(chosen)
-            again = [job for job in self.jobs if job.name in chosen]
-            made = {name for job in again for name in job.writes}
-            lacking = {name for job in again for name in job.reads if self._time(name) is None}
-            chosen |= {job.name for job in self.jobs if made & set(job.reads) or lacking & set(job.writes)}
+            repeated = [job for job in self.jobs if job.name in chosen]
+            rewritten = {name for job in repeated for name in job.writes}
+            missing = {name for job in repeated for name in job.reads if self._time(name) is None}
+            chosen |= {job.name for job in self.jobs if rewritten & set(job.reads) or missing & set(job.writes)}
         return [job for job in self.jobs if job.name in chosen]
 
     def begin(self) -> list[Job]:
@@ -168,22 +168,22 @@ class Records:
 
     def changes(self) -> list[str]:
         """Phrases for what has changed since the results of outdated jobs were made."""
-        found: dict[str, None] = {}
+        phrases: dict[str, None] = {}
         for job in self.outdated:
             before = self._request_before(job)
             made_with = find_json(before if before.exists() and self._is_untouched(job) else self.request(job))
             changed = compare(made_with, job.settings)
             if changed is None and any(self._time(name) for name in job.writes):
                 changed = {"": "settings that are not recorded"}
-            found |= dict.fromkeys(changed.values() if changed else self._explain(job))
-        return list(found)
+            phrases |= dict.fromkeys(changed.values() if changed else self._explain(job))
+        return list(phrases)
 
     def _explain(self, job: Job) -> Iterator[str]:
         """Phrases for the files because of which a job is not current although its settings have not changed."""
         yield from (f"{Path(name).name} is missing" for name in job.kept if self._time(name) is None)
-        again = {name for each in self.outdated for name in each.writes}
+        rewritten = {name for other in self.outdated for name in other.writes}
         oldest = min((time for name in job.writes if (time := self._time(name)) is not None), default=math.inf)
-        newer = (name for name in job.reads if name not in again and (self._time(name) or 0) > oldest)
+        newer = (name for name in job.reads if name not in rewritten and (self._time(name) or 0) > oldest)
         yield from (f"{Path(name).name} is newer than the results made from it" for name in newer)
 
     def _is_complete(self, job: Job, since_ns: int | None = None) -> bool:
@@ -206,9 +206,9 @@ class Records:
         """Modification time of a file as Snakemake compares it, in ns; None if the file is missing."""
         path = self.folder / name
         try:
-            found = path.stat()
+            state = path.stat()
             stamp = path / ".snakemake_timestamp"  # the time of a folder
-            return (stamp.stat() if stat.S_ISDIR(found.st_mode) and stamp.exists() else found).st_mtime_ns
+            return (stamp.stat() if stat.S_ISDIR(state.st_mode) and stamp.exists() else state).st_mtime_ns
         except OSError:
             return None
 
@@ -244,8 +244,8 @@ def describe_changes(changes: Mapping[str, Sequence[str]]) -> list[str]:
         changes: phrases for the changes of every slide whose results are replaced, keyed by slide_id.
     """
     slides_of: dict[str, list[str]] = {}
-    for slide_id, found in changes.items():
-        for change in found:
+    for slide_id, phrases in changes.items():
+        for change in phrases:
             slides_of.setdefault(change, []).append(slide_id)
     if not slides_of:
         return []

@@ -4,7 +4,9 @@ Reads the rows of a batch, <results>/logs/batches/{batch}.json, which the workfl
 results of the slides. A failed slide fails the job after all other slides of the batch, which the next run skips.
 """
 
-RUN_SETTINGS = [each for each in list_run_settings() if each.name not in {"mode", "model", "provider", "shards"}]
+RUN_SETTINGS = [
+    setting for setting in list_run_settings() if setting.name not in {"mode", "model", "provider", "shards"}
+]
 
 
 rule small_slides:

@@ -58,9 +58,9 @@ def planned(path, plan):
     """The result of ``plan``, which the main process records in a JSON file for the processes of jobs."""
     if not workflow.is_main_process:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    found = plan()
-    record(Path(path), json.dumps(found, indent=1, ensure_ascii=False))
-    return found
+    result = plan()
+    record(Path(path), json.dumps(result, indent=1, ensure_ascii=False))
+    return result
 
 
 def resolve(*command):

@@ -12,9 +12,9 @@ def plan_pretraining():
     file, *options = checked(settings.pretraining_options, config, MODEL)
     run = settings.slug(Path(file).stem)
     folders = "--results", OUTPUT, "--output", f"{OUTPUT}/pretraining/{run}/cohort.yaml"
-    found = {**resolve("pretrain-config", file, "--sheet", config["slides"], *folders, *options), "run": run}
-    checked(settings.require_fitting_pretraining, config, found, ROWS, MODEL)
-    return {**found, "codec": checked(settings.pretraining_codec, config, found["mpp"])}
+    planned_run = {**resolve("pretrain-config", file, "--sheet", config["slides"], *folders, *options), "run": run}
+    checked(settings.require_fitting_pretraining, config, planned_run, ROWS, MODEL)
+    return {**planned_run, "codec": checked(settings.pretraining_codec, config, planned_run["mpp"])}
 
 
 PRETRAINING = planned(f"{OUTPUT}/pretraining.json", plan_pretraining) if config["pretrain"] else {}

@@ -13,9 +13,9 @@ REGION_FOLDER = f"{OUTPUT}/region_training/{settings.slug(Path(REGION_RUN).stem)
 def plan_region_training():
     """The description of the training run from `muse model`; its sheet and results are by default those of this run."""
     changes = checked(settings.slides_of_region_run, config)
-    found = resolve("model", REGION_RUN, *(["--set", *changes] if changes else []))
-    checked(settings.require_region_model, found)
-    return {**found, "changes": changes}
+    model = resolve("model", REGION_RUN, *(["--set", *changes] if changes else []))
+    checked(settings.require_region_model, model)
+    return {**model, "changes": changes}
 
 
 REGION_TRAINING = planned(f"{OUTPUT}/region_model.json", plan_region_training) if REGION_RUN else {}
