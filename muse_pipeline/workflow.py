@@ -28,7 +28,7 @@ from muse_pipeline.core.setting import Setting
 from muse_pipeline.inference.model import describe_model
 from muse_pipeline.outputs.geojson import require_measurements
 from muse_pipeline.plan import NUCLEI, Plan
-from muse_pipeline.settings import require_available
+from muse_pipeline.settings import list_run_settings, require_available
 
 SMALL_BYTES = 8 << 20
 PIXELS_ELSEWHERE = {".mrxs", ".vms", ".vmu", ".dcm"}  # formats whose main file does not contain all pixels
@@ -113,6 +113,12 @@ class WorkflowPlan(Plan):
     def options(self, job: str) -> list[str]:
         """The settings of a job as options of its command; settings with default values are left out."""
         return self.arguments(setting for setting in self.settings.values() if setting.job == job)
+
+    @property
+    def run_options(self) -> list[str]:
+        """The settings as options of `muse run`, apart from the model and the shards, which rows of the sheet have."""
+        of_model = {"mode", "model", "provider", "shards"}
+        return self.arguments(setting for setting in list_run_settings() if setting.name not in of_model)
 
     def arguments(self, settings: Iterable[Setting]) -> list[str]:
         """Settings as options of a command; settings with default values are left out."""

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from muse_pipeline.cli.arguments import read_settings
+from muse_pipeline.cli.main import parse
 from muse_pipeline.core.errors import SheetError
 from muse_pipeline.core.files import sha256_of
-from muse_pipeline.plan import state_of_files, version_of_file, without_patterns
-from muse_pipeline.settings import list_settings
+from muse_pipeline.plan import Plan, state_of_files, version_of_file, without_patterns
+from muse_pipeline.settings import RunSettings, complete_config, list_run_settings, list_settings
 from muse_pipeline.workflow import WorkflowPlan, option
 
 SETTINGS = list_settings()
@@ -168,3 +170,24 @@ def test_a_slide_with_drawn_regions_is_not_mapped(plan):
     mapped = changed(plan, config={**CONFIG, "regions": "r.onnx"}, rows={"a": row("a.svs", regions="drawn.json")})
     assert "regions" not in [job.name for job in mapped.jobs("a")]
     assert not any("regions.json" in job.reads for job in mapped.jobs("a"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"quality": False, "viewer": False, "features": "none", "keep_stores": False},
+        {"quality": {"subtract": []}, "cells": {"expand_um": 4}, "frame": "openslide", "csv": True},
+        {"quality": {"subtract": ["ink"]}, "cells": True, "max_features": 1000, "measurements": ["area_um2"]},
+        {"spatialdata": True, "embedding": True, "third_stain": True, "max_corrupt": 0.3, "tma": True, "dicom": True},
+    ],
+)
+def test_a_batch_has_the_settings_of_the_rules(settings):
+    config = complete_config({"slides": "slides.tsv", **settings})
+    plan = WorkflowPlan(config, {}, MODEL)
+    args = parse(["run", "rows.json", "--output", "results", *map(str, plan.run_options)])
+    of_run = {"output": "results", "mpp": config["mpp"], "shards": 1}
+    of_batch = Plan(RunSettings(read_settings(args, list_run_settings()) | of_run, 1), {}, MODEL)
+    assert {name: of_batch.config[name] for name, each in SETTINGS.items() if each.job in {"image", "nuclei"}} == {
+        name: config[name] for name, each in SETTINGS.items() if each.job in {"image", "nuclei"}
+    }

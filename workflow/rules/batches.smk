@@ -4,10 +4,6 @@ Reads the rows of a batch, <results>/logs/batches/{batch}.json, which the workfl
 results of the slides. A failed slide fails the job after all other slides of the batch, which the next run skips.
 """
 
-RUN_SETTINGS = [
-    setting for setting in list_run_settings() if setting.name not in {"mode", "model", "provider", "shards"}
-]
-
 
 rule small_slides:
     """Run all steps of a batch of small slides."""
@@ -23,7 +19,7 @@ rule small_slides:
     params:
         results=OUTPUT,
         model=model_options,
-        options=PLAN.arguments(RUN_SETTINGS),
+        options=PLAN.run_options,
     shell:
         r"""
         muse run {input.rows:q} --no-report \

@@ -28,7 +28,7 @@ from muse_pipeline.cohort.lock import find_other_run, lock_results
 from muse_pipeline.cohort.records import Job, describe_changes
 from muse_pipeline.core.errors import MuseError
 from muse_pipeline.plan import state_of_files, without_patterns
-from muse_pipeline.settings import complete_config, list_run_settings
+from muse_pipeline.settings import complete_config
 from muse_pipeline.workflow import Unfinished, WorkflowPlan, option
 from snakemake_logger_plugin_muse import Announced
 

@@ -1,9 +1,8 @@
 """Pretraining of a backbone on slides without labels (`pretrain`).
 
-Reads the stores and proposals of the training slides and, for TriDeNT, their partners, which are registered here.
-Writes <results>/{slide}/partner and <results>/pretraining/<run>/checkpoint.pt. If a partner cannot be registered,
-partner.json has the reason and its store is an empty folder. <results>/pretraining/<run>/cohort.yaml is the config of
-the run with all slides. The files from which a run resumes are next to its checkpoint and are not declared as outputs.
+Reads the stores and proposals of the training slides and, for TriDeNT, their partners, which are registered here. Writes
+<results>/{slide}/partner, and <results>/pretraining/<run>/cohort.yaml (the config of the run with all slides) and checkpoint.pt.
+If a partner cannot be registered, partner.json has the reason and its store is an empty folder.
 """
 
 

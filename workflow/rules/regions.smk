@@ -1,9 +1,8 @@
 """Tissue regions of every slide, if `regions` is `nuclei`, a region model, or a run that trains one.
 
-Reads a slide's image, and its shards for `nuclei`; writes <results>/{slide}/regions.json, regions.geojson, regions.png and regions.zarr.
-If mapping or the training of the model fails, slides have nuclei without regions, and the run ends with an error. A training run
-starts once the images of all labelled slides exist; it writes <results>/region_training/<run>/checkpoint.pt and
-model.onnx.
+Reads a slide's image, and its shards for `nuclei`; writes <results>/{slide}/regions.json, regions.geojson, regions.png and
+regions.zarr. A training run reads the images of labelled slides, and writes <results>/region_training/<run>/checkpoint.pt and
+model.onnx. If it or the mapping fails, slides have nuclei without regions, and the run ends with an error.
 """
 
 REGION_RUN = settings.region_run(config)
