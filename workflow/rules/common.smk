@@ -1,12 +1,10 @@
 """Checks of the config and the sheet, and the plan of the run, before anything runs.
 
-Reads the config, the sheet and the model; writes OUTPUT/run_config.yaml (the config with every default filled in),
-OUTPUT/sheet.json (the sheet with absolute paths) and OUTPUT/model.json (the model, and the inputs of a training run),
-each rewritten only if its content changes. OUTPUT is locked during a run.
+Reads the config, the sheet and the model; writes OUTPUT/run_config.yaml (with all defaults), OUTPUT/sheet.json (with absolute
+paths) and OUTPUT/model.json (with the inputs of a training run), each only if its content changes. OUTPUT is locked during a run.
 
-Before a job runs, its settings are written to <results>/{slide}/logs/requests. This request is an input of the job's rule,
-so that the job runs again if its settings change. The rules import only what plans a run from the package; steps are
-run through its command line.
+The settings of a job are written to <results>/{slide}/logs/requests before it runs. This request is an input of its rule, so that
+the job runs again if its settings change. From the package, the rules import only what plans a run.
 """
 
 import json

@@ -34,8 +34,7 @@ REGION_TRAINING_JOB = Job(
 rule train_regions:
     """Train a region model on labels of slides or pictures and export it, or record the failure."""
 
-    # The model is not an output, because it is missing after a failed training, which the next run repeats for lack of
-    # its request.
+    # The model is not an output, since a failed training makes none. The next run repeats it, because its request is gone.
     input:
         run=lambda wildcards: REGION_RUN or [],
         read=REGION_INPUTS,

@@ -1,9 +1,8 @@
 """Training and export of a model, if `model` is a training run.
 
-Reads config/train/<run>.yaml, or a run given in the config, and the pretrained backbone if there is one; writes
-<results>/training/<run>/checkpoint.pt and model.onnx. The files from which a run resumes are not declared, because Snakemake
-deletes the outputs of a job that fails. A run that needs no labels and has no `sources` is trained on the slides of the sheet,
-which are listed in <results>/training/<run>/cohort.yaml.
+Reads the run's config, its labels and the pretrained backbone, if any; writes <results>/training/<run>/checkpoint.pt and model.onnx.
+The files from which a run resumes are not declared, because Snakemake deletes the outputs of a job that fails. A run without labels
+and `sources` is trained on the slides of the sheet, which <results>/training/<run>/cohort.yaml lists.
 """
 
 RUN = Path(TRAINING).stem if TRAINING else None
