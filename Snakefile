@@ -1,102 +1,14 @@
-"""From glass to QuPath: nucleus polygons and classes for a cohort of H&E whole-slide images.
+"""The workflow in workflow/Snakefile, for `snakemake` in a clone of the repository.
 
-    snakemake                              on all cores of this machine
-    snakemake --cores 8                    on 8 cores
-    snakemake --workflow-profile slurm     on a cluster
-
-Every rule is one call of one `muse` command; `config/README.md` explains the settings.
+`profiles/` at the top is a link to workflow/profiles, because Snakemake looks for profiles next to the Snakefile.
 """
 
-import os
 
-from snakemake.utils import min_version
-
-min_version("9.14")
+include: "workflow/Snakefile"
 
 
-if os.path.isfile("config/config.yaml"):
-
-    configfile: "config/config.yaml"
-
-elif not config and workflow.is_main_process:
-    print("there is no config/config.yaml in this folder, so settings have their defaults")
-
-
-if image := os.environ.get("MUSE_CONTAINER"):  # image of the jobs with `--sdm apptainer`
-
-    container: image
-
-
-include: "workflow/rules/common.smk"
-include: "workflow/rules/pretraining.smk"
-include: "workflow/rules/slides.smk"
-include: "workflow/rules/preflight.smk"
-include: "workflow/rules/training.smk"
-include: "workflow/rules/regions.smk"
-include: "workflow/rules/detection.smk"
-include: "workflow/rules/proposals.smk"
-include: "workflow/rules/scverse.smk"
-include: "workflow/rules/statistics.smk"
-include: "workflow/rules/report.smk"
-include: "workflow/rules/terminal.smk"
-include: "workflow/rules/warm.smk"
-include: "workflow/rules/settled.smk"
-
-
-rule all:
+# The default target of an included file is ignored, and that of this file is its first rule.
+rule cohort:
     """All files that the config requests."""
-    default_target: True
-    # The files of every step are requested, because the report does not depend on all of them: without this, files that
-    # a killed job did not write would stay missing.
     input:
-        report="<results>/report.html",
-        all_well=ALL_WELL,
-        image=of_unsettled_slides("slide.json", "tissue.npz", "colour.json"),
-        nuclei=of_unsettled_slides("nuclei.parquet", *names_of(WRITTEN_WITH_NUCLEI)),
-        outputs=lambda wildcards: PLAN.files(*names_of(WRITTEN_LATER), slides=unsettled()),
-        proposals=lambda wildcards: (
-            PLAN.files("proposals.parquet", "proposals.geojson.gz", slides=unsettled()) if config["proposals"] else []
-        ),
-        cohort="<results>/cohort.h5ad" if config["anndata"] else [],
-        statistics="<results>/statistics.tsv" if config["statistics"] else [],
-        images=lambda wildcards: stores_of(unsettled()) if config["keep_stores"] else [],
-        shards=lambda wildcards: PLAN.every_shard(unsettled()) if config["keep_stores"] else [],
-        proposed=lambda wildcards: (
-            PLAN.every_shard(unsettled(), "proposals") if config["keep_stores"] and config["proposals"] else []
-        ),
-        regions=lambda wildcards: PLAN.files("regions.json", slides=unsettled()) if config["regions"] else [],
-        regions_well=[*REGION_STATE, REGIONS_WELL] if config["regions"] else [],
-        pretrained=PRETRAINED,
-
-
-onstart:
-    require_cores()
-    lift_rate_limit()
-    gc.freeze()  # because the objects of the plan are never freed
-    gc.enable()
-    print(f"model: {MODEL.get('model', MODEL['name'])}, provider {MODEL['provider']}")
-    if is_preflight_only():
-        PREFLIGHT_LOG.unlink(missing_ok=True)  # a log of an earlier check must not be printed
-    else:
-        print_replaced()
-        FINISHED.extend(filter(has_results, SLIDES))
-        for slide in FINISHED:
-            remove_unrequested(PLAN, slide)
-        remove_unrequested_steps()
-        remove_old_training_logs()
-    TERMINAL.start()
-    start_warm_muse()
-
-
-onsuccess:
-    remove_cohort_files(Path(OUTPUT), FINISHED, NOT_OF_COHORT)
-    print_last(preflight_summary() if is_preflight_only() else success_message())
-
-
-onerror:
-    if is_preflight_only():
-        print_last(preflight_summary())
-        remove_failed_checks()
-    else:
-        print_last(report_failures() + failure_message())
-        remove_cohort_files(Path(OUTPUT), FINISHED, NOT_OF_COHORT)
+        rules.all.input,

@@ -7,11 +7,10 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 TOP = Path(__file__).parent
-PARTS = "workflow", "envs", "config", "profiles"
+PARTS = "workflow", "envs", "config"
 WORKFLOW = (
-    "Snakefile",
+    "workflow/Snakefile",
     "workflow/**/*.smk",
-    "workflow/**/*.py",
     "config/README.md",
     *(f"{part}/**/*.yaml" for part in PARTS),
 )

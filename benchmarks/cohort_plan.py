@@ -2,9 +2,9 @@
 
     python benchmarks/cohort_plan.py OUT_DIR [--slides 1000 10000] [--output cohort_plan.json]
 
-The slides are empty files, because planning opens no slide. Every cohort is planned three times with `snakemake
---dry-run`: as a new cohort, in the first of ten batches of the report's inputs, and with a sheet of a tenth of the
-slides.
+The slides are files of zeros, because planning opens no slide. Every cohort is planned four times with `snakemake
+--dry-run`: as a new cohort, in the first of ten batches of the report's inputs, with a sheet of a tenth of the slides,
+and with small slides, which are run in batches.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from pathlib import Path
 
 import psutil
 
-SNAKEFILE = Path(__file__).parents[1] / "Snakefile"
+from muse_pipeline.workflow import SMALL_BYTES
+
+SNAKEFILE = Path(__file__).parents[1] / "workflow/Snakefile"
 
 
 def main() -> None:
@@ -37,7 +39,9 @@ def main() -> None:
             ("new", []),
             ("report --batch report=1/10", ["--batch", "report=1/10", "--", "report"]),
             ("tenth of the sheet", ["--config", "slides=tenth.tsv"]),
+            ("small slides", []),
         ):
+            resize(folder, 1 if name == "small slides" else SMALL_BYTES)
             rows.append({"slides": n_slides, "plan": name, **plan(folder, arguments)})
             print(json.dumps(rows[-1]), flush=True)
     if args.output:
@@ -45,7 +49,7 @@ def main() -> None:
 
 
 def draw_cohort(folder: Path, n_slides: int) -> None:
-    """Write a folder of empty slides, their sheet, and a sheet of a tenth of them."""
+    """Write a folder of slides, their sheet, and a sheet of a tenth of them."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "slides").mkdir(parents=True)
     names = [f"S{number:05d}" for number in range(n_slides)]
@@ -55,6 +59,12 @@ def draw_cohort(folder: Path, n_slides: int) -> None:
         lines = ["slide_id\tpath", *(f"{name}\tslides/{name}.svs" for name in chosen)]
         (folder / sheet).write_text("\n".join(lines) + "\n")
     (folder / "config.yaml").write_text("slides: slides.tsv\n")
+
+
+def resize(folder: Path, n_bytes: int) -> None:
+    """Set the size of all slides; their zeros occupy no disk."""
+    for path in (folder / "slides").iterdir():
+        os.truncate(path, n_bytes)
 
 
 def plan(folder: Path, arguments: list[str]) -> dict:

@@ -68,8 +68,8 @@ def submit(slurm: Slurm, folder: Path, calls: Path, n_slides: int, per_job: int)
     """Submit a cohort, end the run once no further jobs are submitted, and return its figures."""
     calls.write_text("")
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--configfile", "config.yaml"]
-    command += ["--workflow-profile", str(TOP / "profiles/slurm"), "--jobs", str(n_slides)]
-    command += ["--group-components", f"slide={per_job}", "preflights=50"]
+    command += ["--workflow-profile", str(TOP / "workflow/profiles/slurm"), "--jobs", str(n_slides)]
+    command += ["--group-components", f"slide={per_job}"]
     started = time.time()
     with (folder / "output.txt").open("w", encoding="utf-8") as output:
         process = subprocess.Popen(

@@ -80,7 +80,7 @@ def measure(folder: Path, model: str, cores: int, way: str, viewer: bool) -> dic
     results = folder / "results"
     shutil.rmtree(results, ignore_errors=True)
     chosen = ["--config", f"slides={folder}/slides.tsv", f"output={results}", f"model={model}", f"viewer={viewer}"]
-    planned = ["--snakefile", ROOT / "Snakefile", "--configfile", folder / "config.yaml"]
+    planned = ["--snakefile", ROOT / "workflow/Snakefile", "--configfile", folder / "config.yaml"]
     commands = {
         "workflow": ["snakemake", *planned, "--cores", cores, *chosen],
         "muse run": ["muse", "run", folder / "demo.svs", "-o", results, "--model", model, "--threads", cores],

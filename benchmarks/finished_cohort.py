@@ -2,15 +2,14 @@
 
     python benchmarks/finished_cohort.py OUT_DIR [--slides 1000 10000] [--output finished_cohort.json]
 
-One synthetic slide is run. Its results and Snakemake's records of them are copied under other names, which replace the
-original name in the files; modification times are kept. A first run plans all slides and writes the report. Files that
-do not contain the name are hard links.
+One synthetic slide is run. Its results are copied under other names, which replace the original name in the files;
+modification times are kept. A first run finds all slides finished and writes the report. Files that do not contain the
+name are hard links.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import os
 import shutil
@@ -26,7 +25,7 @@ from muse_pipeline.nuclei.parquet import footer_checksum
 TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP / "tests/support"))
 
-from workflow_runs import draw_stained_slide, snakemake_command, write_config, write_sheet  # noqa: E402
+from workflow_runs import draw_stained_slide, enlarge, snakemake_command, write_config, write_sheet  # noqa: E402
 
 FIRST = "S00000"
 MOST_LINKS = 20_000  # maximum number of links to a file
@@ -46,6 +45,7 @@ def main() -> None:
         (folder / "slides").mkdir(parents=True)
         write_config(folder)
         draw_stained_slide(folder / f"slides/{FIRST}.tif", size_px=600, n_nuclei=90)
+        enlarge(folder / f"slides/{FIRST}.tif")  # small slides are run in batches
         write_rows(folder, 1)
         run(folder)
         copy_slide(folder, n_slides)
@@ -70,14 +70,12 @@ def write_rows(folder: Path, n_slides: int) -> None:
 
 
 def copy_slide(folder: Path, n_slides: int) -> None:
-    """Copy the first slide with its results and records, so that there are ``n_slides``."""
+    """Copy the first slide with its results, so that there are ``n_slides``."""
     first, links = folder / "results" / FIRST, {}
     folders = [path.relative_to(first) for path in [first, *sorted(first.rglob("*"))] if path.is_dir()]
     files = [path for path in first.rglob("*") if path.is_file()]
     named = {path: data for path in files if FIRST.encode() in (data := path.read_bytes())}
     named[first / "summary.json"] = (first / "summary.json").read_bytes()
-    stored = {path: path.read_bytes() for path in (folder / ".snakemake/metadata").rglob("*") if path.is_file()}
-    records = {key: data for path, data in stored.items() if FIRST in (key := base64.b64decode(path.name).decode())}
     checksum = footer_checksum(first / "nuclei.parquet").encode()
     for number in range(1, n_slides):
         name = f"S{number:05d}"
@@ -101,9 +99,6 @@ def copy_slide(folder: Path, n_slides: int) -> None:
         keep_time(first / "summary.json", summary)
         for each in reversed(folders):
             keep_time(first / each, results / each)
-        for key, data in records.items():
-            record = base64.b64encode(key.replace(FIRST, name).encode()).decode()
-            (folder / ".snakemake/metadata" / record).write_bytes(data.replace(FIRST.encode(), name.encode()))
 
 
 def keep_time(path: Path, copy: Path) -> None:

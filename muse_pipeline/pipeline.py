@@ -1,7 +1,8 @@
 """Run the steps of a slide, from its file to nuclei, GeoJSON for QuPath and pictures.
 
-``run_slide`` runs all of them. Its three main parts, ``make_image``, ``detect`` and ``make_nuclei``, are also jobs of
-the workflow. The steps themselves are functions of ``steps.py``.
+The steps are grouped into jobs (``plan.Plan.jobs``), which are also jobs of the workflow: ``make_image``, ``detect``,
+``make_nuclei`` and others. ``run_slide`` runs the jobs of a slide that are not current. The steps themselves are
+functions of ``steps.py``.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import TYPE_CHECKING
 
 from muse_pipeline.cohort.layout import SlideFiles, shard_names, store_name
 from muse_pipeline.cohort.ledgers import record_step
+from muse_pipeline.cohort.records import Job
+from muse_pipeline.core.files import remove
 from muse_pipeline.core.process import return_large_arrays
 from muse_pipeline.outputs.artefacts import can_judge_focus, subtracted
-from muse_pipeline.outputs.base import FinishedSlide, Output, list_outputs
-from muse_pipeline.outputs.removal import remove_outputs
+from muse_pipeline.outputs.base import FinishedSlide, Output, file_patterns, list_outputs
+from muse_pipeline.plan import Plan
 from muse_pipeline.steps import Pixels, detect, fetch, inspect, regions, stitch, tile, tissue
 
 if TYPE_CHECKING:
@@ -44,46 +47,65 @@ class Models:
     embedder: Embedder | None = None
 
 
-def run_slide(row: SheetRow, files: SlideFiles, models: Models, settings: RunSettings, begin: Begin = str) -> None:
-    """Run all steps of a slide, and write a ledger for each.
+def plan_slides(rows: Sequence[SheetRow], models: Models, settings: RunSettings) -> Plan:
+    """Plan the jobs of slides."""
+    predictor = models.predictor
+    model = {"name": predictor.card.name, "sha256": predictor.sha256, "provider": predictor.provider}
+    cells = {row.slide_id: {**row.to_dict(), "shards": row.shards or settings.shards} for row in rows}
+    return Plan(settings, cells, model)
+
+
+def run_slide(row: SheetRow, plan: Plan, models: Models, settings: RunSettings, begin: Begin = str) -> list[Job]:
+    """Run the jobs of a slide that are not current, write a ledger for each step, and return these jobs.
 
     If mapping regions fails, the slide gets its nuclei but no regions, and ``regions.json`` states the reason.
 
     Args:
         row: the slide's row in the sheet.
-        files: result files of the slide.
+        plan: plan of a run that contains the slide.
         models: networks of the run.
         settings: settings of the run.
         begin: function called with the name of every step before it starts.
-
-    Raises:
-        MuseError: a step failed; later steps were not run.
     """
+    files = SlideFiles(Path(plan.folder(row.slide_id)))
+    slide = FinishedSlide(files, settings, row.patient, models.embedder, settings.threads)
+    outdated = plan.records(row.slide_id).begin()
+    for job in outdated:
+        _run_job(job.name, row, slide, models, begin)
+    for name in (name for job in outdated for name in job.temporary):
+        remove(files.folder / name)
+    return outdated
+
+
+def _run_job(name: str, row: SheetRow, slide: FinishedSlide, models: Models, begin: Begin) -> None:
     from muse_pipeline.slides.remote import is_url
 
-    mpp, threads = models.predictor.card.mpp, settings.threads
-    if is_url(row.path):
-        with _step(files, "fetch", begin):
-            fetch(row.path, files.fetched)
-    slide = files.fetched if is_url(row.path) else Path(row.path)
-    make_image(slide, row, files, mpp, settings, begin)
-    names = shard_names(row.shards or settings.shards)
-    for name in names:
-        with _step(files, "detect", begin, f"detect-{name}") as warnings:
+    files, threads, mpp, is_remote = slide.files, slide.threads, models.predictor.card.mpp, is_url(row.path)
+    shards = [files.shard(shard) for shard in shard_names(row.shards or slide.settings["shards"])]
+    areas = row.regions and Path(row.regions)
+    if slide.settings["regions"] and not areas:
+        areas = files.folder
+    if name == "image":
+        if is_remote:
+            with _step(files, "fetch", begin):
+                fetch(row.path, files.fetched)
+        make_image(files.fetched if is_remote else Path(row.path), row, files, mpp, slide.settings, begin)
+    elif name.startswith("detect-"):
+        shard = name.removeprefix("detect-")
+        with _step(files, "detect", begin, name) as warnings:
             found = detect(
-                files.store(mpp), models.predictor, files.colour, name, files.shard(name), threads, row.stain
+                files.store(mpp), models.predictor, files.colour, shard, files.shard(shard), threads, row.stain
             )
             warnings.extend(found)
-    shards, areas = [files.shard(name) for name in names], row.regions and Path(row.regions)
-    if settings.regions and not areas:
-        areas = files.folder
+    elif name == "regions":
         # ``_step`` exits first, so the error is in its ledger before ``suppress`` discards it.
-        with suppress(Exception), _step(files, "regions", begin) as warnings:
+        with suppress(Exception), _step(files, name, begin) as warnings:
             source = (lambda: models.regions) if models.regions else shards
             regions(files.store(mpp), source, files.info, files.colour, areas, threads, warnings)
-    finished = FinishedSlide(files, settings, row.patient, models.embedder, threads)
-    make_nuclei(shards, finished, areas, begin)
-    write_outputs(finished, [output for output in list_outputs(settings) if output.job != "nuclei"], begin)
+    elif name == "nuclei":
+        make_nuclei(shards, slide, areas, begin)
+    else:
+        write_outputs(slide, [output for output in list_outputs(slide.settings) if output.job == name], begin)
 
 
 def write_outputs(slide: FinishedSlide, outputs: Sequence[Output], begin: Begin = str) -> None:
@@ -138,12 +160,14 @@ def make_nuclei(shards: Sequence[Path], slide: FinishedSlide, regions: Path | No
     """
     files, settings = slide.files, slide.settings
     _forget_steps(files, "stitch", *(output.step for output in list_outputs()))
+    for path in [path for pattern in file_patterns() for path in files.folder.glob(pattern)]:
+        remove(path)  # outputs made from earlier nuclei
     with _step(files, "stitch", begin) as warnings:
         pixels = _choose_pixels(shards, slide)
         found = files.info, files.mask, files.nuclei
         warnings.extend(stitch(shards, *found, slide.threads, regions, pixels, settings["intensities"]))
-        remove_outputs(files.folder, settings)
-    write_outputs(slide, [output for output in list_outputs(settings, "nuclei") if not output.by_stitch], begin)
+    outputs = [output for output in list_outputs(settings, "nuclei") if output.step != "stitch"]
+    write_outputs(slide, outputs, begin)
 
 
 def _choose_pixels(shards: Sequence[Path], slide: FinishedSlide) -> Pixels | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from warnings import catch_warnings
@@ -14,7 +14,6 @@ import numpy as np
 
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.errors import LeftOutWarning, MissingPackageError, MuseError, SlideError
-from muse_pipeline.core.files import read_json
 from muse_pipeline.core.provenance import OTHER_STAIN
 from muse_pipeline.core.specimen import IHC
 from muse_pipeline.core.text import one_line
@@ -95,20 +94,6 @@ def check_slides(
             raise found
 
 
-def read_check(path: Path) -> SlideCheck:
-    """Read the result of a check from JSON.
-
-    Raises:
-        SlideError: the file is missing, or a different version of the package wrote it.
-    """
-    try:
-        values = read_json(path)
-        return SlideCheck(**{**values, "warnings": tuple(values["warnings"])})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        names = ", ".join(field.name for field in fields(SlideCheck))
-        raise SlideError(f"{path}: not a check of this version ({names}); write it with `muse preflight`") from error
-
-
 def _check(path: str, row: SheetRow, card: ModelCard, max_corrupt: float) -> SlideCheck:
     if isinstance(row.path, SlideUrl):
         return SlideCheck(row.slide_id, path, fetch_bytes=ask_size(row.path), roi=row.roi)
@@ -155,9 +140,6 @@ def _try_chunks(reader: AreaReader, chunks: np.ndarray, max_corrupt: float) -> l
     """Decode a random sample of the chunks that are True in ``chunks``, and return a warning if some are corrupt.
 
     The sample is the same in every call.
-
-    Raises:
-        SlideError: too many tiles cannot be decoded.
     """
     positions = np.random.default_rng(0).permutation(np.argwhere(chunks))[:N_TILES_AFTER_A_BAD_ONE]
     n_tried, failures = 0, []

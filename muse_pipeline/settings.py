@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
+from muse_pipeline.cohort.settings import explain_schema_error
 from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.core.setting import Setting
+from muse_pipeline.core.setting import Setting, schema_of
 from muse_pipeline.core.types import DOUBTS, FEATURE_SETS, FROM_NUCLEI, MODEL_OF_MODE, PROVIDERS
 from muse_pipeline.outputs.base import list_outputs
 
@@ -170,8 +171,8 @@ IMAGES = (
         1,
         {"type": "integer", "minimum": 1},
         "number of shards into which a slide's detection is divided, one job each; it does not change results",
-        "Lets several GPUs or nodes share a slide (`profiles/slurm-gpu`), or the cores of this machine a large slide; "
-        "with `profiles/slurm` a slide is one job, which runs its shards in turn and requests more time",
+        "Lets several GPUs or nodes share a slide (profile `slurm-gpu`), or the cores of this machine a large slide; "
+        "with the profile `slurm` a slide is one job, which runs its shards in turn and requests more time",
         job="detect",
         metavar="N",
     ),
@@ -189,15 +190,20 @@ def list_settings(*jobs: str) -> dict[str, Setting]:
     return {each.name: each for group in list_groups() for each in group if not jobs or each.job in jobs}
 
 
+def list_run_settings() -> list[Setting]:
+    """The settings that are options of ``muse run``."""
+    known = list_settings()
+    outputs = [setting for output in list_outputs() for setting in output.all_settings()]
+    names = ("mode", "model", "provider", "features", "third_stain", "max_corrupt", "shards", "keep_stores")
+    return [*map(known.__getitem__, names), *outputs]
+
+
 class RunSettings(Mapping[str, Any]):
     """Settings of a run, read by name or as attributes; settings that are not given have their defaults.
 
     Args:
         values: settings, keyed by name.
         threads: number of threads for steps that use several; it does not change results.
-
-    Raises:
-        ConfigError: there is no such setting, or two settings contradict each other.
 
     Example:
         >>> settings = RunSettings({"csv": True})
@@ -229,14 +235,22 @@ class RunSettings(Mapping[str, Any]):
         return len(self._values)
 
 
+def complete_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Check a config, fill in defaults, and complete it."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    known = list_settings()
+    if wrong := best_match(Draft202012Validator(schema_of(known.values())).iter_errors(config)):
+        raise ConfigError(explain_schema_error(wrong))
+    return complete({name: each.default for name, each in known.items()} | config)
+
+
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     """Complete a config with everything that follows from its settings.
 
     Args:
         config: settings that satisfy the schema, with its defaults filled in.
-
-    Raises:
-        ConfigError: two settings contradict each other.
     """
     settings = _at_home(dict(config))
     for name in ("shards", "max_features"):  # 1.0e+5 is a whole number in the schema, but not on a command line
@@ -244,28 +258,20 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
             settings[name] = int(settings[name])
     settings["model"] = settings["model"] or MODEL_OF_MODE[settings["mode"]]
     for output in list_outputs(settings):
-        settings["features"] = output.features or settings["features"]
         settings |= output.complete(settings)
-        if output.needs_image and not settings["keep_stores"]:
-            raise ConfigError(
-                f"config: {output.name} links to the images, which keep_stores: false deletes; set keep_stores to true"
-            )
     if settings["pretrain"]:
         settings["proposals"] = settings["proposals"] or {"method": "haematoxylin"}
     return settings
 
 
 def require_available(settings: Mapping[str, Any]) -> None:
-    """Check, before anything runs, that the packages and models for the settings are available.
-
-    Raises:
-        ConfigError: a package is not installed, or there is no such region model.
-    """
+    """Check, before anything runs, that the packages and models for the settings are available."""
     for output in list_outputs(settings):
-        if output.package and not find_spec(output.package):
+        if output.requires and not find_spec(output.requires[0]):
+            package, extra = output.requires
             raise ConfigError(
-                f"{output.name}: needs the package '{output.package}', which is not installed; install the extra "
-                f"`{output.extra}`, or leave {output.name} out"
+                f"{output.name}: needs the package '{package}', which is not installed; install the extra `{extra}`, "
+                f"or leave {output.name} out"
             )
     if settings["regions"] not in (None, FROM_NUCLEI):
         from muse_pipeline.inference.model import find_region_model

@@ -7,8 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from slide_files import spoil_tile, write_pyramid
-from web_server import Served, serve
-from workflow_runs import draw_stained_slide, planned_jobs, run_snakemake, write_config, write_sheet
+from workflow_runs import draw_stained_slide, write_sheet
 
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.inference.model import find_model, read_card
@@ -101,41 +100,7 @@ def test_the_verb_judges_and_records(folder, muse, tmp_path):
     assert "4 of 7 slides cannot run (coarse, cut, no_mpp, spoilt)" in output
     assert json.loads((tmp_path / "all.json").read_text())["n_problems"] == 4
     assert "3 can run" in shown
-    assert muse("preflight", folder / "cut.tif", "--record", tmp_path / "cut.json")[0] == 0
-    assert "truncated" in json.loads((tmp_path / "cut.json").read_text())["problem"]
     assert muse("preflight", folder / "good.tif")[0] == 0
-
-
-@pytest.mark.slow
-def test_the_workflow_checks_at_every_slide_and_runs_nothing(folder, tmp_path):
-    rows = [{"slide_id": name, "path": str(folder / f"{name}.tif")} for name in ("good", "cut")]
-    write_sheet(tmp_path / "slides.tsv", rows)
-    write_config(tmp_path)
-    run = run_snakemake(tmp_path, "--", "preflight")
-    assert run.returncode == 1
-    assert run.stdout.endswith("\nmuse preflight: 1 of 2 slides cannot run (cut); fix them or take them out\n")
-    assert json.loads((tmp_path / "results/preflight.json").read_text())["n_problems"] == 1
-    assert not list((tmp_path / "results").glob("*/slide.json"))
-    again = run_snakemake(
-        tmp_path, "--dry-run", "--", "preflight"
-    )  # problems are always checked again, because they may have been fixed elsewhere
-    assert planned_jobs(again.stdout) == {"preflight_slide": 1, "preflight": 1}
-    write_sheet(tmp_path / "slides.tsv", rows[:1])
-    run = run_snakemake(tmp_path, "--", "preflight")
-    assert run.returncode == 0, run.stdout
-    assert run.stdout.count("1 can run") == 1
-
-
-@pytest.mark.slow
-def test_a_sheet_by_any_name_with_slides_anywhere(folder, tmp_path):
-    with serve({"/good.tif": Served((folder / "good.tif").read_bytes())}) as host:
-        paths = {"here": folder / "good.tif", "there": f"{host}/good.tif", "nowhere": f"{host}/none.tif"}
-        write_sheet(tmp_path / "slides.txt", [{"slide_id": name, "path": path} for name, path in paths.items()])
-        write_config(tmp_path, slides="slides.txt")
-        run = run_snakemake(tmp_path, "--", "preflight")
-    assert run.stdout.endswith("\nmuse preflight: 1 of 3 slides cannot run (nowhere); fix them or take them out\n")
-    assert "none.tif: cannot be fetched: there is no such file; check the URL" in run.stdout
-    assert "at URLs  1 of them, all found" in run.stdout
 
 
 def test_a_sheet_is_known_by_its_header(folder, muse, tmp_path):

@@ -44,7 +44,7 @@ def test_every_page_is_in_the_index():
 
 def test_pages_that_code_and_configs_name_exist():
     named = set()
-    for folder in ("muse_pipeline", "config", "profiles", "workflow", "experiments", "benchmarks", "tests"):
+    for folder in ("muse_pipeline", "config", "workflow", "experiments", "benchmarks", "tests"):
         for path in (TOP / folder).rglob("*"):
             if path.suffix in {".py", ".yaml", ".smk"}:
                 named |= set(re.findall(r"\b(?:docs|experiments)/[\w/-]+\.md", path.read_text(encoding="utf-8")))

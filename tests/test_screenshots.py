@@ -14,7 +14,8 @@ from PIL import Image
 from viewer_tab import Tab
 
 from muse_pipeline.cli.main import main as muse
-from muse_pipeline.report.cohort import gather_cohort, read_rows
+from muse_pipeline.cohort.sheet import read_resolved
+from muse_pipeline.report.cohort import gather_cohort
 from muse_pipeline.report.page import write_page
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -88,7 +89,7 @@ def test_the_viewer_with_corrections(slide, browser, keep):
 
 
 def test_the_plots_of_a_report(slide, browser, keep, tmp_path):
-    (one,) = gather_cohort(slide.parent, read_rows(slide.parent / "sheet.json"))
+    (one,) = gather_cohort(slide.parent, read_resolved(slide.parent / "sheet.json"))
     write_page([vary(one, number) for number in range(60)], tmp_path / "report.html")
     page = browser.new_page(viewport={"width": 1400, "height": 860})
     page.goto((tmp_path / "report.html").as_uri())

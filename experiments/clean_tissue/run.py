@@ -26,7 +26,7 @@ from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stains import read_colour
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
-from muse_pipeline.pipeline import Models, run_slide
+from muse_pipeline.pipeline import Models, plan_slides, run_slide
 from muse_pipeline.settings import RunSettings
 from muse_pipeline.store.store import open_store
 
@@ -89,10 +89,10 @@ def measure(path: Path, mpp: float | None, predictor: Predictor) -> dict[str, fl
     """Number of nuclei in a picture, how many of them lie in each kind of artefact, and how many are left out."""
     with tempfile.TemporaryDirectory() as folder:
         files = SlideFiles(Path(folder) / "crop")
-        files.folder.mkdir()
-        settings = RunSettings({"features": "none", "viewer": False})
+        settings = RunSettings({"output": folder, "features": "none", "viewer": False})
+        row, models = SheetRow("crop", str(path), mpp=mpp), Models(predictor)
         with redirect_stdout(None):
-            run_slide(SheetRow("crop", str(path), mpp=mpp), files, Models(predictor), settings)
+            run_slide(row, plan_slides([row], models, settings), models, settings)
         xy, store = read_nuclei(files.nuclei).xy, open_store(files.store(MPP))
         column, row = (xy * store.slide_mpp / CELL_UM).astype(int).T
         masks = find_masks(store, read_colour(files.colour).macenko)

@@ -28,7 +28,7 @@ from muse_pipeline.core.pictures import write_png
 from muse_pipeline.evaluation.bootstrap import area_under_curve
 
 RUNS = runs_of(__file__)
-SNAKEFILE = TOP / "Snakefile"
+SNAKEFILE = TOP / "workflow/Snakefile"
 N_FOLDS = 6
 MPP, TISSUE_PX, MARGIN_PX, GLASS = 0.5, (4000, 3000), 500, (243, 243, 245)
 SPINDLE, LYMPHOCYTE, TUMOUR = (3.0, 9.0), (4.5, 5.5), (8.0, 12.0)  # smallest and largest half axis in px

@@ -32,7 +32,7 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.stain import fit_macenko
 
-RUNS, SNAKEFILE = runs_of(__file__), TOP / "Snakefile"
+RUNS, SNAKEFILE = runs_of(__file__), TOP / "workflow/Snakefile"
 SIZE_UM, MPP, FIELD_PX = (1500.0, 1300.0), 0.5, 256
 WARP = Warp(degrees=25, scale=1.02, shift_um=(60, 35))
 TRACE = 0.2  # eosin added to nuclei with the marker; its amount elsewhere varies by about 0.08

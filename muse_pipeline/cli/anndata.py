@@ -35,11 +35,10 @@ def run(args: argparse.Namespace) -> None:
 
         write_anndata(args.nuclei, args.output, args.patient, args.embeddings)
         return
-    from muse_pipeline.cohort.sheet import read_sheet
+    from muse_pipeline.cohort.sheet import read_resolved, read_sheet
     from muse_pipeline.core.text import count_noun
-    from muse_pipeline.report.cohort import read_rows
     from muse_pipeline.statistics.cohort import write_cohort
 
-    rows = [row.cells() for row in read_sheet(args.sheet)] if args.sheet else read_rows(args.nuclei / "sheet.json")
+    rows = [row.cells() for row in read_sheet(args.sheet)] if args.sheet else read_resolved(args.nuclei / "sheet.json")
     n_slides = write_cohort(args.nuclei, rows, args.output, args.threads)
     print(f"{args.output}: {count_noun(n_slides, 'slide')}")

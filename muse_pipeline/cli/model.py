@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Describe one model."""
     from muse_pipeline.core.files import write_json
-    from muse_pipeline.inference.model import choose_provider, require_start
+    from muse_pipeline.inference.model import choose_provider, describe_model, require_start
 
     provider = choose_provider(args.provider)
     if args.here:
@@ -33,28 +33,8 @@ def run(args: argparse.Namespace) -> None:
         recipe, config = load_run(Path(args.model), args.data, args.set, default="detector")
         found = recipe.describe(config)
     else:
-        found = describe_file(args.model, provider)
+        found = describe_model(args.model, provider)
     found["provider"] = provider
     if args.resolved:
         write_json(args.resolved, found)
     print(f"{found.get('model', found['name'])}: {found['mpp']:g} um/px; {', '.join(found['classes'])}")
-
-
-def describe_file(model: str, provider: str) -> dict:
-    """Describe a built-in model or an .onnx file; the entry "model" is its name or path."""
-    from muse_pipeline.core.files import sha256_of
-    from muse_pipeline.inference.card import REGIONS, RegionCard
-    from muse_pipeline.inference.model import BUILT_IN, find_model, name_model, read_card
-
-    path = find_model(model, provider)
-    card = read_card(path)
-    return {
-        "name": card.name,
-        **({"kind": REGIONS} if isinstance(card, RegionCard) else {}),
-        "model": name_model(path),
-        "precision": card.precision,
-        "mpp": card.mpp,
-        "classes": [one.name for one in card.classes],
-        "file": None if path.parent == BUILT_IN else str(path),
-        "sha256": sha256_of(path),
-    }

@@ -32,8 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the report and print a summary."""
     from muse_pipeline.cohort.layout import CohortFiles
+    from muse_pipeline.cohort.sheet import read_resolved
     from muse_pipeline.core.errors import SheetError
-    from muse_pipeline.report.cohort import gather_cohort, read_groups, read_rows
+    from muse_pipeline.report.cohort import gather_cohort, read_groups
     from muse_pipeline.report.page import write_report
 
     if bool(args.group) != bool(args.sheet):
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
 
     files = CohortFiles(args.results)
     page, table = args.output or files.report, args.table or files.table
-    rows = read_rows(args.slides or find_sheet(args.results))
+    rows = read_resolved(args.slides or find_sheet(args.results))
     groups = read_groups(args.sheet, args.group) if args.group else {}
     slides = gather_cohort(args.results, rows, args.no_model, groups, args.include_doubtful)
     of_cohort = args.pretraining, args.statistics, args.no_model
@@ -50,11 +51,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def find_sheet(results: Path) -> Path:
-    """Path of the resolved sheet that a run wrote into its output folder.
-
-    Raises:
-        SheetError: the folder has no resolved sheet.
-    """
+    """Path of the resolved sheet that a run wrote into its output folder."""
     from muse_pipeline.cohort.layout import CohortFiles
     from muse_pipeline.core.errors import SheetError
 

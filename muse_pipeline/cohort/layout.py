@@ -22,11 +22,9 @@ BESIDE_SLIDES = frozenset(
         "sheet.json",
         "model.json",
         "run_config.yaml",
-        "preflight.json",
         "pretraining.json",
         "region_model.json",
         "logs",
-        "benchmarks",
         "training",
         "pretraining",
         "region_training",
@@ -102,9 +100,9 @@ class SlideFiles:
         """Path of a model's features for the slide's nuclei, or for nuclei in a file called ``nuclei``."""
         return self.folder / f"embeddings-{'-'.join(map(slug, filter(None, [model, nuclei])))}.parquet"
 
-    def record(self, job: str) -> Path:
-        """Path of the settings that a job was run with."""
-        return self.folder / f"logs/settings/{job}.json"
+    def request(self, job: str) -> Path:
+        """Path of the settings with which a job was last requested."""
+        return self.folder / f"logs/requests/{job}.json"
 
     def ledger(self, step: str) -> Path:
         """Path of the ledger of a step."""
@@ -126,6 +124,7 @@ class CohortFiles:
     folder: Path
 
     sheet = _Path("sheet.json")  # the resolved sheet
+    model = _Path("model.json")  # the description of the model
     report = _Path("report.html")  # the report
     table = _Path("cohort.tsv")  # the table of all slides
     anndata = _Path("cohort.h5ad")  # the slides as AnnData

@@ -15,7 +15,8 @@ from typing import Any
 from muse_pipeline.core.environment import all_processor_seconds, forget_peak_memory, peak_memory_mib
 from muse_pipeline.core.errors import MuseError, MuseWarning
 from muse_pipeline.core.files import find_json, write_json
-from muse_pipeline.core.text import one_line
+from muse_pipeline.core.provenance import Provenance
+from muse_pipeline.core.text import count_noun, one_line
 
 # Steps that are not reported as missing: optional ones, and ``overlay``, whose pictures the report can draw.
 OPTIONAL = ("fetch", "regions", "propose", "overlay")
@@ -79,6 +80,21 @@ def first_problem(records: Iterable[StepRecord]) -> StepRecord | None:
     """
     broken = [record for record in records if record.status != "ok" and record.step not in {"overlay", "regions"}]
     return min(broken, key=lambda record: record.status != "failed", default=None)
+
+
+def describe_nuclei(summary: dict[str, Any]) -> str:
+    """Text with the number of nuclei in a slide's summary, the positive share, and how many more lie in artefacts."""
+    n = Provenance.from_dict(summary["provenance"]).n_left_out
+    flagged = f", {n:,} more in artefacts" if n else ""
+    scored = summary.get("immunohistochemistry") or {}
+    positive = f", {share:.1f} % positive" if (share := scored.get("percent_positive")) is not None else ""
+    return f"{count_noun(summary['n_nuclei'], 'nucleus', 'nuclei')}{positive}{flagged}"
+
+
+def failed_steps(folder: Path) -> set[str]:
+    """Names, without suffix, of those ledgers in a slide's ``folder`` whose steps failed or were killed."""
+    statuses = {path.stem: (find_json(path) or {}).get("status") for path in folder.glob("ledger/*.json")}
+    return {step for step, status in statuses.items() if status not in {"ok", "interrupted"}}
 
 
 def _read_entries(ledger: Path, n_shards: int | None) -> Iterable[dict[str, Any]]:
@@ -145,7 +161,7 @@ def record_step(path: Path | None, step: str) -> Iterator[list[str]]:
     status, reason = "ok", ""
     noted: list[str] = []
     try:
-        with _show_warnings(step, noted):
+        with show_warnings(step, noted):
             yield noted
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
@@ -173,7 +189,7 @@ def record_step(path: Path | None, step: str) -> Iterator[list[str]]:
 
 
 @contextmanager
-def _show_warnings(step: str, noted: list[str]) -> Iterator[None]:
+def show_warnings(step: str, noted: list[str]) -> Iterator[None]:
     """Print each ``MuseWarning`` once, as one line, and append it to ``noted``."""
 
     def show(message: Warning | str, category: type[Warning], *location: object) -> None:

@@ -20,15 +20,10 @@ from muse_pipeline.core.text import slug
 from muse_pipeline.core.types import FROM_NUCLEI, MODEL_OF_MODE
 
 PATTERNS = set('{}<>*?"')  # characters in paths that Snakemake expands as patterns
-NOT_TEXT = {"true", "false", "yes", "no", "on", "off", "null", "~"}  # read by YAML as true, false or null, in any case
 
 
 def require_plain_output(settings: Mapping[str, Any]) -> None:
-    """Check that Snakemake does not read the name of the output folder as a pattern.
-
-    Raises:
-        ConfigError: the name contains one of ``PATTERNS``.
-    """
+    """Check that Snakemake does not read the name of the output folder as a pattern."""
     if patterns := sorted(PATTERNS.intersection(settings["output"])):
         raise ConfigError(
             f"config: output: {settings['output']} contains {' '.join(patterns)}, which Snakemake expands; rename it"
@@ -36,11 +31,7 @@ def require_plain_output(settings: Mapping[str, Any]) -> None:
 
 
 def require_columns(settings: Mapping[str, Any]) -> None:
-    """Check that the sheet has the columns named in ``statistics``; only "patient" may be missing.
-
-    Raises:
-        ConfigError: the sheet cannot be read, or lacks one of the columns.
-    """
+    """Check that the sheet has the columns named in ``statistics``; only "patient" may be missing."""
     try:
         with warnings.catch_warnings(action="ignore", category=LeftOutWarning):  # `muse sheet --check` prints them
             read_cells(Path(settings["slides"]), *sorted({*settings["statistics"].values()} - {"patient"}))
@@ -48,55 +39,15 @@ def require_columns(settings: Mapping[str, Any]) -> None:
         raise ConfigError(f"config: statistics: {error}") from error
 
 
-def require_as_typed(settings: Mapping[str, Any], typed: Mapping[str, str]) -> None:
-    """Reject texts after ``--config`` that YAML shortens, and words that a config file would not read as text.
-
-    Args:
-        settings: the config.
-        typed: values after ``--config`` as they were typed, keyed by setting.
-
-    Raises:
-        ConfigError: a text was cut, for example at a #, or would be true, false or null in a config file.
-    """
-    for name, text in typed.items():
-        if not isinstance(value := settings.get(name), str):
-            continue
-        if text.lower() in NOT_TEXT:
-            raise ConfigError(_explain_not_text(name, text))
-        if value != text.strip("'\""):
-            raise ConfigError(_explain_misread(name, text, value))
-
-
-def explain_schema_error(wrong: Any, typed: Mapping[str, str]) -> str:
-    """Return the message for a ``jsonschema.ValidationError``; for an unknown setting it suggests a known one.
-
-    Args:
-        wrong: the error.
-        typed: values after ``--config`` as they were typed, keyed by setting.
-    """
+def explain_schema_error(wrong: Any) -> str:
+    """Return the message for a ``jsonschema.ValidationError``; for an unknown setting it suggests a known one."""
     setting = ".".join(map(str, wrong.absolute_path))
-    if wrong.validator == "type" and "string" in wrong.validator_value:
-        text = typed.get(setting, "")
-        if isinstance(wrong.instance, (int, float)):
-            return _explain_not_text(setting, text.strip("'\""), wrong.instance)
-        if text:
-            return _explain_misread(setting, text, wrong.instance)
+    if wrong.validator == "type" and "string" in wrong.validator_value and isinstance(wrong.instance, (int, float)):
+        return (
+            f"config: {setting}: {wrong.instance} is read as a number, or as true, false or null; write it in quotes "
+            f'in a config file, as {setting}: "..."'
+        )
     return f"config: {setting}{': ' if setting else ''}{_explain(wrong)}"
-
-
-def _explain_not_text(setting: str, text: str, value: Any = None) -> str:
-    return (
-        f"config: {setting}: {text or value} is read as a number, or as true, false or null; write it in quotes in a "
-        f'config file, as {setting}: "{text or "..."}"' + (f", or as ./{text} if it is a path" if text else "")
-    )
-
-
-def _explain_misread(setting: str, text: str, value: Any) -> str:
-    text = text.strip("'\"")
-    return (
-        f"config: {setting}: '{text}' is read as {value!r} after --config; write it in a config file, as "
-        f'{setting}: "{text}"'
-    )
 
 
 def _explain(wrong: Any) -> str:
@@ -119,10 +70,6 @@ def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any])
     Args:
         settings: the config.
         model: description of the model from `muse model`.
-
-    Raises:
-        ConfigError: the model maps regions, works at a different mpp, does not fit the mode, or has one class but
-            regions come from the classes.
     """
     if model.get("kind") == "regions":
         raise ConfigError(
@@ -148,31 +95,24 @@ def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any])
         )
 
 
-def name_codecs(settings: Mapping[str, Any], pretrain_mpp: float) -> dict[str, str]:
-    """The codec in ``pretrain_store``, keyed by the name of the store that pretraining reads.
+def pretraining_codec(settings: Mapping[str, Any], pretrain_mpp: float) -> str:
+    """The codec in ``pretrain_store``.
 
     Args:
         settings: the config.
         pretrain_mpp: um per pixel that pretraining reads.
-
-    Raises:
-        ConfigError: the codec is lossy, but other steps read the same store.
     """
-    codec, store = settings["pretrain_store"]["codec"], store_name(pretrain_mpp)
+    codec, store = settings["pretrain_store"].get("codec", "zstd"), store_name(pretrain_mpp)
     if codec != "zstd" and store in map(store_name, [settings["mpp"], *settings["extra_mpps"]]):
         raise ConfigError(
             f"config: pretrain_store: codec {codec} loses detail, but {store} is also the store of `mpp` or of one of "
             "`extra_mpps`; set `codec: zstd`, or pretrain at another mpp"
         )
-    return {store: codec}
+    return codec
 
 
 def name_stores(mpps: Iterable[float]) -> dict[str, float]:
-    """The mpp of each store, keyed by the store's name.
-
-    Raises:
-        ConfigError: two of the mpps would have the same store name.
-    """
+    """The mpp of each store, keyed by the store's name."""
     named: dict[str, float] = {}
     for mpp in mpps:
         if named.setdefault(store_name(mpp), mpp) != mpp:
@@ -189,6 +129,53 @@ def training_file(settings: Mapping[str, Any]) -> str | None:
     if isinstance(model, str) and not model.endswith((".yaml", ".yml")):
         return None
     return run_file(model, Path(settings["output"], "training"))
+
+
+def pretraining_run(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The setting ``pretrain`` as a mapping, with the run's file as ``run``; {} without pretraining."""
+    run = settings["pretrain"]
+    return {"run": run} if isinstance(run, str) else dict(run or {})
+
+
+def pretraining_options(settings: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:
+    """The arguments of `muse pretrain-config` for the setting ``pretrain``, except the sheet and the folders."""
+    given = pretraining_run(settings)
+    own = {name: value for name, value in given.items() if name not in {"run", "exclude", "held_splits"}}
+    file = given.get("run") or run_file(own, Path(settings["output"], "pretraining"))
+    words = {
+        "--data": [settings["train_data"] or ("." if "run" not in given else None)],
+        "--set": as_changes(own) if "run" in given else [],
+        "--exclude": given.get("exclude", []),
+        "--judged-by": [training_file(settings), *training_data(settings)[1:]] if model.get("is_validated") else [],
+    }
+    chosen = {flag: [word for word in values if word is not None] for flag, values in words.items()}
+    options = [word for flag, values in chosen.items() if values for word in (flag, *values)]
+    return [file, *options, *(["--held-splits", *given["held_splits"]] if given.get("held_splits") is not None else [])]
+
+
+def require_fitting_pretraining(
+    settings: Mapping[str, Any], run: Mapping[str, Any], rows: Mapping[str, Any], model: Mapping[str, Any]
+) -> None:
+    """Check that a pretraining run suits the slides and the model.
+
+    Args:
+        settings: the config.
+        run: plan of the run from `muse pretrain-config`.
+        rows: rows of the sheet, keyed by slide_id.
+        model: description of the model from `muse model`.
+    """
+    has_model = settings["regions"] not in (None, FROM_NUCLEI)  # nuclei are found with the pretrained backbone
+    missing = [slide for slide in run["slides"] if not (has_model or rows[slide].get("regions"))]
+    if run["reads_regions"] and missing:
+        raise ConfigError(
+            f"config: `pretrain` weights tissue regions, but slide '{missing[0]}' has none; set `regions` to a region "
+            "model or a run that trains one"
+        )
+    if model.get("backbone", run["backbone"]) != run["backbone"]:
+        raise ConfigError(
+            f"config: `pretrain` trains {run['backbone']}, but the training run '{model['name']}' has "
+            f"{model['backbone']}; give both the same `backbone`"
+        )
 
 
 def training_data(settings: Mapping[str, Any]) -> list[str]:
@@ -216,11 +203,7 @@ def slides_of_region_run(settings: Mapping[str, Any]) -> list[str]:
 
 
 def require_region_model(model: Mapping[str, Any]) -> None:
-    """Check that a model, as `muse model` describes it, maps regions.
-
-    Raises:
-        ConfigError: the model finds nuclei.
-    """
+    """Check that a model, as `muse model` describes it, maps regions."""
     if model.get("kind") != "regions":
         raise ConfigError(
             f"config: regions: '{model['name']}' finds nuclei, not regions; give a training run of method mil"
@@ -231,9 +214,6 @@ def run_file(run: str | Mapping[str, Any], folder: Path) -> str:
     """Return the file of a run; a run that is given as settings is first written to ``folder``.
 
     Paths in the settings are relative to the working directory.
-
-    Raises:
-        OutputError: the file cannot be written.
     """
     if isinstance(run, str):
         return run
@@ -286,11 +266,7 @@ def read_text(path: Path) -> str | None:
 
 
 def write_if_changed(path: Path, text: str) -> None:
-    """Write a file unless it has this content already, so that a new modification time does not cause a rerun.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
+    """Write a file unless it has this content already, so that a new modification time does not cause a rerun."""
     if read_text(path) != text:
         with complete_file(path) as partial:
             partial.write_text(text, encoding="utf-8")

@@ -16,6 +16,7 @@ from typing import Any
 
 from muse_pipeline.cohort.layout import BESIDE_SLIDES
 from muse_pipeline.core.errors import LeftOutWarning, MppError, SheetError
+from muse_pipeline.core.files import read_json
 from muse_pipeline.core.specimen import STAINS, name_stain
 from muse_pipeline.core.text import decimal_point, most_frequent_separator, one_line, some_of
 from muse_pipeline.slides.mpp import require_mpp
@@ -117,19 +118,17 @@ def name_own(names: Iterable[str], taken: Collection[str]) -> dict[str, str]:
 
 
 def is_sheet(path: Path) -> bool:
-    """True if a file is a sheet of slides: it ends in .tsv or .csv, or its first line contains ``slide_id``."""
-    if path.suffix.lower() in {".tsv", ".csv"}:
+    """True if a file is a sheet of slides: it ends in .tsv, .csv or .json, or its first line contains ``slide_id``."""
+    if path.suffix.lower() in {".tsv", ".csv", ".json"}:
         return True
     return REQUIRED[0].encode() in _first_line(path)
 
 
 def read_sheet(path: Path | str) -> list[SheetRow]:
-    """Read and check a sheet; relative paths in it are relative to its folder.
-
-    Raises:
-        SheetError: the sheet has problems; the message lists them with their row numbers (the header is row 1).
-    """
+    """Read and check a sheet, or read the resolved sheet of a run (JSON); relative paths are relative to its folder."""
     path = Path(path)
+    if path.suffix == ".json":
+        return [SheetRow.from_dict(row) for row in read_resolved(path)]
     header, records = read_table(path)
     problems = list(_header_problems(header))
     if problems:
@@ -147,12 +146,26 @@ def read_sheet(path: Path | str) -> list[SheetRow]:
     return rows
 
 
-def read_row(path: Path | str, slide_id: str) -> SheetRow:
-    """Read and check the row of one slide; the other rows of the sheet are not checked.
+def read_resolved(path: Path) -> list[dict[str, Any]]:
+    """The rows of a resolved sheet."""
+    try:
+        rows = read_json(path)
+    except (OSError, ValueError) as error:
+        raise SheetError(f"{path}: not readable as JSON ({error}); write it with `muse sheet --check`") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and _is_row(row) for row in rows):
+        raise SheetError(f"{path}: expected a list of rows, each with a slide_id; write it with `muse sheet --check`")
+    return rows
 
-    Raises:
-        SheetError: the slide has no row, or its row is invalid.
-    """
+
+def _is_row(row: dict[str, Any]) -> bool:
+    """True if ``slide_id`` can name a folder within the results and ``shards`` is an integer or missing."""
+    name, n_shards = row.get("slide_id"), row.get("shards")
+    is_folder = isinstance(name, str) and name not in {"", ".", ".."} and not set("/\\\0") & set(name)
+    return is_folder and len(name.encode(errors="replace")) < 256 and (n_shards is None or type(n_shards) is int)
+
+
+def read_row(path: Path | str, slide_id: str) -> SheetRow:
+    """Read and check the row of one slide; the other rows of the sheet are not checked."""
     path = Path(path)
     header, records = read_table(path)
     for number, cells in records:
@@ -187,9 +200,6 @@ def read_table(path: Path, kept: Collection[str] = ()) -> tuple[list[str], list[
     unless their name in the file is in ``kept``. A word for a missing value (``is_missing``) becomes an empty cell,
     with a warning. A warning also names patients that differ only in case. In tables with semicolons, ``mpp`` may have
     a decimal comma.
-
-    Raises:
-        SheetError: the file cannot be read, is empty, is not a table in UTF-8, or has two names of one column.
     """
     separator = find_separator(path)
     try:
@@ -259,11 +269,7 @@ def _warn_of_patients(path: Path, header: list[str], records: list[tuple[int, li
 
 
 def read_cells(path: Path, *columns: str, key: str = "slide_id") -> dict[str, dict[str, str]]:
-    """Read the cells of all rows, keyed by the row's cell in the column ``key`` and then by column.
-
-    Raises:
-        SheetError: the sheet cannot be read, lacks ``key`` or one of the ``columns``, or repeats a column or a key.
-    """
+    """Read the cells of all rows, keyed by the row's cell in the column ``key`` and then by column."""
     header, records = read_table(path, (key, *columns))
     for name in (key, *columns):
         if name not in header:

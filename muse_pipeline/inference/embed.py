@@ -137,14 +137,6 @@ def embed_nuclei(
     return embedding
 
 
-def is_embedded(path: Path, embedder: Embedder) -> bool:
-    """True if ``path`` is a file of embeddings that was written with the weights of ``embedder``."""
-    if not path.is_file():
-        return False
-    provenance = json.loads(pq.read_schema(path).metadata[PROVENANCE_KEY])
-    return provenance["embedder"]["sha256"] == embedder.sha256
-
-
 def write_embeddings(
     path: Path,
     ids: np.ndarray,

@@ -7,13 +7,13 @@ import re
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from muse_pipeline.core.environment import Finding, reserve_gpu
 from muse_pipeline.core.errors import ConfigError, ModelError, ProviderError
-from muse_pipeline.core.files import read_json
+from muse_pipeline.core.files import read_json, sha256_of
 from muse_pipeline.core.types import FROM_NUCLEI, PROVIDERS
-from muse_pipeline.inference.card import METADATA_KEY, Card, read_any_card
+from muse_pipeline.inference.card import METADATA_KEY, REGIONS, Card, RegionCard, read_any_card
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,9 +33,6 @@ def find_model(model: str, provider: str = "cpu") -> Path:
 
     The precision of a built-in model is chosen by ``precisions_for``, unless the name contains it, as in
     ``compact-fp32``.
-
-    Raises:
-        ModelError: there is no such model or file.
     """
     if path := _find_file(model, provider):
         return path
@@ -47,12 +44,7 @@ def find_model(model: str, provider: str = "cpu") -> Path:
 
 
 def find_region_model(model: str, provider: str = "cpu") -> Path:
-    """Find the file of a region model.
-
-    Raises:
-        ConfigError: there is no such file.
-        ModelError: the path is the folder of a training run.
-    """
+    """Find the file of a region model."""
     if path := _find_file(model, provider):
         return path
     what = "the built-in model is withdrawn" if model == "epithelium" else "there is no such file"
@@ -107,11 +99,7 @@ def precisions_for(provider: str) -> tuple[str, ...]:
 
 
 def read_card(path: Path, kind: type[AnyCard] = Card) -> AnyCard:
-    """Read the card of a model, which must be of ``kind``; by default, any kind is accepted.
-
-    Raises:
-        ModelError: the file is not ONNX, has no card, or is a model of a different kind.
-    """
+    """Read the card of a model, which must be of ``kind``; by default, any kind is accepted."""
     return kind.from_json(card_text(_open_for_metadata(path), path), str(path))
 
 
@@ -124,16 +112,29 @@ def _open_for_metadata(path: Path) -> onnxruntime.InferenceSession:
     return open_session(path, options, "cpu")
 
 
+def describe_model(model: str, provider: str) -> dict[str, Any]:
+    """Describe a built-in model or an .onnx file; the entry "model" is its name or path."""
+    path = find_model(model, provider)
+    card = read_card(path)
+    return {
+        "name": card.name,
+        **({"kind": REGIONS} if isinstance(card, RegionCard) else {}),
+        "model": name_model(path),
+        "precision": card.precision,
+        "mpp": card.mpp,
+        "classes": [one.name for one in card.classes],
+        "file": None if path.parent == BUILT_IN else str(path),
+        "sha256": sha256_of(path),
+        "provider": provider,
+    }
+
+
 def open_session(
     path: Path, options: onnxruntime.SessionOptions, provider: str
 ) -> onnxruntime.InferenceSession | TorchSession:
     """Open an ONNX Runtime session for a file, and silence the runtime's own warnings.
 
     For the providers in ``TORCH``, open a ``TorchSession``, which has the same methods and runs the file's checkpoint.
-
-    Raises:
-        ModelError: the file is not ONNX, or the runtime does not support its graph.
-        ProviderError: the provider is not installed, or does not find its device or libraries.
     """
     import onnxruntime
 
@@ -169,9 +170,6 @@ def card_text(session: onnxruntime.InferenceSession, path: Path) -> str:
 
     Entries that were measured later for a built-in model are read from a separate JSON file, because ids of nuclei
     depend on the checksum of the model's file.
-
-    Raises:
-        ModelError: there is no card.
     """
     try:
         metadata = session.get_modelmeta().custom_metadata_map
@@ -188,11 +186,7 @@ def card_text(session: onnxruntime.InferenceSession, path: Path) -> str:
 def run_session(
     session: onnxruntime.InferenceSession, path: Path, outputs: list[str] | None, inputs: dict[str, np.ndarray]
 ) -> list[np.ndarray]:
-    """Run a graph and return the named outputs, or all of them; ``path`` is named in errors.
-
-    Raises:
-        ModelError: the graph cannot be run.
-    """
+    """Run a graph and return the named outputs, or all of them; ``path`` is named in errors."""
     try:
         return session.run(outputs, inputs)
     except Exception as error:  # ONNX Runtime's errors have no common base class
@@ -238,9 +232,6 @@ def choose_provider(provider: str) -> str:
     """``provider`` itself, installed or not; for "auto" the first of ``PREFERRED`` that starts on this machine.
 
     The choice is made once for all shards of a run: results on a GPU differ from those on a CPU in the last digits.
-
-    Raises:
-        ProviderError: there is no provider of that name.
     """
     if provider == AUTO:
         return next((name for name in PREFERRED if starts(name)), "cpu")
@@ -250,11 +241,7 @@ def choose_provider(provider: str) -> str:
 
 
 def require_installed(provider: str) -> None:
-    """Raise an error unless a provider is installed.
-
-    Raises:
-        ProviderError: the provider is not installed.
-    """
+    """Raise an error unless a provider is installed."""
     if is_installed(provider):
         return
     raise ProviderError(f"provider '{provider}' was requested but is {_lacks(provider)}, or choose provider 'cpu'")
@@ -299,11 +286,7 @@ def starts(provider: str) -> bool:
 
 
 def require_start(provider: str) -> None:
-    """Raise an error unless a provider can be used on this machine.
-
-    Raises:
-        ProviderError: the provider is not installed, or does not find its device or libraries.
-    """
+    """Raise an error unless a provider can be used on this machine."""
     require_installed(provider)
     if not starts(provider):
         raise _does_not_start(provider)

@@ -50,6 +50,7 @@ def record_failure(folder: Path, slide_id: str) -> Iterator[None]:
         is_expected = isinstance(error, MuseError)
         reason = one_line(error if is_expected else f"unexpected {type(error).__name__}: {error}")
         write_json(files.regions, {"status": FAILED, "reason": reason, "slide_id": slide_id})
+        remove(files.request("regions"))  # so that the next run tries again
         raise
 
 

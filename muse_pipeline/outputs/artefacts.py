@@ -40,7 +40,6 @@ class Artefacts(Output):
         metavar="KIND",
     )
     step = "stitch"
-    by_stitch = True
 
     @override
     def complete(self, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,11 +55,7 @@ class Artefacts(Output):
 
 
 def subtracted(settings: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The kinds of artefacts that totals leave out; None if a run with these settings does not search for artefacts.
-
-    Raises:
-        ConfigError: ``settings`` name a kind that does not exist.
-    """
+    """The kinds of artefacts that totals leave out; None if a run with these settings does not search for artefacts."""
     quality = settings["quality"]
     if not quality:
         return None
@@ -68,11 +63,7 @@ def subtracted(settings: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def choose_subtracted(kinds: Iterable[str]) -> tuple[str, ...]:
-    """Check the kinds of artefacts to leave out of totals, and return them; "blur" is short for "blurred".
-
-    Raises:
-        ConfigError: a kind does not exist.
-    """
+    """Check the kinds of artefacts to leave out of totals, and return them; "blur" is short for "blurred"."""
     chosen = tuple(dict.fromkeys("blurred" if kind == "blur" else kind for kind in kinds))
     for kind in chosen:
         if kind not in ARTEFACTS:

@@ -63,32 +63,22 @@ class Output:
         patterns: glob patterns of further files, which may be missing.
         switch: setting that requests the output; None if every run writes it.
         settings: other settings of the output.
-        also_reads: names of settings of other outputs on which its files depend.
         rank: position among the outputs, which are written in ascending order of their ranks.
-        step: step whose ledger records the output; by default the output's name.
+        step: step whose ledger records the output, by default the output's name. Outputs of the step `stitch` are
+            written with the table of nuclei.
         job: job of the workflow that writes the output and depends on its settings.
-        by_stitch: True if `stitch` writes it, because a column of the nuclei depends on it.
-        of_table: names of its settings on which columns of the nuclei depend.
-        features: set of features that it needs; "" if it needs none.
-        needs_image: True if it needs the image of the slide even after the run.
-        package: package that it needs in addition to those that every installation has; "" if it needs none.
-        extra: extra of muse-pipeline that installs ``package``.
+        requires: package that it needs in addition to those of every installation, and the extra of muse-pipeline that
+            installs it; None if it needs none.
     """
 
     files: ClassVar[tuple[str, ...]] = ()
     patterns: ClassVar[tuple[str, ...]] = ()
     switch: ClassVar[Setting | None] = None
     settings: ClassVar[tuple[Setting, ...]] = ()
-    also_reads: ClassVar[tuple[str, ...]] = ()
     rank: ClassVar[int] = 50
     step: ClassVar[str] = ""
     job: ClassVar[str] = "nuclei"
-    by_stitch: ClassVar[bool] = False
-    of_table: ClassVar[tuple[str, ...]] = ()
-    features: ClassVar[str] = ""
-    needs_image: ClassVar[bool] = False
-    package: ClassVar[str] = ""
-    extra: ClassVar[str] = ""
+    requires: ClassVar[tuple[str, str] | None] = None
 
     def __init__(self, name: str):
         self.name, self.step = name, self.step or name
@@ -119,10 +109,6 @@ class Output:
     def removed_patterns(self) -> tuple[str, ...]:
         """Glob patterns of the files that are removed when the nuclei change."""
         return (*(name.rstrip("/") for name in self.files), *self.patterns)
-
-    def is_written(self, slide: FinishedSlide) -> bool:
-        """True if the files exist; they are removed when the nuclei change."""
-        return all((slide.files.folder / name).exists() for name in self.files)
 
     def write(self, slide: FinishedSlide) -> Sequence[str] | None:
         """Write the files, and return warnings about the slide, if there are any."""

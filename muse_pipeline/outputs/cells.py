@@ -33,9 +33,7 @@ class Cells(Output):
         "the edge of the tissue is closer ([docs/guide/cells.md](../docs/guide/cells.md)). Implies `features: basic`",
         metavar="UM",
     )
-    also_reads = ("frame", "measurements")
     rank = 25
-    of_table = ("cells",)
 
     @override
     def complete(self, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Dicom(Output):
         "See [docs/guide/outputs.md](../docs/guide/outputs.md#dicom-annotations)",
     )
     rank = 70
-    package, extra = "highdicom", "dicom"
+    requires = "highdicom", "dicom"
 
     @override
     def write(self, slide: FinishedSlide) -> None:
@@ -69,9 +69,6 @@ def find_source(path: Path, width_px: int) -> Dataset:
     Args:
         path: any file of the slide; all its files must be in the same folder.
         width_px: width of level 0.
-
-    Raises:
-        OutputError: the slide is not DICOM, or the folder has no file with its level 0.
     """
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError

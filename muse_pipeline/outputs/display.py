@@ -30,7 +30,6 @@ class Summary(Output):
         ),
     )
     rank = 40
-    of_table = ("intensities",)
     step = "overlay"
 
     @override
@@ -50,13 +49,6 @@ class Summary(Output):
                 f"{', '.join(map(str, given)) or 'none'}; the default is {', '.join(map(str, INTENSITIES_OD))}"
             )
         return {"intensities": limits}
-
-    @override
-    def is_written(self, slide: FinishedSlide) -> bool:
-        from muse_pipeline.core.files import read_json
-
-        has_cores = bool(slide.settings.get("tma")) or slide.files.tma.exists()
-        return super().is_written(slide) and ("tma" in read_json(slide.files.summary)) is has_cores
 
     @override
     def write(self, slide: FinishedSlide) -> None:

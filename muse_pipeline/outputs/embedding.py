@@ -31,12 +31,6 @@ class Embedding(Output):
         return (SlideFiles(Path()).embeddings(model).name,)
 
     @override
-    def is_written(self, slide: FinishedSlide) -> bool:
-        from muse_pipeline.inference.embed import is_embedded
-
-        return is_embedded(slide.embeddings, slide.embedder)
-
-    @override
     def write(self, slide: FinishedSlide) -> None:
         from muse_pipeline.steps import embed
 

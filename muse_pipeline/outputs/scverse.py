@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from typing_extensions import override
 
+from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.setting import Setting
 from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
 
@@ -24,8 +28,11 @@ class AnnData(Output):
         "([docs/guide/features.md](../docs/guide/features.md#anndata-and-spatialdata))",
     )
     rank = 70
-    features = "all"
-    package, extra = "h5py", "anndata"
+    requires = "h5py", "anndata"
+
+    @override
+    def complete(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {"features": "all"}
 
     @override
     def write(self, slide: FinishedSlide) -> None:
@@ -48,8 +55,14 @@ class SpatialData(Output):
         "Implies `features: all` and needs `keep_stores`",
     )
     rank = 80
-    features = "all"
-    needs_image = True
+
+    @override
+    def complete(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        if not settings["keep_stores"]:
+            raise ConfigError(
+                "config: spatialdata links to the images, which keep_stores: false deletes; set keep_stores to true"
+            )
+        return {"features": "all"}
 
     @override
     def write(self, slide: FinishedSlide) -> None:

@@ -13,7 +13,6 @@ from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.cohort.ledgers import StepRecord, first_problem, read_progress
 from muse_pipeline.cohort.sheet import COLUMNS, read_cells
 from muse_pipeline.core.coords import qupath_offset_px
-from muse_pipeline.core.errors import SheetError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.provenance import DARK, OTHER_STAIN, NamedFile, Provenance, Quality, Roi
 from muse_pipeline.core.specimen import HE, IHC, name_organ
@@ -174,6 +173,11 @@ class SlideResult:
         return self.provenance.quality if self.provenance else None
 
     @property
+    def lacks_regions(self) -> bool:
+        """True if the region model failed on a finished slide."""
+        return bool(self.regions) and self.regions["status"] == FAILED
+
+    @property
     def artefacts_mm2(self) -> dict[str, float] | None:
         """Area in mm2 of each kind of artefact; None if artefacts were not searched for, or for a failed slide."""
         return self._quality.area_mm2 or None if self._quality else None
@@ -249,27 +253,9 @@ class SlideResult:
         return sum(record.seconds or 0 for record in self.progress)
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a resolved sheet, each with a valid ``slide_id``."""
-    try:
-        rows = read_json(path)
-    except (OSError, ValueError) as error:
-        raise SheetError(f"{path}: not readable as JSON ({error}); write it with `muse sheet --check`") from error
-    if not isinstance(rows, list) or not all(map(_is_row, rows)):
-        raise SheetError(f"{path}: expected a list of rows, each with a slide_id; write it with `muse sheet --check`")
-    return rows
-
-
 def read_groups(sheet: Path, column: str) -> dict[str, str]:
     """The cells that are not empty in a column of the user's sheet, keyed by slide."""
     return {slide: row[column] for slide, row in read_cells(sheet, column).items() if row.get(column)}
-
-
-def _is_row(row: Any) -> bool:
-    """True if ``slide_id`` can name a folder within the results and ``shards`` is an integer or missing."""
-    name, n_shards = (row.get("slide_id"), row.get("shards")) if isinstance(row, dict) else (None, None)
-    is_folder = isinstance(name, str) and name not in {"", ".", ".."} and not set("/\\\0") & set(name)
-    return is_folder and len(name.encode(errors="replace")) < 256 and (n_shards is None or type(n_shards) is int)
 
 
 def gather_cohort(
@@ -439,15 +425,18 @@ def _find_stale(
     """Describe which input of finished results has changed since; "" if none has."""
     if info is None:
         return _missing(files.info)
-    if provenance.fingerprint != info.fingerprint:
-        return "its nuclei were found in a different version of the slide's file; run the workflow again"
-    if provenance.slide_mpp != info.mpp:
-        return "its nuclei were found at a different mpp of the slide; run the workflow again"
-    if provenance.tissue_sha256 not in {None, tissue.sha256}:
-        return "its nuclei were found in a different tissue mask or region of interest; run the workflow again"
-    if path and Path(path).resolve() != Path(info.path).resolve():
-        return f"its results belong to {info.path}, not to the sheet's {path}; run the workflow again"
-    return ""
+    request, now = files.request("nuclei"), path and Path(path).resolve()
+    is_older = request.exists() and files.nuclei.stat().st_mtime_ns < request.stat().st_mtime_ns
+    problems = {
+        "is unfinished: its nuclei are older than the settings of the last run": is_older,
+        "its nuclei were found in a different version of the slide's file": provenance.fingerprint != info.fingerprint,
+        "its nuclei were found at a different mpp of the slide": provenance.slide_mpp != info.mpp,
+        "its nuclei were found in a different tissue mask or region of interest": (
+            provenance.tissue_sha256 not in {None, tissue.sha256}
+        ),
+        f"its results belong to {info.path}, not to the sheet's {path}": now and now != Path(info.path).resolve(),
+    }
+    return next((f"{problem}; run the workflow again" for problem, is_wrong in problems.items() if is_wrong), "")
 
 
 def _name_gaps(summary: dict[str, Any], info: SlideInfo) -> str:

@@ -245,12 +245,12 @@ def write_report(
     write_roi_table(slides, table.with_name("roi.tsv"))
     write_page(slides, page, pretraining, statistics, threads)
     copy_import_script(results / "qupath")
-    # Without a model, all slides fail for the same reason.
-    failures = [] if no_model else notices.summarise_failures(slides)
+    failures = [no_model] if no_model else notices.summarise_failures(slides)
     n_finished = sum(bool(slide.summary) for slide in slides)
     total = [cohort.describe_total(slides)] if len(cohort.classified(slides)) < n_finished else []
-    lines = [f"{cohort.summarise_cohort(slides)}; see {page}", *total, *failures]
-    return [*lines, *notices.summarise_flags(slides, MOST_LINES - len(lines))]
+    lines = [*total, *failures]
+    summary = f"{cohort.summarise_cohort(slides)}; see {page}"
+    return [*lines, *notices.summarise_flags(slides, MOST_LINES - len(lines) - 1), summary]
 
 
 def write_page(

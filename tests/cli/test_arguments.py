@@ -93,14 +93,6 @@ def test_threads_are_all_cores_shared_by_the_processes_unless_a_number_is_asked_
     assert arguments.share_of_cores(asked, processes) == given
 
 
-def test_a_record_writes_over_no_slide(muse, tmp_path):
-    slide = tmp_path / "a.png"
-    slide.write_bytes(b"slide")
-    status, _, printed = muse("preflight", slide, "--mpp", "0.5", "--record", slide)
-    assert (status, slide.read_bytes()) == (2, b"slide")
-    assert "a.png" in printed
-
-
 def test_an_option_that_stands_twice_is_not_forgotten():
     parser = argparse.ArgumentParser()
     importlib.import_module("muse_pipeline.cli.pretrain_config").add_arguments(parser)

@@ -22,9 +22,9 @@ from muse_pipeline.cohort.layout import OF_COHORT, remove_cohort_files
 from muse_pipeline.cohort.lock import lock_results
 from muse_pipeline.core import process
 from muse_pipeline.core.environment import count_cores
+from muse_pipeline.core.files import remove
 from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.outputs.csv import Csv
-from muse_pipeline.outputs.removal import remove_results
 from muse_pipeline.report.costs import COLUMNS
 
 
@@ -62,16 +62,22 @@ def mixed(tmp_path):
 
 
 def times_in(folder):
-    """Modification time of each file in ``folder``, except those in folders named settings."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "settings"]
-    return {path: path.stat().st_mtime_ns for path in files}
+    """Modification time of each file in ``folder``."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def rewritten(folder, before):
+    """Names of the files that are newer than in ``before``, of those that tell which jobs have run."""
+    jobs = "slide.json", "shards/1-of-1.parquet", "nuclei.parquet", "nuclei.h5ad"
+    now = times_in(folder)
+    return [name for name in jobs if folder / name in now and now[folder / name] != before.get(folder / name)]
 
 
 def test_folders_and_sheets_are_run_with_a_line_a_slide(muse, mixed):
     slides = mixed / "slides", mixed / "sheet.tsv"
     status, shown, printed = muse("run", *slides, "-o", mixed / "results", "--no-quality")
     assert status == 2 and "1 of 3 slides failed (b)" in printed
-    model, first, second, third, summary, *failures = shown.splitlines()
+    model, first, second, third, *failures, summary = shown.splitlines()
     assert model.startswith("model: compact-")
     for name, line in (("a", first), ("C", third)):
         assert re.fullmatch(name + r": [1-9]\d* nuclei, \d.* s \([13] of 3\)", line)
@@ -98,20 +104,20 @@ def test_a_slide_that_is_finished_with_the_same_settings_is_skipped(muse, mixed)
     assert status == 0 and [times_in(mixed / "results" / name) for name in ("a", "C")] == before
     assert len(re.findall(r"^[aC]: [1-9]\d* nuclei, unchanged, skipped \([12] of 2\)$", shown, re.M)) == 2
     assert "replaces" not in shown and report_of(mixed / "results") == {"a": "ok", "C": "ok"}
-    nuclei = mixed / "results/a/nuclei.parquet"
-    assert "unchanged, wrote csv" in muse(*run, "--csv")[1] and times_in(nuclei.parent).items() >= before[0].items()
-    with gzip.open(nuclei.with_name("nuclei.csv.gz"), "rt") as file:
-        assert len(file.readlines()) == 1 + pq.read_metadata(nuclei).num_rows
-    (mixed / "results/a/nuclei.geojson.gz").unlink()
-    shown = muse(*run)[1]
-    assert re.findall(r"^(.): .* unchanged, (skipped|wrote geojson) \(", shown, re.M) == [
-        ("a", "wrote geojson"),
-        ("C", "skipped"),
-    ]
-    assert (mixed / "results/a/nuclei.geojson.gz").is_file()
-    shutil.rmtree(mixed / "results/C/viewer")  # as if run with --no-viewer
-    assert re.search(r"^C: .* unchanged, wrote viewer \(2 of 2\)$", muse(*run)[1], re.M)
-    assert (mixed / "results/C/viewer/index.html").is_file()
+
+
+def test_an_output_is_added_or_made_again_with_the_nuclei_alone(muse, mixed):
+    run = "run", mixed / "slides/a.tif", mixed / "sheet.tsv", "-o", mixed / "results"
+    assert muse(*run)[0] == 0
+    folder = mixed / "results/a"
+    for options, lost in ((["--csv"], None), (["--csv"], "nuclei.geojson.gz"), ([], None), ([], "viewer")):
+        if lost:
+            remove(folder / lost)
+        before = times_in(folder)
+        assert muse(*run, *options)[0] == 0
+        assert rewritten(folder, before) == ["nuclei.parquet"], (options, lost)
+        assert (folder / "nuclei.csv.gz").exists() == bool(options)
+        assert (folder / "nuclei.geojson.gz").is_file() and (folder / "viewer/index.html").is_file()
 
 
 def test_another_patient_leaves_no_file_with_the_earlier_one(muse, mixed):
@@ -121,11 +127,11 @@ def test_another_patient_leaves_no_file_with_the_earlier_one(muse, mixed):
     assert muse(*run, "--features", "all")[0] == 0 and of_slide.is_file() and of_cohort.is_file()
     sheet = (mixed / "sheet.tsv").read_text()
     (mixed / "sheet.tsv").write_text(sheet.replace("P7", "P8"))
-    nuclei = times_in(mixed / "results/C")[mixed / "results/C/nuclei.parquet"]
+    before = times_in(of_slide.parent)
     assert "unchanged, skipped" in muse(*run, "--features", "all")[1]
     assert not of_slide.exists() and not of_cohort.exists()
-    assert "unchanged, wrote anndata" in muse(*run, "--anndata")[1] and of_slide.is_file() and of_cohort.is_file()
-    assert times_in(mixed / "results/C")[mixed / "results/C/nuclei.parquet"] == nuclei
+    assert muse(*run, "--anndata")[0] == 0 and of_slide.is_file() and of_cohort.is_file()
+    assert rewritten(of_slide.parent, before) == ["nuclei.h5ad"]
 
 
 def test_a_measurement_that_no_nucleus_has_stops_the_run_before_any_work(muse, mixed):
@@ -136,17 +142,44 @@ def test_a_measurement_that_no_nucleus_has_stops_the_run_before_any_work(muse, m
     assert muse(*run, "--measurements", "texture_asm")[0] == 2 and not (mixed / "results").exists()
 
 
-def test_a_failed_output_alone_is_written_again(muse, mixed, monkeypatch):
+def test_a_failed_output_repeats_the_job_that_writes_it(muse, mixed, monkeypatch):
     run = "run", mixed / "slides/a.tif", "-o", mixed / "results"
-    write, nuclei = Csv.write, mixed / "results/a/nuclei.parquet"
+    write, folder = Csv.write, mixed / "results/a"
     monkeypatch.setattr(Csv, "write", lambda *_: 1 / 0)
     assert muse(*run, "--csv")[0] == 2
-    before = nuclei.stat().st_mtime_ns
+    before = times_in(folder)
     assert muse(*run, "--csv")[0] == 2 and report_of(mixed / "results") == {"a": "failed"}
-    assert "wrote geojson, viewer, summary" in muse(*run)[1] and report_of(mixed / "results") == {"a": "ok"}
+    assert muse(*run)[0] == 0 and report_of(mixed / "results") == {"a": "ok"}
     monkeypatch.setattr(Csv, "write", write)
-    assert "unchanged, wrote csv" in muse(*run, "--csv")[1]
-    assert nuclei.stat().st_mtime_ns == before
+    assert muse(*run, "--csv")[0] == 0
+    assert rewritten(folder, before) == ["nuclei.parquet"]
+    with gzip.open(folder / "nuclei.csv.gz", "rt") as file:
+        assert len(file.readlines()) == 1 + pq.read_metadata(folder / "nuclei.parquet").num_rows
+
+
+def test_a_killed_run_continues_with_the_job(muse, mixed, monkeypatch):
+    run = "run", mixed / "slides/a.tif", "-o", mixed / "results"
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "stitch", interrupt)
+        assert muse(*run)[0] == 130
+    before = times_in(mixed / "results/a")
+    assert muse(*run)[0] == 0
+    assert rewritten(mixed / "results/a", before) == ["nuclei.parquet"]
+
+
+def test_images_and_shards_are_not_kept_if_they_are_not_wanted(muse, mixed):
+    run = "run", mixed / "slides/a.tif", "-o", mixed / "results", "--no-keep-stores"
+    assert muse(*run)[0] == 0
+    folder = mixed / "results/a"
+    assert not list(folder.glob("image-*.zarr")) and not list(folder.glob("shards/*"))
+    assert "unchanged, skipped" in muse(*run)[1]
+    before = times_in(folder)
+    assert muse(*run, "--csv")[0] == 0
+    assert rewritten(folder, before) == ["slide.json", "nuclei.parquet"]  # the slide is read again for the image
 
 
 def test_the_profile_has_a_row_for_every_step_that_ran(muse, mixed):
@@ -167,11 +200,11 @@ def test_what_is_replaced_is_named_before_it_is(muse, mixed, monkeypatch):
     run_logged, nuclei = run_slides.run_logged, mixed / "results/a/nuclei.parquet"
     before = nuclei.stat().st_mtime_ns
 
-    def run_first(row, plan, bar):
+    def run_first(row, *others):
         print("first step")
         if row.slide_id == "a":
             assert nuclei.stat().st_mtime_ns == before
-        return run_logged(row, plan, bar)
+        return run_logged(row, *others)
 
     monkeypatch.setattr(run_slides, "run_logged", run_first)
     status, shown, _ = muse(*run)
@@ -201,7 +234,7 @@ def test_the_report_alone_finds_the_sheet_and_writes_beside_it(muse, tmp_path):
     for name in written:
         (results / name).unlink()
     status, shown, _ = muse("report", results)
-    assert status == 0 and shown.startswith(f"1 slide: 1 empty; see {results / 'report.html'}\n")
+    assert status == 0 and shown.endswith(f"1 slide: 1 empty; see {results / 'report.html'}\n")
     assert {name: (results / name).read_bytes() for name in written} == written
     status, _, printed = muse("report", results / "glass")
     assert status == 2 and "has no sheet.json; give the output folder of a run" in printed
@@ -281,20 +314,6 @@ def test_a_result_within_a_roi_is_recorded(muse, tmp_path):
     assert row["roi"] == "roi.json"
     assert row["reason"] == "no tissue was found within the ROI roi.json; see tissue.png"
     assert "<dt>Region of interest</dt>" in (tmp_path / "results/report.html").read_text(encoding="utf-8")
-
-
-def test_what_was_drawn_of_an_earlier_run_goes_with_its_nuclei(tmp_path):
-    (tmp_path / "overlays").mkdir()
-    ours = "nuclei.parquet", "nuclei.part-001.geojson.gz", "summary.json", "density.png", "slide.json", "tissue.geojson"
-    expected = ["nuclei.qpdata", "nuclei.geojson", "nuclei.part-001-mine.geojson", "tissue.csv", "overlays/mine.png"]
-    (tmp_path / "logs/settings").mkdir(parents=True)
-    jobs = "image", "nuclei", "anndata", "detect-1-of-1", "stitch-proposals"
-    ours = *ours, *(f"logs/settings/{job}.json" for job in jobs)
-    expected += ["logs/settings/tile-image-250nm.json", "logs/settings/partner.json"]  # as are their stores
-    for name in (*ours, "overlays/1.png", *expected):
-        (tmp_path / name).touch()
-    remove_results(tmp_path)
-    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")} == set(expected)
 
 
 @pytest.mark.parametrize(("nuclei", "is_kept"), [("older", True), ("newer", False), ("missing", False)])

@@ -84,11 +84,11 @@ def test_two_images_of_one_name_are_rejected():
 
 def test_only_an_image_for_pretraining_alone_may_be_lossy():
     lossy = complete(pretrain_store={"codec": "jpeg"}, extra_mpps=[1.0])
-    assert settings.name_codecs(lossy, 0.25) == {"image-250nm.zarr": "jpeg"}
+    assert settings.pretraining_codec(lossy, 0.25) == "jpeg"
     for mpp in (0.5, 1.0):
         with pytest.raises(ConfigError, match=r"codec jpeg loses detail, but image-\d+nm\.zarr is also the store of"):
-            settings.name_codecs(lossy, mpp)
-        assert settings.name_codecs(complete(), mpp)[f"image-{round(1000 * mpp)}nm.zarr"] == "zstd"
+            settings.pretraining_codec(lossy, mpp)
+        assert settings.pretraining_codec(complete(), mpp) == "zstd"
 
 
 def test_a_training_run_may_be_a_file_or_stand_in_the_config(tmp_path):

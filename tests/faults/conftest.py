@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 from undisturbed import SLIDE, Undisturbed, read_results
-from workflow_runs import draw_stained_slide, run_snakemake, write_config, write_sheet
+from workflow_runs import draw_stained_slide, enlarge, run_snakemake, write_config, write_sheet
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory) -> Undisturbed:
     folder = tmp_path_factory.mktemp("undisturbed")
     draw_stained_slide(folder / f"{SLIDE}.tif", size_px=640, n_nuclei=100)
+    enlarge(folder / f"{SLIDE}.tif")
     write_sheet(folder / "slides.tsv", [{"slide_id": SLIDE, "path": folder / f"{SLIDE}.tif", "shards": 2}])
     write_config(folder)
     started = time.monotonic()

@@ -21,7 +21,6 @@ from muse_pipeline.nuclei.pairs import cut_apart
 from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.outputs.base import list_outputs
 from muse_pipeline.qupath.write import nucleus_ids, write_cells
 from muse_pipeline.settings import RunSettings
 from muse_pipeline.steps import Pixels, stitch
@@ -200,7 +199,3 @@ def test_settings_of_cells():
     words = [sys.executable, "-m", "muse_pipeline.cli.main", "run", "--help"]
     shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     assert "--cells" in shown and "--expand-um" in shown
-
-
-def test_settings_that_columns_depend_on_are_of_the_table():
-    assert {name for output in list_outputs() for name in output.of_table} == {"cells", "intensities"}

@@ -8,6 +8,7 @@ import pytest
 from finished_slide import CLASSES, GLASS, HOSTILE, MODEL, draw_tissue, row, write_ledger, write_slide
 
 from muse_pipeline.cohort.ledgers import STEPS
+from muse_pipeline.cohort.sheet import read_resolved
 from muse_pipeline.core.errors import SheetError
 from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.inference.doubts import BROWN_NUCLEI
@@ -17,7 +18,6 @@ from muse_pipeline.report.cohort import (
     describe_total,
     gather_cohort,
     judge_slide,
-    read_rows,
     summarise_cohort,
 )
 from muse_pipeline.report.html import render
@@ -31,7 +31,7 @@ from muse_pipeline.tissue.stain import NOT_FOUND
 @pytest.fixture(scope="module")
 def slides(cohort):
     results, sheet = cohort
-    return {slide.slide_id: slide for slide in gather_cohort(results, read_rows(sheet))}
+    return {slide.slide_id: slide for slide in gather_cohort(results, read_resolved(sheet))}
 
 
 def test_every_slide_is_judged_in_the_order_of_the_sheet(slides):
@@ -373,4 +373,4 @@ def test_a_sheet_that_is_none_is_rejected(tmp_path):
     (tmp_path / "sheet.json").write_text('[{"path": "x"}]', encoding="utf-8")
     for name in ("sheet.json", "absent.json"):
         with pytest.raises(SheetError, match="muse sheet"):
-            read_rows(tmp_path / name)
+            read_resolved(tmp_path / name)

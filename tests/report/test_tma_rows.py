@@ -12,8 +12,6 @@ from muse_pipeline.cohort.collect import write_sheet
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.cohort.sheet import SheetRow, read_sheet
 from muse_pipeline.core.files import read_json
-from muse_pipeline.outputs.base import FinishedSlide
-from muse_pipeline.outputs.display import Summary
 from muse_pipeline.qupath.regions import read_cores, write_cores
 from muse_pipeline.report.cohort import judge_slide
 from muse_pipeline.report.page import write_page, write_roi_table, write_table
@@ -81,12 +79,3 @@ def test_a_sheet_of_cores_keeps_patients_rois_and_columns_of_a_map(tmp_path):
     write_sheet(tmp_path / "cores.tsv", [written])
     assert (tmp_path / "cores.tsv").read_text().splitlines()[1] == "a_A-1\ta.svs\tP1\ta_A-1.geojson\t\t\tA-1\t3"
     assert read_sheet(tmp_path / "cores.tsv") == [written]
-
-
-def test_a_summary_without_the_cores_is_written_again(slide):
-    finished = FinishedSlide(SlideFiles(slide.folder), {"tma": True})
-    assert Summary("summary").is_written(finished)
-    (slide.folder / "tma.geojson").rename(slide.folder / "kept.geojson")
-    assert not Summary("summary").is_written(FinishedSlide(finished.files, {"tma": False}))
-    assert Summary("summary").is_written(finished)  # the missing tma.geojson is written later in the same run
-    (slide.folder / "kept.geojson").rename(slide.folder / "tma.geojson")

@@ -7,11 +7,8 @@ import snakemake.report.html_reporter  # noqa: F401
 from snakemake.cli import get_argument_parser
 
 import muse_pipeline.cohort.lock
-import muse_pipeline.cohort.outcome
-import muse_pipeline.cohort.plan
 import muse_pipeline.cohort.settings
 import muse_pipeline.core.provenance
-import muse_pipeline.outputs.removal
-import muse_pipeline.settings  # noqa: F401
+import muse_pipeline.workflow  # noqa: F401
 
 get_argument_parser()  # loads all of Snakemake's plugins, which takes longer than the other imports

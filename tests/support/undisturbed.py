@@ -7,7 +7,7 @@ from pathlib import Path
 
 SLIDE = "S"
 TIMESTAMP = ".snakemake_timestamp"  # in folders that Snakemake wrote, unless it was killed meanwhile
-# All results of a slide except logs, ledgers and benchmarks, which contain times.
+# All results of a slide except logs and ledgers, which contain times.
 RESULTS = (
     *("slide.json", "tissue.npz", "tissue.geojson", "colour.json", "shards/1-of-2.parquet", "shards/2-of-2.parquet"),
     *("nuclei.parquet", "nuclei.geojson.gz", "nuclei.provenance.json", "summary.json", "density.png"),

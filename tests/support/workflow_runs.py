@@ -5,10 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from multiprocessing import forkserver
@@ -23,7 +25,9 @@ import yaml
 from forked_snakemake import become_snakemake
 from slide_files import write_pyramid
 
-SNAKEFILE = Path(__file__).parents[2] / "Snakefile"
+from muse_pipeline.workflow import SMALL_BYTES
+
+SNAKEFILE = Path(__file__).parents[2] / "workflow/Snakefile"
 
 
 def draw_stained_slide(path: Path, size_px: int = 1400, n_nuclei: int = 500, seed: int = 0) -> None:
@@ -40,6 +44,12 @@ def draw_stained_slide(path: Path, size_px: int = 1400, n_nuclei: int = 500, see
     grain = rng.normal(0, 6, (*image.shape[:2], 1))
     image = np.clip(cv2.GaussianBlur(image, (0, 0), 1.2) + grain, 0, 255).astype(np.uint8)
     write_pyramid(path, image)
+
+
+def enlarge(path: Path) -> None:
+    """Append zeros to a slide's file, so that the slide is not run in a batch; readers ignore them."""
+    with path.open("r+b") as file:
+        file.truncate(SMALL_BYTES)
 
 
 def write_sheet(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
@@ -116,6 +126,17 @@ def inputs_of(output: str, rule: str) -> list[str]:
     return found.split(", ")
 
 
+def kill_when(reached: Callable[[], bool], folder: Path) -> None:
+    """Start the workflow, and kill it and its jobs when ``reached`` returns True."""
+    process = subprocess.Popen(
+        snakemake_command(), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    while not reached() and process.poll() is None:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
 def find_steps(workflow: subprocess.Popen) -> list[psutil.Process]:
     """The `muse` processes of a running workflow, in the order in which they started."""
     try:
@@ -126,11 +147,9 @@ def find_steps(workflow: subprocess.Popen) -> list[psutil.Process]:
 
 
 def verb(process: psutil.Process) -> str:
-    """The `muse` verb that a process runs, directly or by calling a warm process; "" if it runs none."""
+    """The `muse` verb that a process runs; "" if it runs none."""
     with suppress(psutil.Error, IndexError):
         words = process.cmdline()
         if "python" in words[0] and Path(words[1]).name == "muse":
             return words[2]
-        if words[4] == "call":
-            return words[6]
     return ""

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import zarr
-from workflow_runs import draw_stained_slide, planned_jobs, run_snakemake, write_config, write_sheet
+from workflow_runs import draw_stained_slide, enlarge, planned_jobs, run_snakemake, write_config, write_sheet
 
 from muse_pipeline import read_cohort
 from muse_pipeline.cli.main import main
@@ -31,6 +31,7 @@ def cohort(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cohort")
     for number, name in enumerate(SLIDES):
         draw_stained_slide(folder / f"{name}.tif", 700, 120 + 60 * (number > 1), seed=number)
+        enlarge(folder / f"{name}.tif")
     rows = [
         {"slide_id": name, "path": f"{name}.tif", "mpp": 0.5, "patient": patient, "label": label}
         for name, (patient, label) in SLIDES.items()
@@ -64,7 +65,7 @@ def test_another_patient_leaves_no_file_with_the_earlier_one(tmp_path):
     assert not any((tmp_path / "results" / name).exists() for name in files)
     assert (tmp_path / "results/s1/nuclei.parquet").stat().st_mtime_ns == before
     assert main(["run", str(tmp_path / "slides.tsv"), "-o", str(tmp_path / "results"), "--model", "label_free"]) == 0
-    assert (tmp_path / "results/s1/logs/settings/tile-image-1000nm.zarr.json").is_file()  # kept together with its image
+    assert (tmp_path / "results/s1/logs/requests/tile-image-1000nm.zarr.json").is_file()  # kept together with its image
 
 
 @pytest.mark.timeout(600)
@@ -74,7 +75,7 @@ def test_every_slide_has_a_job_for_its_embeddings(cohort):
     assert (jobs["embed"], jobs["anndata"], jobs["anndata_cohort"]) == (4, 4, 1)
 
 
-def test_a_finished_slide_gets_what_it_lacks(cohort, tmp_path, capsys):
+def test_a_finished_slide_gets_what_it_lacks(cohort, tmp_path):
     h5py = pytest.importorskip("h5py", reason="h5py, the extra `anndata`, is not installed")
     run = ["run", str(cohort / "s1.tif"), "-o", str(tmp_path), "--no-viewer", "--mpp", "0.5"]
     assert main([*run, "--features", "all"]) == 0
@@ -83,7 +84,6 @@ def test_a_finished_slide_gets_what_it_lacks(cohort, tmp_path, capsys):
     with h5py.File(tmp_path / "s1/nuclei.h5ad") as file:
         assert "X_embedding" not in file["obsm"]
     assert main([*run, "--anndata", "--embedding"]) == 0
-    assert capsys.readouterr().out.count("unchanged, wrote") == 2
     assert (tmp_path / "s1/nuclei.parquet").stat().st_mtime_ns == table
     vectors = pq.read_table(tmp_path / "s1/embeddings-compact.parquet")["embedding"].to_pylist()
     with h5py.File(tmp_path / "s1/nuclei.h5ad") as file:
@@ -94,20 +94,16 @@ def test_a_finished_slide_gets_what_it_lacks(cohort, tmp_path, capsys):
     assert json.loads((tmp_path / "s1/ledger/embed.json").read_text())["status"] == "ok"
 
 
-def test_files_of_another_model_or_of_earlier_nuclei_are_not_kept(cohort, tmp_path):
+def test_files_of_earlier_nuclei_are_not_kept(cohort, tmp_path):
     pytest.importorskip("h5py", reason="h5py, the extra `anndata`, is not installed")
     run = ["run", str(cohort / "s1.tif"), "-o", str(tmp_path), "--no-viewer", "--mpp", "0.5", "--model", "compact-fp32"]
     run += ["--features", "all"]
-    vectors = tmp_path / "s1/embeddings-compact.parquet"
+    of_slide = tmp_path / "s1/embeddings-compact.parquet", tmp_path / "s1/nuclei.h5ad"
     assert main([*run, "--anndata", "--embedding"]) == 0
-    written = pq.read_table(vectors)
-    assert main(["embed", str(tmp_path / "s1"), "--model", "compact-int8"]) == 0  # the name in its card is the same
-    assert not pq.read_table(vectors).equals(written)
     assert main([*run, "--embedding"]) == 0
-    assert pq.read_table(vectors).equals(written)
-    assert (tmp_path / "cohort.h5ad").is_file()
+    assert (tmp_path / "cohort.h5ad").is_file() and all(path.is_file() for path in of_slide)
     assert main([*run[:-1], "basic", "--model", "label_free"]) == 0
-    assert not (tmp_path / "cohort.h5ad").exists()
+    assert not any(path.exists() for path in (tmp_path / "cohort.h5ad", *of_slide))
 
 
 def test_embeddings_of_other_nuclei_are_one_sentence(cohort, tmp_path, capsys):
@@ -161,7 +157,7 @@ def test_the_workflow_gives_the_tables_of_muse_run_and_compares_the_groups(cohor
     sheet.write_text(sheet.read_text().replace("P2\tbenign", "P2\tother"))
     run = run_snakemake(cohort)
     assert run.returncode == 1
-    assert "Every slide is done, but not the files of the cohort:\nmuse statistics: group " in run.stdout
+    assert "\nstatistics failed: muse statistics: group " in run.stdout
 
     write_config(
         cohort, **{**SETTINGS, "spatialdata": False, "anndata": False, "features": "basic", "measurements": ["h_mean"]}

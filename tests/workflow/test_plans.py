@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from workflow_runs import planned_jobs, run_snakemake, write_config, write_sheet
+from workflow_runs import enlarge, planned_jobs, run_snakemake, write_config, write_sheet
 
 from muse_pipeline.cohort.lock import lock_results
 
@@ -22,6 +22,7 @@ def cohort(tmp_path) -> Path:
     """A folder with a sheet that lists files other than slides, so that any job would fail."""
     for row in ROWS:
         (tmp_path / row["path"]).touch()
+        enlarge(tmp_path / row["path"])
     write_sheet(tmp_path / "slides.tsv", ROWS)
     return tmp_path
 
@@ -57,7 +58,7 @@ def test_beside_a_run_under_way_nothing_that_its_jobs_read_is_written(planned):
         for options in ([], ["--dry-run"]):
             run = run_snakemake(planned, *options)
             assert (run.returncode, "Traceback" in run.stdout, planned_jobs(run.stdout)) == (1, False, {}), run.stdout
-            assert f"results: muse run (process {os.getpid()} on " in run.stdout.splitlines()[-1]
+            assert f"\nresults: muse run (process {os.getpid()} on " in run.stdout
         run = run_snakemake(planned, "--dry-run", "--config", "output=another study")
         assert run.returncode == 0, run.stdout
         assert plans_in(planned) == before
@@ -78,9 +79,11 @@ def test_a_part_of_the_path_is_not_called_the_whole(cohort):
     write_config(cohort)
     for row in ROWS:
         cv2.imwrite(str(cohort / f"{row['slide_id']}.png"), np.full((400, 400, 3), 244, np.uint8))
+        enlarge(cohort / f"{row['slide_id']}.png")
     write_sheet(cohort / "slides.tsv", [{**row, "path": f"{row['slide_id']}.png", "mpp": 0.5} for row in ROWS])
     run = run_snakemake(cohort, "--until", "image")
     assert run.returncode == 0 and run.stdout.rstrip().endswith("The requested part is done."), run.stdout
     (cohort / "b.png").write_bytes(b"no picture")
+    enlarge(cohort / "b.png")
     run = run_snakemake(cohort, "--until", "image")
-    assert "Something failed; all else that was requested is done. Details: results/report.html" in run.stdout
+    assert run.stdout.rstrip().endswith("; see results/report.html") and "\nb: inspect failed: " in run.stdout

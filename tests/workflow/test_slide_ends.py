@@ -13,6 +13,7 @@ import pytest
 from slide_files import spoil_tile, write_pyramid
 from workflow_runs import (
     draw_stained_slide,
+    enlarge,
     find_steps,
     planned_jobs,
     run_snakemake,
@@ -40,6 +41,8 @@ def first_run(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]
     spoil_tile(paths["with a hole"], page=0, tile=6)
     write_pyramid(paths["glass"], np.full((640, 640, 3), 244, np.uint8))
     paths["broken"].write_bytes(b"no slide")
+    for path in paths.values():
+        enlarge(path)
     rows = [{"slide_id": name, "path": path.name if path.parent == folder else path} for name, path in paths.items()]
     write_sheet(folder / "slides.tsv", rows)
     write_config(folder, max_corrupt=0.5)
@@ -93,6 +96,7 @@ def test_a_slide_that_is_repaired_costs_no_other_slide_anything(first_run, tmp_p
     folder = shutil.copytree(first_run[0], tmp_path / "repaired")
     others = identities(folder, ENDS.keys() - {"broken"})
     draw_stained_slide(folder / "broken.tif", size_px=640, n_nuclei=100, seed=1)
+    enlarge(folder / "broken.tif")
     run = run_snakemake(folder)
     assert run.returncode == 0, run.stdout  # neither gaps nor glass are failures
     once = ("image", "detect", "nuclei", "report", "all")
@@ -123,6 +127,7 @@ def is_empty(ledger: Path) -> bool:
 @pytest.fixture
 def one_slide(tmp_path) -> Path:
     draw_stained_slide(tmp_path / "s.tif", size_px=640, n_nuclei=100)
+    enlarge(tmp_path / "s.tif")
     write_sheet(tmp_path / "slides.tsv", [{"slide_id": "s", "path": "s.tif"}])
     write_config(tmp_path)
     return tmp_path

@@ -18,7 +18,7 @@ from muse_pipeline.core.files import read_json
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.outputs.base import FinishedSlide, Output
-from muse_pipeline.pipeline import Models, make_image, run_slide, write_outputs
+from muse_pipeline.pipeline import Models, make_image, plan_slides, run_slide, write_outputs
 from muse_pipeline.settings import RunSettings
 
 ALWAYS = tuple(step for step in STEPS if step not in {"fetch", "regions", "propose", "embed"})
@@ -36,9 +36,9 @@ def whole(slide) -> Path:
     """The folder of the slide after ``run_slide``."""
     begun: list[str] = []
     folder = slide.parent / "whole/S"
-    predictor = Predictor(find_model("compact"))
-    settings = RunSettings({"shards": 2}, threads=2)
-    run_slide(SheetRow("S", str(slide)), SlideFiles(folder), Models(predictor), settings, begun.append)
+    row, models = SheetRow("S", str(slide)), Models(Predictor(find_model("compact")))
+    settings = RunSettings({"output": str(folder.parent), "shards": 2}, threads=2)
+    run_slide(row, plan_slides([row], models, settings), models, settings, begun.append)
     assert begun == ["inspect", "tissue", "tile", "detect", "detect", "stitch", "geojson", "overlay"]
     return folder
 
@@ -46,7 +46,7 @@ def whole(slide) -> Path:
 def results(folder: Path) -> dict[str, bytes]:
     """Name -> bytes of every file except shards, logs and ledgers."""
     files = [path for path in folder.rglob("*") if path.is_file()]
-    beside = {"shards", "logs", "ledger"}
+    beside = {"shards", "logs", "requests", "ledger"}
     return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.parent.name not in beside}
 
 

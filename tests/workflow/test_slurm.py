@@ -18,12 +18,13 @@ from labelled import write_config as write_training_config
 from slurm import NoSlurmError, Slurm
 from workflow_runs import (
     draw_stained_slide,
+    enlarge,
     snakemake_command,
     write_config,
     write_sheet,
 )
 
-PROFILES = Path(__file__).parents[2] / "profiles"
+PROFILES = Path(__file__).parents[2] / "workflow/profiles"
 # Jobs are short here, so their status is queried often. Everything else is as in the profile that users get.
 IMPATIENT = ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]
 RESULTS = ("nuclei.parquet", "nuclei.geojson.gz", "tissue.npz", "colour.json", "summary.json")
@@ -54,6 +55,8 @@ def cohort(tmp_path_factory) -> Path:
 def draw_cohort(folder: Path) -> Path:
     draw_stained_slide(folder / "first.tif", size_px=1000, n_nuclei=250)
     draw_stained_slide(folder / "second.tif", size_px=600, n_nuclei=90, seed=1)
+    for name in SLIDES:
+        enlarge(folder / f"{name}.tif")
     write_sheet(folder / "slides.tsv", [{"slide_id": name, "path": folder / f"{name}.tif"} for name in SLIDES])
     write_config(folder)
     return folder

@@ -13,7 +13,7 @@ import pytest
 from labelled import draw_labelled_folder
 from labelled import write_config as write_training_config
 from PIL import Image
-from workflow_runs import draw_stained_slide, snakemake_command, write_config, write_sheet
+from workflow_runs import draw_stained_slide, enlarge, snakemake_command, write_config, write_sheet
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.cohort.sheet import read_sheet
@@ -22,7 +22,7 @@ from muse_pipeline.core.errors import OutputError
 from muse_pipeline.viewer.page import write_viewer
 
 TOP = Path(__file__).parents[2]
-SOURCES = "muse_pipeline", "workflow", "config", "envs", "profiles"
+SOURCES = "muse_pipeline", "workflow", "config", "envs"
 LARGEST_WHEEL_MB = 23
 NAMELESS_USER = 54321
 VIEWED = "index.html", "viewer.js", "openseadragon.min.js", "nuclei/0_0.js", "tiles/0/0_0.jpg"
@@ -37,8 +37,8 @@ def test_a_study_has_a_snakefile_config_and_profiles(muse, tmp_path):
         f"{tmp_path / 'study/config/slides.tsv'}: 1 slide",
         "configs to train models: `muse train --list`",
     ]
-    assert find_workflow() == TOP
-    profiles = [f"profiles/{path.parent.name}/config.yaml" for path in TOP.glob("profiles/*/config.yaml")]
+    assert find_workflow() == TOP / "workflow"
+    profiles = [f"workflow/profiles/{path.parent.name}/config.yaml" for path in TOP.glob("workflow/profiles/*/*.yaml")]
     for name in ("config/config.yaml", "config/README.md", *profiles):
         assert (tmp_path / "study" / name).read_bytes() == (TOP / name).read_bytes()
     written = {path.relative_to(tmp_path / "study").as_posix() for path in (tmp_path / "study").rglob("*.*")}
@@ -87,9 +87,9 @@ def test_a_file_that_exists_is_kept_and_nothing_is_written(tmp_path):
 def wheel(tmp_path_factory):
     """The wheel, built from a copy of the sources without the rest of the repository."""
     copy = tmp_path_factory.mktemp("sources")
-    for name in SOURCES:
+    for name in (*SOURCES, "snakemake_logger_plugin_muse"):
         shutil.copytree(TOP / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "slides.tsv"))
-    for name in ("Snakefile", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(TOP / name, copy)
     build = [sys.executable, "-m", "pip", "wheel", str(copy), "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*build, "--quiet", "--wheel-dir", str(copy / "dist")], check=True)
@@ -101,7 +101,7 @@ def test_the_wheel_has_every_file_of_the_workflow(wheel):
     assert wheel.stat().st_size < LARGEST_WHEEL_MB * 1e6
     names = set(zipfile.ZipFile(wheel).namelist())
     workflow = [path for name in SOURCES[1:] for path in (TOP / name).rglob("*.*") if path.suffix in {".smk", ".yaml"}]
-    expected = [TOP / "Snakefile", TOP / "config/README.md", *workflow]
+    expected = [TOP / "workflow/Snakefile", TOP / "config/README.md", *workflow]
     assert {f"muse_pipeline/deployed/{path.relative_to(TOP).as_posix()}" for path in expected} <= names
     data = [path for path in (TOP / "muse_pipeline").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     assert {path.relative_to(TOP).as_posix() for path in data} <= names
@@ -210,12 +210,13 @@ def test_a_module_of_the_snakefile_runs_as_snakedeploy_writes_it(tmp_path):
     lines = (
         'configfile: "config.yaml"',
         "module muse:",
-        f"    snakefile: {str(TOP / 'Snakefile')!r}",
+        f"    snakefile: {str(TOP / 'workflow/Snakefile')!r}",
         "    config: config",
     )
     (tmp_path / "Snakefile").write_text("\n".join([*lines, "use rule * from muse", ""]))
     shutil.copytree(TOP / "config", tmp_path / "config")
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--workflow-profile", str(TOP / "profiles/default")]
+    profile = ["--workflow-profile", str(TOP / "workflow/profiles/default")]
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *profile]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 0 and (tmp_path / "results/report.html").is_file(), run.stdout + run.stderr
 
@@ -227,6 +228,7 @@ def test_jobs_run_in_an_image(tmp_path):
     draw_stained_slide(tmp_path / "a.tif", size_px=300, n_nuclei=20)
     write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
     write_config(tmp_path)
+    enlarge(tmp_path / "a.tif")
     (tmp_path / "muse-pipeline.sif").touch()
     (tmp_path / "bin").mkdir()
     program = '#!/bin/sh\ncase $1 in exec) ;; *) echo "apptainer version 1.3.4"; exit;; esac\n'
@@ -259,7 +261,25 @@ def test_the_snakefile_of_a_clone_runs_in_any_folder(tmp_path):
 
     found = run("--config", "slides=../slides.tsv", "output=made", "csv=True")
     assert found.returncode == 0, found.stdout + found.stderr
+    assert f"workflow specific profile {TOP / 'profiles/default'}" in found.stderr
     assert (tmp_path / "elsewhere/made/a/nuclei.csv.gz").is_file()
     found = run()
-    assert found.returncode == 1 and "there is no config/config.yaml in this folder" in found.stdout
+    assert found.returncode == 1 and "there is no config/config.yaml in this folder" in found.stderr
     assert "config/slides.tsv: cannot be read" in found.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_another_workflow_imports_this_one_as_a_module(tmp_path):
+    draw_stained_slide(tmp_path / "a.tif", size_px=300, n_nuclei=20)
+    write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
+    write_config(tmp_path)
+    (tmp_path / "Snakefile").write_text(
+        'configfile: "config.yaml"\n\nmodule muse:\n'
+        f'    snakefile: "{TOP}/workflow/Snakefile"\n    config: config\n\nuse rule * from muse\n'
+    )
+    shutil.copytree(TOP / "workflow/profiles", tmp_path / "profiles")
+    command = [sys.executable, "-m", "snakemake", "--cores", "2"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "1 slide: 1 ok; see results/report.html" in run.stderr

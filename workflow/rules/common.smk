@@ -1,238 +1,120 @@
-"""Checks of the config and the sheet before anything runs.
+"""Checks of the config and the sheet, and the plan of the run, before anything runs.
 
-Reads the config, the sheet and the model; writes OUTPUT/run_config.yaml (the config with every default filled in),
-OUTPUT/sheet.json (the sheet with absolute paths) and OUTPUT/model.json (the model, and the inputs of a training run),
-each rewritten only if its content changes. OUTPUT is locked during a run. An error ends the run by sys.exit, with a
-one-sentence message, because Snakemake would add lines of this file to an exception.
+Reads the config, the sheet and the model; writes OUTPUT/run_config.yaml (with all defaults), OUTPUT/sheet.json (with absolute
+paths) and OUTPUT/model.json (with the inputs of a training run), each only if its content changes. OUTPUT is locked during a run.
 
-The rules read config and sheet through muse_pipeline.cohort, settings and outputs, which have tests. They import nothing
-else from the package; steps are run through its command line.
+The settings of a job are written to <results>/{slide}/logs/requests before it runs. This request is an input of its rule, so that
+the job runs again if its settings change. From the package, the rules import only what plans a run.
 """
 
-import atexit
-import gc
-import inspect
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 from snakemake.exceptions import WorkflowError
-from snakemake.io import apply_wildcards
-from snakemake.jobs import Job
-from snakemake.utils import validate
 
-from muse_pipeline.cohort import outcome, settings
-from muse_pipeline.cohort.changes import describe_changes, read_changes
+from muse_pipeline.cohort import settings
 from muse_pipeline.cohort.layout import OF_COHORT, remove_cohort_files, store_name
+from muse_pipeline.cohort.ledgers import failed_steps
 from muse_pipeline.cohort.lock import find_other_run, lock_results
-from muse_pipeline.cohort.plan import Plan, option, state_of_files, without_patterns
-from muse_pipeline.core.errors import ConfigError, GeoJSONError, OutputError, SheetError
-from muse_pipeline.core.setting import schema_of
-from muse_pipeline.outputs.base import file_patterns, list_outputs
-from muse_pipeline.outputs.geojson import require_measurements
-from muse_pipeline.outputs.removal import remove_unrequested
-from muse_pipeline.settings import FROM_NUCLEI, MODEL_OF_MODE, complete, list_settings, require_available
+from muse_pipeline.cohort.records import Job, describe_changes
+from muse_pipeline.core.errors import MuseError
+from muse_pipeline.plan import state_of_files, without_patterns
+from muse_pipeline.settings import complete_config
+from muse_pipeline.workflow import Unfinished, WorkflowPlan, option
+from snakemake_logger_plugin_muse import Announced
 
+# In a dry run, an empty file that stands for every file that a run would write.
+PLACEHOLDER = tempfile.NamedTemporaryFile() if workflow.output_settings.dryrun else None
 # Jobs run the `muse` of this Snakemake's environment, even if that is not activated.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
-# Garbage collection would take a fifth of the time of planning, which creates millions of objects and frees none. It is
-# enabled again for the run (`onstart`).
-gc.disable()
-atexit.register(gc.freeze)  # saves the garbage collection at exit, too
-# Snakemake would search the outputs of all jobs for every input of `all` and `report`, which takes minutes for 10,000
-# slides. The workflow has no pipes.
-Job.is_pipe_or_service_input = lambda job, path: False
 
-
-def or_exit(function, *arguments):
-    """Call a function; if it raises an error about a setting or a file, end the run with its message."""
+def checked(function, *arguments):
+    """Call a function; an error of the package about a setting or a file ends the run with its message."""
     try:
         return function(*arguments)
-    except (ConfigError, GeoJSONError, OutputError) as error:
-        sys.exit(str(error))
+    except MuseError as error:
+        raise WorkflowError(str(error)) from None
 
 
 def record(path, text):
-    """Write an input of the run and return its path; a dry run writes a copy, to leave the record of the last run."""
-    if not workflow.output_settings.dryrun or settings.read_text(path) in {None, text}:
-        or_exit(settings.write_if_changed, path, text)
-        return path
-    copy = Path(tempfile.mkdtemp(), path.name)
-    atexit.register(shutil.rmtree, copy.parent)
-    copy.write_text(text, encoding="utf-8")
-    return copy
+    """Write an input of the run, and return its path, or that of a new file in a dry run."""
+    if PLACEHOLDER and settings.read_text(path) not in {None, text}:
+        return Path(PLACEHOLDER.name)
+    checked(settings.write_if_changed, path, text)
+    return path
 
 
-def lock_output():
-    """Lock the output folder until this process ends; a dry run only checks that no run has different settings."""
-    if not workflow.output_settings.dryrun:
-        lock = lock_results(Path(OUTPUT), "snakemake")
-        or_exit(lock.__enter__)
-        return lock
-    if (other := find_other_run(Path(OUTPUT))) and settings.read_text(Path(OUTPUT, "run_config.yaml")) != CONFIG_TEXT:
-        sys.exit(other)
-
-
-def print_last(text):
-    """Print ``text`` after all output of Snakemake, where users look first."""
-    atexit.register(print, text, flush=True)
-
-
-def lines_of(log):
-    """The lines of a log; an empty list if the file is missing."""
-    return log.read_text(encoding="utf-8").rstrip().splitlines() if log.is_file() else []
+def planned(path, plan):
+    """The result of ``plan``, which the main process records in a JSON file for the processes of jobs."""
+    if not workflow.is_main_process:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    result = plan()
+    record(Path(path), json.dumps(result, indent=1, ensure_ascii=False))
+    return result
 
 
 def resolve(*command):
-    """Run `muse COMMAND --resolved JSON` and return the JSON; if the command fails, end the run with its message."""
+    """Run `muse COMMAND --resolved JSON` and return the JSON, because describing a training loads large libraries."""
     with tempfile.TemporaryDirectory() as folder:
         resolved = Path(folder, "resolved.json")
         check = subprocess.run(["muse", *command, "--resolved", resolved], capture_output=True, encoding="utf-8")
         if check.returncode:
-            sys.exit(check.stderr.strip())
+            raise WorkflowError(check.stderr.strip())
         print(check.stderr, end="", file=sys.stderr)  # warnings
         return json.loads(resolved.read_text(encoding="utf-8"))
 
 
 def resolve_model():
-    """The description of the model; end the run if the model does not fit the config."""
+    """Describe a model that is trained, or that a device other than the processor runs; None for any other model."""
+    if not TRAINING and config["provider"] == "cpu":
+        return None
     # The checkpoint of a run that starts from a pretrained backbone does not exist yet.
     later = ["--set", "checkpoint=null"] if config["pretrain"] else []
     # The provider is checked only if jobs run on this machine; a login node cannot check the nodes of a cluster.
     here = ["--here"] if workflow.resource_settings.nodes is None else []
     how = [*settings.training_data(config), *later] if TRAINING else []
-    model = resolve("model", TRAINING or config["model"], "--provider", config["provider"], *here, *how)
-    or_exit(settings.require_fitting_model, config, model)
-    or_exit(require_measurements, config["measurements"], config["features"], model["classes"], config["cells"])
-    return model
+    return resolve("model", TRAINING or config["model"], "--provider", config["provider"], *here, *how)
 
 
-def check_config():
-    """Fill in the defaults of the config; end the run with a one-sentence message if a setting is invalid."""
-    typed = dict(entry.split("=", 1) for entry in workflow.config_settings.config_args or ())
-    try:
-        with tempfile.TemporaryDirectory() as folder:  # installed packages may add outputs with settings
-            schema = Path(folder, "config.schema.json")
-            schema.write_text(json.dumps(schema_of(list_settings().values())), encoding="utf-8")
-            validate(config, str(schema))
-    except WorkflowError as error:
-        sys.exit(settings.explain_schema_error(error.__context__, typed))
-    or_exit(settings.require_as_typed, config, typed)
-    config.update(or_exit(complete, config))
-    or_exit(settings.require_plain_output, config)
-    if workflow.is_main_process:
-        or_exit(require_available, config)
-    if config["statistics"] and workflow.is_main_process:
-        or_exit(settings.require_columns, config)
-    if config["proposals"] and workflow.is_main_process:
-        chosen = dict(config["proposals"])
-        resolve("proposer", chosen.pop("method"), "--settings", json.dumps(chosen))
-
-
-def of_wildcards(function):
-    """Set the signature of an input function; otherwise Snakemake inspects it at every call, which doubles the time."""
-    function.__signature__ = inspect.Signature([inspect.Parameter("wildcards", inspect.Parameter.POSITIONAL_ONLY)])
-    return function
+def plan_run():
+    """Plan the run, and write the sheet and the model, which jobs read; return the plan and the path of the sheet."""
+    if not workflow.is_main_process:
+        return WorkflowPlan.from_records(config), SHEET
+    if config["proposals"]:
+        resolve("proposer", *PROPOSER)
+    plan = checked(WorkflowPlan.from_config, config, resolve_model())
+    record(Path(OUTPUT, "run_config.yaml"), CONFIG_TEXT)
+    record(RESOLVED_MODEL, json.dumps(plan.model, indent=1, ensure_ascii=False))
+    return plan, record(SHEET, json.dumps(list(plan.rows.values()), indent=1, ensure_ascii=False))
 
 
 def of_slide(method, *arguments):
     """An input or params function that calls a method of the plan with the slide of the job."""
-
-    @of_wildcards
-    def give(wildcards):
-        try:
-            return method(wildcards.slide, *arguments)
-        except SheetError as error:
-            raise WorkflowError(str(error)) from None
-
-    return give
+    return lambda wildcards: checked(method, wildcards.slide, *arguments)
 
 
-def settings_of(*functions, **others):
-    """A params function that returns the settings of a job as JSON, which the job writes next to its results."""
-
-    @of_wildcards
-    def give(wildcards):
-        found = {name: value for function in functions for name, value in function(wildcards).items()}
-        return json.dumps({**found, **others}, sort_keys=True, ensure_ascii=False)
-
-    return give
-
-
-def if_changed(name):
-    """An input function that returns no files, but reruns a job if its results were made with different settings.
-
-    Snakemake compares parameters, too, but forgets them if .snakemake is deleted or the results are moved.
-    """
-
-    @of_wildcards
-    def force(wildcards):
-        job_rule = workflow.get_rule(name)
-        made = apply_wildcards(str(job_rule.output[0]), wildcards)
-        if not (workflow.is_main_process and os.path.exists(made)):
-            return []
-        asked, slide = job_rule.params.made_with(wildcards), wildcards.get("slide")
-        record = apply_wildcards(str(job_rule.output.made_with), wildcards)
-        changes = read_changes(Path(record), json.loads(asked))
-        if changes is None:
-            changes = {"": "settings that are not recorded"}
-        if changes:
-            workflow.dag.forcefiles.add(made)
-            CHANGES[slide].update(dict.fromkeys(changes.values()))
-        return []
-
-    return force
-
-
-def as_found(slide, files):
-    """Files of a slide as inputs; if the slide is settled, no jobs are planned for them."""
-    return list(map(before_update, files)) if slide in settled() else files
+def requested(job):
+    """An input function that returns the request of a slide's job."""
+    return lambda wildcards: TODO.request(wildcards.slide, job.format(**wildcards))
 
 
 def of_every_slide(*names, slides=None):
     """An input function that returns the files called ``names`` of every slide, or of ``slides``."""
-    return lambda wildcards: [
-        file
-        for slide in (SLIDES if slides is None else slides)
-        for file in as_found(slide, PLAN.files(*names, slides=[slide]))
-    ]
+    return lambda wildcards: TODO.inputs(names, SLIDES if slides is None else slides, before_update)
 
 
-def of_unsettled_slides(*names):
-    """An input function that returns the files called ``names`` of every slide that is not settled.
-
-    One job makes all these files of a slide. If the first file is missing, only that file is returned.
-    """
-
-    def give(wildcards):
-        folders = list(map(PLAN.folder, unsettled()))
-        first = [f"{folder}/{name}" for folder in folders for name in names[:1]]
-        begun = [folder for folder, file in zip(folders, first) if os.path.exists(file)]
-        return [*first, *(f"{folder}/{name}" for folder in begun for name in names[1:])]
-
-    return give
-
-
-def files_of(output):
-    """The files of an output, as outputs of a rule."""
-    paths = [
-        (f"<results>/{{slide}}/{name.rstrip('/')}", name.endswith("/")) for name in output.file_names(MODEL["name"])
-    ]
-    return [directory(path) if is_folder else path for path, is_folder in paths]
-
-
-def names_of(outputs):
-    """The names of the files of outputs in a slide's folder."""
-    return [name.rstrip("/") for output in outputs for name in output.file_names(MODEL["name"])]
+def as_outputs(outputs):
+    """The files of outputs of a slide, as outputs of a rule."""
+    paths = {name: f"<results>/{{slide}}/{name.rstrip('/')}" for name in PLAN.names(outputs)}
+    return [directory(path) if name.endswith("/") else path for name, path in paths.items()]
 
 
 def intermediate(path):
@@ -240,39 +122,30 @@ def intermediate(path):
     return path if config["keep_stores"] else temp(path)
 
 
-check_config()
+config.update(checked(complete_config, config))
 OUTPUT = config["output"]
-REGIONS_WELL = f"{OUTPUT}/logs/regions_well"
+SHEET, RESOLVED_MODEL = Path(OUTPUT, "sheet.json"), Path(OUTPUT, "model.json")
 CONFIG_TEXT = yaml.safe_dump(dict(config), allow_unicode=True)
-LOCK = lock_output() if workflow.is_main_process else None
-MPP_OF_STORE = or_exit(settings.name_stores, [config["mpp"], *config["extra_mpps"]])
+TRAINING = checked(settings.training_file, config)
+PROPOSALS = dict(config["proposals"] or {})
+PROPOSER = [PROPOSALS.pop("method", ""), "--settings", json.dumps(PROPOSALS, sort_keys=True)]
+if PLACEHOLDER:  # a run with the same settings may be under way
+    other = find_other_run(Path(OUTPUT))
+    if other and settings.read_text(Path(OUTPUT, "run_config.yaml")) != CONFIG_TEXT:
+        raise WorkflowError(other)
+elif workflow.is_main_process:
+    LOCK = lock_results(Path(OUTPUT), "snakemake")  # until this process ends
+    checked(LOCK.__enter__)
+PLAN, SHEET = plan_run()
+MODEL, ROWS, SLIDES, STORE = PLAN.model, PLAN.rows, PLAN.slides, PLAN.store
 
 
 pathvars:
     results=OUTPUT,
 
 
-SHEET, RESOLVED_MODEL = Path(OUTPUT, "sheet.json"), Path(OUTPUT, "model.json")
-TRAINING = or_exit(settings.training_file, config)
-PRETRAIN = {"run": config["pretrain"]} if isinstance(config["pretrain"], str) else dict(config["pretrain"] or {})
-if workflow.is_main_process:  # jobs read the files that the main process has written
-    record(Path(OUTPUT, "run_config.yaml"), CONFIG_TEXT)
-    rows = [
-        {**each, "shards": each.get("shards") or config["shards"]}
-        for each in resolve("sheet", "--check", config["slides"])
-    ]
-    SHEET = record(SHEET, json.dumps(rows, indent=1, ensure_ascii=False))
-    RESOLVED_MODEL = record(RESOLVED_MODEL, json.dumps(resolve_model(), indent=1, ensure_ascii=False))
-
-MODEL = json.loads(RESOLVED_MODEL.read_text(encoding="utf-8"))
-ROWS = {each["slide_id"]: each for each in json.loads(SHEET.read_text(encoding="utf-8"))}
-PLAN = Plan(config, ROWS, MODEL, PRETRAIN, bool(TRAINING), list_settings())
-SLIDES, STORE = PLAN.slides, PLAN.store
-CHANGES = defaultdict(dict)  # slide -> ordered phrases about the settings that changed since its results were made
-FINISHED = []  # slides that have nuclei of an earlier run
-
-
 # Any folder name is accepted here, because matching thousands of names takes minutes; the plan rejects unknown slides.
 wildcard_constraints:
     slide="[^/]+",
     shard=r"\d+-of-\d+",
+    batch=r"\d+-of-\d+",

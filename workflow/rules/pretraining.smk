@@ -1,90 +1,35 @@
 """Pretraining of a backbone on slides without labels (`pretrain`).
 
-Reads the stores and proposals of the training slides and, for TriDeNT, their partners, which are registered here.
-Writes <results>/{slide}/partner and <results>/pretraining/<run>/checkpoint.pt. If a partner cannot be registered,
-partner.json has the reason and its store is an empty folder. <results>/pretraining/<run>/cohort.yaml is the config of
-the run with all slides, and <results>/pretraining.json is the plan that the rules read; each is rewritten only if its
-content changes. The files from which a run resumes are next to its checkpoint and are not declared as outputs.
+Reads the stores and proposals of the training slides and, for TriDeNT, their partners, which are registered here. Writes
+<results>/{slide}/partner, and <results>/pretraining/<run>/cohort.yaml (the config of the run with all slides) and checkpoint.pt.
+If a partner cannot be registered, partner.json has the reason and its store is an empty folder.
 """
-
-COHORT_KEYS = ("run", "exclude", "held_splits")  # keys of `pretrain` that are not settings of the run
-PRETRAIN_SETTINGS = {name: value for name, value in PRETRAIN.items() if name not in COHORT_KEYS}
-RESOLVED_PRETRAINING = Path(OUTPUT, "pretraining.json")
 
 
 def plan_pretraining():
-    """Write the run's config with its slides and return its plan; end if it does not fit the slides or the model."""
-    by_name = "run" in PRETRAIN
-    file = PRETRAIN["run"] if by_name else or_exit(settings.run_file, PRETRAIN_SETTINGS, Path(OUTPUT, "pretraining"))
-    run, held_splits = settings.slug(Path(file).stem), PRETRAIN.get("held_splits")
-    is_judged = TRAINING and MODEL["is_validated"]
-    planned = resolve(
-        *("pretrain-config", file, "--sheet", config["slides"], "--results", OUTPUT),
-        *("--output", f"{OUTPUT}/pretraining/{run}/cohort.yaml"),
-        *option("--data", config["train_data"] or (None if by_name else ".")),
-        *(["--set", *settings.as_changes(PRETRAIN_SETTINGS)] if by_name and PRETRAIN_SETTINGS else []),
-        *(["--exclude", *PRETRAIN["exclude"]] if PRETRAIN.get("exclude") else []),
-        *([] if held_splits is None else ["--held-splits", *held_splits]),
-        *(["--judged-by", TRAINING, *settings.training_data(config)[1:]] if is_judged else []),
-    )
-    has_model = config["regions"] not in (None, FROM_NUCLEI)  # nuclei are found with the pretrained backbone
-    missing = [slide for slide in planned["slides"] if not (has_model or ROWS[slide].get("regions"))]
-    if planned["reads_regions"] and missing:
-        sys.exit(
-            f"config: `pretrain` weights tissue regions, but slide '{missing[0]}' has none; set `regions` to a region "
-            "model or a run that trains one"
-        )
-    if TRAINING and planned["backbone"] != MODEL["backbone"]:
-        sys.exit(
-            f"config: `pretrain` trains {planned['backbone']}, but the training run '{MODEL['name']}' has "
-            f"{MODEL['backbone']}; give both the same `backbone`"
-        )
-    return {**planned, "run": run}
+    """Write the run's config with its slides, and return its plan."""
+    file, *options = checked(settings.pretraining_options, config, MODEL)
+    run = settings.slug(Path(file).stem)
+    folders = "--results", OUTPUT, "--output", f"{OUTPUT}/pretraining/{run}/cohort.yaml"
+    planned_run = {**resolve("pretrain-config", file, "--sheet", config["slides"], *folders, *options), "run": run}
+    checked(settings.require_fitting_pretraining, config, planned_run, ROWS, MODEL)
+    return {**planned_run, "codec": checked(settings.pretraining_codec, config, planned_run["mpp"])}
 
 
-if PRETRAIN and workflow.is_main_process:
-    or_exit(
-        settings.write_if_changed, RESOLVED_PRETRAINING, json.dumps(plan_pretraining(), indent=1, ensure_ascii=False)
-    )
-
-PRETRAINING = json.loads(RESOLVED_PRETRAINING.read_text(encoding="utf-8")) if PRETRAIN else None
+PRETRAINING = planned(f"{OUTPUT}/pretraining.json", plan_pretraining) if config["pretrain"] else {}
 PRETRAINING_FOLDER = f"{OUTPUT}/pretraining/{PRETRAINING['run']}" if PRETRAINING else None
 PRETRAINED = [f"{PRETRAINING_FOLDER}/checkpoint.pt"] if PRETRAINING else []
 PRETRAIN_STORE = store_name(PRETRAINING["mpp"]) if PRETRAINING else STORE
-PRETRAIN_SLIDES = PRETRAINING["slides"] if PRETRAINING else []
+PRETRAIN_SLIDES = PRETRAINING.get("slides", [])
 PARTNER_STORE = f"partner/{PRETRAIN_STORE}"
-PAIRED_SLIDES = PRETRAINING["partners"] if PRETRAINING else []
-CODEC_OF_STORE = or_exit(settings.name_codecs, config, PRETRAINING["mpp"]) if PRETRAINING else {}
-if PRETRAINING:
-    MPP_OF_STORE = or_exit(settings.name_stores, [*MPP_OF_STORE.values(), PRETRAINING["mpp"]])
+PLAN = replace(PLAN, pretraining_data=PRETRAINING)
+TODO = Unfinished(PLAN, not workflow.is_main_process, PLACEHOLDER and Path(PLACEHOLDER.name))
 
 
-def stores_of(slides):
-    """The images that the config requests of ``slides``, and those of all training slides."""
-    names = [STORE, *map(store_name, config["extra_mpps"])]
-    of_pretraining = PLAN.files(PRETRAIN_STORE, slides=PRETRAIN_SLIDES)
-    return list(dict.fromkeys([*PLAN.files(*names, slides=slides), *of_pretraining]))
-
-
-def regions_of_pretraining(wildcards):
-    """The tissue regions of the training slides, if the run weights them."""
-    if not PRETRAINING["reads_regions"]:
-        return []
-    files = PLAN.files("slide.json", "tissue.npz", slides=PRETRAIN_SLIDES)
-    return [*files, *(file for slide in PRETRAIN_SLIDES for file in PLAN.regions(slide))]
-
-
-def training_devices(resources):
+def training_devices(wildcards, resources):
     """Options for the GPUs that the profile assigns to a training; without any, the training chooses the device."""
     n_gpus = int(resources.get("gpu", 0))
     return ["--accelerator", "cuda", "--devices", n_gpus] if n_gpus else []
-
-
-def partner_settings(wildcards):
-    """The settings on which a slide's partner depends."""
-    row, columns = PLAN.row(wildcards.slide), ("partner", "partner_transform")
-    own = {column: [row.get(column), PLAN.state(wildcards.slide, column)] for column in columns}
-    return {**PLAN.image_settings(wildcards.slide), **own, "partner mpp": PRETRAINING["mpp"]}
 
 
 rule partner:
@@ -95,24 +40,20 @@ rule partner:
         start=of_slide(PLAN.file, "partner_transform"),
         info="<results>/{slide}/slide.json",
         tissue="<results>/{slide}/tissue.npz",
-        changed=if_changed("partner"),
+        request=requested("partner"),
     output:
         record="<results>/{slide}/partner/partner.json",
         store=intermediate(directory(f"<results>/{{slide}}/{PARTNER_STORE}")),
-        made_with="<results>/{slide}/logs/settings/partner.json",
     log:
         "<results>/{slide}/logs/partner.log",
-    benchmark:
-        "<results>/{slide}/benchmarks/partner.tsv"
     conda:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
-        made_with=settings_of(partner_settings),
         slide=of_slide(PLAN.argument),
         partner=of_slide(lambda slide: PLAN.row(slide)["partner"]),
         start=of_slide(PLAN.option, "--start", "partner_transform"),
-        mpp=PRETRAINING["mpp"] if PRETRAINING else None,
+        mpp=PRETRAINING.get("mpp"),
         max_corrupt=config["max_corrupt"],
     shell:
         r"""
@@ -123,7 +64,6 @@ rule partner:
             --threads {threads} \
             --max-corrupt {params.max_corrupt} \
             --output {output.store:q} >{log:q} 2>&1
-        echo {params.made_with:q} >{output.made_with:q}
         """
 
 
@@ -134,20 +74,18 @@ rule pretrain:
         stores=of_every_slide(PRETRAIN_STORE, slides=PRETRAIN_SLIDES),
         colours=of_every_slide("colour.json", slides=PRETRAIN_SLIDES),
         proposals=of_every_slide("proposals.parquet", slides=PRETRAIN_SLIDES),
-        partners=of_every_slide("partner/partner.json", PARTNER_STORE, slides=PAIRED_SLIDES),
-        regions=regions_of_pretraining,
+        partners=of_every_slide("partner/partner.json", PARTNER_STORE, slides=PRETRAINING.get("partners", [])),
+        regions=lambda wildcards: PLAN.regions_of(PRETRAIN_SLIDES) if PRETRAINING["reads_regions"] else [],
         read=lambda wildcards: without_patterns(PRETRAINING["inputs"]),
     output:
         checkpoint="<results>/pretraining/{run}/checkpoint.pt",
     log:
         "<results>/pretraining/{run}/logs/pretrain.log",
-    benchmark:
-        "<results>/pretraining/{run}/benchmarks/pretrain.tsv"
     conda:
         "../../envs/train.yaml"
     params:
+        devices=training_devices,
         folder=subpath(output.checkpoint, parent=True),
-        devices=lambda wildcards, resources: training_devices(resources),
     shell:
         r"""
         muse pretrain {input.run:q} {params.devices} \

@@ -4,25 +4,6 @@ Reads a slide's image store and its measured stains; writes <results>/{slide}/pr
 proposals.parquet, proposals.geojson.gz and proposals.provenance.json.
 """
 
-PROPOSALS = dict(config["proposals"] or {"method": "haematoxylin"})
-PROPOSER = PROPOSALS.pop("method")
-
-
-def proposer_inputs(wildcards):
-    """Detections of a different program, from which the slide's proposals are made.
-
-    A missing file is left out, so that only the jobs of its slide fail.
-    """
-    names = [PROPOSALS["file"]] if "file" in PROPOSALS else []
-    paths = [name.replace("{slide}", wildcards.slide) for name in names]
-    return [path for path in without_patterns(paths) if Path(path).is_file()]
-
-
-SETTINGS_OF_PROPOSALS = settings_of(
-    of_slide(PLAN.proposals_settings),
-    lambda wildcards: {"files of proposals": state_of_files(proposer_inputs(wildcards))},
-)
-
 
 rule propose:
     """Find nuclei without a trained model in one shard of a slide's windows."""
@@ -30,34 +11,27 @@ rule propose:
         store=f"<results>/{{slide}}/{STORE}",
         colour="<results>/{slide}/colour.json",
         info="<results>/{slide}/slide.json",
-        read=proposer_inputs,
-        changed=if_changed("propose"),
+        read=of_slide(PLAN.proposer_inputs),
+        request=requested("propose-{shard}"),
     output:
         proposals=intermediate("<results>/{slide}/proposals/{shard}.parquet"),
-        made_with="<results>/{slide}/logs/settings/propose-{shard}.json",
     log:
         text="<results>/{slide}/logs/propose-{shard}.log",
         ledger="<results>/{slide}/ledger/propose-{shard}.json",
-    benchmark:
-        "<results>/{slide}/benchmarks/propose-{shard}.tsv"
     conda:
         "../../envs/infer.yaml"
     params:
-        made_with=SETTINGS_OF_PROPOSALS,
-        method=PROPOSER,
-        settings=lambda wildcards: json.dumps(PROPOSALS, sort_keys=True),  # braces in a text would be wildcards
+        proposer=lambda wildcards: PROPOSER,  # braces in a text would be wildcards
     shell:
         r"""
         muse propose {input.store:q} \
-            --method {params.method:q} \
-            --settings {params.settings:q} \
+            --method {params.proposer:q} \
             --colour {input.colour:q} \
             --info {input.info:q} \
             --shard {wildcards.shard} \
             --threads {threads} \
             --output {output.proposals:q} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1
-        echo {params.made_with:q} >{output.made_with:q}
         """
 
 
@@ -67,19 +41,14 @@ rule stitch_proposals:
         shards=of_slide(PLAN.shards, "proposals"),
         info="<results>/{slide}/slide.json",
         tissue="<results>/{slide}/tissue.npz",
-        changed=if_changed("stitch_proposals"),
+        request=requested("stitch-proposals"),
     output:
         proposals="<results>/{slide}/proposals.parquet",
-        made_with="<results>/{slide}/logs/settings/stitch-proposals.json",
     log:
         text="<results>/{slide}/logs/stitch-proposals.log",
         ledger="<results>/{slide}/ledger/stitch-proposals.json",
-    benchmark:
-        "<results>/{slide}/benchmarks/stitch-proposals.tsv"
     conda:
         "../../envs/infer.yaml"
-    params:
-        made_with=SETTINGS_OF_PROPOSALS,
     shell:
         r"""
         muse stitch {input.shards:q} \
@@ -88,7 +57,6 @@ rule stitch_proposals:
             --threads {threads} \
             --output {output.proposals:q} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1
-        echo {params.made_with:q} >{output.made_with:q}
         """
 
 
@@ -97,20 +65,16 @@ rule geojson_proposals:
     input:
         proposals="<results>/{slide}/proposals.parquet",
         info="<results>/{slide}/slide.json",
-        changed=if_changed("geojson_proposals"),
+        request=requested("geojson-proposals"),
     output:
         geojson="<results>/{slide}/proposals.geojson.gz",
         provenance="<results>/{slide}/proposals.provenance.json",
-        made_with="<results>/{slide}/logs/settings/geojson-proposals.json",
     log:
         text="<results>/{slide}/logs/geojson-proposals.log",
         ledger="<results>/{slide}/ledger/geojson-proposals.json",
-    benchmark:
-        "<results>/{slide}/benchmarks/geojson-proposals.tsv"
     conda:
         "../../envs/infer.yaml"
     params:
-        made_with=settings_of(frame=config["frame"]),
         frame=config["frame"],
     shell:
         r"""
@@ -120,5 +84,4 @@ rule geojson_proposals:
             --threads {threads} \
             --output {output.geojson:q} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1
-        echo {params.made_with:q} >{output.made_with:q}
         """

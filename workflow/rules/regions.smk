@@ -1,65 +1,54 @@
 """Tissue regions of every slide, if `regions` is `nuclei`, a region model, or a run that trains one.
 
-Reads a slide's image, and its shards for `nuclei`; writes <results>/{slide}/regions.json, regions.geojson, regions.png and regions.zarr.
-If mapping or the training of the model fails, slides have nuclei without regions, and the run ends with an error. A training run
-starts once the images of all labelled slides exist; it writes <results>/region_training/<run>/checkpoint.pt and
-model.onnx.
+Reads a slide's image, and its shards for `nuclei`; writes <results>/{slide}/regions.json, regions.geojson, regions.png and
+regions.zarr. A training run reads the images of labelled slides, and writes <results>/region_training/<run>/checkpoint.pt and
+model.onnx. If it or the mapping fails, slides have nuclei without regions, and the run ends with an error.
 """
 
 REGION_RUN = settings.region_run(config)
-RESOLVED_REGIONS = Path(OUTPUT, "region_model.json")
 REGION_FOLDER = f"{OUTPUT}/region_training/{settings.slug(Path(REGION_RUN).stem)}" if REGION_RUN else None
 
 
 def plan_region_training():
     """The description of the training run from `muse model`; its sheet and results are by default those of this run."""
-    changes = or_exit(settings.slides_of_region_run, config)
-    found = resolve("model", REGION_RUN, *(["--set", *changes] if changes else []))
-    or_exit(settings.require_region_model, found)
-    return {**found, "changes": changes}
+    changes = checked(settings.slides_of_region_run, config)
+    model = resolve("model", REGION_RUN, *(["--set", *changes] if changes else []))
+    checked(settings.require_region_model, model)
+    return {**model, "changes": changes}
 
 
-if REGION_RUN and workflow.is_main_process:
-    record(RESOLVED_REGIONS, json.dumps(plan_region_training(), indent=1, ensure_ascii=False))
-
-REGION_TRAINING = json.loads(RESOLVED_REGIONS.read_text(encoding="utf-8")) if REGION_RUN else {}
+REGION_TRAINING = planned(f"{OUTPUT}/region_model.json", plan_region_training) if REGION_RUN else {}
+REGION_INPUTS = without_patterns(REGION_TRAINING.get("inputs", []))  # labels, pictures and weights
+REGION_CHANGES = ["--set", *REGION_TRAINING["changes"]] if REGION_TRAINING.get("changes") else []
 REGION_LABELS = {slide: label for slide, label in REGION_TRAINING.get("slides", {}).items() if slide in ROWS}
-REGIONS_FROM_NUCLEI = config["regions"] == FROM_NUCLEI
-REGION_MODEL = f"{REGION_FOLDER}/model.onnx" if REGION_RUN else None if REGIONS_FROM_NUCLEI else config["regions"]
+REGION_MODEL = f"{REGION_FOLDER}/model.onnx" if REGION_RUN else None if PLAN.maps_nuclei else config["regions"]
 REGION_STATE = [f"{REGION_FOLDER}/training.json"] if REGION_RUN else []
 
-
-def region_run_inputs(wildcards):
-    """Inputs of the training run other than slides: labels, pictures and weights."""
-    return without_patterns(REGION_TRAINING.get("inputs", []))
+REGION_TRAINING_JOB = Job(
+    "train",
+    {"files": state_of_files(REGION_INPUTS), "changes": REGION_CHANGES, "labels": REGION_LABELS},
+    writes=["training.json"],
+)
 
 
 rule train_regions:
     """Train a region model on labels of slides or pictures and export it, or record the failure."""
 
-    # The model is not an output, because it is missing after a failed training.
+    # The model is not an output, since a failed training makes none. The next run repeats it, because its request is gone.
     input:
         run=lambda wildcards: REGION_RUN or [],
-        read=region_run_inputs,
+        read=REGION_INPUTS,
         slides=of_every_slide(STORE, "colour.json", slides=REGION_LABELS),
-        changed=if_changed("train_regions"),
+        request=TODO.request_of_cohort(REGION_TRAINING_JOB, REGION_FOLDER) if REGION_RUN else [],
     output:
         state="<results>/region_training/{run}/training.json",
-        made_with="<results>/region_training/{run}/logs/settings.json",
     log:
         "<results>/region_training/{run}/logs/train.log",
-    benchmark:
-        "<results>/region_training/{run}/benchmarks/train.tsv"
     conda:
         "../../envs/train.yaml"
     params:
-        made_with=settings_of(
-            lambda wildcards: {"files": state_of_files(region_run_inputs(wildcards))},
-            changes=REGION_TRAINING.get("changes"),
-            labels=REGION_LABELS,
-        ),
-        changes=["--set", *REGION_TRAINING["changes"]] if REGION_TRAINING.get("changes") else [],
-        devices=lambda wildcards, resources: training_devices(resources),
+        devices=training_devices,
+        changes=REGION_CHANGES,
         folder=subpath(output.state, parent=True),
     shell:
         r"""
@@ -70,9 +59,9 @@ rule train_regions:
             --threads {threads} \
             --output {params.folder:q} {params.changes:q} \
             && muse export {params.folder:q}/checkpoint.pt \
-                --output {params.folder:q}/model.onnx) 2>&1 | tee {log:q} || status=failed
+                --output {params.folder:q}/model.onnx) 2>&1 | tee {log:q} \
+            || {{ status=failed; rm {input.request:q}; }}
         echo "{{\"status\": \"$status\"}}" >{output.state:q}
-        echo {params.made_with:q} >{output.made_with:q}
         """
 
 
@@ -84,58 +73,42 @@ rule regions:
         mask="<results>/{slide}/tissue.npz",
         colour="<results>/{slide}/colour.json",
         model=REGION_STATE or without_patterns([REGION_MODEL] if REGION_MODEL else []),
-        shards=of_slide(PLAN.shards) if REGIONS_FROM_NUCLEI else [],
-        changed=if_changed("regions"),
+        shards=of_slide(PLAN.shards) if PLAN.maps_nuclei else [],
+        request=requested("regions"),
     output:
         state="<results>/{slide}/regions.json",
-        made_with="<results>/{slide}/logs/settings/regions.json",
     log:
         text="<results>/{slide}/logs/regions.log",
         ledger="<results>/{slide}/ledger/regions.json",
-    benchmark:
-        "<results>/{slide}/benchmarks/regions.tsv"
     conda:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
-        made_with=settings_of(of_slide(PLAN.regions_settings)),
-        source=lambda wildcards, input: (
-            ["--nuclei", *input.shards] if REGIONS_FROM_NUCLEI else ["--model", REGION_MODEL]
-        ),
-        training=option("--training", *REGION_STATE) if REGION_STATE else [],
+        source=lambda wildcards, input: (["--nuclei", *input.shards] if PLAN.maps_nuclei else ["--model", REGION_MODEL]),
         provider=MODEL["provider"],
+        training=option("--training", *(REGION_STATE or [None])),
         folder=subpath(output.state, parent=True),
     shell:
         r"""
-        muse regions {input.store:q} \
-            {params.source:q} {params.training:q} \
-            --threads {threads} \
+        muse regions {input.store:q} {params.source:q} {params.training:q} \
             --provider {params.provider} \
+            --threads {threads} \
             --output {params.folder:q} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1 \
             || grep -q '"status": "failed"' {output.state:q}
-        echo {params.made_with:q} >{output.made_with:q}
         """
 
 
 rule check_regions:
     """Fail, after everything else is done, if the training or the mapping of any slide has failed."""
-
-    # The state of a failed training is removed, so that the next run repeats it.
     input:
         report="<results>/report.html",
-        states=of_every_slide("regions.json"),
-        trained=REGION_STATE,
+        states=of_every_slide("regions.json", slides=[slide for slide in SLIDES if not ROWS[slide].get("regions")]),
     output:
-        touch(REGIONS_WELL),
+        touch("<results>/logs/regions_well"),
     log:
         "<results>/logs/regions.log",
     shell:
         r"""
-        if grep -l '"status": "failed"' {input.states:q} >{log:q} 2>&1; then
-            for state in {input.trained:q}; do
-                if grep -q '"status": "failed"' "$state"; then rm "$state"; fi
-            done
-            exit 1
-        fi
+        ! grep -l '"status": "failed"' /dev/null {input.states:q} >{log:q} 2>&1
         """

@@ -4,26 +4,27 @@ Reads the slides of the sheet; writes <results>/{slide}/slide.json, tissue.npz, 
 and one sparse OME-Zarr image per mpp that the config requests.
 """
 
+MPPS = [config["mpp"], *config["extra_mpps"], *([PRETRAINING["mpp"]] if PRETRAINING else [])]
+MPP_OF_STORE = checked(settings.name_stores, MPPS)
 OTHER_STORES = [store for store in MPP_OF_STORE if store != STORE]
 
 
 rule fetch:
     """Copy a slide from its URL; the copy is deleted once the slide's images are written."""
+    input:
+        request=requested("image"),
     output:
         fetched=temp(directory("<results>/{slide}/fetched")),
     log:
         text="<results>/{slide}/logs/fetch.log",
         ledger="<results>/{slide}/ledger/fetch.json",
-    benchmark:
-        "<results>/{slide}/benchmarks/fetch.tsv"
     conda:
         "../../envs/fetch.yaml"
     params:
-        url=of_slide(lambda slide: PLAN.row(slide)["path"]),  # without credentials, which are read from the sheet
-    # The sheet is not a param, because its name does not affect the slide.
+        sheet=config["slides"],  # has the URL, with its credentials
     shell:
         r"""
-        muse fetch {config[slides]:q} \
+        muse fetch {params.sheet:q} \
             --slide-id {wildcards.slide:q} \
             --output {output.fetched:q} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1
@@ -35,7 +36,7 @@ rule image:
     input:
         slide=of_slide(PLAN.input),
         roi=of_slide(PLAN.file, "roi"),
-        changed=if_changed("image"),
+        request=requested("image"),
     output:
         info="<results>/{slide}/slide.json",
         mask="<results>/{slide}/tissue.npz",
@@ -43,14 +44,12 @@ rule image:
         outline="<results>/{slide}/tissue.geojson",
         colour="<results>/{slide}/colour.json",
         store=intermediate(directory(f"<results>/{{slide}}/{STORE}")),
-        made_with="<results>/{slide}/logs/settings/image.json",
     log:
         "<results>/{slide}/logs/image.log",
     conda:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
-        made_with=settings_of(of_slide(PLAN.image_settings)),
         slide=of_slide(PLAN.argument_and_source),
         slide_mpp=of_slide(PLAN.option, "--mpp", "mpp"),
         roi=of_slide(PLAN.option, "--roi", "roi"),
@@ -66,7 +65,6 @@ rule image:
             --threads {threads} \
             --max-corrupt {params.max_corrupt} {params.third_stain:q} \
             --output {params.folder:q} >{log:q} 2>&1
-        echo {params.made_with:q} >{output.made_with:q}
         """
 
 
@@ -76,28 +74,22 @@ rule tile:
         slide=of_slide(PLAN.input),
         info="<results>/{slide}/slide.json",
         tissue="<results>/{slide}/tissue.npz",
-        changed=if_changed("tile"),
+        request=requested("tile-{store}"),
     output:
         store=intermediate(directory("<results>/{slide}/{store}")),
-        made_with="<results>/{slide}/logs/settings/tile-{store}.json",
     log:
         text="<results>/{slide}/logs/tile-{store}.log",
         ledger="<results>/{slide}/ledger/tile-{store}.json",
-    benchmark:
-        "<results>/{slide}/benchmarks/tile-{store}.tsv"
     wildcard_constraints:
         store="|".join(map(re.escape, OTHER_STORES)) or "(?!)",
     conda:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
-        made_with=settings_of(
-            of_slide(PLAN.image_settings), lambda wildcards: {"codec": CODEC_OF_STORE.get(wildcards.store, "zstd")}
-        ),
         slide=of_slide(PLAN.argument),
         mpp=lambda wildcards: MPP_OF_STORE[wildcards.store],
-        codec=lambda wildcards: CODEC_OF_STORE.get(wildcards.store, "zstd"),
         max_corrupt=config["max_corrupt"],
+        codec=lambda wildcards: PLAN.other_stores(wildcards.slide).get(wildcards.store, "zstd"),
     shell:
         r"""
         muse tile {params.slide:q} \
@@ -109,5 +101,4 @@ rule tile:
             --max-corrupt {params.max_corrupt} \
             --output {output.store:q} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1
-        echo {params.made_with:q} >{output.made_with:q}
         """

@@ -7,45 +7,35 @@ STATISTICS = {"patient": "patient", **(config["statistics"] or {})}
 INCLUDE_DOUBTFUL = [word for kind in config["include_doubtful"] for word in ("--include-doubtful", kind)]
 NOT_OF_COHORT = [*([] if config["anndata"] else OF_COHORT[:1]), *([] if config["statistics"] else OF_COHORT[1:])]
 STATISTICS_FILE = [f"{OUTPUT}/statistics.tsv"] if config["statistics"] else []
+SHEET_STATE = {"sheet": state_of_files([config["slides"]])}
+STATISTICS_SETTINGS = {**STATISTICS, "include_doubtful": config["include_doubtful"], **SHEET_STATE}
+STATISTICS_JOB = Job("statistics", STATISTICS_SETTINGS, writes=["statistics.tsv", "statistics.patients.tsv"])
+ANNDATA_JOB = Job("anndata", SHEET_STATE, writes=["cohort.h5ad"])
 
 
 rule statistics:
     """Compare every pair of groups of patients."""
     input:
         nuclei=of_every_slide("nuclei.parquet"),
-        changed=if_changed("statistics"),
+        request=TODO.request_of_cohort(STATISTICS_JOB, OUTPUT) if config["statistics"] else [],
     output:
         table="<results>/statistics.tsv",
         patients="<results>/statistics.patients.tsv",
-        made_with="<results>/logs/settings/statistics.json",
     log:
         "<results>/logs/statistics.log",
-    benchmark:
-        "<results>/benchmarks/statistics.tsv"
     conda:
         "../../envs/infer.yaml"
     threads: 4
     params:
-        made_with=settings_of(
-            **STATISTICS,
-            include_doubtful=config["include_doubtful"],
-            sheet=state_of_files([config["slides"]]),
-        ),
         results=OUTPUT,
         sheet=config["slides"],
-        group=STATISTICS.get("group"),
-        patient=STATISTICS["patient"],
-        included=INCLUDE_DOUBTFUL,
+        options=[*option("--group", STATISTICS.get("group")), "--patient", STATISTICS["patient"], *INCLUDE_DOUBTFUL],
     shell:
         r"""
-        muse statistics {params.results:q} \
+        muse statistics {params.results:q} {params.options:q} \
             --sheet {params.sheet:q} \
-            --group {params.group:q} \
-            --patient {params.patient:q} \
-            {params.included:q} \
             --threads {threads} \
             --output {output.table:q} >{log:q} 2>&1
-        echo {params.made_with:q} >{output.made_with:q}
         """
 
 
@@ -54,19 +44,15 @@ rule anndata_cohort:
     input:
         nuclei=of_every_slide("nuclei.parquet"),
         table="<results>/cohort.tsv",
-        changed=if_changed("anndata_cohort"),
+        request=TODO.request_of_cohort(ANNDATA_JOB, OUTPUT) if config["anndata"] else [],
     output:
         h5ad="<results>/cohort.h5ad",
-        made_with="<results>/logs/settings/anndata.json",
     log:
         "<results>/logs/anndata.log",
-    benchmark:
-        "<results>/benchmarks/anndata.tsv"
     conda:
         "../../envs/infer.yaml"
     threads: 4
     params:
-        made_with=settings_of(sheet=state_of_files([config["slides"]])),
         results=OUTPUT,
         sheet=config["slides"],
     shell:
@@ -75,5 +61,4 @@ rule anndata_cohort:
             --sheet {params.sheet:q} \
             --threads {threads} \
             --output {output.h5ad:q} >{log:q} 2>&1
-        echo {params.made_with:q} >{output.made_with:q}
         """

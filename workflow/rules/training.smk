@@ -1,63 +1,27 @@
 """Training and export of a model, if `model` is a training run.
 
-Reads config/train/<run>.yaml, or a run given in the config, and the pretrained backbone if there is one; writes
-<results>/training/<run>/checkpoint.pt and model.onnx. The files from which a run resumes are next to its checkpoint and
-are not declared, because Snakemake deletes the outputs of a job that fails; if labels or settings change, a run starts
-over. A run that needs no labels and has no `sources` is trained on the slides of the sheet, which are listed in
-<results>/training/<run>/cohort.yaml.
+Reads the run's config, its labels and the pretrained backbone, if any; writes <results>/training/<run>/checkpoint.pt and model.onnx.
+The files from which a run resumes are not declared, because Snakemake deletes the outputs of a job that fails. A run without labels
+and `sources` is trained on the slides of the sheet, which <results>/training/<run>/cohort.yaml lists.
 """
 
 RUN = Path(TRAINING).stem if TRAINING else None
 ON_SLIDES = MODEL.get("trains_on_slides", False)
 RUN_FILE = f"{OUTPUT}/training/{RUN}/cohort.yaml" if ON_SLIDES else TRAINING
-
-
-def plan_training_on_slides():
-    """Write the run's config with the slides of the sheet as its sources."""
-    resolve(
-        *("pretrain-config", TRAINING, *settings.training_data(config), "--sheet", config["slides"]),
-        *("--results", OUTPUT, "--held-splits", "--output", RUN_FILE),
-    )
+RUN_INPUTS = without_patterns(MODEL.get("inputs", []))  # labels, pictures and weights
+TRAINING_DATA = [] if ON_SLIDES else settings.training_data(config)
+# The pretrained backbone replaces the `checkpoint` of the run.
+WEIGHTS = [word for path in PRETRAINED for word in ("--set", f"checkpoint={json.dumps(os.path.abspath(path))}")]
+TRAINING_JOB = Job(
+    "finetune",
+    {"files": state_of_files(RUN_INPUTS), "data": TRAINING_DATA, "weights": PRETRAINED},
+    writes=["checkpoint.pt"],
+)
 
 
 if ON_SLIDES and workflow.is_main_process:
-    plan_training_on_slides()
-
-
-def run_inputs(wildcards):
-    """Labels, pictures and weights that the run reads, except files whose names Snakemake would take for patterns."""
-    return without_patterns(MODEL.get("inputs", []))
-
-
-def initial_weights(wildcards, input):
-    """The option that replaces the run's own `checkpoint` by the pretrained backbone, if there is one."""
-    paths = [str(Path(path).resolve()) for path in PRETRAINED]
-    return ["--set", f"checkpoint={json.dumps(paths[0])}"] if paths else []
-
-
-def model_steps():
-    """The files made on the way to the model, in order, each with its step's log; none if no model is trained."""
-    folder = Path(OUTPUT, "training", RUN or "")
-    steps = [(Path(path), Path(PRETRAINING_FOLDER, "logs/pretrain.log")) for path in PRETRAINED]
-    steps += [
-        (folder / "checkpoint.pt", folder / "logs/finetune.log"),
-        (folder / "model.onnx", folder / "logs/export.log"),
-    ]
-    return steps if TRAINING else []
-
-
-def missing_model_reason():
-    """A sentence with the last output of the step that failed to make the model; None if no step failed with output."""
-    lacking = [log for made, log in model_steps() if not made.exists()]
-    lines = lines_of(lacking[0]) if lacking else []
-    return f"the model was not made; last in {lacking[0]}: {lines[-1]}" if lines else None
-
-
-def remove_old_training_logs():
-    """Remove the logs of steps that failed in an earlier run, because they would be taken for logs of this run."""
-    for made, log in model_steps():
-        if not made.exists():
-            log.unlink(missing_ok=True)
+    on_slides = ["--sheet", config["slides"], "--results", OUTPUT, "--held-splits", "--output", RUN_FILE]
+    resolve("pretrain-config", TRAINING, *settings.training_data(config), *on_slides)
 
 
 rule finetune:
@@ -65,35 +29,25 @@ rule finetune:
     input:
         run=lambda wildcards: RUN_FILE or [],
         stores=of_every_slide(STORE) if ON_SLIDES else [],
-        read=run_inputs,
+        read=RUN_INPUTS,
         backbone=PRETRAINED,
-        changed=if_changed("finetune"),
+        request=TODO.request_of_cohort(TRAINING_JOB, f"{OUTPUT}/training/{RUN}") if TRAINING else [],
     output:
         checkpoint="<results>/training/{run}/checkpoint.pt",
-        made_with="<results>/training/{run}/logs/settings.json",
     log:
         "<results>/training/{run}/logs/finetune.log",
-    benchmark:
-        "<results>/training/{run}/benchmarks/finetune.tsv"
     conda:
         "../../envs/train.yaml"
     params:
-        made_with=settings_of(
-            lambda wildcards: {"files": state_of_files(run_inputs(wildcards))},
-            data=[] if ON_SLIDES else settings.training_data(config),
-            weights=PRETRAINED,
-        ),
-        data=[] if ON_SLIDES else settings.training_data(config),
-        weights=initial_weights,
-        devices=lambda wildcards, resources: training_devices(resources),
+        devices=training_devices,
+        options=[*TRAINING_DATA, *WEIGHTS],
         folder=subpath(output.checkpoint, parent=True),
     shell:
         r"""
-        muse finetune {input.run:q} {params.data:q} {params.weights:q} {params.devices} \
+        muse finetune {input.run:q} {params.options:q} {params.devices} \
             --start-over \
             --threads {threads} \
             --output {params.folder:q} 2>&1 | tee {log:q}
-        echo {params.made_with:q} >{output.made_with:q}
         """
 
 
@@ -105,8 +59,6 @@ rule export:
         model="<results>/training/{run}/model.onnx",
     log:
         "<results>/training/{run}/logs/export.log",
-    benchmark:
-        "<results>/training/{run}/benchmarks/export.tsv"
     conda:
         "../../envs/train.yaml"
     shell:

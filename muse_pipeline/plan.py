@@ -1,0 +1,307 @@
+"""The jobs of every slide, derived from the sheet and the config, for `muse run` and the workflow.
+
+Each cell of a row is a setting of the jobs that need it, but the sheet is not an input of any job, so editing one row
+reruns only its slide.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from muse_pipeline.cohort.layout import TABLE_FILES, SlideFiles, shard_names, store_name
+from muse_pipeline.cohort.records import Job, Records
+from muse_pipeline.core.errors import SheetError
+from muse_pipeline.core.files import sha256_of
+from muse_pipeline.core.setting import Setting
+from muse_pipeline.core.specimen import UNKNOWN
+from muse_pipeline.core.types import FROM_NUCLEI
+from muse_pipeline.outputs.base import Output, file_patterns, list_outputs
+from muse_pipeline.settings import list_settings
+
+NUCLEI = "nuclei.parquet"
+INTERMEDIATE = ("image-", "shards/", "proposals/", "partner/image-")  # names of images and shards begin like this
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The slides and settings of one run of the workflow; its methods take a slide_id as ``slide``.
+
+    Attributes:
+        config: the completed config.
+        rows: rows of the resolved sheet, keyed by slide_id, each with its number of ``shards``.
+        model: description of the model from `muse model`.
+        pretraining: settings of the pretraining run that the model starts from, or {}.
+        is_trained: True if the model is trained by this run.
+        pretraining_data: inputs of the pretraining run: ``mpp`` and ``codec`` of its images, ``slides`` and
+            ``partners``; {} without a pretraining run.
+    """
+
+    config: Mapping[str, Any]
+    rows: Mapping[str, Mapping[str, Any]]
+    model: Mapping[str, Any] = field(default_factory=dict)
+    pretraining: Mapping[str, Any] = field(default_factory=dict)
+    is_trained: bool = False
+    pretraining_data: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def settings(self) -> dict[str, Setting]:
+        """Definitions of all settings, keyed by name."""
+        return list_settings()
+
+    @property
+    def slides(self) -> list[str]:
+        """The slide_id of every slide, in the order of the sheet."""
+        return list(self.rows)
+
+    @property
+    def store(self) -> str:
+        """Name of the store in which nuclei are found."""
+        return store_name(self.config["mpp"])
+
+    def folder(self, slide: str) -> str:
+        """Folder of the slide's results."""
+        return f"{self.config['output']}/{slide}"
+
+    def row(self, slide: str) -> Mapping[str, Any]:
+        """The slide's row of the sheet."""
+        if slide not in self.rows:
+            raise SheetError(f"{slide}: no such slide in {self.config['slides']}")
+        return self.rows[slide]
+
+    def is_remote(self, slide: str) -> bool:
+        """True for a slide at a URL."""
+        return slide in self.rows and "://" in self.rows[slide]["path"]
+
+    def state(self, slide: str, column: str) -> str:
+        """``state_of_files`` of the file named in ``column`` of the slide's row and, for MIRAX, of its pixel files."""
+        path = Path(self.row(slide).get(column) or "")
+        pixels = sorted(path.with_suffix("").glob("*")) if path.suffix.lower() == ".mrxs" else []
+        return state_of_files([path, *pixels])
+
+    @property
+    def embeddings(self) -> list[str]:
+        """Name of the file of the model's features; empty unless the config requests it."""
+        return [SlideFiles(Path()).embeddings(self.model["name"]).name] if self.config["embedding"] else []
+
+    def image_settings(self, slide: str) -> dict[str, Any]:
+        """All settings that affect the image of a slide."""
+        row = self.row(slide)
+        return {
+            "slide": row["path"],
+            "slide files": self.state(slide, "path"),
+            "mpp": row.get("mpp") or "of the file",
+            "roi": version_of_file(row.get("roi")),
+            "image mpp": self.config["mpp"],
+            "max_corrupt": self.config["max_corrupt"],
+            "third_stain": self.config["third_stain"] or None,  # None, as in records of versions without this setting
+        }
+
+    def detection_settings(self, slide: str) -> dict[str, Any]:
+        """All settings that detection depends on, apart from those of the image."""
+        return {
+            "model": name_version(self.model["name"], self.model.get("sha256")),
+            "provider": self.model["provider"],
+            "training": self.config["model"] if self.is_trained else None,
+            "pretraining": self.pretraining if self.is_trained and self.pretraining else None,
+            "stain": self.row(slide).get("stain") or UNKNOWN,
+        }
+
+    @property
+    def maps_nuclei(self) -> bool:
+        """True if tissue regions come from the classes of the nuclei."""
+        return self.config["regions"] == FROM_NUCLEI
+
+    def regions_settings(self, slide: str) -> dict[str, Any]:
+        """All settings that the regions of a slide depend on."""
+        return {"regions": version_of_file(self.config["regions"]), "provider": self.model["provider"]}
+
+    def nuclei_settings(self, slide: str) -> dict[str, Any]:
+        """All settings that a slide's nuclei and its pictures depend on, including those of earlier jobs.
+
+        Earlier jobs are included because a killed run with changed settings leaves old nuclei but no shards, and
+        Snakemake does not recreate missing inputs of a file that it considers up to date.
+        """
+        drawn = self.row(slide).get("regions")
+        return {
+            **self.image_settings(slide),
+            **self.detection_settings(slide),
+            "shards": self.row(slide)["shards"],
+            "regions": version_of_file(drawn or self.config["regions"]),
+            **{name: self.config[name] for name, setting in self.settings.items() if setting.job == "nuclei"},
+        }
+
+    def scverse_settings(self, slide: str) -> dict[str, Any]:
+        """All settings that the files for scanpy and SpatialData depend on."""
+        return {
+            "patient": self.row(slide).get("patient"),
+            "embeddings": self.embeddings,
+        }
+
+    def proposals_settings(self, slide: str) -> dict[str, Any]:
+        """All settings that the proposals of a slide depend on, including those of earlier jobs."""
+        return {
+            **self.image_settings(slide),
+            "shards": self.row(slide)["shards"],
+            "proposals": self.config["proposals"],
+            "files of proposals": state_of_files(self.proposer_inputs(slide)),
+        }
+
+    def proposer_inputs(self, slide: str) -> list[str]:
+        """Detections of a different program, from which the slide's proposals are made.
+
+        A missing file is left out, so that only the jobs of its slide fail.
+        """
+        path = str(self.config["proposals"].get("file", "")).replace("{slide}", slide)
+        return [path] if Path(path).is_file() and without_patterns([path]) else []
+
+    def partner_settings(self, slide: str) -> dict[str, Any]:
+        """All settings that the registered partner of a slide depends on."""
+        row, columns = self.row(slide), ("partner", "partner_transform")
+        own = {column: [row.get(column), self.state(slide, column)] for column in columns}
+        return {**self.image_settings(slide), **own, "partner mpp": self.pretraining_data["mpp"]}
+
+    def records(self, slide: str) -> Records:
+        """The requests and results of the slide's jobs."""
+        return Records(Path(self.folder(slide)), self.jobs(slide))
+
+    def find_replaced(self, slide: str) -> list[str]:
+        """Phrases for what has changed since the slide's nuclei were found; empty if the run does not replace any."""
+        records = self.records(slide)
+        is_replaced = (records.folder / NUCLEI).exists() and any(job.name == "nuclei" for job in records.outdated)
+        return records.changes() if is_replaced else []
+
+    def jobs(self, slide: str) -> list[Job]:
+        """The jobs of a slide that the config requests, each after those whose files it reads."""
+        jobs = list(self._list_jobs(slide))
+        if self.config["keep_stores"]:
+            return jobs
+        return [replace(job, temporary=[name for name in job.writes if name.startswith(INTERMEDIATE)]) for job in jobs]
+
+    def _list_jobs(self, slide: str) -> Iterator[Job]:
+        header, pixels, shards = ["slide.json", "tissue.npz"], [self.store, "colour.json"], self._shard_names(slide)
+        steps = [*(["fetch"] if self.is_remote(slide) else []), "inspect", "tissue", f"tile-{self.store}"]
+        image, written = self.image_settings(slide), [*header, "tissue.png", "tissue.geojson", *pixels]
+        yield Job("image", image, writes=written, steps=steps, removes=[*written, "fetched"])
+        for store, codec in self.other_stores(slide).items():
+            yield Job(f"tile-{store}", {**image, "codec": codec}, header, [store])
+        if slide in self.pretraining_data.get("partners", ()):
+            store = f"partner/{store_name(self.pretraining_data['mpp'])}"
+            yield Job("partner", self.partner_settings(slide), header, ["partner/partner.json", store])
+        if self.config["proposals"]:
+            yield from self._proposals_jobs(slide, header, pixels, shards)
+        for name in shards:
+            yield Job(f"detect-{name}", self.detection_settings(slide), pixels, [f"shards/{name}.parquet"])
+        if self.config["regions"] and not self.row(slide).get("regions"):
+            read = [*header, *pixels]
+            if self.maps_nuclei:
+                read += [f"shards/{name}.parquet" for name in shards]
+            removed = [f"regions.{kind}" for kind in ("json", "geojson", "png", "zarr")]
+            yield Job("regions", self.regions_settings(slide), read, ["regions.json"], removes=removed)
+        yield self._nuclei_job(slide, header, pixels, shards)
+        for output in self._requested:
+            if output.job != "nuclei":
+                yield self._output_job(slide, output)
+
+    def _proposals_jobs(self, slide: str, header: list[str], pixels: list[str], shards: Iterable[str]) -> Iterator[Job]:
+        settings, files = self.proposals_settings(slide), [f"proposals/{name}.parquet" for name in shards]
+        for name, file in zip(shards, files, strict=True):
+            yield Job(f"propose-{name}", settings, [*pixels, "slide.json"], [file])
+        table, removed = "proposals.parquet", [f"proposals.{kind}" for kind in TABLE_FILES]
+        yield Job("stitch-proposals", settings, [*files, *header], [table], removes=removed)
+        written = ["proposals.geojson.gz", "proposals.provenance.json"]
+        yield Job("geojson-proposals", {"frame": self.config["frame"]}, [table, "slide.json"], written)
+
+    def _nuclei_job(self, slide: str, header: list[str], pixels: list[str], shards: Iterable[str]) -> Job:
+        read = [*header, *(f"shards/{name}.parquet" for name in shards)]
+        read += pixels if self.reads_pixels else [self.store]
+        read += ["regions.json"] if self.config["regions"] and not self.row(slide).get("regions") else []
+        written = [NUCLEI, *self._paths(self.written_with_nuclei)]
+        steps = ["stitch", *(output.step for output in self.written_with_nuclei)]
+        removed = [*(f"nuclei.{kind}" for kind in TABLE_FILES), *file_patterns()]
+        return Job("nuclei", self.nuclei_settings(slide), read, written, steps=steps, removes=removed)
+
+    def _output_job(self, slide: str, output: Output) -> Job:
+        """The job of an output that is not written with the nuclei."""
+        is_embedding = output.job == "embed"
+        settings = self.detection_settings(slide) if is_embedding else self.scverse_settings(slide)
+        read = [NUCLEI, *(self.store for needed in (is_embedding, output.job == "spatialdata") if needed)]
+        read += [] if is_embedding else self.embeddings
+        removed = output.removed_patterns()
+        return Job(output.job, settings, read, self._paths([output]), steps=[output.step], removes=removed)
+
+    def unrequested_jobs(self, slide: str) -> list[Job]:
+        """Jobs of outputs that are not requested, with those of their settings that come from the sheet."""
+        others = [output for output in list_outputs() if output.job != "nuclei" and output not in self._requested]
+        sheet = {"patient": self.row(slide).get("patient")}
+        return [replace(self._output_job(slide, output), settings=sheet) for output in others]
+
+    @cached_property
+    def _requested(self) -> list[Output]:
+        return list_outputs(self.config)
+
+    @cached_property
+    def written_with_nuclei(self) -> list[Output]:
+        """The outputs that the job `nuclei` writes."""
+        return [output for output in self._requested if output.job == "nuclei"]
+
+    @property
+    def reads_pixels(self) -> bool:
+        """True if the job `nuclei` measures the image."""
+        return self.config["features"] != "none" or bool(self.config["quality"])
+
+    def names(self, outputs: Iterable[Output]) -> list[str]:
+        """Names of the files of outputs in a slide's folder; names of folders end in "/"."""
+        return [name for output in outputs for name in output.file_names(self.model["name"])]
+
+    def _paths(self, outputs: Iterable[Output]) -> list[str]:
+        return [name.rstrip("/") for name in self.names(outputs)]
+
+    def _shard_names(self, slide: str) -> list[str]:
+        return shard_names(self.row(slide)["shards"])
+
+    def other_stores(self, slide: str) -> dict[str, str]:
+        """The codec of every image of the slide in addition to ``store``, keyed by the image's name."""
+        mpps = self.config["extra_mpps"] if self.config["keep_stores"] else []
+        stores = {store_name(mpp): "zstd" for mpp in mpps}
+        if slide in self.pretraining_data.get("slides", ()):
+            stores[store_name(self.pretraining_data["mpp"])] = self.pretraining_data["codec"]
+        return {store: codec for store, codec in stores.items() if store != self.store}
+
+
+def without_patterns(paths: Iterable[str]) -> list[str]:
+    """Those paths that Snakemake would not expand as patterns; the others cannot be inputs of a rule."""
+    return [path for path in paths if not re.search("[{}<>*?]", path)]
+
+
+def state_of_files(paths: Iterable[str | Path]) -> str:
+    """A checksum of the sizes and modification times of those files that exist.
+
+    It also changes if an input is replaced by an older file, as by `cp -p` or `rsync -a`; Snakemake itself looks only
+    for newer inputs.
+    """
+    states = [path.stat() for path in map(Path, paths) if path.is_file()]
+    return hashlib.sha256(repr([(state.st_size, int(state.st_mtime)) for state in states]).encode()).hexdigest()
+
+
+def version_of_file(path: str | None) -> str:
+    """The name of a file, with the beginning of its checksum if it exists; "none" if no path is given."""
+    if not path or not Path(path).is_file():
+        return Path(path).name if path else "none"
+    return name_version(Path(path).name, _checksum(path, Path(path).stat().st_mtime_ns))
+
+
+@cache
+def _checksum(path: str, time_ns: int) -> str:
+    """SHA-256 of a file, cached until the file is written again."""
+    return sha256_of(path)
+
+
+def name_version(name: str, sha256: str | None) -> str:
+    """The name of a model or file with the beginning of its checksum, or with a note if it has none yet."""
+    return f"{name} ({sha256[:8]})" if sha256 else f"{name} (still to be trained)"

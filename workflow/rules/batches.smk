@@ -1,0 +1,29 @@
+"""Small slides, which take less time than a process needs to start: several of them are run by one `muse run`.
+
+Reads the rows of a batch, <results>/logs/batches/{batch}.json, which the workflow writes before its jobs start; writes all
+results of the slides. A failed slide fails the job after all other slides of the batch, which the next run skips.
+"""
+
+
+rule small_slides:
+    """Run all steps of a batch of small slides."""
+    input:
+        rows=lambda wildcards: TODO.rows_of_batch(wildcards.batch),
+        model=model_file,
+    output:
+        temp(touch("<results>/logs/batches/{batch}.done")),
+    log:
+        "<results>/logs/batches/{batch}.log",
+    conda:
+        "../../envs/infer.yaml"
+    params:
+        results=OUTPUT,
+        model=model_options,
+        options=PLAN.run_options,
+    shell:
+        r"""
+        muse run {input.rows:q} --no-report \
+            {params.model:q} {params.options:q} \
+            --threads {threads} \
+            --output {params.results:q} >{log:q} 2>&1
+        """
