@@ -41,10 +41,15 @@ class Frame(StrEnum):
 
 @dataclass(frozen=True)
 class NucleusClass:
-    """A class of nuclei."""
+    """A class of nuclei.
 
-    name: str  # name in QuPath
-    color: tuple[int, int, int]  # (red, green, blue), 0 to 255
+    Attributes:
+        name: name in QuPath.
+        color: (red, green, blue), 0 to 255.
+    """
+
+    name: str
+    color: tuple[int, int, int]
 
     def __post_init__(self) -> None:
         if not all(0 <= part <= 255 for part in self.color):
