@@ -52,6 +52,9 @@ def plan_slides(rows: Sequence[SheetRow], models: Models, settings: RunSettings)
     predictor = models.predictor
     model = {"name": predictor.card.name, "sha256": predictor.sha256, "provider": predictor.provider}
     cells = {row.slide_id: {**row.to_dict(), "shards": row.shards or settings.shards} for row in rows}
+    for row in rows:
+        if row.label:  # a column of cohort.h5ad
+            cells[row.slide_id]["label"] = row.label
     return Plan(settings, cells, model)
 
 

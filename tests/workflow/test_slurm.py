@@ -119,9 +119,10 @@ def job_of(slide: str, folder: Path) -> str | None:
 
 
 def submitted(folder: Path) -> list[str]:
-    """Ids of the Slurm jobs of a run."""
-    output = (folder / "output.txt").read_text("utf-8")
-    return [line.split("SLURM jobid ")[1].split()[0] for line in output.splitlines() if "with SLURM jobid" in line]
+    """Ids of the Slurm jobs of the last run, from Snakemake's log, whose name has the time of the run."""
+    log = max((folder / ".snakemake/log").glob("*.log"), default=None)
+    lines = log.read_text("utf-8").splitlines() if log else []
+    return [line.split("SLURM jobid ")[1].split()[0] for line in lines if "with SLURM jobid" in line]
 
 
 def assert_bytes_of_one_machine(cohort: Path, folder: Path, muse) -> None:
