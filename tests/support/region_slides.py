@@ -54,7 +54,7 @@ def take_to_store(folder: Path) -> None:
 def export_drawn_model(folder: Path) -> Path:
     """Fit a network, save its checkpoint and export it for a single window size, which takes half as long."""
     checkpoint = save_drawn_model(folder, fit_network())
-    with single_window_size("regions"):
+    with single_window_size("region_models"):
         assert main(["export", str(checkpoint), "--output", str(folder / "model.onnx")]) == 0
     return folder / "model.onnx"
 
