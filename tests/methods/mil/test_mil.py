@@ -26,7 +26,7 @@ from muse_pipeline.methods.mil.config import StudentSettings
 from muse_pipeline.methods.mil.data import SCORES, dice_of_painting, read_region_data
 from muse_pipeline.methods.mil.method import StudentTraining, TeacherTraining, fusion_dice, weighted_cross_entropy
 from muse_pipeline.models.region import RegionNetwork
-from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from muse_pipeline.training.recipe import load_run
 
 CLASSES = ("Stroma", "Tumour")
@@ -112,7 +112,7 @@ def test_averaged_weights_are_scored_and_leave_the_run(run, patches, tmp_path, s
     for name, value in left.named_parameters():
         torch.testing.assert_close(value, begun[name] + average, rtol=1e-5, atol=1e-5)
     assert not left.training and monitor.score.__self__.network is left
-    monitor.keep(3, {})
+    save_checkpoint(monitor.path, monitor.describe(3, {}))
     saved = stage.checkpoint(data, method)
     assert same_weights(left.backbone, saved.backbone) and same_weights(left.sides, saved.head)
     last = stage.checkpoint(dataclasses.replace(data, held=[]), method)
