@@ -1,5 +1,6 @@
 """docs/reference.md is up to date with its script, and every link in the documentation has a target."""
 
+import os
 import re
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).parents[1]
-PAGES = [TOP / "README.md", TOP / "CONTRIBUTING.md", TOP / "config/README.md", *sorted((TOP / "docs").rglob("*.md"))]
+EXPERIMENTS = sorted((TOP / "experiments").glob("*/README.md"))
+DOCS = sorted((TOP / "docs").rglob("*.md"))
+PAGES = [TOP / "README.md", TOP / "CONTRIBUTING.md", TOP / "config/README.md", *DOCS, *EXPERIMENTS]
 
 
 def test_the_reference_is_current():
@@ -35,7 +38,7 @@ def test_links_lead_to_files_and_headings(page):
 
 def test_every_page_is_in_the_index():
     index = "".join((TOP / "docs" / name).read_text(encoding="utf-8") for name in ("README.md", "results.md"))
-    pages = {str(page.relative_to(TOP / "docs")) for page in (TOP / "docs").rglob("*.md")} - {"README.md"}
+    pages = {os.path.relpath(page, TOP / "docs") for page in [*DOCS, *EXPERIMENTS]} - {"README.md"}
     assert pages <= set(re.findall(r"\]\(([^)#]+\.md)", index))
 
 
@@ -44,5 +47,5 @@ def test_pages_that_code_and_configs_name_exist():
     for folder in ("muse_pipeline", "config", "profiles", "workflow", "experiments", "benchmarks", "tests"):
         for path in (TOP / folder).rglob("*"):
             if path.suffix in {".py", ".yaml", ".smk"}:
-                named |= set(re.findall(r"\bdocs/[\w/-]+\.md", path.read_text(encoding="utf-8")))
+                named |= set(re.findall(r"\b(?:docs|experiments)/[\w/-]+\.md", path.read_text(encoding="utf-8")))
     assert {name for name in named if not (TOP / name).is_file()} == set()

@@ -228,7 +228,7 @@ class TrainingOutput:
             self._bar = None
 
     def _describe_rest(self, done: int, steps: int) -> str:
-        """How long the rest of the training takes at the mean speed so far; "" at its first line and its end."""
+        """Remaining time of the training at the mean speed so far; "" at its first line and its end."""
         first, begin = self._begin
         if done <= first or not first:
             self._begin = done, time.monotonic()
