@@ -202,8 +202,8 @@ class Provenance:
         """Inverse of ``to_dict``; unknown fields, as later versions may write, are ignored."""
         names = {field.name for field in fields(cls)}
         try:
-            for one in values["card"]["classes"]:
-                parse_config(one, NucleusClass, "card: classes")
+            for entry in values["card"]["classes"]:
+                parse_config(entry, NucleusClass, "card: classes")
             return parse_config({name: values[name] for name in values if name in names}, cls, "provenance")
         except (ConfigError, KeyError, TypeError) as error:
             raise NucleiError(f"not the provenance of nuclei: {error}; run the slide again") from error
@@ -215,12 +215,12 @@ class Provenance:
     @cached_property
     def classes(self) -> tuple[NucleusClass, ...]:
         """Classes of the model, in the order of their labels."""
-        return tuple(NucleusClass(one["name"], tuple(one["color"])) for one in self.card["classes"])
+        return tuple(NucleusClass(entry["name"], tuple(entry["color"])) for entry in self.card["classes"])
 
     @property
     def class_names(self) -> list[str]:
         """Names of the classes of the model, in the order of their labels."""
-        return [one.name for one in self.classes]
+        return [kind.name for kind in self.classes]
 
     @property
     def model_mpp(self) -> float:
@@ -276,7 +276,7 @@ class Provenance:
 def organs_of(card: Mapping[str, Any]) -> dict[str, list[str]]:
     """Organs in which each class of a card is validated; a card may also list the organs of all its classes."""
     organs = card.get("organs") or {}
-    return organs if isinstance(organs, dict) else {one["name"]: organs for one in card["classes"]}
+    return organs if isinstance(organs, dict) else {entry["name"]: organs for entry in card["classes"]}
 
 
 def run_name(slide_id: str, sha256: str) -> str:
@@ -287,6 +287,6 @@ def run_name(slide_id: str, sha256: str) -> str:
 def to_json(value: Any) -> Any:
     """Convert dataclasses to dictionaries and tuples to lists; fields whose value and default are None are omitted."""
     if is_dataclass(value):
-        found = {field.name: (getattr(value, field.name), field.default) for field in fields(value)}
-        return {name: to_json(one) for name, (one, default) in found.items() if one is not None or default is not None}
-    return [to_json(one) for one in value] if isinstance(value, tuple) else value
+        parts = [(field, getattr(value, field.name)) for field in fields(value)]
+        return {field.name: to_json(part) for field, part in parts if part is not None or field.default is not None}
+    return list(map(to_json, value)) if isinstance(value, tuple) else value

@@ -14,17 +14,12 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Plug-ins of one kind, keyed by name.
+    """Plug-ins of one kind, a noun for messages, keyed by name.
 
     Modules of ``package`` are imported when a plug-in is first looked up. If a module has the name of the plug-in, only
     that module is imported, so that a plug-in does not need the packages that others need. A plug-in whose packages are
-    missing fails only when it is requested.
-
-    Args:
-        kind: noun for a plug-in, used in messages.
-        package: package that contains the modules.
-        entry: name of the module that registers the plug-in, if each plug-in is a package; otherwise "".
-        group: group of entry points through which other packages add plug-ins; "" if they cannot.
+    missing fails only when it is requested. If each plug-in is a package, its module ``entry`` registers it. Other
+    packages add plug-ins through entry points of the ``group``, if there is one.
     """
 
     def __init__(self, kind: str, package: str, entry: str = "", group: str = ""):

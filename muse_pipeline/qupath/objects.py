@@ -90,8 +90,7 @@ def why_left_out(
 ) -> np.ndarray:
     """The reason why each object cannot be used, as a noun for ``list_counts``; "" for usable objects.
 
-    The ``shapes`` (N,) are None for objects without one, the ``geometries`` as in the file, with their plane in a
-    stack. Objects whose type in ``types`` is ``unwanted`` are not used.
+    Objects without a shape have None in ``shapes`` (N,). Objects whose type in ``types`` is ``unwanted`` are not used.
     """
     bounds, dimensions = shapely.bounds(shapes), shapely.get_dimensions(shapes)
     # An empty ROI has no positions in QuPath 0.4 and 0.5, and is an outline of a single position in 0.6 and 0.7.

@@ -267,8 +267,8 @@ def gather_cohort(
 ) -> list[SlideResult]:
     """Judge every slide of the resolved sheet, in its order, and write missing or outdated summaries.
 
-    ``no_model`` is the reason why there was no model for detection, ``groups`` has the group of each slide that has
-    one, and the kinds of doubt ``included`` do not exclude numbers from the totals.
+    ``no_model`` is the reason why there was no model, and the kinds of doubt ``included`` exclude no numbers from
+    totals.
     """
     group_of = groups or {}
     return [judge_slide(results, row, no_model, group_of.get(str(row["slide_id"]), ""), included) for row in rows]

@@ -44,8 +44,8 @@ def read_outlines(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Read the nuclei whose centres lie in a rectangle in level-0 px; only row groups that touch it are read.
 
-    Returns their polygons (n,) and xy (n, 2) in level-0 px, ``column`` (n,) int, and (n,) bool, True for nuclei that
-    totals leave out.
+    Returns their polygons (n,), xy (n, 2) in level-0 px, ``column`` (n,) int, and (n,) bool, True if totals leave them
+    out.
     """
     provenance = parquet.read_provenance(path)
     quality = [parquet.QUALITY] if provenance.quality else []

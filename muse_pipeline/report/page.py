@@ -156,10 +156,7 @@ def _name_validated(slide: SlideResult) -> str:
 
 
 def _artefact_values(slide: SlideResult) -> dict[str, float]:
-    """Area in mm2 of each kind of artefact, and numbers of nuclei in them and left out; empty without a search.
-
-    The area out of focus is empty if focus was not judged.
-    """
+    """Area in mm2 of each kind of artefact, and numbers of nuclei in them and left out; empty without a search."""
     if slide.artefacts_mm2 is None:
         return {}
     areas = {f"{kind}_mm2": None for kind in ARTEFACTS}

@@ -39,10 +39,10 @@ class Difference:
 def mean_by_patient(values: np.ndarray, patients: list[str]) -> tuple[np.ndarray, list[str]]:
     """Means (P, M) per patient of the values (S, M) of slides, ignoring NaN, and the names of the patients."""
     names, index = np.unique(patients, return_inverse=True)
-    known = np.isfinite(values)
+    has_value = np.isfinite(values)
     sums, counts = np.zeros((2, len(names), values.shape[1]))
-    np.add.at(sums, index, np.where(known, values, 0))
-    np.add.at(counts, index, known)
+    np.add.at(sums, index, np.where(has_value, values, 0))
+    np.add.at(counts, index, has_value)
     with np.errstate(invalid="ignore"):
         return sums / counts, names.tolist()
 
@@ -85,19 +85,19 @@ def compare_groups(
 ) -> Difference:
     """Compare two groups of patients by M measures, given values (P, M), NaN if unknown, and ``is_second`` (P,)."""
     random = np.random.default_rng(SEED)
-    known = np.isfinite(values)
-    offset = np.nanmean(np.where(known.any(0), values, 0), 0)
-    centred = np.where(known, values - offset, 0)  # centred, so that squares lose no digits
-    sums = np.hstack([known, centred, centred**2]).astype(float)
+    has_value = np.isfinite(values)
+    offset = np.nanmean(np.where(has_value.any(0), values, 0), 0)
+    centred = np.where(has_value, values - offset, 0)  # centred, so that squares lose no digits
+    sums = np.hstack([has_value, centred, centred**2]).astype(float)
     labels = np.stack([~is_second, is_second])
     n, mean, effect = _describe(labels.astype(float), sums)
     usable = (n >= 2).all(0)
     low, high = _bootstrap(labels, sums, n_bootstraps, random)
     p = np.full(values.shape[1], np.nan)
-    for pattern in np.unique(known[:, usable], axis=1).T:  # each measure is permuted over the patients with a value
-        same = usable & (known == pattern[:, None]).all(0)
+    for pattern in np.unique(has_value[:, usable], axis=1).T:  # each measure is permuted over the patients with a value
+        same = usable & (has_value == pattern[:, None]).all(0)
         p[same] = _permute(is_second[pattern], centred[np.ix_(pattern, same)], n_permutations, random)
-    columns = (np.where(usable, each, np.nan) for each in (effect, low, high))
+    columns = (np.where(usable, column, np.nan) for column in (effect, low, high))
     return Difference(n.astype(int), mean + offset, *columns, p, benjamini_hochberg(p))
 
 
@@ -152,8 +152,8 @@ def _permute(is_second: np.ndarray, values: np.ndarray, n: int, random: np.rando
 
 def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
     """Adjusted p (M,), NaN if p is; Benjamini & Hochberg, J R Stat Soc B 1995."""
-    q, known = np.full(len(p), np.nan), np.flatnonzero(np.isfinite(p))
-    descending = known[np.argsort(-p[known], kind="stable")]
+    q, tested = np.full(len(p), np.nan), np.flatnonzero(np.isfinite(p))
+    descending = tested[np.argsort(-p[tested], kind="stable")]
     rank = np.arange(len(descending), 0, -1)
     q[descending] = np.minimum(np.minimum.accumulate(p[descending] * len(descending) / rank), 1)
     return q

@@ -188,3 +188,16 @@ def test_the_command_reads_groups_from_the_sheet(slides, tmp_path, capsys):
 
 def to_json(name):
     return json.dumps(row(name))
+
+
+def test_a_region_that_a_slide_lacks_has_no_share_of_it(slides):
+    """Drawn regions of different slides may have different classes."""
+
+    def with_regions(slide, **areas):
+        classes = [{"name": name, "area_mm2": mm2} for name, mm2 in areas.items()]
+        regions = {"status": "ok", "source": "drawn", "reason": "", "classes": classes}
+        return replace(slide, summary={**slide.summary, "regions": regions})
+
+    areas = {"Tumour": 1}, {"Tumour": 1, "Necrosis": 3}, {"Necrosis": 2}
+    page = draw([with_regions(slide, **own) for slide, own in zip(slides, areas, strict=False)])
+    assert "3 slides from 0 to 100, median 25" in figure_of(page, "Tumour, % of the regions")
