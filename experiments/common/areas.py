@@ -55,16 +55,21 @@ def nuclei_in_areas(
     predictor: Predictor, pictures: Sequence[tuple[Path, Path, str]], mpp: float
 ) -> Iterator[tuple[Nuclei, np.ndarray, str]]:
     """Nuclei of each picture farther than a margin from any edge, whether each is in an area (N,), and the patient."""
-    reach = 2 * int(np.ceil(MARGIN_UM / mpp)) + 1
-    kernel = np.ones((reach, reach), np.uint8)
     for picture, mask_path, patient in pictures:
         pixels = read_rgb(picture)
-        mask = (cv2.imread(str(mask_path), cv2.IMREAD_GRAYSCALE) > 0).astype(np.uint8)
         nuclei = detect_picture(predictor, pixels, mpp, fit_macenko(pixels.reshape(-1, 3)))
-        inside, outside = (cv2.erode(part, kernel, borderValue=1) > 0 for part in (mask, 1 - mask))
-        column, row = np.floor(nuclei.xy).astype(int).T
-        is_counted = (inside | outside)[row, column]
-        yield nuclei[is_counted], inside[row, column][is_counted], patient
+        area = find_area(nuclei.xy, cv2.imread(str(mask_path), cv2.IMREAD_GRAYSCALE) > 0, mpp)
+        yield nuclei[area >= 0], area[area >= 0] == 1, patient
+
+
+def find_area(xy: np.ndarray, mask: np.ndarray, mpp: float) -> np.ndarray:
+    """For positions (N, 2) in px, 1 inside a mask (h, w) and 0 outside; -1 within a margin from any edge."""
+    reach = 2 * int(np.ceil(MARGIN_UM / mpp)) + 1
+    inside, outside = (
+        cv2.erode(part.astype(np.uint8), np.ones((reach, reach), np.uint8), borderValue=1) > 0 for part in (mask, ~mask)
+    )
+    column, row = np.floor(xy).astype(int).T
+    return np.where(inside[row, column], 1, np.where(outside[row, column], 0, -1))
 
 
 def score_areas(predictor: Predictor, pictures: list[tuple[Path, Path, str]], mpp: float) -> dict:

@@ -15,36 +15,27 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from experiments.common.features import CLASSES, EMBEDDING, MPP, measure_nuclei
 from experiments.common.runs import add_run, is_recorded, read_runs, runs_of
 from muse_pipeline.cohort.patients import patient_in_name
-from muse_pipeline.core.types import Frame
 from muse_pipeline.evaluation.bootstrap import percentile_interval, resample_sums
 from muse_pipeline.evaluation.detection import match_points
 from muse_pipeline.features.catalogue import FIRST_COLUMNS, features_of
-from muse_pipeline.features.measure import FeatureSettings
-from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.embed import Embedder
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.labels.label_sources import read_labelled_images
 from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.labels.picture_source import PictureSource
-from muse_pipeline.nuclei.rays import rays_to_rings
-from muse_pipeline.nuclei.shape import measure_shapes
-from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.tissue.mask import KeptArea
-from muse_pipeline.tissue.stain import fit_macenko
 
 RUNS = runs_of(__file__)
-CLASSES, MPP, RADIUS_UM = ("Lymphocyte", "Epithelial", "Stroma"), 0.5, 3.0
+RADIUS_UM = 3.0
 SITES = ("A7", "A8", "AC")
 NOT_WITHOUT_CLASSES = "neighbours_fraction", "neighbours_same"  # these use the classes of `compact`
 SHAPE = tuple(each.name for each in (*FIRST_COLUMNS, *features_of("basic", CLASSES)) if each.group == "shape")
@@ -53,7 +44,6 @@ ALL = tuple(
     for each in (*FIRST_COLUMNS, *features_of("all", CLASSES))
     if not each.name.startswith((*NOT_WITHOUT_CLASSES, "neighbours_tissue"))
 )
-EMBEDDING = tuple(f"embedding_{number}" for number in range(24))
 SETS = {
     "shape": SHAPE,
     "basic": tuple(name for name in ALL if not name.startswith(("texture", "neighbours"))),
@@ -64,45 +54,10 @@ SETS = {
 COLUMNS = (*ALL, *EMBEDDING)
 
 
-class Picture:
-    """A picture with the interface of a store; it is white beyond its edges."""
-
-    def __init__(self, pixels: np.ndarray):
-        self.pixels, self.mpp = np.pad(pixels, [(128, 128), (128, 128), (0, 0)], constant_values=255), MPP
-        self.size_px = pixels.shape[1::-1]
-
-    def keep_chunks(self, n: int) -> None:
-        """Do nothing, as no chunks are decoded."""
-
-    def read_planes(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """Pixels of a rectangle, as in ``Store.read_planes``, at most 128 px outside the picture."""
-        x, y = int(xy[0]) + 128, int(xy[1]) + 128
-        return np.ascontiguousarray(self.pixels[y : y + size[1], x : x + size[0]].transpose(2, 0, 1))
-
-
-def embed_picture(pixels: np.ndarray, embedder: Embedder, colour: np.ndarray, xy: np.ndarray) -> dict[str, np.ndarray]:
-    """The columns ``EMBEDDING`` of nuclei at ``xy`` (N, 2), computed in a window with the picture at its centre."""
-    window = np.full((embedder.card.input_px,) * 2 + (3,), 255, np.uint8)
-    corner = (np.array(window.shape[1::-1]) - pixels.shape[1::-1]) // 2
-    window[corner[1] :, corner[0] :][: len(pixels), : pixels.shape[1]] = pixels
-    vectors = embedder(window, colour, xy + corner).astype(np.float16)
-    return dict(zip(EMBEDDING, vectors.T, strict=True))
-
-
 def measure_picture(image: LabelledImage, predictor: Predictor, embedder: Embedder) -> tuple[np.ndarray, np.ndarray]:
     """Features (N, len(COLUMNS)) and labels (N,) of the labelled nuclei that were detected."""
-    fit = fit_macenko(image.pixels.reshape(-1, 3))
-    found = detect_image(predictor, image.pixels, colour_of_fit(predictor.card.colour, fit))
+    found, columns = measure_nuclei(image.pixels, predictor, embedder)
     taken = match_points(found.xy * MPP, found.score, image.nuclei.xy * MPP, RADIUS_UM)
-    height, width = image.pixels.shape[:2]
-    everywhere = np.full((height // 16 + 1, width // 128 + 1), 255, np.uint8)
-    kept = KeptArea(everywhere, width // 16 + 1, np.array([8.0, 8.0]), None)
-    meter = FeatureSettings("all", Picture(image.pixels), fit).meter(SimpleNamespace(mpp=(MPP, MPP)), kept, CLASSES)
-    nuclei = Nuclei(found.xy, Frame.LEVEL0, rays=found.rays, label=found.label)
-    rings = rays_to_rings(nuclei.xy, nuclei.rays, (MPP, MPP))
-    shapes = measure_shapes(rings, (MPP, MPP))
-    columns = shapes | meter.measure(nuclei, nuclei[:0], rings, shapes)
-    columns |= embed_picture(image.pixels, embedder, colour_of_fit(embedder.card.colour, fit), found.xy)
     known = np.flatnonzero((taken >= 0) & (image.nuclei.label[taken] >= 0))
     return np.stack([columns[name][known] for name in COLUMNS], 1), image.nuclei.label[taken[known]]
 
