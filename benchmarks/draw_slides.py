@@ -15,6 +15,7 @@ import argparse
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ import tifffile
 
 from muse_pipeline.core.environment import peak_memory_mib
 from muse_pipeline.core.files import complete_file
-from muse_pipeline.demo.write import BLOCK_PX, TILE_PX, describe, encode, write_demo
+from muse_pipeline.demo.tissue import Tissue, plan_tissue
+from muse_pipeline.demo.write import BLOCK_PX, QUALITY, TILE_PX, describe, write_demo, write_tissue
 
 MPP = 0.25
 
@@ -40,11 +42,21 @@ def main() -> None:
     for area, side_px in zip(args.areas_mm2, sides_px, strict=True):
         folder = args.folder / f"{area:g}mm2"
         started = time.monotonic()
-        n_nuclei = write_demo(folder, area, MPP, threads=args.threads, side_um=side_px and side_px * MPP)
+        n_nuclei = write_tissue(folder, plan_on_glass(area, side_px), MPP, args.threads)
         seconds, size = time.monotonic() - started, (folder / "demo.svs").stat().st_size / 1e6
         print(f"{area:g} mm2: {n_nuclei:,} nuclei, {seconds:.0f} s, {size:.0f} MB, peak so far {peak_memory_mib()} MiB")
         if args.repeat_px:
             repeat_slide(folder, folder.with_name(f"{folder.name}-repeated"), -(-args.repeat_px // BLOCK_PX))
+
+
+def plan_on_glass(area_mm2: float, side_px: int | None) -> Tissue:
+    """Plan a tissue on a square glass of side ``side_px``, or on the smallest glass if that is None."""
+    tissue = plan_tissue(area_mm2, seed=0)
+    if side_px is None:
+        return tissue
+    if side_px * MPP < max(tissue.layout.size_um):
+        raise SystemExit(f"{area_mm2:g} mm2 of tissue do not fit on a glass of {side_px} px; give a larger --sides-px")
+    return replace(tissue, layout=replace(tissue.layout, size_um=(side_px * MPP,) * 2))
 
 
 def lay_out(folder: Path, area_mm2: float, field_mm2: float = 4.0, threads: int = 2) -> None:
@@ -61,7 +73,8 @@ def lay_out(folder: Path, area_mm2: float, field_mm2: float = 4.0, threads: int 
 def repeat_slide(folder: Path, repeated: Path, n_blocks: int) -> None:
     """Lay copies of a slide side by side over ``n_blocks`` by ``n_blocks`` blocks; the outermost are cut off."""
     side = n_blocks * BLOCK_PX
-    tiled = {"photometric": "ycbcr", "compression": "jpeg", "subsampling": (2, 2), "tile": (TILE_PX, TILE_PX)}
+    tiled = {"photometric": "rgb", "compression": "jpeg", "subsampling": (2, 2), "tile": (TILE_PX, TILE_PX)}
+    tiled["compressionargs"] = {"level": QUALITY}
     plain = {"metadata": None, "software": False}
     with (
         tifffile.TiffFile(folder / "demo.svs") as source,
@@ -74,7 +87,7 @@ def repeat_slide(folder: Path, repeated: Path, n_blocks: int) -> None:
         levels = [
             (_repeat_tiles(whole, side // TILE_PX), side, describe(side, side, MPP)),
             (_repeat_tiles(quarter, side // 4 // TILE_PX), side // 4, "Aperio level"),
-            (_encode_tiles(small), side // 16, "Aperio level"),
+            (_cut_tiles(small), side // 16, "Aperio level"),
         ]
         for number, (tiles, side_px, description) in enumerate(levels):
             shape = {"shape": (side_px, side_px, 3), "dtype": np.uint8, "description": description}
@@ -100,13 +113,13 @@ def _repeat(picture: np.ndarray, side: int) -> np.ndarray:
     return picture[rows[:, None], columns]
 
 
-def _encode_tiles(picture: np.ndarray) -> Iterator[bytes]:
-    """Yield the compressed tiles of a small level, padded with white."""
+def _cut_tiles(picture: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the tiles of a small level, padded with white."""
     missing = -len(picture) % TILE_PX
     padded = np.pad(picture, ((0, missing), (0, missing), (0, 0)), constant_values=255)
     for y in range(0, len(padded), TILE_PX):
         for x in range(0, len(padded), TILE_PX):
-            yield encode(padded[y : y + TILE_PX, x : x + TILE_PX])
+            yield np.ascontiguousarray(padded[y : y + TILE_PX, x : x + TILE_PX])
 
 
 if __name__ == "__main__":

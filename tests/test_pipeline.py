@@ -215,7 +215,7 @@ def test_no_tissue_is_no_nuclei_and_a_warning(whole):
 
 def test_what_an_image_is_not_is_warned_of(slide, pixels):
     with pytest.warns(MuseWarning) as caught:
-        muse.find_nuclei(255 - slide.read_region(CROP[:2], 0, (1300, 1000)), mpp=MPP)
+        muse.find_nuclei(255 - slide.read_region((0, 0), 0, (2000, 1500)), mpp=MPP)
     assert "array: dark background: not bright-field" in [str(warning.message) for warning in caught]
     with pytest.warns(MuseWarning, match="implausible") as caught:
         muse.SlideImage.from_array(pixels, 3.0)

@@ -19,7 +19,7 @@ from muse_pipeline.report.page import write_page
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 IMAGES = Path(__file__).parents[1] / "docs/images"
-AT = "#at=3000,2350,0.35"  # centre of the view in QuPath px, and um per screen px
+AT = "#at=2400,1950,0.35"  # centre of the view in QuPath px, and um per screen px
 # JavaScript that computes the screen positions of the nuclei nearest to points on the screen.
 NUCLEI = """(points) => {
   const view = muse.view();

@@ -1,7 +1,7 @@
 """Write a synthetic slide with known nuclei: tissue islands, glands, stroma, a fold and a pen mark.
 
-Writes demo.svs (an Aperio-like pyramid), truth.csv and truth.parquet (every nucleus), and slides.tsv and config.yaml
-for `snakemake --configfile OUT_DIR/config.yaml`. The same seed gives the same tissue at every mpp.
+Writes demo.svs (an Aperio-like pyramid), truth.csv (every nucleus), and slides.tsv and config.yaml for
+`snakemake --configfile OUT_DIR/config.yaml`. The same seed gives the same tissue at every mpp.
 """
 
 from __future__ import annotations

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from muse_pipeline.demo.field import Texture, Window
+from muse_pipeline.demo.field import N_ANGLES, Texture, Window, draw_outline
 
 # Optical density (natural logarithm) of red, green and blue per unit of stain.
 HAEMATOXYLIN = np.array([0.585, 0.716, 0.380])
 EOSIN = np.array([0.140, 0.810, 0.570])
-MARGIN_UM, GAP_UM, RAG_UM = 500.0, 380.0, 75.0
-N_ANGLES = 1024
+MARGIN_UM, GAP_UM, RAG_UM = 300.0, 330.0, 75.0
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,7 @@ class Island:
 
     def extent_um(self, window: Window) -> tuple[float, float]:
         """Lower and upper bound of ``inside_um`` in a window, with a margin for ragged edges."""
-        x, y = Window(window.x_um, window.y_um, window.mpp, (1, 1)).centres()
-        steps = np.linspace(0, 1, 9, dtype=np.float32)
-        x, y = x + steps * window.size_um[0], y + steps[:, None] * window.size_um[1]
+        x, y = Window(window.x_um, window.y_um, max(window.size_um) / 8, (9, 9)).centres()
         inside = self._inside_smooth(*np.broadcast_arrays(x - self.centre_um[0], y - self.centre_um[1]))
         room = RAG_UM + max(window.size_um) / 8
         return float(inside.min() - room), float(inside.max() + room)
@@ -105,35 +102,20 @@ class Layout:
 
 def plan_layout(area_mm2: float, period_um: float, rng: np.random.Generator) -> Layout:
     """Plan two rows of two islands with a total area of ``area_mm2``, a fold in the third island, and a pen stroke."""
-    parts = np.array([0.30, 0.22, 0.27, 0.21])
-    outlines = [_outline(area_mm2 * 1e6 * part, rng) for part in parts]
-    low, high = (np.array([pick(outline, 0) for outline, _ in outlines]) for pick in (np.min, np.max))
-    sizes = (high - low).reshape(2, 2, 2)
-    rows, columns = sizes[..., 1].max(1), sizes[..., 0].max(0)
-    x = MARGIN_UM + np.array([0, columns[0] + GAP_UM])
-    y = MARGIN_UM + np.array([0, rows[0] + GAP_UM])
-    size = np.array([x[1] + columns[1], y[1] + rows[1]]) + MARGIN_UM
+    radii = []
+    for part in (0.30, 0.22, 0.27, 0.21):
+        angles, radius = draw_outline((1.0, rng.uniform(0.6, 0.8)), 0.17, 14, rng)
+        radii.append((radius * np.sqrt(part * area_mm2 * 1e6 / (np.pi * np.mean(radius**2)))).astype(np.float32))
+    pitch = 2 * np.max([np.abs([np.cos(angles), np.sin(angles)] * radius).max(1) for radius in radii], 0) + GAP_UM
+    width, height = (2 * (MARGIN_UM + pitch)).tolist()
     islands = []
-    for i, (_, radius) in enumerate(outlines):
-        free = np.array([columns[i % 2], rows[i // 2]]) - (high - low)[i]
-        centre = np.array([x[i % 2], y[i // 2]]) + free * rng.uniform(0.2, 0.8, 2) - low[i]
-        islands.append(
-            Island(centre.astype(np.float32), radius.astype(np.float32), rng.uniform(0, period_um, 2), _stains(i, rng))
-        )
-    third, reach = islands[2].centre_um, np.sqrt(area_mm2 * 1e6 * parts[2] / np.pi)
-    fold = Stroke(third + reach * np.array([-1.5, -0.35]), third + reach * np.array([1.5, 0.45]), 46.0, 0.08 * reach)
-    pen = Stroke(np.array([x[1] - 130, 0.05 * size[1]]), np.array([x[1] - 250, 0.40 * size[1]]), 170.0, 45.0)
-    return Layout(tuple(size), tuple(islands), fold, pen)
-
-
-def _outline(area_um2: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    angles = np.arange(N_ANGLES) * (2 * np.pi / N_ANGLES)
-    turn, aspect = rng.uniform(-0.5, 0.5), rng.uniform(0.6, 0.8)
-    radius = 1 / np.hypot(np.cos(angles - turn), np.sin(angles - turn) / aspect)
-    for order in range(2, 14):
-        radius *= 1 + 0.17 / order * rng.standard_normal() * np.cos(order * angles + rng.uniform(0, 2 * np.pi))
-    radius *= np.sqrt(area_um2 / (np.pi * np.mean(radius**2)))
-    return np.stack([np.cos(angles), np.sin(angles)], -1) * radius[:, None], radius.astype(np.float32)
+    for i, radius in enumerate(radii):
+        centre = (MARGIN_UM + pitch * (np.array([i % 2, i // 2]) + 0.5)).astype(np.float32)
+        islands.append(Island(centre, radius, rng.uniform(0, period_um, 2), _stains(i, rng)))
+    third, reach = islands[2].centre_um, float(radii[2].mean())
+    fold = Stroke(third + reach * np.array([-1.5, -0.6]), third + reach * np.array([1.5, 0.2]), 46.0, 0.08 * reach)
+    pen = Stroke(np.array([width / 2 + 60, 0.05 * height]), np.array([width / 2 - 60, 0.40 * height]), 170.0, 45.0)
+    return Layout((width, height), tuple(islands), fold, pen)
 
 
 def _stains(i: int, rng: np.random.Generator) -> np.ndarray:

@@ -6,88 +6,13 @@ eosin, which are converted to light at the end.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 
 from muse_pipeline.demo.field import FLOW_SLOPE, Window, smoothstep
 from muse_pipeline.demo.layout import HAEMATOXYLIN, Island
-from muse_pipeline.demo.stamps import DENSITY_STEP, RED_CELL
+from muse_pipeline.demo.stamps import DENSITY_STEP
 from muse_pipeline.demo.tissue import CELL_REACH_UM, Tissue, cells_in
-
-
-@dataclass(frozen=True)
-class Ground:
-    """Maps and textures in a window of the field, (h, w) float32 each, mostly named as in ``Field`` and ``Tissue``."""
-
-    depth: np.ndarray
-    hollow: np.ndarray
-    loose: np.ndarray
-    crowd: np.ndarray
-    unevenness: np.ndarray
-    defocus: np.ndarray
-    fibre: np.ndarray
-    cleft: np.ndarray
-    fine: np.ndarray
-    coarse: np.ndarray
-
-
-def survey(tissue: Tissue, window: Window) -> Ground:
-    """Sample the maps and textures in ``window``, which is given in um of the field."""
-    depth, hollow, flow, loose = cv2.split(tissue.field.shape.view(window))
-    crowd, _, unevenness, defocus = cv2.split(tissue.field.state.view(window))
-    fine, coarse = cv2.split(tissue.grain.view(window))
-    x, y = window.centres()
-    flow += np.float32(FLOW_SLOPE) * y + 0.5 * coarse + 0.2 * fine
-    fibre, thin, cleft = cv2.split(tissue.fibres.at(x + 0.25 * y + 2 * coarse, flow))
-    hollow += 0.5 * coarse * (depth > 0)  # frayed free ends of gland cells
-    return Ground(depth, hollow, loose, crowd, unevenness, defocus, 0.6 * fibre + 0.4 * thin, cleft, fine, coarse)
-
-
-def stain_ground(ground: Ground) -> np.ndarray:
-    """Amounts of haematoxylin and eosin, (h, w, 2) float32, before nuclei are added."""
-    gland = smoothstep(ground.depth, -0.8, 0.8)
-    haematoxylin, eosin = _mix(_stain_stroma(ground), _stain_gland(ground), gland)
-    empty = smoothstep(ground.hollow, -0.7, 0.7)
-    secretion = smoothstep(ground.unevenness, 0.2, 1.1) * gland * (0.16 + 0.05 * ground.coarse)
-    eosin += 0.16 * cv2.exp(-((ground.hollow + 1.1) ** 2))  # lining of every empty space
-    haematoxylin, eosin = _mix((haematoxylin, eosin), (0.0, secretion), empty)
-    thickness = 1 + 0.05 * ground.unevenness
-    return cv2.merge([haematoxylin * thickness, eosin * thickness])
-
-
-def _stain_stroma(ground: Ground) -> tuple[np.ndarray, np.ndarray]:
-    """Stains of collagen: dense or loose, pale among lymphocytes, with clefts between bundles."""
-    loose, fibre = ground.loose, ground.fibre
-    eosin = 0.68 + 0.20 * fibre + 0.07 * ground.fine - loose * (0.34 - 0.04 * fibre)
-    haematoxylin = 0.05 + 0.10 * loose + 0.05 * fibre * loose + 0.03 * ground.fine
-    eosin += 0.8 * ground.crowd * (0.20 + 0.09 * ground.coarse + 0.06 * ground.fine - eosin)
-    haematoxylin += 0.08 * ground.crowd
-    eosin += 0.14 * cv2.exp(-((ground.depth + 0.6) ** 2) / 0.7)  # basement membrane
-    there = 1 - 0.92 * _gaps(ground)
-    return np.maximum(haematoxylin, 0.02) * there, np.maximum(eosin, 0.04) * there
-
-
-def _gaps(ground: Ground) -> np.ndarray:
-    """Gaps in the collagen: clefts along its fibres, and a rim around some shrunken glands."""
-    cleft = smoothstep(ground.cleft + 0.25 * ground.loose - 0.8 * ground.crowd, 1.45, 1.8)
-    rim = smoothstep(ground.depth, -5.5, -3.5) * smoothstep(ground.depth, -0.4, -1.6)
-    return np.maximum(cleft, rim * smoothstep(ground.unevenness + 0.4 * ground.fibre, 0.3, 0.9))
-
-
-def _stain_gland(ground: Ground) -> tuple[np.ndarray, np.ndarray]:
-    """Stains of the grainy cytoplasm, paler towards the lumen."""
-    apex = smoothstep(ground.hollow, -11, -1)
-    haematoxylin = 0.30 + 0.07 * ground.coarse + 0.05 * ground.fine - 0.06 * apex
-    eosin = 0.44 + 0.08 * ground.coarse + 0.06 * ground.fine - 0.12 * apex
-    return haematoxylin, eosin
-
-
-def _mix(below: tuple, above: tuple, part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``below`` where ``part`` is 0, ``above`` where it is 1."""
-    return tuple(low + part * (high - low) for low, high in zip(below, above, strict=True))
-
 
 FINEST_MPP = 0.25  # coarser slides are painted at this pixel size or finer, then averaged as by a camera
 HALO_UM, FOLD_HALO_UM = 4.0, 28.0
@@ -95,7 +20,7 @@ BLOCK_PX = 512  # side of a block that fits in the CPU's caches
 OPTICS_UM, DEFOCUS_UM = 0.22, 0.95  # standard deviations of the blur
 GLASS = (243, 243, 245)
 PEN_DENSITY = np.array([1.55, 0.95, 0.28], np.float32)
-CELL_EOSIN = np.array([0.22, 0.20, 0.28, 1.15], np.float32)  # amount of eosin in the cells of each kind
+CELL_EOSIN = 0.23  # amount of eosin in a nucleus
 BROWN = np.array([0.62, 1.31, 1.79])  # optical density of DAB in place of a unit of haematoxylin
 SECOND_STAINS = np.stack([0.55 * HAEMATOXYLIN, 0.06 * HAEMATOXYLIN, 0.6 * BROWN])  # nuclei, background, marked nuclei
 
@@ -116,8 +41,8 @@ def paint_block(tissue: Tissue, window: Window, marked: int | None = None) -> np
         for left in range(0, width, side):
             size = min(side, width - left), min(side, height - top)
             corner = window.x_um + left * window.mpp, window.y_um + top * window.mpp
-            block = _paint_block(tissue, Window(*corner, window.mpp, size), times, marked)
-            pixels[top : top + size[1], left : left + size[0]] = block
+            block = Window(*corner, window.mpp, size)
+            pixels[top:, left:][: size[1], : size[0]] = _paint_block(tissue, block, times, marked)
     return pixels
 
 
@@ -132,7 +57,11 @@ def _paint_block(tissue: Tissue, window: Window, times: int, marked: int | None)
     light = cv2.exp(-density) * np.array(GLASS, np.float32)
     if times > 1:
         light = cv2.resize(light, window.size, interpolation=cv2.INTER_AREA)
-    return np.clip(np.rint(light + _camera_noise(tissue.noise, window)), 0, 255).astype(np.uint8)
+    # The camera's noise at a pixel does not depend on the window.
+    column, row = (round(start / window.mpp) for start in (window.x_um, window.y_um))
+    rows = np.arange(row, row + window.size[1])[:, None] % len(tissue.noise)
+    noise = tissue.noise[rows, np.arange(column, column + window.size[0]) % len(tissue.noise)]
+    return np.clip(np.rint(light + noise), 0, 255).astype(np.uint8)
 
 
 def is_blank(tissue: Tissue, window: Window) -> bool:
@@ -142,40 +71,59 @@ def is_blank(tissue: Tissue, window: Window) -> bool:
 
 def _paint_island(tissue: Tissue, island: Island, window: Window, marked: int | None) -> np.ndarray:
     """Optical density (h, w, 3) float32 of an island, computed with a halo for the blur and the fold."""
-    folded = tissue.layout.fold.may_show(window)
-    halo = int(np.ceil((FOLD_HALO_UM if folded else HALO_UM) / window.mpp))
+    is_folded = tissue.layout.fold.may_show(window)
+    halo = int(np.ceil((FOLD_HALO_UM if is_folded else HALO_UM) / window.mpp))
     wide = window.widened(halo)
-    ground = survey(tissue, wide.moved(*island.shift_um))
-    stain = stain_ground(ground)
-    if marked is not None:
-        stain = np.dstack([stain, np.zeros_like(stain[..., 0])])
+    ground, defocus = _stain_ground(tissue, wide.moved(*island.shift_um))
+    stain = np.dstack(ground if marked is None else [*ground, np.zeros_like(ground[0])])
     _press_cells(tissue, island, stain, wide, marked)
     if island.extent_um(wide)[0] < 0:
         stain *= smoothstep(island.inside_um(*wide.centres(), tissue.rag), -1.5, 1.5)[..., None]
-    if folded:
+    if is_folded:
         stain = _fold(tissue, stain, wide)
-    stain = _focus(stain, ground.defocus, window.mpp)[halo:-halo, halo:-halo]
+    sharp = cv2.GaussianBlur(stain, (0, 0), OPTICS_UM / window.mpp)
+    if defocus.any():
+        sharp += defocus[..., None] * (cv2.GaussianBlur(stain, (0, 0), DEFOCUS_UM / window.mpp) - sharp)
     stains = island.stains if marked is None else SECOND_STAINS
-    return cv2.transform(stain, np.ascontiguousarray(stains.T))
+    return cv2.transform(sharp[halo:-halo, halo:-halo], np.ascontiguousarray(stains.T))
+
+
+def _stain_ground(tissue: Tissue, window: Window) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Amounts of haematoxylin and eosin before nuclei are added, and the blur; ``window`` is in um of the field."""
+    depth, hollow, flow, loose = cv2.split(tissue.field.shape.view(window))
+    crowd, defocus = cv2.split(tissue.field.state.view(window))
+    fine, coarse = cv2.split(tissue.grain.view(window))
+    x, y = window.centres()
+    flow += np.float32(FLOW_SLOPE) * y + 0.5 * coarse + 0.2 * fine
+    fibre, thin, cleft = cv2.split(tissue.fibres.at(x + 0.25 * y + 2 * coarse, flow))
+    fibre = 0.6 * fibre + 0.4 * thin
+    # Collagen is dense or loose, pale among lymphocytes, and has clefts between bundles.
+    there = 1 - 0.92 * smoothstep(cleft + 0.25 * loose - 0.8 * crowd, 1.45, 1.8)
+    pink = 0.68 + 0.20 * fibre + 0.07 * fine - loose * (0.34 - 0.04 * fibre)
+    pink += 0.8 * crowd * (0.20 + 0.09 * coarse + 0.06 * fine - pink)
+    blue = 0.05 + 0.10 * loose + 0.05 * fibre * loose + 0.03 * fine + 0.08 * crowd
+    stroma = np.maximum(blue, 0.02) * there, np.maximum(pink, 0.04) * there
+    # Cytoplasm is grainy, and paler towards the lumen.
+    apex = smoothstep(hollow, -11, -1)
+    cytoplasm = 0.30 + 0.07 * coarse + 0.05 * fine - 0.06 * apex, 0.44 + 0.08 * coarse + 0.06 * fine - 0.12 * apex
+    gland, full = smoothstep(depth, -0.8, 0.8), 1 - smoothstep(hollow + 0.5 * coarse, -0.7, 0.7)
+    blue, pink = ((low + gland * (high - low)) * full for low, high in zip(stroma, cytoplasm, strict=True))
+    return (blue, pink), defocus
 
 
 def _press_cells(tissue: Tissue, island: Island, stain: np.ndarray, window: Window, marked: int | None) -> None:
     cells = cells_in(tissue, island, window, CELL_REACH_UM)
     rows, columns = stain.shape[:2]
-    strength = np.where(cells.kind == RED_CELL, 1, cells.strength) * DENSITY_STEP
-    positions = zip(
-        cells.stamp, *cells.xy_um.T, cells.angle, cells.mirror, cells.scale, strength, cells.kind, strict=True
-    )
-    for stamp, x, y, angle, mirror, scale, amount, kind in positions:
+    for (x, y), label, stamp, angle, mirror, scale, strength in cells.tolist():
         (row, column), pressed = tissue.stamps.press(stamp, x, y, angle, mirror, scale, window)
         top, left = max(row, 0), max(column, 0)
         pressed = pressed[top - row : max(rows - row, 0), left - column : max(columns - column, 0)]
         under = stain[top : top + pressed.shape[0], left : left + pressed.shape[1]]
-        pressed = pressed * np.array([1 / 255, amount], np.float32)
+        pressed = pressed * np.array([1 / 255, strength * DENSITY_STEP], np.float32)
         cover = pressed[..., :1]
         under *= 1 - 0.8 * cover
-        under[..., 2 if kind == marked else 0] += pressed[..., 1]
-        under[..., 1] += CELL_EOSIN[kind] * cover[..., 0]
+        under[..., 2 if label == marked else 0] += pressed[..., 1]
+        under[..., 1] += CELL_EOSIN * cover[..., 0]
 
 
 def _fold(tissue: Tissue, stain: np.ndarray, window: Window) -> np.ndarray:
@@ -184,15 +132,8 @@ def _fold(tissue: Tissue, stain: np.ndarray, window: Window) -> np.ndarray:
     second = cv2.GaussianBlur(stain, (0, 0), 1.6 / window.mpp)
     second = cv2.warpAffine(second, shift, window.size, borderMode=cv2.BORDER_REPLICATE)
     inside = tissue.layout.fold.inside_um(*window.centres())
-    ridge = 0.85 + 0.35 * np.exp(-((inside - 3) ** 2) / 12)
+    ridge = 1.2 + 0.35 * np.exp(-((inside - 3) ** 2) / 12)
     return stain + (smoothstep(inside, -1.5, 1.5) * ridge)[..., None] * second
-
-
-def _focus(stain: np.ndarray, defocus: np.ndarray, mpp: float) -> np.ndarray:
-    sharp = cv2.GaussianBlur(stain, (0, 0), OPTICS_UM / mpp)
-    if not defocus.any():
-        return sharp
-    return sharp + defocus[..., None] * (cv2.GaussianBlur(stain, (0, 0), DEFOCUS_UM / mpp) - sharp)
 
 
 def _paint_pen(tissue: Tissue, window: Window) -> np.ndarray:
@@ -200,10 +141,3 @@ def _paint_pen(tissue: Tissue, window: Window) -> np.ndarray:
     inside = tissue.layout.pen.inside_um(x, y) + 5 * tissue.rag.at(x, y)
     streaks = 0.85 + 0.07 * tissue.rag.at(6 * x, 0.3 * y)
     return (smoothstep(inside, -5, 8) * streaks)[..., None] * PEN_DENSITY
-
-
-def _camera_noise(noise: np.ndarray, window: Window) -> np.ndarray:
-    """Camera noise in grey levels, (h, w, 3); the noise of a pixel does not depend on the window."""
-    column, row = (round(start / window.mpp) for start in (window.x_um, window.y_um))
-    rows = noise[np.arange(row, row + window.size[1]) % len(noise)]
-    return rows.take(np.arange(column, column + window.size[0]) % len(noise), axis=1)

@@ -1,103 +1,80 @@
-"""The plan of a synthetic slide: the positions of its cells, and its true nuclei.
+"""The plan of a synthetic slide: its maps and textures, and the positions of its cells.
 
 Epithelial cells are in glands, spindle cells along fibres, and lymphocytes in crowds.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
-from muse_pipeline.core.types import Frame
 from muse_pipeline.demo.field import FLOW_SLOPE, PERIOD_UM, RASTER_UM, Field, Texture, Window, plan_field, smooth_noise
 from muse_pipeline.demo.layout import Island, Layout, plan_layout
-from muse_pipeline.demo.stamps import CLASSES, EPITHELIAL, LYMPHOCYTE, RED_CELL, STROMA, Stamps, draw_stamps
-from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.demo.stamps import EPITHELIAL, LYMPHOCYTE, STROMA, Stamps, draw_stamps
+
+# The cells of the field.
+CELL = np.dtype(
+    [
+        ("xy_um", float, 2),  # position of the centre
+        ("label", int),  # class, an index into ``stamps.CLASSES``
+        ("stamp", int),
+        ("angle", float),  # rotation of the stamp, from +x towards +y
+        ("mirror", int),  # -1 if the stamp is mirrored, otherwise 1
+        ("scale", float),  # factor by which the stamp is enlarged, about 1
+        ("strength", float),  # strength of the stain, about 1
+    ]
+)
 
 
-@dataclass(frozen=True)
-class Cells:
-    """N cells of the field.
-
-    Attributes:
-        xy_um: (N, 2) positions of the centres.
-        kind: (N,) index into ``stamps.KINDS``; unless it is ``RED_CELL``, it is also the class.
-        stamp: (N,) index of the stamp.
-        angle: (N,) rotation of the stamp, from +x towards +y.
-        mirror: (N,) -1 if the stamp is mirrored, otherwise 1.
-        scale: (N,) factor by which the stamp is enlarged, about 1.
-        strength: (N,) strength of the stain, about 1.
-    """
-
-    xy_um: np.ndarray
-    kind: np.ndarray
-    stamp: np.ndarray
-    angle: np.ndarray
-    mirror: np.ndarray
-    scale: np.ndarray
-    strength: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.xy_um)
-
-    def __getitem__(self, index: np.ndarray) -> Cells:
-        """The cells selected by a mask or an index array."""
-        return Cells(*(getattr(self, column.name)[index] for column in fields(self)))
-
-
-def sample_cells(field: Field, stamps: Stamps, rng: np.random.Generator) -> Cells:
-    """Propose far too many cells of every kind and keep a dense subset without overlap."""
-    proposals = [_epithelium, _lymphocytes, _spindles, _red_cells]
-    xy, kind, angle, rank = (np.concatenate(c) for c in zip(*(p(field, rng) for p in proposals), strict=True))
+def sample_cells(field: Field, stamps: Stamps, rng: np.random.Generator) -> np.ndarray:
+    """Propose far too many cells of every class and keep a dense subset without overlap, as (N,) ``CELL``."""
+    proposals = {LYMPHOCYTE: _lymphocytes, EPITHELIAL: _epithelium, STROMA: _spindles}
+    proposed = [propose(field, rng) for propose in proposals.values()]
+    xy, angle, rank = (np.concatenate(columns) for columns in zip(*proposed, strict=True))
+    label = np.repeat(list(proposals), [len(columns[0]) for columns in proposed])
     n = len(xy)
-    stamp = np.empty(n, int)
-    for one in (LYMPHOCYTE, EPITHELIAL, STROMA, RED_CELL):
-        stamp[kind == one] = rng.choice(stamps.of_kind(one), (kind == one).sum())
-    scale = rng.normal(1, 0.05, n).clip(0.88, 1.12)
-    strength = rng.normal(1, 0.11, n).clip(0.7, 1.3) * np.where(rng.random(n) < 0.06, 0.62, 1)
-    angle = angle.round(3)  # rounded, because the last digits of filtered maps differ between runs
-    cells = Cells(xy, kind, stamp, angle, rng.choice([-1, 1], n), scale, strength)
+    cells = np.empty(n, CELL)
+    cells["xy_um"], cells["label"], cells["mirror"] = xy, label, rng.choice([-1, 1], n)
+    cells["angle"] = angle.round(3)  # rounded, because the last digits of filtered maps differ between runs
+    cells["stamp"] = rng.integers(0, (stamps.label == LYMPHOCYTE).sum(), n) + np.searchsorted(stamps.label, label)
+    cells["scale"] = rng.normal(1, 0.05, n).clip(0.88, 1.12)
+    cells["strength"] = rng.normal(1, 0.11, n).clip(0.7, 1.3) * np.where(rng.random(n) < 0.06, 0.62, 1)
     return cells[_without_overlap(cells, stamps, rank)]
 
 
-def _epithelium(field: Field, rng: np.random.Generator):
+Proposed = tuple[np.ndarray, np.ndarray, np.ndarray]  # positions (N, 2), angles (N,), and ranks (N,), lowest first
+
+
+def _epithelium(field: Field, rng: np.random.Generator) -> Proposed:
     xy = _jittered_lattice(5.6, 2.0, rng)
     depth, hollow, *_ = _at(field.shape, xy)
     xy, depth = xy[(depth > 5) & (hollow < -5)], depth[(depth > 5) & (hollow < -5)]
     outwards = _direction(field.shape.values[..., 0], xy)
     row_of_cells = np.abs(depth - rng.normal(8, 1.0, len(xy)))  # so that the basal row is filled first
     angle = outwards + rng.normal(0, 0.3, len(xy)) + (depth > 14) * rng.uniform(-1.2, 1.2, len(xy))
-    return xy, np.full(len(xy), EPITHELIAL), angle, np.minimum(row_of_cells, 6) + rng.uniform(0, 3, len(xy))
+    return xy, angle, np.minimum(row_of_cells, 6) + rng.uniform(0, 3, len(xy))
 
 
-def _lymphocytes(field: Field, rng: np.random.Generator):
+def _lymphocytes(field: Field, rng: np.random.Generator) -> Proposed:
     xy = _jittered_lattice(8.4, 1.3, rng)
     depth, hollow, *_ = _at(field.shape, xy)
     crowd = _at(field.state, xy)[0]
     likely = np.where(depth < -3, 0.03 + 0.97 * crowd**1.5, 0.02 * (depth > 5))
     xy = xy[(rng.random(len(xy)) < likely) & (hollow < -4)]
     # The ranks place lymphocytes after most spindle cells, but before the last gaps in the epithelium are filled.
-    return xy, np.full(len(xy), LYMPHOCYTE), rng.uniform(0, 2 * np.pi, len(xy)), rng.uniform(1.5, 8, len(xy))
+    return xy, rng.uniform(0, 2 * np.pi, len(xy)), rng.uniform(1.5, 8, len(xy))
 
 
-def _spindles(field: Field, rng: np.random.Generator):
+def _spindles(field: Field, rng: np.random.Generator) -> Proposed:
     xy = rng.uniform(0, PERIOD_UM, (34_000, 2))
-    depth, hollow, _, loose = _at(field.shape, xy)
+    depth, _, _, loose = _at(field.shape, xy)
     crowd = _at(field.state, xy)[0]
-    likely = (depth < -3) * (0.45 + 0.5 * loose) * (1 - 0.75 * crowd)
-    xy = xy[(rng.random(len(xy)) < likely) & (hollow < -2.5)]
+    xy = xy[rng.random(len(xy)) < (depth < -3) * (0.45 + 0.5 * loose) * (1 - 0.75 * crowd)]
     along = _direction(field.shape.values[..., 2], xy, FLOW_SLOPE) + np.pi / 2
-    return xy, np.full(len(xy), STROMA), along + rng.normal(0, 0.16, len(xy)), rng.uniform(0, 2, len(xy))
-
-
-def _red_cells(field: Field, rng: np.random.Generator):
-    row, column = np.nonzero(field.state.values[..., 1] > 2.2)
-    xy = (np.stack([column, row], -1) + rng.random((len(row), 2))) * RASTER_UM
-    xy = xy[np.sin(xy[:, 0] / 37) + np.sin(xy[:, 1] / 53) > -0.3]  # some vessels are empty
-    return xy, np.full(len(xy), RED_CELL), rng.uniform(0, 2 * np.pi, len(xy)), rng.uniform(0, 8, len(xy))
+    return xy, along + rng.normal(0, 0.16, len(xy)), rng.uniform(0, 2, len(xy))
 
 
 def _jittered_lattice(spacing_um: float, jitter_um: float, rng: np.random.Generator) -> np.ndarray:
@@ -109,7 +86,7 @@ def _jittered_lattice(spacing_um: float, jitter_um: float, rng: np.random.Genera
     return np.mod(xy + rng.normal(0, jitter_um, xy.shape), PERIOD_UM)
 
 
-def _at(texture, xy: np.ndarray) -> np.ndarray:
+def _at(texture: Texture, xy: np.ndarray) -> np.ndarray:
     """Values (C, N) of the channels of a map at positions (N, 2) in um."""
     column, row = (xy / RASTER_UM).astype(int).T
     return texture.values[row, column].T
@@ -124,41 +101,28 @@ def _direction(values: np.ndarray, xy: np.ndarray, slope_y: float = 0.0) -> np.n
     return np.arctan2(dy + 4 * RASTER_UM * slope_y, dx)
 
 
-def _without_overlap(cells: Cells, stamps: Stamps, rank: np.ndarray) -> np.ndarray:
-    """Indices of cells that do not overlap; of two overlapping cells, the one with the lower ``rank`` is preferred.
+def _without_overlap(cells: np.ndarray, stamps: Stamps, rank: np.ndarray) -> np.ndarray:
+    """(N,) bool: True for cells that do not overlap a kept cell with a lower ``rank``.
 
-    In each of a few rounds, cells that outrank all the cells that they overlap are kept, and the latter are removed.
+    A cell is represented by three discs along its long axis.
     """
-    first, second = _collisions(cells, stamps)
-    state = np.zeros(len(cells), np.int8)  # 0 undecided, 1 kept, -1 removed
-    while len(first):
-        loser = np.where(rank[first] < rank[second], second, first)
-        beaten = np.zeros(len(cells), bool)
-        beaten[loser] = True
-        stays = ~beaten & (state == 0)
-        state[stays] = 1
-        state[first[stays[second]]] = -1
-        state[second[stays[first]]] = -1
-        undecided = (state[first] == 0) & (state[second] == 0)
-        first, second = first[undecided], second[undecided]
-    return np.flatnonzero(state >= 0)
-
-
-def _collisions(cells: Cells, stamps: Stamps, slack: float = 0.96) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of overlapping cells, as two index arrays; a cell is represented by three discs along its long axis."""
-    long, short = stamps.axes_um[cells.stamp].T * cells.scale
-    axis = np.stack([np.cos(cells.angle), np.sin(cells.angle)], -1) * (long - short)[:, None]
-    discs = np.mod(np.concatenate([cells.xy_um, cells.xy_um - axis, cells.xy_um + axis]), PERIOD_UM)
+    long, short = stamps.axes_um[cells["stamp"]].T * cells["scale"]
+    axis = np.stack([np.cos(cells["angle"]), np.sin(cells["angle"])], -1) * (long - short)[:, None]
+    discs = np.mod(np.concatenate([cells["xy_um"] + shift for shift in (0, -axis, axis)]), PERIOD_UM)
     radius = np.tile(short, 3)
     pairs = cKDTree(discs, boxsize=PERIOD_UM).query_pairs(2 * radius.max(), output_type="ndarray")
     away = np.abs(discs[pairs[:, 0]] - discs[pairs[:, 1]])
     away = np.hypot(*np.minimum(away, PERIOD_UM - away).T)
-    pairs = pairs[away < slack * radius[pairs].sum(1)] % len(cells)
-    return tuple(pairs[pairs[:, 0] != pairs[:, 1]].T)
+    first, second = (pairs[away < 0.96 * radius[pairs].sum(1)] % len(cells)).T
+    winner, loser = np.where(rank[first] < rank[second], (first, second), (second, first))
+    is_kept = np.ones(len(cells), bool)
+    for pair in np.argsort(rank[winner]):  # in this order, it is known whether the winner itself is kept
+        if is_kept[winner[pair]] and winner[pair] != loser[pair]:
+            is_kept[loser[pair]] = False
+    return is_kept
 
 
 CELL_REACH_UM, EDGE_UM = 12.0, 9.0
-TRUTH_RAYS = 32
 
 
 @dataclass(frozen=True)
@@ -169,7 +133,7 @@ class Tissue:
         layout: layout of the glass.
         field: maps of the tissue.
         stamps: stock of nuclei.
-        cells: cells of the field.
+        cells: cells of the field, (N,) ``CELL``.
         fibres: texture with the channels fibre, thin fibre and cleft, all stretched along x.
         grain: isotropic texture with the channels fine and coarse.
         rag: noise that makes the outlines of islands ragged.
@@ -179,7 +143,7 @@ class Tissue:
     layout: Layout
     field: Field
     stamps: Stamps
-    cells: Cells
+    cells: np.ndarray
     fibres: Texture
     grain: Texture
     rag: Texture
@@ -215,25 +179,13 @@ def _texture(side: int, pixel_um: float, waves_um: tuple, rng: np.random.Generat
     return Texture(np.stack(channels, -1), pixel_um)
 
 
-def cells_in(tissue: Tissue, island: Island, window: Window, reach_um: float) -> Cells:
+def cells_in(tissue: Tissue, island: Island, window: Window, reach_um: float = 0.0) -> np.ndarray:
     """Cells of an island whose centres lie within ``reach_um`` of ``window``; their positions are on the glass."""
     corner = np.array([window.x_um, window.y_um]) - reach_um
     size = np.array(window.size_um) + 2 * reach_um
-    offset = np.mod(tissue.cells.xy_um - island.shift_um - corner, PERIOD_UM)
-    cells = tissue.cells[(offset < size).all(1)]
-    xy = offset[(offset < size).all(1)] + corner
-    inside = island.inside_um(*(column[:, None].astype(np.float32) for column in xy.T), tissue.rag)[:, 0]
-    return replace(cells, xy_um=xy)[inside > EDGE_UM]
-
-
-def true_nuclei(tissue: Tissue, window: Window) -> Nuclei:
-    """The nuclei (frame: level0) whose centres lie in ``window``; level 0 has ``window.mpp``."""
-    parts = [cells_in(tissue, island, window, 0.0) for island in tissue.layout.islands if island.may_show(window)]
-    empty = tissue.cells[:0]
-    return Nuclei.concatenate([_nuclei(tissue, cells[cells.kind < RED_CELL], window.mpp) for cells in (*parts, empty)])
-
-
-def _nuclei(tissue: Tissue, cells: Cells, mpp: float) -> Nuclei:
-    rays = tissue.stamps.rays(cells.stamp, cells.angle, cells.mirror, cells.scale, TRUTH_RAYS)
-    prob = np.eye(len(CLASSES), dtype=np.float32)[cells.kind]
-    return Nuclei(cells.xy_um / mpp, Frame.LEVEL0, rays, cells.kind, prob=prob)
+    offset = np.mod(tissue.cells["xy_um"] - island.shift_um - corner, PERIOD_UM)
+    is_near = (offset < size).all(1)
+    cells = tissue.cells[is_near]
+    cells["xy_um"] = offset[is_near] + corner
+    inside = island.inside_um(*(column[:, None].astype(np.float32) for column in cells["xy_um"].T), tissue.rag)[:, 0]
+    return cells[inside > EDGE_UM]

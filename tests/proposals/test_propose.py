@@ -81,7 +81,7 @@ def test_a_shard_of_another_slide_sends_back_to_propose(coarse_slide, whole):
 def test_the_ledger_states_that_nothing_was_sought_in_ink(whole):
     ledger = json.loads((whole.parent / "propose.json").read_text())
     assert ledger["status"] == "ok"
-    assert ledger["warnings"] == ["1 of 12 windows skipped (ink): nothing is proposed there"]
+    assert ledger["warnings"] == ["2 of 16 windows skipped (ink): nothing is proposed there"]
 
 
 @pytest.mark.parametrize(
