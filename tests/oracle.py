@@ -32,11 +32,11 @@ class Slide:
         self.folder, info = folder, read_json(folder / "slide.json")
         self.mpp, bounds = np.array(info["mpp"]), info["bounds"]
         self.offset_px = np.array([bounds["x"], bounds["y"]] if bounds else [0, 0])
-        corner = [*self.offset_px, *self.offset_px + [bounds["width"], bounds["height"]]]
-        self.scanned = shapely.box(*corner * np.tile(self.mpp, 2))
+        size_px = [bounds["width"], bounds["height"]] if bounds else info["size_px"]
+        self.scanned = shapely.box(*(self.offset_px * self.mpp), *((self.offset_px + size_px) * self.mpp))
         self.size_um = np.array(info["size_px"]) * self.mpp
         self.provenance = read_json(folder / "nuclei.provenance.json")["provenance"]
-        self.classes = [each["name"] for each in self.provenance["card"]["classes"]]
+        self.classes = [item["name"] for item in self.provenance["card"]["classes"]]
         self.table = pq.read_table(folder / "nuclei.parquet").to_pandas()
         self.xy = self.table[["x", "y"]].to_numpy() * self.mpp
         self.outlines = self.to_um(shapely.from_wkb(self.table["geometry"]))
@@ -55,21 +55,19 @@ class Slide:
 
     def areas(self, path: Path) -> list[tuple[dict, shapely.Geometry]]:
         """(properties, shape) of the features of a GeoJSON that counts from the scanner's bounds."""
-        found = []
+        areas = []
         for feature in read_json(path)["features"]:
             shape = shapely.from_geojson(json.dumps(feature["geometry"]))
-            found.append((feature["properties"], self.to_um(shapely.transform(shape, lambda xy: xy + self.offset_px))))
-        return found
+            areas.append((feature["properties"], self.to_um(shapely.transform(shape, lambda xy: xy + self.offset_px))))
+        return areas
 
     def artefacts(self) -> dict[str, shapely.Geometry]:
         """Area of each kind of artefact."""
-        path = self.folder / "artefacts.geojson"
-        areas = self.areas(path) if path.exists() else []
-        names = {properties["classification"]["name"].lower() for properties, _ in areas}
-        return {
-            name: shapely.union_all([shape for known, shape in areas if known["classification"]["name"].lower() == name])
-            for name in names
-        }
+        path, shapes = self.folder / "artefacts.geojson", {}
+        for properties, shape in self.areas(path) if path.exists() else []:
+            name = properties["classification"]["name"].lower()
+            shapes[name] = shapes.get(name, shapely.Polygon()) | shape
+        return shapes
 
     def left_out(self, subtract) -> np.ndarray:
         """(N,) True for nuclei that totals leave out."""
@@ -146,8 +144,7 @@ class Pixels:
     def values(self, shape: shapely.Geometry, stain: int, step: int = 1) -> np.ndarray:
         """Densities in the pixels of a shape; with a step of 2, of those in every second row."""
         rows, columns = self.inside(shape)
-        chosen = rows % step == 0
-        return self.densities[rows[chosen], columns[chosen], stain]
+        return self.densities[rows[rows % step == 0], columns[rows % step == 0], stain]
 
     def mean(self, shape: shapely.Geometry, stain: int, step: int = 1) -> float:
         values = self.values(shape, stain, step) if shape.area else np.empty(0)
@@ -161,13 +158,13 @@ def stains_of(pixels: Pixels, slide: Slide, index: int) -> dict[str, float]:
     near = shapely.STRtree(slide.rings).query(outline, "dwithin", distance=10)
     others = shapely.union_all(slide.rings[near[near != index]])
     rim, wider = outline - ring(xy, rays - 1), ring(xy, rays + 2) - outline - others
-    found = {}
+    columns = {}
     for stain, name in enumerate("he"):
         values = pixels.values(outline, stain)
-        found |= {f"{name}_mean": values.mean(), f"{name}_sd": values.std()}
-        found |= {f"{name}_p{share}": np.percentile(values, share) for share in (10, 50, 90)}
-        found |= {f"{name}_rim_mean": pixels.mean(rim, stain), f"{name}_ring_mean": pixels.mean(wider, stain)}
-    return found
+        columns |= {f"{name}_mean": values.mean(), f"{name}_sd": values.std()}
+        columns |= {f"{name}_p{share}": np.percentile(values, share) for share in (10, 50, 90)}
+        columns |= {f"{name}_rim_mean": pixels.mean(rim, stain), f"{name}_ring_mean": pixels.mean(wider, stain)}
+    return columns
 
 
 def texture_of(pixels: Pixels, outline: shapely.Polygon) -> dict[str, float]:
@@ -206,13 +203,13 @@ def neighbours(slide: Slide) -> pd.DataFrame:
     distance = np.linalg.norm(slide.xy[:, None] - slide.xy[None], axis=2)
     np.fill_diagonal(distance, np.inf)
     label, near = slide.table["label"].to_numpy(), distance <= 50
-    found = {"neighbours_nearest_um": np.where(distance.min(1) <= 100, distance.min(1), np.nan)}
-    found |= {f"neighbours_within_{um}um": (distance <= um).sum(1) for um in (25, 50, 100)}
+    columns = {"neighbours_nearest_um": np.where(distance.min(1) <= 100, distance.min(1), np.nan)}
+    columns |= {f"neighbours_within_{um}um": (distance <= um).sum(1) for um in (25, 50, 100)}
     with np.errstate(invalid="ignore"):
         for index, name in enumerate(slide.classes):
-            found[f"neighbours_fraction_{name}"] = (near & (label == index)).sum(1) / near.sum(1)
-        found["neighbours_same_class_fraction"] = (near & (label[:, None] == label)).sum(1) / near.sum(1)
-    return pd.DataFrame(found)
+            columns[f"neighbours_fraction_{name}"] = (near & (label == index)).sum(1) / near.sum(1)
+        columns["neighbours_same_class_fraction"] = (near & (label[:, None] == label)).sum(1) / near.sum(1)
+    return pd.DataFrame(columns)
 
 
 def is_in_cell(slide: Slide, index: int, points: np.ndarray, expand_um: float) -> np.ndarray:
@@ -229,12 +226,12 @@ def is_in_cell(slide: Slide, index: int, points: np.ndarray, expand_um: float) -
 def counts(slide: Slide, chosen: np.ndarray, mm2: float) -> dict[str, float]:
     """Numbers of nuclei, by class, and per mm2 of tissue."""
     n, label = chosen.sum(), slide.table["label"].to_numpy()
-    found = {"nuclei": n, "nuclei_per_mm2": n / mm2 if mm2 else np.nan}
+    numbers = {"nuclei": n, "nuclei_per_mm2": n / mm2 if mm2 else np.nan}
     for index, name in enumerate(slide.classes):
         of_class = (chosen & (label == index)).sum()
-        found |= {f"nuclei_{name}": of_class, f"nuclei_per_mm2_{name}": of_class / mm2 if mm2 else np.nan}
-        found[f"percent_{name}"] = 100 * of_class / n if n else np.nan
-    return found
+        numbers |= {f"nuclei_{name}": of_class, f"nuclei_per_mm2_{name}": of_class / mm2 if mm2 else np.nan}
+        numbers[f"percent_{name}"] = 100 * of_class / n if n else np.nan
+    return numbers
 
 
 def scores(od: np.ndarray, begins, prefix: str = "") -> dict[str, float]:
@@ -246,40 +243,42 @@ def scores(od: np.ndarray, begins, prefix: str = "") -> dict[str, float]:
     allred = 0
     if percent > 0:
         allred = sum(percent > limit for limit in (0, 1, 10, 33, 67)) + int(np.floor(grade[grade > 0].mean() + 0.5))
-    found = {"percent_positive": percent, "h_score": shares[0] + 2 * shares[1] + 3 * shares[2], "allred": allred}
-    found |= {f"n_{number}plus": (grade == number).sum() for number in (1, 2, 3)}
+    numbers = {"percent_positive": percent, "h_score": shares[0] + 2 * shares[1] + 3 * shares[2], "allred": allred}
+    numbers |= {f"n_{number}plus": (grade == number).sum() for number in (1, 2, 3)}
     if not prefix:
-        found |= {"n_positive": (grade > 0).sum(), "n_negative": (grade == 0).sum()}
-    return {prefix + name: value for name, value in found.items()}
+        numbers |= {"n_positive": (grade > 0).sum(), "n_negative": (grade == 0).sum()}
+    return {prefix + name: value for name, value in numbers.items()}
 
 
 def annotations(slide: Slide, path: Path) -> list[tuple[str, str, shapely.Geometry]]:
     """(name, class, shape) of the areas of a ROI file, without what is ignored."""
-    known = [(each.get("name"), each.get("classification", {}).get("name", ""), shape) for each, shape in slide.areas(path)]
-    ignored = shapely.union_all([shape for _, word, shape in known if word.startswith("Ignore")])
-    return [(name or word, word, shape - ignored) for name, word, shape in known if not word.startswith("Ignore")]
+    areas = [({"classification": {"name": ""}} | item, shape) for item, shape in slide.areas(path)]
+    areas = [(item.get("name"), item["classification"]["name"], shape) for item, shape in areas]
+    ignored = shapely.union_all([shape for _, word, shape in areas if word.startswith("Ignore")])
+    return [(name or word, word, shape - ignored) for name, word, shape in areas if not word.startswith("Ignore")]
 
 
 class Regions:
     """Areas of tissue that were drawn with classes."""
 
     def __init__(self, slide: Slide, path: Path):
-        self.slide, drawn = slide, [(each["classification"]["name"], shape) for each, shape in slide.areas(path)]
+        self.slide, drawn = slide, [(item["classification"]["name"], shape) for item, shape in slide.areas(path)]
         self.shapes, covered = {}, shapely.Polygon()
-        for name, shape in sorted(drawn, key=lambda each: each[1].area):  # where areas overlap, the smallest counts
+        for name, shape in sorted(drawn, key=lambda area: area[1].area):  # where areas overlap, the smallest counts
             self.shapes[name] = self.shapes.get(name, shapely.Polygon()) | (shape - covered)
             covered |= shape
         self.kept = shapely.union_all(slide.mask).buffer(16) & slide.roi  # where nuclei are kept
-        edges = {name: shape.boundary & self.kept.buffer(-1) for name, shape in self.shapes.items()}  # not of the tissue
+        inner = self.kept.buffer(-1)  # the edge of the tissue is not a border
+        edges = {name: shape.boundary & inner for name, shape in self.shapes.items()}
         self.borders = {"": (covered, shapely.union_all(list(edges.values())))}
         self.borders |= {name: (shape, edges[name]) for name, shape in self.shapes.items()}
 
     def region(self) -> np.ndarray:
         """(N,) name of the region of each nucleus; empty outside."""
-        found = np.full(len(self.slide.xy), "", object)
+        names = np.full(len(self.slide.xy), "", object)
         for name, shape in self.shapes.items():
-            found[shapely.contains_xy(shape, self.slide.xy)] = name
-        return found
+            names[shapely.contains_xy(shape, self.slide.xy)] = name
+        return names
 
     def distance(self, name: str = "") -> np.ndarray:
         """(N,) distance to the border of one class, or of all: negative inside."""
@@ -289,14 +288,14 @@ class Regions:
 
     def mm2(self) -> dict[str, float]:
         """Area of each region where nuclei are kept, and of the bands along its border."""
-        found = {f"mm2_in_{name}": (shape & self.kept).area / 1e6 for name, shape in self.shapes.items()}
+        areas = {f"mm2_in_{name}": (shape & self.kept).area / 1e6 for name, shape in self.shapes.items()}
         for name, (shape, border) in self.borders.items():
             of = f"border_of_{name}" if name else "border"
             for um in (50, 100):
                 band = border.buffer(um, quad_segs=32) & self.kept
-                found[f"mm2_in_{of}_inside_{um}um"] = (band & shape).area / 1e6
-                found[f"mm2_in_{of}_outside_{um}um"] = (band - shape).area / 1e6
-        return found
+                areas[f"mm2_in_{of}_inside_{um}um"] = (band & shape).area / 1e6
+                areas[f"mm2_in_{of}_outside_{um}um"] = (band - shape).area / 1e6
+        return areas
 
 
 def core_name(row: int, column: int) -> str:
@@ -316,8 +315,11 @@ def match(true_xy: np.ndarray, xy: np.ndarray, score: np.ndarray, radius_um: flo
     return pairs
 
 
-def f1(n_matched: int, n: int, n_true: int) -> float:
-    return 2 * n_matched / (n + n_true)
+def calibration_error(probs: np.ndarray, is_right: np.ndarray, n_bins: int = 15) -> float:
+    """Expected calibration error: |accuracy - confidence|, averaged over the nuclei of equally wide bins."""
+    bins = np.ceil(probs * n_bins).astype(int)
+    parts = [bins == number for number in set(bins)]
+    return sum(part.mean() * abs(is_right[part].mean() - probs[part].mean()) for part in parts)
 
 
 def overlaps(outlines: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -344,17 +346,17 @@ def aji(outlines: np.ndarray, true: np.ndarray) -> float:
             used.add(best)
         else:
             union += shape.area
-    return intersection / (union + sum(each.area for index, each in enumerate(outlines) if index not in used))
+    return intersection / (union + sum(shape.area for index, shape in enumerate(outlines) if index not in used))
 
 
 def genes(slide: Slide, xy: np.ndarray, counted: np.ndarray, expand_um: float) -> np.ndarray:
     """(N, G) counts of each nucleus: a position counts for the nearest outline within ``expand_um``."""
-    found = np.zeros((len(slide.outlines), counted.shape[1]))
+    total = np.zeros((len(slide.outlines), counted.shape[1]))
     for position, values in zip(xy, counted, strict=True):
         distance = shapely.distance(slide.outlines, shapely.Point(position))
         if distance.min() <= expand_um:
-            found[distance.argmin()] += values
-    return found
+            total[distance.argmin()] += values
+    return total
 
 
 def read_slide_table(folder: Path) -> tuple[pd.DataFrame, float]:
@@ -364,24 +366,26 @@ def read_slide_table(folder: Path) -> tuple[pd.DataFrame, float]:
 
 def measures(table: pd.DataFrame, mm2: float) -> dict[str, float]:
     """What groups of patients are compared by: densities, shares of classes, and medians of features."""
-    found = {"nuclei_per_mm2": len(table) / mm2}
+    measured = {"nuclei_per_mm2": len(table) / mm2}
     for name in table["class"].cat.categories:
         n = (table["class"] == name).sum()
-        found |= {f"nuclei_per_mm2_{name}": n / mm2, f"percent_{name}": 100 * n / len(table)}
+        measured |= {f"nuclei_per_mm2_{name}": n / mm2, f"percent_{name}": 100 * n / len(table)}
     features = [name for name in table if name in SIZES or name.startswith("h_")]
-    return found | {f"median_{name}": table[name].median() for name in features}
+    return measured | {f"median_{name}": table[name].median() for name in features}
 
 
-def compare(values: np.ndarray, is_second: np.ndarray, n_repeats: int = 2000) -> tuple[float, float, float, float]:
+def compare(values: np.ndarray, is_second: np.ndarray, n_repeats: int = 9999) -> tuple[float, float, float, float]:
     """Means of two groups, Hedges' g, and the p of a two-sided permutation test."""
-    known = np.isfinite(values)
-    values, is_second = values[known], is_second[known]
+    is_known = np.isfinite(values)
+    values, is_second = values[is_known], is_second[is_known]
     first, second = values[~is_second], values[is_second]
     freedom = len(values) - 2
     pooled = np.sqrt(((len(first) - 1) * first.var(ddof=1) + (len(second) - 1) * second.var(ddof=1)) / freedom)
     rng, observed = np.random.default_rng(0), abs(second.mean() - first.mean())
-    drawn = [rng.permutation(is_second) for _ in range(n_repeats)]
-    n_as_large = sum(abs(values[other].mean() - values[~other].mean()) >= observed - 1e-12 for other in drawn)
+    drawn = rng.permuted(np.tile(is_second, (n_repeats, 1)), axis=1)
+    totals = drawn @ values
+    differences = totals / len(second) - (values.sum() - totals) / len(first)
+    n_as_large = (abs(differences) >= observed - 1e-12).sum()
     p = (1 + n_as_large) / (1 + n_repeats)
     return first.mean(), second.mean(), (second.mean() - first.mean()) / pooled * (1 - 3 / (4 * freedom - 1)), p
 
@@ -389,8 +393,8 @@ def compare(values: np.ndarray, is_second: np.ndarray, n_repeats: int = 2000) ->
 def adjust(p: np.ndarray) -> np.ndarray:
     """Benjamini and Hochberg: over the measures that were tested."""
     tested = np.flatnonzero(np.isfinite(p))
-    found = np.full(len(p), np.nan)
+    q = np.full(len(p), np.nan)
     for index in tested:
         at_least = p[tested][p[tested] >= p[index]]
-        found[index] = min(1, *(value * len(tested) / (p[tested] <= value).sum() for value in at_least))
-    return found
+        q[index] = min(1, *(value * len(tested) / (p[tested] <= value).sum() for value in at_least))
+    return q

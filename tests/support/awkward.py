@@ -94,11 +94,11 @@ def write_stained(folder: Path) -> None:
     amounts = np.zeros((2, height, width), np.float32)
     amounts[0, 60 : height - 60, 60 : width - 60] = 0.15
     xy_um = np.stack(np.meshgrid(np.arange(50, 345, 18.0), np.arange(50, 280, 16.0)), -1).reshape(-1, 2)
-    xy_um = np.concatenate([xy_um, xy_um[::4] + (9, 0)])  # 1 um between the outlines
+    xy_um = np.concatenate([xy_um, xy_um[::4] + np.array([9, 0])])  # 1 um between the outlines
     for centre in xy_um:
         dab = rng.choice([0.0, 0.25, 0.4, 0.6, 0.9])
         if dab > 0.5:  # brown cytoplasm
-            cv2.ellipse(amounts[1], (tuple(centre / mpp - 0.5), tuple(14 / mpp), 0.0), float(dab), -1)
+            cv2.ellipse(amounts[1], (tuple(centre / mpp - 0.5), tuple(14 / mpp), 0.0), float(1.5 * dab), -1)
         ellipse = tuple(centre / mpp - 0.5), tuple(8 / mpp), 0.0
         cv2.ellipse(amounts[0], ellipse, 0.2 if dab else 0.7, -1)
         cv2.ellipse(amounts[1], ellipse, float(dab * np.log(10)), -1)
@@ -120,7 +120,7 @@ def run_microarray(folder: Path, demo: Path) -> Path:
     height, width = core.shape[:2]
     y, x = np.mgrid[:height, :width]
     circle = ((x + 0.5) / radii[0] - 1) ** 2 + ((y + 0.5) / radii[1] - 1) ** 2 < 1
-    size = (np.array([2.2, 27.6]) * PITCH_UM / MICROARRAY_MPP).astype(int)
+    size = (np.array([2.2, 27.6]) * PITCH_UM / MICROARRAY_MPP).astype(int) // 8 * 8  # levels are not truncated
     pixels = np.full((size[1], size[0], 3), 243, np.uint8)
     for row, column in CORES:
         left, top = (np.array([column + 0.3, row + 0.5]) * PITCH_UM / MICROARRAY_MPP).astype(int)
