@@ -126,6 +126,8 @@ def test_artefacts_and_what_totals_leave_out(slides, folder):
         inside = shapely.contains_xy(area, slide.xy)
         np.testing.assert_array_equal(inside, slide.table["quality"] == kind)
         assert float(row[f"{kind}_mm2"]) == pytest.approx(slide.tissue_mm2(area), rel=0.08)
+    blurred = shapely.box(*(slide.offset_px + [awkward.BLURRED_PX + 200, 800]) * slide.mpp, *slide.size_um)
+    assert not artefacts["ink"].intersects(blurred) and artefacts["blurred"].intersects(blurred)  # the ink crosses it
     out = slide.left_out(awkward.SUBTRACT)
     assert int(row["nuclei_left_out"]) == out.sum() > 50
     assert int(row["nuclei_in_artefacts"]) == slide.table["quality"].notna().sum() > out.sum()
@@ -137,7 +139,7 @@ def test_counts_and_densities(slides, folder, name):
     slide, row = slides[name], read_rows(folder / "results/cohort.tsv")[name]
     artefacts = slide.artefacts()
     mm2 = slide.tissue_mm2(without=[artefacts[kind] for kind in awkward.SUBTRACT if kind in artefacts])
-    assert float(row["tissue_mm2"]) == pytest.approx(mm2, rel=3e-3)
+    assert float(row["tissue_mm2"]) == pytest.approx(mm2, rel=0.01)
     assert_counts(row, oracle.counts(slide, ~slide.left_out(awkward.SUBTRACT), float(row["tissue_mm2"])))
 
 
@@ -211,7 +213,8 @@ def test_cells(slides, name):
         differences.append(((expected & ~cell).sum(), (cell & ~expected).sum(), expected.sum()))
     missing, excess, total = np.transpose(differences)
     assert missing.sum() < 0.03 * total.sum() and excess.sum() < 0.02 * total.sum()
-    assert (excess / total).max() < 0.15
+    assert np.percentile(excess / total, 95) < 0.1  # rays may cross narrow gaps of the tissue
+    assert shapely.covers(slide.scanned.buffer(0.05), cells).all()
 
 
 @pytest.mark.parametrize("name", SLIDES)

@@ -7,7 +7,14 @@ from PIL import Image
 
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import ConfigError, LabelError, StoreError
-from muse_pipeline.data.unlabelled import Picture, UnlabelledSource, UnlabelledWindows, WindowSampler, open_unlabelled
+from muse_pipeline.data.unlabelled import (
+    Picture,
+    UnlabelledSource,
+    UnlabelledWindows,
+    WindowSampler,
+    cut_crops,
+    open_unlabelled,
+)
 
 
 class Slide:
@@ -50,6 +57,20 @@ def test_images_are_drawn_by_their_tissue():
     small, slide = picture(64, 64), Slide()  # 16 and 400 cells of tissue
     WindowSampler([small, slide], 32)(1000, np.random.default_rng(0))
     assert 920 < len(slide.reads) < 990
+
+
+def test_images_with_equal_tissue_are_drawn_alike():
+    coarse, fine = Slide(), Slide()
+    coarse.tissue = fine.tissue[0][::2, ::2], 32.0
+    WindowSampler([coarse, fine], 32)(400, np.random.default_rng(0))
+    assert 160 < len(coarse.reads) < 240
+
+
+def test_crops_are_spread_over_all_tissue():
+    slide = Slide()
+    slide.slide_id, slide.tissue = "S", (np.ones((188, 250), bool), 16.0)
+    assert len(cut_crops(slide, 0, 500, 6)) == 6  # of 6 rows of 8 windows
+    assert {y for (_, y), _ in slide.reads} == set(range(0, 3000, 500))
 
 
 def test_a_picture_smaller_than_a_window_is_mirrored():

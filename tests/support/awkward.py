@@ -26,7 +26,8 @@ from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.stain import TEXTBOOK
 
-INTENSITIES, EXPAND_UM, SUBTRACT = (0.3, 0.5, 0.7), 6.0, ("blurred", "ink")
+INTENSITIES, EXPAND_UM, SUBTRACT = (0.3, 0.5, 0.7), 6.0, ("blurred",)
+BLURRED_PX = 1500  # first column of S1 that is out of focus
 SHEET = """slide_id\tpath\tpatient\tgrade\tstain\troi\tregions
 S1\tS1.scn\tP\thigh\tH&E\troi.geojson\tregions.geojson
 S2\tS2.scn\tP\thigh\tH&E\t\t
@@ -55,8 +56,8 @@ def read(slide: OpenSlide, xy: tuple[int, int], size: tuple[int, int]) -> np.nda
 
 def write_folded(folder: Path, pixels: np.ndarray) -> None:
     """Write S1: folded tissue, with ink and, over half of the ink, out of focus."""
-    cv2.line(pixels, (1700, 200), (2300, 1500), (40, 60, 150), 260, cv2.LINE_AA)
-    pixels[:, 1500:] = cv2.GaussianBlur(pixels[:, 1500:], (0, 0), 8)
+    cv2.line(pixels, (1200, 200), (2300, 1500), (40, 60, 150), 260, cv2.LINE_AA)
+    pixels[:, BLURRED_PX:] = cv2.GaussianBlur(pixels[:, BLURRED_PX:], (0, 0), 8)
     write_leica(folder / "S1.scn", pixels, (0.27, 0.23), (400, 600))
     write_areas(
         folder / "roi.geojson",

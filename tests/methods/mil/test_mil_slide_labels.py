@@ -179,6 +179,17 @@ def load_cohort_stages(cohort, bags, folder):
     return attention, TilesStage(config, bags, tiles.models, folder / "tiles")
 
 
+def test_slides_of_a_rare_class_are_drawn_as_often_as_others(cohort, tmp_path):
+    (stage, _), _ = load_cohort_stages(cohort, write_bags(tmp_path / "bags"), tmp_path)
+    bags = [
+        dataclasses.replace(bag, slide=dataclasses.replace(bag.slide, label=int(number == 0)))
+        for number, bag in enumerate(9 * stage.read(print))  # 1 of 18
+    ]
+    draw = stage.batches(bags, torch.device("cpu"))
+    labels = torch.cat([label for step in range(100) for _, label in draw(step)])
+    assert 0.4 < labels.mean() < 0.6
+
+
 def test_the_slides_of_a_fold_are_read_by_the_model_that_was_trained_on_the_others(cohort, tmp_path):
     """The models give the same logit for all tiles: 1 for the first fold, 3 for the second."""
     attention, tiles = load_cohort_stages(cohort, write_bags(tmp_path / "bags"), tmp_path)
