@@ -126,7 +126,8 @@ def test_artefacts_and_what_totals_leave_out(slides, folder):
         inside = shapely.contains_xy(area, slide.xy)
         np.testing.assert_array_equal(inside, slide.table["quality"] == kind)
         assert float(row[f"{kind}_mm2"]) == pytest.approx(slide.tissue_mm2(area), rel=0.08)
-    blurred = shapely.box(*(slide.offset_px + [awkward.BLURRED_PX + 200, 800]) * slide.mpp, *slide.size_um)
+    corner = slide.offset_px + np.array([awkward.BLURRED_PX + 200, 800])
+    blurred = shapely.box(*corner * slide.mpp, *slide.size_um)
     assert not artefacts["ink"].intersects(blurred) and artefacts["blurred"].intersects(blurred)  # the ink crosses it
     out = slide.left_out(awkward.SUBTRACT)
     assert int(row["nuclei_left_out"]) == out.sum() > 50
