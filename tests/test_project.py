@@ -1,18 +1,14 @@
 """Values that the project states more than once agree."""
 
 import re
-import subprocess
 import tomllib
 from pathlib import Path
 
-import jsonschema
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from muse_pipeline import __version__
-from muse_pipeline.cli.main import VERBS
 from muse_pipeline.cohort.sheet import COLUMNS
 
 TOP = Path(__file__).parents[1]
@@ -54,10 +50,6 @@ def test_the_config_shows_the_defaults():
     assert described == list(properties)
 
 
-def test_the_schema_is_one():
-    jsonschema.Draft202012Validator.check_schema(load("workflow/schemas/config.schema.yaml"))
-
-
 def test_every_column_of_the_sheet_is_described():
     text = (TOP / "config/README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`\w+`.*?) \|", text.split("## The sheet")[1].split("\n## ")[0], re.M)
@@ -77,35 +69,3 @@ def test_preflight_on_slurm_asks_for_hours_at_most(profile):
     settings = load(f"profiles/{profile}/config.yaml")
     minutes = int(settings["set-resources"]["preflight_slide"]["runtime"].removesuffix(" * attempt"))
     assert minutes * settings["group-components"]["preflights"] <= 120
-
-
-FORKS = {"image", "detect", "nuclei"}  # jobs fork, so a benchmark would measure the parent
-
-
-def test_every_rule_is_one_verb_with_docstring_log_and_benchmark():
-    for _, name, body in re.findall(r"^( *)rule (\w+):\n(.*?)(?=^\1\S|\Z)", RULES, re.M | re.S):
-        assert body.lstrip().startswith('"""'), name
-        if name == "check_regions":  # only reads the records of `regions`
-            continue
-        # Suffixes: the same step for proposals or regions; the part of a verb for one slide or for the cohort.
-        verb = name.removesuffix("_proposals").removesuffix("_regions").removesuffix("_slide").removesuffix("_cohort")
-        assert verb in VERBS
-        assert f"muse {verb} " in body or name == "report"
-        needed = {"log:", "conda:", "shell:", *([] if name in FORKS else ["benchmark:"])}
-        assert needed <= {line.strip() for line in body.splitlines()}, name
-
-
-def test_citations():
-    citation = load("CITATION.cff")
-    assert citation["version"] == __version__ == PROJECT["version"]
-    assert citation["license"] == PROJECT["license"]
-    assert len(citation["references"]) == 5
-
-
-def test_the_checkout_is_small_enough_for_the_gpu_benchmark():
-    """``benchmarks/gpu_session.py`` runs on machines to which the checkout is copied first."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=TOP, capture_output=True, check=False)
-    if listed.returncode:
-        pytest.skip("not a Git checkout")
-    files = [TOP / name for name in listed.stdout.decode().rstrip("\0").split("\0")]
-    assert sum(file.stat().st_size for file in files if file.is_file()) < 64 * 2**20

@@ -12,7 +12,6 @@ from typing import Any
 import cv2
 import numpy as np
 import shapely
-from scipy.ndimage import distance_transform_edt
 from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.core.errors import StoreError
@@ -234,6 +233,8 @@ def measure_depth(mask: np.ndarray, mask_mpp: np.ndarray) -> np.ndarray:
         distance = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
         # OpenCV's square roots depend on the position.
         return np.sqrt(np.rint(distance.astype(float) ** 2)) * mask_mpp.mean()
+    from scipy.ndimage import distance_transform_edt  # takes time, and most slides have square pixels
+
     framed = np.pad(mask, 1)  # SciPy needs a pixel that is 0
     return distance_transform_edt(framed, sampling=mask_mpp[::-1])[1:-1, 1:-1]
 
