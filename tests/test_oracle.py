@@ -339,7 +339,7 @@ def truth(slides, folder, tmp_path_factory):
     """True outlines of S1: those found, moved by up to 4 um, some left out, some others added, with derived classes."""
     slide, rng = slides["S1"], np.random.default_rng(5)
     chosen = rng.random(len(slide.table)) < 0.85
-    moved = rng.choice([0, 0.8, 1.6, 3.4], (len(slide.table), 2)) * rng.choice([-1, 1], (len(slide.table), 2))
+    moved = rng.uniform(-2.8, 2.8, (len(slide.table), 2))
     shapes = [shapely.affinity.translate(shape, *by) for shape, by in zip(slide.outlines, moved, strict=True)]
     words = {name: word for word, name in CLASSES.items()}
     names = slide.table["class"].astype(str).to_numpy()

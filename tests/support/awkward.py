@@ -41,7 +41,8 @@ def run_cohort(folder: Path, demo: Path) -> Path:
     """Draw the slides, from parts of a synthetic one at 0.25 um/px, run `muse run`, and return its folder."""
     with OpenSlide(demo) as slide:
         write_folded(folder, read(slide, (1900, 4900), (2700, 2300)))
-        write_leica(folder / "S2.scn", read(slide, (1900, 1800), (2700, 1900)), (0.25, 0.27), (100, 100))
+        cut = read(slide, (2600, 1800), (2000, 1900))  # the scan ends within the tissue
+        write_leica(folder / "S2.scn", cut, (0.25, 0.27), (108, 100))
     write_stained(folder)
     (folder / "slides.tsv").write_text(SHEET)
     options = ["--shards", 2, "--expand-um", EXPAND_UM, "--features", "all", "--anndata", "--csv", "--threads", 1]
