@@ -12,12 +12,10 @@ import enum
 import inspect
 import re
 import typing
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from inspect import getdoc
 from typing import Any
 
-from muse_pipeline.core.config import Between
 from muse_pipeline.proposals import PROPOSERS
 from muse_pipeline.training.recipe import RECIPES
 
@@ -29,84 +27,103 @@ METHODS = {
     "unit": "UNITPathSSL, translation between masks and tissue: [unit.md](guide/unit.md).",
     "mil": "IKD-MIL, region models from labels of images or slides: [regions.md](guide/regions.md).",
 }
-TABLE = "| setting and default | what |\n|---|---|"
+# Classes whose settings are listed without descriptions.
+INNER = {
+    "AdaSettings",
+    "ClusterSettings",
+    "DiscriminatorSettings",
+    "GeneratorSettings",
+    "LossWeights",
+    "TissueSettings",
+}
 HEAD = """# Reference
 
-Every setting of a training run and of a proposer. `python docs/make_reference.py > docs/reference.md` writes this page.
-`muse help` lists the verbs, `muse help VERB` the arguments of each. The sheet and the settings of the workflow are in
-[config/README.md](../config/README.md).
-"""
+All settings of training runs and proposers, each with its default; those without one must be given. The sheet and the
+settings of the workflow are in [config/README.md](../config/README.md), arguments of a verb in `muse help VERB`.
+`python docs/make_reference.py > docs/reference.md` writes this page.
+
+## Settings of training runs
+
+`muse train CONFIG` reads one of these, chosen by `method`."""
+PROPOSERS_HEAD = """
+## Settings of proposers
+
+`proposals: {method: NAME, ...}` in the workflow's config, or `muse propose --settings`:
+[label-free.md](guide/label-free.md)."""
 
 
 def print_reference() -> None:
     """Print the page."""
     print(HEAD)
-    print("## Settings of training runs\n")
-    print("`muse train CONFIG` reads one of these, chosen by `method`. Settings without a default must be given.")
-    configs = [RECIPES[method].Config for method in METHODS]
-    counts = Counter(item for config in configs for item in list_rows(config).items())
-    shared = dict(item for item, count in counts.most_common() if count > 2)
-    print("\n### Settings of several methods\n")
-    print("\n".join([TABLE, *shared.values()]))
+    printed: dict[str, str] = {}
     documented: dict[type, str] = {}
-    for (method, what), config in zip(METHODS.items(), configs, strict=True):
+    for method, what in METHODS.items():
         print(f"\n### method: {method}\n\n{what}")
-        print_settings(config, documented, f"method: {method}", shared)
-    print(
-        "\n## Settings of proposers\n\n`proposals: {method: NAME, ...}` in the workflow's config, `--settings` of ",
-        end="",
-    )
-    print("`muse propose`: [label-free.md](guide/label-free.md).")
+        print_settings(RECIPES[method].Config, documented, printed, f"method: {method}")
+    print(PROPOSERS_HEAD)
     for name in PROPOSERS.names():
         print(f"\n### proposer: {name}")
-        print_settings(PROPOSERS[name].Settings, documented, f"proposer: {name}")
+        print_settings(PROPOSERS[name].Settings, documented, printed, f"proposer: {name}")
 
 
-def print_settings(kind: type, documented: dict[type, str], heading: str, shared: Mapping[str, str] = {}) -> None:
-    """Print the table of a dataclass, and then the tables of its nested dataclasses that are not documented yet.
+def print_settings(kind: type, documented: dict[type, str], printed: dict[str, str], heading: str) -> None:
+    """Print the settings of a dataclass, and then those of its nested dataclasses that are not documented yet.
 
     Args:
         kind: Dataclass of settings.
-        documented: Headings of the dataclasses that have a table; those printed are added.
-        heading: Heading over the table.
-        shared: Rows by setting of the table of several methods, which are named only.
+        documented: Headings of the dataclasses that are documented; those printed are added.
+        printed: Heading above each line that is printed; a line is printed once, and later only its setting is named.
+        heading: Heading above the settings.
     """
-    rows = list_rows(kind)
-    inherited = next(((each, list_rows(each)) for each in kind.__mro__[1:] if each in documented), None)
+    lines = list_lines(kind)
+    parent = next((each for each in kind.__mro__[1:] if each in documented), None)
     documented[kind] = heading
-    if inherited:
-        parent, above = inherited
-        anchor = documented[parent].lower().replace(":", "").replace(" ", "-")
-        print(f"\nAll settings of [{documented[parent]}](#{anchor}), with these differences.")
-        rows = {name: row for name, row in rows.items() if row != above.get(name)}
-    if own := [row for name, row in rows.items() if row != shared.get(name)]:
-        print("\n".join(["", TABLE, *own]))
-    if names := [f"`{name}`" for name, row in rows.items() if row == shared.get(name)]:
-        print(f"\n[As in other methods](#settings-of-several-methods): {', '.join(names)}.")
+    if parent:
+        inherited = list_lines(parent)
+        lines = {name: line for name, line in lines.items() if line != inherited.get(name)}
+        print(f"\nAll settings of {link_to(documented[parent])}{', with these differences:' if lines else '.'}")
+    print_lines(lines, printed, heading)
     hints = typing.get_type_hints(kind).values()
     for each in (inner for hint in hints for found in find_dataclasses(hint) for inner in (found, *list_kinds(found))):
-        if each not in documented:
-            print(f"\n#### {each.__name__}\n\n{as_cell(getdoc(each).split('Attributes:')[0])}")
-            print_settings(each, documented, each.__name__, shared)
+        if each not in documented and each.__name__ in INNER:
+            documented[each] = each.__name__
+            names = ", ".join(f"`{describe_default(field)}`" for field in dataclasses.fields(each))
+            print(f"\n#### {each.__name__}\n\n{names}. See `python -m pydoc {each.__module__}.{each.__name__}`.")
+        elif each not in documented:
+            print(f"\n#### {each.__name__}\n\n{as_prose(getdoc(each).split('Attributes:')[0])}")
+            print_settings(each, documented, printed, each.__name__)
 
 
-def list_rows(kind: type) -> dict[str, str]:
-    """Row of the table for every setting of a dataclass, by its name."""
+def print_lines(lines: Mapping[str, str], printed: dict[str, str], heading: str) -> None:
+    """Print lines by setting; those printed before are named with a link to their heading."""
+    if new := [line for line in lines.values() if line not in printed]:
+        print("\n".join(["", *new]))
+    earlier: dict[str, list[str]] = {}
+    for name, line in lines.items():
+        if line in printed:
+            earlier.setdefault(printed[line], []).append(f"`{name}`")
+        printed.setdefault(line, heading)
+    for above, names in earlier.items():
+        print(f"\nAs in {link_to(above)}: {', '.join(names)}.")
+
+
+def link_to(heading: str) -> str:
+    """Link to a heading of the page."""
+    return f"[{heading}](#{heading.lower().replace(':', '').replace(' ', '-')})"
+
+
+def list_lines(kind: type) -> dict[str, str]:
+    """Line for every setting of a dataclass, by its name."""
     texts, hints = read_attributes(kind), typing.get_type_hints(kind)
-    limits = typing.get_type_hints(kind, include_extras=True)
-    rows, linked = {}, set()
+    lines, linked = {}, set()
     for field in dataclasses.fields(kind):
         if field.name == "method":
             continue
         classes = [each for each in find_dataclasses(hints[field.name]) if each not in linked]
         linked |= {*classes}
         links = "".join(f" [{each.__name__}](#{each.__name__.lower()})" for each in classes)
-        ranges = [f"{str(limit).capitalize()}." for limit in find_limits(limits[field.name]) if limit.most < 1e9]
-        if texts[field.name].startswith(("fraction", "share", "probability")) or "0 to 1" in texts[field.name]:
-            ranges = [each for each in ranges if each != "From 0 to 1."]
-        text = " ".join([as_cell(texts[field.name]), *ranges])
-        rows[field.name] = f"| `{describe_default(field)}` | {text}{links} |"
-    return rows
+        lines[field.name] = f"- `{describe_default(field)}`: {as_prose(texts[field.name])}{links}"
+    return lines
 
 
 def read_attributes(kind: type) -> dict[str, str]:
@@ -134,12 +151,6 @@ def list_kinds(kind: type) -> Iterator[type]:
     for each in kind.__subclasses__() if inspect.isabstract(kind) else ():
         yield each
         yield from list_kinds(each)
-
-
-def find_limits(hint: Any) -> Iterator[Between]:
-    """Limits of the numbers in a type annotation, each pair of limits once."""
-    found = [one for one in getattr(hint, "__metadata__", ()) if isinstance(one, Between)]
-    yield from found or dict.fromkeys(limit for each in typing.get_args(hint) for limit in find_limits(each))
 
 
 def describe_default(field: dataclasses.Field) -> str:
@@ -177,9 +188,9 @@ def as_yaml(value: Any) -> str:
     return str(value) or '""'
 
 
-def as_cell(text: str) -> str:
-    """Prose as a cell of a table: on one line, with code in single backquotes."""
-    return " ".join(text.split()).replace("``", "`").replace("|", "\\|")
+def as_prose(text: str) -> str:
+    """Text of a docstring on one line, with code in single backquotes."""
+    return " ".join(text.split()).replace("``", "`")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-OUTSIDE = ("config/README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+EXPERIMENTS = [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("experiments/*/README.md"))]
+OUTSIDE = ("config/README.md", "CONTRIBUTING.md", "CHANGELOG.md", *EXPERIMENTS)
 FILES = ("config/train/*.yaml", "profiles/*/config.yaml", "benchmarks/*.json", "contrib/kubernetes/*.yaml")
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:)([^)#\s]+)")
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).parents[1]
-PAGES = [TOP / "README.md", TOP / "CONTRIBUTING.md", TOP / "config/README.md", *sorted((TOP / "docs").rglob("*.md"))]
+EXPERIMENTS = sorted((TOP / "experiments").glob("*/README.md"))
+DOCS = sorted((TOP / "docs").rglob("*.md"))
+PAGES = [TOP / "README.md", TOP / "CONTRIBUTING.md", TOP / "config/README.md", *DOCS, *EXPERIMENTS]
 
 
 def test_the_reference_is_current():

@@ -1,4 +1,4 @@
-"""Experiments: the tables in docs/results/ match the recorded runs, and every script can be imported."""
+"""Experiments: the tables of their pages match the recorded runs, and every script can be imported."""
 
 import os
 import runpy
@@ -10,6 +10,7 @@ import pytest
 
 TOP = Path(__file__).parents[1]
 SCRIPTS = sorted(path.relative_to(TOP) for path in (TOP / "experiments").rglob("*.py"))
+PAGES = [*(TOP / "docs").rglob("*.md"), *(TOP / "experiments").glob("*/README.md")]
 ELSEWHERE = "histomicstk_nuclei"  # runs in a separate environment
 RECORDED = sorted((TOP / "experiments").glob("*/runs.jsonl"))
 IMPORT_ALL = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]"
@@ -20,7 +21,7 @@ def test_a_table_is_what_its_experiment_prints(runs, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["run", "--table"])
     runpy.run_module(f"experiments.{runs.parent.name}.run", run_name="__main__")
     printed = capsys.readouterr().out.strip()
-    pages = [page.read_text(encoding="utf-8") for page in (TOP / "docs").rglob("*.md")]
+    pages = [page.read_text(encoding="utf-8") for page in PAGES]
     tables = [part for part in printed.split("\n\n") if part.startswith("|")]
     assert tables
     assert all(table.count("\n") > 1 and any(table in page for page in pages) for table in tables)

@@ -21,6 +21,7 @@ from site_hooks import move_link  # noqa: E402
         ("docs/README.md", "../CONTRIBUTING.md", "CONTRIBUTING.md"),
         ("config/README.md", "../docs/guide/labels.md", "../guide/labels.md"),
         ("CONTRIBUTING.md", "docs/design.md", "design.md"),
+        ("experiments/lfov/README.md", "../../docs/guide/labels.md", "../../guide/labels.md"),
     ],
 )
 def test_links_between_files_become_links_of_the_site(source, link, moved):

@@ -196,11 +196,15 @@ def unlabelled_pictures(tissue: Tissue, data: Path, folder: Path) -> Path:
 
 
 def render(recorded: list[dict]) -> str:
-    """The mean scores of each arm, and their differences from the initial detector with 95 % intervals."""
+    """Tables of the recipe and of the other arms: mean scores, and differences from the initial detector."""
     runs: dict[str, dict[int, dict]] = defaultdict(dict)  # arm -> seed -> run
     for run in recorded:
         runs[run["arm"]][run["seed"]] = run
-    kinds = [kind for kind in KINDS if any(arm.split("-")[1] == kind for arm in runs)]
+    return "\n\n".join(render_kinds(runs, kinds) for kinds in (KINDS[:1], KINDS[1:]))
+
+
+def render_kinds(runs: dict[str, dict[int, dict]], kinds: tuple[str, ...]) -> str:
+    """The table of some arms, with 95 % intervals bootstrapped over patients."""
     table = [f"| tissue, score | labelled pictures | {' | '.join(kinds)} |", "|---" * (2 + len(kinds)) + "|"]
     for tissue in TISSUES:
         start = runs[f"{tissue}-plain-0"]

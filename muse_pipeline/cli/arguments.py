@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from shutil import get_terminal_size
@@ -202,6 +203,7 @@ class TrainingOutput:
 
     def __init__(self) -> None:
         self._bar: Any = None
+        self._begin = (0, 0.0)  # first step of this training that was shown, and its time
 
     def log(self, line: str) -> None:
         """Print a line."""
@@ -215,7 +217,7 @@ class TrainingOutput:
 
         words = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
         if not sys.stderr.isatty():
-            self.log(f"step {done} of {steps}: {words}")
+            self.log(f"step {done} of {steps}{self._describe_rest(done, steps)}: {words}")
             return
         if self._bar is None:
             self._bar = tqdm(total=steps, unit=" steps")
@@ -224,6 +226,18 @@ class TrainingOutput:
         if done == steps:  # a further stage needs a new bar
             self._bar.close()
             self._bar = None
+
+    def _describe_rest(self, done: int, steps: int) -> str:
+        """Remaining time of the training at the mean speed so far; "" at its first line and its end."""
+        first, begin = self._begin
+        if done <= first or not first:
+            self._begin = done, time.monotonic()
+            return ""
+        if done == steps:
+            self._begin = 0, 0.0
+            return ""
+        minutes = (time.monotonic() - begin) / (done - first) * (steps - done) / 60
+        return f" (about {max(minutes, 1):.0f} min left)"
 
 
 STANDARD_OUTPUT = Path("-")

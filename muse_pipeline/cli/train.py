@@ -106,15 +106,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train one model."""
     from muse_pipeline.cli.arguments import TrainingOutput
-    from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.training.devices import is_first_process
-    from muse_pipeline.training.recipe import RECIPES, load_run, train_run
+    from muse_pipeline.training.recipe import load_run, train_run
     from muse_pipeline.training.run import Options
 
-    own = METHODS.get(args.verb)
-    recipe, config = load_run(args.config, args.data, args.set, own)
-    if own and not isinstance(recipe, RECIPES[own]):
-        raise ConfigError(f"{args.config}: its method is not '{own}', that of `muse {args.verb}`; use `muse train`")
+    recipe, config = load_run(args.config, args.data, args.set, METHODS.get(args.verb))
     output = TrainingOutput()
     options = Options(
         accelerator=args.accelerator,

@@ -21,6 +21,7 @@ import java.util.concurrent.FutureTask
 import java.util.zip.GZIPInputStream
 import javafx.application.Platform
 import javafx.scene.Scene
+import javafx.scene.control.Button
 import javafx.scene.control.Label
 import javafx.scene.control.ProgressBar
 import javafx.scene.layout.VBox
@@ -129,7 +130,7 @@ boolean importNuclei(imageData, String imageName, List allResults, String action
         println(imageName + ": " + gone.size() + " detections removed, " + nuclei.size() + " nuclei added from " + found.file)
         return !changed.isEmpty()
     } finally {
-        progress(-1)
+        progress(null)
     }
 }
 
@@ -221,18 +222,36 @@ File askForFolder() {
     return ask.get()
 }
 
-/** Open a progress bar; the closure sets it to a fraction, or closes it with -1. Without a window it does nothing. */
-Closure openProgress(String title, String imageName) {
+/**
+ * Open a progress bar; the closure sets its fraction, of which -1 means unknown, and its text, and closes it with null.
+ *
+ * With `cancel`, the window has a button that calls it. Without QuPath's window, nothing is shown.
+ */
+Closure openProgress(String title, String imageName, Closure cancel = null) {
     if (QuPathGUI.getInstance() == null)
-        return { fraction -> }
+        return { fraction, text = "" -> }
     def bar = new ProgressBar(prefWidth: 400)
+    def label = new Label(imageName)
     def window = new FutureTask<Stage>({
         def stage = new Stage(title: title)
         stage.initOwner(QuPathGUI.getInstance().getStage())
-        stage.setScene(new Scene(new VBox(8, new Label(imageName), bar)))
+        def button = new Button("Cancel")
+        button.setOnAction { cancel() }
+        stage.setScene(new Scene(cancel == null ? new VBox(8, label, bar) : new VBox(8, label, bar, button)))
+        if (cancel != null)
+            stage.setOnCloseRequest { cancel() }
         stage.show()
         return stage
     })
     Platform.runLater(window)
-    return { fraction -> Platform.runLater { fraction < 0 ? window.get().close() : bar.setProgress(fraction as double) } }
+    return { fraction, text = "" ->
+        Platform.runLater {
+            if (fraction == null) {
+                window.get().close()
+                return
+            }
+            bar.setProgress(fraction as double)
+            label.setText(text ? imageName + "\n" + text : imageName)
+        }
+    }
 }

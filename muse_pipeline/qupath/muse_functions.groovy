@@ -1,9 +1,12 @@
 // Functions shared by the scripts in QuPath's menu.
 
+import java.util.concurrent.CancellationException
 import java.util.concurrent.TimeUnit
+import java.util.concurrent.atomic.AtomicBoolean
 import java.util.prefs.Preferences
 import javafx.application.Platform
 import javafx.scene.control.Alert
+import javafx.scene.control.ButtonType
 import javafx.stage.FileChooser
 import qupath.lib.gui.QuPathGUI
 
@@ -16,30 +19,53 @@ void inBackground(Closure task) {
     Thread.start {
         try {
             task()
+        } catch (CancellationException cancelled) {
+            println(cancelled.getMessage())
         } catch (Exception error) {
             Platform.runLater { new Alert(Alert.AlertType.ERROR, error.getMessage()).show() }
         }
     }
 }
 
-/** Run a command to its end and show its progress; `fraction` returns how much is done, or -1 if that is not known. */
-void runMuse(List command, String title, String name, Closure fraction) {
+/** Run a command to its end and return the lines that it printed; a window shows its progress and can cancel it.
+ *
+ * `fraction` returns, for these lines, how much is done, or -1 if that is not known.
+ */
+List runMuse(List command, String title, String name, Closure fraction) {
     println(command.join(" "))
     def process = new ProcessBuilder(command).redirectErrorStream(true).start()
     def lines = Collections.synchronizedList([])
     def reader = Thread.start { process.getInputStream().eachLine("UTF-8") { println(it); lines.add(it) } }
-    def progress = openProgress(title, name)
+    def isCancelled = new AtomicBoolean()
+    def progress = openProgress(title, name) { isCancelled.set(true) }
     try {
-        while (!process.waitFor(500, TimeUnit.MILLISECONDS))
-            progress(Math.max(fraction() as double, 0))
+        while (!isCancelled.get() && !process.waitFor(500, TimeUnit.MILLISECONDS))
+            progress(fraction(lines) as double, lines.isEmpty() ? "" : lines.last())
+        if (isCancelled.get())
+            throw new CancellationException(title + " was cancelled; the same command continues it")
         reader.join()
     } finally {
-        progress(-1)
+        progress(null)
         process.descendants().forEach { it.destroy() }
         process.destroy()
     }
     if (process.exitValue() != 0)
-        throw new IOException("muse ended with status " + process.exitValue() + ": " + (lines.isEmpty() ? "" : lines.last()))
+        throw new IOException("muse ended with status " + process.exitValue() + ":\n" + lines.takeRight(6).join("\n"))
+    return lines
+}
+
+/** Show the last lines of a command and return true if the user accepts; without a window, lines are in the log only. */
+boolean showEnd(String title, List lines, String accept) {
+    if (QuPathGUI.getInstance() == null)
+        return false
+    def ask = new FutureTask<Boolean>({
+        def answer = new ButtonType(accept)
+        def alert = new Alert(Alert.AlertType.INFORMATION, lines.join("\n"), answer, ButtonType.CLOSE)
+        alert.setHeaderText(title)
+        alert.showAndWait().orElse(null) == answer
+    })
+    Platform.runLater(ask)
+    return ask.get()
 }
 
 /** The path of the `muse` that wrote this script, was chosen before, or is on the PATH; if none exists, the user chooses one. */
@@ -87,12 +113,19 @@ String locationOf(URI uri, boolean isWindows) {
     return isWindows ? path.replaceFirst("^/(?=[A-Za-z]:)", "").replace("/", "\\") : path
 }
 
-/** The size of an image's pixels in um. */
-double pixelSize(server) {
+/** The size of an image's pixels in um if the user set it in the Image tab; null if it is that of the file. */
+Double changedPixelSize(server) {
     def mpp = server.getPixelCalibration().getAveragedPixelSizeMicrons() as double
     if (Double.isNaN(mpp))
         throw new IllegalArgumentException(server.getMetadata().getName() + " has no pixel size; set it in QuPath's Image tab")
-    return mpp
+    return mpp == server.getOriginalMetadata().getPixelCalibration().getAveragedPixelSizeMicrons() ? null : mpp
+}
+
+/** The file in which a project keeps a choice of the user, such as its organ. */
+File choiceOf(File folder, String name) {
+    def file = new File(new File(folder, "qupath"), name + ".txt")
+    file.getParentFile().mkdirs()
+    return file
 }
 
 /** The folder of results: in the project's folder or, without a project, in the slide's; in the user's home if not writable. */

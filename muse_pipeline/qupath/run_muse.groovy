@@ -6,12 +6,14 @@
  * Brightfield (H-DAB) in QuPath's Image tab is scored as immunohistochemistry; otherwise the colours decide.
  *
  * Selected annotations are the region of interest; if none is selected, it is the whole image. Annotations of a class other than
- * Ignore*, Region* and Tissue are tissue regions, and every nucleus gets its region. The pixel size is that in QuPath's Image tab.
- * Results are in "muse-results" in the folder of the project, or of the image. Nuclei of an earlier run are replaced.
+ * Ignore*, Region* and Tissue are tissue regions, and every nucleus gets its region. A pixel size that you set in QuPath's Image
+ * tab counts; otherwise it is that of the file. Results are in "muse-results" in the folder of the project, or of the image. Nuclei
+ * of an earlier run are replaced. At the end, a window shows the counts and everything that should be checked before use.
  */
 import static qupath.lib.gui.scripting.QPEx.*
 
 import javafx.scene.control.TextInputDialog
+import qupath.lib.gui.tools.GuiTools
 
 def options = []  // further options of `muse run`, such as ["--model", "/models/mine.onnx"]
 
@@ -31,35 +33,45 @@ void findNuclei(imageData, Collection selection, File folder, List options) {
     def classed = areas.findAll { it.getPathClass() != null && !["Ignore", "Region", "Tissue"].any { word -> isCalled(it, word) } }
     def roi = selection.isEmpty() ? null : writeAreas((selection + ignored).unique(), folder, "roi.geojson")
     def regions = classed.isEmpty() ? null : writeAreas(classed, folder, "regions.geojson")
-    def command = runCommand(findMuse(), slideOf(server.getURIs()), pixelSize(server), roi, regions, folder)
-    command += specimenOptions("${imageData.getImageType()}", folder, options) + options
+    def command = runCommand(findMuse(), slideOf(server.getURIs()), changedPixelSize(server), roi, regions, folder)
+    command += chosenOptions("${imageData.getImageType()}", folder, options) + options
     def earlier = idsOf(resultsOf(name, server.getURIs(), findResults(folder)))
     def started = System.currentTimeMillis()
-    runMuse(command, "Finding nuclei", name) { finishedSteps(folder, started) / 7 }
+    def lines = runMuse(command, "Finding nuclei", name) { finishedSteps(folder, started) / 7 }
     importNuclei(imageData, name, findResults(folder), "add", earlier)
+    if (showEnd(name, summaryOf(lines), "Open report"))
+        GuiTools.browseURI(new File(folder, "report.html").toURI())
+}
+
+/** The last lines of `muse run`: the slide's count, then warnings. */
+List summaryOf(List lines) {
+    return lines.dropWhile { !(it =~ /: [\d,]+ nuclei|^1 slide: /) }
 }
 
 /** The command that finds the nuclei of a slide. */
-List runCommand(String muse, String slide, double mpp, File roi, File regions, File folder) {
-    def command = [muse, "run", slide, "--output", folder.getPath(), "--mpp", mpp.toString()]
+List runCommand(String muse, String slide, Double mpp, File roi, File regions, File folder) {
+    def command = [muse, "run", slide, "--output", folder.getPath()] + (mpp ? ["--mpp", mpp.toString()] : [])
     return command + (roi ? ["--roi", roi.getPath()] : []) + (regions ? ["--regions", regions.getPath()] : [])
 }
 
-/** The organ and the stain as options of `muse run`, unless `options` state them. */
-List specimenOptions(String imageType, File folder, List options) {
+/** Organ, stain and the project's own model as options of `muse run`, unless `options` state them. */
+List chosenOptions(String imageType, File folder, List options) {
     def organ = "--organ" in options ? "" : organOf(folder)
     def isIhc = imageType.contains("DAB") && !("--stain" in options)
-    return (organ ? ["--organ", organ] : []) + (isIhc ? ["--stain", "IHC"] : [])
+    def model = "--model" in options ? "" : textOf(choiceOf(folder, "model"))
+    return (organ ? ["--organ", organ] : []) + (isIhc ? ["--stain", "IHC"] : []) + (model ? ["--model", model] : [])
+}
+
+String textOf(File file) {
+    return file.isFile() ? file.getText("UTF-8").trim() : ""
 }
 
 /** The organ of the images whose results are in a folder, or ""; the user is asked for it once. */
 String organOf(File folder) {
-    def file = new File(new File(folder, "qupath"), "organ.txt")
-    if (!file.isFile() && QuPathGUI.getInstance() != null) {
-        file.getParentFile().mkdirs()
+    def file = choiceOf(folder, "organ")
+    if (!file.isFile() && QuPathGUI.getInstance() != null)
         file.setText(askForOrgan(), "UTF-8")
-    }
-    return file.isFile() ? file.getText("UTF-8").trim() : ""
+    return textOf(file)
 }
 
 String askForOrgan() {

@@ -2,11 +2,15 @@
  * Train a model on the regions that you corrected, with `muse finetune`.
  *
  * In QuPath 0.4 to 0.7: draw annotations of the class Region*, correct all nuclei in them, then Automate > User scripts > muse >
- * Train muse. It exports every image of the project that has such a region, or without a project the open image. It asks no questions.
- * The run and the model are in "muse-results/training" in the folder of the project, or of the image.
+ * Train muse. It exports every image of the project that has such a region, or without a project the open image. The run
+ * and the model are in "muse-results/training" in the folder of the project, or of the image. At the end, a window shows what the
+ * training changed on held-out labels, and asks whether Run muse shall use the model for this project.
  */
 import static qupath.lib.gui.scripting.QPEx.*
 
+import groovy.transform.Field
+
+@Field final STEP = /^step (\d+) of (\d+)/
 def config = @CONFIG@  // settings of the training; edit a copy for other classes
 
 def open = getCurrentImageData()
@@ -22,7 +26,7 @@ def folder = new File(folderOfResults(project, project == null ? images[0].uris 
 inBackground { train(images, folder, config) }
 
 Map describeImage(hierarchy, uris, server) {
-    return [hierarchy: hierarchy, uris: uris, mpp: server == null ? "" : pixelSize(server).toString()]
+    return [hierarchy: hierarchy, uris: uris, mpp: server == null ? "" : changedPixelSize(server) ?: ""]
 }
 
 /** Export the corrected images, train and export the model. */
@@ -42,10 +46,21 @@ void train(List images, File folder, String config) {
     new File(folder, "slides.tsv").setText(rows.join("\n") + "\n", "UTF-8")
     def muse = findMuse()
     def run = newFolder(folder, "run")
-    runMuse(trainCommand(muse, config, folder, run, corrected.size()), "Training", run.getName()) { -1 }
+    def lines = runMuse(trainCommand(muse, config, folder, run, corrected.size()), "Training", run.getName()) { doneSteps(it) }
     def model = new File(run, "corrected.onnx")
     runMuse([muse, "export", new File(run, "checkpoint.pt").getPath(), "--output", model.getPath()], "Exporting", run.getName()) { -1 }
     println("The model is " + model + "; give it to Run muse: options = ['--model', '" + model + "']")
+    if (showEnd("Training ended", lines.findAll { !(it =~ STEP) }.takeRight(15), "Use this model for the project"))
+        choiceOf(folder.getParentFile(), "model").setText(model.getPath(), "UTF-8")
+}
+
+/** The fraction of the steps of the current training that are done, from the lines it printed; -1 before the first. */
+double doneSteps(List lines) {
+    def done = lines.reverse().findResult { line ->
+        def step = line =~ STEP
+        step.find() ? (step.group(1) as int) / (step.group(2) as int) : null
+    }
+    return done == null ? -1 : done
 }
 
 /** The command that trains on the exported slides. */

@@ -12,6 +12,7 @@ from muse_pipeline.inference.doubts import OF_CLASSES, OF_NUCLEI, OF_REGIONS, de
 from muse_pipeline.report.cohort import STATUSES, SlideResult, counted
 from muse_pipeline.slides.mpp import DOUBT
 from muse_pipeline.slides.pictures import SEVERAL
+from muse_pipeline.tissue.find import DOUBT as TISSUE_DOUBT
 from muse_pipeline.tissue.third_stain import NOT_FOUND
 
 MUCH_POSITIVE = 10.0  # percentage of positive nuclei above which their brown would be recognised
@@ -167,6 +168,13 @@ def _notices(slide: SlideResult) -> Iterator[Notice]:
         found["scale"] += f"; {found.pop('mpp')}"
     for kind, reason in found.items():
         yield Notice(KINDS[kind].level, KINDS[kind].word, KINDS[kind].sentence.format(reason))
+
+
+def list_warnings(slide: SlideResult) -> list[str]:
+    """The sentences of all notices about a slide, then the warnings of its steps that no notice repeats."""
+    sentences = [notice.sentence for notice in find_notices(slide) if notice.word]
+    plain = [(warning, warning.removeprefix(TISSUE_DOUBT)) for warning in slide.warnings]
+    return [*sentences, *(warning for warning, text in plain if not any(text in sentence for sentence in sentences))]
 
 
 def describe_unknown_organs(slides: Sequence[SlideResult]) -> str:

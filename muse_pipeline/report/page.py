@@ -35,7 +35,13 @@ from muse_pipeline.report.cohort import (
 from muse_pipeline.report.costs import COLUMNS, step_costs
 from muse_pipeline.report.counts import per_mm2, region_values, score_values
 from muse_pipeline.report.model_facts import card_facts, pretraining_facts
-from muse_pipeline.report.notices import describe_unknown_organs, rank_slides, summarise_failures, summarise_flags
+from muse_pipeline.report.notices import (
+    describe_unknown_organs,
+    list_warnings,
+    rank_slides,
+    summarise_failures,
+    summarise_flags,
+)
 from muse_pipeline.report.plots import describe_plots, group_color
 from muse_pipeline.report.slide_card import add_up, describe_card
 
@@ -120,7 +126,7 @@ def _row(slide: SlideResult) -> dict[str, Any]:
         "step": slide.step,
         "reason": one_line(slide.reason),
         "appearance": slide.appearance,
-        "warnings": "; ".join(map(one_line, filter(None, (*slide.warnings, slide.artefact_doubt)))),
+        "warnings": " | ".join(map(one_line, list_warnings(slide))),
         "left_out": _left_out(slide),
         "path": slide.path,
         "patient": one_line(slide.patient),

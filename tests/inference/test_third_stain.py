@@ -98,7 +98,7 @@ def test_scores_of_a_slide_do_not_change_with_a_third_stain(folder, muse, tmp_pa
         assert float(plain["two"][score]) == pytest.approx(true[score], abs=tolerance)
         assert float(found["three"][score]) == pytest.approx(true[score], abs=tolerance)
         assert float(plain["three"][score]) > true[score] + 5
-    assert [round(float(each["three"]["h_score"])) for each in (plain, found)] == [138, 123]  # see docs/guide/ihc.md
+    assert [round(float(each["three"]["h_score"])) for each in (plain, found)] == [138, 123]
     assert float(found["three"]["cytoplasm_h_score"]) < 1 < 10 < float(plain["three"]["cytoplasm_h_score"])
     assert angle(read_provenance(tmp_path / "third/three/nuclei.parquet").third_stain, RED) < 7
     # A slide without a third stain gets a warning, and the same nuclei as without ``--third-stain``.

@@ -2,22 +2,16 @@
 
 import gzip
 import json
-import os
 import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path, PureWindowsPath
 
 import pytest
+from groovy import WITH_GROOVY, run_groovy
 from qupath_stubs import write_stubs
 from workflow_runs import draw_stained_slide
 
 from muse_pipeline.qupath.scripts import find_script_folders, write_scripts
-
-WITH_GROOVY = pytest.mark.skipif(
-    shutil.which("groovy") is None, reason="install groovy (Debian: apt install groovy) to run the scripts"
-)
 
 
 def square(kind, side, class_name=None, corner=0):
@@ -38,9 +32,7 @@ def groovy(tmp_path_factory):
 
     def run(state, *arguments):
         (stubs / "state.json").write_text(json.dumps(state))
-        environment = os.environ | {"QUPATH_STATE": str(stubs / "state.json")}
-        command = ["groovy", "-cp", stubs, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        return run_groovy("-cp", stubs, *arguments, QUPATH_STATE=str(stubs / "state.json"))
 
     return run
 
@@ -86,6 +78,9 @@ println(groovy.json.JsonOutput.toJson([
     url: run.locationOf(new URI("https://x.org/a.svs"), false),
     omero: run.locationOf(new URI("omero:iid=1"), false),
     command: run.runCommand("muse", "a.svs", 0.25d, new File("roi"), null, new File("out")),
+    unchanged: run.runCommand("muse", "a.svs", null, null, null, new File("out")),
+    summary: run.summaryOf(["step 1", "a: 9 nuclei, 1.0 s", "1 slide: 1 ok; see report.html", "9 nuclei of 1 slide"]),
+    steps: [[], ["a"], ["step 30 of 40: loss 1", "step 10 of 40: loss 1", "b"]].collect { train.doneSteps(it) },
     ids: train.slideIds(["C:\\\\a\\\\S 1.svs", "/b/S 1.ome.tif", "T"]),
     train: train.trainCommand("muse", "c.yaml", new File("f"), new File("f/run-1"), 2),
     organs: askOnce(run, new File(args[2])),
@@ -93,12 +88,13 @@ println(groovy.json.JsonOutput.toJson([
 
 /** The options for an image without a window, then with one, twice, and with options of the user. */
 def askOnce(run, folder) {
-    def options = { List own -> run.specimenOptions("Brightfield (H-DAB)", folder, own) }
+    def options = { List own -> run.chosenOptions("Brightfield (H-DAB)", folder, own) }
     def unasked = options([])
     System.setProperty("window", "yes")
     System.setProperty("organ", "Mamma links")
     def asked = [options([]), options([]), options(["--organ", "lung", "--stain", "HE"])]
-    def ofHe = run.specimenOptions("Brightfield (H&E)", folder, [])
+    run.choiceOf(folder, "model").setText("my.onnx")
+    def ofHe = run.chosenOptions("Brightfield (H&E)", folder, [])
     return [unasked, *asked, ofHe, javafx.scene.control.TextInputDialog.shown]
 }
 """
@@ -117,13 +113,45 @@ def test_functions_of_the_scripts(groovy, tmp_path):
         "url": "https://x.org/a.svs",
         "omero": None,
         "command": ["muse", "run", "a.svs", "--output", "out", "--mpp", "0.25", "--roi", "roi"],
+        "unchanged": ["muse", "run", "a.svs", "--output", "out"],
+        "summary": ["a: 9 nuclei, 1.0 s", "1 slide: 1 ok; see report.html", "9 nuclei of 1 slide"],
+        "steps": [-1, -1, 0.25],
         "ids": ["S_1", "S_1-2", "T"],
         "train": [
             *("muse", "finetune", "c.yaml", "--data", "f", "--output", "f/run-1"),
             *("--set", "name=corrected", "training_data=2 slides corrected in QuPath"),
         ],
-        "organs": [["--stain", "IHC"], [*organ, "--stain", "IHC"], [*organ, "--stain", "IHC"], [], organ, 1],
+        "organs": [
+            ["--stain", "IHC"],
+            [*organ, "--stain", "IHC"],
+            [*organ, "--stain", "IHC"],
+            [],
+            [*organ, "--model", "my.onnx"],
+            1,
+        ],
     }
+
+
+CANCEL = """
+def run = new GroovyShell(getClass().getClassLoader()).parse(new File(args[0]))
+try {
+    run.runMuse(["sh", "-c", "echo begun; sleep 100 & echo \\$! > " + args[1] + "; wait"], "Training", "a.svs") { -1 }
+} catch (java.util.concurrent.CancellationException cancelled) {
+    println("MESSAGE " + cancelled.getMessage())
+}
+"""
+
+
+@WITH_GROOVY
+@pytest.mark.slow
+def test_cancel_ends_the_command_and_its_children(groovy, tmp_path):
+    scripts = write_scripts(tmp_path, Path("muse"), Path("c.yaml"))
+    state = {"objects": [], "selected": []}
+    done = groovy(state, "-Dwindow=yes", "-Dcancel=yes", "-e", CANCEL, scripts[0], tmp_path / "child.txt")
+    assert done.returncode == 0, done.stderr
+    assert "MESSAGE Training was cancelled" in done.stdout and "CLOSED Training" in done.stdout
+    child = Path("/proc", (tmp_path / "child.txt").read_text().strip())
+    assert not child.exists() or "Z" in child.joinpath("stat").read_text().split()
 
 
 @WITH_GROOVY
@@ -135,9 +163,12 @@ def test_an_open_image_gets_its_nuclei_again_and_again(groovy, tmp_path):
     objects = [square("annotation", 400), square("annotation", 300, "Tumor"), square("annotation", 60, "Ignore*")]
     state = {"uri": slide.as_uri(), "name": slide.name, "size": [500, 500], "mpp": 0.5, "objects": objects}
     state["detections"], state["type"] = [], "Brightfield (H&E)"
-    whole = groovy(state | {"selected": []}, script)
+    whole = groovy(state | {"selected": []}, "-Dwindow=yes", "-Dorgan=breast", script)
     assert whole.returncode == 0, whole.stdout + whole.stderr
     n_whole = int(re.search(r"IMPORTED (\d+)", whole.stdout)[1])
+    shown = whole.stdout.partition("ALERT ")[2]
+    assert shown.startswith("a slide: ") and "1 slide: 1 ok" in shown and "in no total" in shown
+    assert f"BROWSED {(tmp_path / 'muse-results/report.html').as_uri()}".replace("///", "/") in shown
     (found,) = (tmp_path / "muse-results").glob("*/nuclei.geojson.gz")
     earlier = json.loads(gzip.decompress(found.read_bytes()))["features"]
     assert n_whole == len(earlier) > 30

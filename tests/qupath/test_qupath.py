@@ -2,13 +2,13 @@
 
 import gzip
 import os
-import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from groovy import WITH_GROOVY, run_groovy
 from nuclei_example import draw_nuclei, slide_info, write_example
 from PIL import Image
 
@@ -50,16 +50,13 @@ println "parsed"
 """
 
 
-@pytest.mark.skipif(
-    shutil.which("groovy") is None, reason="install groovy (Debian: apt install groovy) to parse the script"
-)
+@WITH_GROOVY
 def test_the_script_is_groovy(tmp_path):
     """Only the syntax is checked, because compiling the script needs QuPath's classes."""
     script = copy_import_script(tmp_path)
-    command = ["groovy", "-e", PARSE, script]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "parsed\n"
+    assert run_groovy("-e", PARSE, script).stdout == "parsed\n"
     script.write_text(script.read_text().replace("if (folder == null)", "if folder == null)"))
-    assert subprocess.run(command, capture_output=True, check=False).returncode != 0
+    assert run_groovy("-e", PARSE, script).returncode != 0
 
 
 def test_the_script_reads_lines_through_a_buffer():

@@ -214,12 +214,24 @@ def test_the_table_states_what_the_totals_leave_out(slides, tmp_path):
         "small and given": "all nuclei: doubtful scale",
         "dark": "all nuclei: other stain",
     }
-    assert rows["swollen"]["warnings"] == CLASS_DOUBT and rows["kidney"]["organ"] == "kidney"
-    assert rows["kidney"]["warnings"] == "classes are not validated in kidney: the card of compact lists breast"
+    assert rows["kidney"]["organ"] == "kidney"
     validated = {name: each["classes_validated"] for name, each in rows.items()}
     assert {name for name, each in validated.items() if each == ""} == {"brown", "stated", "pink", "dark", "lost"}
     assert (validated["plain"], validated["kidney"]) == ("all", "none")
     assert rows["kidney"]["nuclei_Lymphocyte"] == rows["plain"]["nuclei_Lymphocyte"]
+
+
+def test_the_table_has_every_warning_of_the_page_once(slides, tmp_path):
+    write_table(
+        [*slides.values(), replace(slides["plain"], slide_id="step", warnings=["left out 1 point"])], tmp_path / "t"
+    )
+    with (tmp_path / "t").open(encoding="utf-8", newline="") as file:
+        warnings = {row["slide_id"]: row["warnings"] for row in csv.DictReader(file, dialect="excel-tab")}
+    for name, slide in slides.items():
+        assert warnings[name] == " | ".join(each.sentence for each in find_notices(slide) if each.word)
+    assert warnings["swollen"] == f"{CLASS_DOUBT}; the counts of its classes are in no total"
+    assert warnings["bare"].startswith("the tissue is doubtful: no nucleus in ")
+    assert warnings["pen"].count("colour of a pen") == 1 and warnings["step"] == "left out 1 point"
 
 
 def test_the_reader_may_include_doubtful_numbers(slides):

@@ -5,13 +5,41 @@ from __future__ import annotations
 from pathlib import Path
 
 _EMPTY = [
-    *(f"javafx.scene.control.{name}" for name in ("Alert", "Label", "ProgressBar")),
-    *(f"javafx.stage.{name}" for name in ("DirectoryChooser", "FileChooser", "Stage")),
-    "javafx.scene.Scene",
-    "javafx.scene.layout.VBox",
+    *(f"javafx.stage.{name}" for name in ("DirectoryChooser", "FileChooser")),
 ]
 _CLASSES = {
-    "javafx.application.Platform": "static void runLater(Runnable task) { task.run() }",
+    "javafx.application.Platform": """
+    static void runLater(Runnable task) { task.run() }
+    static boolean isFxApplicationThread() { false }
+    """,
+    "javafx.scene.Scene": "Scene(Object content) {}",
+    "javafx.scene.layout.VBox": "VBox(Object... content) {}",
+    "javafx.scene.control.Label": "String text = ''; Label(String text) {}",
+    "javafx.scene.control.ProgressBar": "double prefWidth; double progress",
+    "javafx.scene.control.Button": """
+    Button(String text) {}
+    void setOnAction(Closure action) { if (System.getProperty("cancel")) Thread.start { sleep(1000); action() } }
+    """,
+    "javafx.scene.control.ButtonType": "static CLOSE = new ButtonType(''); ButtonType(String text) {}",
+    "javafx.scene.control.Alert": """
+    enum AlertType { INFORMATION, ERROR }
+    ButtonType accept
+    Alert(AlertType type, String text, ButtonType... buttons) {
+        println("ALERT " + text)
+        accept = buttons ? buttons[0] : null
+    }
+    void setHeaderText(String text) {}
+    void show() {}
+    Optional showAndWait() { Optional.of(accept) }
+    """,
+    "javafx.stage.Stage": """
+    String title
+    void initOwner(Object owner) {}
+    void setScene(Object scene) {}
+    void setOnCloseRequest(Closure action) {}
+    void show() {}
+    void close() { println("CLOSED " + title) }
+    """,
     "javafx.scene.control.TextInputDialog": """
     static int shown = 0
     void setTitle(String text) {}
@@ -20,7 +48,10 @@ _CLASSES = {
     """,
     "qupath.lib.common.ColorTools": "static int packRGB(int r, int g, int b) { (r << 16) | (g << 8) | b }",
     "qupath.lib.common.GeneralTools": 'static String getVersion() { "0.6.0" }',
-    "qupath.lib.gui.QuPathGUI": 'static getInstance() { System.getProperty("window") ? new QuPathGUI() : null }',
+    "qupath.lib.gui.QuPathGUI": """
+    static getInstance() { System.getProperty("window") ? new QuPathGUI() : null }
+    def getStage() { null }
+    """,
     "qupath.lib.objects.classes.PathClass": "static PathClass fromString(String name, Integer color) { null }",
     "qupath.lib.objects.PathObject": """
     Map json
@@ -30,6 +61,7 @@ _CLASSES = {
     def getROI() { new Expando(isArea: { -> json.geometry.type == "Polygon" }) }
     def getPathClass() { json.properties.classification?.name }
     """,
+    "qupath.lib.gui.tools.GuiTools": 'static boolean browseURI(URI uri) { println("BROWSED " + uri) }',
     "qupath.lib.io.GsonTools": """
     static GsonTools getInstance() { new GsonTools() }
     def fromJson(String text, Class type) {
@@ -61,10 +93,11 @@ _CLASSES = {
         root.removeChildObjects = { detections.removeAll(it) }
         hierarchy.getRootObject = { -> root }
         hierarchy.fireHierarchyChangedEvent = { println("IMPORTED " + hierarchy.detections.size()) }
-        def size = state.mpp == null ? Double.NaN : state.mpp
+        def sized = { mpp -> new Expando(getAveragedPixelSizeMicrons: { -> mpp == null ? Double.NaN : mpp }) }
         def server = new Expando(getURIs: { -> [new URI(state.uri)] }, getWidth: { -> state.size[0] },
             getHeight: { -> state.size[1] }, getMetadata: { -> new Expando(getName: { -> state.name }) },
-            getPixelCalibration: { -> new Expando(getAveragedPixelSizeMicrons: { -> size }) })
+            getPixelCalibration: { -> sized(state.mpp) },
+            getOriginalMetadata: { -> new Expando(getPixelCalibration: { -> sized(state.file_mpp) }) })
         new Expando(getServer: { -> server }, getHierarchy: { -> hierarchy }, getImageType: { -> state.type })
     }
     """,

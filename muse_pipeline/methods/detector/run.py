@@ -154,12 +154,15 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
             if is_first_process():  # before the first training, so that wrong labels are noticed early
                 self.folder.mkdir(parents=True, exist_ok=True)
                 data.describe(self.run_folder, options.log)
-            for number, (images, held) in enumerate(split_images(data.images, self.config.mixing.folds), 1):
+            parts = split_images(data.images, self.config.mixing.folds)
+            for number, (images, held) in enumerate(parts, 1):
                 config = dataclasses.replace(self._follow(images), mixing=None)
                 part = HeldOutStage(config, stage_folder(self.folder, number, "held-out"), "held-out")
                 part._data = dataclasses.replace(data, config=config, images=images)
-                options.log(f"training {number} without {count_noun(len(held), 'held-out picture')}")
+                without = count_noun(len(held), "held-out picture")
+                options.log(f"training {number} of {len(parts) + 1}, without {without}")
                 self._held_out.append((part.run(options), held))
+            options.log(f"training {len(parts) + 1} of {len(parts) + 1}, with all labels")
         return super().run(options)
 
     def _follow(self, images: Sequence[LabelledImage]) -> DetectorConfig:

@@ -54,13 +54,6 @@ def test_each_stage_of_the_built_in_model_goes_on_with_the_one_before(stages, ch
     assert [source.labels.parent.name for source in points] == ["brca-m2c"]
 
 
-@pytest.mark.parametrize(("verb", "recipe"), [("pretrain", "compact"), ("psm", "compact"), ("finetune", "unit")])
-def test_a_verb_for_one_method_names_the_verb_for_all(verb, recipe, muse, tmp_path):
-    status, _, errors = muse(verb, RECIPES / f"{recipe}.yaml", "-o", tmp_path / "run")
-    assert (status, errors.count("\n")) == (2, 1)
-    assert f"that of `muse {verb}`; use `muse train`" in errors and not (tmp_path / "run").exists()
-
-
 def test_own_corrections_begin_with_the_whole_built_in_model():
     config = load_detector_config(RECIPES / "my_labels.yaml")
     assert str(config.checkpoint) == "compact"
