@@ -94,7 +94,7 @@ def test_pictures_are_resampled_and_must_state_how_large_a_pixel_is(tmp_path):
     Image.fromarray(picture().pixels).save(tmp_path / "a.png")
     (image,) = open_unlabelled((UnlabelledSource(images=tmp_path, mpp=0.25),), 0.5)
     assert image.size_px == (40, 48)
-    with pytest.raises(LabelError, match="its pixel size is unknown"):
+    with pytest.raises(LabelError, match="pixel size"):
         open_unlabelled((UnlabelledSource(images=tmp_path),), 0.5)
     with pytest.raises(ConfigError, match="no such folder"):
         open_unlabelled((UnlabelledSource(images=tmp_path / "b", mpp=1.0),), 0.5)

@@ -126,9 +126,7 @@ def test_a_detector_s_windows_leave_no_trace(of_detector, tiled_slide):
 
 def test_a_graph_without_a_head_cannot_be_cut(folder):
     path = folder.parent / "small.onnx"
-    with pytest.raises(
-        ModelError, match=r"small\.onnx: its graph has no weights named detector\.head\..*; leave them out, or"
-    ):
+    with pytest.raises(ModelError, match="leave them out"):
         cut_before_head(path.read_bytes(), "dense", path)
 
 

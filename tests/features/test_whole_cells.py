@@ -123,13 +123,13 @@ def test_a_cell_that_collapses_is_repaired_and_no_other_changes(tiled_slide, tab
 
 def test_a_table_without_cells_is_named(tiled_slide, shard, stitch, tmp_path):
     path = stitch(tmp_path / "nuclei.parquet", [shard])
-    with pytest.raises(NucleiError, match="has no cells; run the slide again with the setting `cells`"):
+    with pytest.raises(NucleiError, match="setting `cells`"):
         write_cells(path, tiled_slide.info, tmp_path / "cells.geojson.gz")
 
 
 @pytest.mark.parametrize("radius", [0, -1, 20.5])
 def test_a_cell_is_not_smaller_than_its_nucleus(radius):
-    with pytest.raises(ConfigError, match="cells: expand_um: nuclei grow by more than 0 and at most 20 um"):
+    with pytest.raises(ConfigError, match="nuclei grow"):
         RunSettings({"cells": {"expand_um": radius}})
 
 

@@ -225,7 +225,7 @@ def test_nuclei_of_immunohistochemistry_have_derived_classes(tmp_path, monkeypat
 
 def test_refusals(table, tmp_path):
     other = replace(slide_info(), fingerprint="another")
-    with pytest.raises(NucleiError, match="fingerprint 0123abcd, while slide 'slide-1' has another"):
+    with pytest.raises(NucleiError, match="while slide 'slide-1'"):
         write_geojson(table, other, tmp_path / "nuclei.geojson.gz")
     with pytest.raises(GeoJSONError, match="choose such a name"):
         write_geojson(table, slide_info(), tmp_path / "nuclei.zip")

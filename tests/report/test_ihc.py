@@ -14,7 +14,7 @@ def test_nothing_is_no_score():
 
 @pytest.mark.parametrize("limits", [[0.2, 0.2, 0.6], [0, 0.4, 0.6], [0.2, 0.4], ["a", 0.4, 0.6], [0.6, 0.4, 0.2]])
 def test_intensities_ascend(limits):
-    with pytest.raises(ConfigError, match="3\\+ begin at three ascending optical densities"):
+    with pytest.raises(ConfigError, match="ascending optical densities"):
         RunSettings({"intensities": limits})
 
 

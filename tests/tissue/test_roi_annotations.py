@@ -39,7 +39,7 @@ def test_areas_may_be_missing_but_not_damaged(tmp_path):
     path = tmp_path / "artefacts.geojson"
     assert read_class_areas(path, INFO, may_lack=True) == []
     assert read_class_areas(write_roi(path), INFO, may_lack=True) == []
-    with pytest.raises(GeoJSONError, match="has no area with a class"):
+    with pytest.raises(GeoJSONError, match="class"):
         read_class_areas(path, INFO)
     path.write_bytes(write_roi(path, (box(0, 0, 200, 100), None, "Fold")).read_bytes()[:-9])
     with pytest.raises(GeoJSONError, match=r"artefacts\.geojson: "):
@@ -63,7 +63,7 @@ def test_each_tma_core_that_is_not_missing_is_an_area(tmp_path):
     assert found == [("A-1", 39_600), ("A-3", 40_000), ("Tumor", 2_500)]
     content["features"] = content["features"][1:2]
     path.write_text(json.dumps(content))
-    with pytest.raises(GeoJSONError, match=r"holds no polygon .* \(found: 1 missing TMA core\)"):
+    with pytest.raises(GeoJSONError, match="1 missing TMA"):
         read_roi(path, INFO)
 
 

@@ -110,7 +110,7 @@ def test_other_tissue_is_named(kind):
         random = np.random.default_rng(0)
         for x, y, r in random.integers((0, 0, 10), (900, 600, 90), (25, 3)).tolist():
             cv2.circle(mask, (x, y), r, 1, -1)
-    with pytest.raises(SlideError, match="the tissue is not a grid of round cores of one size"):
+    with pytest.raises(SlideError, match="round cores"):
         find_cores(mask.astype(bool), MASK_MPP)
 
 

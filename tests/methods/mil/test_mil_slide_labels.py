@@ -223,7 +223,7 @@ def test_the_slides_of_a_fold_are_read_by_the_model_that_was_trained_on_the_othe
     tiles.write(tmp_path / "fewer", print)
     assert len([*(tmp_path / "fewer").rglob("*.png")]) == 4
     tiles.config = with_setting(tiles.config, "slide_labels.least_probability", 0.9)
-    with pytest.raises(LabelError, match="attention found no tile of Tumour among the validation slides"):
+    with pytest.raises(LabelError, match="validation slides"):
         (tmp_path / "none").mkdir()
         tiles.write(tmp_path / "none", print)
 
@@ -258,7 +258,7 @@ def test_drawn_areas_label_their_pixels_and_nothing_else(cohort, tmp_path):
     assert counts[0] == 200 * 200 / 16 and counts[1] == 400 * 300 / 16
     assert counts[UNKNOWN] > 0 and counts.sum() == counts[[0, 1, UNKNOWN]].sum()
     write_areas(tmp_path / "s1.geojson", {"Stroma": tumour, "Tumour": tumour})
-    with pytest.raises(LabelError, match="areas of Stroma and Tumour overlap"):
+    with pytest.raises(LabelError, match="Tumour overlap"):
         read_tissue_images([source], CLASSES, MPP, 64)
 
 
