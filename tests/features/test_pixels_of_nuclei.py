@@ -1,4 +1,4 @@
-"""Features from pixels and outlines, compared with scikit-image, NumPy and shapely."""
+"""Pixels of nuclei: cells without cytoplasm, and parts of an image."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Nuclei expanded to cells: how far, up to which borders, how QuPath gets them, and that shards do not matter."""
+"""Nuclei expanded to cells: parts of a slide, damaged outlines, and the file for QuPath."""
 
 import gzip
 import json

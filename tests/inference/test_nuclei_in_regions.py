@@ -169,29 +169,6 @@ def read_row(results: Path) -> dict[str, str]:
     return row
 
 
-def test_the_table_counts_what_lies_in_the_polygons_of_the_file(results, capsys):
-    assert main(["report", str(results)]) == 0
-    row, table = read_row(results), read_nuclei(results / "drawn/nuclei.parquet")
-    assert (row["status"], row["regions"]) == ("ok", "ok")
-    polygons = read_polygons(results / "drawn")
-    for name in ("Tumour", "Stroma"):
-        shapes = [polygon for each, polygon in polygons if each == name]
-        inside = sum(shapely.contains_xy(shape, table["x"], table["y"]) for shape in shapes) > 0
-        mm2 = sum(shape.area for shape in shapes) * SLIDE_MPP**2 / 1e6
-        assert int(row[f"nuclei_in_{name}"]) == inside.sum()
-        assert int(row[f"nuclei_in_{name}_Lymphocyte"]) == (inside & (table["class"] == "Lymphocyte")).sum()
-        assert float(row[f"mm2_in_{name}"]) == pytest.approx(mm2, rel=0.01)
-        assert float(row[f"nuclei_per_mm2_in_{name}"]) == pytest.approx(inside.sum() / mm2, rel=0.01)
-    distance = table["border_distance_um"]
-    assert int(row["nuclei_in_border_inside_50um"]) == distance.between(-50, 0).sum()
-    assert int(row["nuclei_in_border_outside_100um"]) == (distance.between(0, 100) & (distance > 0)).sum()
-    assert 0 < float(row["mm2_in_border_inside_50um"]) < float(row["mm2_in_border_inside_100um"])
-    assert float(row["nuclei_per_mm2_in_border_inside_50um"]) > 2 * float(row["nuclei_per_mm2_in_border_outside_50um"])
-    page = (results / "report.html").read_text()
-    assert "50 µm inside the border" in page
-    assert "Tissue regions" in page
-
-
 def test_a_slide_without_its_regions_stands_in_the_report(results, drawn_slide, shards, capsys):
     folder = results / "drawn"
     assert main(["regions", str(drawn_slide.store), "--model", "compact", "-o", str(folder)]) == 2

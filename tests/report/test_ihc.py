@@ -1,4 +1,4 @@
-"""IHC scores, compared with values computed by hand, and the counts of a slide, its annotations and its regions."""
+"""Scores of no nuclei, and the intensities at which grades begin."""
 
 import pytest
 
