@@ -34,17 +34,12 @@ Begin = Callable[[str], None]  # a function called with the name of each step ju
 
 @dataclass(frozen=True)
 class Models:
-    """The networks of a run.
+    """The networks of a run."""
 
-    Attributes:
-        predictor: the detection model.
-        regions: region model, for slides whose row does not name a file of drawn regions; None without a model.
-        embedder: network that computes a vector of features for every nucleus; or None.
-    """
-
-    predictor: Predictor
+    predictor: Predictor  # the detection model
+    # region model, for slides whose row does not name a file of drawn regions; None without a model
     regions: RegionPredictor | None = None
-    embedder: Embedder | None = None
+    embedder: Embedder | None = None  # network that computes a vector of features for every nucleus; or None
 
 
 def plan_slides(rows: Sequence[SheetRow], models: Models, settings: RunSettings) -> Plan:

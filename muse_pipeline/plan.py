@@ -30,23 +30,17 @@ INTERMEDIATE = ("image-", "shards/", "proposals/", "partner/image-")  # names of
 
 @dataclass(frozen=True)
 class Plan:
-    """The slides and settings of one run of the workflow; its methods take a slide_id as ``slide``.
+    """The slides and settings of one run of the workflow; its methods take a slide_id as ``slide``."""
 
-    Attributes:
-        config: the completed config.
-        rows: rows of the resolved sheet, keyed by slide_id, each with its number of ``shards``.
-        model: description of the model from `muse model`.
-        pretraining: settings of the pretraining run that the model starts from, or {}.
-        is_trained: True if the model is trained by this run.
-        pretraining_data: inputs of the pretraining run: ``mpp`` and ``codec`` of its images, ``slides`` and
-            ``partners``; {} without a pretraining run.
-    """
-
-    config: Mapping[str, Any]
+    config: Mapping[str, Any]  # the completed config
+    # rows of the resolved sheet, keyed by slide_id, each with its number of ``shards``
     rows: Mapping[str, Mapping[str, Any]]
-    model: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)  # description of the model from `muse model`
+    # settings of the pretraining run that the model starts from, or {}
     pretraining: Mapping[str, Any] = field(default_factory=dict)
-    is_trained: bool = False
+    is_trained: bool = False  # True if the model is trained by this run
+    # inputs of the pretraining run: ``mpp`` and ``codec`` of its images, ``slides`` and ``partners``; {} without
+    # a pretraining run
     pretraining_data: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property

@@ -236,23 +236,15 @@ def detect(
 
 @dataclass(frozen=True)
 class Pixels:
-    """The image of a slide, and what is measured in it for every nucleus.
+    """The image of a slide, and what is measured in it for every nucleus."""
 
-    Attributes:
-        store: image in which the nuclei were found.
-        colour: path of the slide's stains.
-        features: set of features to measure.
-        artefacts: path of the GeoJSON to write artefacts to; nuclei in them are flagged. None to skip the search.
-        subtract: kinds of artefacts whose nuclei and areas are left out of totals.
-        expand_um: distance by which nuclei are expanded to cells; None to measure no cells.
-    """
-
-    store: Path
-    colour: Path
-    features: str = "none"
+    store: Path  # image in which the nuclei were found
+    colour: Path  # path of the slide's stains
+    features: str = "none"  # set of features to measure
+    # path of the GeoJSON to write artefacts to; nuclei in them are flagged. None to skip the search
     artefacts: Path | None = None
-    subtract: Sequence[str] = LEFT_OUT
-    expand_um: float | None = None
+    subtract: Sequence[str] = LEFT_OUT  # kinds of artefacts whose nuclei and areas are left out of totals
+    expand_um: float | None = None  # distance by which nuclei are expanded to cells; None to measure no cells
 
 
 def stitch(

@@ -56,13 +56,9 @@ class _Path:
 
 @dataclass(frozen=True)
 class SlideFiles:
-    """Paths of the results of one slide.
+    """Paths of the results of one slide."""
 
-    Attributes:
-        folder: folder of the slide's results, RESULTS/<slide_id>.
-    """
-
-    folder: Path
+    folder: Path  # folder of the slide's results, RESULTS/<slide_id>
 
     fetched = _Path("fetched")  # folder of the downloaded slide, which is removed when its images have been written
     info = _Path("slide.json")  # header of the slide
@@ -115,13 +111,9 @@ class SlideFiles:
 
 @dataclass(frozen=True)
 class CohortFiles:
-    """Paths of the results of a cohort.
+    """Paths of the results of a cohort."""
 
-    Attributes:
-        folder: output folder of the run.
-    """
-
-    folder: Path
+    folder: Path  # output folder of the run
 
     sheet = _Path("sheet.json")  # the resolved sheet
     model = _Path("model.json")  # the description of the model

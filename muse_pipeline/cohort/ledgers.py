@@ -26,25 +26,16 @@ STEPS = ("fetch", "inspect", "tissue", "tile", "propose", "detect", "regions", "
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One step of one slide.
+    """One step of one slide."""
 
-    Attributes:
-        step: name of the step.
-        status: "ok", "failed" or "missing".
-        reason: sentence that explains why the step failed or is missing; "" if it is ok.
-        seconds: wall-clock time, summed over shards; None if nothing was recorded.
-        processor_seconds: processor time of all threads, summed over shards; None if nothing was recorded.
-        peak_memory_mib: largest peak memory of any shard; None if nothing was recorded.
-        warnings: warnings of the step without duplicates.
-    """
-
-    step: str
-    status: str
-    reason: str = ""
-    seconds: float | None = None
+    step: str  # name of the step
+    status: str  # "ok", "failed" or "missing"
+    reason: str = ""  # sentence that explains why the step failed or is missing; "" if it is ok
+    seconds: float | None = None  # wall-clock time, summed over shards; None if nothing was recorded
+    # processor time of all threads, summed over shards; None if nothing was recorded
     processor_seconds: float | None = None
-    peak_memory_mib: int | None = None
-    warnings: tuple[str, ...] = ()
+    peak_memory_mib: int | None = None  # largest peak memory of any shard; None if nothing was recorded
+    warnings: tuple[str, ...] = ()  # warnings of the step without duplicates
 
 
 def read_progress(folder: Path, n_shards: int | None = None, no_model: str = "") -> list[StepRecord]:

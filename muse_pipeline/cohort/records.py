@@ -37,24 +37,15 @@ PHRASES = {
 
 @dataclass(frozen=True)
 class Job:
-    """A job of a slide; its files are named relative to the slide's folder.
+    """A job of a slide; its files are named relative to the slide's folder."""
 
-    Attributes:
-        name: name of the request.
-        settings: all settings on which the results depend, keyed by name.
-        reads: files of other jobs that it reads.
-        writes: files and folders that it writes.
-        temporary: files in ``writes`` that are deleted when no other job needs them.
-        steps: names of the ledgers of its steps; by default its own name.
-        removes: glob patterns of files of earlier runs that are removed before it runs; by default ``writes``.
-    """
-
-    name: str
-    settings: Mapping[str, Any]
-    reads: Sequence[str] = ()
-    writes: Sequence[str] = ()
-    temporary: Sequence[str] = ()
-    steps: Sequence[str] = ()
+    name: str  # name of the request
+    settings: Mapping[str, Any]  # all settings on which the results depend, keyed by name
+    reads: Sequence[str] = ()  # files of other jobs that it reads
+    writes: Sequence[str] = ()  # files and folders that it writes
+    temporary: Sequence[str] = ()  # files in ``writes`` that are deleted when no other job needs them
+    steps: Sequence[str] = ()  # names of the ledgers of its steps; by default its own name
+    # glob patterns of files of earlier runs that are removed before it runs; by default ``writes``
     removes: Sequence[str] = ()
 
     @property

@@ -41,39 +41,25 @@ MPP = re.compile(rf"mpp{_UM}?|{_UM}(per)?(px|pixels?)|(px|pixel)(size|width|spac
 
 @dataclass(frozen=True)
 class SheetRow:
-    """A slide of the cohort.
+    """A slide of the cohort."""
 
-    Attributes:
-        slide_id: name of the slide; no two in a sheet may differ only in case.
-        path: absolute path of the slide, or its URL (a ``SlideUrl``).
-        mpp: um per level-0 pixel; None to use the value in the file.
-        patient: patient of the slide.
-        roi: absolute path of a GeoJSON that limits the analysis; or None.
-        split: part of the cohort: train, val or any other name.
-        shards: number of jobs into which detection is divided; None to use the number in the config.
-        regions: absolute path of a GeoJSON of tissue areas with classes; or None.
-        partner: absolute path of a second picture of the same tissue; or None.
-        partner_transform: absolute path of landmarks, a matrix or a transform.json that registration starts from; or
-            None.
-        label: class of the slide, for training region models; or None.
-        organ: organ of the tissue, which decides whether a model's classes are validated for the slide; or None.
-        stain: "H&E", "IHC" or "unknown" (see ``core.specimen``); or None, which means the same as "unknown".
-        own: cells of columns that the user has added, keyed by the column's name; an empty cell is None.
-    """
-
-    slide_id: str
-    path: str
-    mpp: float | None = None
-    patient: str | None = None
-    roi: str | None = None
-    split: str | None = None
-    shards: int | None = None
-    regions: str | None = None
-    partner: str | None = None
+    slide_id: str  # name of the slide; no two in a sheet may differ only in case
+    path: str  # absolute path of the slide, or its URL (a ``SlideUrl``)
+    mpp: float | None = None  # um per level-0 pixel; None to use the value in the file
+    patient: str | None = None  # patient of the slide
+    roi: str | None = None  # absolute path of a GeoJSON that limits the analysis; or None
+    split: str | None = None  # part of the cohort: train, val or any other name
+    shards: int | None = None  # number of jobs into which detection is divided; None to use the number in the config
+    regions: str | None = None  # absolute path of a GeoJSON of tissue areas with classes; or None
+    partner: str | None = None  # absolute path of a second picture of the same tissue; or None
+    # absolute path of landmarks, a matrix or a transform.json that registration starts from; or None
     partner_transform: str | None = None
-    label: str | None = None
+    label: str | None = None  # class of the slide, for training region models; or None
+    # organ of the tissue, which decides whether a model's classes are validated for the slide; or None
     organ: str | None = None
+    # "H&E", "IHC" or "unknown" (see ``core.specimen``); or None, which means the same as "unknown"
     stain: str | None = None
+    # cells of columns that the user has added, keyed by the column's name; an empty cell is None
     own: dict[str, str | None] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:

@@ -16,21 +16,13 @@ STAMP_UM, STAMP_SIDE = 0.125, 168
 
 @dataclass(frozen=True)
 class Kind:
-    """Properties of the nuclei of a class; ranges are (low, high).
+    """Properties of the nuclei of a class; ranges are (low, high)."""
 
-    Attributes:
-        length_um: range of the length of the long axis.
-        aspect: range of the ratio of the short axis to the long one.
-        density: range of the optical density of haematoxylin inside.
-        membrane: additional optical density of the rim.
-        nucleoli: largest number of nucleoli.
-    """
-
-    length_um: tuple[float, float]
-    aspect: tuple[float, float]
-    density: tuple[float, float]
-    membrane: float = 0.25
-    nucleoli: int = 0
+    length_um: tuple[float, float]  # range of the length of the long axis
+    aspect: tuple[float, float]  # range of the ratio of the short axis to the long one
+    density: tuple[float, float]  # range of the optical density of haematoxylin inside
+    membrane: float = 0.25  # additional optical density of the rim
+    nucleoli: int = 0  # largest number of nucleoli
 
 
 KINDS = (
@@ -43,17 +35,12 @@ CLUMPS, CLUMP_UM, WOBBLE = 0.35, 1.7, 0.1  # contrast and size of grains of chro
 
 @dataclass(frozen=True)
 class Stamps:
-    """A stock of S nuclei, the stamps; the long axis of each lies along x.
+    """A stock of S nuclei, the stamps; the long axis of each lies along x."""
 
-    Attributes:
-        density: (S, side, side, 2) uint8: coverage in steps of 1 / 255, and haematoxylin in steps of ``DENSITY_STEP``.
-        axes_um: (S, 2) half the length of the long and of the short axis.
-        label: (S,) class, an index into ``CLASSES``.
-    """
-
+    # (S, side, side, 2) uint8: coverage in steps of 1 / 255, and haematoxylin in steps of ``DENSITY_STEP``
     density: np.ndarray
-    axes_um: np.ndarray
-    label: np.ndarray
+    axes_um: np.ndarray  # (S, 2) half the length of the long and of the short axis
+    label: np.ndarray  # (S,) class, an index into ``CLASSES``
 
     def press(self, stamp: int, x_um: float, y_um: float, angle: float, mirror: int, scale: float, window: Window):
         """Resample a stamp on the lattice of ``window``.
