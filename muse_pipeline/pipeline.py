@@ -57,13 +57,6 @@ def run_slide(row: SheetRow, plan: Plan, models: Models, settings: RunSettings, 
     """Run the jobs of a slide that are not current, write a ledger for each step, and return these jobs.
 
     If mapping regions fails, the slide gets its nuclei but no regions, and ``regions.json`` states the reason.
-
-    Args:
-        row: the slide's row in the sheet.
-        plan: plan of a run that contains the slide.
-        models: networks of the run.
-        settings: settings of the run.
-        begin: function called with the name of every step before it starts.
     """
     files = SlideFiles(Path(plan.folder(row.slide_id)))
     slide = FinishedSlide(files, settings, row.patient, models.embedder, settings.threads)
@@ -120,16 +113,7 @@ def write_outputs(slide: FinishedSlide, outputs: Sequence[Output], begin: Begin 
 def make_image(
     slide: Path, row: SheetRow, files: SlideFiles, mpp: float, settings: RunSettings, begin: Begin = str
 ) -> None:
-    """Run the steps from a slide's file to its image at ``mpp``.
-
-    Args:
-        slide: path of the slide, or of the folder with its copy.
-        row: the slide's row in the sheet.
-        files: result files of the slide.
-        mpp: um per pixel of the image.
-        settings: settings of the run.
-        begin: function called with the name of every step before it starts.
-    """
+    """Run the steps from a slide's file, or the folder with its copy, to its image at ``mpp`` (um per pixel)."""
     from muse_pipeline.slides.remote import is_url
 
     source, roi = row.path if is_url(row.path) else None, row.roi and Path(row.roi)
@@ -147,14 +131,10 @@ def make_image(
 
 
 def make_nuclei(shards: Sequence[Path], slide: FinishedSlide, regions: Path | None = None, begin: Begin = str) -> None:
-    """Run the steps from a slide's shards to its nuclei and the outputs that are written with them.
+    """Run the steps from all shards of a slide to its nuclei and the outputs that are written with them.
 
-    Args:
-        shards: files of all shards of the slide.
-        slide: the slide to which they belong.
-        regions: folder written by ``muse regions``, or a GeoJSON of areas with classes, to add the region of every
-            nucleus; or None.
-        begin: function called with the name of every step before it starts.
+    The region of every nucleus comes from ``regions``: a folder written by ``muse regions``, or a GeoJSON of areas with
+    classes.
     """
     files, settings = slide.files, slide.settings
     _forget_steps(files, "stitch", *(output.step for output in list_outputs()))

@@ -62,12 +62,7 @@ def check_slides(
 ) -> Iterator[tuple[int, SlideCheck]]:
     """Check each slide in a separate process; yield its index in ``rows`` and the result as soon as the check ends.
 
-    Args:
-        rows: the slides.
-        card: card of the model that will run on them.
-        max_corrupt: maximum fraction of the tissue that may be unreadable.
-        threads: number of slides checked at the same time.
-        limits: limits on the time and memory of a check.
+    The card is that of the model that will run; at most ``max_corrupt`` of the tissue may be unreadable.
     """
     rows = list(rows)
     calls = [(row.path, row, card, max_corrupt) for row in rows]

@@ -201,9 +201,7 @@ def list_run_settings() -> list[Setting]:
 class RunSettings(Mapping[str, Any]):
     """Settings of a run, read by name or as attributes; settings that are not given have their defaults.
 
-    Args:
-        values: settings, keyed by name.
-        threads: number of threads for steps that use several; it does not change results.
+    Steps use up to ``threads`` threads, which does not change results.
 
     Example:
         >>> settings = RunSettings({"csv": True})
@@ -247,11 +245,7 @@ def complete_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Complete a config with everything that follows from its settings.
-
-    Args:
-        config: settings that satisfy the schema, with its defaults filled in.
-    """
+    """Complete a config, which satisfies the schema and has its defaults, with everything that its settings imply."""
     settings = _at_home(dict(config))
     for name in ("shards", "max_features"):  # 1.0e+5 is a whole number in the schema, but not on a command line
         if settings[name] is not None:

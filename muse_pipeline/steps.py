@@ -47,16 +47,10 @@ def inspect(
     source: str | None = None,
     output: Path | None = None,
 ) -> None:
-    """Print the properties of a slide, and write them to ``output`` if given.
+    """Print the properties of a slide (also a folder written by ``fetch``), and write them to ``output`` if given.
 
-    The slide is opened in a separate process, so that a file that crashes or hangs its reader is rejected here.
-
-    Args:
-        slide: a slide, an image or a folder written by ``fetch``.
-        slide_id: name of the slide in the cohort.
-        mpp: um per level-0 pixel, instead of the value in the file.
-        source: URL from which the slide must have been fetched.
-        output: path of slide.json; None to write no file.
+    The slide is opened in a separate process, so that a file that crashes or hangs its reader is rejected here. It must
+    have been fetched from ``source`` if that is given; ``mpp`` replaces the um per level-0 pixel of the file.
     """
     from muse_pipeline.core.files import write_json
     from muse_pipeline.slides.inspect import info_text, inspect_slide
@@ -259,16 +253,9 @@ def stitch(
 ) -> list[str]:
     """Join all shards of a slide into one table of nuclei, and return warnings.
 
-    Args:
-        shards: files of all shards of the slide.
-        info: path of slide.json.
-        mask: path of tissue.npz.
-        output: path of the table.
-        threads: number of threads that compute outlines.
-        regions: folder written by ``muse regions``, or a GeoJSON of areas with classes, to add the region of every
-            nucleus; or None.
-        pixels: image of the slide and what to measure in it; None to use only the outlines.
-        intensities: minimum optical densities of DAB for nuclei that are 1+, 2+ and 3+.
+    The region of every nucleus comes from ``regions``: a folder written by ``muse regions``, or a GeoJSON of areas with
+    classes. Without ``pixels``, only outlines are measured. ``intensities`` are the minimum optical densities of DAB
+    for nuclei that are 1+, 2+ and 3+.
     """
     import pyarrow as pa
 
@@ -385,12 +372,8 @@ def embed(
 ) -> Path:
     """Compute a network's features for the nuclei of a finished slide, write them to a file, and return its path.
 
-    Args:
-        folder: results of the slide, including its image.
-        embedder: the network.
-        features: True to measure shape, stains, texture and neighbours too.
-        threads: number of windows run at the same time; it does not change results.
-        foreign: another program's file and the nuclei in it (frame: level0); None to use ``nuclei.parquet``.
+    With ``features``, shape, stains, texture and neighbours are measured too. ``foreign`` is another program's file and
+    the nuclei in it (frame: level0), used instead of ``nuclei.parquet``. The number of threads does not change results.
     """
     from muse_pipeline.core.coords import level0_to_work
     from muse_pipeline.core.process import print_load, show_progress

@@ -33,14 +33,7 @@ from muse_pipeline.slides.signature import fingerprint_file
 def run_slides(rows: Sequence[SheetRow], plan: Plan, models: Models, settings: RunSettings) -> list[SlideResult]:
     """Run the jobs of slides that are not current, and print a line for each slide, even if some fail.
 
-    Args:
-        rows: the slides.
-        plan: plan of these slides.
-        models: networks of the run.
-        settings: settings of the run.
-
-    Returns:
-        The outcomes of the slides that were not finished.
+    Returns the outcomes of the slides that were not finished.
     """
     for line in describe_changes({slide: changes for slide in plan.slides if (changes := plan.find_replaced(slide))}):
         print(line)
@@ -82,10 +75,6 @@ def write_cohort_files(plan: Plan, settings: RunSettings) -> None:
     """Write the report and the requested files of the cohort, and remove those that are out of date.
 
     The report covers all slides that have results in the folder, including those of earlier runs.
-
-    Args:
-        plan: plan of the slides that were run.
-        settings: settings of the run.
     """
     files, threads = CohortFiles(Path(settings.output)), settings.threads
     slides = gather_cohort(files.folder, read_resolved(files.sheet))

@@ -79,12 +79,9 @@ def make_sheet(args: argparse.Namespace) -> None:
 
 
 def find_core_rows(slide: SheetRow, sheet: Path, known: Mapping[str, Mapping[str, str]]) -> list[SheetRow]:
-    """Make a row for every core of a slide, and write the core's region of interest to a folder next to the sheet.
+    """Make a row for every core of a slide, and write the core's region of interest to a folder next to ``sheet``.
 
-    Args:
-        slide: row of the slide.
-        sheet: path of the sheet to which the rows will be written.
-        known: further cells of a row, keyed by the core's name and then by column; empty without a core map.
+    The cells of the core map, ``known``, are keyed by the core's name and then by column.
     """
     from dataclasses import replace
 

@@ -133,10 +133,7 @@ class CohortFiles:
 def remove_cohort_files(results: Path, slides: Collection[str], unrequested: Collection[str] = ()) -> None:
     """Remove each file in ``OF_COHORT`` that is older than one of its sources, or of which a source is missing.
 
-    Args:
-        results: output folder of the run.
-        slides: slide_ids of the slides whose tables of nuclei are the sources.
-        unrequested: names of files that the run does not write; the resolved sheet is a source of these too.
+    The sources are the tables of nuclei of ``slides`` and, for files in ``unrequested``, the resolved sheet.
     """
     tables = [SlideFiles(results / slide).nuclei for slide in slides]
     for path in (results / name for name in OF_COHORT):

@@ -11,13 +11,10 @@ _TCGA_PATIENT = r"^TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}"
 
 
 def patient_in_name(name: str, rule: str | int | None = None, folder: Path | None = None) -> str:
-    """The patient of the picture or slide ``name`` (without suffix).
+    """The patient of the picture or slide ``name`` (without suffix); ``folder`` is for the error message.
 
-    Args:
-        name: name of the picture or slide.
-        rule: number of leading characters, or a regular expression for ``find_in_name``; by default the first 12
-            characters of TCGA names, and otherwise the whole name.
-        folder: folder of the file, for the error message.
+    The rule is a number of leading characters, or a regular expression for ``find_in_name``; by default the first 12
+    characters of TCGA names, and otherwise the whole name.
     """
     if isinstance(rule, int):
         return name[:rule]

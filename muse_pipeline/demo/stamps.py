@@ -43,11 +43,9 @@ class Stamps:
     label: np.ndarray  # (S,) class, an index into ``CLASSES``
 
     def press(self, stamp: int, x_um: float, y_um: float, angle: float, mirror: int, scale: float, window: Window):
-        """Resample a stamp on the lattice of ``window``.
+        """Resample a stamp on the lattice of ``window``: (h, w, 2) uint8, as in ``density``.
 
-        Returns:
-            The (row, column) of its corner, which may lie outside the window, and its pixels (h, w, 2) uint8, as in
-            ``density``.
+        The (row, column) of its corner, which comes first, may lie outside the window.
         """
         reach = 1.3 * self.axes_um[stamp, 0] * scale + 1.0
         column = int(np.floor((x_um - reach - window.x_um) / window.mpp))

@@ -79,22 +79,10 @@ def describe(width: int, height: int, mpp: float) -> str:
 def write_demo(
     folder: Path, area_mm2: float = 7.0, mpp: float = 0.25, seed: int = 0, threads: int = 1, partner: bool = False
 ) -> int:
-    """Write ``demo.svs``, ``truth.csv``, ``slides.tsv`` and ``config.yaml`` into ``folder``.
+    """Write ``demo.svs``, ``truth.csv``, ``slides.tsv`` and ``config.yaml``; return the number of true nuclei.
 
-    Args:
-        folder: folder to write to, created if missing.
-        area_mm2: approximate area of the tissue on the slide.
-        mpp: um per level-0 pixel. The same seed gives the same tissue at every mpp.
-        seed: seed of the tissue; every seed gives a different tissue.
-        threads: number of blocks painted at a time; the files do not depend on it.
-        partner: True to write also ``ihc.svs``, the same glass with lymphocytes stained brown, turned by 180 degrees.
-
-    Returns:
-        The number of true nuclei.
-
-    Raises:
-        ConfigError: ``area_mm2`` or ``mpp`` is out of range.
-        OutputError: the folder cannot be written to.
+    The same seed gives the same tissue at every mpp. With ``partner``, ``ihc.svs`` is the same glass, turned by 180
+    degrees, with lymphocytes stained brown. The number of threads does not change the files.
     """
     if not 0.05 <= area_mm2 <= 2000:
         raise ConfigError(f"--area-mm2 {area_mm2:g}: a demo slide has 0.05 to 2000 mm2 of tissue; choose within")
