@@ -132,10 +132,7 @@ class Plan:
 
     def scverse_settings(self, slide: str) -> dict[str, Any]:
         """All settings that the files for scanpy and SpatialData depend on."""
-        return {
-            "patient": self.row(slide).get("patient"),
-            "embeddings": self.embeddings,
-        }
+        return {"patient": self.row(slide).get("patient"), "embeddings": self.embeddings}
 
     def proposals_settings(self, slide: str) -> dict[str, Any]:
         """All settings that the proposals of a slide depend on, including those of earlier jobs."""

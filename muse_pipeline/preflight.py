@@ -54,11 +54,7 @@ class SlideCheck:
 
 
 def check_slides(
-    rows: Iterable[SheetRow],
-    card: ModelCard,
-    max_corrupt: float = 0.01,
-    threads: int = 1,
-    limits: Limits = LIMITS,
+    rows: Iterable[SheetRow], card: ModelCard, max_corrupt: float = 0.01, threads: int = 1, limits: Limits = LIMITS
 ) -> Iterator[tuple[int, SlideCheck]]:
     """Check each slide in a separate process; yield its index in ``rows`` and the result as soon as the check ends.
 

@@ -41,11 +41,7 @@ def fetch(url: SlideUrl, output: Path) -> None:
 
 
 def inspect(
-    slide: Path,
-    slide_id: str,
-    mpp: float | None = None,
-    source: str | None = None,
-    output: Path | None = None,
+    slide: Path, slide_id: str, mpp: float | None = None, source: str | None = None, output: Path | None = None
 ) -> None:
     """Print the properties of a slide (also a folder written by ``fetch``), and write them to ``output`` if given.
 

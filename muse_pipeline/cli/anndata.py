@@ -8,8 +8,6 @@ For a slide, X has the features, obs has the class, its probabilities and the sl
 medians of the features, mixing, infiltration), and obs has the columns of the sheet. Needs the extra `anndata` (h5py).
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -17,7 +15,6 @@ from muse_pipeline.cli.arguments import add_output_argument, add_threads_argumen
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse anndata``."""
     parser.add_argument("nuclei", type=Path, metavar="PATH", help="nuclei.parquet, or the folder of a run's results")
     parser.add_argument("--patient", help="patient of the slide (default: from the name of the slide)")
     parser.add_argument("--embeddings", type=Path, metavar="PARQUET", help="vectors of the nuclei, from `muse embed`")

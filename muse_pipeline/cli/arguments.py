@@ -1,7 +1,5 @@
 """Arguments that several verbs share, types of numbers that the parser checks, and functions that print results."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys
@@ -63,7 +61,7 @@ def add_output_argument(
 
 def add_threads_argument(parser: argparse.ArgumentParser, what: str = "processor threads") -> None:
     """Add ``--threads``."""
-    parser.add_argument("--threads", type=at_least_one, default=1, metavar="N", help=f"{what} (default: %(default)s)")
+    parser.add_argument("--threads", type=at_least_one, default=1, metavar="N", help=f"{what}")
 
 
 def add_specimen_arguments(parser: argparse.ArgumentParser) -> None:
@@ -116,14 +114,13 @@ def _add_option(parser: argparse.ArgumentParser, setting: Setting) -> None:
     elif "array" in types:
         parser.add_argument(setting.option, nargs="*", default=setting.default, metavar=setting.metavar, help=text)
     else:
-        default = "" if setting.default is None else " (default: %(default)s)"
         parser.add_argument(
             setting.option,
             type=_NUMBERS.get(types[0]) if types else None,
             choices=[each for each in setting.schema.get("enum", ()) if each] or None,
             default=setting.default,
             metavar=setting.metavar,
-            help=text.replace("%", "%%") + default,
+            help=text.replace("%", "%%"),
         )
 
 
@@ -140,9 +137,7 @@ def read_settings(args: argparse.Namespace, settings: Iterable[Setting]) -> dict
 
 def add_shard_argument(parser: argparse.ArgumentParser) -> None:
     """Add ``--shard`` to a verb that writes shards for `muse stitch`."""
-    parser.add_argument(
-        "--shard", default="1-of-1", metavar="I-OF-N", help="part of the slide, such as 1-of-4 (default: %(default)s)"
-    )
+    parser.add_argument("--shard", default="1-of-1", metavar="I-OF-N", help="part of the slide, such as 1-of-4")
 
 
 def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
@@ -153,9 +148,7 @@ def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processor threads of each process (default: OMP_NUM_THREADS, else all cores that this process may use)",
     )
-    parser.add_argument(
-        "--accelerator", choices=ACCELERATORS, default=ACCELERATORS[0], help="training device (default: %(default)s)"
-    )
+    parser.add_argument("--accelerator", choices=ACCELERATORS, default=ACCELERATORS[0], help="training device")
 
 
 def share_of_cores(threads: int | None, processes: int = 1) -> int:
@@ -170,7 +163,7 @@ def add_provider_argument(parser: argparse.ArgumentParser) -> None:
         "--provider",
         default="cpu",
         help="cpu, cuda, tensorrt, openvino, torch (the accelerator that PyTorch finds), torch-cpu, "
-        'or "auto": cuda if it starts here, else cpu (default: %(default)s)',
+        'or "auto": cuda if it starts here, else cpu',
     )
 
 

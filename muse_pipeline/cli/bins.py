@@ -16,7 +16,6 @@ from muse_pipeline.outputs.cells import EXPAND_UM
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse bins``."""
     parser.add_argument("slide", type=Path, metavar="FOLDER", help="folder of a slide's results")
     assay = parser.add_mutually_exclusive_group(required=True)
     assay.add_argument("--visium-hd", type=Path, metavar="FOLDER", help="Space Ranger's binned_outputs")
@@ -33,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=EXPAND_UM,
         metavar="UM",
-        help="count positions up to this distance from a nucleus; 0: only positions inside (default: %(default)g)",
+        help="count positions up to this distance from a nucleus; 0: only positions inside",
     )
     add_output_argument(parser, "H5AD", "file to write (default: bins.h5ad in the slide's folder)", required=False)
 

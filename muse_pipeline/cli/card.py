@@ -30,7 +30,6 @@ WRITES = frozenset({"json"})  # --output is left out, since it may be the model'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse card``."""
     parser.add_argument("model", metavar="MODEL", help="built-in name or .onnx file")
     add_json_argument(parser, "the whole card")
     parser.add_argument(

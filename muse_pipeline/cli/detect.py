@@ -18,7 +18,6 @@ from muse_pipeline.cli.arguments import (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse detect``."""
     parser.add_argument("store", type=Path, help="image store at the model's mpp")
     parser.add_argument("--model", default="compact", help="built-in name or path of an .onnx file with a card")
     parser.add_argument(

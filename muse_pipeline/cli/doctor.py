@@ -1,14 +1,11 @@
 """Show what is installed and usable here: readers, model runtime and its providers, GPU, training, workflow, cores."""
 
-from __future__ import annotations
-
 import argparse
 
 from muse_pipeline.cli.arguments import add_json_argument, show_result
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse doctor``."""
     add_json_argument(parser, "the same")
 
 

@@ -9,8 +9,6 @@ QuPath, the position, and a vector of 16-bit floats of every nucleus. With --nuc
 program's file instead: outlines or points as GeoJSON, points as CSV in level-0 pixels, or a label image.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -20,7 +18,6 @@ WRITES = frozenset({"ledger", "model"})  # the model is written if --checkpoint 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse embed``."""
     parser.add_argument(
         "results", type=Path, metavar="RESULTS_SLIDE", help="folder of one slide in the output of a run"
     )

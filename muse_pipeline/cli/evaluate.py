@@ -25,7 +25,6 @@ from muse_pipeline.settings import list_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse evaluate``."""
     parser.add_argument(
         "nuclei", type=Path, metavar="RESULT", help="nuclei.parquet, the folder of a slide, or that of all slides"
     )
@@ -36,9 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--patient", metavar="PATTERN", help="regular expression for the patient in a slide's name")
     parser.add_argument("--site", metavar="PATTERN", help="regular expression for the site, for calibration by site")
-    parser.add_argument(
-        "--radius-um", type=positive, default=3.0, help="largest distance of a match (default: %(default)g)"
-    )
+    parser.add_argument("--radius-um", type=positive, default=3.0, help="largest distance of a match")
     parser.add_argument("--score", type=fraction, help="lowest score of a nucleus (default: the model's threshold)")
     parser.add_argument(
         "--class-map",
@@ -48,9 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "either is right; Debris=null if the class does not count",
     )
     add_setting_arguments(parser, [list_settings()["frame"]])
-    parser.add_argument(
-        "--repeats", type=at_least_one, default=1000, help="number of bootstrap samples (default: %(default)s)"
-    )
+    parser.add_argument("--repeats", type=at_least_one, default=1000, help="number of bootstrap samples")
     add_json_argument(parser, "all scores and counts")
     parser.add_argument("--reliability", type=Path, metavar="PNG", help="also draw a reliability diagram")
 

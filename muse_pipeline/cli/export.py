@@ -13,7 +13,6 @@ from muse_pipeline.core.types import MODEL_PRECISIONS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse export``."""
     parser.add_argument(
         "checkpoint",
         type=Path,
@@ -68,12 +67,7 @@ def run(args: argparse.Namespace) -> None:
     of_regions = load_checkpoint(checkpoint).meta.get("kind") == REGIONS
     export, check = (export_region_model, check_region_parity) if of_regions else (export_onnx, check_parity)
     with complete_file(args.output) as partial:
-        export(
-            checkpoint,
-            partial,
-            calibration=args.calibration or (pictures if of_regions else None),
-            **changes,
-        )
+        export(checkpoint, partial, calibration=args.calibration or (pictures if of_regions else None), **changes)
         if pictures:
             parity = check(checkpoint, partial, pictures)
             print(f"checked against torch on {pictures}: {parity}")

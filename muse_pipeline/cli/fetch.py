@@ -7,15 +7,12 @@ Writes a folder that contains the slide; `muse inspect`, `tissue` and `tile` acc
 in a URL (user:password@, a signed query) are neither written nor printed. Needs the extra `remote`.
 """
 
-from __future__ import annotations
-
 import argparse
 
 from muse_pipeline.cli.arguments import add_ledger_argument, add_output_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse fetch``."""
     parser.add_argument("url", metavar="URL", help="URL of the slide, or a sheet that contains it")
     parser.add_argument("--slide-id", metavar="ID", help="slide_id of the slide in the sheet")
     add_output_argument(parser, "FOLDER", "the copy")

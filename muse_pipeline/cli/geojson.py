@@ -1,7 +1,5 @@
 """Write a slide's nuclei as GeoJSON for QuPath, and their provenance as JSON next to it."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -18,7 +16,6 @@ SETTINGS = GeoJson.settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse geojson``."""
     parser.add_argument("nuclei", type=Path, metavar="NUCLEI", help="table of nuclei (nuclei.parquet)")
     parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json of the same slide")
     add_setting_arguments(parser, SETTINGS)

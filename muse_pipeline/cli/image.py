@@ -3,8 +3,6 @@
 This is the job `image` of the workflow.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -21,7 +19,6 @@ SETTINGS = [list_settings()[name] for name in ("max_corrupt", "third_stain")]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse image``."""
     parser.add_argument("slide", type=Path, metavar="SLIDE")
     parser.add_argument("--slide-id", required=True, metavar="ID", help="name in the cohort")
     parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel, instead of the file's")

@@ -11,7 +11,6 @@ from muse_pipeline.cli.arguments import add_output_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse import-checkpoint``."""
     parser.add_argument("checkpoint", type=Path, help="released file, such as vit_s_16-224.pth")
     add_output_argument(parser, "FILE", "checkpoint.pt to write")
     parser.add_argument("--backbone", metavar="NAME", help="name of the backbone, if the file does not identify it")

@@ -16,7 +16,6 @@ from muse_pipeline.core.types import NETWORKS, SCALINGS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse import-model``."""
     parser.add_argument("network", type=Path, metavar="NETWORK", help="ONNX file")
     parser.add_argument("--kind", choices=NETWORKS, required=True, help="content of the network's maps")
     parser.add_argument("--mpp", type=positive, required=True, metavar="UM", help="um per pixel of the network's input")
@@ -48,11 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=not_negative,
         default=12.0,
         metavar="UM",
-        help="border of a window's maps that belongs to its neighbours (default: %(default)g)",
+        help="border of a window's maps that belongs to its neighbours",
     )
-    parser.add_argument(
-        "--threshold", type=fraction, default=0.5, help="lowest probability of a nucleus (default: %(default)g)"
-    )
+    parser.add_argument("--threshold", type=fraction, default=0.5, help="lowest probability of a nucleus")
     parser.add_argument("--name", help="name of the model (default: that of the output file)")
     parser.add_argument("--licence", default="not given", metavar="TEXT", help="licence of the weights")
     parser.add_argument("--training-data", default="not given", metavar="TEXT", help="training data of the network")

@@ -5,8 +5,6 @@ slide is opened in a separate process, so that a slide that crashes or hangs its
 step reads it.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -14,7 +12,6 @@ from muse_pipeline.cli.arguments import add_ledger_argument, add_output_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse inspect``."""
     parser.add_argument(
         "slide", type=Path, metavar="SLIDE", help="a slide or a plain image, or a folder written by `muse fetch`"
     )

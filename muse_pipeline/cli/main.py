@@ -12,7 +12,7 @@ from itertools import takewhile
 from pathlib import Path
 from textwrap import TextWrapper
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from muse_pipeline.cli.arguments import text_columns
 from muse_pipeline.cohort.ledgers import record_step
@@ -41,7 +41,14 @@ TRAINING_PACKAGES = ("torch", "lightning_fabric", "onnx", "onnxscript", "matplot
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that reports a mistake in the command line as a short message."""
+    """A parser that adds defaults to the help, and reports a mistake in the command line as a short message."""
+
+    def add_argument(self, *names: str, **properties: Any) -> argparse.Action:
+        """Add an argument; its help ends with its default, if that is a text or number."""
+        action = super().add_argument(*names, **properties)
+        if type(action.default) in {str, int, float} and action.default not in {"", argparse.SUPPRESS}:
+            action.help += " (default: %(default)s)"
+        return action
 
     def error(self, message: str) -> NoReturn:
         """Print the error and the command that shows help, and exit."""

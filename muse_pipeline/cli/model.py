@@ -11,7 +11,6 @@ from muse_pipeline.cli.arguments import add_config_arguments, add_provider_argum
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse model``."""
     parser.add_argument("model", help="built-in name, .onnx file or training config (YAML)")
     add_provider_argument(parser)
     parser.add_argument("--here", action="store_true", help="fail if the provider does not start on this machine")

@@ -3,8 +3,6 @@
 This is the job `nuclei` of the workflow.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -13,7 +11,6 @@ from muse_pipeline.settings import list_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse nuclei``."""
     parser.add_argument("shards", type=Path, nargs="+", metavar="SHARD", help="all shards of the slide")
     parser.add_argument("--regions", type=Path, metavar="PATH", help="see `muse stitch`")
     add_setting_arguments(parser, list_settings("nuclei").values())

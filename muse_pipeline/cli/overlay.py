@@ -3,8 +3,6 @@
 `muse report` also draws missing pictures, but this separate step can run for many slides at the same time.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -19,7 +17,6 @@ def drawing_settings() -> list[Setting]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse overlay``."""
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="results of one slide: RESULTS/<slide_id>")
     add_setting_arguments(parser, drawing_settings())
     add_ledger_argument(parser)

@@ -4,8 +4,6 @@ This is the job `partner` of the workflow. A partner that cannot be used is reco
 fail the job.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -13,7 +11,6 @@ from muse_pipeline.cli.arguments import add_output_argument, add_threads_argumen
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse partner``."""
     parser.add_argument("slide", type=Path, metavar="HE", help="the H&E slide")
     parser.add_argument("partner", type=Path, metavar="PARTNER", help="a slide or picture of the same tissue")
     parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json of the H&E slide")

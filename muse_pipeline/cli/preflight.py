@@ -6,8 +6,6 @@ Opens each slide in a separate process, finds its tissue and reads some tiles. A
 existence and size are checked. The exit status is 2 if a slide cannot run.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -22,12 +20,11 @@ from muse_pipeline.cli.arguments import (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse preflight``."""
     parser.add_argument("slides", type=path_or_url, nargs="+", metavar="SLIDES", help="a sheet, a folder, or slides")
     parser.add_argument(
         "--mpp", type=positive, metavar="UM", help="um per level-0 pixel of slides or a folder, instead of the files'"
     )
-    parser.add_argument("--model", default="compact", help="model that will find the nuclei (default: %(default)s)")
+    parser.add_argument("--model", default="compact", help="model that will find the nuclei")
     parser.add_argument(
         "--max-corrupt", type=fraction, default=0.01, metavar="F", help="fraction of the tissue that may be undecodable"
     )

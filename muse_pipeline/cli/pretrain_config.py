@@ -16,7 +16,6 @@ WRITES = frozenset({"output", "resolved"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse pretrain-config``."""
     parser.add_argument("config", type=Path, help="config of the run (YAML), with or without `sources`")
     parser.add_argument("--sheet", "--slides", type=Path, required=True, metavar="TSV", help="sheet of the slides")
     parser.add_argument("--results", type=Path, required=True, metavar="FOLDER", help="folder with a folder per slide")

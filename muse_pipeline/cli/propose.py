@@ -16,9 +16,8 @@ from muse_pipeline.cli.arguments import (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse propose``."""
     parser.add_argument("store", type=Path, help="image store")
-    parser.add_argument("--method", default="haematoxylin", help="name of a proposer (default: %(default)s)")
+    parser.add_argument("--method", default="haematoxylin", help="name of a proposer")
     parser.add_argument("--settings", default="{}", metavar="YAML", help="settings, such as '{min_distance_um: 4}'")
     parser.add_argument(
         "--colour", type=Path, required=True, metavar="JSON", help="stain statistics from `muse tissue`"

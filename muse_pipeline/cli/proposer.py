@@ -9,7 +9,6 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse proposer``."""
     parser.add_argument("method", help="name of a proposer")
     parser.add_argument("--settings", default="{}", metavar="YAML", help="settings, such as '{min_distance_um: 4}'")
     parser.add_argument("--resolved", type=Path, metavar="JSON", help="write the description as JSON")

@@ -4,15 +4,12 @@ Without --output, they are written for every QuPath version of this user. QuPath
 muse.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse qupath-script``."""
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="folder for the scripts of QuPath's menu")
     parser.add_argument("--config", type=Path, metavar="YAML", help="training config (default: my_labels.yaml)")
 

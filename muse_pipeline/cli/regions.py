@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse regions``."""
     parser.add_argument("store", type=Path, help="image store; the model's um/px must be a multiple of its um/px")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--nuclei", type=Path, nargs="+", metavar="SHARD", help="all shards of the slide")

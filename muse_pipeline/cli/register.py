@@ -4,8 +4,6 @@ The partner may be rotated, mirrored or stained differently, and may cover only 
 transform.json, checkerboard.png and residuals.tsv, but nothing for a partner that does not fit.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -14,7 +12,6 @@ from muse_pipeline.core.types import GEOJSON_FRAMES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse register``."""
     parser.add_argument("slide", type=Path, metavar="HE", help="the H&E slide")
     parser.add_argument("partner", type=Path, metavar="PARTNER", help="a slide or picture of the same tissue")
     parser.add_argument("--slide-id", metavar="ID", help="name of the H&E slide (default: that of its file)")
@@ -30,8 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--frame",
         choices=GEOJSON_FRAMES,
         default=GEOJSON_FRAMES[0],
-        help="origin of --start: the corner of the scanner's bounds, as in QuPath, or of level 0 "
-        "(default: %(default)s)",
+        help="origin of --start: the corner of the scanner's bounds, as in QuPath, or of level 0",
     )
     parser.add_argument("--max-residual", type=positive, metavar="UM", help="largest residual of a tile (default: 5)")
     parser.add_argument(

@@ -6,8 +6,6 @@
 Failed slides come first, with the step and the reason. The exit status is 0 even if slides failed.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -15,7 +13,6 @@ from muse_pipeline.cli.arguments import add_doubts_argument, add_output_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse report``."""
     parser.add_argument("results", type=Path, metavar="RESULTS", help="folder with one folder per slide")
     parser.add_argument("--slides", type=Path, metavar="JSON", help="resolved sheet (default: RESULTS/sheet.json)")
     parser.add_argument("--pretraining", type=Path, metavar="FOLDER", help="folder of a pretraining run to show")

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse sheet``."""
     parser.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="a folder of slides")
     add_output_argument(parser, "TSV", "sheet to write (TSV, or CSV if it ends in .csv)", required=False)
     parser.add_argument("--mpp", type=positive, metavar="UM", help="um per pixel of every slide, not the files'")

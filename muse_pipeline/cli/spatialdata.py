@@ -6,8 +6,6 @@ The image is a link to the store, not a copy, so the two folders must keep their
 system "global" is in um.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -15,7 +13,6 @@ from muse_pipeline.cli.arguments import add_output_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse spatialdata``."""
     parser.add_argument("nuclei", type=Path, metavar="NUCLEI", help="table of nuclei (nuclei.parquet)")
     parser.add_argument("--store", type=Path, required=True, metavar="STORE", help="image of the slide")
     parser.add_argument("--patient", help="patient of the slide (default: from the name of the slide)")

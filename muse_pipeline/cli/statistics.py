@@ -6,8 +6,6 @@ Writes a row per measure and pair of groups: means, effect size with its 95 % in
 which controls the false discovery rate. The unit is the patient: slides of the same patient are averaged first.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -15,13 +13,10 @@ from muse_pipeline.cli.arguments import add_doubts_argument, add_output_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse statistics``."""
     parser.add_argument("results", type=Path, metavar="RESULTS", help="folder with one folder per slide")
     parser.add_argument("--sheet", type=Path, required=True, metavar="TSV", help="table with a row per slide")
     parser.add_argument("--group", required=True, metavar="COLUMN", help="column with the group of each slide")
-    parser.add_argument(
-        "--patient", default="patient", metavar="COLUMN", help="column with the patients (default: %(default)s)"
-    )
+    parser.add_argument("--patient", default="patient", metavar="COLUMN", help="column with the patients")
     add_doubts_argument(parser)
     add_threads_argument(parser, "slides that are read at the same time")
     add_output_argument(parser, "TSV")

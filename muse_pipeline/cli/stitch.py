@@ -5,8 +5,6 @@ their outlines. --regions adds every nucleus's tissue region and its distance to
 measurements of its shape, stains, texture and neighbours.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -15,7 +13,6 @@ from muse_pipeline.core.types import FEATURE_SETS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse stitch``."""
     parser.add_argument("shards", type=Path, nargs="+", metavar="SHARD", help="all shards of the slide")
     parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json from `muse inspect`")
     parser.add_argument("--tissue", type=Path, required=True, metavar="NPZ", help="tissue.npz from `muse tissue`")
@@ -25,9 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="folder written by `muse regions`, or a GeoJSON of areas with classes: adds the region of every nucleus",
     )
-    parser.add_argument(
-        "--features", choices=FEATURE_SETS, default="none", help="see `muse run`; needs --store (default: %(default)s)"
-    )
+    parser.add_argument("--features", choices=FEATURE_SETS, default="none", help="see `muse run`; needs --store")
     parser.add_argument("--store", type=Path, metavar="STORE", help="image store in which the nuclei were found")
     parser.add_argument(
         "--artefacts",

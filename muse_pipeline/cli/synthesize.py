@@ -16,16 +16,13 @@ from muse_pipeline.cli.arguments import add_output_argument, add_threads_argumen
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse synthesize``."""
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     masks = kinds.add_parser("masks", help="instance masks of glands and stroma", description=write_masks.__doc__)
     add_output_argument(masks, "FOLDER", "folder to write; masks from an earlier call are replaced")
-    masks.add_argument("--n", type=at_least_one, default=1000, metavar="N", help="number (default: %(default)s)")
-    masks.add_argument("--seed", type=zero_or_more, default=0, metavar="S", help="seed (default: %(default)s)")
-    masks.add_argument("--mpp", type=positive, default=0.5, metavar="M", help="um per pixel (default: %(default)s)")
-    masks.add_argument(
-        "--size-px", type=at_least_one, default=256, metavar="P", help="side of a mask (default: %(default)s)"
-    )
+    masks.add_argument("--n", type=at_least_one, default=1000, metavar="N", help="number")
+    masks.add_argument("--seed", type=zero_or_more, default=0, metavar="S", help="seed")
+    masks.add_argument("--mpp", type=positive, default=0.5, metavar="M", help="um per pixel")
+    masks.add_argument("--size-px", type=at_least_one, default=256, metavar="P", help="side of a mask")
     masks.add_argument(
         "--fit",
         type=Path,
@@ -41,11 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pictures.add_argument(
         "--generator", type=Path, required=True, metavar="FILE", help="checkpoint of a run with `method: unit`"
     )
-    pictures.add_argument("--n", type=at_least_one, default=200, metavar="N", help="number (default: %(default)s)")
-    pictures.add_argument("--seed", type=zero_or_more, default=0, metavar="S", help="seed (default: %(default)s)")
-    pictures.add_argument(
-        "--size-px", type=at_least_one, default=256, metavar="P", help="side of a picture (default: %(default)s)"
-    )
+    pictures.add_argument("--n", type=at_least_one, default=200, metavar="N", help="number")
+    pictures.add_argument("--seed", type=zero_or_more, default=0, metavar="S", help="seed")
+    pictures.add_argument("--size-px", type=at_least_one, default=256, metavar="P", help="side of a picture")
     pictures.add_argument(
         "--masks", type=Path, metavar="FOLDER", help="masks to render, made at the same mpp (default: synthesised)"
     )
@@ -96,12 +91,6 @@ def write_pictures(args: argparse.Namespace) -> None:
     renderer = rendering.Renderer(args.generator, args.threads)
     with show_progress("pictures") as progress:
         rendering.render_pictures(
-            renderer,
-            args.output,
-            args.n,
-            seed=args.seed,
-            size_px=args.size_px,
-            masks=args.masks,
-            progress=progress,
+            renderer, args.output, args.n, seed=args.seed, size_px=args.size_px, masks=args.masks, progress=progress
         )
     print(f"{args.output}: {count_noun(args.n, 'picture')} at {renderer.mpp:g} um/px; see {rendering.PAGE}")

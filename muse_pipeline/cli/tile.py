@@ -4,8 +4,6 @@ Glass is left out. Areas that cannot be decoded are white, and are listed in the
 when it is complete.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -19,11 +17,10 @@ from muse_pipeline.cli.arguments import (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse tile``."""
     parser.add_argument("slide", type=Path, metavar="SLIDE")
     parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json from `muse inspect`")
     parser.add_argument("--tissue", type=Path, required=True, metavar="NPZ", help="tissue.npz from `muse tissue`")
-    parser.add_argument("--mpp", type=positive, default=0.5, help="um per pixel of the image (default 0.5)")
+    parser.add_argument("--mpp", type=positive, default=0.5, help="um per pixel of the image")
     add_threads_argument(parser)
     parser.add_argument(
         "--max-corrupt", type=fraction, default=0.01, metavar="F", help="fraction of the tissue that may be undecodable"
@@ -32,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--codec",
         choices=("zstd", "jpeg"),
         default="zstd",
-        help="zstd is lossless; jpeg is smaller, for pretraining only (default: %(default)s)",
+        help="zstd is lossless; jpeg is smaller, for pretraining only",
     )
     add_output_argument(parser, "ZARR", "store to write, such as image-500nm.zarr for 0.5 um/px")
     add_ledger_argument(parser)

@@ -3,8 +3,6 @@
 A slide without tissue does not fail: its mask is empty, and a warning is printed.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -14,7 +12,6 @@ WRITES = frozenset({"mask", "picture", "outline", "colour", "ledger"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse tissue``."""
     parser.add_argument("slide", type=Path, metavar="SLIDE")
     parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json from `muse inspect`")
     parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="analyse only these areas, drawn in QuPath")

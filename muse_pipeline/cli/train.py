@@ -46,7 +46,6 @@ METHODS = {"finetune": "detector", "pretrain": "muse", "psm": "psm"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse train`` and of the verbs that are for a single method."""
     parser.add_argument("config", type=Path, help="config of the run (YAML), such as one of --list")
     parser.add_argument("--list", action=_ListRecipes, nargs=0, help="list configs to copy and edit, and exit")
     add_run_arguments(parser)
@@ -87,13 +86,10 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--devices",
         type=at_least_one,
         default=1,
-        help="number of GPUs, or of processes on a CPU, per node; each takes `batch` windows (default: %(default)s)",
+        help="number of GPUs, or of processes on a CPU, per node; each takes `batch` windows",
     )
     parser.add_argument(
-        "--nodes",
-        type=at_least_one,
-        default=1,
-        help="number of machines on which srun or torchrun starts this command (default: %(default)s)",
+        "--nodes", type=at_least_one, default=1, help="number of machines on which srun or torchrun starts this command"
     )
     parser.add_argument(
         "--start-over",

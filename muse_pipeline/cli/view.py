@@ -6,8 +6,6 @@
 The pages can also be opened by a double click, without a server.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -17,11 +15,10 @@ MOST_LISTED = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse view``."""
     parser.add_argument(
         "results", type=Path, metavar="RESULTS", help="output folder of a run, or a slide's folder in it"
     )
-    parser.add_argument("--port", type=zero_or_more, default=8080, help="0: any free port (default: %(default)s)")
+    parser.add_argument("--port", type=zero_or_more, default=8080, help="0: any free port")
 
 
 def run(args: argparse.Namespace) -> None:

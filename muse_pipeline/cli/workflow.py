@@ -6,8 +6,6 @@ The Snakefile includes the workflow that is installed with this package, so no r
 of the package the study runs the new version. Existing files are not overwritten.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -15,7 +13,6 @@ from muse_pipeline.cli.arguments import positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse workflow``."""
     parser.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="DIR", help="folder of the study")
     parser.add_argument("--slides", type=Path, metavar="FOLDER", help="also write a sheet of the slides in this folder")
     parser.add_argument("--mpp", type=positive, metavar="UM", help="um per pixel of these slides, not the files'")
