@@ -14,14 +14,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from muse_pipeline.cli.arguments import (
-    add_json_argument,
-    add_output_argument,
-    not_negative,
-    positive,
-    show_result,
-    text_columns,
-)
+from muse_pipeline.cli.arguments import Parser, not_negative, positive, show_result, text_columns
 
 if TYPE_CHECKING:
     from muse_pipeline.inference.card import Card, ModelCard
@@ -29,9 +22,9 @@ if TYPE_CHECKING:
 WRITES = frozenset({"json"})  # --output is left out, since it may be the model's own file
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", metavar="MODEL", help="built-in name or .onnx file")
-    add_json_argument(parser, "the whole card")
+    parser.add_json("the whole card")
     parser.add_argument(
         "--pictures",
         nargs=2,
@@ -63,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[CLASS=]NAME",
         help="an organ in which this class, or every class, was validated; may be given several times",
     )
-    add_output_argument(parser, "ONNX", "file to write, which may be the model's own", required=False)
+    parser.add_output("ONNX", "file to write, which may be the model's own", required=False)
 
 
 def run(args: argparse.Namespace) -> None:

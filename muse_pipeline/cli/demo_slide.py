@@ -5,20 +5,19 @@ Writes demo.svs (an Aperio-like pyramid), truth.csv (every nucleus), and slides.
 """
 
 import argparse
-from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_threads_argument, positive
+from muse_pipeline.cli.arguments import Parser, positive
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="OUT_DIR", help="output folder")
+def add_arguments(parser: Parser) -> None:
+    parser.add_path("folder", "OUT_DIR", "output folder")
     parser.add_argument("--area-mm2", type=float, default=7.0, metavar="A", help="area of the tissue")
     parser.add_argument("--mpp", type=positive, default=0.25, metavar="M", help="um per level-0 pixel")
     parser.add_argument("--seed", type=int, default=0, help="seed of the tissue")
     parser.add_argument(
         "--partner", action="store_true", help="also write ihc.svs: the same tissue with brown lymphocytes, rotated"
     )
-    add_threads_argument(parser, "blocks painted at the same time")
+    parser.add_threads("blocks painted at the same time")
 
 
 def run(args: argparse.Namespace) -> None:

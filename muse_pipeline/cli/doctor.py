@@ -2,11 +2,11 @@
 
 import argparse
 
-from muse_pipeline.cli.arguments import add_json_argument, show_result
+from muse_pipeline.cli.arguments import Parser, show_result
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_json_argument(parser, "the same")
+def add_arguments(parser: Parser) -> None:
+    parser.add_json("the same")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -13,26 +13,15 @@ import argparse
 from importlib import import_module
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import (
-    add_json_argument,
-    add_setting_arguments,
-    at_least_one,
-    fraction,
-    positive,
-    show_result,
-)
+from muse_pipeline.cli.arguments import Parser, at_least_one, fraction, positive, show_result
 from muse_pipeline.settings import list_settings
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "nuclei", type=Path, metavar="RESULT", help="nuclei.parquet, the folder of a slide, or that of all slides"
-    )
-    parser.add_argument("--truth", type=Path, metavar="PATH", help="true nuclei, or a folder of <slide>.<suffix>")
-    parser.add_argument("--sheet", type=Path, metavar="TSV", help="table of slides: slide_id, patient, truth, region")
-    parser.add_argument(
-        "--region", type=Path, metavar="PATH", help="area with complete truth: GeoJSON, mask picture, or a folder"
-    )
+def add_arguments(parser: Parser) -> None:
+    parser.add_path("nuclei", "RESULT", "nuclei.parquet, the folder of a slide, or that of all slides")
+    parser.add_path("--truth", "PATH", "true nuclei, or a folder of <slide>.<suffix>")
+    parser.add_path("--sheet", "TSV", "table of slides: slide_id, patient, truth, region")
+    parser.add_path("--region", "PATH", "area with complete truth: GeoJSON, mask picture, or a folder")
     parser.add_argument("--patient", metavar="PATTERN", help="regular expression for the patient in a slide's name")
     parser.add_argument("--site", metavar="PATTERN", help="regular expression for the site, for calibration by site")
     parser.add_argument("--radius-um", type=positive, default=3.0, help="largest distance of a match")
@@ -44,10 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the model's class for each class of the truth, such as Tumour=Epithelial; Immune=Lymphocyte,Stroma if "
         "either is right; Debris=null if the class does not count",
     )
-    add_setting_arguments(parser, [list_settings()["frame"]])
+    parser.add_settings([list_settings()["frame"]])
     parser.add_argument("--repeats", type=at_least_one, default=1000, help="number of bootstrap samples")
-    add_json_argument(parser, "all scores and counts")
-    parser.add_argument("--reliability", type=Path, metavar="PNG", help="also draw a reliability diagram")
+    parser.add_json("all scores and counts")
+    parser.add_path("--reliability", "PNG", "also draw a reliability diagram")
 
 
 def run(args: argparse.Namespace) -> None:

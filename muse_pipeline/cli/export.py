@@ -8,25 +8,22 @@ are too large.
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_output_argument, at_least_one
+from muse_pipeline.cli.arguments import Parser, at_least_one
 from muse_pipeline.core.types import MODEL_PRECISIONS
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "checkpoint",
         type=Path,
         help="checkpoint.pt of a detector or a region model, or the name of a built-in detector that has one",
     )
-    add_output_argument(parser, "ONNX")
-    parser.add_argument(
-        "--check-images", type=Path, metavar="FOLDER", help="pictures to compare with PyTorch, at the model's mpp"
-    )
-    parser.add_argument(
+    parser.add_output("ONNX")
+    parser.add_path("--check-images", "FOLDER", "pictures to compare with PyTorch, at the model's mpp")
+    parser.add_path(
         "--calibration",
-        type=Path,
-        metavar="FOLDER",
-        help="pictures at the model's mpp for the ranges of int8, instead of those next to the checkpoint",
+        "FOLDER",
+        "pictures at the model's mpp for the ranges of int8, instead of those next to the checkpoint",
     )
     parser.add_argument("--name", help="name of the model (default: that in the training config)")
     settings = parser.add_argument_group("instead of the training config's `export` settings")

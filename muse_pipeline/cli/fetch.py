@@ -9,14 +9,14 @@ in a URL (user:password@, a signed query) are neither written nor printed. Needs
 
 import argparse
 
-from muse_pipeline.cli.arguments import add_ledger_argument, add_output_argument
+from muse_pipeline.cli.arguments import Parser
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("url", metavar="URL", help="URL of the slide, or a sheet that contains it")
     parser.add_argument("--slide-id", metavar="ID", help="slide_id of the slide in the sheet")
-    add_output_argument(parser, "FOLDER", "the copy")
-    add_ledger_argument(parser)
+    parser.add_output("FOLDER", "the copy")
+    parser.add_ledger()
 
 
 def run(args: argparse.Namespace) -> None:

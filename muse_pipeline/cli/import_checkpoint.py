@@ -7,12 +7,12 @@ the file's name or by its table of positions.
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_output_argument
+from muse_pipeline.cli.arguments import Parser
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("checkpoint", type=Path, help="released file, such as vit_s_16-224.pth")
-    add_output_argument(parser, "FILE", "checkpoint.pt to write")
+    parser.add_output("FILE", "checkpoint.pt to write")
     parser.add_argument("--backbone", metavar="NAME", help="name of the backbone, if the file does not identify it")
     parser.add_argument(
         "--trust-pickle",

@@ -9,14 +9,13 @@ the extra `onnx`.
 """
 
 import argparse
-from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_output_argument, at_least_one, fraction, not_negative, positive
+from muse_pipeline.cli.arguments import Parser, at_least_one, fraction, not_negative, positive
 from muse_pipeline.core.types import NETWORKS, SCALINGS
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("network", type=Path, metavar="NETWORK", help="ONNX file")
+def add_arguments(parser: Parser) -> None:
+    parser.add_path("network", "NETWORK", "ONNX file")
     parser.add_argument("--kind", choices=NETWORKS, required=True, help="content of the network's maps")
     parser.add_argument("--mpp", type=positive, required=True, metavar="UM", help="um per pixel of the network's input")
     parser.add_argument(
@@ -53,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="name of the model (default: that of the output file)")
     parser.add_argument("--licence", default="not given", metavar="TEXT", help="licence of the weights")
     parser.add_argument("--training-data", default="not given", metavar="TEXT", help="training data of the network")
-    add_output_argument(parser, "ONNX")
+    parser.add_output("ONNX")
 
 
 def run(args: argparse.Namespace) -> None:

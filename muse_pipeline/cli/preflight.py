@@ -7,19 +7,11 @@ existence and size are checked. The exit status is 2 if a slide cannot run.
 """
 
 import argparse
-from pathlib import Path
 
-from muse_pipeline.cli.arguments import (
-    add_json_argument,
-    add_threads_argument,
-    fraction,
-    path_or_url,
-    positive,
-    show_result,
-)
+from muse_pipeline.cli.arguments import Parser, fraction, path_or_url, positive, show_result
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("slides", type=path_or_url, nargs="+", metavar="SLIDES", help="a sheet, a folder, or slides")
     parser.add_argument(
         "--mpp", type=positive, metavar="UM", help="um per level-0 pixel of slides or a folder, instead of the files'"
@@ -28,9 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-corrupt", type=fraction, default=0.01, metavar="F", help="fraction of the tissue that may be undecodable"
     )
-    add_threads_argument(parser, "slides checked at the same time")
-    parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="analyse only these areas, drawn in QuPath")
-    add_json_argument(parser, "everything")
+    parser.add_threads("slides checked at the same time")
+    parser.add_path("--roi", "GEOJSON", "analyse only these areas, drawn in QuPath")
+    parser.add_json("everything")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -10,17 +10,17 @@ its setting `pretrain`.
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_config_arguments, add_output_argument
+from muse_pipeline.cli.arguments import Parser
 
 WRITES = frozenset({"output", "resolved"})
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("config", type=Path, help="config of the run (YAML), with or without `sources`")
     parser.add_argument("--sheet", "--slides", type=Path, required=True, metavar="TSV", help="sheet of the slides")
-    parser.add_argument("--results", type=Path, required=True, metavar="FOLDER", help="folder with a folder per slide")
-    add_output_argument(parser, "YAML", "config of the run")
-    add_config_arguments(parser, "schedule.steps=100")
+    parser.add_path("--results", "FOLDER", "folder with a folder per slide", required=True)
+    parser.add_output("YAML", "config of the run")
+    parser.add_config("schedule.steps=100")
     parser.add_argument(
         "--exclude",
         nargs="+",
@@ -36,16 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SPLIT",
         help="values of the column `split` whose slides and patients are held back (default: test)",
     )
-    parser.add_argument(
+    parser.add_path(
         "--judged-by",
+        ("YAML", "FOLDER"),
+        "training config whose validation patients are held back too, and the folder for its relative paths",
         nargs="+",
-        type=Path,
         action="append",
         default=[],
-        metavar=("YAML", "FOLDER"),
-        help="training config whose validation patients are held back too, and the folder for its relative paths",
     )
-    parser.add_argument("--resolved", type=Path, metavar="JSON", help="also write the plan of the run as JSON")
+    parser.add_path("--resolved", "JSON", "also write the plan of the run as JSON")
 
 
 def run(args: argparse.Namespace) -> None:

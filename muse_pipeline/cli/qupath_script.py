@@ -8,10 +8,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from muse_pipeline.cli.arguments import Parser
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="folder for the scripts of QuPath's menu")
-    parser.add_argument("--config", type=Path, metavar="YAML", help="training config (default: my_labels.yaml)")
+    parser.add_path("--config", "YAML", "training config (default: my_labels.yaml)")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -14,29 +14,24 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from muse_pipeline.cli.arguments import (
-    add_ledger_argument,
-    add_output_argument,
-    add_provider_argument,
-    add_threads_argument,
-)
+from muse_pipeline.cli.arguments import Parser
 
 if TYPE_CHECKING:
     from muse_pipeline.inference.predictor import RegionPredictor
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("store", type=Path, help="image store; the model's um/px must be a multiple of its um/px")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--nuclei", type=Path, nargs="+", metavar="SHARD", help="all shards of the slide")
     source.add_argument("--model", metavar="ONNX", help="region model")
-    parser.add_argument("--training", type=Path, metavar="JSON", help="outcome of the workflow's training of the model")
-    parser.add_argument("--info", type=Path, metavar="JSON", help="slide.json (default: next to the store)")
-    parser.add_argument("--colour", type=Path, metavar="JSON", help="colour.json (default: next to the store)")
-    add_threads_argument(parser, "windows run at the same time")
-    add_provider_argument(parser)
-    add_output_argument(parser, "FOLDER", "folder for the files")
-    add_ledger_argument(parser)
+    parser.add_path("--training", "JSON", "outcome of the workflow's training of the model")
+    parser.add_path("--info", "JSON", "slide.json (default: next to the store)")
+    parser.add_path("--colour", "JSON", "colour.json (default: next to the store)")
+    parser.add_threads("windows run at the same time")
+    parser.add_provider()
+    parser.add_output("FOLDER", "folder for the files")
+    parser.add_ledger()
 
 
 def run(args: argparse.Namespace) -> None:

@@ -5,23 +5,19 @@ transform.json, checkerboard.png and residuals.tsv, but nothing for a partner th
 """
 
 import argparse
-from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_ledger_argument, add_output_argument, add_threads_argument, positive
+from muse_pipeline.cli.arguments import Parser, positive
 from muse_pipeline.core.types import GEOJSON_FRAMES
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("slide", type=Path, metavar="HE", help="the H&E slide")
-    parser.add_argument("partner", type=Path, metavar="PARTNER", help="a slide or picture of the same tissue")
+def add_arguments(parser: Parser) -> None:
+    parser.add_path("slide", "HE", "the H&E slide")
+    parser.add_path("partner", "PARTNER", "a slide or picture of the same tissue")
     parser.add_argument("--slide-id", metavar="ID", help="name of the H&E slide (default: that of its file)")
     parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel of the H&E slide")
     parser.add_argument("--partner-mpp", type=positive, metavar="UM", help="um per level-0 pixel of the partner")
-    parser.add_argument(
-        "--start",
-        type=Path,
-        metavar="FILE",
-        help="initial transform, instead of a search: landmarks (.csv), a matrix, or a transform.json",
+    parser.add_path(
+        "--start", "FILE", "initial transform, instead of a search: landmarks (.csv), a matrix, or a transform.json"
     )
     parser.add_argument(
         "--frame",
@@ -35,9 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="fit only the outline of the tissue: for areas of neighbouring sections, whose nuclei differ",
     )
-    add_threads_argument(parser)
-    add_output_argument(parser, "FOLDER", "for transform.json, checkerboard.png and residuals.tsv")
-    add_ledger_argument(parser)
+    parser.add_threads()
+    parser.add_output("FOLDER", "for transform.json, checkerboard.png and residuals.tsv")
+    parser.add_ledger()
 
 
 def run(args: argparse.Namespace) -> None:

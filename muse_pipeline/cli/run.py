@@ -9,34 +9,26 @@ are still run, and the exit status is 2. Slides of earlier runs into the same fo
 
 import argparse
 import time
-from pathlib import Path
 
-from muse_pipeline.cli.arguments import (
-    add_output_argument,
-    add_setting_arguments,
-    add_specimen_arguments,
-    at_least_one,
-    path_or_url,
-    positive,
-)
+from muse_pipeline.cli.arguments import Parser, at_least_one, path_or_url, positive
 from muse_pipeline.settings import list_run_settings
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "slides", type=path_or_url, nargs="+", metavar="SLIDES", help="slides, images, URLs, folders or sheets"
     )
-    add_output_argument(parser, "OUT", "folder of the results")
+    parser.add_output("OUT", "folder of the results")
     parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel, instead of the files'")
-    add_specimen_arguments(parser)
-    parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="analyse only these areas, drawn in QuPath")
+    parser.add_specimen()
+    parser.add_path("--roi", "GEOJSON", "analyse only these areas, drawn in QuPath")
     parser.add_argument(
         "--regions",
         metavar="nuclei|MODEL|GEOJSON",
         help="add the tissue region of every nucleus, from the classes of the nuclei (`nuclei`), from a region model "
         "or from areas drawn in QuPath",
     )
-    add_setting_arguments(parser, list_run_settings())
+    parser.add_settings(list_run_settings())
     parser.add_argument(
         "--threads",
         type=at_least_one,

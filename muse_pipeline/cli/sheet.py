@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from muse_pipeline.cli.arguments import add_output_argument, positive
+from muse_pipeline.cli.arguments import Parser, positive
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,19 +21,15 @@ if TYPE_CHECKING:
     from muse_pipeline.tissue.tma import Core
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="a folder of slides")
-    add_output_argument(parser, "TSV", "sheet to write (TSV, or CSV if it ends in .csv)", required=False)
+def add_arguments(parser: Parser) -> None:
+    parser.add_path("folder", "FOLDER", "a folder of slides", nargs="?")
+    parser.add_output("TSV", "sheet to write (TSV, or CSV if it ends in .csv)", required=False)
     parser.add_argument("--mpp", type=positive, metavar="UM", help="um per pixel of every slide, not the files'")
     parser.add_argument("--add", action="store_true", help="append slides that are not in the sheet yet")
     parser.add_argument("--tma", action="store_true", help="find the cores of slides that are tissue microarrays")
-    parser.add_argument(
-        "--core-map", type=Path, metavar="TSV", help="with --tma: table with `core` (B-7) and columns such as `patient`"
-    )
-    parser.add_argument("--check", type=Path, metavar="TSV", help="check this sheet instead of writing one")
-    parser.add_argument(
-        "--resolved", type=Path, metavar="JSON", help="with --check: write the rows, with absolute paths"
-    )
+    parser.add_path("--core-map", "TSV", "with --tma: table with `core` (B-7) and columns such as `patient`")
+    parser.add_path("--check", "TSV", "check this sheet instead of writing one")
+    parser.add_path("--resolved", "JSON", "with --check: write the rows, with absolute paths")
 
 
 def run(args: argparse.Namespace) -> None:

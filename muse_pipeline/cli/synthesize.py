@@ -10,41 +10,35 @@ labels for `muse finetune`.
 """
 
 import argparse
-from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_output_argument, add_threads_argument, at_least_one, positive, zero_or_more
+from muse_pipeline.cli.arguments import Parser, at_least_one, positive, zero_or_more
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     masks = kinds.add_parser("masks", help="instance masks of glands and stroma", description=write_masks.__doc__)
-    add_output_argument(masks, "FOLDER", "folder to write; masks from an earlier call are replaced")
+    masks.add_output("FOLDER", "folder to write; masks from an earlier call are replaced")
     masks.add_argument("--n", type=at_least_one, default=1000, metavar="N", help="number")
     masks.add_argument("--seed", type=zero_or_more, default=0, metavar="S", help="seed")
     masks.add_argument("--mpp", type=positive, default=0.5, metavar="M", help="um per pixel")
     masks.add_argument("--size-px", type=at_least_one, default=256, metavar="P", help="side of a mask")
-    masks.add_argument(
+    masks.add_path(
         "--fit",
-        type=Path,
+        "FILE",
+        "nuclei.parquet or proposals.parquet, to which sizes, eccentricities and density are fitted",
         nargs="+",
         default=[],
-        metavar="FILE",
-        help="nuclei.parquet or proposals.parquet, to which sizes, eccentricities and density are fitted",
     )
-    add_threads_argument(masks, "number of masks made at the same time")
+    masks.add_threads("number of masks made at the same time")
     masks.set_defaults(synthesize=write_masks)
     pictures = kinds.add_parser("pictures", help="rendered tissue with labels", description=write_pictures.__doc__)
-    add_output_argument(pictures, "FOLDER", "folder to write; pictures from an earlier call are replaced")
-    pictures.add_argument(
-        "--generator", type=Path, required=True, metavar="FILE", help="checkpoint of a run with `method: unit`"
-    )
+    pictures.add_output("FOLDER", "folder to write; pictures from an earlier call are replaced")
+    pictures.add_path("--generator", "FILE", "checkpoint of a run with `method: unit`", required=True)
     pictures.add_argument("--n", type=at_least_one, default=200, metavar="N", help="number")
     pictures.add_argument("--seed", type=zero_or_more, default=0, metavar="S", help="seed")
     pictures.add_argument("--size-px", type=at_least_one, default=256, metavar="P", help="side of a picture")
-    pictures.add_argument(
-        "--masks", type=Path, metavar="FOLDER", help="masks to render, made at the same mpp (default: synthesised)"
-    )
-    add_threads_argument(pictures, "threads of the generator")
+    pictures.add_path("--masks", "FOLDER", "masks to render, made at the same mpp (default: synthesised)")
+    pictures.add_threads("threads of the generator")
     pictures.set_defaults(synthesize=write_pictures)
 
 

@@ -11,15 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 from textwrap import TextWrapper
 
-from muse_pipeline.cli.arguments import (
-    add_compute_arguments,
-    add_config_arguments,
-    add_output_argument,
-    at_least_one,
-    share_of_cores,
-    text_columns,
-    zero_or_more,
-)
+from muse_pipeline.cli.arguments import Parser, at_least_one, share_of_cores, text_columns, zero_or_more
 
 # Descriptions, keyed by verb, of the verbs for a single method. METHODS contains the method that each verb uses for a
 # config without a method.
@@ -45,7 +37,7 @@ docs/guide/label-free.md.
 METHODS = {"finetune": "detector", "pretrain": "muse", "psm": "psm"}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("config", type=Path, help="config of the run (YAML), such as one of --list")
     parser.add_argument("--list", action=_ListRecipes, nargs=0, help="list configs to copy and edit, and exit")
     add_run_arguments(parser)
@@ -72,11 +64,11 @@ def _first_sentence(text: str) -> str:
     return re.split(r"[.;] ", " ".join(line.removeprefix("# ") for line in lines))[0].rstrip(".:")
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+def add_run_arguments(parser: Parser) -> None:
     """Arguments of every verb that trains, apart from its config."""
-    add_output_argument(parser, "FOLDER", "folder of the run")
+    parser.add_output("FOLDER", "folder of the run")
     parser.add_argument("--until", metavar="STAGE", help="last stage to finish (default: all)")
-    add_compute_arguments(parser)
+    parser.add_compute()
     parser.add_argument(
         "--loaders",
         type=zero_or_more,
@@ -96,7 +88,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="discard a run in the folder that has different settings, data or weights, instead of raising an error",
     )
-    add_config_arguments(parser, "detector.schedule.steps=100" if parser.prog == "muse psm" else "schedule.steps=100")
+    parser.add_config("detector.schedule.steps=100" if parser.prog == "muse psm" else "schedule.steps=100")
 
 
 def run(args: argparse.Namespace) -> None:
