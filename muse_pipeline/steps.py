@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from muse_pipeline.core.provenance import NamedFile
     from muse_pipeline.core.types import SlideInfo
-    from muse_pipeline.features.measure import FeatureSettings
     from muse_pipeline.inference.artefacts import ArtefactMap
     from muse_pipeline.inference.card import EmbedderCard
     from muse_pipeline.inference.embed import Embedder
@@ -272,7 +271,13 @@ def stitch(
     kept = found.kept
     del found  # it takes eight times the memory of ``kept``
     areas = load_regions(regions, known, kept) if regions else None
-    settings = _feature_settings(pixels, image) if pixels and pixels.features != "none" else None
+    settings = None
+    if pixels and pixels.features != "none":
+        from muse_pipeline.features.measure import FeatureSettings
+        from muse_pipeline.inference.stains import read_colour
+
+        fit = read_colour(pixels.colour, image.fingerprint).macenko
+        settings = FeatureSettings(pixels.features, image, fit, pixels.expand_um)
     sources = ColumnSources(areas, settings, flagged, intensities)
     provenance = stitch_shards(list(shards), known, kept, output, threads, sources)
     doubts = [provenance.size_doubt, provenance.class_doubt]
@@ -303,11 +308,7 @@ def _find_artefacts(
 
 
 def _open_image(store: Path, info: SlideInfo) -> Store:
-    """Open the image of a slide to measure pixels in it.
-
-    Raises:
-        StoreError: the image belongs to a different slide, or is lossily compressed.
-    """
+    """Open the lossless image of a slide to measure pixels in it."""
     from muse_pipeline.core.errors import StoreError
     from muse_pipeline.store.store import open_store
 
@@ -318,20 +319,8 @@ def _open_image(store: Path, info: SlideInfo) -> Store:
     return image
 
 
-def _feature_settings(pixels: Pixels, image: Store) -> FeatureSettings:
-    from muse_pipeline.features.measure import FeatureSettings
-    from muse_pipeline.inference.stains import read_colour
-
-    fit = read_colour(pixels.colour, image.fingerprint).macenko
-    return FeatureSettings(pixels.features, image, fit, pixels.expand_um)
-
-
 def _require_image(files: SlideFiles, info: SlideInfo, card: EmbedderCard) -> None:
-    """Check that a slide has the image that a network reads.
-
-    Raises:
-        StoreError: the image does not exist; the message contains the command that writes it.
-    """
+    """Check that a slide has the image that a network reads."""
     from shlex import join
 
     from muse_pipeline.core.errors import StoreError

@@ -195,6 +195,10 @@ class Parser(argparse.ArgumentParser):
         """Add a path; ``what`` describes the file or folder."""
         self.add_argument(name, type=Path, metavar=metavar, help=what, **properties)
 
+    def add_flag(self, name: str, what: str) -> None:
+        """Add an option without a value, which is False by default."""
+        self.add_argument(name, action="store_true", help=what)
+
     def add_output(self, metavar: str, what: str | None = None, required: bool = True) -> None:
         """Add ``--output``."""
         self.add_argument("-o", "--output", type=Path, required=required, metavar=metavar, help=what)

@@ -14,9 +14,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--area-mm2", type=float, default=7.0, metavar="A", help="area of the tissue")
     parser.add_argument("--mpp", type=positive, default=0.25, metavar="M", help="um per level-0 pixel")
     parser.add_argument("--seed", type=int, default=0, help="seed of the tissue")
-    parser.add_argument(
-        "--partner", action="store_true", help="also write ihc.svs: the same tissue with brown lymphocytes, rotated"
-    )
+    parser.add_flag("--partner", "also write ihc.svs: the same tissue with brown lymphocytes, rotated")
     parser.add_threads("blocks painted at the same time")
 
 

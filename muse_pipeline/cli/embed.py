@@ -25,7 +25,7 @@ def add_arguments(parser: Parser) -> None:
         "first export the model from this: a checkpoint of `muse train`, a released MUSE file, or `compact`",
     )
     parser.add_path("--nuclei", "FILE", "another program's nuclei, instead of the run's")
-    parser.add_argument("--features", action="store_true", help="also measure shape, stains, texture and neighbours")
+    parser.add_flag("--features", "also measure shape, stains, texture and neighbours")
     parser.add_threads("windows run at the same time")
     parser.add_provider()
     parser.add_ledger()

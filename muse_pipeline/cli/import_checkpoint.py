@@ -14,10 +14,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("checkpoint", type=Path, help="released file, such as vit_s_16-224.pth")
     parser.add_output("FILE", "checkpoint.pt to write")
     parser.add_argument("--backbone", metavar="NAME", help="name of the backbone, if the file does not identify it")
-    parser.add_argument(
+    parser.add_flag(
         "--trust-pickle",
-        action="store_true",
-        help="read a file that contains more than tensors and can run any code; only for files that you trust",
+        "read a file that contains more than tensors and can run any code; only for files that you trust",
     )
 
 

@@ -35,9 +35,7 @@ def add_arguments(parser: Parser) -> None:
         metavar="NAME",
         help="names of the outputs in the order of the kind, then classes (default: identified by name or order)",
     )
-    parser.add_argument(
-        "--logits", action="store_true", help="apply softmax to the probability maps, or sigmoid to a single map"
-    )
+    parser.add_flag("--logits", "apply softmax to the probability maps, or sigmoid to a single map")
     parser.add_argument(
         "--input-px", type=at_least_one, metavar="N", help="side of a window, if the network takes windows of any size"
     )

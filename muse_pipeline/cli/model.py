@@ -13,7 +13,7 @@ from muse_pipeline.cli.arguments import Parser
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", help="built-in name, .onnx file or training config (YAML)")
     parser.add_provider()
-    parser.add_argument("--here", action="store_true", help="fail if the provider does not start on this machine")
+    parser.add_flag("--here", "fail if the provider does not start on this machine")
     parser.add_config("schedule.steps=100")
     parser.add_path("--resolved", "JSON", "write the description as JSON")
 

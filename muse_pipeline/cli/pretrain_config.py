@@ -49,6 +49,9 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Choose the slides and write the config."""
+    import yaml
+
+    from muse_pipeline.cohort.settings import write_if_changed
     from muse_pipeline.cohort.sheet import read_sheet
     from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.core.files import write_json
@@ -60,21 +63,12 @@ def run(args: argparse.Namespace) -> None:
     cohort = Cohort(read_sheet(args.sheet), args.results, tuple(args.exclude), held_splits)
     planned = plan_cohort_run(args.config, cohort, args.data, args.judged_by, args.set)
     config, facts = planned.config, planned.facts()  # may raise an error, so it precedes all writing
-    write_settings(args.output, settings_of(config))
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text = yaml.dump(settings_of(config), Dumper=dumper, sort_keys=False, allow_unicode=True)
+    write_if_changed(args.output, text)  # a file with the same content keeps its modification time
     if args.resolved:
         write_json(args.resolved, facts)
     n_others = len(config.sources) - len(planned.slides)
     others = f" and {n_others} source{'s' if n_others > 1 else ''} of its own" if n_others else ""
     held = f"; {len(planned.held)} held back" if planned.held else ""
     print(f"{config.name}: {facts['backbone']} on {len(planned.slides)} of {len(cohort.rows)} slides{others}{held}")
-
-
-def write_settings(path: Path, settings: dict) -> None:
-    """Write YAML; a file with the same content keeps its modification time."""
-    import yaml
-
-    from muse_pipeline.cohort.settings import write_if_changed
-
-    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    text = yaml.dump(settings, Dumper=dumper, sort_keys=False, allow_unicode=True)
-    write_if_changed(path, text)

@@ -26,10 +26,8 @@ def add_arguments(parser: Parser) -> None:
         help="origin of --start: the corner of the scanner's bounds, as in QuPath, or of level 0",
     )
     parser.add_argument("--max-residual", type=positive, metavar="UM", help="largest residual of a tile (default: 5)")
-    parser.add_argument(
-        "--outline",
-        action="store_true",
-        help="fit only the outline of the tissue: for areas of neighbouring sections, whose nuclei differ",
+    parser.add_flag(
+        "--outline", "fit only the outline of the tissue: for areas of neighbouring sections, whose nuclei differ"
     )
     parser.add_threads()
     parser.add_output("FOLDER", "for transform.json, checkerboard.png and residuals.tsv")

@@ -7,7 +7,6 @@ Failed slides come first, with the step and the reason. The exit status is 0 eve
 """
 
 import argparse
-from pathlib import Path
 
 from muse_pipeline.cli.arguments import Parser
 
@@ -39,20 +38,13 @@ def run(args: argparse.Namespace) -> None:
 
     files = CohortFiles(args.results)
     page, table = args.output or files.report, args.table or files.table
-    rows = read_resolved(args.slides or find_sheet(args.results))
+    if not (args.slides or files.sheet.is_file()):
+        raise SheetError(
+            f"{args.results}: has no sheet.json; give the output folder of a run, or a sheet with --slides"
+        )
+    rows = read_resolved(args.slides or files.sheet)
     groups = read_groups(args.sheet, args.group) if args.group else {}
     slides = gather_cohort(args.results, rows, args.no_model, groups, args.include_doubtful)
     of_cohort = args.pretraining, args.statistics, args.no_model
     for line in write_report(slides, args.results, page, table, *of_cohort, args.threads):
         print(line)
-
-
-def find_sheet(results: Path) -> Path:
-    """Path of the resolved sheet that a run wrote into its output folder."""
-    from muse_pipeline.cohort.layout import CohortFiles
-    from muse_pipeline.core.errors import SheetError
-
-    sheet = CohortFiles(results).sheet
-    if not sheet.is_file():
-        raise SheetError(f"{results}: has no sheet.json; give the output folder of a run, or a sheet with --slides")
-    return sheet

@@ -35,10 +35,8 @@ def add_arguments(parser: Parser) -> None:
         metavar="N",
         help="number of cores, which does not change results (default: all that this process may use)",
     )
-    parser.add_argument(
-        "--no-report", action="store_true", help="only run the slides, beside other runs into the same folder"
-    )
-    parser.add_argument("--profile", action="store_true", help="also print the time of every step")
+    parser.add_flag("--no-report", "only run the slides, beside other runs into the same folder")
+    parser.add_flag("--profile", "also print the time of every step")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from tqdm import tqdm
 
@@ -158,7 +158,8 @@ def run_slides(rows: Sequence[SheetRow], plan: Plan, models: Models, settings: R
                 ran.append(replace(result, status="failed") if problem else result)
                 end = problem or _describe_end(result, time.monotonic() - started)
             else:
-                end = f"{_count_nuclei(records.folder)}, unchanged, skipped"
+                with open_nuclei(SlideFiles(records.folder).nuclei) as file:
+                    end = f"{count_noun(file.metadata.num_rows, 'nucleus', 'nuclei')}, unchanged, skipped"
             count = f" ({number} of {len(rows)})" if len(rows) > 1 else ""
             bar.write(f"{row.slide_id}: {end}{count}")
             bar.update()
@@ -208,7 +209,12 @@ def run_logged(row: SheetRow, plan: Plan, models: Models, settings: RunSettings,
         bar.set_description(f"{row.slide_id}: {step}")
 
     try:
-        with _open_log(log_file) as log, redirect_stdout(log):
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        opened = log_file.open("w", encoding="utf-8")
+    except OSError as error:
+        return f"start: {log_file}: cannot be written ({error.strerror}); give another --output"
+    try:
+        with opened as log, redirect_stdout(log):
             run_slide(row, plan, models, settings, begin)
     except MuseError as error:
         return f"{steps[-1]}: {error}"
@@ -219,20 +225,6 @@ def run_logged(row: SheetRow, plan: Plan, models: Models, settings: RunSettings,
     finally:
         remove(files.fetched)
     return ""
-
-
-def _open_log(path: Path) -> TextIO:
-    """Open the log of a slide."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("w", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); give another --output") from error
-
-
-def _count_nuclei(folder: Path) -> str:
-    with open_nuclei(SlideFiles(folder).nuclei) as file:
-        return count_noun(file.metadata.num_rows, "nucleus", "nuclei")
 
 
 def _describe_end(slide: SlideResult, seconds: float) -> str:

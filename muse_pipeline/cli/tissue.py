@@ -19,7 +19,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_path("--picture", "PNG", "picture of the outline", required=True)
     parser.add_path("--outline", "GEOJSON", "outline for QuPath (GeoJSON)", required=True)
     parser.add_path("--colour", "JSON", "stain statistics (JSON)", required=True)
-    parser.add_argument("--third-stain", action="store_true", help="also find a stain other than haematoxylin and DAB")
+    parser.add_flag("--third-stain", "also find a stain other than haematoxylin and DAB")
     parser.add_ledger()
 
 

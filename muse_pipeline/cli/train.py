@@ -40,7 +40,28 @@ METHODS = {"finetune": "detector", "pretrain": "muse", "psm": "psm"}
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("config", type=Path, help="config of the run (YAML), such as one of --list")
     parser.add_argument("--list", action=_ListRecipes, nargs=0, help="list configs to copy and edit, and exit")
-    add_run_arguments(parser)
+    parser.add_output("FOLDER", "folder of the run")
+    parser.add_argument("--until", metavar="STAGE", help="last stage to finish (default: all)")
+    parser.add_compute()
+    parser.add_argument(
+        "--loaders",
+        type=zero_or_more,
+        help="number of threads that prepare batches (default: that of --threads with a GPU, else 0)",
+    )
+    parser.add_argument(
+        "--devices",
+        type=at_least_one,
+        default=1,
+        help="number of GPUs, or of processes on a CPU, per node; each takes `batch` windows",
+    )
+    parser.add_argument(
+        "--nodes", type=at_least_one, default=1, help="number of machines on which srun or torchrun starts this command"
+    )
+    parser.add_flag(
+        "--start-over",
+        "discard a run in the folder that has different settings, data or weights, instead of raising an error",
+    )
+    parser.add_config("detector.schedule.steps=100" if parser.prog == "muse psm" else "schedule.steps=100")
 
 
 class _ListRecipes(argparse.Action):
@@ -62,33 +83,6 @@ def _first_sentence(text: str) -> str:
     """The first sentence of the comment with which a config begins."""
     lines = takewhile(re.compile(r"# \S").match, text.splitlines())  # a command, indented further, ends the sentence
     return re.split(r"[.;] ", " ".join(line.removeprefix("# ") for line in lines))[0].rstrip(".:")
-
-
-def add_run_arguments(parser: Parser) -> None:
-    """Arguments of every verb that trains, apart from its config."""
-    parser.add_output("FOLDER", "folder of the run")
-    parser.add_argument("--until", metavar="STAGE", help="last stage to finish (default: all)")
-    parser.add_compute()
-    parser.add_argument(
-        "--loaders",
-        type=zero_or_more,
-        help="number of threads that prepare batches (default: that of --threads with a GPU, else 0)",
-    )
-    parser.add_argument(
-        "--devices",
-        type=at_least_one,
-        default=1,
-        help="number of GPUs, or of processes on a CPU, per node; each takes `batch` windows",
-    )
-    parser.add_argument(
-        "--nodes", type=at_least_one, default=1, help="number of machines on which srun or torchrun starts this command"
-    )
-    parser.add_argument(
-        "--start-over",
-        action="store_true",
-        help="discard a run in the folder that has different settings, data or weights, instead of raising an error",
-    )
-    parser.add_config("detector.schedule.steps=100" if parser.prog == "muse psm" else "schedule.steps=100")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -12,24 +12,9 @@ from muse_pipeline.core.text import slug
 TABLE_FILES = ("parquet", "csv.gz", "geojson.gz", "part-[0-9][0-9][0-9].geojson.gz", "provenance.json")
 # Names of files and folders next to the folders of the slides.
 BESIDE_SLIDES = frozenset(
-    {
-        "cohort.tsv",
-        "cohort.h5ad",
-        "roi.tsv",
-        "statistics.tsv",
-        "statistics.patients.tsv",
-        "report.html",
-        "sheet.json",
-        "model.json",
-        "run_config.yaml",
-        "pretraining.json",
-        "region_model.json",
-        "logs",
-        "training",
-        "pretraining",
-        "region_training",
-        "qupath",
-    }
+    {"cohort.tsv", "cohort.h5ad", "roi.tsv", "statistics.tsv", "statistics.patients.tsv", "report.html"}
+    | {"sheet.json", "model.json", "run_config.yaml", "pretraining.json", "region_model.json"}
+    | {"logs", "training", "pretraining", "region_training", "qupath"}
 )
 OF_COHORT = "cohort.h5ad", "statistics.tsv", "statistics.patients.tsv"  # files made from the nuclei of all slides
 

@@ -264,7 +264,10 @@ def read_cells(path: Path, *columns: str, key: str = "slide_id") -> dict[str, di
     problems = [f"row {number}: {problem}" for number, _, doubled in rows for problem in doubled]
     if problems := [*_doubled_columns(header), *problems]:
         raise _sheet_error(path, problems)
-    _warn_of_misspelt(path, header)
+    for name in header:
+        if near := _near_column(name, header):
+            message = f"{path}: column '{_show(name)}' is kept as one of your own; did you mean '{near}'?"
+            warnings.warn(message, LeftOutWarning, stacklevel=2)
     return {values.get(key, ""): values for _, values, _ in rows}
 
 
@@ -323,14 +326,6 @@ def _near_column(name: str, header: list[str]) -> str | None:
     # Words of three letters have too many similar ones, so all letters must be the same.
     near += [known for known in of_column if len(known) == 3 and len(word) <= 4 and {*word} == {*known}]
     return next((of_column[known] for known in near if of_column[known] not in header), None)
-
-
-def _warn_of_misspelt(path: Path, header: list[str]) -> None:
-    """Warn of the user's own columns whose names may be misspelt."""
-    for name in header:
-        if near := _near_column(name, header):
-            message = f"{path}: column '{_show(name)}' is kept as one of your own; did you mean '{near}'?"
-            warnings.warn(message, LeftOutWarning, stacklevel=3)
 
 
 def _first_line(path: Path) -> bytes:

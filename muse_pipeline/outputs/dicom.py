@@ -20,14 +20,8 @@ if TYPE_CHECKING:
 MAKER, SERIES_NUMBER = "MUSE pipeline", 9001
 # Attributes of the patient and the study that may be empty but not missing; some converters leave them out.
 MAY_BE_EMPTY = [
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
+    *("AccessionNumber", "StudyID", "StudyDate", "StudyTime"),
 ]
 
 
