@@ -111,10 +111,6 @@ class Plan:
         """True if tissue regions come from the classes of the nuclei."""
         return self.config["regions"] == FROM_NUCLEI
 
-    def regions_settings(self, slide: str) -> dict[str, Any]:
-        """All settings that the regions of a slide depend on."""
-        return {"regions": version_of_file(self.config["regions"]), "provider": self.model["provider"]}
-
     def nuclei_settings(self, slide: str) -> dict[str, Any]:
         """All settings that a slide's nuclei and its pictures depend on, including those of earlier jobs.
 
@@ -129,10 +125,6 @@ class Plan:
             "regions": version_of_file(drawn or self.config["regions"]),
             **{name: self.config[name] for name, setting in self.settings.items() if setting.job == "nuclei"},
         }
-
-    def scverse_settings(self, slide: str) -> dict[str, Any]:
-        """All settings that the files for scanpy and SpatialData depend on."""
-        return {"patient": self.row(slide).get("patient"), "embeddings": self.embeddings}
 
     def proposals_settings(self, slide: str) -> dict[str, Any]:
         """All settings that the proposals of a slide depend on, including those of earlier jobs."""
@@ -175,7 +167,11 @@ class Plan:
         return [replace(job, temporary=[name for name in job.writes if name.startswith(INTERMEDIATE)]) for job in jobs]
 
     def _list_jobs(self, slide: str) -> Iterator[Job]:
-        header, pixels, shards = ["slide.json", "tissue.npz"], [self.store, "colour.json"], self._shard_names(slide)
+        header, pixels, shards = (
+            ["slide.json", "tissue.npz"],
+            [self.store, "colour.json"],
+            shard_names(self.row(slide)["shards"]),
+        )
         steps = [*(["fetch"] if self.is_remote(slide) else []), "inspect", "tissue", f"tile-{self.store}"]
         image, written = self.image_settings(slide), [*header, "tissue.png", "tissue.geojson", *pixels]
         yield Job("image", image, writes=written, steps=steps, removes=[*written, "fetched"])
@@ -193,7 +189,8 @@ class Plan:
             if self.maps_nuclei:
                 read += [f"shards/{name}.parquet" for name in shards]
             removed = [f"regions.{kind}" for kind in ("json", "geojson", "png", "zarr")]
-            yield Job("regions", self.regions_settings(slide), read, ["regions.json"], removes=removed)
+            settings = {"regions": version_of_file(self.config["regions"]), "provider": self.model["provider"]}
+            yield Job("regions", settings, read, ["regions.json"], removes=removed)
         yield self._nuclei_job(slide, header, pixels, shards)
         for output in self._requested:
             if output.job != "nuclei":
@@ -220,7 +217,8 @@ class Plan:
     def _output_job(self, slide: str, output: Output) -> Job:
         """The job of an output that is not written with the nuclei."""
         is_embedding = output.job == "embed"
-        settings = self.detection_settings(slide) if is_embedding else self.scverse_settings(slide)
+        of_scverse = {"patient": self.row(slide).get("patient"), "embeddings": self.embeddings}
+        settings = self.detection_settings(slide) if is_embedding else of_scverse
         read = [NUCLEI, *(self.store for needed in (is_embedding, output.job == "spatialdata") if needed)]
         read += [] if is_embedding else self.embeddings
         removed = output.removed_patterns()
@@ -252,9 +250,6 @@ class Plan:
 
     def _paths(self, outputs: Iterable[Output]) -> list[str]:
         return [name.rstrip("/") for name in self.names(outputs)]
-
-    def _shard_names(self, slide: str) -> list[str]:
-        return shard_names(self.row(slide)["shards"])
 
     def other_stores(self, slide: str) -> dict[str, str]:
         """The codec of every image of the slide in addition to ``store``, keyed by the image's name."""

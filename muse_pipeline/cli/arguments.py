@@ -195,6 +195,10 @@ class Parser(argparse.ArgumentParser):
         """Add a path; ``what`` describes the file or folder."""
         self.add_argument(name, type=Path, metavar=metavar, help=what, **properties)
 
+    def add_number(self, name: str, kind: Callable[[str], float], metavar: str, what: str, **properties: Any) -> None:
+        """Add a number that the function ``kind`` parses and checks."""
+        self.add_argument(name, type=kind, metavar=metavar, help=what, **properties)
+
     def add_flag(self, name: str, what: str) -> None:
         """Add an option without a value, which is False by default."""
         self.add_argument(name, action="store_true", help=what)

@@ -26,12 +26,12 @@ def add_arguments(parser: Parser) -> None:
         "map from the slide to the assay's picture: transform.json from `muse register`, landmarks, or a matrix, "
         "such as Xenium Explorer's (default: they are the same picture)",
     )
-    parser.add_argument(
+    parser.add_number(
         "--expand-um",
-        type=float,
+        float,
+        "UM",
+        "count positions up to this distance from a nucleus; 0: only positions inside",
         default=EXPAND_UM,
-        metavar="UM",
-        help="count positions up to this distance from a nucleus; 0: only positions inside",
     )
     parser.add_output("H5AD", "file to write (default: bins.h5ad in the slide's folder)", required=False)
 

@@ -32,9 +32,7 @@ def add_arguments(parser: Parser) -> None:
         metavar=("FOLDER", "UM"),
         help="folder of training pictures and their um per pixel; may be given several times",
     )
-    parser.add_argument(
-        "--temperature", type=positive, metavar="T", help="number by which class logits are divided to calibrate them"
-    )
+    parser.add_number("--temperature", positive, "T", "number by which class logits are divided to calibrate them")
     outlines = parser.add_mutually_exclusive_group()
     outlines.add_argument(
         "--snap-um",

@@ -11,8 +11,8 @@ from muse_pipeline.cli.arguments import Parser, positive
 
 def add_arguments(parser: Parser) -> None:
     parser.add_path("folder", "OUT_DIR", "output folder")
-    parser.add_argument("--area-mm2", type=float, default=7.0, metavar="A", help="area of the tissue")
-    parser.add_argument("--mpp", type=positive, default=0.25, metavar="M", help="um per level-0 pixel")
+    parser.add_number("--area-mm2", float, "A", "area of the tissue", default=7.0)
+    parser.add_number("--mpp", positive, "M", "um per level-0 pixel", default=0.25)
     parser.add_argument("--seed", type=int, default=0, help="seed of the tissue")
     parser.add_flag("--partner", "also write ihc.svs: the same tissue with brown lymphocytes, rotated")
     parser.add_threads("blocks painted at the same time")

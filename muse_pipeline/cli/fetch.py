@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.steps import fetch
 
     url = SlideUrl(args.url)
-    if not is_url(url):
+    if not is_url(args.url):
         if args.slide_id is None:
             raise SlideError(f"{args.url}: is not a URL; give a URL, or a sheet and --slide-id")
         url = read_row(args.url, args.slide_id).path

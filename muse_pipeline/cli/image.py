@@ -15,10 +15,10 @@ SETTINGS = [list_settings()[name] for name in ("max_corrupt", "third_stain")]
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("slide", type=Path, metavar="SLIDE")
     parser.add_argument("--slide-id", required=True, metavar="ID", help="name in the cohort")
-    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel, instead of the file's")
+    parser.add_number("--mpp", positive, "UM", "um per level-0 pixel, instead of the file's")
     parser.add_argument("--source", metavar="URL", help="URL from which SLIDE must have been fetched")
     parser.add_path("--roi", "GEOJSON", "analyse only these areas, drawn in QuPath")
-    parser.add_argument("--image-mpp", type=positive, default=0.5, metavar="UM", help="um per pixel of the image")
+    parser.add_number("--image-mpp", positive, "UM", "um per pixel of the image", default=0.5)
     parser.add_settings(SETTINGS)
     parser.add_threads()
     parser.add_output("FOLDER", "results of the slide: RESULTS/<slide_id>")

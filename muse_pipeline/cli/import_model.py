@@ -17,7 +17,7 @@ from muse_pipeline.core.types import NETWORKS, SCALINGS
 def add_arguments(parser: Parser) -> None:
     parser.add_path("network", "NETWORK", "ONNX file")
     parser.add_argument("--kind", choices=NETWORKS, required=True, help="content of the network's maps")
-    parser.add_argument("--mpp", type=positive, required=True, metavar="UM", help="um per pixel of the network's input")
+    parser.add_number("--mpp", positive, "UM", "um per pixel of the network's input", required=True)
     parser.add_argument(
         "--scaling",
         choices=SCALINGS,
@@ -36,15 +36,9 @@ def add_arguments(parser: Parser) -> None:
         help="names of the outputs in the order of the kind, then classes (default: identified by name or order)",
     )
     parser.add_flag("--logits", "apply softmax to the probability maps, or sigmoid to a single map")
-    parser.add_argument(
-        "--input-px", type=at_least_one, metavar="N", help="side of a window, if the network takes windows of any size"
-    )
-    parser.add_argument(
-        "--halo-um",
-        type=not_negative,
-        default=12.0,
-        metavar="UM",
-        help="border of a window's maps that belongs to its neighbours",
+    parser.add_number("--input-px", at_least_one, "N", "side of a window, if the network takes windows of any size")
+    parser.add_number(
+        "--halo-um", not_negative, "UM", "border of a window's maps that belongs to its neighbours", default=12.0
     )
     parser.add_argument("--threshold", type=fraction, default=0.5, help="lowest probability of a nucleus")
     parser.add_argument("--name", help="name of the model (default: that of the output file)")

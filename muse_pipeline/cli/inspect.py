@@ -13,7 +13,7 @@ from muse_pipeline.cli.arguments import Parser, positive
 def add_arguments(parser: Parser) -> None:
     parser.add_path("slide", "SLIDE", "a slide or a plain image, or a folder written by `muse fetch`")
     parser.add_argument("--slide-id", metavar="ID", help="name in the cohort (default: the name of the file)")
-    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel, instead of the file's")
+    parser.add_number("--mpp", positive, "UM", "um per level-0 pixel, instead of the file's")
     parser.add_argument("--source", metavar="URL", help="URL from which SLIDE must have been fetched")
     parser.add_output("JSON", "also write slide.json here", required=False)
     parser.add_ledger()

@@ -15,11 +15,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_path("--info", "JSON", "slide.json of the H&E slide", required=True)
     parser.add_path("--tissue", "NPZ", "tissue.npz of the H&E slide", required=True)
     parser.add_path("--start", "FILE", "see `muse register`")
-    parser.add_argument("--mpp", type=positive, default=0.5, metavar="UM", help="um per pixel of the store")
+    parser.add_number("--mpp", positive, "UM", "um per pixel of the store", default=0.5)
     parser.add_threads()
-    parser.add_argument(
-        "--max-corrupt", type=fraction, default=0.01, metavar="F", help="fraction of the tissue that may be undecodable"
-    )
+    parser.add_number("--max-corrupt", fraction, "F", "fraction of the tissue that may be undecodable", default=0.01)
     parser.add_output("ZARR", "store to write, in the folder RESULTS/<slide_id>/partner")
 
 

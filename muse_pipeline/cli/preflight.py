@@ -13,13 +13,9 @@ from muse_pipeline.cli.arguments import Parser, fraction, path_or_url, positive,
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("slides", type=path_or_url, nargs="+", metavar="SLIDES", help="a sheet, a folder, or slides")
-    parser.add_argument(
-        "--mpp", type=positive, metavar="UM", help="um per level-0 pixel of slides or a folder, instead of the files'"
-    )
+    parser.add_number("--mpp", positive, "UM", "um per level-0 pixel of slides or a folder, instead of the files'")
     parser.add_argument("--model", default="compact", help="model that will find the nuclei")
-    parser.add_argument(
-        "--max-corrupt", type=fraction, default=0.01, metavar="F", help="fraction of the tissue that may be undecodable"
-    )
+    parser.add_number("--max-corrupt", fraction, "F", "fraction of the tissue that may be undecodable", default=0.01)
     parser.add_threads("slides checked at the same time")
     parser.add_path("--roi", "GEOJSON", "analyse only these areas, drawn in QuPath")
     parser.add_json("everything")

@@ -14,10 +14,10 @@ def add_arguments(parser: Parser) -> None:
     parser.add_path("slide", "HE", "the H&E slide")
     parser.add_path("partner", "PARTNER", "a slide or picture of the same tissue")
     parser.add_argument("--slide-id", metavar="ID", help="name of the H&E slide (default: that of its file)")
-    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel of the H&E slide")
-    parser.add_argument("--partner-mpp", type=positive, metavar="UM", help="um per level-0 pixel of the partner")
+    parser.add_number("--mpp", positive, "UM", "um per level-0 pixel of the H&E slide")
+    parser.add_number("--partner-mpp", positive, "UM", "um per level-0 pixel of the partner")
     parser.add_path(
-        "--start", "FILE", "initial transform, instead of a search: landmarks (.csv), a matrix, or a transform.json"
+        "--start", "FILE", "initial transform, not a search: landmarks (.csv), a matrix or a transform.json"
     )
     parser.add_argument(
         "--frame",
@@ -25,10 +25,8 @@ def add_arguments(parser: Parser) -> None:
         default=GEOJSON_FRAMES[0],
         help="origin of --start: the corner of the scanner's bounds, as in QuPath, or of level 0",
     )
-    parser.add_argument("--max-residual", type=positive, metavar="UM", help="largest residual of a tile (default: 5)")
-    parser.add_flag(
-        "--outline", "fit only the outline of the tissue: for areas of neighbouring sections, whose nuclei differ"
-    )
+    parser.add_number("--max-residual", positive, "UM", "largest residual of a tile (default: 5)")
+    parser.add_flag("--outline", "fit only the outline of the tissue: for neighbouring sections, whose nuclei differ")
     parser.add_threads()
     parser.add_output("FOLDER", "for transform.json, checkerboard.png and residuals.tsv")
     parser.add_ledger()

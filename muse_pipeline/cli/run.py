@@ -19,7 +19,7 @@ def add_arguments(parser: Parser) -> None:
         "slides", type=path_or_url, nargs="+", metavar="SLIDES", help="slides, images, URLs, folders or sheets"
     )
     parser.add_output("OUT", "folder of the results")
-    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel, instead of the files'")
+    parser.add_number("--mpp", positive, "UM", "um per level-0 pixel, instead of the files'")
     parser.add_specimen()
     parser.add_path("--roi", "GEOJSON", "analyse only these areas, drawn in QuPath")
     parser.add_argument(
@@ -29,11 +29,11 @@ def add_arguments(parser: Parser) -> None:
         "or from areas drawn in QuPath",
     )
     parser.add_settings(list_run_settings())
-    parser.add_argument(
+    parser.add_number(
         "--threads",
-        type=at_least_one,
-        metavar="N",
-        help="number of cores, which does not change results (default: all that this process may use)",
+        at_least_one,
+        "N",
+        "number of cores, which does not change results (default: all that this process may use)",
     )
     parser.add_flag("--no-report", "only run the slides, beside other runs into the same folder")
     parser.add_flag("--profile", "also print the time of every step")

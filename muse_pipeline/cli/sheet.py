@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: Parser) -> None:
     parser.add_path("folder", "FOLDER", "a folder of slides", nargs="?")
     parser.add_output("TSV", "sheet to write (TSV, or CSV if it ends in .csv)", required=False)
-    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per pixel of every slide, not the files'")
+    parser.add_number("--mpp", positive, "UM", "um per pixel of every slide, not the files'")
     parser.add_flag("--add", "append slides that are not in the sheet yet")
     parser.add_flag("--tma", "find the cores of slides that are tissue microarrays")
     parser.add_path("--core-map", "TSV", "with --tma: table with `core` (B-7) and columns such as `patient`")

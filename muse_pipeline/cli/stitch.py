@@ -22,9 +22,7 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--features", choices=FEATURE_SETS, default="none", help="see `muse run`; needs --store")
     parser.add_path("--store", "STORE", "image store in which the nuclei were found")
-    parser.add_path(
-        "--artefacts", "GEOJSON", "find artefacts, write them to this file, and flag nuclei in them; needs --store"
-    )
+    parser.add_path("--artefacts", "GEOJSON", "find artefacts, write them here, and flag nuclei in them; needs --store")
     parser.add_path("--colour", "JSON", "stains from `muse tissue`; needed with --store")
     parser.add_threads()
     parser.add_output("PARQUET")

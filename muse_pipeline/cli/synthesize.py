@@ -18,10 +18,10 @@ def add_arguments(parser: Parser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     masks = kinds.add_parser("masks", help="instance masks of glands and stroma", description=write_masks.__doc__)
     masks.add_output("FOLDER", "folder to write; masks from an earlier call are replaced")
-    masks.add_argument("--n", type=at_least_one, default=1000, metavar="N", help="number")
-    masks.add_argument("--seed", type=zero_or_more, default=0, metavar="S", help="seed")
-    masks.add_argument("--mpp", type=positive, default=0.5, metavar="M", help="um per pixel")
-    masks.add_argument("--size-px", type=at_least_one, default=256, metavar="P", help="side of a mask")
+    masks.add_number("--n", at_least_one, "N", "number", default=1000)
+    masks.add_number("--seed", zero_or_more, "S", "seed", default=0)
+    masks.add_number("--mpp", positive, "M", "um per pixel", default=0.5)
+    masks.add_number("--size-px", at_least_one, "P", "side of a mask", default=256)
     masks.add_path(
         "--fit",
         "FILE",
@@ -34,9 +34,9 @@ def add_arguments(parser: Parser) -> None:
     pictures = kinds.add_parser("pictures", help="rendered tissue with labels", description=write_pictures.__doc__)
     pictures.add_output("FOLDER", "folder to write; pictures from an earlier call are replaced")
     pictures.add_path("--generator", "FILE", "checkpoint of a run with `method: unit`", required=True)
-    pictures.add_argument("--n", type=at_least_one, default=200, metavar="N", help="number")
-    pictures.add_argument("--seed", type=zero_or_more, default=0, metavar="S", help="seed")
-    pictures.add_argument("--size-px", type=at_least_one, default=256, metavar="P", help="side of a picture")
+    pictures.add_number("--n", at_least_one, "N", "number", default=200)
+    pictures.add_number("--seed", zero_or_more, "S", "seed", default=0)
+    pictures.add_number("--size-px", at_least_one, "P", "side of a picture", default=256)
     pictures.add_path("--masks", "FOLDER", "masks to render, made at the same mpp (default: synthesised)")
     pictures.add_threads("threads of the generator")
     pictures.set_defaults(synthesize=write_pictures)

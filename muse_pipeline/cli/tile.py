@@ -16,9 +16,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_path("--tissue", "NPZ", "tissue.npz from `muse tissue`", required=True)
     parser.add_argument("--mpp", type=positive, default=0.5, help="um per pixel of the image")
     parser.add_threads()
-    parser.add_argument(
-        "--max-corrupt", type=fraction, default=0.01, metavar="F", help="fraction of the tissue that may be undecodable"
-    )
+    parser.add_number("--max-corrupt", fraction, "F", "fraction of the tissue that may be undecodable", default=0.01)
     parser.add_argument(
         "--codec",
         choices=("zstd", "jpeg"),

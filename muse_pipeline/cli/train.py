@@ -58,8 +58,7 @@ def add_arguments(parser: Parser) -> None:
         "--nodes", type=at_least_one, default=1, help="number of machines on which srun or torchrun starts this command"
     )
     parser.add_flag(
-        "--start-over",
-        "discard a run in the folder that has different settings, data or weights, instead of raising an error",
+        "--start-over", "discard a run with other settings, data or weights in the folder; otherwise an error"
     )
     parser.add_config("detector.schedule.steps=100" if parser.prog == "muse psm" else "schedule.steps=100")
 

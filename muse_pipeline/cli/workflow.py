@@ -15,7 +15,7 @@ from muse_pipeline.cli.arguments import Parser, positive
 def add_arguments(parser: Parser) -> None:
     parser.add_path("folder", "DIR", "folder of the study", nargs="?", default=Path())
     parser.add_path("--slides", "FOLDER", "also write a sheet of the slides in this folder")
-    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per pixel of these slides, not the files'")
+    parser.add_number("--mpp", positive, "UM", "um per pixel of these slides, not the files'")
 
 
 def run(args: argparse.Namespace) -> None:
