@@ -5,8 +5,6 @@ the file, except ``label``, which becomes the categorical ``class``, and ``rays`
 ``attrs`` has ``slide_id``, ``mpp`` (x, y) in um per level-0 px, ``model`` and the file's whole ``provenance``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ Each cell of a row is a setting of the jobs that need it, but the sheet is not a
 reruns only its slide.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping

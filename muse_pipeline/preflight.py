@@ -1,7 +1,5 @@
 """Check slides before a run, and summarise a cohort's problems, duplicates, scanners and download size."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass

@@ -5,8 +5,6 @@ generated from the descriptions (``docs/make_settings.py``). The settings of an 
 numerical package is imported here, because Snakemake and the command-line parser import this module.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec

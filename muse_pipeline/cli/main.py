@@ -1,7 +1,5 @@
 """Entry point of ``muse VERB``: parse the arguments, run the verb, and exit with status 2 after a user's mistake."""
 
-from __future__ import annotations
-
 import argparse
 import errno
 import importlib

@@ -1,7 +1,5 @@
 """Run slides one after another into a folder of results, for `muse run`."""
 
-from __future__ import annotations
-
 import argparse
 import time
 import traceback

@@ -1,7 +1,5 @@
 """Collect the slides of a cohort from files, URLs, folders and sheets, and write them to a sheet, one row per slide."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os

@@ -1,7 +1,5 @@
 """Ledgers: the outcome of every step of a slide, written by the step and read by the report."""
 
-from __future__ import annotations
-
 import re
 import sys
 import time

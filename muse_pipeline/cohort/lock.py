@@ -1,7 +1,5 @@
 """A lock on a folder of results: one run at a time, of the workflow, ``muse run`` or a training, writes to it."""
 
-from __future__ import annotations
-
 import os
 import platform
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The patient of a slide or picture, from the sheet or from its name."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -9,8 +9,6 @@ If a run is stopped before a job begins, the results still belong to the request
 one: they are current again for a run with the earlier settings.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import stat

@@ -1,7 +1,5 @@
 """The workflow's config: checks beyond its schema, and the files and names that follow from it."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping

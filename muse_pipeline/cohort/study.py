@@ -1,7 +1,5 @@
 """A folder for a study, which runs the workflow that is installed with the package."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from muse_pipeline.core.errors import OutputError

@@ -1,7 +1,5 @@
 """The layout of a synthetic glass slide: islands of slightly differently stained tissue, a fold and a pen stroke."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

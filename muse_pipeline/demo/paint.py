@@ -4,8 +4,6 @@ The space between nuclei is collagen, cytoplasm of glands, or empty. All of it i
 eosin, which are converted to light at the end.
 """
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

@@ -1,7 +1,5 @@
 """A stock of nuclei, synthesised once in fine detail; the nuclei of a slide are rotated and scaled copies of them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

@@ -4,8 +4,6 @@ The slide is a tiled JPEG pyramid like those of Aperio's scanners, with levels t
 It is written row by row of blocks; the smaller levels are kept in a temporary file.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product, repeat

@@ -1,7 +1,5 @@
 """Areas out of focus, folds, air bubbles and ink, for QuPath."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The nuclei, and the cores of a tissue microarray, for QuPath."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
