@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from muse_pipeline.cli.arguments import Parser, not_negative, positive, show_result, text_columns
+from muse_pipeline.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from muse_pipeline.inference.card import Card, ModelCard
@@ -61,7 +62,6 @@ def run(args: argparse.Namespace) -> None:
     """Print the card, or change it and print the settings that can be changed."""
     from dataclasses import asdict
 
-    from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.inference.model import find_model, read_card
 
     model = find_model(args.model)
@@ -99,8 +99,6 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _organs_by_class(words: list[str], card: Card) -> dict[str, list[str]]:
-    from muse_pipeline.core.errors import ConfigError
-
     known = [one.name for one in getattr(card, "classes", ())]
     organs: dict[str, list[str]] = {}
     for word in words:
@@ -129,8 +127,6 @@ def _text(card: ModelCard) -> str:
 
 
 def _folder(folder: str, um: str) -> tuple[Path, float]:
-    from muse_pipeline.core.errors import ConfigError
-
     try:
         return Path(folder), positive(um)
     except argparse.ArgumentTypeError as error:

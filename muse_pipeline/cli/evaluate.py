@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 from muse_pipeline.cli.arguments import Parser, at_least_one, fraction, positive, show_result
+from muse_pipeline.core.errors import ConfigError, LabelError, NucleiError
 from muse_pipeline.settings import list_settings
 
 
@@ -41,7 +42,6 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Pair and score the nuclei, and print the summary."""
-    from muse_pipeline.core.errors import LabelError
     from muse_pipeline.evaluation.score import Rules, score_slide
     from muse_pipeline.evaluation.summary import render_summary, summarise_scores
     from muse_pipeline.nuclei.class_names import resolve_all
@@ -68,7 +68,6 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _draw(summary: dict, output: Path) -> None:
-    from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.evaluation.reliability import draw_reliability
 
     calibration = summary["calibration"]
@@ -78,8 +77,6 @@ def _draw(summary: dict, output: Path) -> None:
 
 
 def _class_map(words: list[str] | None) -> dict[str, list[str] | None] | None:
-    from muse_pipeline.core.errors import ConfigError
-
     if words is None:
         return None
     pairs = [word.rpartition("=") for word in words]
@@ -90,7 +87,6 @@ def _class_map(words: list[str] | None) -> dict[str, list[str] | None] | None:
 
 def _pair(args: argparse.Namespace):
     from muse_pipeline.cohort.layout import SlideFiles
-    from muse_pipeline.core.errors import ConfigError, NucleiError
     from muse_pipeline.evaluation.slide_pairs import pair_folder, pair_one
     from muse_pipeline.nuclei.parquet import read_provenance
     from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES

@@ -9,10 +9,14 @@ muse sheet --check slides.tsv                   list all mistakes with their row
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from warnings import warn
 
 from muse_pipeline.cli.arguments import Parser, positive
+from muse_pipeline.core.errors import ConfigError, LeftOutWarning, SheetError, SlideError
+from muse_pipeline.core.text import count_noun, some_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,9 +39,7 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Check or write a sheet."""
     from muse_pipeline.cohort.sheet import read_sheet
-    from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.core.files import write_json
-    from muse_pipeline.core.text import count_noun
 
     if args.check:
         rows = read_sheet(args.check)
@@ -59,7 +61,6 @@ def run(args: argparse.Namespace) -> None:
 def make_sheet(args: argparse.Namespace) -> None:
     """Write a sheet of the slides in a folder or of their cores, or add the slides to an existing sheet."""
     from muse_pipeline.cohort.collect import add_to_sheet, collect_slides, write_sheet
-    from muse_pipeline.core.text import count_noun
 
     rows, output = collect_slides(args.folder, args.mpp), args.output
     if args.tma:
@@ -78,9 +79,6 @@ def find_core_rows(slide: SheetRow, sheet: Path, known: Mapping[str, Mapping[str
 
     The cells of the core map, ``known``, are keyed by the core's name and then by column.
     """
-    from dataclasses import replace
-
-    from muse_pipeline.core.errors import SlideError
     from muse_pipeline.qupath.regions import write_cores
     from muse_pipeline.slides.base import open_slide
     from muse_pipeline.slides.inspect import inspect_slide
@@ -111,7 +109,6 @@ def find_core_rows(slide: SheetRow, sheet: Path, known: Mapping[str, Mapping[str
 
 def _read_core_map(path: Path) -> dict[str, dict[str, str]]:
     from muse_pipeline.cohort.sheet import read_cells
-    from muse_pipeline.core.errors import SheetError
 
     known = read_cells(path, key="core")
     if not known:
@@ -126,11 +123,6 @@ def _compare_with_map(slide: SheetRow, cores: Sequence[Core], known: Mapping[str
 
     Empty outer rows and columns are not part of the grid, so names may be shifted if the map has more rows or columns.
     """
-    from warnings import warn
-
-    from muse_pipeline.core.errors import LeftOutWarning, SheetError
-    from muse_pipeline.core.text import some_of
-
     names = [core.name for core in cores if not core.is_missing]
     of_map = [f"'{name}'" for name in known if name not in names]
     of_slide = [f"'{name}'" for name in names if name not in known]

@@ -392,13 +392,9 @@ def absolute_path(cell: str, folder: Path) -> Path:
 
 def _location_problem(cell: str, column: str, folder: Path) -> str | None:
     """The reason why the file or URL in ``cell`` is unusable; None if it is usable or only a server can tell."""
-    if not is_url(cell):
-        return _file_problem(absolute_path(cell, folder))
-    return url_problem(cell) if column == "path" else "is a URL, but only slides are fetched; copy the file here"
-
-
-def _file_problem(path: Path) -> str | None:
-    """The reason why there is no file at ``path``; None if there is one."""
+    if is_url(cell):
+        return url_problem(cell) if column == "path" else "is a URL, but only slides are fetched; copy the file here"
+    path = absolute_path(cell, folder)
     try:
         if path.is_file():
             return None
