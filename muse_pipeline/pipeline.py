@@ -84,10 +84,8 @@ def _run_job(name: str, row: SheetRow, slide: FinishedSlide, models: Models, beg
     elif name.startswith("detect-"):
         shard = name.removeprefix("detect-")
         with _step(files, "detect", begin, name) as warnings:
-            found = detect(
-                files.store(mpp), models.predictor, files.colour, shard, files.shard(shard), threads, row.stain
-            )
-            warnings.extend(found)
+            given = models.predictor, files.colour, shard, files.shard(shard), threads, row.stain
+            warnings.extend(detect(files.store(mpp), *given))
     elif name == "regions":
         # ``_step`` exits first, so the error is in its ledger before ``suppress`` discards it.
         with suppress(Exception), _step(files, name, begin) as warnings:
@@ -126,8 +124,8 @@ def make_image(
         outputs = files.mask, files.picture, files.outline, files.colour
         tissue(slide, files.info, roi, *outputs, settings["third_stain"])
     with _step(files, "tile", begin, f"tile-{store_name(mpp)}") as warnings:
-        found = tile(slide, files.info, files.mask, files.store(mpp), mpp, settings.threads, settings.max_corrupt)
-        warnings.extend(found)
+        limits = settings.threads, settings.max_corrupt
+        warnings.extend(tile(slide, files.info, files.mask, files.store(mpp), mpp, *limits))
 
 
 def make_nuclei(shards: Sequence[Path], slide: FinishedSlide, regions: Path | None = None, begin: Begin = str) -> None:

@@ -31,8 +31,7 @@ class Plan:
     """The slides and settings of one run of the workflow; its methods take a slide_id as ``slide``."""
 
     config: Mapping[str, Any]  # the completed config
-    # rows of the resolved sheet, keyed by slide_id, each with its number of ``shards``
-    rows: Mapping[str, Mapping[str, Any]]
+    rows: Mapping[str, Mapping[str, Any]]  # rows of the resolved sheet, with ``shards``, keyed by slide_id
     model: Mapping[str, Any] = field(default_factory=dict)  # description of the model from `muse model`
     # settings of the pretraining run that the model starts from, or {}
     pretraining: Mapping[str, Any] = field(default_factory=dict)

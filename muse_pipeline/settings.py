@@ -57,7 +57,7 @@ MODEL = (
         None,
         {
             **{"type": ["string", "object", "null"], "minLength": 1},
-            "properties": {**{"run": _TEXT, "name": _TEXT, "exclude": _TEXTS, "held_splits": _TEXTS}},
+            "properties": {"run": _TEXT, "name": _TEXT, "exclude": _TEXTS, "held_splits": _TEXTS},
             **{"if": {"not": {"required": ["run"]}}, "then": {"required": ["name"]}},
         },
         "a run that first pretrains a backbone on the slides, without labels",

@@ -230,8 +230,7 @@ class Pixels:
     store: Path  # image in which the nuclei were found
     colour: Path  # path of the slide's stains
     features: str = "none"  # set of features to measure
-    # path of the GeoJSON to write artefacts to; nuclei in them are flagged. None to skip the search
-    artefacts: Path | None = None
+    artefacts: Path | None = None  # GeoJSON to write artefacts to, in which nuclei are flagged; None to seek none
     subtract: Sequence[str] = LEFT_OUT  # kinds of artefacts whose nuclei and areas are left out of totals
     expand_um: float | None = None  # distance by which nuclei are expanded to cells; None to measure no cells
 

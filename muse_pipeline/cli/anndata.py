@@ -23,7 +23,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the file."""
     if not args.nuclei.is_dir():
         from muse_pipeline.scverse.anndata import write_anndata
 

@@ -97,7 +97,6 @@ class TrainingOutput:
         self._begin = (0, 0.0)  # first step of this training that was shown, and its time
 
     def log(self, line: str) -> None:
-        """Print a line."""
         from tqdm import tqdm
 
         tqdm.write(line, file=sys.stderr)
@@ -204,11 +203,9 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(name, action="store_true", help=what)
 
     def add_output(self, metavar: str, what: str | None = None, required: bool = True) -> None:
-        """Add ``--output``."""
         self.add_argument("-o", "--output", type=Path, required=required, metavar=metavar, help=what)
 
     def add_threads(self, what: str = "processor threads") -> None:
-        """Add ``--threads``."""
         self.add_argument("--threads", type=at_least_one, default=1, metavar="N", help=what)
 
     def add_specimen(self) -> None:
@@ -217,7 +214,6 @@ class Parser(argparse.ArgumentParser):
         self.add_stain()
 
     def add_stain(self) -> None:
-        """Add ``--stain``."""
         what = "H&E, IHC (also a marker, such as Ki-67), or unknown: judged by the colours (default)"
         self.add_argument("--stain", type=_stain, metavar="NAME", help=what)
 
@@ -305,5 +301,4 @@ class Parser(argparse.ArgumentParser):
         )
 
     def add_ledger(self) -> None:
-        """Add ``--ledger``."""
         self.add_argument("--ledger", type=Path, metavar="JSON", help="record the outcome of the step, for the report")

@@ -19,7 +19,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the slide and its true nuclei."""
     from muse_pipeline.demo.write import write_demo
 
     n_nuclei = write_demo(args.folder, args.area_mm2, args.mpp, args.seed, args.threads, partner=args.partner)

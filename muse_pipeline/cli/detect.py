@@ -23,7 +23,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Detect one shard."""
     from muse_pipeline.inference.model import choose_provider, find_model
     from muse_pipeline.inference.predictor import Predictor
     from muse_pipeline.steps import detect

@@ -10,7 +10,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the findings about every package and device."""
     from dataclasses import asdict
 
     from muse_pipeline import __version__

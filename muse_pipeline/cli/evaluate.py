@@ -41,7 +41,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Pair and score the nuclei, and print the summary."""
     from muse_pipeline.evaluation.score import Rules, score_slide
     from muse_pipeline.evaluation.summary import render_summary, summarise_scores
     from muse_pipeline.nuclei.class_names import resolve_all

@@ -42,7 +42,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Export one model."""
     from muse_pipeline.core.errors import CheckpointError
     from muse_pipeline.core.files import complete_file
     from muse_pipeline.export.onnx import export_onnx

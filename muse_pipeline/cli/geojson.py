@@ -18,7 +18,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the files."""
     from muse_pipeline.qupath.write import write_geojson
     from muse_pipeline.slides.inspect import read_info
 

@@ -25,7 +25,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the three steps."""
     from muse_pipeline.cohort.layout import SlideFiles
     from muse_pipeline.cohort.sheet import SheetRow
     from muse_pipeline.pipeline import make_image

@@ -21,7 +21,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Import one checkpoint."""
     from muse_pipeline.training.checkpoint import import_checkpoint
 
     name = import_checkpoint(args.checkpoint, args.output, args.backbone, args.trust_pickle)

@@ -48,7 +48,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Import one network."""
     from itertools import cycle
 
     from PIL import ImageColor

@@ -20,7 +20,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Inspect one slide."""
     from muse_pipeline.steps import inspect
 
     inspect(args.slide, args.slide_id or args.slide.stem, args.mpp, args.source, args.output)

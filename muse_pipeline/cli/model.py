@@ -19,7 +19,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Describe one model."""
     from muse_pipeline.core.files import write_json
     from muse_pipeline.inference.model import choose_provider, describe_model, require_start
 

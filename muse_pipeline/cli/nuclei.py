@@ -18,7 +18,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the steps."""
     from muse_pipeline.cohort.layout import SlideFiles
     from muse_pipeline.outputs.base import FinishedSlide
     from muse_pipeline.pipeline import make_nuclei

@@ -22,7 +22,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Draw the pictures and write the summary."""
     from muse_pipeline.cohort.layout import SlideFiles
     from muse_pipeline.core.process import return_large_arrays
     from muse_pipeline.outputs.base import FinishedSlide

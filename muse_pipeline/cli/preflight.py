@@ -22,7 +22,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check the slides and print a summary."""
     from muse_pipeline.cohort.collect import find_rows
     from muse_pipeline.core.errors import SlideError
     from muse_pipeline.core.process import show_progress

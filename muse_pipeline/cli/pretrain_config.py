@@ -48,7 +48,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Choose the slides and write the config."""
     import yaml
 
     from muse_pipeline.cohort.settings import write_if_changed

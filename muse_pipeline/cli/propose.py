@@ -23,7 +23,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Propose the nuclei of one shard."""
     import cv2
 
     from muse_pipeline.core.config import parse_yaml

@@ -17,7 +17,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Describe one proposer."""
     from dataclasses import asdict
 
     from muse_pipeline.core.config import parse_yaml

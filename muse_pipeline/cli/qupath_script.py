@@ -17,7 +17,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the scripts."""
     from muse_pipeline.cohort.study import find_workflow
     from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.qupath.scripts import find_script_folders, write_scripts

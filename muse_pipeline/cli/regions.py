@@ -35,7 +35,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Map one slide."""
     from muse_pipeline.cohort.layout import SlideFiles
     from muse_pipeline.steps import regions
 

@@ -33,7 +33,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Register the partner and print a summary."""
     from muse_pipeline.core.errors import MisfitError
     from muse_pipeline.registration.partner import open_pair_of_files
     from muse_pipeline.registration.record import summary_text, write_registration

@@ -26,7 +26,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the report and print a summary."""
     from muse_pipeline.cohort.layout import CohortFiles
     from muse_pipeline.cohort.sheet import read_resolved
     from muse_pipeline.core.errors import SheetError

@@ -37,7 +37,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check or write a sheet."""
     from muse_pipeline.cohort.sheet import read_sheet
     from muse_pipeline.core.files import write_json
 

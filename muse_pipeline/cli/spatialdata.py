@@ -20,7 +20,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the folder."""
     from muse_pipeline.scverse.anndata import write_spatialdata
 
     write_spatialdata(args.nuclei, args.store, args.output, args.patient, args.embeddings)

@@ -22,7 +22,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Compare the groups, write the table, and print a summary."""
     from muse_pipeline.statistics.cohort import compare_cohort
 
     how = args.group, args.patient, args.output, args.include_doubtful, args.threads

@@ -31,7 +31,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Stitch one slide."""
     from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.nuclei.parquet import write_csv
     from muse_pipeline.steps import Pixels, stitch

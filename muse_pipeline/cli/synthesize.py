@@ -43,7 +43,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Synthesise masks or pictures."""
     args.synthesize(args)
 
 

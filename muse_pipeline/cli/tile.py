@@ -28,7 +28,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Read the slide and write the store."""
     from muse_pipeline.steps import tile
 
     given = args.slide, args.info, args.tissue, args.output, args.mpp, args.threads, args.max_corrupt, args.codec

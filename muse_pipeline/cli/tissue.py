@@ -24,7 +24,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Find the tissue, measure the stains, and write the files."""
     from muse_pipeline.steps import tissue
 
     outputs = args.mask, args.picture, args.outline, args.colour

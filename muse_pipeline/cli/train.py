@@ -85,7 +85,6 @@ def _first_sentence(text: str) -> str:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train one model."""
     from muse_pipeline.cli.arguments import TrainingOutput
     from muse_pipeline.training.devices import is_first_process
     from muse_pipeline.training.recipe import load_run, train_run

@@ -30,8 +30,7 @@ class StepRecord:
     status: str  # "ok", "failed" or "missing"
     reason: str = ""  # sentence that explains why the step failed or is missing; "" if it is ok
     seconds: float | None = None  # wall-clock time, summed over shards; None if nothing was recorded
-    # processor time of all threads, summed over shards; None if nothing was recorded
-    processor_seconds: float | None = None
+    processor_seconds: float | None = None  # that of all threads, summed over shards; None if nothing was recorded
     peak_memory_mib: int | None = None  # largest peak memory of any shard; None if nothing was recorded
     warnings: tuple[str, ...] = ()  # warnings of the step without duplicates
 

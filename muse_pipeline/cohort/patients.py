@@ -48,9 +48,8 @@ def find_patients(names: list[str], rows: dict[str, dict[str, str]], pattern: st
     a patient counts as a patient of its own.
     """
     if pattern is not None:
-        return {
-            name: match_patient(name, pattern) for name in names
-        }, f"the match of --patient '{pattern}' in each slide's name"
+        matches = {name: match_patient(name, pattern) for name in names}
+        return matches, f"the match of --patient '{pattern}' in each slide's name"
     patients = {name: rows.get(name, {}).get("patient", "") for name in names}
     if not any(patients.values()):
         return {name: name for name in names}, "each slide counts as a patient, since no patients are given"

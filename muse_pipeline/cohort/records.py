@@ -43,8 +43,7 @@ class Job:
     writes: Sequence[str] = ()  # files and folders that it writes
     temporary: Sequence[str] = ()  # files in ``writes`` that are deleted when no other job needs them
     steps: Sequence[str] = ()  # names of the ledgers of its steps; by default its own name
-    # glob patterns of files of earlier runs that are removed before it runs; by default ``writes``
-    removes: Sequence[str] = ()
+    removes: Sequence[str] = ()  # glob patterns of files that are removed before it runs; by default ``writes``
 
     @property
     def kept(self) -> list[str]:

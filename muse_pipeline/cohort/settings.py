@@ -204,13 +204,10 @@ def run_file(run: str | Mapping[str, Any], folder: Path) -> str:
     run = dict(run)
     if "checkpoint" in run:
         run["checkpoint"] = _from_here(run["checkpoint"])
-    if isinstance(settings_of_teachers := run.get("distillation"), dict) and isinstance(
-        settings_of_teachers.get("teachers"), list
-    ):
-        run["distillation"] = {
-            **settings_of_teachers,
-            "teachers": [_from_here(one) for one in settings_of_teachers["teachers"]],
-        }
+    distillation = run.get("distillation")
+    if isinstance(distillation, dict) and isinstance(distillation.get("teachers"), list):
+        teachers = [_from_here(checkpoint) for checkpoint in distillation["teachers"]]
+        run["distillation"] = {**distillation, "teachers": teachers}
     path = folder / f"{slug(run['name'])}.yaml"
     write_if_changed(path, yaml.safe_dump(json.loads(json.dumps(run)), allow_unicode=True, sort_keys=False))
     return str(path)

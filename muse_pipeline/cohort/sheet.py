@@ -55,10 +55,8 @@ class SheetRow:
     # absolute path of landmarks, a matrix or a transform.json that registration starts from; or None
     partner_transform: str | None = None
     label: str | None = None  # class of the slide, for training region models; or None
-    # organ of the tissue, which decides whether a model's classes are validated for the slide; or None
-    organ: str | None = None
-    # "H&E", "IHC" or "unknown" (see ``core.specimen``); or None, which means the same as "unknown"
-    stain: str | None = None
+    organ: str | None = None  # organ, which decides whether a model's classes are validated for the slide; or None
+    stain: str | None = None  # "H&E", "IHC" or "unknown" (see ``core.specimen``); None means "unknown"
     # cells of columns that the user has added, keyed by the column's name; an empty cell is None
     own: dict[str, str | None] = field(default_factory=dict)
 
