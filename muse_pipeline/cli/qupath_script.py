@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.qupath.scripts import find_script_folders, write_scripts
 
-    config = args.config or find_workflow() / "config/train/my_labels.yaml"
+    config = args.config or find_workflow().parent / "config/train/my_labels.yaml"
     if not config.is_file():
         raise ConfigError(f"{config}: there is no such file; give the training settings with --config")
     muse = Path(sys.executable).with_name("muse.exe" if sys.platform == "win32" else "muse")
