@@ -62,7 +62,7 @@ def _stain(text: str) -> str:
 
 
 def read_settings(args: argparse.Namespace, settings: Iterable[Setting]) -> dict[str, Any]:
-    """Return the values, keyed by name, of the settings for which ``add_setting_arguments`` added options."""
+    """Return the values, keyed by name, of the settings for which ``Parser.add_settings`` added options."""
     values = {}
     for setting in settings:
         parts = {name: value for name in setting.parts if (value := getattr(args, name)) is not None}

@@ -12,7 +12,7 @@ from muse_pipeline.cli.arguments import Parser
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="folder for the scripts of QuPath's menu")
+    parser.add_output("FOLDER", "folder for the scripts of QuPath's menu", required=False)
     parser.add_path("--config", "YAML", "training config (default: my_labels.yaml)")
 
 
