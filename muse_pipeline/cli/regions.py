@@ -8,16 +8,10 @@ regions.geojson (annotations for QuPath), regions.png, regions.zarr and regions.
 regions.json states why, so that the slide's nuclei can be written without regions.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from muse_pipeline.cli.arguments import Parser
-
-if TYPE_CHECKING:
-    from muse_pipeline.inference.predictor import RegionPredictor
 
 
 def add_arguments(parser: Parser) -> None:
@@ -44,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     regions(args.store, source, *inputs, args.output, args.threads, args.warnings)
 
 
-def _load_predictor(args: argparse.Namespace) -> RegionPredictor:
+def _load_predictor(args: argparse.Namespace):
     """Load the region model, unless the workflow trains it and its training failed."""
     from muse_pipeline.core.errors import ModelError
     from muse_pipeline.core.files import read_json

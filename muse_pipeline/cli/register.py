@@ -40,21 +40,16 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.registration.transform import read_given
     from muse_pipeline.slides.isolation import call_isolated
 
-    info, partner_info = (
-        call_isolated(inspect_for_pair, path, name, mpp, f"give it with {option}")
-        for path, name, mpp, option in (
-            (args.slide, args.slide_id or args.slide.stem, args.mpp, "--mpp"),
-            (args.partner, args.partner.stem, args.partner_mpp, "--partner-mpp"),
-        )
-    )
+    name, advice = args.slide_id or args.slide.stem, "give it with --partner-mpp"
+    info = call_isolated(inspect_for_pair, args.slide, name, args.mpp, "give it with --mpp")
+    partner_info = call_isolated(inspect_for_pair, args.partner, args.partner.stem, args.partner_mpp, advice)
     with open_pair_of_files(args.slide, info, args.partner, partner_info, args.threads) as pair:
         start = read_given(args.start, info, partner_info, args.frame) if args.start else None
         try:
-            registration = (
-                register_outline(pair, start)
-                if args.outline
-                else register_partner(pair, start, args.max_residual or LIMIT_UM)
-            )
+            if args.outline:
+                registration = register_outline(pair, start)
+            else:
+                registration = register_partner(pair, start, args.max_residual or LIMIT_UM)
         except MisfitError as error:
             raise MisfitError(
                 f"{error}; correct --mpp or --partner-mpp, give an initial transform with --start, accept larger "

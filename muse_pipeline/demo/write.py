@@ -135,6 +135,5 @@ def write_truth(path: Path, tissue: Tissue, mpp: float, n_blocks: tuple[int, int
 
 
 def _block_at(column: int, row: int, mpp: float) -> Window:
-    """The rectangle of a block."""
     side = BLOCK_PX * mpp
     return Window(column * side, row * side, mpp, (BLOCK_PX, BLOCK_PX))

@@ -129,7 +129,6 @@ def annotate(nuclei: geopandas.GeoDataFrame, source: Dataset, checksum: str) -> 
 def _make_group(
     number: int, name: str, nuclei: geopandas.GeoDataFrame, algorithm: AlgorithmIdentificationSequence, uid: str
 ) -> AnnotationGroup:
-    """Make the group of annotations for the nuclei of one class."""
     import numpy as np
     from highdicom.ann import AnnotationGroup, Measurements
     from pydicom.sr.codedict import codes
