@@ -164,11 +164,8 @@ class Plan:
         return [replace(job, temporary=[name for name in job.writes if name.startswith(INTERMEDIATE)]) for job in jobs]
 
     def _list_jobs(self, slide: str) -> Iterator[Job]:
-        header, pixels, shards = (
-            ["slide.json", "tissue.npz"],
-            [self.store, "colour.json"],
-            shard_names(self.row(slide)["shards"]),
-        )
+        header, pixels = ["slide.json", "tissue.npz"], [self.store, "colour.json"]
+        shards = shard_names(self.row(slide)["shards"])
         steps = [*(["fetch"] if self.is_remote(slide) else []), "inspect", "tissue", f"tile-{self.store}"]
         image, written = self.image_settings(slide), [*header, "tissue.png", "tissue.geojson", *pixels]
         yield Job("image", image, writes=written, steps=steps, removes=[*written, "fetched"])
