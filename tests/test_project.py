@@ -6,14 +6,11 @@ import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
-import jsonschema
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from muse_pipeline import __version__
-from muse_pipeline.cli.main import VERBS
 from muse_pipeline.cohort.sheet import COLUMNS
 
 TOP = Path(__file__).parents[1]
@@ -64,10 +61,6 @@ def test_the_config_shows_the_defaults():
     assert described == list(properties)
 
 
-def test_the_schema_is_one():
-    jsonschema.Draft202012Validator.check_schema(load("workflow/schemas/config.schema.yaml"))
-
-
 def test_every_column_of_the_sheet_is_described():
     text = (TOP / "config/README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`\w+`.*?) \|", text.split("## The sheet")[1].split("\n## ")[0], re.M)
@@ -80,29 +73,6 @@ def test_profiles_name_rules_that_exist(profile):
     named = {*settings["set-threads"], *settings["set-resources"], *settings.get("groups", ())}
     assert named <= set(re.findall(r"^ *rule (\w+):", RULES, re.M))
     assert settings["keep-going"]
-
-
-def test_every_rule_is_one_verb_with_docstring_and_log():
-    for _, name, body in re.findall(r"^( *)rule (\w+):\n(.*?)(?=^\1\S|\Z)", RULES, re.M | re.S):
-        assert body.lstrip().startswith('"""'), name
-        if name == "check_regions":  # only reads the records of `regions`
-            continue
-        # Suffixes: the same step for proposals or regions; the part of a verb for one slide or for the cohort.
-        verb = (
-            "run"
-            if name == "small_slides"
-            else name.removesuffix("_proposals").removesuffix("_regions").removesuffix("_cohort")
-        )
-        assert verb in VERBS
-        assert f"muse {verb} " in body or name == "report"
-        assert {"log:", "conda:", "shell:"} <= {line.strip() for line in body.splitlines()}, name
-
-
-def test_citations():
-    citation = load("CITATION.cff")
-    assert citation["version"] == __version__ == PROJECT["version"]
-    assert citation["license"] == PROJECT["license"]
-    assert len(citation["references"]) == 5
 
 
 def test_the_checkout_is_small_enough_for_the_gpu_benchmark():

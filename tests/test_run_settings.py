@@ -1,13 +1,12 @@
 """The settings of a run: the files generated from their descriptions, and values that depend on other settings."""
 
-import argparse
 import importlib.util
 from pathlib import Path
 
 import pytest
 
 from muse_pipeline import settings
-from muse_pipeline.cli.arguments import add_setting_arguments, read_settings
+from muse_pipeline.cli.arguments import Parser, read_settings
 from muse_pipeline.core.errors import ConfigError, GeoJSONError
 from muse_pipeline.outputs.artefacts import subtracted
 from muse_pipeline.outputs.geojson import require_measurements
@@ -38,16 +37,16 @@ def test_the_config_its_schema_and_its_table_are_made_from_the_settings():
 )
 def test_a_value_passes_the_command_line(name, value):
     setting = list_settings()[name]
-    parser = argparse.ArgumentParser()
-    add_setting_arguments(parser, [setting])
+    parser = Parser()
+    parser.add_settings([setting])
     assert read_settings(parser.parse_args(setting.arguments(value)), [setting]) == {name: value}
     assert read_settings(parser.parse_args(setting.arguments(setting.default)), [setting]) == {name: setting.default}
 
 
 @pytest.mark.parametrize("arguments", [["--shards", "0"], ["--max-corrupt", "1.5"], ["--features", "some"]])
 def test_a_value_out_of_its_range_is_rejected_on_the_command_line(arguments, capsys):
-    parser = argparse.ArgumentParser()
-    add_setting_arguments(parser, list_settings().values())
+    parser = Parser()
+    parser.add_settings(list_settings().values())
     with pytest.raises(SystemExit):
         parser.parse_args(arguments)
     assert arguments[0] in capsys.readouterr().err
@@ -58,7 +57,7 @@ def test_settings_are_read_by_name_and_as_attributes():
     assert (run.csv, run["csv"], run.features, run.threads, len(run)) == (True, True, "basic", 3, len(list_settings()))
     with pytest.raises(AttributeError):
         _ = run.colour
-    with pytest.raises(ConfigError, match=r"unknown setting 'colour'; known: slides, output"):
+    with pytest.raises(ConfigError, match="unknown setting 'colour'"):
         RunSettings({"colour": "red"})
 
 
@@ -72,7 +71,7 @@ def test_what_follows_from_other_settings_is_filled_in(monkeypatch):
     assert complete(pretrain={"run": "~/b.yaml"})["pretrain"] == {"run": "/home/ann/b.yaml"}
     assert complete(slides="s3://bucket//a")["slides"] == "s3://bucket//a"
     assert complete(anndata=True)["features"] == complete(spatialdata=True)["features"] == "all"
-    with pytest.raises(ConfigError, match="spatialdata links to the images, which keep_stores: false deletes"):
+    with pytest.raises(ConfigError, match="spatialdata links"):
         complete(spatialdata=True, keep_stores=False)
 
 
@@ -94,7 +93,7 @@ def test_quality_subtracts_what_is_out_of_focus_or_what_is_named():
     assert complete(quality={"subtract": ["ink", "blur", "ink"]})["quality"] == {"subtract": ["ink", "blurred"]}
     assert complete(quality={"subtract": []})["quality"] == {"subtract": []}
     assert subtracted({"quality": True}) == ("blurred",) and subtracted({"quality": False}) is None
-    with pytest.raises(ConfigError, match=r"there is no artefact 'dust' to subtract; choose among blurred, fold, bu"):
+    with pytest.raises(ConfigError, match="choose among blurred"):
         complete(quality={"subtract": ["dust"]})
 
 
@@ -108,11 +107,11 @@ def test_nuclei_must_have_the_measurements():
 def test_what_settings_need_must_be_there(tmp_path, monkeypatch):
     (tmp_path / "tumour.onnx").touch()
     settings.require_available(RunSettings({"anndata": True, "regions": str(tmp_path / "tumour.onnx")}))
-    with pytest.raises(ConfigError, match=r"regions 'nosuch\.onnx': there is no such file; give `nuclei`"):
+    with pytest.raises(ConfigError, match="`nuclei`"):
         settings.require_available(RunSettings({"regions": "nosuch.onnx"}))
-    with pytest.raises(ConfigError, match=r"regions 'epithelium': the built-in model is withdrawn; give `nuclei`"):
+    with pytest.raises(ConfigError, match="regions 'epithelium'"):
         settings.require_available(RunSettings({"regions": "epithelium"}))
     settings.require_available(RunSettings({"regions": "nuclei"}))
     monkeypatch.setattr(settings, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"anndata: needs the package 'h5py', .* install the extra `anndata`"):
+    with pytest.raises(ConfigError, match="extra `anndata`"):
         settings.require_available(RunSettings({"anndata": True}))

@@ -17,7 +17,7 @@ from muse_pipeline.nuclei.pairs import close_pairs
 from muse_pipeline.nuclei.parquet import CELL_RAYS
 from muse_pipeline.nuclei.rays import clip_rays, ray_directions
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.tissue.mask import KEEP_UM, KeptArea
+from muse_pipeline.tissue.mask import KEEP_UM, KeptArea, measure_depth
 
 _RAYS_AT_ONCE = 1 << 14  # OpenCV is limited to 32,767 positions
 _LEAST = np.float32(1e-6)
@@ -162,11 +162,10 @@ class _TissueDepth:
         margin = np.ceil((reach_um + 2 * KEEP_UM) / kept.mask_mpp).astype(int) + 2
         self._mpp, self._low = kept.mask_mpp, np.floor(um.min(0) / kept.mask_mpp).astype(int) - margin
         mask = kept.crop(self._low, np.floor(um.max(0) / kept.mask_mpp).astype(int) + margin + 1, beyond=1)
-        distance = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        pixels = np.sqrt(np.rint(distance.astype(float) ** 2))  # OpenCV's square roots depend on the position
         # The kept area extends this many pixels beyond the tissue, rounded as in ``tissue.mask.dilate``.
         n_kept = np.floor((KEEP_UM + kept.mask_mpp.min() / 4) / kept.mask_mpp.mean())
-        self._depth = ((pixels - 0.5 - n_kept) * kept.mask_mpp.mean()).astype(np.float32)
+        depth = measure_depth(mask, kept.mask_mpp) - (0.5 + n_kept) * kept.mask_mpp.mean()
+        self._depth = depth.astype(np.float32)
 
     def at(self, um: np.ndarray) -> np.ndarray:
         """The depth (...) at positions (..., 2) in um."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
-import cv2
 import numpy as np
 
 from muse_pipeline.core.types import Frame
@@ -13,7 +12,7 @@ from muse_pipeline.features.catalogue import EDGE_UM, MIX_UM, RADII_UM
 from muse_pipeline.features.zones import count_from
 from muse_pipeline.nuclei.pairs import SLACK
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.tissue.mask import KeptArea
+from muse_pipeline.tissue.mask import KeptArea, measure_depth
 
 REACH_UM = RADII_UM[-1]
 _AT_ONCE = 256  # number of nuclei whose neighbours are compared at once, so that they fit in the CPU's cache
@@ -124,7 +123,5 @@ def measure_edge_distance(xy: np.ndarray, kept: KeptArea, slide_mpp: tuple[float
     low = np.floor(cells.min(0)).astype(int) - margin
     high = np.floor(cells.max(0)).astype(int) + margin + 1
     mask = kept.crop(low, high)
-    distance = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     column, row = (np.floor(cells).astype(int) - low).T
-    squared = np.rint(distance[row, column].astype(float) ** 2)  # OpenCV's square roots depend on the position
-    return np.minimum(np.sqrt(squared) * kept.mask_mpp.mean(), EDGE_UM)
+    return np.minimum(measure_depth(mask, kept.mask_mpp)[row, column], EDGE_UM)

@@ -220,22 +220,22 @@ def count_in_nuclei(
     n_all, n_counts = _require_on_tissue(info, tissue, assay, to_px)
     with open_nuclei(nuclei) as file:
         outlines = parse_outlines(file.read(["geometry"])["geometry"].to_numpy())
-    tree, reach_px = shapely.STRtree(outlines), expand_um / float(np.mean(info.mpp))
+    tree = shapely.STRtree(shapely.transform(outlines, lambda xy: xy * info.mpp))  # in um: pixels may not be square
     total = sparse.csr_matrix((len(outlines), len(assay.genes)), dtype=np.float32)
-    n_inside, compared, moved_px = 0, np.zeros(len(STEPS) + 1), MOVED_UM / np.array(info.mpp)
+    n_inside, compared = 0, np.zeros(len(STEPS) + 1)
     some = slice(None, None, -(-n_all // MOST_COMPARED))
     for xy_um, counts in assay.batches():
-        xy = to_px(xy_um)
-        spot, nucleus = _assign(tree, xy, reach_px)
+        um = to_px(xy_um) * info.mpp
+        spot, nucleus = _assign(tree, um, expand_um)
         n_inside += len(spot)
         belongs = sparse.csr_matrix((np.ones(len(spot), np.float32), (nucleus, spot)), (len(outlines), len(xy_um)))
         total = total + belongs @ counts
         # At the edge of the tissue, displaced positions would meet no nuclei.
-        used = np.arange(len(xy))[some]
-        used = used[np.all([tissue.kept.contains(xy[used] + step * moved_px, info.mpp) for step in STEPS], axis=0)]
-        n_used, exchanged = counts[used].sum(1).A1, to_px(xy_um[used, ::-1])
-        compared[:-1] += count_displaced(tree, xy[used], moved_px, n_used)
-        compared[-1:] += count_displaced(tree, exchanged, moved_px, n_used, STEPS[:1])
+        used, steps_um = np.arange(len(um))[some], MOVED_UM * STEPS
+        used = used[np.all([tissue.kept.contains((um[used] + step) / info.mpp, info.mpp) for step in steps_um], axis=0)]
+        n_used, exchanged = counts[used].sum(1).A1, to_px(xy_um[used, ::-1]) * info.mpp
+        compared[:-1] += count_displaced(tree, um[used], MOVED_UM, n_used)
+        compared[-1:] += count_displaced(tree, exchanged, MOVED_UM, n_used, STEPS[:1])
     return CountsInNuclei(total, float(total.sum()) / n_counts, n_inside / n_all, _find_doubt(*compared))
 
 
@@ -284,14 +284,14 @@ def _require_on_tissue(
 
 
 def count_displaced(
-    tree: shapely.STRtree, xy: np.ndarray, step_px: np.ndarray, counts: np.ndarray, steps: np.ndarray = STEPS
+    tree: shapely.STRtree, xy: np.ndarray, step_size: float | np.ndarray, counts: np.ndarray, steps: np.ndarray = STEPS
 ) -> np.ndarray:
-    """Sums of ``counts`` (N,) of the positions (N, 2) in outlines, displaced by each of ``steps`` times ``step_px``."""
-    inside = [tree.query(shapely.points(xy + step * step_px), "intersects")[0] for step in steps]
+    """Sums of ``counts`` (N,) of the positions (N, 2) in outlines, displaced by each of ``steps`` of ``step_size``."""
+    inside = [tree.query(shapely.points(xy + step * step_size), "intersects")[0] for step in steps]
     return np.array([counts[np.unique(spot)].sum() for spot in inside])
 
 
-def _assign(tree: shapely.STRtree, xy: np.ndarray, reach_px: float) -> tuple[np.ndarray, np.ndarray]:
+def _assign(tree: shapely.STRtree, xy: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the positions (N, 2) that belong to an outline, and indices of these outlines."""
     points = shapely.points(xy)
     spot, outline = tree.query(points, "intersects")
@@ -299,8 +299,8 @@ def _assign(tree: shapely.STRtree, xy: np.ndarray, reach_px: float) -> tuple[np.
     spot, first = np.unique(spot, return_index=True)
     outline = outline[first]
     others = np.setdiff1d(np.arange(len(xy)), spot)
-    if reach_px and len(others) and len(tree):
-        near, nearest = tree.query_nearest(points[others], max_distance=reach_px, all_matches=False)
+    if reach and len(others) and len(tree):
+        near, nearest = tree.query_nearest(points[others], max_distance=reach, all_matches=False)
         spot, outline = np.concatenate([spot, others[near]]), np.concatenate([outline, nearest])
     return spot, outline
 

@@ -18,6 +18,7 @@ from muse_pipeline.core.errors import StoreError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import Slide, SlideInfo
+from muse_pipeline.slides.mpp import is_square
 from muse_pipeline.tissue.background import ScannedSlide
 
 KEEP_UM = 16.0  # nuclei this close to the mask are kept, since its border is not exact
@@ -198,6 +199,18 @@ def dilate(mask: np.ndarray, mask_mpp: np.ndarray, radius_um: float) -> np.ndarr
     disc = (x * mask_mpp[0]) ** 2 + (y * mask_mpp[1]) ** 2 <= radius_um**2
     pixels = np.ascontiguousarray(mask, bool).view(np.uint8)  # a view, since masks of large slides are large
     return cv2.dilate(pixels, disc.astype(np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0).view(bool)
+
+
+def measure_depth(mask: np.ndarray, mask_mpp: np.ndarray) -> np.ndarray:
+    """(h, w) distance in um from each pixel of a (h, w) uint8 mask to the nearest pixel that is 0."""
+    if is_square(tuple(mask_mpp)):
+        distance = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        # OpenCV's square roots depend on the position.
+        return np.sqrt(np.rint(distance.astype(float) ** 2)) * mask_mpp.mean()
+    from scipy.ndimage import distance_transform_edt  # takes time, and most slides have square pixels
+
+    framed = np.pad(mask, 1)  # SciPy needs a pixel that is 0
+    return distance_transform_edt(framed, sampling=mask_mpp[::-1])[1:-1, 1:-1]
 
 
 @dataclass(frozen=True, eq=False)

@@ -128,7 +128,7 @@ def test_a_corrupt_tile_costs_one_tile(slide, path, gradient):
     spoil_tile(path, page=0, tile=1)
     with open_slide(path) as slide:
         for _ in range(2):
-            with pytest.raises(SlideError, match=r"level 0 at .* cannot be read"):
+            with pytest.raises(SlideError, match="level 0"):
                 slide.read_region((300, 10), 0, (50, 50))
             np.testing.assert_array_equal(slide.read_region((0, 0), 0, (200, 200)), gradient[:200, :200])
 

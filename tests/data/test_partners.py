@@ -80,8 +80,8 @@ def test_views_beyond_the_partner_have_none():
 
 
 def test_nuclei_are_drawn_where_they_lie(tmp_path):
-    xy, rays = np.array([[50.0, 60], [150, 60], [-5, 3]]), np.full((3, 16), 5.0)
-    rays[1] = np.nan
+    xy, rays = np.array([[150.0, 60], [50, 60], [-5, 3]]), np.full((3, 16), 5.0)  # not in the order of the index
+    rays[0] = np.nan
     DrawnNuclei.save(tmp_path / "drawn", xy, rays, (SIDE, SIDE), 0.5)
     drawn = DrawnNuclei(tmp_path / "drawn", (SIDE, SIDE), 0.5)
     canvas = drawn.read((0, 0), (SIDE, SIDE))

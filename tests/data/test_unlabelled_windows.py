@@ -7,7 +7,14 @@ from PIL import Image
 
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import ConfigError, LabelError, StoreError
-from muse_pipeline.data.unlabelled import Picture, UnlabelledSource, UnlabelledWindows, WindowSampler, open_unlabelled
+from muse_pipeline.data.unlabelled import (
+    Picture,
+    UnlabelledSource,
+    UnlabelledWindows,
+    WindowSampler,
+    cut_crops,
+    open_unlabelled,
+)
 
 
 class Slide:
@@ -52,6 +59,20 @@ def test_images_are_drawn_by_their_tissue():
     assert 920 < len(slide.reads) < 990
 
 
+def test_images_with_equal_tissue_are_drawn_alike():
+    coarse, fine = Slide(), Slide()
+    coarse.tissue = fine.tissue[0][::2, ::2], 32.0
+    WindowSampler([coarse, fine], 32)(400, np.random.default_rng(0))
+    assert 160 < len(coarse.reads) < 240
+
+
+def test_crops_are_spread_over_all_tissue():
+    slide = Slide()
+    slide.slide_id, slide.tissue = "S", (np.ones((188, 250), bool), 16.0)
+    assert len(cut_crops(slide, 0, 500, 6)) == 6  # of 6 rows of 8 windows
+    assert {y for (_, y), _ in slide.reads} == set(range(0, 3000, 500))
+
+
 def test_a_picture_smaller_than_a_window_is_mirrored():
     small = picture(20, 24)
     window = WindowSampler([small], 32)(1, np.random.default_rng(0))[0]
@@ -73,7 +94,7 @@ def test_pictures_are_resampled_and_must_state_how_large_a_pixel_is(tmp_path):
     Image.fromarray(picture().pixels).save(tmp_path / "a.png")
     (image,) = open_unlabelled((UnlabelledSource(images=tmp_path, mpp=0.25),), 0.5)
     assert image.size_px == (40, 48)
-    with pytest.raises(LabelError, match="its pixel size is unknown"):
+    with pytest.raises(LabelError, match="pixel size"):
         open_unlabelled((UnlabelledSource(images=tmp_path),), 0.5)
     with pytest.raises(ConfigError, match="no such folder"):
         open_unlabelled((UnlabelledSource(images=tmp_path / "b", mpp=1.0),), 0.5)

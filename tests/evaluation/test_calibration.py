@@ -20,12 +20,6 @@ def calibrated():
     return prob, (prob.cumsum(1) > rng.random((len(prob), 1))).argmax(1)
 
 
-def test_probabilities_that_mean_what_they_state_have_next_to_no_error(calibrated):
-    counts = count_calibration(*calibrated)
-    assert counts.n == 20_000 and counts.error < 0.01
-    assert counts.accuracy == pytest.approx(counts.confidence, abs=0.01)
-
-
 @pytest.mark.parametrize("sharper", [2.0, 0.5])
 def test_a_temperature_takes_back_what_was_overdone(calibrated, sharper):
     prob, label = calibrated
@@ -36,20 +30,6 @@ def test_a_temperature_takes_back_what_was_overdone(calibrated, sharper):
         count_calibration(spoilt, label).error > 0.05 > 5 * count_calibration(temper(spoilt, temperature), label).error
     )
     assert log_loss(temper(spoilt, temperature), label) < log_loss(spoilt, label)
-
-
-def test_error_is_the_mean_distance_over_the_bins():
-    prob = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]] * 6)
-    # 3 of 4 right at 0.9 is overconfident, 5 of 6 right at 0.6 is underconfident
-    label = np.array([0, 0, 0, 1, 1, 1, 1, 1, 1, 0])
-    counts = count_calibration(prob, label)
-    assert counts.error == pytest.approx((4 * (0.9 - 3 / 4) + 6 * (5 / 6 - 0.6)) / 10)
-    described = counts.describe(counts.values[None], ["one"])
-    assert described["error_interval"] is None
-    assert [(one["n"], one["accuracy"]) for one in described["bins"] if one["n"]] == [
-        (6, pytest.approx(5 / 6)),
-        (4, 0.75),
-    ]
 
 
 def test_counts_of_slides_add_up(calibrated):

@@ -105,7 +105,7 @@ def test_a_network_with_attention_is_rejected():
     ]
     ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 1, 4, 4)) for name in "xy"]
     model = helper.make_model(helper.make_graph(nodes, "attention", ports[:1], ports[1:], [weight]))
-    with pytest.raises(ConfigError, match=r"networks of convolutions .*, but vit has Softmax; choose fp32 or fp16"):
+    with pytest.raises(ConfigError, match="convolutions"):
         quantise(model, [], "vit")
 
 

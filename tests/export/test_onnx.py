@@ -157,7 +157,7 @@ def test_a_full_window_is_named(run, tmp_path):
 
 def test_a_broken_picture_to_check_on_is_named(run, tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(LabelError, match=r"a\.png: not readable as a picture; remove it"):
+    with pytest.raises(LabelError, match="readable"):
         check_parity(run / "run" / "checkpoint.pt", run / "model.onnx", tmp_path)
 
 

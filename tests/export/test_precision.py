@@ -86,5 +86,5 @@ def test_a_window_finds_the_same_in_batches_of_any_size(half, windows):
 
 @pytest.mark.parametrize("changes", [{"input_px": 200}, {"halo_px": 40}, {"halo_px": 96}])
 def test_a_window_that_does_not_suit_the_network_is_rejected(run, tmp_path, changes):
-    with pytest.raises(ConfigError, match=r"does not suit muse_compact_16; give multiples of its stride, 16 px"):
+    with pytest.raises(ConfigError, match="suit muse_compact_16"):
         export_onnx(run / "run" / "checkpoint.pt", tmp_path / "m.onnx", **changes)

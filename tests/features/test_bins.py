@@ -117,16 +117,6 @@ def test_counts_of_each_nucleus_are_those_of_the_positions_in_it(slide, tmp_path
     assert "100.0% of the counts" in shown
 
 
-def test_what_lies_beside_a_nucleus_counts_for_the_nearest(slide, tmp_path, muse):
-    folder = write_visium_hd(tmp_path / "binned_outputs", slide)
-    shares = []
-    for expand_um in ("0", "5"):
-        _, shown, _ = muse("bins", slide[0], "--visium-hd", folder, "--expand-um", expand_um)
-        shares.append(float(shown.split(" of the positions")[0].split("and ")[-1].rstrip("%")))
-    assert (slide[0] / "bins.h5ad").is_file()
-    assert shares[1] > 1.5 * shares[0]
-
-
 def exchange_axes(bins):
     """Exchange x and y in the positions of bins."""
     table = pd.read_parquet(bins / "spatial/tissue_positions.parquet")

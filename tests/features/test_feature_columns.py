@@ -1,13 +1,11 @@
 """Feature columns of a slide's table: independent of shards, exported to QuPath, and rejected if unknown."""
 
-import gzip
 import json
 from pathlib import Path
 
 import numpy as np
 import pandas
 import pytest
-from scipy.spatial import cKDTree
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.features.catalogue import features_of
@@ -38,35 +36,6 @@ def test_a_set_adds_its_columns_and_changes_no_other(shard, stitch, table, names
     assert list(plain.columns) == nuclei_schema(CLASSES, 32).names
 
 
-def test_nuclei_have_more_haematoxylin_than_what_is_around_them(table):
-    assert len(table) > 1000
-    assert (table["h_mean"] > table["h_ring_mean"]).mean() > 0.95
-    assert (table["h_mean"] > table["e_mean"]).mean() > 0.9
-    assert table["h_p10"].le(table["h_p50"]).all() and table["h_p50"].le(table["h_p90"]).all()
-
-
-def test_neighbours_are_those_of_one_tree_over_the_slide(table, tiled_slide):
-    um = table[["x", "y"]].to_numpy() * tiled_slide.info.mpp
-    tree = cKDTree(um)
-    nearest = tree.query(um, 2)[0][:, 1]
-    np.testing.assert_allclose(
-        table["neighbours_nearest_um"].fillna(np.inf), np.where(nearest < 100, nearest, np.inf), rtol=1e-6
-    )
-    for radius in (25, 50, 100):
-        expected = tree.query_ball_point(um, radius, return_length=True) - 1
-        assert (table[f"neighbours_within_{radius}um"] == expected).all()
-    label = table["label"].to_numpy()
-    for index, around in enumerate(tree.query_ball_point(um, 50)):
-        around.remove(index)
-        row = table.iloc[index]
-        if not around:
-            assert np.isnan(row["neighbours_same_class_fraction"])
-            continue
-        assert row["neighbours_same_class_fraction"] == pytest.approx((label[around] == label[index]).mean())
-        for number, name in enumerate(CLASSES):
-            assert row[f"neighbours_fraction_{name}"] == pytest.approx((label[around] == number).mean())
-
-
 def test_neighbours_at_exactly_the_radius_count():
     random = np.random.default_rng(3)
     um, label = 5.0 * random.integers(0, 60, (400, 2)), random.integers(-1, 3, 400)  # -1: without class
@@ -80,15 +49,6 @@ def test_neighbours_at_exactly_the_radius_count():
     for number, name in enumerate(CLASSES):
         expected = (around & (label == number)).sum(1) / around.sum(1)
         assert (found[f"neighbours_fraction_{name}"] == expected).all()
-
-
-def test_the_edge_of_the_tissue_is_as_far_as_the_mask_says(table, tiled_slide):
-    kept, mpp = tiled_slide.tissue.dilated, tiled_slide.tissue.mask_mpp
-    row, column = np.nonzero(~np.pad(kept, 1))
-    glass_um = np.stack([column - 0.5, row - 0.5], 1) * mpp
-    um = table[["x", "y"]].to_numpy() * tiled_slide.info.mpp
-    nearest = np.minimum(cKDTree(glass_um).query(um)[0], 1000)
-    np.testing.assert_allclose(table["neighbours_tissue_edge_um"], nearest, atol=mpp.max())
 
 
 def test_surroundings_hold_all_that_is_near_and_no_more_than_is_needed(table_file, tiled_slide):
@@ -111,18 +71,6 @@ def test_the_table_names_its_features_and_their_stains(table_file, tiled_slide):
     assert said["set"] == "all" and said["mpp"] == 0.5 and said["n_without_pixels"] == 0
     assert said["stains"]["source"] == "slide"
     np.testing.assert_allclose(said["stains"]["vectors"], fit["stains"])
-
-
-def test_chosen_columns_are_measurements_in_qupath(table_file, table, tiled_slide, tmp_path, capsys):
-    output = tmp_path / "nuclei.geojson.gz"
-    words = ["geojson", str(table_file), "--info", str(tiled_slide.folder / "slide.json"), "--output", str(output)]
-    assert main([*words, "--measurements", "h_mean", "texture_correlation"]) == 0
-    features = json.loads(gzip.decompress(output.read_bytes()))["features"]
-    for feature, value in zip(features[:50], table["h_mean"], strict=False):
-        assert feature["properties"]["measurements"]["h_mean"] == pytest.approx(value, abs=1e-4)
-    assert "h_mean" in json.loads((tmp_path / "nuclei.provenance.json").read_text())["measurements"]
-    assert main([*words, "--measurements", "h_maen"]) == 2
-    assert "no numeric column 'h_maen'; did you mean 'h_mean'?" in capsys.readouterr().err
 
 
 def test_features_without_an_image_are_refused(tiled_slide, shard, tmp_path, capsys):

@@ -44,25 +44,6 @@ def read_obs(group, as_text):
     return columns
 
 
-def test_anndata_has_the_nuclei_of_the_table(table, table_file, ids, tmp_path):
-    h5py = pytest.importorskip("h5py", reason="h5py, the extra `anndata`, is not installed")
-    output = tmp_path / "nuclei.h5ad"
-    assert main(["anndata", str(table_file), "--patient", "P 1", "-o", str(output)]) == 0
-    with h5py.File(output) as file:
-        assert (file.attrs["encoding-type"], file.attrs["encoding-version"]) == ("anndata", "0.1.0")
-        np.testing.assert_array_equal(file["X"][:], table[FEATURES].to_numpy(np.float32))
-        assert list(file["var/_index"].asstr()[:]) == FEATURES
-        assert list(file["obs/_index"][:].astype(str)) == list(ids)
-        obs = read_obs(file["obs"], lambda element: element.asstr()[:])
-        assert list(obs["class"]) == list(table["class"]) and set(obs["patient"]) == {"P 1"}
-        np.testing.assert_array_equal(obs["prob_Stroma"], table["prob_Stroma"])
-        np.testing.assert_allclose(file["obsm/spatial"][:], table[["x", "y"]] * 0.25)
-        assert json.loads(file["uns/muse"].asstr()[()])["n_nuclei"] == len(table)
-    again = tmp_path / "again.h5ad"
-    assert main(["anndata", str(table_file), "--patient", "P 1", "-o", str(again)]) == 0
-    assert again.read_bytes() == output.read_bytes()
-
-
 @pytest.fixture(scope="module")
 def folder(table_file, tiled_slide, tmp_path_factory):
     """A slide's results with its store and its SpatialData folder."""

@@ -1,4 +1,4 @@
-"""Nuclei expanded to cells: how far, up to which borders, how QuPath gets them, and that shards do not matter."""
+"""Nuclei expanded to cells: parts of a slide, damaged outlines, and the file for QuPath."""
 
 import gzip
 import json
@@ -16,10 +16,9 @@ from qupath_check import check_geojson
 from muse_pipeline.core.errors import ConfigError, NucleiError
 from muse_pipeline.core.types import Frame
 from muse_pipeline.features.catalogue import CELL
-from muse_pipeline.features.cells import find_cells, grow
+from muse_pipeline.features.cells import find_cells
 from muse_pipeline.nuclei.pairs import cut_apart
 from muse_pipeline.nuclei.parquet import read_provenance
-from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.write import nucleus_ids, write_cells
 from muse_pipeline.settings import RunSettings
@@ -36,15 +35,6 @@ def ellipses(a, b, turn):
     return (a * b / np.hypot(b * np.cos(angle), a * np.sin(angle))).astype(np.float32)
 
 
-def cells_of(xy_um, rays, tissue=None, expand_um=5.0):
-    """Polygons in um of nuclei and of their cells, on a slide with tissue everywhere or, if given, in a mask."""
-    mask = np.ones((1600, 1600), bool) if tissue is None else tissue
-    kept = TissueMask(mask, np.array([8.0, 8.0]), None, 1.0).kept
-    nuclei = Nuclei(np.asarray(xy_um, float) / MPP, Frame.LEVEL0, rays=rays)
-    cells = find_cells(nuclei, nuclei[:0], expand_um, slide_info(), kept)
-    return (shapely.polygons(rays_to_rings(np.asarray(xy_um, float), each, (1, 1))) for each in (rays, cells))
-
-
 def crowd(n, side_um, seed=0):
     """Positions in um and rays of nuclei that touch but do not overlap."""
     random = np.random.default_rng(seed)
@@ -57,35 +47,6 @@ def crowd(n, side_um, seed=0):
     return xy + 300, cut_apart(xy, rays, xy[:0], rays[:0])
 
 
-def test_a_nucleus_alone_grows_by_the_distance_on_all_sides():
-    rays = ellipses([4, 7, 8], [4, 3, 2], [0, 0.3, 1])
-    nuclei, cells = cells_of([[200, 200], [260, 260], [320, 320]], rays)
-    asked = shapely.buffer(nuclei, 5)
-    assert shapely.area(cells) == pytest.approx(shapely.area(asked), rel=0.04)
-    assert (shapely.hausdorff_distance(cells, asked) < 0.7).all()
-    np.testing.assert_array_less(rays, grow(rays, 0.5))
-
-
-def test_neighbours_meet_halfway_between_their_outlines():
-    nuclei, cells = cells_of([[200, 200], [212, 203]], ellipses([3, 7], [3, 4], [0, 1.2]))
-    corners = shapely.points(shapely.get_coordinates(cells[0]))
-    own, other = (shapely.distance(corners, each) for each in nuclei)
-    shared = own < 4.8
-    assert shared.sum() > 5
-    assert own[shared] == pytest.approx(other[shared], abs=0.25)
-    assert (own <= 5.1).all()
-
-
-def test_the_cells_of_a_crowd_divide_what_is_near():
-    xy, rays = crowd(150, 120)
-    nuclei, cells = cells_of(xy, rays)
-    assert shapely.covers(shapely.buffer(cells, 0.01), nuclei).all()
-    near = shapely.area(shapely.union_all(shapely.buffer(nuclei, 5)))
-    together = shapely.area(shapely.union_all(cells))
-    assert together == pytest.approx(near, rel=0.02)
-    assert shapely.area(cells).sum() == pytest.approx(together, rel=0.01)
-
-
 @pytest.mark.parametrize("side_um", [120, 400])
 def test_the_cells_of_a_part_are_those_of_the_whole(side_um):
     xy, rays = crowd(150, side_um)
@@ -94,16 +55,6 @@ def test_the_cells_of_a_part_are_those_of_the_whole(side_um):
     whole, own = find_cells(nuclei, nuclei[:0], *settings), xy[:, 0] < 340
     for part in (own, ~own):
         np.testing.assert_array_equal(find_cells(nuclei[part], nuclei[~part], *settings), whole[part])
-
-
-def test_cells_end_where_the_tissue_does():
-    mask = np.zeros((1600, 1600), bool)
-    mask[:, :25] = True  # tissue up to x = 200 um
-    nuclei, cells = cells_of([[194, 400], [150, 400], [214, 480], [5, 600]], ellipses([4] * 4, [3] * 4, [0] * 4), mask)
-    right = shapely.bounds(cells)[:, 2]
-    assert right[0] == pytest.approx(200, abs=0.6) and right[1] == pytest.approx(159, abs=0.1)
-    assert shapely.equals_exact(cells[2], nuclei[2], 1e-3)  # outside the mask, so not expanded
-    assert shapely.bounds(cells)[3, 0] == pytest.approx(0, abs=0.01)  # the slide's edge
 
 
 @pytest.fixture(scope="module")
@@ -132,16 +83,6 @@ def test_the_same_bytes_in_any_number_of_shards_and_threads(tiled_slide, stitche
     first, second = (path.with_name("cells.geojson.gz").read_bytes() for path in (table_file, again))
     assert first == second
     assert read_provenance(table_file).features.expand_um == 5
-
-
-def test_columns_of_cells(table_file):
-    table = pq.read_table(table_file).to_pandas()
-    assert {feature.name for feature in CELL} <= set(table.columns)
-    assert (table["cell_area_um2"] >= table["area_um2"] * 0.999).all()
-    np.testing.assert_allclose(table["nucleus_cell_ratio"], table["area_um2"] / table["cell_area_um2"], rtol=1e-5)
-    rays, cell_rays = (np.stack(table[name]) for name in ("rays", "cell_rays"))
-    assert (cell_rays >= rays).all()
-    assert (table["cytoplasm_h_mean"].dropna() < table["h_mean"][table["cytoplasm_h_mean"].notna()]).mean() > 0.99
 
 
 def test_qupath_imports_cells_with_their_nuclei(tiled_slide, table_file, tmp_path):
@@ -182,13 +123,13 @@ def test_a_cell_that_collapses_is_repaired_and_no_other_changes(tiled_slide, tab
 
 def test_a_table_without_cells_is_named(tiled_slide, shard, stitch, tmp_path):
     path = stitch(tmp_path / "nuclei.parquet", [shard])
-    with pytest.raises(NucleiError, match="has no cells; run the slide again with the setting `cells`"):
+    with pytest.raises(NucleiError, match="setting `cells`"):
         write_cells(path, tiled_slide.info, tmp_path / "cells.geojson.gz")
 
 
 @pytest.mark.parametrize("radius", [0, -1, 20.5])
 def test_a_cell_is_not_smaller_than_its_nucleus(radius):
-    with pytest.raises(ConfigError, match="cells: expand_um: nuclei grow by more than 0 and at most 20 um"):
+    with pytest.raises(ConfigError, match="nuclei grow"):
         RunSettings({"cells": {"expand_um": radius}})
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from hostile.specimens import SPECIMENS
-from hostile.trial import judge, try_mutations
+from hostile.trial import try_mutations
 
 pytestmark = pytest.mark.timeout(1800)  # hundreds of commands on a machine that may be busy
 
@@ -24,23 +24,3 @@ def test_a_few_mutations(tmp_path):
 def test_hundreds_of_mutations(tmp_path):
     """Every specimen is damaged at least twice."""
     assert_no_defect(tmp_path, 300 + 2 * len(SPECIMENS), 0)
-
-
-@pytest.mark.parametrize(
-    ("answer", "left", "changed", "word"),
-    [
-        ({"status": 1, "output": "", "traceback": "Traceback: boom"}, [], [], "boom"),
-        ({"status": 2, "output": "something", "traceback": ""}, [], [], "exit 2"),
-        ({"status": 2, "output": "muse tile: one\ntwo", "traceback": ""}, [], [], "more than a sentence"),
-        ({"status": 2, "output": "muse tile: no", "traceback": ""}, ["slide.json"], [], "failed and left"),
-        ({"status": 0, "output": "", "traceback": ""}, [".a.1.partial"], [], "left"),
-        ({"status": 0, "output": "", "traceback": ""}, [], ["escaped"], "outside its folder"),
-    ],
-)
-def test_what_is_not_allowed_is_seen(answer, left, changed, word):
-    assert word in judge("tile", answer, left, changed)
-
-
-def test_a_clean_end_is_no_defect():
-    assert judge("tile", {"status": 0, "output": "", "traceback": ""}, ["slide.json"], []) == ""
-    assert judge("tile", {"status": 2, "output": "muse tile: why\n", "traceback": ""}, ["l.json"], []) == ""

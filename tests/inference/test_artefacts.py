@@ -49,7 +49,6 @@ from muse_pipeline.inference.artefacts import (
 from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.inference.region_maps import map_slide, tissue_on_cells
 from muse_pipeline.inference.stains import read_colour
-from muse_pipeline.nuclei.parquet import write_csv
 from muse_pipeline.pipeline import make_image
 from muse_pipeline.report.cohort import gather_cohort
 from muse_pipeline.settings import RunSettings
@@ -253,41 +252,6 @@ def test_a_slide_that_is_dark_in_most_places_has_no_fold():
     assert not drop_most(folds, tissue).any()
 
 
-def test_nuclei_there_are_flagged(results):
-    table = pq.read_table(results / "flagged/drawn/nuclei.parquet")
-    xy, quality = np.stack([table["x"], table["y"]], 1), np.array(table["quality"].to_pylist())
-    deep = shapely.contains_xy(BLURRED.buffer(-64), xy)
-    near = shapely.union_all([true.buffer(BESIDE_PX) for true in AREAS.values()])
-    outside = ~shapely.contains_xy(near, xy)
-    assert deep.sum() > 50 and (quality[deep] == "blurred").mean() > 0.95
-    assert outside.sum() > 500 and not quality[outside].any()
-
-
-def test_nuclei_in_artefacts_are_in_no_total(results):
-    table = pq.read_table(results / "flagged/drawn/nuclei.parquet")
-    kinds = Counter(filter(None, table["quality"].to_pylist()))
-    flagged, plain = (read_row(results / name) for name in ("flagged", "plain"))
-    n = int(flagged["nuclei_in_artefacts"])
-    assert n == int(flagged["nuclei_left_out"])
-    assert int(flagged["nuclei"]) + n == int(plain["nuclei"]) == len(table)
-    assert n == kinds.total() and kinds["blurred"] > 50 and kinds["ink"] > 50 and kinds["bubble"]
-    left_out = sum(float(flagged[f"{kind}_mm2"]) for kind in KINDS)
-    assert float(flagged["tissue_mm2"]) + left_out == pytest.approx(float(plain["tissue_mm2"]), abs=2e-4)
-    assert float(flagged["ink_mm2"]) > 0 and "blurred_mm2" not in plain
-    whole = float(plain["tissue_mm2"])
-    reports = [(results / name / "report.html").read_text(encoding="utf-8") for name in ("flagged", "plain")]
-    doubt = f"{n / len(table):.1%} of the nuclei lie in artefacts (blurred, bubble, ink) and are in no total"
-    for phrase in (
-        doubt,
-        f"mm² ink ({100 * float(flagged['ink_mm2']) / whole:.1f} %)",
-        f"{100 * left_out / whole:.1f} % of the tissue, {n:,} nuclei left out",
-        "mm² <small>without what is left out",
-        'href="drawn/artefacts.geojson"',
-    ):
-        assert [phrase in report for report in reports] == [True, False]
-    assert [doubt in row["warnings"] for row in (flagged, plain)] == [True, False]
-
-
 def test_by_default_only_nuclei_out_of_focus_are_in_no_total(results):
     default, flagged, plain = (read_row(results / name) for name in ("default", "flagged", "plain"))
     table = pq.read_table(results / "default/drawn/nuclei.parquet", columns=["quality"])
@@ -353,13 +317,6 @@ def test_a_slide_has_one_number_everywhere(results, muse):
     assert Counter(read_nuclei(folder / "nuclei.parquet")["quality"].dropna()) == Counter(filter(None, kinds))
 
 
-def test_a_table_with_the_column_is_written_as_csv(results, tmp_path):
-    write_csv(results / "flagged/drawn/nuclei.parquet", tmp_path / "nuclei.csv.gz")
-    with gzip.open(tmp_path / "nuclei.csv.gz", "rt") as file:
-        kinds = Counter(row["quality"] for row in csv.DictReader(file))
-    assert kinds.keys() == {"", "blurred", "bubble", "ink"}
-
-
 def test_overlays_do_not_count_nuclei_in_artefacts(results):
     table = pq.read_table(results / "flagged/drawn/nuclei.parquet", columns=["x", "y", "quality"])
     xy, sound = np.stack([table["x"], table["y"]], 1), table["quality"].is_null().to_numpy(zero_copy_only=False)
@@ -372,19 +329,6 @@ def test_a_slide_that_is_mostly_out_of_focus_is_listed_for_a_check(results):
     (slide,) = gather_cohort(results / "flagged", read_json(results / "flagged/sheet.json"))
     slide.summary["provenance"]["quality"] |= {"asked": ["blurred", "ink"], "subtract": ["ink"]}
     assert slide.artefact_doubt.startswith("most of the tissue is out of focus, so nothing is left out for it; ")
-
-
-def test_annotations_lack_what_totals_leave_out(slide, results, tmp_path):
-    from muse_pipeline.cli.main import main
-
-    whole = {"type": "Feature", "geometry": shapely.geometry.mapping(shapely.box(0, 0, *SIZE_PX))}
-    whole["properties"] = {"objectType": "annotation", "name": "whole"}
-    (tmp_path / "whole.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [whole]}))
-    words = ["run", slide, "--output", tmp_path / "r", "--roi", tmp_path / "whole.geojson", "--features", "none"]
-    assert main([*map(str, words), "--no-viewer"]) == 0
-    row, (annotation,) = read_row(tmp_path / "r"), read_json(tmp_path / "r/drawn/summary.json")["annotations"]
-    assert annotation["n_nuclei"] == int(row["nuclei"]) == int(read_row(results / "default")["nuclei"])
-    assert annotation["tissue_mm2"] == pytest.approx(float(row["tissue_mm2"]), abs=2e-4)
 
 
 @pytest.mark.parametrize(("name", "is_shown"), [("flagged", True), ("plain", False)])

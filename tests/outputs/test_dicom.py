@@ -71,11 +71,11 @@ def test_a_slide_that_is_not_dicom_is_rejected(slide, tmp_path):
     info = json.loads(slide.files.info.read_text())
     (tmp_path / "slide.svs").write_bytes(b"II*\0" + bytes(400))
     slide.files.info.write_text(json.dumps({**info, "path": str(tmp_path / "slide.svs")}))
-    with pytest.raises(OutputError, match="is for DICOM slides, but this file is not DICOM"):
+    with pytest.raises(OutputError, match="DICOM slides"):
         Dicom("dicom").write(slide)
 
 
 def test_a_series_without_the_level_is_rejected(slide, tmp_path):
     (tmp_path / "dicom/2.dcm").unlink()
-    with pytest.raises(OutputError, match="no file of its series is 1,024 px wide"):
+    with pytest.raises(OutputError, match="1,024 px wide"):
         Dicom("dicom").write(slide)

@@ -74,7 +74,7 @@ def test_points_that_others_found_all_come_through_however_near(coarse_slide, tm
 
 def test_a_shard_of_another_slide_sends_back_to_propose(coarse_slide, whole):
     info = replace(read_info(coarse_slide / "slide.json"), fingerprint="another")
-    with pytest.raises(StoreError, match="run `muse propose` for it again"):
+    with pytest.raises(StoreError, match="run `muse propose`"):
         gather_shards([whole.parent / "1-of-1.parquet"], info)
 
 

@@ -142,7 +142,7 @@ def test_a_partner_that_does_not_fit_is_one_sentence(section, he, what):
         pair = pair_of(he[:, : width // 2], partner[:, width // 2 :], MPP)
     else:
         pair = pair_of(he, draw_partner(section, TURNED, PARTNER_MPP), PARTNER_MPP / 2)
-    with pytest.raises(RegistrationError, match="does not fit slide 'he'") as error:
+    with pytest.raises(RegistrationError, match="fit slide 'he'") as error:
         register_partner(pair)
     assert "\n" not in str(error.value)
 
@@ -161,7 +161,7 @@ def test_a_given_start_replaces_the_search(section, he):
     by_hand = Transform(np.linalg.solve(source, points + np.array([20, -15])).T)  # as inaccurate as if set by hand
     found = register_partner(pair, by_hand)
     assert np.median(errors_um(found.transform, section, warp)) <= 2
-    with pytest.raises(RegistrationError, match="does not fit slide 'he' as given"):
+    with pytest.raises(RegistrationError, match="fit slide 'he'"):
         register_partner(pair, Transform(np.array([[1.0, 0, 500], [0, 1, 0]])))
 
 
@@ -183,5 +183,5 @@ def test_the_outline_of_a_serial_section_is_registered_for_areas(section, he):
     assert found.outline.dice > 0.9 and found.outline.median_um < 20
     assert not found.tiles.is_kept.any()
     small = draw_section((400.0, 400.0), MPP, seed=3)
-    with pytest.raises(RegistrationError, match="does not have the outline of slide 'he'"):
+    with pytest.raises(RegistrationError, match="slide 'he'"):
         register_outline(pair_of(he, stain_he(small.amounts), MPP))

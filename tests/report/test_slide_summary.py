@@ -1,12 +1,10 @@
 import numpy as np
 import pyarrow.parquet as pq
-import pytest
 from finished_slide import draw_tissue, provenance, slide_path, write_nuclei
 from PIL import Image
 
 from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.report import density
 from muse_pipeline.report.slide_summary import summarise_slide
 
 
@@ -26,15 +24,6 @@ def test_summary_counts_and_draws(slide_folder):
     assert max(Image.open(slide_folder / "density.png").size) <= 900
     for field in summary["fields"]:
         assert Image.open(slide_folder / field["picture"]).size[0] == 1024
-
-
-@pytest.mark.parametrize("n_columns", [1, 2, 100])
-def test_medians_are_the_same_however_many_columns_are_read_together(slide_folder, n_columns, monkeypatch):
-    table = pq.read_table(slide_folder / "nuclei.parquet")
-    monkeypatch.setattr(density, "NUMBERS_AT_ONCE", n_columns * len(table))
-    medians = density.median_features(slide_folder / "nuclei.parquet", [])
-    assert list(medians) == [name for name in table.column_names if name in medians] and len(medians) > 4
-    assert medians == {name: float(f"{np.nanmedian(table[name].to_numpy()):.5g}") for name in medians}
 
 
 def test_what_is_current_is_kept_and_what_is_not_is_made_again(slide_folder):

@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import shapely
-from finished_slide import draw_tissue, row, write_slide
+from finished_slide import row, write_slide
 
 from muse_pipeline.cohort.collect import write_sheet
 from muse_pipeline.cohort.layout import SlideFiles
@@ -14,7 +13,7 @@ from muse_pipeline.cohort.sheet import SheetRow, read_sheet
 from muse_pipeline.core.files import read_json
 from muse_pipeline.qupath.regions import read_cores, write_cores
 from muse_pipeline.report.cohort import judge_slide
-from muse_pipeline.report.page import write_page, write_roi_table, write_table
+from muse_pipeline.report.page import write_page, write_table
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.tissue.tma import Core
 
@@ -40,21 +39,6 @@ def test_cores_of_the_file_are_read_back(slide):
     np.testing.assert_allclose(um, [core.centre_um for core in CORES[:2]], atol=0.1)
     features = read_json(SlideFiles(slide.folder).tma)["features"]
     assert {each["properties"]["objectType"] for each in features} == {"tmaCore"}
-
-
-def test_the_cohort_has_a_row_per_core(slide, tmp_path):
-    write_table([slide], tmp_path / "cohort.tsv")
-    rows = read(tmp_path / "cohort.tsv")
-    assert [each["slide_id"] for each in rows] == ["one", "one:A-1", "one:A-2", "one:B-1"]
-    assert [each["core"] for each in rows] == ["", "A-1", "A-2", "B-1"]
-    assert [each["status"] for each in rows] == ["ok", "ok", "ok", "missing"]
-    assert {each["patient"] for each in rows} == {"P"}
-    xy_um = draw_tissue()[1] * 0.5
-    for each, core in zip(rows[1:], CORES[:2], strict=False):
-        inside = shapely.contains_xy(shapely.Point(core.centre_um).buffer(100), xy_um)
-        assert int(each["nuclei"]) == pytest.approx(inside.sum(), abs=2) and inside.sum() > 10
-    write_roi_table([slide], tmp_path / "roi.tsv")
-    assert [each["roi"] for each in read(tmp_path / "roi.tsv")] == ["A-1", "A-2"]
 
 
 def test_a_column_core_of_the_sheet_stands_beside_the_cores(slide, tmp_path):

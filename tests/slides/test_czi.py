@@ -54,7 +54,7 @@ def test_a_damaged_file_is_rejected(tmp_path, gradient):
     path = tmp_path / "slide.czi"
     write_czi(path, gradient)
     path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(SlideError, match=r"begins like a CZI file but .*pylibCZIrw: "):
+    with pytest.raises(SlideError, match="begins like"):
         open_slide(path)
 
 

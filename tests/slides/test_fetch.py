@@ -241,7 +241,7 @@ def test_a_folder_of_a_user_s_own_is_spared(tmp_path, slide_bytes):
     (tmp_path / "slides/b.svs").write_bytes(b"years of work")
     with (
         serve({"/a.tif": Served(slide_bytes)}) as host,
-        pytest.raises(OutputError, match="that this command did not create"),
+        pytest.raises(OutputError, match="command did"),
     ):
         remote.fetch_slide(SlideUrl(f"{host}/a.tif"), tmp_path / "slides")
     assert [path.name for path in (tmp_path / "slides").iterdir()] == ["b.svs"]

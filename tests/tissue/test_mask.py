@@ -56,9 +56,9 @@ def test_a_mask_of_another_slide_or_mpp_is_rejected(tmp_path):
     info = ArraySlide([np.full((100, 100, 3), 255, np.uint8)]).info((0.5, 0.5))
     replace(a_mask(), fingerprint=info.fingerprint, slide_mpp=info.mpp).save(tmp_path / "a.npz")
     assert TissueMask.load(tmp_path / "a.npz", info).slide_mpp == (0.5, 0.5)
-    with pytest.raises(StoreError, match="to a slide other than 'drawn'"):
+    with pytest.raises(StoreError, match="slide other"):
         TissueMask.load(tmp_path / "a.npz", replace(info, fingerprint="0"))
-    with pytest.raises(StoreError, match=r"made for \[0.5, 0.5\] um/px .*which now has \[0.25, 0.25\]"):
+    with pytest.raises(StoreError, match="um/px"):
         TissueMask.load(tmp_path / "a.npz", replace(info, mpp=(0.25, 0.25)))
 
 

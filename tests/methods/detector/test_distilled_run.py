@@ -61,7 +61,7 @@ def test_a_run_goes_on_with_the_same_teachers_alone(folder, tmp_path):
     finetune(config, tmp_path / "run", CPU)
     finetune(config, tmp_path / "run", CPU)
     shutil.copy(folder / "t1" / "checkpoint.pt", tmp_path / "t0" / "checkpoint.pt")
-    with pytest.raises(CheckpointError, match="weights of the teachers changed"):
+    with pytest.raises(CheckpointError, match="teachers changed"):
         finetune(config, tmp_path / "run", CPU)
 
 
@@ -86,7 +86,7 @@ def test_a_teacher_of_something_else_is_rejected(folder, tmp_path, changes, mess
 def test_a_teacher_that_cannot_take_the_windows_is_rejected(folder, tmp_path):
     coarse = load_detector_config(folder / "tiny.yaml", changes=["backbone=muse_compact_32", "schedule.steps=1"])
     finetune(coarse, folder / "coarse", CPU)
-    with pytest.raises(ConfigError, match=r"a window of 80 px does not suit .*muse_compact_32"):
+    with pytest.raises(ConfigError, match="window"):
         finetune(distilled(folder, "coarse", changes=["window_px=80"]), tmp_path, CPU)
 
 
@@ -125,7 +125,7 @@ def test_teachers_teach_outside_of_regions(folder, tmp_path):
 def test_a_teacher_that_is_not_there_or_finds_no_nuclei_is_rejected(folder, tmp_path):
     with pytest.raises(CheckpointError, match="nowhere"):
         finetune(distilled(folder, "nowhere"), tmp_path, CPU)
-    with pytest.raises(CheckpointError, match="no such checkpoint; correct `checkpoint` or `teachers`"):
+    with pytest.raises(CheckpointError, match="correct `checkpoint`"):
         DetectorRecipe().describe(distilled(folder, "nowhere"))
     found = load_checkpoint(folder / "t0" / "checkpoint.pt")
     (tmp_path / "bare").mkdir()
@@ -134,7 +134,7 @@ def test_a_teacher_that_is_not_there_or_finds_no_nuclei_is_rejected(folder, tmp_
         finetune(distilled(folder, tmp_path / "bare"), tmp_path, CPU)
     regions = dataclasses.replace(found, meta={**found.meta, "kind": "regions", "config": {"fusion": [1, 1, 1]}})
     save_checkpoint(tmp_path / "bare" / "checkpoint.pt", regions)  # only its backbone is usable
-    with pytest.raises(CheckpointError, match=r"holds no detector \(kind: regions\)"):
+    with pytest.raises(CheckpointError, match="detector"):
         finetune(distilled(folder, tmp_path / "bare"), tmp_path, CPU)
     changes = ["schedule.steps=1", f"checkpoint={tmp_path / 'bare/checkpoint.pt'}"]
     assert not read_start(load_detector_config(folder / "tiny.yaml", changes=changes)).is_whole
@@ -142,9 +142,7 @@ def test_a_teacher_that_is_not_there_or_finds_no_nuclei_is_rejected(folder, tmp_
     save_checkpoint(
         tmp_path / "bare" / "checkpoint.pt", dataclasses.replace(found, meta={**found.meta, "config": config})
     )
-    with pytest.raises(
-        CheckpointError, match=r"bare/checkpoint.pt: unknown backbone 'muse_compact_17'; .*; it was trained"
-    ):
+    with pytest.raises(CheckpointError, match="unknown backbone 'muse_compact_17'"):
         finetune(distilled(folder, tmp_path / "bare"), tmp_path, CPU)
 
 

@@ -24,7 +24,13 @@ from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.labels.tissue import UNKNOWN, TissueImage, TissueSource, list_labelled, read_tissue_images
 from muse_pipeline.methods.mil.config import StudentSettings
 from muse_pipeline.methods.mil.data import SCORES, dice_of_painting, read_region_data
-from muse_pipeline.methods.mil.method import StudentTraining, TeacherTraining, fusion_dice, weighted_cross_entropy
+from muse_pipeline.methods.mil.method import (
+    EXPONENT,
+    StudentTraining,
+    TeacherTraining,
+    fusion_dice,
+    weighted_cross_entropy,
+)
 from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from muse_pipeline.training.recipe import load_run
@@ -174,6 +180,22 @@ def test_gradients_of_a_student_are_those_of_its_formula(weighted):
     gradients = (torch.autograd.grad(one, parameters, allow_unused=True) for one in (found, expected))
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
     assert all(one.requires_grad is False for one in method.teacher.parameters())
+
+
+def test_a_label_of_an_image_is_not_one_of_its_pixels():
+    """The loss of generalised means of images with a label does not include the cross-entropy of their pixels."""
+    torch.manual_seed(0)
+    network = RegionNetwork("muse_compact_16", 2).eval()
+    method, expected = TeacherTraining(network, "gm"), 0.0
+    batch = RegionBatch(*map(torch.cat, zip(make_batch(1), make_batch(0), strict=True)))
+    for b, label in enumerate((1, 0)):
+        maps = network(batch.pixels[b : b + 1], batch.colour[b : b + 1])
+        for probability in (*maps.sides, maps.fused):
+            mean = (probability.double() ** EXPONENT).mean() ** (1 / EXPONENT)
+            expected = expected - (mean if label else 1 - mean).log() / 2
+    method.eval()
+    loss = method.losses(batch, "model", 0.0)["loss"]
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["dice", "gm"])

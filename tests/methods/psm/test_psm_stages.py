@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import shutil
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ from test_psm import CONFIG, load_psm_config
 
 from muse_pipeline.methods.psm.activation_map import ActivationNetwork
 from muse_pipeline.methods.psm.run import (
+    DetectorStage,
     FoundLabelsStage,
     LabelsStage,
     PriorSelfActivation,
@@ -102,6 +104,26 @@ def test_found_labels_are_made_again_when_the_detector_or_its_export_changes(con
     for backbone, head in (([0.0, 1], [0.0, 0]), ([0.0, 0], [0.0, 1])):
         save_checkpoint(path, Checkpoint({"a": torch.tensor(backbone)}, {"b": torch.tensor(head)}, meta))
         assert made_from() != first
+
+
+def test_found_labels_depend_on_the_strength_of_normalisation(config, tmp_path):
+    pixels = stained(np.random.default_rng(0))
+    masks = save_masks(tmp_path / "masks", pixels, pixels[..., 1] < 110)
+    cv2.imwrite(str(masks / "pictures/b.png"), (256 * (pixels[..., ::-1] / 256) ** 2).astype(np.uint8))
+    shutil.copy(masks / "masks/a.png", masks / "masks/b.png")
+    LabelsStage(config, masks, tmp_path / "labels").run(CPU)
+    settings = configure_detector(config, tmp_path / "labels")
+    stage = DetectorStage(settings, tmp_path / "run", "detector")
+    data = stage.read(print)
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path / "detector.pt", stage.checkpoint(data, stage.build(data)))
+    labels = set()
+    for share in (0.0, 0.5, 1.0):
+        export = dataclasses.replace(settings.export, threshold=0.001, colour_share=share)
+        settings, folder = dataclasses.replace(settings, export=export), tmp_path / f"found {share}"
+        FoundLabelsStage(settings, tmp_path / "detector.pt", tmp_path / "labels", folder, "found").run(CPU)
+        labels.add((folder / "instances/b.png").read_bytes())
+    assert len(labels) == 3
 
 
 def test_every_stage_reads_what_the_one_before_left(config, tmp_path):

@@ -105,7 +105,9 @@ def literal_trident(method, batch, branches):
 def test_loss_and_gradients_of_every_network_are_those_of_the_formula(branches):
     weights = {"image_weight": 0.7, "nucleus_weight": 0.4, "invariance": 2.0, "variance": 3.0, "covariance": 0.5}
     method = make_trident(branches=branches, width=4, **weights).double().eval()
-    pairs = make_pairs(KNOWN)
+    pairs = make_pairs([True, False, True, True])
+    is_covered = pairs.partner.nuclei_known[pairs.views.shared[0] & pairs.partner.image_known[:, None]]
+    assert is_covered.any() and not is_covered.all()
     wide = Views(*(part.double() for part in pairs.views.global_views))
     partner = [p.double() if p.is_floating_point() else p for p in pairs.partner]
     batch = PairBatch(pairs.views._replace(global_views=wide), PartnerBatch(*partner))
@@ -189,5 +191,5 @@ def test_a_collapsed_run_is_ended(tmp_path):
     alarm.on_log(begin + 9, {"trident image_spread": 0.5})
     for done in range(50, 49 + IN_A_ROW):
         alarm.on_log(done, {"trident image_spread": 0.01})
-    with pytest.raises(CollapsedError, match=r"collapsed by step 60: trident image spread is 0\.01, below 0\.05"):
+    with pytest.raises(CollapsedError, match="trident image spread"):
         alarm.on_log(60, {"trident image_spread": 0.01})
