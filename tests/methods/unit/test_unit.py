@@ -11,7 +11,6 @@ import torch
 import yaml
 from drawn_ihc import draw_ihc
 from every_setting import CARD, SCHEDULE, STEP, Kind, parts_of_step, tensors_in
-from muse_pipeline.losses.gan import AdaptiveAugmentation
 from torch.nn.functional import softplus
 
 from muse_pipeline.core.errors import CollapsedError
@@ -22,6 +21,7 @@ from muse_pipeline.labels.label_sources import parse_source
 from muse_pipeline.methods.unit import method, monitors
 from muse_pipeline.methods.unit.config import LossWeights
 from muse_pipeline.methods.unit.data import UnitBatch, read_unit_data, read_usable_masks
+from muse_pipeline.methods.unit.losses import AdaptiveAugmentation
 from muse_pipeline.methods.unit.run import UnitStage
 from muse_pipeline.methods.unit.synthesis_folder import read_mask_folder, write_mask_folder
 from muse_pipeline.methods.unit.synthesis_masks import TissueSettings, synthesise_mask
