@@ -379,6 +379,9 @@ def test_pictures_are_normalised_by_their_own_stains(tmp_path):
     first, second = (image.read((0, 0), (160, 160)).astype(float) for image in data.recoloured)
     colours = [np.percentile(pixels, [5, 50, 95], (0, 1)) for pixels in (first, second)]
     assert abs(colours[0] - colours[1]).max() < 15
+    draw = data.make_batches(config, torch.device("cpu"))
+    medians = torch.cat([draw(step).pictures for step in range(9)]).flatten(2).median(2)[0]
+    assert (medians.amax(0) - medians.amin(0)).max() < 10  # 43 without normalisation
 
 
 def test_faults_in_settings_are_named(tissue, tmp_path, muse):
