@@ -361,7 +361,7 @@ def test_real_and_rendered_pictures_are_augmented_alike(tmp_path):
     training, batch, _ = make_training(tmp_path, ("logistic", "least squares"))
     training.augment = AdaptiveAugmentation(0.6, 100, 0.0)
     training.augment.p.fill_(1.0)
-    training._made.append((batch.pictures.clone(), batch.masks))  # rendered pictures that equal the real ones
+    training._outputs.append((batch.pictures.clone(), batch.masks))  # rendered pictures that equal the real ones
     scores = training.losses(batch, "discriminator", 0.0)
     plain = training.picture_discriminator(to_unit(batch.pictures)).mean()
     for name in ("real_score", "rendered_score"):
