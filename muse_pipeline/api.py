@@ -4,8 +4,6 @@ The functions run the same code as the steps of the pipeline, so the nuclei are 
 level-0 px (x to the right, y down, origin at the corner of the first pixel); level 0 of an array is the array itself.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields

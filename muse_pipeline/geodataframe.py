@@ -5,9 +5,6 @@ the file, except ``label``, which becomes the categorical ``class``, and ``rays`
 ``attrs`` has ``slide_id``, ``mpp`` (x, y) in um per level-0 px, ``model`` and the file's whole ``provenance``.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,9 +109,11 @@ def write_geojson(nuclei: geopandas.GeoDataFrame, output: Path | str, frame: str
     output = Path(output)
     suffix = split_name(output)[1]
     provenance = _require_provenance(nuclei)
-    classes = _all_classes(nuclei, provenance.classes)
+    names = {kind.name for kind in provenance.classes}
+    added = sorted(set(nuclei["class"].astype("string").dropna()) - names)
+    classes = [*provenance.classes, *(NucleusClass(name, NEW_CLASS_RGB) for name in added)]
     renderer = FeatureRenderer(classes, provenance.run_name, qupath_offset_px(provenance.bounds, frame))
-    table = _to_table(_flag_artefacts(nuclei, provenance), [one.name for one in classes])
+    table = _to_table(_flag_artefacts(nuclei, provenance), [kind.name for kind in classes])
     with open_features(output) as write:
         for start in range(0, len(table), BATCH):
             write(encode(renderer.render(table[start : start + BATCH]), suffix))
@@ -128,13 +127,6 @@ def _require_provenance(nuclei: geopandas.GeoDataFrame) -> Provenance:
     if "provenance" not in nuclei.attrs:
         raise ArgumentError("nuclei.attrs has no 'provenance'; copy .attrs from the result of find_nuclei")
     return Provenance.from_dict(nuclei.attrs["provenance"])
-
-
-def _all_classes(nuclei: geopandas.GeoDataFrame, of_model: Sequence[NucleusClass]) -> list[NucleusClass]:
-    """The model's classes, followed by classes that the user has added."""
-    known = {one.name for one in of_model}
-    added = sorted(set(nuclei["class"].astype("string").dropna()) - known)
-    return [*of_model, *(NucleusClass(name, NEW_CLASS_RGB) for name in added)]
 
 
 def _flag_artefacts(nuclei: geopandas.GeoDataFrame, provenance: Provenance) -> geopandas.GeoDataFrame:

@@ -34,17 +34,12 @@ Begin = Callable[[str], None]  # a function called with the name of each step ju
 
 @dataclass(frozen=True)
 class Models:
-    """The networks of a run.
+    """The networks of a run."""
 
-    Attributes:
-        predictor: the detection model.
-        regions: region model, for slides whose row does not name a file of drawn regions; None without a model.
-        embedder: network that computes a vector of features for every nucleus; or None.
-    """
-
-    predictor: Predictor
+    predictor: Predictor  # the detection model
+    # region model, for slides whose row does not name a file of drawn regions; None without a model
     regions: RegionPredictor | None = None
-    embedder: Embedder | None = None
+    embedder: Embedder | None = None  # network that computes a vector of features for every nucleus; or None
 
 
 def plan_slides(rows: Sequence[SheetRow], models: Models, settings: RunSettings) -> Plan:
@@ -62,13 +57,6 @@ def run_slide(row: SheetRow, plan: Plan, models: Models, settings: RunSettings, 
     """Run the jobs of a slide that are not current, write a ledger for each step, and return these jobs.
 
     If mapping regions fails, the slide gets its nuclei but no regions, and ``regions.json`` states the reason.
-
-    Args:
-        row: the slide's row in the sheet.
-        plan: plan of a run that contains the slide.
-        models: networks of the run.
-        settings: settings of the run.
-        begin: function called with the name of every step before it starts.
     """
     files = SlideFiles(Path(plan.folder(row.slide_id)))
     slide = FinishedSlide(files, settings, row.patient, models.embedder, settings.threads)
@@ -96,10 +84,8 @@ def _run_job(name: str, row: SheetRow, slide: FinishedSlide, models: Models, beg
     elif name.startswith("detect-"):
         shard = name.removeprefix("detect-")
         with _step(files, "detect", begin, name) as warnings:
-            found = detect(
-                files.store(mpp), models.predictor, files.colour, shard, files.shard(shard), threads, row.stain
-            )
-            warnings.extend(found)
+            given = models.predictor, files.colour, shard, files.shard(shard), threads, row.stain
+            warnings.extend(detect(files.store(mpp), *given))
     elif name == "regions":
         # ``_step`` exits first, so the error is in its ledger before ``suppress`` discards it.
         with suppress(Exception), _step(files, name, begin) as warnings:
@@ -125,16 +111,7 @@ def write_outputs(slide: FinishedSlide, outputs: Sequence[Output], begin: Begin 
 def make_image(
     slide: Path, row: SheetRow, files: SlideFiles, mpp: float, settings: RunSettings, begin: Begin = str
 ) -> None:
-    """Run the steps from a slide's file to its image at ``mpp``.
-
-    Args:
-        slide: path of the slide, or of the folder with its copy.
-        row: the slide's row in the sheet.
-        files: result files of the slide.
-        mpp: um per pixel of the image.
-        settings: settings of the run.
-        begin: function called with the name of every step before it starts.
-    """
+    """Run the steps from a slide's file, or the folder with its copy, to its image at ``mpp`` (um per pixel)."""
     from muse_pipeline.slides.remote import is_url
 
     source, roi = row.path if is_url(row.path) else None, row.roi and Path(row.roi)
@@ -147,19 +124,15 @@ def make_image(
         outputs = files.mask, files.picture, files.outline, files.colour
         tissue(slide, files.info, roi, *outputs, settings["third_stain"])
     with _step(files, "tile", begin, f"tile-{store_name(mpp)}") as warnings:
-        found = tile(slide, files.info, files.mask, files.store(mpp), mpp, settings.threads, settings.max_corrupt)
-        warnings.extend(found)
+        limits = settings.threads, settings.max_corrupt
+        warnings.extend(tile(slide, files.info, files.mask, files.store(mpp), mpp, *limits))
 
 
 def make_nuclei(shards: Sequence[Path], slide: FinishedSlide, regions: Path | None = None, begin: Begin = str) -> None:
-    """Run the steps from a slide's shards to its nuclei and the outputs that are written with them.
+    """Run the steps from all shards of a slide to its nuclei and the outputs that are written with them.
 
-    Args:
-        shards: files of all shards of the slide.
-        slide: the slide to which they belong.
-        regions: folder written by ``muse regions``, or a GeoJSON of areas with classes, to add the region of every
-            nucleus; or None.
-        begin: function called with the name of every step before it starts.
+    The region of every nucleus comes from ``regions``: a folder written by ``muse regions``, or a GeoJSON of areas with
+    classes.
     """
     files, settings = slide.files, slide.settings
     _forget_steps(files, "stitch", *(output.step for output in list_outputs()))

@@ -4,8 +4,6 @@ Each cell of a row is a setting of the jobs that need it, but the sheet is not a
 reruns only its slide.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,23 +28,16 @@ INTERMEDIATE = ("image-", "shards/", "proposals/", "partner/image-")  # names of
 
 @dataclass(frozen=True)
 class Plan:
-    """The slides and settings of one run of the workflow; its methods take a slide_id as ``slide``.
+    """The slides and settings of one run of the workflow; its methods take a slide_id as ``slide``."""
 
-    Attributes:
-        config: the completed config.
-        rows: rows of the resolved sheet, keyed by slide_id, each with its number of ``shards``.
-        model: description of the model from `muse model`.
-        pretraining: settings of the pretraining run that the model starts from, or {}.
-        is_trained: True if the model is trained by this run.
-        pretraining_data: inputs of the pretraining run: ``mpp`` and ``codec`` of its images, ``slides`` and
-            ``partners``; {} without a pretraining run.
-    """
-
-    config: Mapping[str, Any]
-    rows: Mapping[str, Mapping[str, Any]]
-    model: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any]  # the completed config
+    rows: Mapping[str, Mapping[str, Any]]  # rows of the resolved sheet, with ``shards``, keyed by slide_id
+    model: Mapping[str, Any] = field(default_factory=dict)  # description of the model from `muse model`
+    # settings of the pretraining run that the model starts from, or {}
     pretraining: Mapping[str, Any] = field(default_factory=dict)
-    is_trained: bool = False
+    is_trained: bool = False  # True if the model is trained by this run
+    # inputs of the pretraining run: ``mpp`` and ``codec`` of its images, ``slides`` and ``partners``; {} without
+    # a pretraining run
     pretraining_data: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -117,10 +108,6 @@ class Plan:
         """True if tissue regions come from the classes of the nuclei."""
         return self.config["regions"] == FROM_NUCLEI
 
-    def regions_settings(self, slide: str) -> dict[str, Any]:
-        """All settings that the regions of a slide depend on."""
-        return {"regions": version_of_file(self.config["regions"]), "provider": self.model["provider"]}
-
     def nuclei_settings(self, slide: str) -> dict[str, Any]:
         """All settings that a slide's nuclei and its pictures depend on, including those of earlier jobs.
 
@@ -134,13 +121,6 @@ class Plan:
             "shards": self.row(slide)["shards"],
             "regions": version_of_file(drawn or self.config["regions"]),
             **{name: self.config[name] for name, setting in self.settings.items() if setting.job == "nuclei"},
-        }
-
-    def scverse_settings(self, slide: str) -> dict[str, Any]:
-        """All settings that the files for scanpy and SpatialData depend on."""
-        return {
-            "patient": self.row(slide).get("patient"),
-            "embeddings": self.embeddings,
         }
 
     def proposals_settings(self, slide: str) -> dict[str, Any]:
@@ -184,7 +164,8 @@ class Plan:
         return [replace(job, temporary=[name for name in job.writes if name.startswith(INTERMEDIATE)]) for job in jobs]
 
     def _list_jobs(self, slide: str) -> Iterator[Job]:
-        header, pixels, shards = ["slide.json", "tissue.npz"], [self.store, "colour.json"], self._shard_names(slide)
+        header, pixels = ["slide.json", "tissue.npz"], [self.store, "colour.json"]
+        shards = shard_names(self.row(slide)["shards"])
         steps = [*(["fetch"] if self.is_remote(slide) else []), "inspect", "tissue", f"tile-{self.store}"]
         image, written = self.image_settings(slide), [*header, "tissue.png", "tissue.geojson", *pixels]
         yield Job("image", image, writes=written, steps=steps, removes=[*written, "fetched"])
@@ -202,7 +183,8 @@ class Plan:
             if self.maps_nuclei:
                 read += [f"shards/{name}.parquet" for name in shards]
             removed = [f"regions.{kind}" for kind in ("json", "geojson", "png", "zarr")]
-            yield Job("regions", self.regions_settings(slide), read, ["regions.json"], removes=removed)
+            settings = {"regions": version_of_file(self.config["regions"]), "provider": self.model["provider"]}
+            yield Job("regions", settings, read, ["regions.json"], removes=removed)
         yield self._nuclei_job(slide, header, pixels, shards)
         for output in self._requested:
             if output.job != "nuclei":
@@ -229,7 +211,8 @@ class Plan:
     def _output_job(self, slide: str, output: Output) -> Job:
         """The job of an output that is not written with the nuclei."""
         is_embedding = output.job == "embed"
-        settings = self.detection_settings(slide) if is_embedding else self.scverse_settings(slide)
+        of_scverse = {"patient": self.row(slide).get("patient"), "embeddings": self.embeddings}
+        settings = self.detection_settings(slide) if is_embedding else of_scverse
         read = [NUCLEI, *(self.store for needed in (is_embedding, output.job == "spatialdata") if needed)]
         read += [] if is_embedding else self.embeddings
         removed = output.removed_patterns()
@@ -261,9 +244,6 @@ class Plan:
 
     def _paths(self, outputs: Iterable[Output]) -> list[str]:
         return [name.rstrip("/") for name in self.names(outputs)]
-
-    def _shard_names(self, slide: str) -> list[str]:
-        return shard_names(self.row(slide)["shards"])
 
     def other_stores(self, slide: str) -> dict[str, str]:
         """The codec of every image of the slide in addition to ``store``, keyed by the image's name."""

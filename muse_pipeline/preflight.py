@@ -1,7 +1,5 @@
 """Check slides before a run, and summarise a cohort's problems, duplicates, scanners and download size."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -36,52 +34,29 @@ MAX_ROWS = 40  # a longer table of slides is not printed; the JSON file always c
 
 @dataclass(frozen=True)
 class SlideCheck:
-    """Result of checking one slide.
+    """Result of checking one slide."""
 
-    Attributes:
-        slide_id: name of the slide.
-        path: file of the slide.
-        problem: sentence that explains why the slide cannot run; "" if it can.
-        warnings: sentences about peculiarities that do not stop a run.
-        vendor: maker of the scanner, as in ``SlideInfo``; None, like the values below, if the check ended earlier.
-        mpp: (x, y) um per level-0 pixel.
-        mpp_source: description of where ``mpp`` comes from.
-        fingerprint: checksum of the content.
-        file_bytes: size of the slide's file.
-        fetch_bytes: size of a slide at a URL, which the check does not fetch.
-        tissue_mm2: area of tissue, within the ROI if there is one.
-        roi: file of the ROI; None if there is none.
-    """
-
-    slide_id: str
-    path: str
-    problem: str = ""
-    warnings: tuple[str, ...] = ()
+    slide_id: str  # name of the slide
+    path: str  # file of the slide
+    problem: str = ""  # sentence that explains why the slide cannot run; "" if it can
+    warnings: tuple[str, ...] = ()  # sentences about peculiarities that do not stop a run
+    # maker of the scanner, as in ``SlideInfo``; None, like the values below, if the check ended earlier
     vendor: str | None = None
-    mpp: tuple[float, float] | None = None
-    mpp_source: str | None = None
-    fingerprint: str | None = None
-    file_bytes: int | None = None
-    fetch_bytes: int | None = None
-    tissue_mm2: float | None = None
-    roi: str | None = None
+    mpp: tuple[float, float] | None = None  # (x, y) um per level-0 pixel
+    mpp_source: str | None = None  # description of where ``mpp`` comes from
+    fingerprint: str | None = None  # checksum of the content
+    file_bytes: int | None = None  # size of the slide's file
+    fetch_bytes: int | None = None  # size of a slide at a URL, which the check does not fetch
+    tissue_mm2: float | None = None  # area of tissue, within the ROI if there is one
+    roi: str | None = None  # file of the ROI; None if there is none
 
 
 def check_slides(
-    rows: Iterable[SheetRow],
-    card: ModelCard,
-    max_corrupt: float = 0.01,
-    threads: int = 1,
-    limits: Limits = LIMITS,
+    rows: Iterable[SheetRow], card: ModelCard, max_corrupt: float = 0.01, threads: int = 1, limits: Limits = LIMITS
 ) -> Iterator[tuple[int, SlideCheck]]:
     """Check each slide in a separate process; yield its index in ``rows`` and the result as soon as the check ends.
 
-    Args:
-        rows: the slides.
-        card: card of the model that will run on them.
-        max_corrupt: maximum fraction of the tissue that may be unreadable.
-        threads: number of slides checked at the same time.
-        limits: limits on the time and memory of a check.
+    The card is that of the model that will run; at most ``max_corrupt`` of the tissue may be unreadable.
     """
     rows = list(rows)
     calls = [(row.path, row, card, max_corrupt) for row in rows]

@@ -5,8 +5,6 @@ generated from the descriptions (``docs/make_settings.py``). The settings of an 
 numerical package is imported here, because Snakemake and the command-line parser import this module.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
@@ -59,9 +57,7 @@ MODEL = (
         None,
         {
             **{"type": ["string", "object", "null"], "minLength": 1},
-            "properties": {
-                **{"run": _TEXT, "name": _TEXT, "exclude": _TEXTS, "held_splits": _TEXTS},
-            },
+            "properties": {"run": _TEXT, "name": _TEXT, "exclude": _TEXTS, "held_splits": _TEXTS},
             **{"if": {"not": {"required": ["run"]}}, "then": {"required": ["name"]}},
         },
         "a run that first pretrains a backbone on the slides, without labels",
@@ -201,9 +197,7 @@ def list_run_settings() -> list[Setting]:
 class RunSettings(Mapping[str, Any]):
     """Settings of a run, read by name or as attributes; settings that are not given have their defaults.
 
-    Args:
-        values: settings, keyed by name.
-        threads: number of threads for steps that use several; it does not change results.
+    Steps use up to ``threads`` threads, which does not change results.
 
     Example:
         >>> settings = RunSettings({"csv": True})
@@ -247,11 +241,7 @@ def complete_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Complete a config with everything that follows from its settings.
-
-    Args:
-        config: settings that satisfy the schema, with its defaults filled in.
-    """
+    """Complete a config, which satisfies the schema and has its defaults, with everything that its settings imply."""
     settings = _at_home(dict(config))
     for name in ("shards", "max_features"):  # 1.0e+5 is a whole number in the schema, but not on a command line
         if settings[name] is not None:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from muse_pipeline.core.provenance import NamedFile
     from muse_pipeline.core.types import SlideInfo
-    from muse_pipeline.features.measure import FeatureSettings
     from muse_pipeline.inference.artefacts import ArtefactMap
     from muse_pipeline.inference.card import EmbedderCard
     from muse_pipeline.inference.embed import Embedder
@@ -41,22 +40,12 @@ def fetch(url: SlideUrl, output: Path) -> None:
 
 
 def inspect(
-    slide: Path,
-    slide_id: str,
-    mpp: float | None = None,
-    source: str | None = None,
-    output: Path | None = None,
+    slide: Path, slide_id: str, mpp: float | None = None, source: str | None = None, output: Path | None = None
 ) -> None:
-    """Print the properties of a slide, and write them to ``output`` if given.
+    """Print the properties of a slide (also a folder written by ``fetch``), and write them to ``output`` if given.
 
-    The slide is opened in a separate process, so that a file that crashes or hangs its reader is rejected here.
-
-    Args:
-        slide: a slide, an image or a folder written by ``fetch``.
-        slide_id: name of the slide in the cohort.
-        mpp: um per level-0 pixel, instead of the value in the file.
-        source: URL from which the slide must have been fetched.
-        output: path of slide.json; None to write no file.
+    The slide is opened in a separate process, so that a file that crashes or hangs its reader is rejected here. It must
+    have been fetched from ``source`` if that is given; ``mpp`` replaces the um per level-0 pixel of the file.
     """
     from muse_pipeline.core.files import write_json
     from muse_pipeline.slides.inspect import info_text, inspect_slide
@@ -236,23 +225,14 @@ def detect(
 
 @dataclass(frozen=True)
 class Pixels:
-    """The image of a slide, and what is measured in it for every nucleus.
+    """The image of a slide, and what is measured in it for every nucleus."""
 
-    Attributes:
-        store: image in which the nuclei were found.
-        colour: path of the slide's stains.
-        features: set of features to measure.
-        artefacts: path of the GeoJSON to write artefacts to; nuclei in them are flagged. None to skip the search.
-        subtract: kinds of artefacts whose nuclei and areas are left out of totals.
-        expand_um: distance by which nuclei are expanded to cells; None to measure no cells.
-    """
-
-    store: Path
-    colour: Path
-    features: str = "none"
-    artefacts: Path | None = None
-    subtract: Sequence[str] = LEFT_OUT
-    expand_um: float | None = None
+    store: Path  # image in which the nuclei were found
+    colour: Path  # path of the slide's stains
+    features: str = "none"  # set of features to measure
+    artefacts: Path | None = None  # GeoJSON to write artefacts to, in which nuclei are flagged; None to seek none
+    subtract: Sequence[str] = LEFT_OUT  # kinds of artefacts whose nuclei and areas are left out of totals
+    expand_um: float | None = None  # distance by which nuclei are expanded to cells; None to measure no cells
 
 
 def stitch(
@@ -267,16 +247,9 @@ def stitch(
 ) -> list[str]:
     """Join all shards of a slide into one table of nuclei, and return warnings.
 
-    Args:
-        shards: files of all shards of the slide.
-        info: path of slide.json.
-        mask: path of tissue.npz.
-        output: path of the table.
-        threads: number of threads that compute outlines.
-        regions: folder written by ``muse regions``, or a GeoJSON of areas with classes, to add the region of every
-            nucleus; or None.
-        pixels: image of the slide and what to measure in it; None to use only the outlines.
-        intensities: minimum optical densities of DAB for nuclei that are 1+, 2+ and 3+.
+    The region of every nucleus comes from ``regions``: a folder written by ``muse regions``, or a GeoJSON of areas with
+    classes. Without ``pixels``, only outlines are measured. ``intensities`` are the minimum optical densities of DAB
+    for nuclei that are 1+, 2+ and 3+.
     """
     import pyarrow as pa
 
@@ -297,7 +270,13 @@ def stitch(
     kept = found.kept
     del found  # it takes eight times the memory of ``kept``
     areas = load_regions(regions, known, kept) if regions else None
-    settings = _feature_settings(pixels, image) if pixels and pixels.features != "none" else None
+    settings = None
+    if pixels and pixels.features != "none":
+        from muse_pipeline.features.measure import FeatureSettings
+        from muse_pipeline.inference.stains import read_colour
+
+        fit = read_colour(pixels.colour, image.fingerprint).macenko
+        settings = FeatureSettings(pixels.features, image, fit, pixels.expand_um)
     sources = ColumnSources(areas, settings, flagged, intensities)
     provenance = stitch_shards(list(shards), known, kept, output, threads, sources)
     doubts = [provenance.size_doubt, provenance.class_doubt]
@@ -328,11 +307,7 @@ def _find_artefacts(
 
 
 def _open_image(store: Path, info: SlideInfo) -> Store:
-    """Open the image of a slide to measure pixels in it.
-
-    Raises:
-        StoreError: the image belongs to a different slide, or is lossily compressed.
-    """
+    """Open the lossless image of a slide to measure pixels in it."""
     from muse_pipeline.core.errors import StoreError
     from muse_pipeline.store.store import open_store
 
@@ -343,20 +318,8 @@ def _open_image(store: Path, info: SlideInfo) -> Store:
     return image
 
 
-def _feature_settings(pixels: Pixels, image: Store) -> FeatureSettings:
-    from muse_pipeline.features.measure import FeatureSettings
-    from muse_pipeline.inference.stains import read_colour
-
-    fit = read_colour(pixels.colour, image.fingerprint).macenko
-    return FeatureSettings(pixels.features, image, fit, pixels.expand_um)
-
-
 def _require_image(files: SlideFiles, info: SlideInfo, card: EmbedderCard) -> None:
-    """Check that a slide has the image that a network reads.
-
-    Raises:
-        StoreError: the image does not exist; the message contains the command that writes it.
-    """
+    """Check that a slide has the image that a network reads."""
     from shlex import join
 
     from muse_pipeline.core.errors import StoreError
@@ -393,12 +356,8 @@ def embed(
 ) -> Path:
     """Compute a network's features for the nuclei of a finished slide, write them to a file, and return its path.
 
-    Args:
-        folder: results of the slide, including its image.
-        embedder: the network.
-        features: True to measure shape, stains, texture and neighbours too.
-        threads: number of windows run at the same time; it does not change results.
-        foreign: another program's file and the nuclei in it (frame: level0); None to use ``nuclei.parquet``.
+    With ``features``, shape, stains, texture and neighbours are measured too. ``foreign`` is another program's file and
+    the nuclei in it (frame: level0), used instead of ``nuclei.parquet``. The number of threads does not change results.
     """
     from muse_pipeline.core.coords import level0_to_work
     from muse_pipeline.core.process import print_load, show_progress

@@ -43,9 +43,7 @@ class WorkflowPlan(Plan):
     def from_config(cls, config: Mapping[str, Any], model: Mapping[str, Any] | None = None) -> WorkflowPlan:
         """Plan a run of the workflow, after checks of its sheet, its model and what is installed.
 
-        Args:
-            config: the completed config.
-            model: description of a model that is trained, or of one that a device runs; None to read the model's file.
+        Without a description of a model that is trained or run by a device, the model's file is read.
         """
         require_plain_output(config)
         require_available(config)
@@ -162,24 +160,16 @@ class WorkflowPlan(Plan):
 class Unfinished:
     """The slides that are not finished, and the requests of jobs.
 
-    Attributes:
-        outdated: the jobs to run of every unfinished slide.
-        replaced: phrases for the changes of every slide whose nuclei the run replaces.
-        with_nuclei: unfinished slides that have nuclei of an earlier run.
-        batches: unfinished slides that are run in batches, keyed by the name of the batch.
-
-    Args:
-        plan: plan of the run.
-        is_job: True in the process of a job, which writes no requests.
-        placeholder: a new file, which stands for every request that a run would write; None unless this is a dry run.
+    The process of a job (``is_job``) writes no requests. A dry run has a ``placeholder``, a new file that stands for
+    every request that a run would write.
     """
 
     def __init__(self, plan: WorkflowPlan, is_job: bool = False, placeholder: Path | None = None):
         self.plan, self._is_job, self._placeholder = plan, is_job, placeholder
-        self.outdated: dict[str, list[Job]] = {}
-        self.replaced: dict[str, list[str]] = {}
-        self.with_nuclei: list[str] = []
-        self.batches: dict[str, list[str]] = {}
+        self.outdated: dict[str, list[Job]] = {}  # the jobs to run of every unfinished slide
+        self.replaced: dict[str, list[str]] = {}  # phrases for the changes of slides whose nuclei the run replaces
+        self.with_nuclei: list[str] = []  # unfinished slides that have nuclei of an earlier run
+        self.batches: dict[str, list[str]] = {}  # unfinished slides that are run in batches, keyed by the batch
         self._batch_of: dict[str, str] = {}
         self._in_place: dict[Path, Path] = {}  # paths of requests -> files that stand for them in a dry run
 
@@ -226,11 +216,8 @@ class Unfinished:
     def inputs(self, names: Sequence[str], slides: Iterable[str], finished: Callable[[str], str]) -> list[str]:
         """Paths of the files called ``names`` of slides, as inputs of a rule.
 
-        Args:
-            names: names of the files.
-            slides: the slides.
-            finished: function that marks a file of a finished slide, so that Snakemake plans no jobs for it. The
-                files of a slide in a batch are replaced by the end of the batch.
+        The function ``finished`` marks a file of a finished slide, so that Snakemake plans no jobs for it. The files of
+        a slide in a batch are replaced by the end of the batch.
         """
         paths: dict[str, None] = {}
         for slide in slides:

@@ -25,16 +25,11 @@ ABOUT_JOBS = {
 
 
 class Announced:
-    """What the workflow announces before its jobs start.
+    """What the workflow announces before its jobs start."""
 
-    Attributes:
-        results: folder of the results; None if no workflow of this package is run.
-        last_jobs: the name of the last planned job of every slide, keyed by slide_id.
-        batches: the slides of every batch, keyed by its name; a job of the rule `small_slides` runs a batch.
-    """
-
-    results: Path | None = None
-    last_jobs: Mapping[str, str] = {}
+    results: Path | None = None  # folder of the results; None if no workflow of this package is run
+    last_jobs: Mapping[str, str] = {}  # the name of the last planned job of every slide, keyed by slide_id
+    # the slides of every batch, keyed by its name; a job of the rule `small_slides` runs a batch
     batches: Mapping[str, Sequence[str]] = {}
 
 

@@ -1,13 +1,12 @@
 """The settings of a run: the files generated from their descriptions, and values that depend on other settings."""
 
-import argparse
 import importlib.util
 from pathlib import Path
 
 import pytest
 
 from muse_pipeline import settings
-from muse_pipeline.cli.arguments import add_setting_arguments, read_settings
+from muse_pipeline.cli.arguments import Parser, read_settings
 from muse_pipeline.core.errors import ConfigError, GeoJSONError
 from muse_pipeline.outputs.artefacts import subtracted
 from muse_pipeline.outputs.geojson import require_measurements
@@ -38,16 +37,16 @@ def test_the_config_its_schema_and_its_table_are_made_from_the_settings():
 )
 def test_a_value_passes_the_command_line(name, value):
     setting = list_settings()[name]
-    parser = argparse.ArgumentParser()
-    add_setting_arguments(parser, [setting])
+    parser = Parser()
+    parser.add_settings([setting])
     assert read_settings(parser.parse_args(setting.arguments(value)), [setting]) == {name: value}
     assert read_settings(parser.parse_args(setting.arguments(setting.default)), [setting]) == {name: setting.default}
 
 
 @pytest.mark.parametrize("arguments", [["--shards", "0"], ["--max-corrupt", "1.5"], ["--features", "some"]])
 def test_a_value_out_of_its_range_is_rejected_on_the_command_line(arguments, capsys):
-    parser = argparse.ArgumentParser()
-    add_setting_arguments(parser, list_settings().values())
+    parser = Parser()
+    parser.add_settings(list_settings().values())
     with pytest.raises(SystemExit):
         parser.parse_args(arguments)
     assert arguments[0] in capsys.readouterr().err

@@ -8,28 +8,21 @@ For a slide, X has the features, obs has the class, its probabilities and the sl
 medians of the features, mixing, infiltration), and obs has the columns of the sheet. Needs the extra `anndata` (h5py).
 """
 
-from __future__ import annotations
-
 import argparse
-from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_output_argument, add_threads_argument
+from muse_pipeline.cli.arguments import Parser
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse anndata``."""
-    parser.add_argument("nuclei", type=Path, metavar="PATH", help="nuclei.parquet, or the folder of a run's results")
+def add_arguments(parser: Parser) -> None:
+    parser.add_path("nuclei", "PATH", "nuclei.parquet, or the folder of a run's results")
     parser.add_argument("--patient", help="patient of the slide (default: from the name of the slide)")
-    parser.add_argument("--embeddings", type=Path, metavar="PARQUET", help="vectors of the nuclei, from `muse embed`")
-    parser.add_argument(
-        "--sheet", type=Path, metavar="TSV", help="sheet of the cohort (default: sheet.json in the results)"
-    )
-    add_threads_argument(parser, "slides of a cohort that are read at the same time")
-    add_output_argument(parser, "H5AD")
+    parser.add_path("--embeddings", "PARQUET", "vectors of the nuclei, from `muse embed`")
+    parser.add_path("--sheet", "TSV", "sheet of the cohort (default: sheet.json in the results)")
+    parser.add_threads("slides of a cohort that are read at the same time")
+    parser.add_output("H5AD")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the file."""
     if not args.nuclei.is_dir():
         from muse_pipeline.scverse.anndata import write_anndata
 

@@ -1,15 +1,14 @@
-"""Arguments that several verbs share, types of numbers that the parser checks, and functions that print results."""
-
-from __future__ import annotations
+"""The parser of the command line, types of numbers that it checks, and functions that print results."""
 
 import argparse
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable
+from itertools import takewhile
 from pathlib import Path
 from shutil import get_terminal_size
-from typing import Any
+from typing import Any, NoReturn
 
 from muse_pipeline.core.config import Between
 from muse_pipeline.core.environment import count_cores
@@ -54,30 +53,6 @@ def path_or_url(text: str) -> Path | str:
     return SlideUrl(text) if is_url(text) else Path(text)
 
 
-def add_output_argument(
-    parser: argparse.ArgumentParser, metavar: str, what: str | None = None, required: bool = True
-) -> None:
-    """Add ``--output`` to a verb that has one main output."""
-    parser.add_argument("-o", "--output", type=Path, required=required, metavar=metavar, help=what)
-
-
-def add_threads_argument(parser: argparse.ArgumentParser, what: str = "processor threads") -> None:
-    """Add ``--threads``."""
-    parser.add_argument("--threads", type=at_least_one, default=1, metavar="N", help=f"{what} (default: %(default)s)")
-
-
-def add_specimen_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--organ`` and ``--stain``, which apply to slides whose row in a sheet does not state them."""
-    parser.add_argument("--organ", metavar="NAME", help="organ of the slides, such as breast, mamma or BRCA")
-    add_stain_argument(parser)
-
-
-def add_stain_argument(parser: argparse.ArgumentParser) -> None:
-    """Add ``--stain``."""
-    what = "H&E, IHC (also a marker, such as Ki-67), or unknown: judged by the colours (default)"
-    parser.add_argument("--stain", type=_stain, metavar="NAME", help=what)
-
-
 def _stain(text: str) -> str:
     from muse_pipeline.core.specimen import STAINS, name_stain
 
@@ -86,49 +61,8 @@ def _stain(text: str) -> str:
     raise argparse.ArgumentTypeError(f"'{text}' is none of {', '.join(STAINS)}")
 
 
-def add_doubts_argument(parser: argparse.ArgumentParser) -> None:
-    """Add ``--include-doubtful``, the kinds of doubt that do not exclude slides from totals and statistics."""
-    parser.add_argument(
-        "--include-doubtful",
-        choices=DOUBTS,
-        action="append",
-        default=[],
-        help="keep numbers with this kind of doubt in totals and statistics; may be given several times",
-    )
-
-
-def add_setting_arguments(parser: argparse.ArgumentParser, settings: Iterable[Setting]) -> None:
-    """Add an option for each of these settings of a run; ``read_settings`` returns their values."""
-    for setting in settings:
-        _add_option(parser, setting)
-        for name, schema in setting.parts.items():
-            kind = {"nargs": "*"} if schema["type"] == "array" else {"type": _any_number}
-            what = f"{'' if setting.default else f'{setting.option} with different '}{schema['description']}"
-            parser.add_argument(f"--{name.replace('_', '-')}", **kind, metavar=setting.metavar, help=what)
-
-
-def _add_option(parser: argparse.ArgumentParser, setting: Setting) -> None:
-    text, types = plain(setting.text), setting.types
-    if "boolean" in types:
-        text = f"do not {text}" if setting.default else text
-        action = "store_false" if setting.default else "store_true"
-        parser.add_argument(setting.option, dest=setting.name, action=action, default=setting.default, help=text)
-    elif "array" in types:
-        parser.add_argument(setting.option, nargs="*", default=setting.default, metavar=setting.metavar, help=text)
-    else:
-        default = "" if setting.default is None else " (default: %(default)s)"
-        parser.add_argument(
-            setting.option,
-            type=_NUMBERS.get(types[0]) if types else None,
-            choices=[each for each in setting.schema.get("enum", ()) if each] or None,
-            default=setting.default,
-            metavar=setting.metavar,
-            help=text.replace("%", "%%") + default,
-        )
-
-
 def read_settings(args: argparse.Namespace, settings: Iterable[Setting]) -> dict[str, Any]:
-    """Return the values, keyed by name, of the settings for which ``add_setting_arguments`` added options."""
+    """Return the values, keyed by name, of the settings for which ``Parser.add_settings`` added options."""
     values = {}
     for setting in settings:
         parts = {name: value for name in setting.parts if (value := getattr(args, name)) is not None}
@@ -138,53 +72,10 @@ def read_settings(args: argparse.Namespace, settings: Iterable[Setting]) -> dict
     return values
 
 
-def add_shard_argument(parser: argparse.ArgumentParser) -> None:
-    """Add ``--shard`` to a verb that writes shards for `muse stitch`."""
-    parser.add_argument(
-        "--shard", default="1-of-1", metavar="I-OF-N", help="part of the slide, such as 1-of-4 (default: %(default)s)"
-    )
-
-
-def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--threads`` (see ``share_of_cores``) and ``--accelerator`` to a verb that trains a network."""
-    parser.add_argument(
-        "--threads",
-        type=at_least_one,
-        metavar="N",
-        help="processor threads of each process (default: OMP_NUM_THREADS, else all cores that this process may use)",
-    )
-    parser.add_argument(
-        "--accelerator", choices=ACCELERATORS, default=ACCELERATORS[0], help="training device (default: %(default)s)"
-    )
-
-
 def share_of_cores(threads: int | None, processes: int = 1) -> int:
     """Number of threads for each process: --threads, OMP_NUM_THREADS or else an equal share of the cores."""
     of_openmp = os.environ.get("OMP_NUM_THREADS", "")
     return threads or (int(of_openmp) if of_openmp.isdecimal() else 0) or max(1, count_cores() // processes)
-
-
-def add_provider_argument(parser: argparse.ArgumentParser) -> None:
-    """Add ``--provider`` to a verb that runs a model."""
-    parser.add_argument(
-        "--provider",
-        default="cpu",
-        help="cpu, cuda, tensorrt, openvino, torch (the accelerator that PyTorch finds), torch-cpu, "
-        'or "auto": cuda if it starts here, else cpu (default: %(default)s)',
-    )
-
-
-def add_config_arguments(parser: argparse.ArgumentParser, example: str) -> None:
-    """Add ``--data``, the folder to which the config's paths are relative, and ``--set``, changes to the config."""
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="folder to which the config's paths are relative")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help=f"change settings of the config, such as {example}",
-    )
 
 
 def _any_number(text: str) -> float:
@@ -206,7 +97,6 @@ class TrainingOutput:
         self._begin = (0, 0.0)  # first step of this training that was shown, and its time
 
     def log(self, line: str) -> None:
-        """Print a line."""
         from tqdm import tqdm
 
         tqdm.write(line, file=sys.stderr)
@@ -243,18 +133,6 @@ class TrainingOutput:
 STANDARD_OUTPUT = Path("-")
 
 
-def add_json_argument(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add ``--json`` to a verb; ``what`` describes the content of the file."""
-    parser.add_argument(
-        "--json",
-        nargs="?",
-        type=json_file,
-        const=STANDARD_OUTPUT,
-        metavar="FILE",
-        help=f"{what} as JSON, in FILE; without FILE, printed instead of the text",
-    )
-
-
 def json_file(text: str) -> Path:
     """Parse the path of a JSON file; reject other names, so that a slide given after ``--json`` is not overwritten."""
     if not text.lower().endswith(".json") and text != str(STANDARD_OUTPUT):
@@ -272,6 +150,155 @@ def show_result(text: str, found: Any, file: Path | None) -> None:
         write_json(file, found)
 
 
-def add_ledger_argument(parser: argparse.ArgumentParser) -> None:
-    """Add ``--ledger`` to a verb."""
-    parser.add_argument("--ledger", type=Path, metavar="JSON", help="record the outcome of the step, for the report")
+class Parser(argparse.ArgumentParser):
+    """A parser that adds defaults to the help, and reports a mistake in the command line as a short message."""
+
+    def add_argument(self, *names: str, **properties: Any) -> argparse.Action:
+        """Add an argument; its help ends with its default, if that is a text or number."""
+        action = super().add_argument(*names, **properties)
+        if type(action.default) in {str, int, float} and action.default not in {"", argparse.SUPPRESS}:
+            action.help += " (default: %(default)s)"
+        return action
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error and the command that shows help, and exit."""
+        self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Report unknown options before missing options, because an unknown one may be a misspelling."""
+        if self._subparsers is not None:  # the sub-parsers report unknown options
+            return super().parse_known_args(args, namespace)
+        for word in takewhile(lambda word: word != "--", args or ()):
+            name = word.partition("=")[0]
+            if name.startswith("--") and not any(known.startswith(name) for known in self.options()):
+                self.reject(name, self.options())
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.reject(unknown[0].partition("=")[0], self.options())
+        return namespace, unknown
+
+    def options(self) -> list[str]:
+        """The names of all options."""
+        return [name for action in self._actions for name in action.option_strings]
+
+    def reject(self, word: str, known: Iterable[str]) -> NoReturn:
+        """Report the unknown ``word`` and the nearest of the ``known`` words, and exit."""
+        from difflib import get_close_matches
+
+        if near := get_close_matches(word, known):
+            nearest = max(near, key=lambda name: sorted(name) == sorted(word))  # `--modle` is `--model`, not `--mode`
+            self.exit(2, f"{self.prog}: there is no '{word}'; did you mean '{nearest}'?\n")
+        self.error(f"there is no '{word}'")
+
+    def add_path(self, name: str, metavar: str, what: str, **properties: Any) -> None:
+        """Add a path; ``what`` describes the file or folder."""
+        self.add_argument(name, type=Path, metavar=metavar, help=what, **properties)
+
+    def add_number(self, name: str, kind: Callable[[str], float], metavar: str, what: str, **properties: Any) -> None:
+        """Add a number that the function ``kind`` parses and checks."""
+        self.add_argument(name, type=kind, metavar=metavar, help=what, **properties)
+
+    def add_flag(self, name: str, what: str) -> None:
+        """Add an option without a value, which is False by default."""
+        self.add_argument(name, action="store_true", help=what)
+
+    def add_output(self, metavar: str, what: str | None = None, required: bool = True) -> None:
+        self.add_argument("-o", "--output", type=Path, required=required, metavar=metavar, help=what)
+
+    def add_threads(self, what: str = "processor threads") -> None:
+        self.add_argument("--threads", type=at_least_one, default=1, metavar="N", help=what)
+
+    def add_specimen(self) -> None:
+        """Add ``--organ`` and ``--stain``, which apply to slides whose row in a sheet does not state them."""
+        self.add_argument("--organ", metavar="NAME", help="organ of the slides, such as breast, mamma or BRCA")
+        self.add_stain()
+
+    def add_stain(self) -> None:
+        what = "H&E, IHC (also a marker, such as Ki-67), or unknown: judged by the colours (default)"
+        self.add_argument("--stain", type=_stain, metavar="NAME", help=what)
+
+    def add_doubts(self) -> None:
+        """Add ``--include-doubtful``, the kinds of doubt that do not exclude slides from totals and statistics."""
+        self.add_argument(
+            "--include-doubtful",
+            choices=DOUBTS,
+            action="append",
+            default=[],
+            help="keep numbers with this kind of doubt in totals and statistics; may be given several times",
+        )
+
+    def add_settings(self, settings: Iterable[Setting]) -> None:
+        """Add an option for each of these settings of a run; ``read_settings`` returns their values."""
+        for setting in settings:
+            self._add_option(setting)
+            for name, schema in setting.parts.items():
+                kind = {"nargs": "*"} if schema["type"] == "array" else {"type": _any_number}
+                what = f"{'' if setting.default else f'{setting.option} with different '}{schema['description']}"
+                self.add_argument(f"--{name.replace('_', '-')}", **kind, metavar=setting.metavar, help=what)
+
+    def _add_option(self, setting: Setting) -> None:
+        text, types = plain(setting.text), setting.types
+        if "boolean" in types:
+            text = f"do not {text}" if setting.default else text
+            action = "store_false" if setting.default else "store_true"
+            self.add_argument(setting.option, dest=setting.name, action=action, default=setting.default, help=text)
+        elif "array" in types:
+            self.add_argument(setting.option, nargs="*", default=setting.default, metavar=setting.metavar, help=text)
+        else:
+            self.add_argument(
+                setting.option,
+                type=_NUMBERS.get(types[0]) if types else None,
+                choices=[each for each in setting.schema.get("enum", ()) if each] or None,
+                default=setting.default,
+                metavar=setting.metavar,
+                help=text.replace("%", "%%"),
+            )
+
+    def add_shard(self) -> None:
+        """Add ``--shard`` of the slide, for verbs that write shards."""
+        self.add_argument("--shard", default="1-of-1", metavar="I-OF-N", help="part of the slide, such as 1-of-4")
+
+    def add_compute(self) -> None:
+        """Add ``--threads`` (see ``share_of_cores``) and ``--accelerator`` to a verb that trains a network."""
+        self.add_argument(
+            "--threads",
+            type=at_least_one,
+            metavar="N",
+            help="threads of each process (default: OMP_NUM_THREADS, else all cores that this process may use)",
+        )
+        self.add_argument("--accelerator", choices=ACCELERATORS, default=ACCELERATORS[0], help="training device")
+
+    def add_provider(self) -> None:
+        """Add ``--provider``, which runs a model."""
+        self.add_argument(
+            "--provider",
+            default="cpu",
+            help="cpu, cuda, tensorrt, openvino, torch (the accelerator that PyTorch finds), torch-cpu, "
+            'or "auto": cuda if it starts here, else cpu',
+        )
+
+    def add_config(self, example: str) -> None:
+        """Add ``--data``, the folder to which the config's paths are relative, and ``--set``, changes to the config."""
+        self.add_argument("--data", type=Path, metavar="FOLDER", help="folder to which the config's paths are relative")
+        self.add_argument(
+            "--set",
+            nargs="+",
+            action="extend",
+            default=[],
+            metavar="KEY=VALUE",
+            help=f"change settings of the config, such as {example}",
+        )
+
+    def add_json(self, what: str) -> None:
+        """Add ``--json``; ``what`` describes the content of the file."""
+        self.add_argument(
+            "--json",
+            nargs="?",
+            type=json_file,
+            const=STANDARD_OUTPUT,
+            metavar="FILE",
+            help=f"{what} as JSON, in FILE; without FILE, printed instead of the text",
+        )
+
+    def add_ledger(self) -> None:
+        self.add_argument("--ledger", type=Path, metavar="JSON", help="record the outcome of the step, for the report")

@@ -11,31 +11,29 @@ import argparse
 import sys
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_output_argument
+from muse_pipeline.cli.arguments import Parser
 from muse_pipeline.outputs.cells import EXPAND_UM
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse bins``."""
-    parser.add_argument("slide", type=Path, metavar="FOLDER", help="folder of a slide's results")
+def add_arguments(parser: Parser) -> None:
+    parser.add_path("slide", "FOLDER", "folder of a slide's results")
     assay = parser.add_mutually_exclusive_group(required=True)
     assay.add_argument("--visium-hd", type=Path, metavar="FOLDER", help="Space Ranger's binned_outputs")
     assay.add_argument("--xenium", type=Path, metavar="PARQUET", help="Xenium's transcripts.parquet")
-    parser.add_argument(
+    parser.add_path(
         "--transform",
-        type=Path,
-        metavar="FILE",
-        help="map from the slide to the assay's picture: transform.json from `muse register`, landmarks, or a matrix, "
+        "FILE",
+        "map from the slide to the assay's picture: transform.json from `muse register`, landmarks, or a matrix, "
         "such as Xenium Explorer's (default: they are the same picture)",
     )
-    parser.add_argument(
+    parser.add_number(
         "--expand-um",
-        type=float,
+        float,
+        "UM",
+        "count positions up to this distance from a nucleus; 0: only positions inside",
         default=EXPAND_UM,
-        metavar="UM",
-        help="count positions up to this distance from a nucleus; 0: only positions inside (default: %(default)g)",
     )
-    add_output_argument(parser, "H5AD", "file to write (default: bins.h5ad in the slide's folder)", required=False)
+    parser.add_output("H5AD", "file to write (default: bins.h5ad in the slide's folder)", required=False)
 
 
 def run(args: argparse.Namespace) -> int:

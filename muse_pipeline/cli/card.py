@@ -14,14 +14,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from muse_pipeline.cli.arguments import (
-    add_json_argument,
-    add_output_argument,
-    not_negative,
-    positive,
-    show_result,
-    text_columns,
-)
+from muse_pipeline.cli.arguments import Parser, not_negative, positive, show_result, text_columns
+from muse_pipeline.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from muse_pipeline.inference.card import Card, ModelCard
@@ -29,10 +23,9 @@ if TYPE_CHECKING:
 WRITES = frozenset({"json"})  # --output is left out, since it may be the model's own file
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse card``."""
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", metavar="MODEL", help="built-in name or .onnx file")
-    add_json_argument(parser, "the whole card")
+    parser.add_json("the whole card")
     parser.add_argument(
         "--pictures",
         nargs=2,
@@ -40,9 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("FOLDER", "UM"),
         help="folder of training pictures and their um per pixel; may be given several times",
     )
-    parser.add_argument(
-        "--temperature", type=positive, metavar="T", help="number by which class logits are divided to calibrate them"
-    )
+    parser.add_number("--temperature", positive, "T", "number by which class logits are divided to calibrate them")
     outlines = parser.add_mutually_exclusive_group()
     outlines.add_argument(
         "--snap-um",
@@ -64,14 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[CLASS=]NAME",
         help="an organ in which this class, or every class, was validated; may be given several times",
     )
-    add_output_argument(parser, "ONNX", "file to write, which may be the model's own", required=False)
+    parser.add_output("ONNX", "file to write, which may be the model's own", required=False)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the card, or change it and print the settings that can be changed."""
     from dataclasses import asdict
 
-    from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.inference.model import find_model, read_card
 
     model = find_model(args.model)
@@ -109,8 +99,6 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _organs_by_class(words: list[str], card: Card) -> dict[str, list[str]]:
-    from muse_pipeline.core.errors import ConfigError
-
     known = [one.name for one in getattr(card, "classes", ())]
     organs: dict[str, list[str]] = {}
     for word in words:
@@ -139,8 +127,6 @@ def _text(card: ModelCard) -> str:
 
 
 def _folder(folder: str, um: str) -> tuple[Path, float]:
-    from muse_pipeline.core.errors import ConfigError
-
     try:
         return Path(folder), positive(um)
     except argparse.ArgumentTypeError as error:

@@ -4,28 +4,21 @@ Writes demo.svs (an Aperio-like pyramid), truth.csv (every nucleus), and slides.
 `snakemake --configfile OUT_DIR/config.yaml`. The same seed gives the same tissue at every mpp.
 """
 
-from __future__ import annotations
-
 import argparse
-from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_threads_argument, positive
+from muse_pipeline.cli.arguments import Parser, positive
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse demo-slide``."""
-    parser.add_argument("folder", type=Path, metavar="OUT_DIR", help="output folder")
-    parser.add_argument("--area-mm2", type=float, default=7.0, metavar="A", help="area of the tissue (default 7)")
-    parser.add_argument("--mpp", type=positive, default=0.25, metavar="M", help="um per level-0 pixel (default 0.25)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the tissue (default 0)")
-    parser.add_argument(
-        "--partner", action="store_true", help="also write ihc.svs: the same tissue with brown lymphocytes, rotated"
-    )
-    add_threads_argument(parser, "blocks painted at the same time")
+def add_arguments(parser: Parser) -> None:
+    parser.add_path("folder", "OUT_DIR", "output folder")
+    parser.add_number("--area-mm2", float, "A", "area of the tissue", default=7.0)
+    parser.add_number("--mpp", positive, "M", "um per level-0 pixel", default=0.25)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the tissue")
+    parser.add_flag("--partner", "also write ihc.svs: the same tissue with brown lymphocytes, rotated")
+    parser.add_threads("blocks painted at the same time")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the slide and its true nuclei."""
     from muse_pipeline.demo.write import write_demo
 
     n_nuclei = write_demo(args.folder, args.area_mm2, args.mpp, args.seed, args.threads, partner=args.partner)

@@ -1,19 +1,15 @@
 """Show what is installed and usable here: readers, model runtime and its providers, GPU, training, workflow, cores."""
 
-from __future__ import annotations
-
 import argparse
 
-from muse_pipeline.cli.arguments import add_json_argument, show_result
+from muse_pipeline.cli.arguments import Parser, show_result
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse doctor``."""
-    add_json_argument(parser, "the same")
+def add_arguments(parser: Parser) -> None:
+    parser.add_json("the same")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the findings about every package and device."""
     from dataclasses import asdict
 
     from muse_pipeline import __version__

@@ -9,39 +9,26 @@ QuPath, the position, and a vector of 16-bit floats of every nucleus. With --nuc
 program's file instead: outlines or points as GeoJSON, points as CSV in level-0 pixels, or a label image.
 """
 
-from __future__ import annotations
-
 import argparse
-from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_ledger_argument, add_provider_argument, add_threads_argument
+from muse_pipeline.cli.arguments import Parser
 
 WRITES = frozenset({"ledger", "model"})  # the model is written if --checkpoint is given
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse embed``."""
-    parser.add_argument(
-        "results", type=Path, metavar="RESULTS_SLIDE", help="folder of one slide in the output of a run"
-    )
-    parser.add_argument(
-        "--model",
-        type=Path,
-        metavar="ONNX",
-        required=True,
-        help="feature model, detector, or name of a built-in detector",
-    )
-    parser.add_argument(
+def add_arguments(parser: Parser) -> None:
+    parser.add_path("results", "RESULTS_SLIDE", "folder of one slide in the output of a run")
+    parser.add_path("--model", "ONNX", "feature model, detector, or name of a built-in detector", required=True)
+    parser.add_path(
         "--checkpoint",
-        type=Path,
-        metavar="FILE",
-        help="first export the model from this: a checkpoint of `muse train`, a released MUSE file, or `compact`",
+        "FILE",
+        "first export the model from this: a checkpoint of `muse train`, a released MUSE file, or `compact`",
     )
-    parser.add_argument("--nuclei", type=Path, metavar="FILE", help="another program's nuclei, instead of the run's")
-    parser.add_argument("--features", action="store_true", help="also measure shape, stains, texture and neighbours")
-    add_threads_argument(parser, "windows run at the same time")
-    add_provider_argument(parser)
-    add_ledger_argument(parser)
+    parser.add_path("--nuclei", "FILE", "another program's nuclei, instead of the run's")
+    parser.add_flag("--features", "also measure shape, stains, texture and neighbours")
+    parser.add_threads("windows run at the same time")
+    parser.add_provider()
+    parser.add_ledger()
 
 
 def run(args: argparse.Namespace) -> None:

@@ -13,32 +13,19 @@ import argparse
 from importlib import import_module
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import (
-    add_json_argument,
-    add_setting_arguments,
-    at_least_one,
-    fraction,
-    positive,
-    show_result,
-)
+from muse_pipeline.cli.arguments import Parser, at_least_one, fraction, positive, show_result
+from muse_pipeline.core.errors import ConfigError, LabelError, NucleiError
 from muse_pipeline.settings import list_settings
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse evaluate``."""
-    parser.add_argument(
-        "nuclei", type=Path, metavar="RESULT", help="nuclei.parquet, the folder of a slide, or that of all slides"
-    )
-    parser.add_argument("--truth", type=Path, metavar="PATH", help="true nuclei, or a folder of <slide>.<suffix>")
-    parser.add_argument("--sheet", type=Path, metavar="TSV", help="table of slides: slide_id, patient, truth, region")
-    parser.add_argument(
-        "--region", type=Path, metavar="PATH", help="area with complete truth: GeoJSON, mask picture, or a folder"
-    )
+def add_arguments(parser: Parser) -> None:
+    parser.add_path("nuclei", "RESULT", "nuclei.parquet, the folder of a slide, or that of all slides")
+    parser.add_path("--truth", "PATH", "true nuclei, or a folder of <slide>.<suffix>")
+    parser.add_path("--sheet", "TSV", "table of slides: slide_id, patient, truth, region")
+    parser.add_path("--region", "PATH", "area with complete truth: GeoJSON, mask picture, or a folder")
     parser.add_argument("--patient", metavar="PATTERN", help="regular expression for the patient in a slide's name")
     parser.add_argument("--site", metavar="PATTERN", help="regular expression for the site, for calibration by site")
-    parser.add_argument(
-        "--radius-um", type=positive, default=3.0, help="largest distance of a match (default: %(default)g)"
-    )
+    parser.add_argument("--radius-um", type=positive, default=3.0, help="largest distance of a match")
     parser.add_argument("--score", type=fraction, help="lowest score of a nucleus (default: the model's threshold)")
     parser.add_argument(
         "--class-map",
@@ -47,17 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the model's class for each class of the truth, such as Tumour=Epithelial; Immune=Lymphocyte,Stroma if "
         "either is right; Debris=null if the class does not count",
     )
-    add_setting_arguments(parser, [list_settings()["frame"]])
-    parser.add_argument(
-        "--repeats", type=at_least_one, default=1000, help="number of bootstrap samples (default: %(default)s)"
-    )
-    add_json_argument(parser, "all scores and counts")
-    parser.add_argument("--reliability", type=Path, metavar="PNG", help="also draw a reliability diagram")
+    parser.add_settings([list_settings()["frame"]])
+    parser.add_argument("--repeats", type=at_least_one, default=1000, help="number of bootstrap samples")
+    parser.add_json("all scores and counts")
+    parser.add_path("--reliability", "PNG", "also draw a reliability diagram")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Pair and score the nuclei, and print the summary."""
-    from muse_pipeline.core.errors import LabelError
     from muse_pipeline.evaluation.score import Rules, score_slide
     from muse_pipeline.evaluation.summary import render_summary, summarise_scores
     from muse_pipeline.nuclei.class_names import resolve_all
@@ -84,7 +67,6 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _draw(summary: dict, output: Path) -> None:
-    from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.evaluation.reliability import draw_reliability
 
     calibration = summary["calibration"]
@@ -94,8 +76,6 @@ def _draw(summary: dict, output: Path) -> None:
 
 
 def _class_map(words: list[str] | None) -> dict[str, list[str] | None] | None:
-    from muse_pipeline.core.errors import ConfigError
-
     if words is None:
         return None
     pairs = [word.rpartition("=") for word in words]
@@ -106,7 +86,6 @@ def _class_map(words: list[str] | None) -> dict[str, list[str] | None] | None:
 
 def _pair(args: argparse.Namespace):
     from muse_pipeline.cohort.layout import SlideFiles
-    from muse_pipeline.core.errors import ConfigError, NucleiError
     from muse_pipeline.evaluation.slide_pairs import pair_folder, pair_one
     from muse_pipeline.nuclei.parquet import read_provenance
     from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES

@@ -8,26 +8,22 @@ are too large.
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_output_argument, at_least_one
+from muse_pipeline.cli.arguments import Parser, at_least_one
 from muse_pipeline.core.types import MODEL_PRECISIONS
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse export``."""
+def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "checkpoint",
         type=Path,
         help="checkpoint.pt of a detector or a region model, or the name of a built-in detector that has one",
     )
-    add_output_argument(parser, "ONNX")
-    parser.add_argument(
-        "--check-images", type=Path, metavar="FOLDER", help="pictures to compare with PyTorch, at the model's mpp"
-    )
-    parser.add_argument(
+    parser.add_output("ONNX")
+    parser.add_path("--check-images", "FOLDER", "pictures to compare with PyTorch, at the model's mpp")
+    parser.add_path(
         "--calibration",
-        type=Path,
-        metavar="FOLDER",
-        help="pictures at the model's mpp for the ranges of int8, instead of those next to the checkpoint",
+        "FOLDER",
+        "pictures at the model's mpp for the ranges of int8, instead of those next to the checkpoint",
     )
     parser.add_argument("--name", help="name of the model (default: that in the training config)")
     settings = parser.add_argument_group("instead of the training config's `export` settings")
@@ -46,7 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Export one model."""
     from muse_pipeline.core.errors import CheckpointError
     from muse_pipeline.core.files import complete_file
     from muse_pipeline.export.onnx import export_onnx
@@ -68,12 +63,7 @@ def run(args: argparse.Namespace) -> None:
     of_regions = load_checkpoint(checkpoint).meta.get("kind") == REGIONS
     export, check = (export_region_model, check_region_parity) if of_regions else (export_onnx, check_parity)
     with complete_file(args.output) as partial:
-        export(
-            checkpoint,
-            partial,
-            calibration=args.calibration or (pictures if of_regions else None),
-            **changes,
-        )
+        export(checkpoint, partial, calibration=args.calibration or (pictures if of_regions else None), **changes)
         if pictures:
             parity = check(checkpoint, partial, pictures)
             print(f"checked against torch on {pictures}: {parity}")

@@ -7,39 +7,30 @@ Writes a folder that contains the slide; `muse inspect`, `tissue` and `tile` acc
 in a URL (user:password@, a signed query) are neither written nor printed. Needs the extra `remote`.
 """
 
-from __future__ import annotations
-
 import argparse
 
-from muse_pipeline.cli.arguments import add_ledger_argument, add_output_argument
+from muse_pipeline.cli.arguments import Parser
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse fetch``."""
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("url", metavar="URL", help="URL of the slide, or a sheet that contains it")
     parser.add_argument("--slide-id", metavar="ID", help="slide_id of the slide in the sheet")
-    add_output_argument(parser, "FOLDER", "the copy")
-    add_ledger_argument(parser)
+    parser.add_output("FOLDER", "the copy")
+    parser.add_ledger()
 
 
 def run(args: argparse.Namespace) -> None:
-    """Find the URL and download the slide."""
-    from muse_pipeline.steps import fetch
-
-    fetch(find_url(args.url, args.slide_id), args.output)
-
-
-def find_url(text: str, slide_id: str | None):
-    """Return ``text`` as a URL or, if it is a sheet, the URL in the row of ``slide_id``."""
+    """Find the URL, in the row of ``slide_id`` if a sheet is given, and download the slide."""
     from muse_pipeline.cohort.sheet import read_row
     from muse_pipeline.core.errors import SlideError
     from muse_pipeline.slides.remote import SlideUrl, is_url
+    from muse_pipeline.steps import fetch
 
-    if is_url(text):
-        return SlideUrl(text)
-    if slide_id is None:
-        raise SlideError(f"{text}: is not a URL; give a URL, or a sheet and --slide-id")
-    path = read_row(text, slide_id).path
-    if not is_url(path):
-        raise SlideError(f"{path}: is a local file, so there is nothing to fetch for '{slide_id}'")
-    return path
+    url = SlideUrl(args.url)
+    if not is_url(args.url):
+        if args.slide_id is None:
+            raise SlideError(f"{args.url}: is not a URL; give a URL, or a sheet and --slide-id")
+        url = read_row(args.url, args.slide_id).path
+        if not is_url(url):
+            raise SlideError(f"{url}: is a local file, so there is nothing to fetch for '{args.slide_id}'")
+    fetch(url, args.output)

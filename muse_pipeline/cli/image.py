@@ -3,38 +3,28 @@
 This is the job `image` of the workflow.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import (
-    add_output_argument,
-    add_setting_arguments,
-    add_threads_argument,
-    positive,
-    read_settings,
-)
+from muse_pipeline.cli.arguments import Parser, positive, read_settings
 from muse_pipeline.settings import list_settings
 
 SETTINGS = [list_settings()[name] for name in ("max_corrupt", "third_stain")]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse image``."""
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("slide", type=Path, metavar="SLIDE")
     parser.add_argument("--slide-id", required=True, metavar="ID", help="name in the cohort")
-    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel, instead of the file's")
+    parser.add_number("--mpp", positive, "UM", "um per level-0 pixel, instead of the file's")
     parser.add_argument("--source", metavar="URL", help="URL from which SLIDE must have been fetched")
-    parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="analyse only these areas, drawn in QuPath")
-    parser.add_argument("--image-mpp", type=positive, default=0.5, metavar="UM", help="um per pixel of the image")
-    add_setting_arguments(parser, SETTINGS)
-    add_threads_argument(parser)
-    add_output_argument(parser, "FOLDER", "results of the slide: RESULTS/<slide_id>")
+    parser.add_path("--roi", "GEOJSON", "analyse only these areas, drawn in QuPath")
+    parser.add_number("--image-mpp", positive, "UM", "um per pixel of the image", default=0.5)
+    parser.add_settings(SETTINGS)
+    parser.add_threads()
+    parser.add_output("FOLDER", "results of the slide: RESULTS/<slide_id>")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the three steps."""
     from muse_pipeline.cohort.layout import SlideFiles
     from muse_pipeline.cohort.sheet import SheetRow
     from muse_pipeline.pipeline import make_image

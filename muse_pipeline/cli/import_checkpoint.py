@@ -7,23 +7,20 @@ the file's name or by its table of positions.
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_output_argument
+from muse_pipeline.cli.arguments import Parser
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse import-checkpoint``."""
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("checkpoint", type=Path, help="released file, such as vit_s_16-224.pth")
-    add_output_argument(parser, "FILE", "checkpoint.pt to write")
+    parser.add_output("FILE", "checkpoint.pt to write")
     parser.add_argument("--backbone", metavar="NAME", help="name of the backbone, if the file does not identify it")
-    parser.add_argument(
+    parser.add_flag(
         "--trust-pickle",
-        action="store_true",
-        help="read a file that contains more than tensors and can run any code; only for files that you trust",
+        "read a file that contains more than tensors and can run any code; only for files that you trust",
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Import one checkpoint."""
     from muse_pipeline.training.checkpoint import import_checkpoint
 
     name = import_checkpoint(args.checkpoint, args.output, args.backbone, args.trust_pickle)

@@ -9,17 +9,15 @@ the extra `onnx`.
 """
 
 import argparse
-from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_output_argument, at_least_one, fraction, not_negative, positive
+from muse_pipeline.cli.arguments import Parser, at_least_one, fraction, not_negative, positive
 from muse_pipeline.core.types import NETWORKS, SCALINGS
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse import-model``."""
-    parser.add_argument("network", type=Path, metavar="NETWORK", help="ONNX file")
+def add_arguments(parser: Parser) -> None:
+    parser.add_path("network", "NETWORK", "ONNX file")
     parser.add_argument("--kind", choices=NETWORKS, required=True, help="content of the network's maps")
-    parser.add_argument("--mpp", type=positive, required=True, metavar="UM", help="um per pixel of the network's input")
+    parser.add_number("--mpp", positive, "UM", "um per pixel of the network's input", required=True)
     parser.add_argument(
         "--scaling",
         choices=SCALINGS,
@@ -37,30 +35,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="names of the outputs in the order of the kind, then classes (default: identified by name or order)",
     )
-    parser.add_argument(
-        "--logits", action="store_true", help="apply softmax to the probability maps, or sigmoid to a single map"
+    parser.add_flag("--logits", "apply softmax to the probability maps, or sigmoid to a single map")
+    parser.add_number("--input-px", at_least_one, "N", "side of a window, if the network takes windows of any size")
+    parser.add_number(
+        "--halo-um", not_negative, "UM", "border of a window's maps that belongs to its neighbours", default=12.0
     )
-    parser.add_argument(
-        "--input-px", type=at_least_one, metavar="N", help="side of a window, if the network takes windows of any size"
-    )
-    parser.add_argument(
-        "--halo-um",
-        type=not_negative,
-        default=12.0,
-        metavar="UM",
-        help="border of a window's maps that belongs to its neighbours (default: %(default)g)",
-    )
-    parser.add_argument(
-        "--threshold", type=fraction, default=0.5, help="lowest probability of a nucleus (default: %(default)g)"
-    )
+    parser.add_argument("--threshold", type=fraction, default=0.5, help="lowest probability of a nucleus")
     parser.add_argument("--name", help="name of the model (default: that of the output file)")
     parser.add_argument("--licence", default="not given", metavar="TEXT", help="licence of the weights")
     parser.add_argument("--training-data", default="not given", metavar="TEXT", help="training data of the network")
-    add_output_argument(parser, "ONNX")
+    parser.add_output("ONNX")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Import one network."""
     from itertools import cycle
 
     from PIL import ImageColor

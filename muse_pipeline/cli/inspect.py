@@ -5,28 +5,21 @@ slide is opened in a separate process, so that a slide that crashes or hangs its
 step reads it.
 """
 
-from __future__ import annotations
-
 import argparse
-from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_ledger_argument, add_output_argument, positive
+from muse_pipeline.cli.arguments import Parser, positive
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse inspect``."""
-    parser.add_argument(
-        "slide", type=Path, metavar="SLIDE", help="a slide or a plain image, or a folder written by `muse fetch`"
-    )
+def add_arguments(parser: Parser) -> None:
+    parser.add_path("slide", "SLIDE", "a slide or a plain image, or a folder written by `muse fetch`")
     parser.add_argument("--slide-id", metavar="ID", help="name in the cohort (default: the name of the file)")
-    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel, instead of the file's")
+    parser.add_number("--mpp", positive, "UM", "um per level-0 pixel, instead of the file's")
     parser.add_argument("--source", metavar="URL", help="URL from which SLIDE must have been fetched")
-    add_output_argument(parser, "JSON", "also write slide.json here", required=False)
-    add_ledger_argument(parser)
+    parser.add_output("JSON", "also write slide.json here", required=False)
+    parser.add_ledger()
 
 
 def run(args: argparse.Namespace) -> None:
-    """Inspect one slide."""
     from muse_pipeline.steps import inspect
 
     inspect(args.slide, args.slide_id or args.slide.stem, args.mpp, args.source, args.output)

@@ -1,20 +1,16 @@
 """Entry point of ``muse VERB``: parse the arguments, run the verb, and exit with status 2 after a user's mistake."""
 
-from __future__ import annotations
-
 import argparse
 import errno
 import importlib
 import os
 import sys
-from collections.abc import Iterable, Mapping
-from itertools import takewhile
+from collections.abc import Mapping
 from pathlib import Path
 from textwrap import TextWrapper
 from types import ModuleType
-from typing import NoReturn
 
-from muse_pipeline.cli.arguments import text_columns
+from muse_pipeline.cli.arguments import Parser, text_columns
 from muse_pipeline.cohort.ledgers import record_step
 from muse_pipeline.core.environment import write_any_text
 from muse_pipeline.core.errors import MissingPackageError, MuseError, OutputError
@@ -38,40 +34,6 @@ VERBS = (*" ".join([*GROUPS.values(), *MORE.values()]).split(), *OF_THE_WORKFLOW
 WRITES = frozenset({"output", "ledger", "csv", "table", "reliability", "resolved", "json"})
 BROKEN_PIPE = 128 + 13  # SIGPIPE, which Windows does not have
 TRAINING_PACKAGES = ("torch", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "skimage")  # of the extra `train`
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that reports a mistake in the command line as a short message."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the error and the command that shows help, and exit."""
-        self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
-
-    def parse_known_args(self, args=None, namespace=None):
-        """Report unknown options before missing options, because an unknown one may be a misspelling."""
-        if self._subparsers is not None:  # the sub-parsers report unknown options
-            return super().parse_known_args(args, namespace)
-        for word in takewhile(lambda word: word != "--", args or ()):
-            name = word.partition("=")[0]
-            if name.startswith("--") and not any(known.startswith(name) for known in self.options()):
-                self.reject(name, self.options())
-        namespace, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            self.reject(unknown[0].partition("=")[0], self.options())
-        return namespace, unknown
-
-    def options(self) -> list[str]:
-        """The names of all options."""
-        return [name for action in self._actions for name in action.option_strings]
-
-    def reject(self, word: str, known: Iterable[str]) -> NoReturn:
-        """Report the unknown ``word`` and the nearest of the ``known`` words, and exit."""
-        from difflib import get_close_matches
-
-        if near := get_close_matches(word, known):
-            nearest = max(near, key=lambda name: sorted(name) == sorted(word))  # `--modle` is `--model`, not `--mode`
-            self.exit(2, f"{self.prog}: there is no '{word}'; did you mean '{nearest}'?\n")
-        self.error(f"there is no '{word}'")
 
 
 def main(arguments: list[str] | None = None) -> int:

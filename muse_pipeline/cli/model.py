@@ -7,20 +7,18 @@ and checksum, or all files that the training run reads, and the provider, for wh
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_config_arguments, add_provider_argument
+from muse_pipeline.cli.arguments import Parser
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse model``."""
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", help="built-in name, .onnx file or training config (YAML)")
-    add_provider_argument(parser)
-    parser.add_argument("--here", action="store_true", help="fail if the provider does not start on this machine")
-    add_config_arguments(parser, "schedule.steps=100")
-    parser.add_argument("--resolved", type=Path, metavar="JSON", help="write the description as JSON")
+    parser.add_provider()
+    parser.add_flag("--here", "fail if the provider does not start on this machine")
+    parser.add_config("schedule.steps=100")
+    parser.add_path("--resolved", "JSON", "write the description as JSON")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Describe one model."""
     from muse_pipeline.core.files import write_json
     from muse_pipeline.inference.model import choose_provider, describe_model, require_start
 

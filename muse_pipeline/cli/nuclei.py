@@ -3,26 +3,21 @@
 This is the job `nuclei` of the workflow.
 """
 
-from __future__ import annotations
-
 import argparse
-from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_output_argument, add_setting_arguments, add_threads_argument, read_settings
+from muse_pipeline.cli.arguments import Parser, read_settings
 from muse_pipeline.settings import list_settings
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse nuclei``."""
-    parser.add_argument("shards", type=Path, nargs="+", metavar="SHARD", help="all shards of the slide")
-    parser.add_argument("--regions", type=Path, metavar="PATH", help="see `muse stitch`")
-    add_setting_arguments(parser, list_settings("nuclei").values())
-    add_threads_argument(parser)
-    add_output_argument(parser, "FOLDER", "results of the slide: RESULTS/<slide_id>")
+def add_arguments(parser: Parser) -> None:
+    parser.add_path("shards", "SHARD", "all shards of the slide", nargs="+")
+    parser.add_path("--regions", "PATH", "see `muse stitch`")
+    parser.add_settings(list_settings("nuclei").values())
+    parser.add_threads()
+    parser.add_output("FOLDER", "results of the slide: RESULTS/<slide_id>")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the steps."""
     from muse_pipeline.cohort.layout import SlideFiles
     from muse_pipeline.outputs.base import FinishedSlide
     from muse_pipeline.pipeline import make_nuclei

@@ -3,12 +3,9 @@
 `muse report` also draws missing pictures, but this separate step can run for many slides at the same time.
 """
 
-from __future__ import annotations
-
 import argparse
-from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_ledger_argument, add_setting_arguments, read_settings
+from muse_pipeline.cli.arguments import Parser, read_settings
 from muse_pipeline.core.setting import Setting
 from muse_pipeline.outputs.base import list_outputs
 
@@ -18,15 +15,13 @@ def drawing_settings() -> list[Setting]:
     return [setting for output in list_outputs() if output.step == "overlay" for setting in output.all_settings()]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse overlay``."""
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="results of one slide: RESULTS/<slide_id>")
-    add_setting_arguments(parser, drawing_settings())
-    add_ledger_argument(parser)
+def add_arguments(parser: Parser) -> None:
+    parser.add_path("folder", "FOLDER", "results of one slide: RESULTS/<slide_id>")
+    parser.add_settings(drawing_settings())
+    parser.add_ledger()
 
 
 def run(args: argparse.Namespace) -> None:
-    """Draw the pictures and write the summary."""
     from muse_pipeline.cohort.layout import SlideFiles
     from muse_pipeline.core.process import return_large_arrays
     from muse_pipeline.outputs.base import FinishedSlide

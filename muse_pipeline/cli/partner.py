@@ -4,27 +4,21 @@ This is the job `partner` of the workflow. A partner that cannot be used is reco
 fail the job.
 """
 
-from __future__ import annotations
-
 import argparse
-from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_output_argument, add_threads_argument, fraction, positive
+from muse_pipeline.cli.arguments import Parser, fraction, positive
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse partner``."""
-    parser.add_argument("slide", type=Path, metavar="HE", help="the H&E slide")
-    parser.add_argument("partner", type=Path, metavar="PARTNER", help="a slide or picture of the same tissue")
-    parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json of the H&E slide")
-    parser.add_argument("--tissue", type=Path, required=True, metavar="NPZ", help="tissue.npz of the H&E slide")
-    parser.add_argument("--start", type=Path, metavar="FILE", help="see `muse register`")
-    parser.add_argument("--mpp", type=positive, default=0.5, metavar="UM", help="um per pixel of the store")
-    add_threads_argument(parser)
-    parser.add_argument(
-        "--max-corrupt", type=fraction, default=0.01, metavar="F", help="fraction of the tissue that may be undecodable"
-    )
-    add_output_argument(parser, "ZARR", "store to write, in the folder RESULTS/<slide_id>/partner")
+def add_arguments(parser: Parser) -> None:
+    parser.add_path("slide", "HE", "the H&E slide")
+    parser.add_path("partner", "PARTNER", "a slide or picture of the same tissue")
+    parser.add_path("--info", "JSON", "slide.json of the H&E slide", required=True)
+    parser.add_path("--tissue", "NPZ", "tissue.npz of the H&E slide", required=True)
+    parser.add_path("--start", "FILE", "see `muse register`")
+    parser.add_number("--mpp", positive, "UM", "um per pixel of the store", default=0.5)
+    parser.add_threads()
+    parser.add_number("--max-corrupt", fraction, "F", "fraction of the tissue that may be undecodable", default=0.01)
+    parser.add_output("ZARR", "store to write, in the folder RESULTS/<slide_id>/partner")
 
 
 def run(args: argparse.Namespace) -> None:

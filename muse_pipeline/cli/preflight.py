@@ -6,38 +6,22 @@ Opens each slide in a separate process, finds its tissue and reads some tiles. A
 existence and size are checked. The exit status is 2 if a slide cannot run.
 """
 
-from __future__ import annotations
-
 import argparse
-from pathlib import Path
 
-from muse_pipeline.cli.arguments import (
-    add_json_argument,
-    add_threads_argument,
-    fraction,
-    path_or_url,
-    positive,
-    show_result,
-)
+from muse_pipeline.cli.arguments import Parser, fraction, path_or_url, positive, show_result
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse preflight``."""
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("slides", type=path_or_url, nargs="+", metavar="SLIDES", help="a sheet, a folder, or slides")
-    parser.add_argument(
-        "--mpp", type=positive, metavar="UM", help="um per level-0 pixel of slides or a folder, instead of the files'"
-    )
-    parser.add_argument("--model", default="compact", help="model that will find the nuclei (default: %(default)s)")
-    parser.add_argument(
-        "--max-corrupt", type=fraction, default=0.01, metavar="F", help="fraction of the tissue that may be undecodable"
-    )
-    add_threads_argument(parser, "slides checked at the same time")
-    parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="analyse only these areas, drawn in QuPath")
-    add_json_argument(parser, "everything")
+    parser.add_number("--mpp", positive, "UM", "um per level-0 pixel of slides or a folder, instead of the files'")
+    parser.add_argument("--model", default="compact", help="model that will find the nuclei")
+    parser.add_number("--max-corrupt", fraction, "F", "fraction of the tissue that may be undecodable", default=0.01)
+    parser.add_threads("slides checked at the same time")
+    parser.add_path("--roi", "GEOJSON", "analyse only these areas, drawn in QuPath")
+    parser.add_json("everything")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check the slides and print a summary."""
     from muse_pipeline.cohort.collect import find_rows
     from muse_pipeline.core.errors import SlideError
     from muse_pipeline.core.process import show_progress

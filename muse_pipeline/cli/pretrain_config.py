@@ -10,18 +10,17 @@ its setting `pretrain`.
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_config_arguments, add_output_argument
+from muse_pipeline.cli.arguments import Parser
 
 WRITES = frozenset({"output", "resolved"})
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse pretrain-config``."""
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("config", type=Path, help="config of the run (YAML), with or without `sources`")
     parser.add_argument("--sheet", "--slides", type=Path, required=True, metavar="TSV", help="sheet of the slides")
-    parser.add_argument("--results", type=Path, required=True, metavar="FOLDER", help="folder with a folder per slide")
-    add_output_argument(parser, "YAML", "config of the run")
-    add_config_arguments(parser, "schedule.steps=100")
+    parser.add_path("--results", "FOLDER", "folder with a folder per slide", required=True)
+    parser.add_output("YAML", "config of the run")
+    parser.add_config("schedule.steps=100")
     parser.add_argument(
         "--exclude",
         nargs="+",
@@ -37,20 +36,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SPLIT",
         help="values of the column `split` whose slides and patients are held back (default: test)",
     )
-    parser.add_argument(
+    parser.add_path(
         "--judged-by",
+        ("YAML", "FOLDER"),
+        "training config whose validation patients are held back too, and the folder for its relative paths",
         nargs="+",
-        type=Path,
         action="append",
         default=[],
-        metavar=("YAML", "FOLDER"),
-        help="training config whose validation patients are held back too, and the folder for its relative paths",
     )
-    parser.add_argument("--resolved", type=Path, metavar="JSON", help="also write the plan of the run as JSON")
+    parser.add_path("--resolved", "JSON", "also write the plan of the run as JSON")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Choose the slides and write the config."""
+    import yaml
+
+    from muse_pipeline.cohort.settings import write_if_changed
     from muse_pipeline.cohort.sheet import read_sheet
     from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.core.files import write_json
@@ -62,21 +62,12 @@ def run(args: argparse.Namespace) -> None:
     cohort = Cohort(read_sheet(args.sheet), args.results, tuple(args.exclude), held_splits)
     planned = plan_cohort_run(args.config, cohort, args.data, args.judged_by, args.set)
     config, facts = planned.config, planned.facts()  # may raise an error, so it precedes all writing
-    write_settings(args.output, settings_of(config))
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text = yaml.dump(settings_of(config), Dumper=dumper, sort_keys=False, allow_unicode=True)
+    write_if_changed(args.output, text)  # a file with the same content keeps its modification time
     if args.resolved:
         write_json(args.resolved, facts)
     n_others = len(config.sources) - len(planned.slides)
     others = f" and {n_others} source{'s' if n_others > 1 else ''} of its own" if n_others else ""
     held = f"; {len(planned.held)} held back" if planned.held else ""
     print(f"{config.name}: {facts['backbone']} on {len(planned.slides)} of {len(cohort.rows)} slides{others}{held}")
-
-
-def write_settings(path: Path, settings: dict) -> None:
-    """Write YAML; a file with the same content keeps its modification time."""
-    import yaml
-
-    from muse_pipeline.cohort.settings import write_if_changed
-
-    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    text = yaml.dump(settings, Dumper=dumper, sort_keys=False, allow_unicode=True)
-    write_if_changed(path, text)

@@ -7,31 +7,22 @@ parameters are estimated from a fixed sample, so the result does not depend on t
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import (
-    add_ledger_argument,
-    add_output_argument,
-    add_shard_argument,
-    add_threads_argument,
-)
+from muse_pipeline.cli.arguments import Parser
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse propose``."""
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("store", type=Path, help="image store")
-    parser.add_argument("--method", default="haematoxylin", help="name of a proposer (default: %(default)s)")
+    parser.add_argument("--method", default="haematoxylin", help="name of a proposer")
     parser.add_argument("--settings", default="{}", metavar="YAML", help="settings, such as '{min_distance_um: 4}'")
-    parser.add_argument(
-        "--colour", type=Path, required=True, metavar="JSON", help="stain statistics from `muse tissue`"
-    )
-    parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json from `muse inspect`")
-    add_shard_argument(parser)
-    add_threads_argument(parser, "windows run at the same time")
-    add_output_argument(parser, "PARQUET")
-    add_ledger_argument(parser)
+    parser.add_path("--colour", "JSON", "stain statistics from `muse tissue`", required=True)
+    parser.add_path("--info", "JSON", "slide.json from `muse inspect`", required=True)
+    parser.add_shard()
+    parser.add_threads("windows run at the same time")
+    parser.add_output("PARQUET")
+    parser.add_ledger()
 
 
 def run(args: argparse.Namespace) -> None:
-    """Propose the nuclei of one shard."""
     import cv2
 
     from muse_pipeline.core.config import parse_yaml

@@ -7,16 +7,16 @@ that mistakes are found early.
 import argparse
 from pathlib import Path
 
+from muse_pipeline.cli.arguments import Parser
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse proposer``."""
+
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("method", help="name of a proposer")
     parser.add_argument("--settings", default="{}", metavar="YAML", help="settings, such as '{min_distance_um: 4}'")
-    parser.add_argument("--resolved", type=Path, metavar="JSON", help="write the description as JSON")
+    parser.add_path("--resolved", "JSON", "write the description as JSON")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Describe one proposer."""
     from dataclasses import asdict
 
     from muse_pipeline.core.config import parse_yaml

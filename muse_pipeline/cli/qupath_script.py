@@ -4,21 +4,19 @@ Without --output, they are written for every QuPath version of this user. QuPath
 muse.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path
 
+from muse_pipeline.cli.arguments import Parser
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse qupath-script``."""
-    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="folder for the scripts of QuPath's menu")
-    parser.add_argument("--config", type=Path, metavar="YAML", help="training config (default: my_labels.yaml)")
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_output("FOLDER", "folder for the scripts of QuPath's menu", required=False)
+    parser.add_path("--config", "YAML", "training config (default: my_labels.yaml)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the scripts."""
     from muse_pipeline.cohort.study import find_workflow
     from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.qupath.scripts import find_script_folders, write_scripts

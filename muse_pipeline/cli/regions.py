@@ -8,40 +8,27 @@ regions.geojson (annotations for QuPath), regions.png, regions.zarr and regions.
 regions.json states why, so that the slide's nuclei can be written without regions.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from muse_pipeline.cli.arguments import (
-    add_ledger_argument,
-    add_output_argument,
-    add_provider_argument,
-    add_threads_argument,
-)
-
-if TYPE_CHECKING:
-    from muse_pipeline.inference.predictor import RegionPredictor
+from muse_pipeline.cli.arguments import Parser
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse regions``."""
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("store", type=Path, help="image store; the model's um/px must be a multiple of its um/px")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--nuclei", type=Path, nargs="+", metavar="SHARD", help="all shards of the slide")
     source.add_argument("--model", metavar="ONNX", help="region model")
-    parser.add_argument("--training", type=Path, metavar="JSON", help="outcome of the workflow's training of the model")
-    parser.add_argument("--info", type=Path, metavar="JSON", help="slide.json (default: next to the store)")
-    parser.add_argument("--colour", type=Path, metavar="JSON", help="colour.json (default: next to the store)")
-    add_threads_argument(parser, "windows run at the same time")
-    add_provider_argument(parser)
-    add_output_argument(parser, "FOLDER", "folder for the files")
-    add_ledger_argument(parser)
+    parser.add_path("--training", "JSON", "outcome of the workflow's training of the model")
+    parser.add_path("--info", "JSON", "slide.json (default: next to the store)")
+    parser.add_path("--colour", "JSON", "colour.json (default: next to the store)")
+    parser.add_threads("windows run at the same time")
+    parser.add_provider()
+    parser.add_output("FOLDER", "folder for the files")
+    parser.add_ledger()
 
 
 def run(args: argparse.Namespace) -> None:
-    """Map one slide."""
     from muse_pipeline.cohort.layout import SlideFiles
     from muse_pipeline.steps import regions
 
@@ -51,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     regions(args.store, source, *inputs, args.output, args.threads, args.warnings)
 
 
-def _load_predictor(args: argparse.Namespace) -> RegionPredictor:
+def _load_predictor(args: argparse.Namespace):
     """Load the region model, unless the workflow trains it and its training failed."""
     from muse_pipeline.core.errors import ModelError
     from muse_pipeline.core.files import read_json

@@ -4,48 +4,35 @@ The partner may be rotated, mirrored or stained differently, and may cover only 
 transform.json, checkerboard.png and residuals.tsv, but nothing for a partner that does not fit.
 """
 
-from __future__ import annotations
-
 import argparse
-from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_ledger_argument, add_output_argument, add_threads_argument, positive
+from muse_pipeline.cli.arguments import Parser, positive
 from muse_pipeline.core.types import GEOJSON_FRAMES
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse register``."""
-    parser.add_argument("slide", type=Path, metavar="HE", help="the H&E slide")
-    parser.add_argument("partner", type=Path, metavar="PARTNER", help="a slide or picture of the same tissue")
+def add_arguments(parser: Parser) -> None:
+    parser.add_path("slide", "HE", "the H&E slide")
+    parser.add_path("partner", "PARTNER", "a slide or picture of the same tissue")
     parser.add_argument("--slide-id", metavar="ID", help="name of the H&E slide (default: that of its file)")
-    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel of the H&E slide")
-    parser.add_argument("--partner-mpp", type=positive, metavar="UM", help="um per level-0 pixel of the partner")
-    parser.add_argument(
-        "--start",
-        type=Path,
-        metavar="FILE",
-        help="initial transform, instead of a search: landmarks (.csv), a matrix, or a transform.json",
+    parser.add_number("--mpp", positive, "UM", "um per level-0 pixel of the H&E slide")
+    parser.add_number("--partner-mpp", positive, "UM", "um per level-0 pixel of the partner")
+    parser.add_path(
+        "--start", "FILE", "initial transform, not a search: landmarks (.csv), a matrix or a transform.json"
     )
     parser.add_argument(
         "--frame",
         choices=GEOJSON_FRAMES,
         default=GEOJSON_FRAMES[0],
-        help="origin of --start: the corner of the scanner's bounds, as in QuPath, or of level 0 "
-        "(default: %(default)s)",
+        help="origin of --start: the corner of the scanner's bounds, as in QuPath, or of level 0",
     )
-    parser.add_argument("--max-residual", type=positive, metavar="UM", help="largest residual of a tile (default: 5)")
-    parser.add_argument(
-        "--outline",
-        action="store_true",
-        help="fit only the outline of the tissue: for areas of neighbouring sections, whose nuclei differ",
-    )
-    add_threads_argument(parser)
-    add_output_argument(parser, "FOLDER", "for transform.json, checkerboard.png and residuals.tsv")
-    add_ledger_argument(parser)
+    parser.add_number("--max-residual", positive, "UM", "largest residual of a tile (default: 5)")
+    parser.add_flag("--outline", "fit only the outline of the tissue: for neighbouring sections, whose nuclei differ")
+    parser.add_threads()
+    parser.add_output("FOLDER", "for transform.json, checkerboard.png and residuals.tsv")
+    parser.add_ledger()
 
 
 def run(args: argparse.Namespace) -> None:
-    """Register the partner and print a summary."""
     from muse_pipeline.core.errors import MisfitError
     from muse_pipeline.registration.partner import open_pair_of_files
     from muse_pipeline.registration.record import summary_text, write_registration
@@ -53,21 +40,16 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.registration.transform import read_given
     from muse_pipeline.slides.isolation import call_isolated
 
-    info, partner_info = (
-        call_isolated(inspect_for_pair, path, name, mpp, f"give it with {option}")
-        for path, name, mpp, option in (
-            (args.slide, args.slide_id or args.slide.stem, args.mpp, "--mpp"),
-            (args.partner, args.partner.stem, args.partner_mpp, "--partner-mpp"),
-        )
-    )
+    name, advice = args.slide_id or args.slide.stem, "give it with --partner-mpp"
+    info = call_isolated(inspect_for_pair, args.slide, name, args.mpp, "give it with --mpp")
+    partner_info = call_isolated(inspect_for_pair, args.partner, args.partner.stem, args.partner_mpp, advice)
     with open_pair_of_files(args.slide, info, args.partner, partner_info, args.threads) as pair:
         start = read_given(args.start, info, partner_info, args.frame) if args.start else None
         try:
-            registration = (
-                register_outline(pair, start)
-                if args.outline
-                else register_partner(pair, start, args.max_residual or LIMIT_UM)
-            )
+            if args.outline:
+                registration = register_outline(pair, start)
+            else:
+                registration = register_partner(pair, start, args.max_residual or LIMIT_UM)
         except MisfitError as error:
             raise MisfitError(
                 f"{error}; correct --mpp or --partner-mpp, give an initial transform with --start, accept larger "

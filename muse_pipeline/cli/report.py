@@ -6,31 +6,26 @@
 Failed slides come first, with the step and the reason. The exit status is 0 even if slides failed.
 """
 
-from __future__ import annotations
-
 import argparse
-from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_doubts_argument, add_output_argument, add_threads_argument
+from muse_pipeline.cli.arguments import Parser
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse report``."""
-    parser.add_argument("results", type=Path, metavar="RESULTS", help="folder with one folder per slide")
-    parser.add_argument("--slides", type=Path, metavar="JSON", help="resolved sheet (default: RESULTS/sheet.json)")
-    parser.add_argument("--pretraining", type=Path, metavar="FOLDER", help="folder of a pretraining run to show")
+def add_arguments(parser: Parser) -> None:
+    parser.add_path("results", "RESULTS", "folder with one folder per slide")
+    parser.add_path("--slides", "JSON", "resolved sheet (default: RESULTS/sheet.json)")
+    parser.add_path("--pretraining", "FOLDER", "folder of a pretraining run to show")
     parser.add_argument("--group", metavar="COLUMN", help="column of --sheet by which the plots compare slides")
-    parser.add_argument("--sheet", type=Path, metavar="TSV", help="your sheet of slides, for --group")
-    parser.add_argument("--statistics", type=Path, metavar="TSV", help="table from `muse statistics`")
+    parser.add_path("--sheet", "TSV", "your sheet of slides, for --group")
+    parser.add_path("--statistics", "TSV", "table from `muse statistics`")
     parser.add_argument("--no-model", default="", metavar="WHY", help="reason why there is no model")
-    add_doubts_argument(parser)
-    add_output_argument(parser, "HTML", "the page (default: RESULTS/report.html)", required=False)
-    parser.add_argument("--table", type=Path, metavar="TSV", help="the table (default: RESULTS/cohort.tsv)")
-    add_threads_argument(parser, "slides whose pictures are reduced at the same time")
+    parser.add_doubts()
+    parser.add_output("HTML", "the page (default: RESULTS/report.html)", required=False)
+    parser.add_path("--table", "TSV", "the table (default: RESULTS/cohort.tsv)")
+    parser.add_threads("slides whose pictures are reduced at the same time")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the report and print a summary."""
     from muse_pipeline.cohort.layout import CohortFiles
     from muse_pipeline.cohort.sheet import read_resolved
     from muse_pipeline.core.errors import SheetError
@@ -42,20 +37,13 @@ def run(args: argparse.Namespace) -> None:
 
     files = CohortFiles(args.results)
     page, table = args.output or files.report, args.table or files.table
-    rows = read_resolved(args.slides or find_sheet(args.results))
+    if not (args.slides or files.sheet.is_file()):
+        raise SheetError(
+            f"{args.results}: has no sheet.json; give the output folder of a run, or a sheet with --slides"
+        )
+    rows = read_resolved(args.slides or files.sheet)
     groups = read_groups(args.sheet, args.group) if args.group else {}
     slides = gather_cohort(args.results, rows, args.no_model, groups, args.include_doubtful)
     of_cohort = args.pretraining, args.statistics, args.no_model
     for line in write_report(slides, args.results, page, table, *of_cohort, args.threads):
         print(line)
-
-
-def find_sheet(results: Path) -> Path:
-    """Path of the resolved sheet that a run wrote into its output folder."""
-    from muse_pipeline.cohort.layout import CohortFiles
-    from muse_pipeline.core.errors import SheetError
-
-    sheet = CohortFiles(results).sheet
-    if not sheet.is_file():
-        raise SheetError(f"{results}: has no sheet.json; give the output folder of a run, or a sheet with --slides")
-    return sheet

@@ -1,46 +1,147 @@
 """Run slides one after another into a folder of results, for `muse run`."""
 
-from __future__ import annotations
-
+import argparse
 import time
 import traceback
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 from tqdm import tqdm
 
+from muse_pipeline.cli.arguments import read_settings
+from muse_pipeline.cohort.collect import find_rows
 from muse_pipeline.cohort.layout import OF_COHORT, CohortFiles, SlideFiles, remove_cohort_files
 from muse_pipeline.cohort.ledgers import describe_nuclei
+from muse_pipeline.cohort.lock import lock_results
 from muse_pipeline.cohort.records import describe_changes
+from muse_pipeline.cohort.settings import require_fitting_model
 from muse_pipeline.cohort.sheet import SheetRow, read_resolved
-from muse_pipeline.core.errors import MuseError, OutputError, SlideError
+from muse_pipeline.core.environment import all_processor_seconds, count_cores
+from muse_pipeline.core.errors import ConfigError, GeoJSONError, LeftOutWarning, MuseError, OutputError, SlideError
 from muse_pipeline.core.files import remove, write_json
-from muse_pipeline.core.text import count_noun, one_line, time_text
+from muse_pipeline.core.text import count_noun, one_line, some_of, time_text
+from muse_pipeline.core.types import FROM_NUCLEI, MODEL_OF_MODE, SlideInfo
+from muse_pipeline.inference.embed import Embedder
+from muse_pipeline.inference.model import choose_provider, find_model, find_region_model, name_model
+from muse_pipeline.inference.predictor import Predictor, RegionPredictor
 from muse_pipeline.nuclei.parquet import open_nuclei
-from muse_pipeline.pipeline import Models, run_slide
+from muse_pipeline.outputs.geojson import require_measurements
+from muse_pipeline.pipeline import Models, plan_slides, run_slide
 from muse_pipeline.plan import Plan
+from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
+from muse_pipeline.qupath.regions import read_areas, read_class_areas, read_roi
 from muse_pipeline.report.cohort import SlideResult, gather_cohort, judge_slide
+from muse_pipeline.report.costs import cost_lines
 from muse_pipeline.report.page import write_report
-from muse_pipeline.settings import RunSettings
-from muse_pipeline.slides.inspect import read_info
-from muse_pipeline.slides.remote import SlideUrl
-from muse_pipeline.slides.signature import fingerprint_file
+from muse_pipeline.settings import RunSettings, list_run_settings, require_available
+from muse_pipeline.slides.inspect import inspect_slide, read_info
+from muse_pipeline.slides.isolation import call_isolated
+from muse_pipeline.slides.mpp import require_mpp
+from muse_pipeline.slides.remote import SlideUrl, is_url
+from muse_pipeline.slides.signature import fingerprint_file, require_file
+
+
+def run_into_folder(args: argparse.Namespace, started: float) -> None:
+    """Find the slides and the model, run the unfinished slides, and raise an error that lists failed ones."""
+    drawn = Path(args.regions) if args.regions and args.regions.lower().endswith(GEOJSON_SUFFIXES) else None
+    rows = _find_rows(args, drawn)
+    models, settings = _load_models(args, None if drawn else args.regions)
+    plan, output = plan_slides(rows, models, settings), Path(settings.output)  # in which ~ is expanded
+    _require_to_last(rows, plan)
+    with nullcontext() if args.no_report else lock_results(output, "muse run"):
+        if not args.no_report:
+            merge_sheet(rows, plan)
+        ran = run_slides(rows, plan, models, settings)
+        if not args.no_report:
+            write_cohort_files(plan, settings)
+    if args.profile:
+        print(*cost_lines(ran, time.monotonic() - started, all_processor_seconds()), sep="\n")
+    failed = [slide.slide_id for slide in ran if slide.status == "failed"]
+    without_regions = [slide.slide_id for slide in ran if slide.lacks_regions]
+    for names, what in ((failed, "failed"), (without_regions, "have no tissue regions, because mapping failed")):
+        if names:
+            page = output / ("" if args.no_report else "report.html")
+            raise SlideError(f"{len(names)} of {len(rows)} slides {what} ({some_of(names)}); see {page}")
+
+
+def _find_rows(args: argparse.Namespace, drawn: Path | None) -> list[SheetRow]:
+    """The slides of the run; ``drawn`` is a file of tissue regions."""
+    for location in args.slides:
+        if isinstance(location, Path) and not (location.is_file() or location.is_dir()):
+            require_file(location)
+    mpp = args.mpp and require_mpp(args.mpp)
+    rows = [row.complete(args.organ, args.stain) for row in find_rows(args.slides, mpp, args.roi, drawn)]
+    for option, areas, read in (("--roi", args.roi, read_roi), ("--regions", drawn, read_class_areas)):
+        if areas is not None:
+            _require_areas(option, areas, read, rows)
+    return rows
+
+
+def _load_models(args: argparse.Namespace, regions: str | None) -> tuple[Models, RunSettings]:
+    """Load the networks of the run, print the name of the model, and complete the settings."""
+    provider = choose_provider(args.provider)
+    path = find_model(args.model or MODEL_OF_MODE[args.mode], provider)
+    predictor = Predictor(path, provider)
+    card = predictor.card
+    classes = [kind.name for kind in card.classes]
+    of_run = {"output": str(args.output), "mpp": card.mpp, "regions": regions}
+    settings = RunSettings(read_settings(args, list_run_settings()) | of_run, args.threads or count_cores())
+    require_available(settings)
+    require_fitting_model(settings, {"name": card.name, "mpp": card.mpp, "classes": classes})
+    require_measurements(settings.measurements, settings.features, classes, settings.cells)
+    print(f"model: {name_model(path)} ({card.precision}), provider {provider}")
+    mapper = None
+    if settings.regions not in (None, FROM_NUCLEI):
+        mapper = RegionPredictor(find_region_model(settings.regions, provider), provider)
+    return Models(predictor, mapper, Embedder(path, provider) if settings.embedding else None), settings
+
+
+def _require_areas(option: str, path: Path, read: Callable[[Path, SlideInfo], Any], rows: list[SheetRow]) -> None:
+    """Check that a file has areas on at least one of the slides, before results of an earlier run are removed."""
+    with warnings.catch_warnings(action="ignore", category=LeftOutWarning):  # `muse tissue` warns for each slide
+        try:
+            read_areas(path)
+        except GeoJSONError as error:
+            raise GeoJSONError(f"{option} {error}") from error
+        for row in rows:
+            try:
+                if not is_url(row.path):
+                    read(path, call_isolated(inspect_slide, Path(row.path), row.slide_id, row.mpp))
+                return
+            except GeoJSONError as error:
+                beside = error
+            except MuseError:  # reported when the slide is run
+                return
+    raise GeoJSONError(f"{option} {beside}")
+
+
+def _require_to_last(rows: list[SheetRow], plan: Plan) -> None:
+    """Check that no input is a file that this run removes first, such as an earlier run's outline given as --roi."""
+    records = [plan.records(row.slide_id) for row in rows]
+    homes = {of_slide.folder.resolve() for of_slide in records}
+    read = sorted(
+        {location for row in rows for location in (row.path, row.roi, row.regions) if location and not is_url(location)}
+    )
+    for path in map(Path, read):
+        if path.suffix.lower() == ".mrxs" and path.with_suffix("").resolve() in homes:
+            raise ConfigError(f"{path}: its folder of pixels is also the folder of its results; give another --output")
+        if homes & set(path.resolve().parents):
+            results = (of_slide.find_results(job) for of_slide in records for job in of_slide.jobs)
+            if path.resolve() in map(Path.resolve, chain.from_iterable(results)):
+                raise ConfigError(
+                    f"{path}: is a result of an earlier run that this run replaces; give a copy of the file"
+                )
 
 
 def run_slides(rows: Sequence[SheetRow], plan: Plan, models: Models, settings: RunSettings) -> list[SlideResult]:
     """Run the jobs of slides that are not current, and print a line for each slide, even if some fail.
 
-    Args:
-        rows: the slides.
-        plan: plan of these slides.
-        models: networks of the run.
-        settings: settings of the run.
-
-    Returns:
-        The outcomes of the slides that were not finished.
+    Returns the outcomes of the slides that were not finished.
     """
     for line in describe_changes({slide: changes for slide in plan.slides if (changes := plan.find_replaced(slide))}):
         print(line)
@@ -55,7 +156,8 @@ def run_slides(rows: Sequence[SheetRow], plan: Plan, models: Models, settings: R
                 ran.append(replace(result, status="failed") if problem else result)
                 end = problem or _describe_end(result, time.monotonic() - started)
             else:
-                end = f"{_count_nuclei(records.folder)}, unchanged, skipped"
+                with open_nuclei(SlideFiles(records.folder).nuclei) as file:
+                    end = f"{count_noun(file.metadata.num_rows, 'nucleus', 'nuclei')}, unchanged, skipped"
             count = f" ({number} of {len(rows)})" if len(rows) > 1 else ""
             bar.write(f"{row.slide_id}: {end}{count}")
             bar.update()
@@ -82,10 +184,6 @@ def write_cohort_files(plan: Plan, settings: RunSettings) -> None:
     """Write the report and the requested files of the cohort, and remove those that are out of date.
 
     The report covers all slides that have results in the folder, including those of earlier runs.
-
-    Args:
-        plan: plan of the slides that were run.
-        settings: settings of the run.
     """
     files, threads = CohortFiles(Path(settings.output)), settings.threads
     slides = gather_cohort(files.folder, read_resolved(files.sheet))
@@ -109,7 +207,12 @@ def run_logged(row: SheetRow, plan: Plan, models: Models, settings: RunSettings,
         bar.set_description(f"{row.slide_id}: {step}")
 
     try:
-        with _open_log(log_file) as log, redirect_stdout(log):
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        opened = log_file.open("w", encoding="utf-8")
+    except OSError as error:
+        return f"start: {log_file}: cannot be written ({error.strerror}); give another --output"
+    try:
+        with opened as log, redirect_stdout(log):
             run_slide(row, plan, models, settings, begin)
     except MuseError as error:
         return f"{steps[-1]}: {error}"
@@ -120,20 +223,6 @@ def run_logged(row: SheetRow, plan: Plan, models: Models, settings: RunSettings,
     finally:
         remove(files.fetched)
     return ""
-
-
-def _open_log(path: Path) -> TextIO:
-    """Open the log of a slide."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("w", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); give another --output") from error
-
-
-def _count_nuclei(folder: Path) -> str:
-    with open_nuclei(SlideFiles(folder).nuclei) as file:
-        return count_noun(file.metadata.num_rows, "nucleus", "nuclei")
 
 
 def _describe_end(slide: SlideResult, seconds: float) -> str:

@@ -9,10 +9,14 @@ muse sheet --check slides.tsv                   list all mistakes with their row
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from warnings import warn
 
-from muse_pipeline.cli.arguments import add_output_argument, positive
+from muse_pipeline.cli.arguments import Parser, positive
+from muse_pipeline.core.errors import ConfigError, LeftOutWarning, SheetError, SlideError
+from muse_pipeline.core.text import count_noun, some_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,28 +25,20 @@ if TYPE_CHECKING:
     from muse_pipeline.tissue.tma import Core
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse sheet``."""
-    parser.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="a folder of slides")
-    add_output_argument(parser, "TSV", "sheet to write (TSV, or CSV if it ends in .csv)", required=False)
-    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per pixel of every slide, not the files'")
-    parser.add_argument("--add", action="store_true", help="append slides that are not in the sheet yet")
-    parser.add_argument("--tma", action="store_true", help="find the cores of slides that are tissue microarrays")
-    parser.add_argument(
-        "--core-map", type=Path, metavar="TSV", help="with --tma: table with `core` (B-7) and columns such as `patient`"
-    )
-    parser.add_argument("--check", type=Path, metavar="TSV", help="check this sheet instead of writing one")
-    parser.add_argument(
-        "--resolved", type=Path, metavar="JSON", help="with --check: write the rows, with absolute paths"
-    )
+def add_arguments(parser: Parser) -> None:
+    parser.add_path("folder", "FOLDER", "a folder of slides", nargs="?")
+    parser.add_output("TSV", "sheet to write (TSV, or CSV if it ends in .csv)", required=False)
+    parser.add_number("--mpp", positive, "UM", "um per pixel of every slide, not the files'")
+    parser.add_flag("--add", "append slides that are not in the sheet yet")
+    parser.add_flag("--tma", "find the cores of slides that are tissue microarrays")
+    parser.add_path("--core-map", "TSV", "with --tma: table with `core` (B-7) and columns such as `patient`")
+    parser.add_path("--check", "TSV", "check this sheet instead of writing one")
+    parser.add_path("--resolved", "JSON", "with --check: write the rows, with absolute paths")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check or write a sheet."""
     from muse_pipeline.cohort.sheet import read_sheet
-    from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.core.files import write_json
-    from muse_pipeline.core.text import count_noun
 
     if args.check:
         rows = read_sheet(args.check)
@@ -64,7 +60,6 @@ def run(args: argparse.Namespace) -> None:
 def make_sheet(args: argparse.Namespace) -> None:
     """Write a sheet of the slides in a folder or of their cores, or add the slides to an existing sheet."""
     from muse_pipeline.cohort.collect import add_to_sheet, collect_slides, write_sheet
-    from muse_pipeline.core.text import count_noun
 
     rows, output = collect_slides(args.folder, args.mpp), args.output
     if args.tma:
@@ -79,16 +74,10 @@ def make_sheet(args: argparse.Namespace) -> None:
 
 
 def find_core_rows(slide: SheetRow, sheet: Path, known: Mapping[str, Mapping[str, str]]) -> list[SheetRow]:
-    """Make a row for every core of a slide, and write the core's region of interest to a folder next to the sheet.
+    """Make a row for every core of a slide, and write the core's region of interest to a folder next to ``sheet``.
 
-    Args:
-        slide: row of the slide.
-        sheet: path of the sheet to which the rows will be written.
-        known: further cells of a row, keyed by the core's name and then by column; empty without a core map.
+    The cells of the core map, ``known``, are keyed by the core's name and then by column.
     """
-    from dataclasses import replace
-
-    from muse_pipeline.core.errors import SlideError
     from muse_pipeline.qupath.regions import write_cores
     from muse_pipeline.slides.base import open_slide
     from muse_pipeline.slides.inspect import inspect_slide
@@ -119,7 +108,6 @@ def find_core_rows(slide: SheetRow, sheet: Path, known: Mapping[str, Mapping[str
 
 def _read_core_map(path: Path) -> dict[str, dict[str, str]]:
     from muse_pipeline.cohort.sheet import read_cells
-    from muse_pipeline.core.errors import SheetError
 
     known = read_cells(path, key="core")
     if not known:
@@ -134,11 +122,6 @@ def _compare_with_map(slide: SheetRow, cores: Sequence[Core], known: Mapping[str
 
     Empty outer rows and columns are not part of the grid, so names may be shifted if the map has more rows or columns.
     """
-    from warnings import warn
-
-    from muse_pipeline.core.errors import LeftOutWarning, SheetError
-    from muse_pipeline.core.text import some_of
-
     names = [core.name for core in cores if not core.is_missing]
     of_map = [f"'{name}'" for name in known if name not in names]
     of_slide = [f"'{name}'" for name in names if name not in known]

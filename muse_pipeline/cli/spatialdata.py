@@ -6,25 +6,20 @@ The image is a link to the store, not a copy, so the two folders must keep their
 system "global" is in um.
 """
 
-from __future__ import annotations
-
 import argparse
-from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_output_argument
+from muse_pipeline.cli.arguments import Parser
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse spatialdata``."""
-    parser.add_argument("nuclei", type=Path, metavar="NUCLEI", help="table of nuclei (nuclei.parquet)")
-    parser.add_argument("--store", type=Path, required=True, metavar="STORE", help="image of the slide")
+def add_arguments(parser: Parser) -> None:
+    parser.add_path("nuclei", "NUCLEI", "table of nuclei (nuclei.parquet)")
+    parser.add_path("--store", "STORE", "image of the slide", required=True)
     parser.add_argument("--patient", help="patient of the slide (default: from the name of the slide)")
-    parser.add_argument("--embeddings", type=Path, metavar="PARQUET", help="vectors of the nuclei, from `muse embed`")
-    add_output_argument(parser, "ZARR")
+    parser.add_path("--embeddings", "PARQUET", "vectors of the nuclei, from `muse embed`")
+    parser.add_output("ZARR")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the folder."""
     from muse_pipeline.scverse.anndata import write_spatialdata
 
     write_spatialdata(args.nuclei, args.store, args.output, args.patient, args.embeddings)

@@ -6,29 +6,22 @@ Writes a row per measure and pair of groups: means, effect size with its 95 % in
 which controls the false discovery rate. The unit is the patient: slides of the same patient are averaged first.
 """
 
-from __future__ import annotations
-
 import argparse
-from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_doubts_argument, add_output_argument, add_threads_argument
+from muse_pipeline.cli.arguments import Parser
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse statistics``."""
-    parser.add_argument("results", type=Path, metavar="RESULTS", help="folder with one folder per slide")
-    parser.add_argument("--sheet", type=Path, required=True, metavar="TSV", help="table with a row per slide")
+def add_arguments(parser: Parser) -> None:
+    parser.add_path("results", "RESULTS", "folder with one folder per slide")
+    parser.add_path("--sheet", "TSV", "table with a row per slide", required=True)
     parser.add_argument("--group", required=True, metavar="COLUMN", help="column with the group of each slide")
-    parser.add_argument(
-        "--patient", default="patient", metavar="COLUMN", help="column with the patients (default: %(default)s)"
-    )
-    add_doubts_argument(parser)
-    add_threads_argument(parser, "slides that are read at the same time")
-    add_output_argument(parser, "TSV")
+    parser.add_argument("--patient", default="patient", metavar="COLUMN", help="column with the patients")
+    parser.add_doubts()
+    parser.add_threads("slides that are read at the same time")
+    parser.add_output("TSV")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Compare the groups, write the table, and print a summary."""
     from muse_pipeline.statistics.cohort import compare_cohort
 
     how = args.group, args.patient, args.output, args.include_doubtful, args.threads

@@ -5,45 +5,32 @@ their outlines. --regions adds every nucleus's tissue region and its distance to
 measurements of its shape, stains, texture and neighbours.
 """
 
-from __future__ import annotations
-
 import argparse
-from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_ledger_argument, add_output_argument, add_threads_argument
+from muse_pipeline.cli.arguments import Parser
 from muse_pipeline.core.types import FEATURE_SETS
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse stitch``."""
-    parser.add_argument("shards", type=Path, nargs="+", metavar="SHARD", help="all shards of the slide")
-    parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json from `muse inspect`")
-    parser.add_argument("--tissue", type=Path, required=True, metavar="NPZ", help="tissue.npz from `muse tissue`")
-    parser.add_argument(
+def add_arguments(parser: Parser) -> None:
+    parser.add_path("shards", "SHARD", "all shards of the slide", nargs="+")
+    parser.add_path("--info", "JSON", "slide.json from `muse inspect`", required=True)
+    parser.add_path("--tissue", "NPZ", "tissue.npz from `muse tissue`", required=True)
+    parser.add_path(
         "--regions",
-        type=Path,
-        metavar="PATH",
-        help="folder written by `muse regions`, or a GeoJSON of areas with classes: adds the region of every nucleus",
+        "PATH",
+        "folder written by `muse regions`, or a GeoJSON of areas with classes: adds the region of every nucleus",
     )
-    parser.add_argument(
-        "--features", choices=FEATURE_SETS, default="none", help="see `muse run`; needs --store (default: %(default)s)"
-    )
-    parser.add_argument("--store", type=Path, metavar="STORE", help="image store in which the nuclei were found")
-    parser.add_argument(
-        "--artefacts",
-        type=Path,
-        metavar="GEOJSON",
-        help="find artefacts, write them to this file, and flag nuclei in them; needs --store",
-    )
-    parser.add_argument("--colour", type=Path, metavar="JSON", help="stains from `muse tissue`; needed with --store")
-    add_threads_argument(parser)
-    add_output_argument(parser, "PARQUET")
-    parser.add_argument("--csv", type=Path, metavar="CSV.GZ", help="also write the table as CSV")
-    add_ledger_argument(parser)
+    parser.add_argument("--features", choices=FEATURE_SETS, default="none", help="see `muse run`; needs --store")
+    parser.add_path("--store", "STORE", "image store in which the nuclei were found")
+    parser.add_path("--artefacts", "GEOJSON", "find artefacts, write them here, and flag nuclei in them; needs --store")
+    parser.add_path("--colour", "JSON", "stains from `muse tissue`; needed with --store")
+    parser.add_threads()
+    parser.add_output("PARQUET")
+    parser.add_path("--csv", "CSV.GZ", "also write the table as CSV")
+    parser.add_ledger()
 
 
 def run(args: argparse.Namespace) -> None:
-    """Stitch one slide."""
     from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.nuclei.parquet import write_csv
     from muse_pipeline.steps import Pixels, stitch

@@ -10,51 +10,39 @@ labels for `muse finetune`.
 """
 
 import argparse
-from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_output_argument, add_threads_argument, at_least_one, positive, zero_or_more
+from muse_pipeline.cli.arguments import Parser, at_least_one, positive, zero_or_more
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse synthesize``."""
+def add_arguments(parser: Parser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     masks = kinds.add_parser("masks", help="instance masks of glands and stroma", description=write_masks.__doc__)
-    add_output_argument(masks, "FOLDER", "folder to write; masks from an earlier call are replaced")
-    masks.add_argument("--n", type=at_least_one, default=1000, metavar="N", help="number (default: %(default)s)")
-    masks.add_argument("--seed", type=zero_or_more, default=0, metavar="S", help="seed (default: %(default)s)")
-    masks.add_argument("--mpp", type=positive, default=0.5, metavar="M", help="um per pixel (default: %(default)s)")
-    masks.add_argument(
-        "--size-px", type=at_least_one, default=256, metavar="P", help="side of a mask (default: %(default)s)"
-    )
-    masks.add_argument(
+    masks.add_output("FOLDER", "folder to write; masks from an earlier call are replaced")
+    masks.add_number("--n", at_least_one, "N", "number", default=1000)
+    masks.add_number("--seed", zero_or_more, "S", "seed", default=0)
+    masks.add_number("--mpp", positive, "M", "um per pixel", default=0.5)
+    masks.add_number("--size-px", at_least_one, "P", "side of a mask", default=256)
+    masks.add_path(
         "--fit",
-        type=Path,
+        "FILE",
+        "nuclei.parquet or proposals.parquet, to which sizes, eccentricities and density are fitted",
         nargs="+",
         default=[],
-        metavar="FILE",
-        help="nuclei.parquet or proposals.parquet, to which sizes, eccentricities and density are fitted",
     )
-    add_threads_argument(masks, "number of masks made at the same time")
+    masks.add_threads("number of masks made at the same time")
     masks.set_defaults(synthesize=write_masks)
     pictures = kinds.add_parser("pictures", help="rendered tissue with labels", description=write_pictures.__doc__)
-    add_output_argument(pictures, "FOLDER", "folder to write; pictures from an earlier call are replaced")
-    pictures.add_argument(
-        "--generator", type=Path, required=True, metavar="FILE", help="checkpoint of a run with `method: unit`"
-    )
-    pictures.add_argument("--n", type=at_least_one, default=200, metavar="N", help="number (default: %(default)s)")
-    pictures.add_argument("--seed", type=zero_or_more, default=0, metavar="S", help="seed (default: %(default)s)")
-    pictures.add_argument(
-        "--size-px", type=at_least_one, default=256, metavar="P", help="side of a picture (default: %(default)s)"
-    )
-    pictures.add_argument(
-        "--masks", type=Path, metavar="FOLDER", help="masks to render, made at the same mpp (default: synthesised)"
-    )
-    add_threads_argument(pictures, "threads of the generator")
+    pictures.add_output("FOLDER", "folder to write; pictures from an earlier call are replaced")
+    pictures.add_path("--generator", "FILE", "checkpoint of a run with `method: unit`", required=True)
+    pictures.add_number("--n", at_least_one, "N", "number", default=200)
+    pictures.add_number("--seed", zero_or_more, "S", "seed", default=0)
+    pictures.add_number("--size-px", at_least_one, "P", "side of a picture", default=256)
+    pictures.add_path("--masks", "FOLDER", "masks to render, made at the same mpp (default: synthesised)")
+    pictures.add_threads("threads of the generator")
     pictures.set_defaults(synthesize=write_pictures)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Synthesise masks or pictures."""
     args.synthesize(args)
 
 
@@ -96,12 +84,6 @@ def write_pictures(args: argparse.Namespace) -> None:
     renderer = rendering.Renderer(args.generator, args.threads)
     with show_progress("pictures") as progress:
         rendering.render_pictures(
-            renderer,
-            args.output,
-            args.n,
-            seed=args.seed,
-            size_px=args.size_px,
-            masks=args.masks,
-            progress=progress,
+            renderer, args.output, args.n, seed=args.seed, size_px=args.size_px, masks=args.masks, progress=progress
         )
     print(f"{args.output}: {count_noun(args.n, 'picture')} at {renderer.mpp:g} um/px; see {rendering.PAGE}")

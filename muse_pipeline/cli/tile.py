@@ -4,42 +4,30 @@ Glass is left out. Areas that cannot be decoded are white, and are listed in the
 when it is complete.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import (
-    add_ledger_argument,
-    add_output_argument,
-    add_threads_argument,
-    fraction,
-    positive,
-)
+from muse_pipeline.cli.arguments import Parser, fraction, positive
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse tile``."""
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("slide", type=Path, metavar="SLIDE")
-    parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json from `muse inspect`")
-    parser.add_argument("--tissue", type=Path, required=True, metavar="NPZ", help="tissue.npz from `muse tissue`")
-    parser.add_argument("--mpp", type=positive, default=0.5, help="um per pixel of the image (default 0.5)")
-    add_threads_argument(parser)
-    parser.add_argument(
-        "--max-corrupt", type=fraction, default=0.01, metavar="F", help="fraction of the tissue that may be undecodable"
-    )
+    parser.add_path("--info", "JSON", "slide.json from `muse inspect`", required=True)
+    parser.add_path("--tissue", "NPZ", "tissue.npz from `muse tissue`", required=True)
+    parser.add_argument("--mpp", type=positive, default=0.5, help="um per pixel of the image")
+    parser.add_threads()
+    parser.add_number("--max-corrupt", fraction, "F", "fraction of the tissue that may be undecodable", default=0.01)
     parser.add_argument(
         "--codec",
         choices=("zstd", "jpeg"),
         default="zstd",
-        help="zstd is lossless; jpeg is smaller, for pretraining only (default: %(default)s)",
+        help="zstd is lossless; jpeg is smaller, for pretraining only",
     )
-    add_output_argument(parser, "ZARR", "store to write, such as image-500nm.zarr for 0.5 um/px")
-    add_ledger_argument(parser)
+    parser.add_output("ZARR", "store to write, such as image-500nm.zarr for 0.5 um/px")
+    parser.add_ledger()
 
 
 def run(args: argparse.Namespace) -> None:
-    """Read the slide and write the store."""
     from muse_pipeline.steps import tile
 
     given = args.slide, args.info, args.tissue, args.output, args.mpp, args.threads, args.max_corrupt, args.codec

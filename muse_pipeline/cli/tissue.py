@@ -3,31 +3,27 @@
 A slide without tissue does not fail: its mask is empty, and a warning is printed.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_ledger_argument
+from muse_pipeline.cli.arguments import Parser
 
 WRITES = frozenset({"mask", "picture", "outline", "colour", "ledger"})
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse tissue``."""
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("slide", type=Path, metavar="SLIDE")
-    parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json from `muse inspect`")
-    parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="analyse only these areas, drawn in QuPath")
-    parser.add_argument("--mask", type=Path, required=True, metavar="NPZ", help="tissue.npz, read by later steps")
-    parser.add_argument("--picture", type=Path, required=True, metavar="PNG", help="picture of the outline")
-    parser.add_argument("--outline", type=Path, required=True, metavar="GEOJSON", help="outline for QuPath (GeoJSON)")
-    parser.add_argument("--colour", type=Path, required=True, metavar="JSON", help="stain statistics (JSON)")
-    parser.add_argument("--third-stain", action="store_true", help="also find a stain other than haematoxylin and DAB")
-    add_ledger_argument(parser)
+    parser.add_path("--info", "JSON", "slide.json from `muse inspect`", required=True)
+    parser.add_path("--roi", "GEOJSON", "analyse only these areas, drawn in QuPath")
+    parser.add_path("--mask", "NPZ", "tissue.npz, read by later steps", required=True)
+    parser.add_path("--picture", "PNG", "picture of the outline", required=True)
+    parser.add_path("--outline", "GEOJSON", "outline for QuPath (GeoJSON)", required=True)
+    parser.add_path("--colour", "JSON", "stain statistics (JSON)", required=True)
+    parser.add_flag("--third-stain", "also find a stain other than haematoxylin and DAB")
+    parser.add_ledger()
 
 
 def run(args: argparse.Namespace) -> None:
-    """Find the tissue, measure the stains, and write the files."""
     from muse_pipeline.steps import tissue
 
     outputs = args.mask, args.picture, args.outline, args.colour

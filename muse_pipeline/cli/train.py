@@ -11,15 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 from textwrap import TextWrapper
 
-from muse_pipeline.cli.arguments import (
-    add_compute_arguments,
-    add_config_arguments,
-    add_output_argument,
-    at_least_one,
-    share_of_cores,
-    text_columns,
-    zero_or_more,
-)
+from muse_pipeline.cli.arguments import Parser, at_least_one, share_of_cores, text_columns, zero_or_more
 
 # Descriptions, keyed by verb, of the verbs for a single method. METHODS contains the method that each verb uses for a
 # config without a method.
@@ -45,11 +37,30 @@ docs/guide/label-free.md.
 METHODS = {"finetune": "detector", "pretrain": "muse", "psm": "psm"}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse train`` and of the verbs that are for a single method."""
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("config", type=Path, help="config of the run (YAML), such as one of --list")
     parser.add_argument("--list", action=_ListRecipes, nargs=0, help="list configs to copy and edit, and exit")
-    add_run_arguments(parser)
+    parser.add_output("FOLDER", "folder of the run")
+    parser.add_argument("--until", metavar="STAGE", help="last stage to finish (default: all)")
+    parser.add_compute()
+    parser.add_argument(
+        "--loaders",
+        type=zero_or_more,
+        help="number of threads that prepare batches (default: that of --threads with a GPU, else 0)",
+    )
+    parser.add_argument(
+        "--devices",
+        type=at_least_one,
+        default=1,
+        help="number of GPUs, or of processes on a CPU, per node; each takes `batch` windows",
+    )
+    parser.add_argument(
+        "--nodes", type=at_least_one, default=1, help="number of machines on which srun or torchrun starts this command"
+    )
+    parser.add_flag(
+        "--start-over", "discard a run with other settings, data or weights in the folder; otherwise an error"
+    )
+    parser.add_config("detector.schedule.steps=100" if parser.prog == "muse psm" else "schedule.steps=100")
 
 
 class _ListRecipes(argparse.Action):
@@ -73,38 +84,7 @@ def _first_sentence(text: str) -> str:
     return re.split(r"[.;] ", " ".join(line.removeprefix("# ") for line in lines))[0].rstrip(".:")
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of every verb that trains, apart from its config."""
-    add_output_argument(parser, "FOLDER", "folder of the run")
-    parser.add_argument("--until", metavar="STAGE", help="last stage to finish (default: all)")
-    add_compute_arguments(parser)
-    parser.add_argument(
-        "--loaders",
-        type=zero_or_more,
-        help="number of threads that prepare batches (default: that of --threads with a GPU, else 0)",
-    )
-    parser.add_argument(
-        "--devices",
-        type=at_least_one,
-        default=1,
-        help="number of GPUs, or of processes on a CPU, per node; each takes `batch` windows (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--nodes",
-        type=at_least_one,
-        default=1,
-        help="number of machines on which srun or torchrun starts this command (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--start-over",
-        action="store_true",
-        help="discard a run in the folder that has different settings, data or weights, instead of raising an error",
-    )
-    add_config_arguments(parser, "detector.schedule.steps=100" if parser.prog == "muse psm" else "schedule.steps=100")
-
-
 def run(args: argparse.Namespace) -> None:
-    """Train one model."""
     from muse_pipeline.cli.arguments import TrainingOutput
     from muse_pipeline.training.devices import is_first_process
     from muse_pipeline.training.recipe import load_run, train_run

@@ -6,22 +6,16 @@
 The pages can also be opened by a double click, without a server.
 """
 
-from __future__ import annotations
-
 import argparse
-from pathlib import Path
 
-from muse_pipeline.cli.arguments import zero_or_more
+from muse_pipeline.cli.arguments import Parser, zero_or_more
 
 MOST_LISTED = 10
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse view``."""
-    parser.add_argument(
-        "results", type=Path, metavar="RESULTS", help="output folder of a run, or a slide's folder in it"
-    )
-    parser.add_argument("--port", type=zero_or_more, default=8080, help="0: any free port (default: %(default)s)")
+def add_arguments(parser: Parser) -> None:
+    parser.add_path("results", "RESULTS", "output folder of a run, or a slide's folder in it")
+    parser.add_argument("--port", type=zero_or_more, default=8080, help="0: any free port")
 
 
 def run(args: argparse.Namespace) -> None:

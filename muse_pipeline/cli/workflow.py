@@ -6,19 +6,16 @@ The Snakefile includes the workflow that is installed with this package, so no r
 of the package the study runs the new version. Existing files are not overwritten.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import positive
+from muse_pipeline.cli.arguments import Parser, positive
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse workflow``."""
-    parser.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="DIR", help="folder of the study")
-    parser.add_argument("--slides", type=Path, metavar="FOLDER", help="also write a sheet of the slides in this folder")
-    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per pixel of these slides, not the files'")
+def add_arguments(parser: Parser) -> None:
+    parser.add_path("folder", "DIR", "folder of the study", nargs="?", default=Path())
+    parser.add_path("--slides", "FOLDER", "also write a sheet of the slides in this folder")
+    parser.add_number("--mpp", positive, "UM", "um per pixel of these slides, not the files'")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,7 +1,5 @@
 """Collect the slides of a cohort from files, URLs, folders and sheets, and write them to a sheet, one row per slide."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os
@@ -49,13 +47,8 @@ def find_rows(
 ) -> list[SheetRow]:
     """Collect the rows of slides, URLs, folders and sheets, in the given order; a slide given twice has one row.
 
-    Slides of the same name are named after their folders, too; rows of sheets keep their names.
-
-    Args:
-        paths: paths or URLs.
-        mpp: um per level-0 pixel of slides that are given directly or in folders.
-        roi: path of a GeoJSON that limits the analysis, for slides that are given directly.
-        regions: path of a GeoJSON of tissue areas with classes, for slides that are given directly.
+    Slides of the same name are named after their folders, too; rows of sheets keep their names. ``roi`` and ``regions``
+    are GeoJSON files for slides that are given directly, and ``mpp`` is also for slides in folders.
     """
     paths = list(dict.fromkeys(paths))
     is_folder = {location: not is_url(str(location)) and Path(location).is_dir() for location in paths}

@@ -12,24 +12,9 @@ from muse_pipeline.core.text import slug
 TABLE_FILES = ("parquet", "csv.gz", "geojson.gz", "part-[0-9][0-9][0-9].geojson.gz", "provenance.json")
 # Names of files and folders next to the folders of the slides.
 BESIDE_SLIDES = frozenset(
-    {
-        "cohort.tsv",
-        "cohort.h5ad",
-        "roi.tsv",
-        "statistics.tsv",
-        "statistics.patients.tsv",
-        "report.html",
-        "sheet.json",
-        "model.json",
-        "run_config.yaml",
-        "pretraining.json",
-        "region_model.json",
-        "logs",
-        "training",
-        "pretraining",
-        "region_training",
-        "qupath",
-    }
+    {"cohort.tsv", "cohort.h5ad", "roi.tsv", "statistics.tsv", "statistics.patients.tsv", "report.html"}
+    | {"sheet.json", "model.json", "run_config.yaml", "pretraining.json", "region_model.json"}
+    | {"logs", "training", "pretraining", "region_training", "qupath"}
 )
 OF_COHORT = "cohort.h5ad", "statistics.tsv", "statistics.patients.tsv"  # files made from the nuclei of all slides
 
@@ -56,13 +41,9 @@ class _Path:
 
 @dataclass(frozen=True)
 class SlideFiles:
-    """Paths of the results of one slide.
+    """Paths of the results of one slide."""
 
-    Attributes:
-        folder: folder of the slide's results, RESULTS/<slide_id>.
-    """
-
-    folder: Path
+    folder: Path  # folder of the slide's results, RESULTS/<slide_id>
 
     fetched = _Path("fetched")  # folder of the downloaded slide, which is removed when its images have been written
     info = _Path("slide.json")  # header of the slide
@@ -115,13 +96,9 @@ class SlideFiles:
 
 @dataclass(frozen=True)
 class CohortFiles:
-    """Paths of the results of a cohort.
+    """Paths of the results of a cohort."""
 
-    Attributes:
-        folder: output folder of the run.
-    """
-
-    folder: Path
+    folder: Path  # output folder of the run
 
     sheet = _Path("sheet.json")  # the resolved sheet
     model = _Path("model.json")  # the description of the model
@@ -141,10 +118,7 @@ class CohortFiles:
 def remove_cohort_files(results: Path, slides: Collection[str], unrequested: Collection[str] = ()) -> None:
     """Remove each file in ``OF_COHORT`` that is older than one of its sources, or of which a source is missing.
 
-    Args:
-        results: output folder of the run.
-        slides: slide_ids of the slides whose tables of nuclei are the sources.
-        unrequested: names of files that the run does not write; the resolved sheet is a source of these too.
+    The sources are the tables of nuclei of ``slides`` and, for files in ``unrequested``, the resolved sheet.
     """
     tables = [SlideFiles(results / slide).nuclei for slide in slides]
     for path in (results / name for name in OF_COHORT):

@@ -1,7 +1,5 @@
 """Ledgers: the outcome of every step of a slide, written by the step and read by the report."""
 
-from __future__ import annotations
-
 import re
 import sys
 import time
@@ -26,36 +24,22 @@ STEPS = ("fetch", "inspect", "tissue", "tile", "propose", "detect", "regions", "
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One step of one slide.
+    """One step of one slide."""
 
-    Attributes:
-        step: name of the step.
-        status: "ok", "failed" or "missing".
-        reason: sentence that explains why the step failed or is missing; "" if it is ok.
-        seconds: wall-clock time, summed over shards; None if nothing was recorded.
-        processor_seconds: processor time of all threads, summed over shards; None if nothing was recorded.
-        peak_memory_mib: largest peak memory of any shard; None if nothing was recorded.
-        warnings: warnings of the step without duplicates.
-    """
-
-    step: str
-    status: str
-    reason: str = ""
-    seconds: float | None = None
-    processor_seconds: float | None = None
-    peak_memory_mib: int | None = None
-    warnings: tuple[str, ...] = ()
+    step: str  # name of the step
+    status: str  # "ok", "failed" or "missing"
+    reason: str = ""  # sentence that explains why the step failed or is missing; "" if it is ok
+    seconds: float | None = None  # wall-clock time, summed over shards; None if nothing was recorded
+    processor_seconds: float | None = None  # that of all threads, summed over shards; None if nothing was recorded
+    peak_memory_mib: int | None = None  # largest peak memory of any shard; None if nothing was recorded
+    warnings: tuple[str, ...] = ()  # warnings of the step without duplicates
 
 
 def read_progress(folder: Path, n_shards: int | None = None, no_model: str = "") -> list[StepRecord]:
     """Read the records of a slide's steps and outputs, in the order of ``order_steps``.
 
-    A step that has no ledger and is not in ``OPTIONAL`` has the status "missing".
-
-    Args:
-        folder: folder of the slide's results.
-        n_shards: number of shards of the run; ledgers of runs with a different number are ignored.
-        no_model: reason why ``detect`` is missing in a run without a model; "" otherwise.
+    A step that has no ledger and is not in ``OPTIONAL`` has the status "missing"; ``no_model`` is the reason for this
+    if a run has no model. Ledgers of runs with a different number of shards than ``n_shards`` are ignored.
     """
     entries = list(_read_entries(folder / "ledger", n_shards))
     records: list[StepRecord] = []
@@ -142,14 +126,10 @@ def _explain_absence(step: str, stopped_at: StepRecord | None, no_model: str) ->
 
 @contextmanager
 def record_step(path: Path | None, step: str) -> Iterator[list[str]]:
-    """Write the outcome of a step, its time and its peak memory to ``path`` when the block ends or fails.
+    """Write the outcome of a step, its time and its peak memory to ``path``, if given, when the block ends or fails.
 
-    The block receives a list; texts appended to it are written as ``warnings``, and so is every ``MuseWarning``,
-    which is also printed. The file is empty while the block runs, and stays empty if the process is killed.
-
-    Args:
-        path: path of the ledger; None to write none.
-        step: name of the step.
+    The block receives a list; texts appended to it are written as ``warnings``, and so is every ``MuseWarning``, which
+    is also printed. The file is empty while the block runs, and stays empty if the process is killed.
     """
     if path is not None:
         with suppress(OSError):  # a disk that is full or read-only is reported by the step itself

@@ -1,7 +1,5 @@
 """A lock on a folder of results: one run at a time, of the workflow, ``muse run`` or a training, writes to it."""
 
-from __future__ import annotations
-
 import os
 import platform
 from collections.abc import Iterator
@@ -18,11 +16,9 @@ NAME = ".lock"
 
 @contextmanager
 def lock_results(folder: Path, program: str) -> Iterator[None]:
-    """Keep other runs out of a folder of results until the block or the process ends.
+    """Keep other runs out of a folder of results, which is created if missing, until the block or the process ends.
 
-    Args:
-        folder: folder of the results, which is created if it does not exist.
-        program: name of the program, which other runs show in their error message.
+    Other runs show the name of the ``program`` in their error message.
     """
     path = folder / NAME
     try:

@@ -1,7 +1,5 @@
 """The patient of a slide or picture, from the sheet or from its name."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -11,13 +9,10 @@ _TCGA_PATIENT = r"^TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}"
 
 
 def patient_in_name(name: str, rule: str | int | None = None, folder: Path | None = None) -> str:
-    """The patient of the picture or slide ``name`` (without suffix).
+    """The patient of the picture or slide ``name`` (without suffix); ``folder`` is for the error message.
 
-    Args:
-        name: name of the picture or slide.
-        rule: number of leading characters, or a regular expression for ``find_in_name``; by default the first 12
-            characters of TCGA names, and otherwise the whole name.
-        folder: folder of the file, for the error message.
+    The rule is a number of leading characters, or a regular expression for ``find_in_name``; by default the first 12
+    characters of TCGA names, and otherwise the whole name.
     """
     if isinstance(rule, int):
         return name[:rule]
@@ -53,9 +48,8 @@ def find_patients(names: list[str], rows: dict[str, dict[str, str]], pattern: st
     a patient counts as a patient of its own.
     """
     if pattern is not None:
-        return {
-            name: match_patient(name, pattern) for name in names
-        }, f"the match of --patient '{pattern}' in each slide's name"
+        matches = {name: match_patient(name, pattern) for name in names}
+        return matches, f"the match of --patient '{pattern}' in each slide's name"
     patients = {name: rows.get(name, {}).get("patient", "") for name in names}
     if not any(patients.values()):
         return {name: name for name in names}, "each slide counts as a patient, since no patients are given"

@@ -9,8 +9,6 @@ If a run is stopped before a job begins, the results still belong to the request
 one: they are current again for a run with the earlier settings.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import stat
@@ -37,25 +35,15 @@ PHRASES = {
 
 @dataclass(frozen=True)
 class Job:
-    """A job of a slide; its files are named relative to the slide's folder.
+    """A job of a slide; its files are named relative to the slide's folder."""
 
-    Attributes:
-        name: name of the request.
-        settings: all settings on which the results depend, keyed by name.
-        reads: files of other jobs that it reads.
-        writes: files and folders that it writes.
-        temporary: files in ``writes`` that are deleted when no other job needs them.
-        steps: names of the ledgers of its steps; by default its own name.
-        removes: glob patterns of files of earlier runs that are removed before it runs; by default ``writes``.
-    """
-
-    name: str
-    settings: Mapping[str, Any]
-    reads: Sequence[str] = ()
-    writes: Sequence[str] = ()
-    temporary: Sequence[str] = ()
-    steps: Sequence[str] = ()
-    removes: Sequence[str] = ()
+    name: str  # name of the request
+    settings: Mapping[str, Any]  # all settings on which the results depend, keyed by name
+    reads: Sequence[str] = ()  # files of other jobs that it reads
+    writes: Sequence[str] = ()  # files and folders that it writes
+    temporary: Sequence[str] = ()  # files in ``writes`` that are deleted when no other job needs them
+    steps: Sequence[str] = ()  # names of the ledgers of its steps; by default its own name
+    removes: Sequence[str] = ()  # glob patterns of files that are removed before it runs; by default ``writes``
 
     @property
     def kept(self) -> list[str]:
@@ -69,12 +57,7 @@ class Job:
 
 
 class Records:
-    """The requests of a slide's jobs, and the state of their results.
-
-    Args:
-        folder: folder of the slide's results.
-        jobs: the jobs that a run requests, each after those whose files it reads.
-    """
+    """The requests of a slide's jobs, each after those whose files it reads, and the state of their results."""
 
     def __init__(self, folder: Path, jobs: Sequence[Job]):
         self.folder, self.jobs = folder, jobs
@@ -154,11 +137,7 @@ class Records:
         return {path for pattern in job.removes or job.writes for path in self.folder.glob(pattern)}
 
     def remove_unrequested(self, others: Iterable[Job]) -> None:
-        """Remove what no requested job explains: failed steps, and results of ``others`` with different settings.
-
-        Args:
-            others: jobs that this run does not request.
-        """
+        """Remove what no requested job explains: failed steps, and results of ``others`` with different settings."""
         for job in others:
             if compare(find_json(self.request(job)), job.settings):
                 self.withdraw([job])
@@ -214,10 +193,9 @@ class Records:
 
 
 def compare(before: Any, now: Mapping[str, Any]) -> dict[str, str] | None:
-    """Compare the settings in a request with those of this run; None if ``before`` is not the content of a request.
+    """Phrases for settings that differ from those in a request, keyed by name, such as "csv false -> true".
 
-    Returns:
-        A phrase for every setting whose value differs, keyed by the setting's name, such as "csv false -> true".
+    None if ``before`` is not the content of a request.
     """
     if not isinstance(before, dict):
         return None
@@ -240,8 +218,7 @@ def _is_same_file(before: Any, now: str) -> bool:
 def describe_changes(changes: Mapping[str, Sequence[str]]) -> list[str]:
     """Describe in lines of text which results a run replaces: every change with its slides; empty if there is none.
 
-    Args:
-        changes: phrases for the changes of every slide whose results are replaced, keyed by slide_id.
+    ``changes`` has the phrases for every slide whose results are replaced, keyed by slide_id.
     """
     slides_of: dict[str, list[str]] = {}
     for slide_id, phrases in changes.items():

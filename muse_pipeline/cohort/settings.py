@@ -1,7 +1,5 @@
 """The workflow's config: checks beyond its schema, and the files and names that follow from it."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -65,12 +63,7 @@ def _explain(wrong: Any) -> str:
 
 
 def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any]) -> None:
-    """Check that a model suits the config.
-
-    Args:
-        settings: the config.
-        model: description of the model from `muse model`.
-    """
+    """Check that a model, as `muse model` describes it, suits the config."""
     if model.get("kind") == "regions":
         raise ConfigError(
             f"config: model: '{model['name']}' maps regions, not nuclei; give it as `regions` and choose another "
@@ -96,12 +89,7 @@ def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any])
 
 
 def pretraining_codec(settings: Mapping[str, Any], pretrain_mpp: float) -> str:
-    """The codec in ``pretrain_store``.
-
-    Args:
-        settings: the config.
-        pretrain_mpp: um per pixel that pretraining reads.
-    """
+    """The codec in ``pretrain_store``, for images at the um per pixel that pretraining reads."""
     codec, store = settings["pretrain_store"].get("codec", "zstd"), store_name(pretrain_mpp)
     if codec != "zstd" and store in map(store_name, [settings["mpp"], *settings["extra_mpps"]]):
         raise ConfigError(
@@ -156,13 +144,9 @@ def pretraining_options(settings: Mapping[str, Any], model: Mapping[str, Any]) -
 def require_fitting_pretraining(
     settings: Mapping[str, Any], run: Mapping[str, Any], rows: Mapping[str, Any], model: Mapping[str, Any]
 ) -> None:
-    """Check that a pretraining run suits the slides and the model.
+    """Check that a pretraining run, as `muse pretrain-config` plans it, suits the slides and the model.
 
-    Args:
-        settings: the config.
-        run: plan of the run from `muse pretrain-config`.
-        rows: rows of the sheet, keyed by slide_id.
-        model: description of the model from `muse model`.
+    The ``rows`` of the sheet are keyed by slide_id, and `muse model` describes the model.
     """
     has_model = settings["regions"] not in (None, FROM_NUCLEI)  # nuclei are found with the pretrained backbone
     missing = [slide for slide in run["slides"] if not (has_model or rows[slide].get("regions"))]
@@ -220,13 +204,10 @@ def run_file(run: str | Mapping[str, Any], folder: Path) -> str:
     run = dict(run)
     if "checkpoint" in run:
         run["checkpoint"] = _from_here(run["checkpoint"])
-    if isinstance(settings_of_teachers := run.get("distillation"), dict) and isinstance(
-        settings_of_teachers.get("teachers"), list
-    ):
-        run["distillation"] = {
-            **settings_of_teachers,
-            "teachers": [_from_here(one) for one in settings_of_teachers["teachers"]],
-        }
+    distillation = run.get("distillation")
+    if isinstance(distillation, dict) and isinstance(distillation.get("teachers"), list):
+        teachers = [_from_here(checkpoint) for checkpoint in distillation["teachers"]]
+        run["distillation"] = {**distillation, "teachers": teachers}
     path = folder / f"{slug(run['name'])}.yaml"
     write_if_changed(path, yaml.safe_dump(json.loads(json.dumps(run)), allow_unicode=True, sort_keys=False))
     return str(path)

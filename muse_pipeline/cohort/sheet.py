@@ -41,39 +41,23 @@ MPP = re.compile(rf"mpp{_UM}?|{_UM}(per)?(px|pixels?)|(px|pixel)(size|width|spac
 
 @dataclass(frozen=True)
 class SheetRow:
-    """A slide of the cohort.
+    """A slide of the cohort."""
 
-    Attributes:
-        slide_id: name of the slide; no two in a sheet may differ only in case.
-        path: absolute path of the slide, or its URL (a ``SlideUrl``).
-        mpp: um per level-0 pixel; None to use the value in the file.
-        patient: patient of the slide.
-        roi: absolute path of a GeoJSON that limits the analysis; or None.
-        split: part of the cohort: train, val or any other name.
-        shards: number of jobs into which detection is divided; None to use the number in the config.
-        regions: absolute path of a GeoJSON of tissue areas with classes; or None.
-        partner: absolute path of a second picture of the same tissue; or None.
-        partner_transform: absolute path of landmarks, a matrix or a transform.json that registration starts from; or
-            None.
-        label: class of the slide, for training region models; or None.
-        organ: organ of the tissue, which decides whether a model's classes are validated for the slide; or None.
-        stain: "H&E", "IHC" or "unknown" (see ``core.specimen``); or None, which means the same as "unknown".
-        own: cells of columns that the user has added, keyed by the column's name; an empty cell is None.
-    """
-
-    slide_id: str
-    path: str
-    mpp: float | None = None
-    patient: str | None = None
-    roi: str | None = None
-    split: str | None = None
-    shards: int | None = None
-    regions: str | None = None
-    partner: str | None = None
+    slide_id: str  # name of the slide; no two in a sheet may differ only in case
+    path: str  # absolute path of the slide, or its URL (a ``SlideUrl``)
+    mpp: float | None = None  # um per level-0 pixel; None to use the value in the file
+    patient: str | None = None  # patient of the slide
+    roi: str | None = None  # absolute path of a GeoJSON that limits the analysis; or None
+    split: str | None = None  # part of the cohort: train, val or any other name
+    shards: int | None = None  # number of jobs into which detection is divided; None to use the number in the config
+    regions: str | None = None  # absolute path of a GeoJSON of tissue areas with classes; or None
+    partner: str | None = None  # absolute path of a second picture of the same tissue; or None
+    # absolute path of landmarks, a matrix or a transform.json that registration starts from; or None
     partner_transform: str | None = None
-    label: str | None = None
-    organ: str | None = None
-    stain: str | None = None
+    label: str | None = None  # class of the slide, for training region models; or None
+    organ: str | None = None  # organ, which decides whether a model's classes are validated for the slide; or None
+    stain: str | None = None  # "H&E", "IHC" or "unknown" (see ``core.specimen``); None means "unknown"
+    # cells of columns that the user has added, keyed by the column's name; an empty cell is None
     own: dict[str, str | None] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -278,7 +262,10 @@ def read_cells(path: Path, *columns: str, key: str = "slide_id") -> dict[str, di
     problems = [f"row {number}: {problem}" for number, _, doubled in rows for problem in doubled]
     if problems := [*_doubled_columns(header), *problems]:
         raise _sheet_error(path, problems)
-    _warn_of_misspelt(path, header)
+    for name in header:
+        if near := _near_column(name, header):
+            message = f"{path}: column '{_show(name)}' is kept as one of your own; did you mean '{near}'?"
+            warnings.warn(message, LeftOutWarning, stacklevel=2)
     return {values.get(key, ""): values for _, values, _ in rows}
 
 
@@ -337,14 +324,6 @@ def _near_column(name: str, header: list[str]) -> str | None:
     # Words of three letters have too many similar ones, so all letters must be the same.
     near += [known for known in of_column if len(known) == 3 and len(word) <= 4 and {*word} == {*known}]
     return next((of_column[known] for known in near if of_column[known] not in header), None)
-
-
-def _warn_of_misspelt(path: Path, header: list[str]) -> None:
-    """Warn of the user's own columns whose names may be misspelt."""
-    for name in header:
-        if near := _near_column(name, header):
-            message = f"{path}: column '{_show(name)}' is kept as one of your own; did you mean '{near}'?"
-            warnings.warn(message, LeftOutWarning, stacklevel=3)
 
 
 def _first_line(path: Path) -> bytes:
@@ -411,13 +390,9 @@ def absolute_path(cell: str, folder: Path) -> Path:
 
 def _location_problem(cell: str, column: str, folder: Path) -> str | None:
     """The reason why the file or URL in ``cell`` is unusable; None if it is usable or only a server can tell."""
-    if not is_url(cell):
-        return _file_problem(absolute_path(cell, folder))
-    return url_problem(cell) if column == "path" else "is a URL, but only slides are fetched; copy the file here"
-
-
-def _file_problem(path: Path) -> str | None:
-    """The reason why there is no file at ``path``; None if there is one."""
+    if is_url(cell):
+        return url_problem(cell) if column == "path" else "is a URL, but only slides are fetched; copy the file here"
+    path = absolute_path(cell, folder)
     try:
         if path.is_file():
             return None

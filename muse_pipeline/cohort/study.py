@@ -1,7 +1,5 @@
 """A folder for a study, which runs the workflow that is installed with the package."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from muse_pipeline.core.errors import OutputError
@@ -42,11 +40,7 @@ def list_recipes() -> list[Path]:
 
 
 def write_study(folder: Path) -> list[Path]:
-    """Write a config, profiles and a Snakefile, which includes the installed one, into ``folder``.
-
-    Returns:
-        The files that were written.
-    """
+    """Write a config, profiles and a Snakefile, which includes the installed one, to ``folder``; return the files."""
     top = find_workflow().parent
     copied = [path for pattern in ("config/*", "workflow/profiles/*/*") for path in sorted(top.glob(pattern))]
     copied = [path for path in copied if path.suffix in {".md", ".yaml"}]

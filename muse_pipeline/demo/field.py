@@ -88,15 +88,10 @@ class Window:
 
 @dataclass(frozen=True)
 class Texture:
-    """A periodic picture that can be sampled anywhere, at any pixel size.
+    """A periodic picture that can be sampled anywhere, at any pixel size."""
 
-    Attributes:
-        values: (n, n) or (n, n, C) float32, with C up to 4.
-        pixel_um: um per pixel.
-    """
-
-    values: np.ndarray
-    pixel_um: float
+    values: np.ndarray  # (n, n) or (n, n, C) float32, with C up to 4
+    pixel_um: float  # um per pixel
 
     def view(self, window: Window) -> np.ndarray:
         """Resample the picture in ``window`` bilinearly: (h, w) or (h, w, C) float32."""
@@ -116,16 +111,13 @@ class Texture:
 
 @dataclass(frozen=True)
 class Field:
-    """Periodic maps of the tissue.
+    """Periodic maps of the tissue."""
 
-    Attributes:
-        shape: channels ``depth`` (depth in um inside a gland), ``hollow`` (depth in um inside a lumen), ``flow`` (um;
-            fibres run along the level lines of ``flow + FLOW_SLOPE * y``) and ``loose`` (from 0, dense collagen, to 1,
-            loose stroma). Depths are negative outside.
-        state: channels ``crowd`` (density of lymphocytes, 0 to 1) and ``focus`` (from 0, sharp, to 1, out of focus).
-    """
-
+    # channels ``depth`` (depth in um inside a gland), ``hollow`` (depth in um inside a lumen), ``flow`` (um;
+    # fibres run along the level lines of ``flow + FLOW_SLOPE * y``) and ``loose`` (from 0, dense collagen, to 1,
+    # loose stroma). Depths are negative outside
     shape: Texture
+    # channels ``crowd`` (density of lymphocytes, 0 to 1) and ``focus`` (from 0, sharp, to 1, out of focus)
     state: Texture
 
 

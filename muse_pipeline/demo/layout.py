@@ -1,7 +1,5 @@
 """The layout of a synthetic glass slide: islands of slightly differently stained tissue, a fold and a pen stroke."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,19 +14,12 @@ MARGIN_UM, GAP_UM, RAG_UM = 300.0, 330.0, 75.0
 
 @dataclass(frozen=True)
 class Island:
-    """A section of tissue: the periodic field within an outline.
+    """A section of tissue: the periodic field within an outline."""
 
-    Attributes:
-        centre_um: (x, y) of the centre on the glass.
-        radius_um: (N_ANGLES,) radius of the outline at angles 2 pi k / N_ANGLES.
-        shift_um: (x, y) of the origin of the glass in the field.
-        stains: (2, 3) optical density per unit of haematoxylin and eosin.
-    """
-
-    centre_um: np.ndarray
-    radius_um: np.ndarray
-    shift_um: np.ndarray
-    stains: np.ndarray
+    centre_um: np.ndarray  # (x, y) of the centre on the glass
+    radius_um: np.ndarray  # (N_ANGLES,) radius of the outline at angles 2 pi k / N_ANGLES
+    shift_um: np.ndarray  # (x, y) of the origin of the glass in the field
+    stains: np.ndarray  # (2, 3) optical density per unit of haematoxylin and eosin
 
     def inside_um(self, x_um: np.ndarray, y_um: np.ndarray, rag: Texture) -> np.ndarray:
         """Approximate depth, in um, of positions on the glass inside the ragged outline; negative outside."""
@@ -56,19 +47,12 @@ class Island:
 
 @dataclass(frozen=True)
 class Stroke:
-    """A wavy band across the glass, for a fold in the tissue or ink.
+    """A wavy band across the glass, for a fold in the tissue or ink."""
 
-    Attributes:
-        start_um: (x, y) of the start.
-        end_um: (x, y) of the end.
-        width_um: width of the band.
-        sway_um: amplitude of the waves.
-    """
-
-    start_um: np.ndarray
-    end_um: np.ndarray
-    width_um: float
-    sway_um: float
+    start_um: np.ndarray  # (x, y) of the start
+    end_um: np.ndarray  # (x, y) of the end
+    width_um: float  # width of the band
+    sway_um: float  # amplitude of the waves
 
     def inside_um(self, x_um: np.ndarray, y_um: np.ndarray) -> np.ndarray:
         """Depth, in um, of positions inside the band; negative outside."""

@@ -4,8 +4,6 @@ The space between nuclei is collagen, cytoplasm of glands, or empty. All of it i
 eosin, which are converted to light at the end.
 """
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 
@@ -26,12 +24,9 @@ SECOND_STAINS = np.stack([0.55 * HAEMATOXYLIN, 0.06 * HAEMATOXYLIN, 0.6 * BROWN]
 
 
 def paint_block(tissue: Tissue, window: Window, marked: int | None = None) -> np.ndarray:
-    """The pixels (h, w, 3) uint8 of a rectangle, painted block by block.
+    """The pixels (h, w, 3) uint8 of a rectangle of glass, painted block by block.
 
-    Args:
-        tissue: plan of the slide.
-        window: rectangle to paint, in um on the glass.
-        marked: index in ``stamps.CLASSES`` of the nuclei that an immunostain marks brown; None for H&E.
+    An immunostain marks the nuclei of the class ``marked``, an index in ``stamps.CLASSES``, brown; None for H&E.
     """
     width, height = window.size
     times = max(1, int(np.ceil(window.mpp / FINEST_MPP - 1e-9)))

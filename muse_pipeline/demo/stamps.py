@@ -1,7 +1,5 @@
 """A stock of nuclei, synthesised once in fine detail; the nuclei of a slide are rotated and scaled copies of them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2
@@ -16,21 +14,13 @@ STAMP_UM, STAMP_SIDE = 0.125, 168
 
 @dataclass(frozen=True)
 class Kind:
-    """Properties of the nuclei of a class; ranges are (low, high).
+    """Properties of the nuclei of a class; ranges are (low, high)."""
 
-    Attributes:
-        length_um: range of the length of the long axis.
-        aspect: range of the ratio of the short axis to the long one.
-        density: range of the optical density of haematoxylin inside.
-        membrane: additional optical density of the rim.
-        nucleoli: largest number of nucleoli.
-    """
-
-    length_um: tuple[float, float]
-    aspect: tuple[float, float]
-    density: tuple[float, float]
-    membrane: float = 0.25
-    nucleoli: int = 0
+    length_um: tuple[float, float]  # range of the length of the long axis
+    aspect: tuple[float, float]  # range of the ratio of the short axis to the long one
+    density: tuple[float, float]  # range of the optical density of haematoxylin inside
+    membrane: float = 0.25  # additional optical density of the rim
+    nucleoli: int = 0  # largest number of nucleoli
 
 
 KINDS = (
@@ -43,24 +33,17 @@ CLUMPS, CLUMP_UM, WOBBLE = 0.35, 1.7, 0.1  # contrast and size of grains of chro
 
 @dataclass(frozen=True)
 class Stamps:
-    """A stock of S nuclei, the stamps; the long axis of each lies along x.
+    """A stock of S nuclei, the stamps; the long axis of each lies along x."""
 
-    Attributes:
-        density: (S, side, side, 2) uint8: coverage in steps of 1 / 255, and haematoxylin in steps of ``DENSITY_STEP``.
-        axes_um: (S, 2) half the length of the long and of the short axis.
-        label: (S,) class, an index into ``CLASSES``.
-    """
-
+    # (S, side, side, 2) uint8: coverage in steps of 1 / 255, and haematoxylin in steps of ``DENSITY_STEP``
     density: np.ndarray
-    axes_um: np.ndarray
-    label: np.ndarray
+    axes_um: np.ndarray  # (S, 2) half the length of the long and of the short axis
+    label: np.ndarray  # (S,) class, an index into ``CLASSES``
 
     def press(self, stamp: int, x_um: float, y_um: float, angle: float, mirror: int, scale: float, window: Window):
-        """Resample a stamp on the lattice of ``window``.
+        """Resample a stamp on the lattice of ``window``: (h, w, 2) uint8, as in ``density``.
 
-        Returns:
-            The (row, column) of its corner, which may lie outside the window, and its pixels (h, w, 2) uint8, as in
-            ``density``.
+        The (row, column) of its corner, which comes first, may lie outside the window.
         """
         reach = 1.3 * self.axes_um[stamp, 0] * scale + 1.0
         column = int(np.floor((x_um - reach - window.x_um) / window.mpp))

@@ -3,8 +3,6 @@
 Epithelial cells are in glands, spindle cells along fibres, and lymphocytes in crowds.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

@@ -4,8 +4,6 @@ The slide is a tiled JPEG pyramid like those of Aperio's scanners, with levels t
 It is written row by row of blocks; the smaller levels are kept in a temporary file.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product, repeat
@@ -79,22 +77,10 @@ def describe(width: int, height: int, mpp: float) -> str:
 def write_demo(
     folder: Path, area_mm2: float = 7.0, mpp: float = 0.25, seed: int = 0, threads: int = 1, partner: bool = False
 ) -> int:
-    """Write ``demo.svs``, ``truth.csv``, ``slides.tsv`` and ``config.yaml`` into ``folder``.
+    """Write ``demo.svs``, ``truth.csv``, ``slides.tsv`` and ``config.yaml``; return the number of true nuclei.
 
-    Args:
-        folder: folder to write to, created if missing.
-        area_mm2: approximate area of the tissue on the slide.
-        mpp: um per level-0 pixel. The same seed gives the same tissue at every mpp.
-        seed: seed of the tissue; every seed gives a different tissue.
-        threads: number of blocks painted at a time; the files do not depend on it.
-        partner: True to write also ``ihc.svs``, the same glass with lymphocytes stained brown, turned by 180 degrees.
-
-    Returns:
-        The number of true nuclei.
-
-    Raises:
-        ConfigError: ``area_mm2`` or ``mpp`` is out of range.
-        OutputError: the folder cannot be written to.
+    The same seed gives the same tissue at every mpp. With ``partner``, ``ihc.svs`` is the same glass, turned by 180
+    degrees, with lymphocytes stained brown. The number of threads does not change the files.
     """
     if not 0.05 <= area_mm2 <= 2000:
         raise ConfigError(f"--area-mm2 {area_mm2:g}: a demo slide has 0.05 to 2000 mm2 of tissue; choose within")
@@ -149,6 +135,5 @@ def write_truth(path: Path, tissue: Tissue, mpp: float, n_blocks: tuple[int, int
 
 
 def _block_at(column: int, row: int, mpp: float) -> Window:
-    """The rectangle of a block."""
     side = BLOCK_PX * mpp
     return Window(column * side, row * side, mpp, (BLOCK_PX, BLOCK_PX))

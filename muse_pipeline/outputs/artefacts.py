@@ -1,8 +1,6 @@
 """Areas out of focus, folds, air bubbles and ink, for QuPath."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from typing_extensions import override
@@ -59,12 +57,9 @@ def subtracted(settings: Mapping[str, Any]) -> tuple[str, ...] | None:
     quality = settings["quality"]
     if not quality:
         return None
-    return LEFT_OUT if quality is True else choose_subtracted(quality["subtract"])
-
-
-def choose_subtracted(kinds: Iterable[str]) -> tuple[str, ...]:
-    """Check the kinds of artefacts to leave out of totals, and return them; "blur" is short for "blurred"."""
-    chosen = tuple(dict.fromkeys("blurred" if kind == "blur" else kind for kind in kinds))
+    if quality is True:
+        return LEFT_OUT
+    chosen = tuple(dict.fromkeys("blurred" if kind == "blur" else kind for kind in quality["subtract"]))
     for kind in chosen:
         if kind not in ARTEFACTS:
             raise ConfigError(

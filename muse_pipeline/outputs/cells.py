@@ -1,7 +1,5 @@
 """Whole cells for QuPath, and their columns in the table of nuclei."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

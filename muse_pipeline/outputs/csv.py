@@ -1,7 +1,5 @@
 """The nuclei as a table for spreadsheets and R."""
 
-from __future__ import annotations
-
 from typing_extensions import override
 
 from muse_pipeline.core.setting import Setting

@@ -20,14 +20,8 @@ if TYPE_CHECKING:
 MAKER, SERIES_NUMBER = "MUSE pipeline", 9001
 # Attributes of the patient and the study that may be empty but not missing; some converters leave them out.
 MAY_BE_EMPTY = [
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
+    *("AccessionNumber", "StudyID", "StudyDate", "StudyTime"),
 ]
 
 
@@ -64,11 +58,9 @@ class Dicom(Output):
 
 
 def find_source(path: Path, width_px: int) -> Dataset:
-    """Read the header of the DICOM file that contains a slide's level 0.
+    """Read the header of the DICOM file of a slide's level 0, which is ``width_px`` wide.
 
-    Args:
-        path: any file of the slide; all its files must be in the same folder.
-        width_px: width of level 0.
+    The slide has a file at ``path``, and all its files must be in the same folder.
     """
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
@@ -89,12 +81,9 @@ def find_source(path: Path, width_px: int) -> Dataset:
 
 
 def annotate(nuclei: geopandas.GeoDataFrame, source: Dataset, checksum: str) -> Dataset:
-    """Make annotations of a slide's nuclei; the same nuclei always give the same bytes.
+    """Make annotations of a slide's nuclei (absolute level-0 px); the same nuclei always give the same bytes.
 
-    Args:
-        nuclei: nuclei as ``read_nuclei`` returns them, in absolute level-0 px.
-        source: header of the slide's level 0.
-        checksum: checksum of the nuclei, from which the DICOM identifiers are derived.
+    DICOM identifiers are derived from the ``checksum`` of the nuclei and the ``source``, the header of level 0.
     """
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.ann import MicroscopyBulkSimpleAnnotations
@@ -140,7 +129,6 @@ def annotate(nuclei: geopandas.GeoDataFrame, source: Dataset, checksum: str) -> 
 def _make_group(
     number: int, name: str, nuclei: geopandas.GeoDataFrame, algorithm: AlgorithmIdentificationSequence, uid: str
 ) -> AnnotationGroup:
-    """Make the group of annotations for the nuclei of one class."""
     import numpy as np
     from highdicom.ann import AnnotationGroup, Measurements
     from pydicom.sr.codedict import codes

@@ -1,7 +1,5 @@
 """The summary and pictures of a slide for the report, and its viewer for the browser."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

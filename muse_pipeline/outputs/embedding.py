@@ -1,7 +1,5 @@
 """A vector of a network's features for every nucleus."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from typing_extensions import override

@@ -1,7 +1,5 @@
 """The nuclei, and the cores of a tissue microarray, for QuPath."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,13 +11,9 @@ from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
 
 
 def require_measurements(names: Sequence[str], features: str, classes: Sequence[str], cells: Any = None) -> None:
-    """Check the setting ``measurements`` before anything runs.
+    """Check the columns in the setting ``measurements`` before anything runs.
 
-    Args:
-        names: the setting's columns.
-        features: set of features that the run measures.
-        classes: names of the classes of the model.
-        cells: the setting ``cells``; None if nuclei are not expanded to cells.
+    They depend on the settings ``features`` and ``cells`` and on the names of the model's classes.
     """
     if not names:
         return

@@ -1,7 +1,5 @@
 """The nuclei as AnnData and SpatialData."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,12 +1,12 @@
 """Numbers that are out of range are rejected before any work begins."""
 
-import argparse
 import importlib
 import json
 
 import pytest
 
 from muse_pipeline.cli import arguments
+from muse_pipeline.cli.arguments import Parser
 from muse_pipeline.cli.main import VERBS, import_verb, main
 
 
@@ -32,7 +32,7 @@ def test_a_number_out_of_range_is_named(capsys, verb, option, value):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_an_option_is_the_same_in_every_verb(verb):
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     import_verb(verb).add_arguments(parser)
     options = parser._option_string_actions
     assert ("-o" in options) == ("--output" in options)
@@ -94,7 +94,7 @@ def test_threads_are_all_cores_shared_by_the_processes_unless_a_number_is_asked_
 
 
 def test_an_option_that_stands_twice_is_not_forgotten():
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     importlib.import_module("muse_pipeline.cli.pretrain_config").add_arguments(parser)
     words = "c.yaml --sheet s --results r -o o --exclude P1 P2 --exclude P3 --set a=1 --set b=2 --held-splits val"
     given = parser.parse_args(words.split())
