@@ -78,7 +78,7 @@ def test_the_report_deeper_inside_its_core_stays():
 
 
 def test_reports_of_two_neighbours_do_not_confirm_each_other_against_the_owner():
-    """The report of window 0 is too deep for its neighbours to return; theirs lie just within their reach."""
+    """Window 0 reports a nucleus 4.25 um inside its core; windows report nuclei up to 4 um outside theirs."""
     xy = np.array([(247.5, 247.5), (249.0, 249.0), (249.0, 249.5)])
     assert np.concatenate(list(numbers_of(xy, np.array([0, 1, 3])))).tolist() == [0]
 
