@@ -295,6 +295,8 @@ def test_a_slide_has_one_number_everywhere(results, muse):
     made = sidecar["provenance"]
     assert summary["n_nuclei"] == sum(each["n_nuclei"] for each in summary["classes"]) == n
     assert made["n_nuclei"] == sum(made["n_by_class"].values()) == n
+    by_class = made["class_sizes"]["by_class"]
+    assert {name: size["n_nuclei"] for name, size in by_class.items()} == made["n_by_class"]
     assert made["quality"]["n_nuclei"] == sum(made["quality"]["n_by_class"].values()) == n_left_out
     assert "In artefact" in sidecar["measurements"]
     with gzip.open(folder / "nuclei.geojson.gz") as file:

@@ -77,6 +77,12 @@ def test_the_report_deeper_inside_its_core_stays():
     assert np.concatenate(list(numbers_of(xy, np.array([0, 1])))).tolist() == [0]
 
 
+def test_reports_of_two_neighbours_do_not_confirm_each_other_against_the_owner():
+    """Window 0 reports a nucleus 4.25 um inside its core; windows report nuclei up to 4 um outside theirs."""
+    xy = np.array([(247.5, 247.5), (249.0, 249.0), (249.0, 249.5)])
+    assert np.concatenate(list(numbers_of(xy, np.array([0, 1, 3])))).tolist() == [0]
+
+
 def test_random_nuclei_all_come_back_once_and_in_a_fixed_order():
     generator = np.random.default_rng(1)
     cells = np.stack(np.meshgrid(np.arange(76), np.arange(76)), -1).reshape(-1, 2)

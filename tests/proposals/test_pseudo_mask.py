@@ -52,6 +52,8 @@ def test_masks_that_cannot_be_nuclei_are_rejected():
     discs, full = draw_discs()[0], np.full((64, 64, 3), (95, 60, 140), np.uint8)
     assert not PseudoMasker(None, [discs], 0.5)(full).any()
     assert PseudoMasker(None, [discs], 0.5, settings=MaskSettings(max_share=1.0))(full).all()
+    # The nuclei have a mean density of 1.5, and the whole picture one of 0.4.
+    assert PseudoMasker(None, [discs], 0.5, settings=MaskSettings(min_density=1.0))(discs).any()
     pale = np.random.default_rng(0).normal(235, 4, (128, 128, 3)).clip(0, 255).astype(np.uint8)
     for min_density, is_found in ((0.3, False), (0.0, True)):
         settings = MaskSettings(min_area_um2=0, min_density=min_density, max_share=1.0)

@@ -1,10 +1,14 @@
 """Nuclei are counted in each annotation of a region of interest."""
 
+import numpy as np
 import pytest
 import shapely
 from finished_slide import draw_tissue, row, write_slide
+from nuclei_example import draw_nuclei, write_example
 
+from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.report.cohort import judge_slide
+from muse_pipeline.report.counts import count_in_annotations
 from muse_pipeline.report.page import write_page
 from muse_pipeline.tissue.mask import RoiAnnotation
 
@@ -34,3 +38,13 @@ def test_the_page_has_the_table_of_a_slide_with_annotations_alone(slide, tmp_pat
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert text.count('class="scroll annotations"') == 1
     assert "<bdi>Left &lt;half&gt;</bdi>" in text and "<bdi>Tumor</bdi>" in text
+
+
+def test_nuclei_without_a_class_count_in_an_annotation(tmp_path):
+    nuclei = draw_nuclei(200)
+    path = write_example(tmp_path / "nuclei.parquet", nuclei)
+    left = RoiAnnotation("left", None, shapely.box(0, 0, 20_000, 50_000), 1.0, 1.0)
+    (counted,) = count_in_annotations(path, [left], read_provenance(path).classes, with_positive=False)
+    label = nuclei.label[nuclei.xy[:, 0] < 20_000]
+    assert counted["n_nuclei"] == len(label) > (label >= 0).sum()
+    assert [*counted["n_by_class"].values()] == np.bincount(label[label >= 0], minlength=3).tolist()

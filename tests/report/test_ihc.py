@@ -1,15 +1,27 @@
 """Scores of no nuclei, and the intensities at which grades begin."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
+from nuclei_example import draw_nuclei, write_example
 
 from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.report.counts import score, score_values
+from muse_pipeline.nuclei.parquet import read_provenance
+from muse_pipeline.report.counts import count_intensities, score, score_values
 from muse_pipeline.settings import RunSettings
 
 
 def test_nothing_is_no_score():
     assert score((0, 0, 0, 0)) == {"percent_positive": None, "h_score": None, "allred": None}
     assert score_values(None) == {}
+
+
+def test_a_grade_begins_at_its_intensity(tmp_path):
+    nuclei = replace(draw_nuclei(6), dab_od=np.array([[0.2], [0.25], [0.3], [0.5], [0.75], [0.75]]))
+    path = write_example(tmp_path / "nuclei.parquet", nuclei)
+    provenance = replace(read_provenance(path), intensities_od=(0.25, 0.5, 0.75))
+    assert count_intensities(path, provenance, ())["slide"] == {"nucleus": [1, 2, 1, 2]}
 
 
 @pytest.mark.parametrize("limits", [[0.2, 0.2, 0.6], [0, 0.4, 0.6], [0.2, 0.4], ["a", 0.4, 0.6], [0.6, 0.4, 0.2]])

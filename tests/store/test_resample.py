@@ -87,8 +87,9 @@ def test_discs_stay_where_they_are(mpp, level_sizes):
 
 def test_the_coarsest_level_that_is_fine_enough_is_read():
     levels = [np.zeros((n, n, 3), np.uint8) for n in (1600, 400, 100)]
-    info = ArraySlide(levels).info((0.25, 0.25))
-    assert [choose_level(info, mpp) for mpp in (0.25, 0.5, 0.9999, 1.0, 3.9, 4.0)] == [0, 0, 1, 1, 1, 2]
+    for slide_mpp in ((0.25, 0.25), (0.25, 0.24), (0.24, 0.25)):
+        info = ArraySlide(levels).info(slide_mpp)
+        assert [choose_level(info, mpp) for mpp in (0.25, 0.5, 0.9999, 1.0, 3.9, 4.0)] == [0, 0, 1, 1, 1, 2]
 
 
 def test_a_slide_too_coarse_is_rejected_with_both_numbers():

@@ -26,6 +26,14 @@ def test_kept_within_16_um_of_tissue():
     assert tissue.kept.contains(xy, slide_mpp).tolist() == [True, False, True, True]
 
 
+def test_the_kept_area_is_as_wide_as_it_is_high_in_um():
+    mask = np.zeros((21, 21), bool)
+    mask[10, 10] = True
+    x, y = np.meshgrid((np.arange(21) - 10) * 8.0, (np.arange(21) - 10) * 5.0)
+    dilated = TissueMask(mask, np.array([8.0, 5.0]), None, 4e-5).dilated
+    np.testing.assert_array_equal(dilated, np.hypot(x, y) <= 16 + 5 / 4)  # a quarter of a pixel is rounded away
+
+
 def test_the_last_pixels_cover_one_more_beyond_them():
     tissue = TissueMask(np.ones((4, 4), bool), np.array([8.0, 8.0]), None, 0.0)
     xy = np.array([[-0.1, 3], [3, -0.1], [127.9, 3], [128, 3], [3, 159.9], [160, 3], [3, 160]])

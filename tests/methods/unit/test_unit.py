@@ -11,7 +11,6 @@ import torch
 import yaml
 from drawn_ihc import draw_ihc
 from every_setting import CARD, SCHEDULE, STEP, Kind, parts_of_step, tensors_in
-from muse_pipeline.losses.gan import AdaptiveAugmentation
 from torch.nn.functional import softplus
 
 from muse_pipeline.core.errors import CollapsedError
@@ -22,6 +21,7 @@ from muse_pipeline.labels.label_sources import parse_source
 from muse_pipeline.methods.unit import method, monitors
 from muse_pipeline.methods.unit.config import LossWeights
 from muse_pipeline.methods.unit.data import UnitBatch, read_unit_data, read_usable_masks
+from muse_pipeline.methods.unit.losses import AdaptiveAugmentation
 from muse_pipeline.methods.unit.run import UnitStage
 from muse_pipeline.methods.unit.synthesis_folder import read_mask_folder, write_mask_folder
 from muse_pipeline.methods.unit.synthesis_masks import TissueSettings, synthesise_mask
@@ -361,7 +361,7 @@ def test_real_and_rendered_pictures_are_augmented_alike(tmp_path):
     training, batch, _ = make_training(tmp_path, ("logistic", "least squares"))
     training.augment = AdaptiveAugmentation(0.6, 100, 0.0)
     training.augment.p.fill_(1.0)
-    training._made.append((batch.pictures.clone(), batch.masks))  # rendered pictures that equal the real ones
+    training._outputs.append((batch.pictures.clone(), batch.masks))  # rendered pictures that equal the real ones
     scores = training.losses(batch, "discriminator", 0.0)
     plain = training.picture_discriminator(to_unit(batch.pictures)).mean()
     for name in ("real_score", "rendered_score"):
@@ -379,6 +379,9 @@ def test_pictures_are_normalised_by_their_own_stains(tmp_path):
     first, second = (image.read((0, 0), (160, 160)).astype(float) for image in data.recoloured)
     colours = [np.percentile(pixels, [5, 50, 95], (0, 1)) for pixels in (first, second)]
     assert abs(colours[0] - colours[1]).max() < 15
+    draw = data.make_batches(config, torch.device("cpu"))
+    medians = torch.cat([draw(step).pictures for step in range(9)]).flatten(2).median(2)[0]
+    assert (medians.amax(0) - medians.amin(0)).max() < 10  # 43 without normalisation
 
 
 def test_faults_in_settings_are_named(tissue, tmp_path, muse):
