@@ -70,7 +70,7 @@ SPECIMENS = (
     Specimen("plain TIFF", "plain.tif", (INSPECT,), mutations.TIFF),
     Specimen("PNG", "picture.png", ((*INSPECT, "--mpp", "0.5"),), mutations.PICTURE),
     Specimen("JPEG", "picture.jpg", ((*INSPECT, "--mpp", "0.5"),), mutations.PICTURE),
-    Specimen("preflight", "jpeg2.svs", (("preflight", "{file}", "--json", "{out}/checks.json"),), mutations.TIFF),
+    Specimen("preflight", "jpeg2.svs", (("preflight", "{file}"),), mutations.TIFF),
     Specimen(
         "slide.json",
         INFO,
