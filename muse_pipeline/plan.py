@@ -23,6 +23,7 @@ from muse_pipeline.outputs.base import Output, file_patterns, list_outputs
 from muse_pipeline.settings import list_settings
 
 NUCLEI = "nuclei.parquet"
+REGIONS = ("regions.json", "regions.geojson", "regions.png", "regions.zarr")
 INTERMEDIATE = ("image-", "shards/", "proposals/", "partner/image-")  # names of images and shards begin like this
 
 
@@ -178,17 +179,18 @@ class Plan:
             yield from self._proposals_jobs(slide, header, pixels, shards)
         for name in shards:
             yield Job(f"detect-{name}", self.detection_settings(slide), pixels, [f"shards/{name}.parquet"])
-        if self.config["regions"] and not self.row(slide).get("regions"):
-            read = [*header, *pixels]
-            if self.maps_nuclei:
-                read += [f"shards/{name}.parquet" for name in shards]
-            removed = [f"regions.{kind}" for kind in ("json", "geojson", "png", "zarr")]
+        if self._is_mapped(slide):
+            of_nuclei = [f"shards/{name}.parquet" for name in shards] if self.maps_nuclei else []
             settings = {"regions": version_of_file(self.config["regions"]), "provider": self.model["provider"]}
-            yield Job("regions", settings, read, ["regions.json"], removes=removed)
+            yield Job("regions", settings, [*header, *pixels, *of_nuclei], ["regions.json"], removes=REGIONS)
         yield self._nuclei_job(slide, header, pixels, shards)
         for output in self._requested:
             if output.job != "nuclei":
                 yield self._output_job(slide, output)
+
+    def _is_mapped(self, slide: str) -> bool:
+        """True if a job maps the tissue regions of a slide, for which the sheet names no areas."""
+        return bool(self.config["regions"]) and not self.row(slide).get("regions")
 
     def _proposals_jobs(self, slide: str, header: list[str], pixels: list[str], shards: Iterable[str]) -> Iterator[Job]:
         settings, files = self.proposals_settings(slide), [f"proposals/{name}.parquet" for name in shards]
@@ -202,7 +204,7 @@ class Plan:
     def _nuclei_job(self, slide: str, header: list[str], pixels: list[str], shards: Iterable[str]) -> Job:
         read = [*header, *(f"shards/{name}.parquet" for name in shards)]
         read += pixels if self.reads_pixels else [self.store]
-        read += ["regions.json"] if self.config["regions"] and not self.row(slide).get("regions") else []
+        read += ["regions.json"] if self._is_mapped(slide) else []
         written = [NUCLEI, *self._paths(self.written_with_nuclei)]
         steps = ["stitch", *(output.step for output in self.written_with_nuclei)]
         removed = [*(f"nuclei.{kind}" for kind in TABLE_FILES), *file_patterns()]
@@ -219,10 +221,12 @@ class Plan:
         return Job(output.job, settings, read, self._paths([output]), steps=[output.step], removes=removed)
 
     def unrequested_jobs(self, slide: str) -> list[Job]:
-        """Jobs of outputs that are not requested, with those of their settings that come from the sheet."""
+        """Jobs that are not requested, with those of their settings that come from the sheet."""
         others = [output for output in list_outputs() if output.job != "nuclei" and output not in self._requested]
         sheet = {"patient": self.row(slide).get("patient")}
-        return [replace(self._output_job(slide, output), settings=sheet) for output in others]
+        jobs = [replace(self._output_job(slide, output), settings=sheet) for output in others]
+        unmapped = Job("regions", {"regions": None}, writes=["regions.json"], removes=REGIONS)
+        return jobs if self._is_mapped(slide) else [*jobs, unmapped]
 
     @cached_property
     def _requested(self) -> list[Output]:

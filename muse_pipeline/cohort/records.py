@@ -138,11 +138,12 @@ class Records:
 
     def remove_unrequested(self, others: Iterable[Job]) -> None:
         """Remove what no requested job explains: failed steps, and results of ``others`` with different settings."""
+        failed = failed_steps(self.folder)
         for job in others:
-            if compare(find_json(self.request(job)), job.settings):
+            if compare(find_json(self.request(job)), job.settings) or failed & set(job.ledgers):
                 self.withdraw([job])
-                self.request(job).unlink()
-        for step in failed_steps(self.folder) - {step for job in self.jobs for step in job.ledgers}:
+                self.request(job).unlink(missing_ok=True)
+        for step in failed - {step for job in self.jobs for step in job.ledgers}:
             SlideFiles(self.folder).ledger(step).unlink(missing_ok=True)
 
     def changes(self) -> list[str]:
