@@ -151,12 +151,6 @@ class Plan:
         """The requests and results of the slide's jobs."""
         return Records(Path(self.folder(slide)), self.jobs(slide))
 
-    def find_replaced(self, slide: str) -> list[str]:
-        """Phrases for what has changed since the slide's nuclei were found; empty if the run does not replace any."""
-        records = self.records(slide)
-        is_replaced = (records.folder / NUCLEI).exists() and any(job.name == "nuclei" for job in records.outdated)
-        return records.changes() if is_replaced else []
-
     def jobs(self, slide: str) -> list[Job]:
         """The jobs of a slide that the config requests, each after those whose files it reads."""
         jobs = list(self._list_jobs(slide))
@@ -179,7 +173,7 @@ class Plan:
             yield from self._proposals_jobs(slide, header, pixels, shards)
         for name in shards:
             yield Job(f"detect-{name}", self.detection_settings(slide), pixels, [f"shards/{name}.parquet"])
-        if self._is_mapped(slide):
+        if self.is_mapped(slide):
             of_nuclei = [f"shards/{name}.parquet" for name in shards] if self.maps_nuclei else []
             settings = {"regions": version_of_file(self.config["regions"]), "provider": self.model["provider"]}
             yield Job("regions", settings, [*header, *pixels, *of_nuclei], ["regions.json"], removes=REGIONS)
@@ -188,7 +182,7 @@ class Plan:
             if output.job != "nuclei":
                 yield self._output_job(slide, output)
 
-    def _is_mapped(self, slide: str) -> bool:
+    def is_mapped(self, slide: str) -> bool:
         """True if a job maps the tissue regions of a slide, for which the sheet names no areas."""
         return bool(self.config["regions"]) and not self.row(slide).get("regions")
 
@@ -204,7 +198,7 @@ class Plan:
     def _nuclei_job(self, slide: str, header: list[str], pixels: list[str], shards: Iterable[str]) -> Job:
         read = [*header, *(f"shards/{name}.parquet" for name in shards)]
         read += pixels if self.reads_pixels else [self.store]
-        read += ["regions.json"] if self._is_mapped(slide) else []
+        read += ["regions.json"] if self.is_mapped(slide) else []
         written = [NUCLEI, *self._paths(self.written_with_nuclei)]
         steps = ["stitch", *(output.step for output in self.written_with_nuclei)]
         removed = [*(f"nuclei.{kind}" for kind in TABLE_FILES), *file_patterns()]
@@ -225,8 +219,8 @@ class Plan:
         others = [output for output in list_outputs() if output.job != "nuclei" and output not in self._requested]
         sheet = {"patient": self.row(slide).get("patient")}
         jobs = [replace(self._output_job(slide, output), settings=sheet) for output in others]
-        unmapped = Job("regions", {"regions": None}, writes=["regions.json"], removes=REGIONS)
-        return jobs if self._is_mapped(slide) else [*jobs, unmapped]
+        unmapped = Job("regions", {"regions": None}, removes=REGIONS)
+        return jobs if self.is_mapped(slide) else [*jobs, unmapped]
 
     @cached_property
     def _requested(self) -> list[Output]:
@@ -256,6 +250,12 @@ class Plan:
         if slide in self.pretraining_data.get("slides", ()):
             stores[store_name(self.pretraining_data["mpp"])] = self.pretraining_data["codec"]
         return {store: codec for store, codec in stores.items() if store != self.store}
+
+
+def find_replaced(records: Records) -> list[str]:
+    """Phrases for what has changed since a slide's nuclei were found; empty if the run does not replace any."""
+    is_replaced = (records.folder / NUCLEI).exists() and any(job.name == "nuclei" for job in records.outdated)
+    return records.changes() if is_replaced else []
 
 
 def without_patterns(paths: Iterable[str]) -> list[str]:

@@ -27,7 +27,7 @@ from muse_pipeline.core.files import read_json
 from muse_pipeline.core.setting import Setting
 from muse_pipeline.inference.model import describe_model
 from muse_pipeline.outputs.geojson import require_measurements
-from muse_pipeline.plan import NUCLEI, Plan
+from muse_pipeline.plan import NUCLEI, Plan, find_replaced
 from muse_pipeline.settings import list_run_settings, require_available
 
 SMALL_BYTES = 8 << 20
@@ -94,9 +94,7 @@ class WorkflowPlan(Plan):
 
     def regions(self, slide: str) -> list[str]:
         """The slide's tissue regions as an input of a rule: from the sheet, or else from the config's region model."""
-        if self.row(slide).get("regions") or not self.config["regions"]:
-            return self.file(slide, "regions")
-        return [f"{self.folder(slide)}/regions.json"]
+        return [f"{self.folder(slide)}/regions.json"] if self.is_mapped(slide) else self.file(slide, "regions")
 
     def regions_of(self, slides: Sequence[str]) -> list[str]:
         """The tissue regions of slides and the files that locate them in images, as inputs of a rule."""
@@ -180,7 +178,7 @@ class Unfinished:
             if jobs := records.jobs if everything else records.outdated:
                 self.outdated[slide] = jobs
                 self.with_nuclei += [slide] if (records.folder / NUCLEI).exists() else []
-                self.replaced |= {slide: changes} if (changes := self.plan.find_replaced(slide)) else {}
+                self.replaced |= {slide: changes} if (changes := find_replaced(records)) else {}
                 self._write(records)
         self.batches = self.plan.batches(self.outdated)
         self._batch_of = {slide: batch for batch, slides in self.batches.items() for slide in slides}

@@ -32,7 +32,7 @@ from muse_pipeline.inference.predictor import Predictor, RegionPredictor
 from muse_pipeline.nuclei.parquet import open_nuclei
 from muse_pipeline.outputs.geojson import require_measurements
 from muse_pipeline.pipeline import Models, plan_slides, run_slide
-from muse_pipeline.plan import Plan
+from muse_pipeline.plan import Plan, find_replaced
 from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 from muse_pipeline.qupath.regions import read_areas, read_class_areas, read_roi
 from muse_pipeline.report.cohort import SlideResult, gather_cohort, judge_slide
@@ -143,7 +143,8 @@ def run_slides(rows: Sequence[SheetRow], plan: Plan, models: Models, settings: R
 
     Returns the outcomes of the slides that were not finished.
     """
-    for line in describe_changes({slide: changes for slide in plan.slides if (changes := plan.find_replaced(slide))}):
+    replaced = {slide: find_replaced(plan.records(slide)) for slide in plan.slides}
+    for line in describe_changes({slide: changes for slide, changes in replaced.items() if changes}):
         print(line)
     ran = []
     with tqdm(total=len(rows), unit="slide", disable=None) as bar:

@@ -80,7 +80,7 @@ def name_organ(text: str) -> str:
 
 def name_stain(text: str) -> str | None:
     """The stain in ``STAINS`` that a text means, such as "IHC" for "Ki-67" or "H&E" for "he"; None if it is another."""
-    words = _plain_words(text).replace("hematoxylin", "haematoxylin").replace("haaematoxylin", "haematoxylin")
+    words = _plain_words(text).replace("hematoxylin", "haematoxylin")
     joined = words.replace(" ", "")
     if words.startswith("immun") or re.fullmatch(r"(cd|ck)\d+[a-z]?", joined):
         return IHC

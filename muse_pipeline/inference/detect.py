@@ -135,21 +135,26 @@ def detect_shard(
             "n_windows": sum(map(len, batches)),
             "full_windows": full,
             **({"guarded_windows": guarded} if guard else {}),
-            "common": {
-                "slide_id": store.slide_id,
-                "fingerprint": store.fingerprint,
-                "size_px": list(store.size_px),
-                "slide_mpp": list(store.slide_mpp),
-                "offset_px": grid.offset_px,
-                "corrupt_fraction": store.attributes.get("corrupt_fraction", 0.0),
-                "tissue_sha256": store.attributes.get("tissue_sha256"),
-                **finder.facts(),
-                "card": card.to_json(),
-                **({"warnings": list(guard.remarks)} if guard else {}),
-            },
+            "common": _describe_common(store, grid, finder, guard),
         }
         writer.finish(facts)
     return facts
+
+
+def _describe_common(store: Store, grid: WindowGrid, finder: Detector, guard: Guard | None) -> dict[str, Any]:
+    """The facts that all shards of a slide have in common."""
+    return {
+        "slide_id": store.slide_id,
+        "fingerprint": store.fingerprint,
+        "size_px": list(store.size_px),
+        "slide_mpp": list(store.slide_mpp),
+        "offset_px": grid.offset_px,
+        "corrupt_fraction": store.attributes.get("corrupt_fraction", 0.0),
+        "tissue_sha256": store.attributes.get("tissue_sha256"),
+        **finder.facts(),
+        "card": finder.card.to_json(),
+        **({"warnings": list(guard.remarks)} if guard else {}),
+    }
 
 
 class WindowedImage(Protocol):
@@ -299,11 +304,8 @@ def detect_image(predictor: Predictor, pixels: np.ndarray, colour: np.ndarray) -
 
 def detect_overlapping(predictor: Predictor, pixels: np.ndarray, colour: np.ndarray) -> Nuclei:
     """The nuclei of ``detect_image`` with the network's own outlines, which may overlap."""
-    card, picture, finder = (
-        predictor.card,
-        PictureInMemory(pixels, predictor.card.stride_px),
-        ModelFinder(predictor, colour),
-    )
+    card, finder = predictor.card, ModelFinder(predictor, colour)
+    picture = PictureInMemory(pixels, card.stride_px)
     grid = WindowGrid(picture.size_px, card.input_px, card.halo_px)
     windows = np.arange(grid.shape[0] * grid.shape[1])
     reports = [_run_batch(windows[[window]], picture, finder, grid)[0][1].require(Frame.WORK) for window in windows]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -101,18 +101,8 @@ def stitch_shards(
     row_um = grid.core_px * card.mpp + 2 * SLACK_UM
     names = [nucleus_class.name for nucleus_class in card.classes]
 
-    def nuclei_in_tissue() -> Iterator[Nuclei]:
-        for nuclei in resolve_stream(shards.paths, grid, card.mpp):
-            for start in range(0, len(nuclei), AT_ONCE):
-                part = nuclei[start : start + AT_ONCE]
-                level0 = replace(part, xy=work_to_level0(part.xy, info.mpp, card.mpp), frame=Frame.LEVEL0)
-                on_slide = (level0.xy < info.size_px).all(1)  # the last pixel of the work lattice may extend beyond it
-                yield clip_to_slide(level0[on_slide & kept.contains(level0.xy, info.mpp)], info)
-
     def nuclei_apart() -> Iterator[Nuclei]:
-        parts, mpp = (part for part in nuclei_in_tissue() if len(part)), np.asarray(info.mpp)
-        for nuclei, others in with_surroundings(parts, REACH_UM / mpp, row_um / mpp[1]):
-            yield replace(nuclei, rays=cut_apart(nuclei.xy * mpp, nuclei.rays, others.xy * mpp, others.rays))
+        return _cut_apart(_find_in_tissue(shards.paths, grid, card.mpp, info, kept), info, row_um)
 
     # If the model has one class, nuclei are clustered by size and form; a first pass fits the clusters to the slide.
     clusters = None
@@ -143,6 +133,27 @@ def stitch_shards(
             of_names = dict(zip(names, of_class, strict=True))
             writer.complete(**_judge_sizes(size, of_names, card.nuclei, info, kept.area_mm2, is_same_stain))
     return writer.provenance
+
+
+def _find_in_tissue(
+    paths: Sequence[Path], grid: WindowGrid, mpp: float, info: SlideInfo, kept: KeptArea
+) -> Iterator[Nuclei]:
+    """Yield the nuclei of shards that lie in the kept area, in the frame level0; no part is empty."""
+    for nuclei in resolve_stream(paths, grid, mpp):
+        for start in range(0, len(nuclei), AT_ONCE):
+            part = nuclei[start : start + AT_ONCE]
+            level0 = replace(part, xy=work_to_level0(part.xy, info.mpp, mpp), frame=Frame.LEVEL0)
+            on_slide = (level0.xy < info.size_px).all(1)  # the last pixel of the work lattice may extend beyond it
+            clipped = clip_to_slide(level0[on_slide & kept.contains(level0.xy, info.mpp)], info)
+            if len(clipped):
+                yield clipped
+
+
+def _cut_apart(parts: Iterable[Nuclei], info: SlideInfo, row_um: float) -> Iterator[Nuclei]:
+    """Yield parts of nuclei with outlines that do not overlap."""
+    mpp = np.asarray(info.mpp)
+    for nuclei, others in with_surroundings(parts, REACH_UM / mpp, row_um / mpp[1]):
+        yield replace(nuclei, rays=cut_apart(nuclei.xy * mpp, nuclei.rays, others.xy * mpp, others.rays))
 
 
 def _judge_sizes(

@@ -255,12 +255,7 @@ def write_store(
             for shard, of_shard in groupby(pairs, lambda pair: pair[0].shard):
                 write_shard(folder, shard, of_shard, corrupt, codec)
         attributes = {
-            "slide_id": info.slide_id,
-            "fingerprint": info.fingerprint,
-            "mpp": mpp,
-            "slide_mpp": list(info.mpp),
-            "slide_size_px": list(info.size_px),
-            "background": [BACKGROUND] * 3,
+            **_describe_slide(info, mpp),
             "corrupt": corrupt.rectangles(reader.size_px),
             "corrupt_fraction": corrupt.fraction,
             "files": list_files(folder),
@@ -269,6 +264,18 @@ def write_store(
             **(facts or {}),
         }
         write_group(folder, {"ome": image_metadata(info.slide_id, mpp, PYRAMID), "muse": attributes})
+
+
+def _describe_slide(info: SlideInfo, mpp: float) -> dict[str, Any]:
+    """The attributes of a store that are known before its pixels are read."""
+    return {
+        "slide_id": info.slide_id,
+        "fingerprint": info.fingerprint,
+        "mpp": mpp,
+        "slide_mpp": list(info.mpp),
+        "slide_size_px": list(info.size_px),
+        "background": [BACKGROUND] * 3,
+    }
 
 
 def create_levels(path: Path, size_px: tuple[int, int], codec: str) -> None:

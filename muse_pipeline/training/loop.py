@@ -222,9 +222,7 @@ def train(
             losses |= of_turn if len(turns) == 1 else {f"{turn.name} {name}": of_turn[name] for name in of_turn}
         method.after_step(step / schedule.steps)
         if schedule.is_logged(step):
-            # The norm of the gradient is needed only by ``_require_finite``.
-            logged = {name: value for name, value in losses.items() if not name.endswith("gradient")}
-            values = dict(zip(logged, torch.stack([*logged.values()]).tolist(), strict=True))  # copied once
+            values = _to_numbers(losses)
             if leads:
                 log.append(step, {"learning_rate": schedule.rate(step), **values})
                 progress(step + 1, schedule.steps, values)
@@ -240,6 +238,13 @@ def train(
                 draw_curves(log.read(), folder.curves)
                 for monitor in monitors:
                     monitor.on_save(step + 1)
+
+
+def _to_numbers(losses: dict[str, Tensor]) -> Row:
+    """The losses as numbers, which are copied from the device at once."""
+    # The norm of the gradient is needed only by ``_require_finite``.
+    logged = {name: value for name, value in losses.items() if not name.endswith("gradient")}
+    return dict(zip(logged, torch.stack([*logged.values()]).tolist(), strict=True))
 
 
 @contextmanager

@@ -215,10 +215,11 @@ def test_a_module_of_the_snakefile_runs_as_snakedeploy_writes_it(tmp_path):
     )
     (tmp_path / "Snakefile").write_text("\n".join([*lines, "use rule * from muse", ""]))
     shutil.copytree(TOP / "config", tmp_path / "config")
-    profile = ["--workflow-profile", str(TOP / "workflow/profiles/default")]
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", *profile]
+    shutil.copytree(TOP / "workflow/profiles", tmp_path / "profiles")
+    command = [sys.executable, "-m", "snakemake", "--cores", "2"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 0 and (tmp_path / "results/report.html").is_file(), run.stdout + run.stderr
+    assert "1 slide: 1 ok; see results/report.html" in run.stderr
 
 
 @pytest.mark.slow
@@ -266,20 +267,3 @@ def test_the_snakefile_of_a_clone_runs_in_any_folder(tmp_path):
     found = run()
     assert found.returncode == 1 and "there is no config/config.yaml in this folder" in found.stderr
     assert "config/slides.tsv: cannot be read" in found.stderr
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_another_workflow_imports_this_one_as_a_module(tmp_path):
-    draw_stained_slide(tmp_path / "a.tif", size_px=300, n_nuclei=20)
-    write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
-    write_config(tmp_path)
-    (tmp_path / "Snakefile").write_text(
-        'configfile: "config.yaml"\n\nmodule muse:\n'
-        f'    snakefile: "{TOP}/workflow/Snakefile"\n    config: config\n\nuse rule * from muse\n'
-    )
-    shutil.copytree(TOP / "workflow/profiles", tmp_path / "profiles")
-    command = [sys.executable, "-m", "snakemake", "--cores", "2"]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "1 slide: 1 ok; see results/report.html" in run.stderr

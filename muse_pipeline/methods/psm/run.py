@@ -299,9 +299,9 @@ class FoundLabelsStage(PreparedStage):
     def made_from(self) -> dict[str, Any]:
         """Settings of the export that affect detections and outlines, and the detector."""
         export, weights = self.config.export, load_checkpoint(self.detector).weights_sha256()
-        how = {name: getattr(export, name) for name in ("threshold", "colour_share", "snap_um")}
+        settings = {name: getattr(export, name) for name in ("threshold", "colour_share", "snap_um")}
         refined = {"refiner": sha256_of(REFINER)} if export.refine else {}
-        return {**how, **refined, "detector": weights}
+        return {**settings, **refined, "detector": weights}
 
     def write(self, folder: Path, log: Log) -> None:
         """Write the nuclei that the detector finds in every picture."""
