@@ -15,6 +15,7 @@ _PUBLIC = {
     "Tissue": "muse_pipeline.api",
     "read_nuclei": "muse_pipeline.geodataframe",
     "read_cohort": "muse_pipeline.statistics.cohort",
+    "read_anndata": "muse_pipeline.statistics.cohort",
     "write_geojson": "muse_pipeline.geodataframe",
     "read_geojson": "muse_pipeline.qupath.read",
     "SlideInfo": "muse_pipeline.core.types",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from muse_pipeline.inference.artefacts import ArtefactMap
     from muse_pipeline.inference.card import EmbedderCard
     from muse_pipeline.inference.embed import Embedder
+    from muse_pipeline.inference.encoder import TileEncoder
     from muse_pipeline.inference.predictor import Predictor, RegionPredictor
     from muse_pipeline.nuclei.table import Nuclei
     from muse_pipeline.slides.remote import SlideUrl
@@ -349,7 +350,7 @@ def image_mpp(folder: Path) -> float:
 
 def embed(
     folder: Path,
-    embedder: Embedder,
+    embedder: Embedder | TileEncoder,
     features: bool = False,
     threads: int = 1,
     foreign: tuple[Path, Nuclei] | None = None,

@@ -5,7 +5,7 @@ import gzip
 import json
 from types import SimpleNamespace
 
-import awkward
+import awkward_cohort
 import h5py
 import numpy as np
 import oracle
@@ -22,7 +22,7 @@ SCORED = {"dab_od": "", "cytoplasm_dab_mean": "cytoplasm_", "membrane_dab_mean":
 
 @pytest.fixture(scope="module")
 def folder(once, tiled_slide):
-    return once("awkward", lambda folder: awkward.run_cohort(folder, tiled_slide.folder / "demo.svs"))
+    return once("awkward", lambda folder: awkward_cohort.run_cohort(folder, tiled_slide.folder / "demo.svs"))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,10 @@ def slides(folder):
 
 @pytest.fixture(scope="module")
 def microarray(once, tiled_slide):
-    return once("awkward-tma", lambda folder: awkward.run_microarray(folder, tiled_slide.folder / "demo.svs")) / "tma/T"
+    return (
+        once("awkward-tma", lambda folder: awkward_cohort.run_microarray(folder, tiled_slide.folder / "demo.svs"))
+        / "tma/T"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def patients(once):
     """A folder of results of many patients, compared by the sheet's own column of patients."""
 
     def fill(folder):
-        results, sheet = awkward.write_patients(folder), str(folder / "slides.tsv")
+        results, sheet = awkward_cohort.write_patients(folder), str(folder / "slides.tsv")
         words = ["statistics", str(results), "--group", "grade", "--patient", "case"]
         assert main([*words, "--sheet", sheet, "-o", str(folder / "statistics.tsv")]) == 0
         assert main(["anndata", str(results), "--sheet", sheet, "-o", str(folder / "cohort.h5ad")]) == 0
@@ -126,10 +129,10 @@ def test_artefacts_and_what_totals_leave_out(slides, folder):
         inside = shapely.contains_xy(area, slide.xy)
         np.testing.assert_array_equal(inside, slide.table["quality"] == kind)
         assert float(row[f"{kind}_mm2"]) == pytest.approx(slide.tissue_mm2(area), rel=0.08)
-    corner = slide.offset_px + np.array([awkward.BLURRED_PX + 200, 800])
+    corner = slide.offset_px + np.array([awkward_cohort.BLURRED_PX + 200, 800])
     blurred = shapely.box(*corner * slide.mpp, *slide.size_um)
     assert not artefacts["ink"].intersects(blurred) and artefacts["blurred"].intersects(blurred)  # the ink crosses it
-    out = slide.left_out(awkward.SUBTRACT)
+    out = slide.left_out(awkward_cohort.SUBTRACT)
     assert int(row["nuclei_left_out"]) == out.sum() > 50
     assert int(row["nuclei_in_artefacts"]) == slide.table["quality"].notna().sum() > out.sum()
     assert np.median(slide.table["area_um2"][~out]) == pytest.approx(float(row["median_area_um2"]), abs=0.11)
@@ -139,9 +142,9 @@ def test_artefacts_and_what_totals_leave_out(slides, folder):
 def test_counts_and_densities(slides, folder, name):
     slide, row = slides[name], read_rows(folder / "results/cohort.tsv")[name]
     artefacts = slide.artefacts()
-    mm2 = slide.tissue_mm2(without=[artefacts[kind] for kind in awkward.SUBTRACT if kind in artefacts])
+    mm2 = slide.tissue_mm2(without=[artefacts[kind] for kind in awkward_cohort.SUBTRACT if kind in artefacts])
     assert float(row["tissue_mm2"]) == pytest.approx(mm2, rel=0.01)
-    assert_counts(row, oracle.counts(slide, ~slide.left_out(awkward.SUBTRACT), float(row["tissue_mm2"])))
+    assert_counts(row, oracle.counts(slide, ~slide.left_out(awkward_cohort.SUBTRACT), float(row["tissue_mm2"])))
 
 
 def test_annotations_of_a_roi(slides, folder):
@@ -153,8 +156,8 @@ def test_annotations_of_a_roi(slides, folder):
         assert rows[name]["class"] == word
         assert float(rows[name]["area_mm2"]) == pytest.approx(area.area / 1e6, rel=1e-4)
         mm2 = float(rows[name]["tissue_mm2"])
-        assert mm2 == pytest.approx(slide.tissue_mm2(area, map(artefacts.get, awkward.SUBTRACT)), rel=5e-3)
-        inside = shapely.contains_xy(area, slide.xy) & ~slide.left_out(awkward.SUBTRACT)
+        assert mm2 == pytest.approx(slide.tissue_mm2(area, map(artefacts.get, awkward_cohort.SUBTRACT)), rel=5e-3)
+        inside = shapely.contains_xy(area, slide.xy) & ~slide.left_out(awkward_cohort.SUBTRACT)
         assert_counts(rows[name], oracle.counts(slide, inside, mm2))
 
 
@@ -189,12 +192,12 @@ def test_positive_nuclei_and_scores(slides, folder):
     pixels = oracle.Pixels(slide, [oracle.HAEMATOXYLIN, oracle.DAB])
     od = [pixels.mean(outline, 1) for outline in slide.outlines]
     assert_close(slide.table["dab_od"], od, atol=0.008, rtol=0.01, most=0.12)
-    np.testing.assert_array_equal(slide.table["positive"], slide.table["dab_od"] >= awkward.INTENSITIES[0])
+    np.testing.assert_array_equal(slide.table["positive"], slide.table["dab_od"] >= awkward_cohort.INTENSITIES[0])
     places = {f"_in_{name}": slide.table["region"] == name for name in ("Tumor", "Other")}
     places[""] = np.ones(len(od), bool)
     for place, chosen in places.items():
         for column, prefix in SCORED.items():
-            expected = oracle.scores(slide.table[column].to_numpy()[chosen], awkward.INTENSITIES, prefix)
+            expected = oracle.scores(slide.table[column].to_numpy()[chosen], awkward_cohort.INTENSITIES, prefix)
             assert_counts(row, {f"{name}{place}": value for name, value in expected.items() if f"{name}{place}" in row})
             assert place or 0 < expected[f"{prefix}h_score"] < 300
 
@@ -207,9 +210,9 @@ def test_cells(slides, name):
     assert_close(table["nucleus_cell_ratio"], table["area_um2"] / shapely.area(cells), rtol=1e-5)
     differences = []
     for index in range(0, len(table), 8):
-        left, top, right, bottom = slide.outlines[index].buffer(awkward.EXPAND_UM + 1).bounds
+        left, top, right, bottom = slide.outlines[index].buffer(awkward_cohort.EXPAND_UM + 1).bounds
         points = np.stack(np.meshgrid(np.arange(left, right, 0.5), np.arange(top, bottom, 0.5)), -1).reshape(-1, 2)
-        expected = oracle.is_in_cell(slide, index, points, awkward.EXPAND_UM)
+        expected = oracle.is_in_cell(slide, index, points, awkward_cohort.EXPAND_UM)
         cell = shapely.contains_xy(cells[index], points)
         differences.append(((expected & ~cell).sum(), (cell & ~expected).sum(), expected.sum()))
     missing, excess, total = np.transpose(differences)
@@ -255,7 +258,7 @@ def test_csv_and_geojson_have_the_nuclei_of_the_table(slides, name):
     assert_close(measured["h_mean"], slide.table["h_mean"], atol=1e-4)
     assert_close(measured["Detection probability"], slide.table["score"], atol=1e-3)
     if "In artefact" in measured:
-        np.testing.assert_array_equal(measured["In artefact"], slide.left_out(awkward.SUBTRACT))
+        np.testing.assert_array_equal(measured["In artefact"], slide.left_out(awkward_cohort.SUBTRACT))
 
 
 def read_column(file, name):
@@ -289,11 +292,11 @@ def test_cores_of_a_microarray(microarray):
     shapes = {item["name"]: (item["isMissing"], shape) for item, shape in slide.areas(microarray / "tma.geojson")}
     names = {oracle.core_name(row, column): (row, column) for row in range(27) for column in range(2)}
     assert set(shapes) == set(names) == set(rows) - {""}
-    corner = np.array([0.3, 0.5]) * awkward.PITCH_UM + slide.offset_px * slide.mpp + awkward.CORE_UM
+    corner = np.array([0.3, 0.5]) * awkward_cohort.PITCH_UM + slide.offset_px * slide.mpp + awkward_cohort.CORE_UM
     for name, (row, column) in names.items():
         missing, shape = shapes[name]
-        assert missing == ((row, column) not in awkward.CORES) == (rows[name]["status"] == "missing")
-        centre = corner + np.array([column, row]) * awkward.PITCH_UM
+        assert missing == ((row, column) not in awkward_cohort.CORES) == (rows[name]["status"] == "missing")
+        centre = corner + np.array([column, row]) * awkward_cohort.PITCH_UM
         assert np.linalg.norm(np.array(shape.centroid.coords[0]) - centre) < (60 if missing else 12)
         assert (slide.tissue_mm2(shape) < 0.1 * shape.area / 1e6) == missing
         if not missing:
@@ -348,7 +351,7 @@ def truth(slides, folder, tmp_path_factory):
     path = tmp_path_factory.mktemp("truth") / "S1.geojson"
     drawn = shapely.transform([shape for _, _, shape in areas], lambda xy: xy / slide.mpp - slide.offset_px)
     rings = [[list(shape.exterior.coords)[:-1]] for shape in drawn]
-    awkward.write_areas(path, [(word, name, ring) for (word, name, _), ring in zip(areas, rings, strict=True)])
+    awkward_cohort.write_areas(path, [(word, name, ring) for (word, name, _), ring in zip(areas, rings, strict=True)])
     true = np.array([shape for _, _, shape in areas])
     return SimpleNamespace(path=path, shapes=true, names=np.array([CLASSES[word] for word, _, _ in areas]))
 
@@ -395,7 +398,7 @@ def test_statistics_of_many_patients(patients):
     means = values.groupby(cases).mean()
     grade = pd.Series(grades, cases).groupby(level=0).first()
     reported = pd.read_csv(patients / "statistics.patients.tsv", sep="\t", index_col="patient")
-    assert len(reported) == awkward.N_PATIENTS - 1 and reported.loc["case 0", "n_slides"] == 3
+    assert len(reported) == awkward_cohort.N_PATIENTS - 1 and reported.loc["case 0", "n_slides"] == 3
     np.testing.assert_array_equal(reported["group"], grade[reported.index])
     rows = pd.read_csv(patients / "statistics.tsv", sep="\t", index_col="measure")
     assert set(rows.index) == set(means)

@@ -3,6 +3,7 @@
     muse embed results/S --model compact                                       the features of a detector
     muse embed results/S --checkpoint run/checkpoint.pt --model muse.onnx      exports first, which needs torch
     muse embed results/T --model muse.onnx                                     does not need torch
+    muse embed results/T --model encoder.onnx                                  a network of `muse import-model`
 
 Reads the nuclei and the image of a finished slide, and writes `embeddings-<model>.parquet` next to them: the id in
 QuPath, the position, and a vector of 16-bit floats of every nucleus. With --nuclei, it reads the nuclei from another
@@ -18,7 +19,7 @@ WRITES = frozenset({"ledger", "model"})  # the model is written if --checkpoint 
 
 def add_arguments(parser: Parser) -> None:
     parser.add_path("results", "RESULTS_SLIDE", "folder of one slide in the output of a run")
-    parser.add_path("--model", "ONNX", "feature model, detector, or name of a built-in detector", required=True)
+    parser.add_path("--model", "ONNX", "feature model, encoder, or detector (file or built-in)", required=True)
     parser.add_path(
         "--checkpoint",
         "FILE",
@@ -34,7 +35,7 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Export the checkpoint if one is given, and compute the features."""
     from muse_pipeline.cohort.layout import SlideFiles
-    from muse_pipeline.inference.embed import Embedder
+    from muse_pipeline.inference.encoder import open_embedder
     from muse_pipeline.inference.model import choose_provider, find_model
     from muse_pipeline.slides.inspect import read_info
     from muse_pipeline.steps import embed, image_mpp
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
         card = export_embedder(args.checkpoint, args.model, image_mpp(args.results))
         print(f"{args.model}: {card.embedding_dim} features of {card.source['backbone']} at {card.mpp:g} um/px")
     provider = choose_provider(args.provider)
-    embedder, foreign = Embedder(find_model(str(args.model), provider), provider), None
+    embedder, foreign = open_embedder(find_model(str(args.model), provider), provider), None
     if args.nuclei:
         from muse_pipeline.proposals.imported import read_nuclei_of_others
 

@@ -1,22 +1,23 @@
-"""Import a third-party network from an ONNX file as a model that finds nuclei.
+"""Import a third-party network from an ONNX file as a model that finds nuclei, or that encodes them.
 
     muse import-model stardist.onnx --kind stardist --mpp 0.5 --scaling percentile --input-px 512 -o model.onnx
     muse import-model hover.onnx --kind hover --mpp 0.25 --scaling none --logits --input-px 512 -o model.onnx
+    muse import-model vit.onnx --kind encoder --mpp 0.5 --scaling imagenet --input-px 224 -o encoder.onnx
 
 The network must be of kind stardist (probability, rays), hover (nucleus, horizontal and vertical position), distance
-(classes, distance) or boundary (classes and boundary). Its graph is copied without changes, and a card is added. Needs
-the extra `onnx`.
+(classes, distance), boundary (classes and boundary), or encoder (a vector per tile, for `muse embed`). Its graph is
+copied without changes, and a card is added. Needs the extra `onnx`.
 """
 
 import argparse
 
 from muse_pipeline.cli.arguments import Parser, at_least_one, fraction, not_negative, positive
-from muse_pipeline.core.types import NETWORKS, SCALINGS
+from muse_pipeline.core.types import ENCODER, NETWORKS, SCALINGS
 
 
 def add_arguments(parser: Parser) -> None:
     parser.add_path("network", "NETWORK", "ONNX file")
-    parser.add_argument("--kind", choices=NETWORKS, required=True, help="content of the network's maps")
+    parser.add_argument("--kind", choices=(*NETWORKS, ENCODER), required=True, help="content of the network's outputs")
     parser.add_number("--mpp", positive, "UM", "um per pixel of the network's input", required=True)
     parser.add_argument(
         "--scaling",
@@ -36,7 +37,7 @@ def add_arguments(parser: Parser) -> None:
         help="names of the outputs in the order of the kind, then classes (default: identified by name or order)",
     )
     parser.add_flag("--logits", "apply softmax to the probability maps, or sigmoid to a single map")
-    parser.add_number("--input-px", at_least_one, "N", "side of a window, if the network takes windows of any size")
+    parser.add_number("--input-px", at_least_one, "N", "side of a window or tile, if the network takes any size")
     parser.add_number(
         "--halo-um", not_negative, "UM", "border of a window's maps that belongs to its neighbours", default=12.0
     )
@@ -54,22 +55,26 @@ def run(args: argparse.Namespace) -> None:
 
     from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.core.types import NucleusClass
-    from muse_pipeline.inference.import_model import import_model
+    from muse_pipeline.inference.import_model import import_encoder, import_model
     from muse_pipeline.report.plots import COLOR_BLIND_SAFE
 
+    facts = {name: getattr(args, name) for name in ("mpp", "scaling", "licence", "training_data")}
+    facts["name"] = args.name or args.output.stem
+    files = args.network, args.output, args.input_px
+    if args.kind == ENCODER:
+        encoder = import_encoder(*files, args.outputs, **facts)
+        print(f"{args.output}: {encoder.name}, {encoder.embedding_dim} numbers per tile of {encoder.tile_px} px")
+        return
     if len(set(args.classes)) < len(args.classes):
         raise ConfigError(f"--classes {' '.join(args.classes)}: give each class a name of its own")
     colours = map(ImageColor.getrgb, cycle(COLOR_BLIND_SAFE))
-    facts = ("kind", "mpp", "scaling", "logits", "threshold", "licence", "training_data")
     card = import_model(
-        args.network,
-        args.output,
-        args.input_px,
+        *files,
         args.halo_um,
         args.outputs,
-        name=args.name or args.output.stem,
         classes=tuple(NucleusClass(*pair) for pair in zip(args.classes, colours, strict=False)),
-        **{fact: getattr(args, fact) for fact in facts},
+        **facts,
+        **{name: getattr(args, name) for name in ("kind", "logits", "threshold")},
     )
     print(
         f"{args.output}: {card.name}, {card.mpp:g} um/px, windows of {card.input_px} px with a halo of {card.halo_px} "

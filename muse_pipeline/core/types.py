@@ -20,6 +20,7 @@ PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "openvino", "torch", "torch-cpu"
 MODEL_PRECISIONS = ("fp32", "fp16", "int8")  # types of weights and activations of exported models
 ModelPrecision = Annotated[str, OneOf(MODEL_PRECISIONS)]
 NETWORKS = ("stardist", "hover", "distance", "boundary")  # kinds of third-party networks (see ``inference.maps``)
+ENCODER = "encoder"  # kind of third-party networks that compute a vector for a tile (see ``inference.encoder``)
 SCALINGS = ("none", "unit", "symmetric", "imagenet", "percentile")  # how the input of these networks is scaled
 FEATURE_SETS = ("none", "basic", "all")  # see ``features.catalogue``
 DOUBTS = ("stain", "scale", "classes", "organ", "regions")  # doubts about a slide's numbers (see ``inference.doubts``)

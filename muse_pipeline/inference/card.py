@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 from muse_pipeline.core.config import Count, Fraction, Positive, parse_config
 from muse_pipeline.core.errors import ConfigError, ModelError
 from muse_pipeline.core.provenance import organs_of
-from muse_pipeline.core.types import NETWORKS, NucleusClass
+from muse_pipeline.core.types import ENCODER, NETWORKS, NucleusClass
 
 METADATA_KEY = "muse_card"
 MAX_SNAP_UM = 5.0
@@ -285,7 +285,34 @@ class EmbedderCard(Card):
     )
 
 
-KINDS = {None: ModelCard, **dict.fromkeys(NETWORKS, ImportedCard), REGIONS: RegionCard, EMBEDDER: EmbedderCard}
+@dataclass(frozen=True, kw_only=True)
+class EncoderCard(EmbedderCard):
+    """Contract of a third-party network that computes one vector for a tile (see ``inference.encoder``).
+
+    ``input_px`` and ``halo_px`` are those of the windows that tiles are cut from.
+
+    Attributes:
+        tile_px: side of a tile, which has the nucleus in its middle.
+        output: name of the graph's output that contains the vector.
+        scaling, dtype, channels_first: as in ``ImportedCard``.
+    """
+
+    tile_px: Count
+    output: str
+    scaling: str
+    dtype: str
+    channels_first: bool
+    readout: str = "tile"
+    kind: str = ENCODER
+
+
+KINDS = {
+    None: ModelCard,
+    **dict.fromkeys(NETWORKS, ImportedCard),
+    REGIONS: RegionCard,
+    EMBEDDER: EmbedderCard,
+    ENCODER: EncoderCard,
+}
 
 
 def read_any_card(text: str, where: str) -> Card:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,9 @@ from muse_pipeline.nuclei.arrow import to_arrow
 from muse_pipeline.nuclei.parquet import PROVENANCE_KEY, ROW_GROUP
 from muse_pipeline.store.grid import WindowGrid
 from muse_pipeline.store.store import Store
+
+if TYPE_CHECKING:
+    from muse_pipeline.inference.encoder import TileEncoder
 
 HALF_PIXEL = "x/4-0.5"  # see ``models.base``
 WINDOW_HALO_PX = 192  # for networks that accept windows of any size; with less, features show the grid of windows
@@ -58,10 +61,6 @@ class Embedder(GraphRunner):
     def __call__(self, pixels: np.ndarray, colour: np.ndarray, xy: np.ndarray) -> np.ndarray:
         """(N, D) float32 features of one window (S, S, 3) uint8 at positions (N, 2) in it."""
         return read_map(self.run([DENSE], pixels[None], colour)[0][0], xy, self.card.readout)
-
-    def describe(self) -> dict[str, Any]:
-        """The description for the provenance of the features."""
-        return {"sha256": self.sha256, "provider": self.provider, "card": json.loads(self.card.to_json())}
 
 
 def describe_backbone(detector: ModelCard, channels: int) -> EmbedderCard:
@@ -97,7 +96,7 @@ def read_map(dense: np.ndarray, xy: np.ndarray, readout: str) -> np.ndarray:
 
 def embed_nuclei(
     store: Store,
-    embedder: Embedder,
+    embedder: Embedder | TileEncoder,
     colour: np.ndarray,
     xy: np.ndarray,
     threads: int = 1,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,9 @@ import numpy as np
 from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.core.errors import MissingPackageError, ModelError
 from muse_pipeline.core.files import complete_file, sha256_of
-from muse_pipeline.inference.card import METADATA_KEY, ImportedCard
+from muse_pipeline.core.types import ENCODER
+from muse_pipeline.inference.card import METADATA_KEY, Card, EncoderCard, ImportedCard
+from muse_pipeline.inference.encoder import BATCH, CORE_PX
 from muse_pipeline.inference.maps import (
     SCALINGS,
     channels_first,
@@ -53,19 +56,7 @@ def import_model(
             usual names, or else taken in the order of the graph.
         facts: entries of the card that the network does not contain.
     """
-    import onnxruntime
-
-    try:
-        import onnx
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(
-            "imported networks need the package 'onnx', which is not installed; install the extra `onnx`"
-        ) from error
-    if not network.is_file():
-        raise ModelError(f"{network}: there is no such file; correct the path")
-    session = open_session(network, onnxruntime.SessionOptions(), "cpu")
-    if METADATA_KEY in session.get_modelmeta().custom_metadata_map:
-        raise ModelError(f"{network}: already has a model card; run it as it is, with `--model`")
+    session = _open_network(network)
     names = [port.name for port in session.get_outputs()]
     if unknown := set(outputs) - set(names):
         raise ModelError(f"{network}: has no output '{min(unknown)}', only {', '.join(names)}; correct --outputs")
@@ -84,18 +75,88 @@ def import_model(
     )
     if card.dtype == "uint8" and card.scaling != "none":
         raise ModelError(f"{network}: takes pixels in uint8, from 0 to 255; give --scaling none")
-    field = _draw_field(card)
+    field = _draw_field(card.mpp, card.input_px, card.batch)
     maps = run_session(session, network, list(card.maps), {session.get_inputs()[0].name: scale_pixels(field, card)})
     card = _fit(network, card, maps, halo_um)
     if wrong := _find_fault(card, maps):
         raise ModelError(f"{network}: returns {wrong}, or export the network again")
     _require_nuclei(network, session, card, maps)
+    with _with_card(network, card, output) as unfinished:
+        Predictor(unfinished)(field, IDENTITY)
+    return card
+
+
+def import_encoder(
+    network: Path, output: Path, input_px: int | None, outputs: Sequence[str], **facts: Any
+) -> EncoderCard:
+    """Write ``network``, an encoder that computes a vector for a tile, with a card to ``output``.
+
+    Args:
+        network: ONNX file.
+        output: file to write.
+        input_px: side of a tile; None if the graph fixes it.
+        outputs: name of the output with the vector; if empty, the graph's first output.
+        facts: entries of the card that the network does not contain.
+    """
+    session = _open_network(network)
+    ports = {port.name: port for port in session.get_outputs()}
+    name = next(iter(outputs or ports))
+    if len(outputs) > 1 or name not in ports:
+        raise ModelError(f"{network}: an encoder has one vector, in one of {', '.join(ports)}; correct --outputs")
+    described = _read_input(network, session, input_px)
+    tile_px, batch = described.pop("input_px"), session.get_inputs()[0].shape[0]
+    half_px = math.ceil(tile_px / 2) + 1  # tiles are cut at whole pixels
+    card = EncoderCard(
+        **described | {"batch": batch if isinstance(batch, int) else BATCH},
+        **facts,
+        input_px=CORE_PX + 2 * half_px,
+        halo_px=half_px,
+        stride_px=1,
+        tile_px=tile_px,
+        output=name,
+        embedding_dim=1,  # replaced after the trial
+        source={"network_sha256": sha256_of(network), "command": f"muse import-model --kind {ENCODER}"},
+    )
+    tiles = scale_pixels(_draw_field(card.mpp, tile_px, card.batch), card)
+    (vectors,) = run_session(session, network, [name], {session.get_inputs()[0].name: tiles})
+    if vectors.ndim != 2 or len(vectors) != card.batch:
+        raise ModelError(
+            f"{network}: output '{name}' has shape {list(vectors.shape)} for {card.batch} tiles; an encoder gives a "
+            "vector per tile: name another output with --outputs, or export the network with its pooling"
+        )
+    if not np.abs(vectors).max() < np.finfo(np.float16).max:
+        raise ModelError(f"{network}: returns NaN, or values above 65,504, for a drawn tile; correct --scaling")
+    card = replace(card, embedding_dim=vectors.shape[1])
+    with _with_card(network, card, output):
+        return card
+
+
+def _open_network(network: Path) -> InferenceSession:
+    """Open an ONNX file without a card."""
+    import onnxruntime
+
+    if not network.is_file():
+        raise ModelError(f"{network}: there is no such file; correct the path")
+    session = open_session(network, onnxruntime.SessionOptions(), "cpu")
+    if METADATA_KEY in session.get_modelmeta().custom_metadata_map:
+        raise ModelError(f"{network}: already has a model card; run it as it is, with `--model`")
+    return session
+
+
+@contextmanager
+def _with_card(network: Path, card: Card, output: Path) -> Iterator[Path]:
+    """Write a copy of the network with a card, which becomes ``output`` unless the caller's trial of it fails."""
+    try:
+        import onnx
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            "imported networks need the package 'onnx', which is not installed; install the extra `onnx`"
+        ) from error
     model = onnx.load(network)
     model.metadata_props.add(key=METADATA_KEY, value=card.to_json())
     with complete_file(output) as unfinished:
         onnx.save(model, unfinished)
-        Predictor(unfinished)(field, IDENTITY)
-    return card
+        yield unfinished
 
 
 def _find_fault(card: ImportedCard, maps: list[np.ndarray]) -> str:
@@ -130,7 +191,7 @@ def _require_nuclei(network: Path, session: InferenceSession, card: ImportedCard
     better = []
     for scaling in SCALINGS if card.dtype != "uint8" else ():
         other = replace(card, scaling=scaling)
-        pixels = {session.get_inputs()[0].name: scale_pixels(_draw_field(card), other)}
+        pixels = {session.get_inputs()[0].name: scale_pixels(_draw_field(card.mpp, card.input_px, card.batch), other)}
         maps = run_session(session, network, list(card.maps), pixels)
         if not _find_fault(other, maps) and len(nuclei_of_maps(maps, other)[0]):
             better.append(scaling)
@@ -142,11 +203,11 @@ def _require_nuclei(network: Path, session: InferenceSession, card: ImportedCard
         raise ModelError(f"{network}: {what}; {remedy}")
 
 
-def _draw_field(card: ImportedCard) -> np.ndarray:
-    """(B, H, W, 3) uint8 windows with round nuclei on a lattice."""
-    um = (np.arange(card.input_px) + 0.5) * card.mpp % PERIOD_UM - PERIOD_UM / 2
+def _draw_field(mpp: float, side_px: int, batch: int) -> np.ndarray:
+    """(B, S, S, 3) uint8 windows with round nuclei on a lattice."""
+    um = (np.arange(side_px) + 0.5) * mpp % PERIOD_UM - PERIOD_UM / 2
     is_nucleus = np.hypot(um, um[:, None])[..., None] < RADIUS_UM
-    return np.where(is_nucleus, NUCLEI, TISSUE).astype(np.uint8)[None].repeat(card.batch, 0)
+    return np.where(is_nucleus, NUCLEI, TISSUE).astype(np.uint8)[None].repeat(batch, 0)
 
 
 def _read_input(network: Path, session: InferenceSession, input_px: int | None) -> dict[str, Any]:

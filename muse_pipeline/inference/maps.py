@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import expit, softmax
 
 from muse_pipeline.core.types import Frame
-from muse_pipeline.inference.card import ImportedCard
+from muse_pipeline.inference.card import EncoderCard, ImportedCard
 from muse_pipeline.nuclei.masks import MIN_NUCLEUS_UM2, SMOOTH_UM, cut_relief, depth_um, label_image_to_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.components import drop_small
@@ -42,7 +42,7 @@ SCALINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def scale_pixels(pixels: np.ndarray, card: ImportedCard) -> np.ndarray:
+def scale_pixels(pixels: np.ndarray, card: ImportedCard | EncoderCard) -> np.ndarray:
     """The network's input for windows (B, H, W, 3) uint8."""
     scaled = SCALINGS[card.scaling](pixels.astype(np.float32)).astype(card.dtype)
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)) if card.channels_first else scaled

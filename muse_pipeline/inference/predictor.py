@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,7 +14,7 @@ import numpy as np
 from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.types import Frame
-from muse_pipeline.inference.card import ModelCard, RegionCard
+from muse_pipeline.inference.card import Card, ModelCard, RegionCard
 from muse_pipeline.inference.model import DENSITIES, TORCH, card_text, choose_provider, open_session, run_session
 from muse_pipeline.inference.outlines import OutlineRefiner, fit_outlines
 from muse_pipeline.nuclei.table import Nuclei
@@ -56,7 +58,7 @@ def temper(prob: np.ndarray, temperature: float) -> np.ndarray:
 
 
 class GraphRunner:
-    """Runs the graph of a model of any kind; safe to call from several threads.
+    """Runs the graph of a model of any kind, whose card each subclass reads; safe to call from several threads.
 
     Each call uses one thread, so that results are the same for any number of threads. Densities are looked up in a
     table, for graphs that take them (``export.cut``).
@@ -70,6 +72,8 @@ class GraphRunner:
         any_size: True if windows of any size are accepted; False for providers that have to prepare for each size.
         device: name of PyTorch's device; "" for other providers.
     """
+
+    card: Card
 
     def __init__(self, path: Path, provider: str = "cpu"):
         import onnxruntime
@@ -101,6 +105,10 @@ class GraphRunner:
             return {PIXELS: planes, "colour": colour}
         density = cv2.LUT(planes.reshape(-1, planes.shape[-1]), self._table).reshape(planes.shape)
         return {DENSITY: density, "colour": colour}
+
+    def describe(self) -> dict[str, Any]:
+        """The description for the provenance of the results."""
+        return {"sha256": self.sha256, "provider": self.provider, "card": json.loads(self.card.to_json())}
 
     def require_shapes(self, stated: dict[str, tuple[int, ...]]) -> None:
         """Check that the graph's inputs and outputs have the sizes ``stated`` by its card, if the graph fixes them."""

@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,7 @@ from muse_pipeline.cohort import sheet
 from muse_pipeline.cohort.layout import CohortFiles, SlideFiles
 from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.cohort.sheet import is_missing, read_cells
-from muse_pipeline.core.errors import ConfigError, NucleiError, StoreError
+from muse_pipeline.core.errors import ConfigError, MissingPackageError, NucleiError, StoreError
 from muse_pipeline.core.files import complete_file, read_json
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Regions
@@ -32,9 +33,12 @@ from muse_pipeline.features.catalogue import MIX_UM, WITHOUT_CLASSES, every_feat
 from muse_pipeline.inference import doubts
 from muse_pipeline.nuclei import parquet
 from muse_pipeline.nuclei.arrow import to_numpy
-from muse_pipeline.scverse.anndata import begin_anndata, categorical, frame, write_var
+from muse_pipeline.scverse.anndata import begin_anndata, categorical, frame, write_anndata, write_var
 from muse_pipeline.scverse.elements import Elements, open_hdf5
 from muse_pipeline.statistics.comparison import Difference, compare_pairs, mean_by_patient, require_groups
+
+if TYPE_CHECKING:
+    import anndata
 
 EDGE = "neighbours_tissue_edge_um"
 INFILTRATION = "infiltration"  # group of the measures of tissue regions
@@ -261,6 +265,37 @@ def read_cohort(results: Path | str) -> pads.Dataset:
         fragments.append(kind.make_fragment(str(path), pa.fs.LocalFileSystem(), where))
     schema = pa.unify_schemas([pa.schema([("slide_id", pa.string()), ("patient", pa.string())]), *schemas])
     return pads.FileSystemDataset(fragments, schema, kind, pa.fs.LocalFileSystem())
+
+
+def read_anndata(results: Path | str, embedding: str | None = None) -> anndata.AnnData:
+    """The nuclei of all slides of a run in memory, for scanpy and squidpy; needs the packages anndata and h5py.
+
+    Args:
+        results: the folder of the results.
+        embedding: name of the model whose ``embeddings-<name>.parquet`` becomes ``obsm["X_embedding"]``.
+
+    Returns:
+        A row per nucleus, as in ``nuclei.h5ad`` (docs/guide/features.md): features in ``X``, class, slide and patient
+        in ``obs``, and positions in um in ``obsm["spatial"]``. Features that a slide lacks are NaN.
+
+    Raises:
+        NucleiError: no slide has nuclei there, or a slide lacks the embedding.
+        MissingPackageError: anndata or h5py is not installed.
+
+    Example:
+        >>> nuclei = muse_pipeline.read_anndata("results", embedding="compact")
+    """
+    try:
+        import anndata
+    except ModuleNotFoundError as error:
+        raise MissingPackageError("`read_anndata` needs the package 'anndata'; run `pip install anndata`") from error
+    slides = []
+    with TemporaryDirectory() as folder:
+        for slide, patient in patients_of(results).items():
+            files, written = CohortFiles(Path(results)).slide(slide), Path(folder, "nuclei.h5ad")
+            write_anndata(files.nuclei, written, patient, files.embeddings(embedding) if embedding else None)
+            slides.append(anndata.read_h5ad(written))
+    return anndata.concat(slides, join="outer", merge="first", uns_merge="unique")
 
 
 COLUMNS = (
