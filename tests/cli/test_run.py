@@ -19,13 +19,13 @@ from workflow_runs import draw_stained_slide
 from muse_pipeline import pipeline
 from muse_pipeline.cli import run_slides
 from muse_pipeline.cohort.layout import OF_COHORT, remove_cohort_files
+from muse_pipeline.cohort.ledgers import COLUMNS
 from muse_pipeline.cohort.lock import lock_results
 from muse_pipeline.core import process
 from muse_pipeline.core.environment import count_cores
 from muse_pipeline.core.files import remove
 from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.outputs.csv import Csv
-from muse_pipeline.report.costs import COLUMNS
 
 
 def report_of(folder):
