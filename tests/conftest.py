@@ -23,8 +23,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 from inference_slides import TiledSlide, open_tiled, take_half_to_store, take_to_store
 
 from muse_pipeline.cli.main import main
-from muse_pipeline.demo.field import PERIOD_UM
-from muse_pipeline.demo.layout import plan_layout
+from muse_pipeline.demo.field import PERIOD_UM, plan_layout
 from muse_pipeline.demo.tissue import Tissue, disable_ipp, plan_tissue
 
 

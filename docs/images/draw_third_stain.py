@@ -13,9 +13,8 @@ import numpy as np
 from PIL import Image
 
 from muse_pipeline.demo.field import Window
-from muse_pipeline.demo.paint import paint_block
-from muse_pipeline.demo.stamps import CLASSES
-from muse_pipeline.demo.tissue import plan_tissue
+from muse_pipeline.demo.tissue import CLASSES, plan_tissue
+from muse_pipeline.demo.write import paint_block
 from muse_pipeline.inference.stains import LN_10, split_stains
 from muse_pipeline.report.overlays import add_caption
 from muse_pipeline.tissue.stain import find_third_stain

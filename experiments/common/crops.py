@@ -9,8 +9,7 @@ import cv2
 import numpy as np
 
 from muse_pipeline.core.pictures import read_rgb
-from muse_pipeline.evaluation.detection import RADIUS_UM, match_points
-from muse_pipeline.evaluation.overlaps import Overlaps, jaccard_areas, jaccard_ratio
+from muse_pipeline.evaluation.detection import RADIUS_UM, Overlaps, jaccard_areas, jaccard_ratio, match_points
 from muse_pipeline.inference.detect import detect_picture
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.masks import label_image_to_nuclei, rings_to_labels

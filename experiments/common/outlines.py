@@ -19,8 +19,7 @@ from experiments.common.crops import (
     read_nucls,
     read_tnbc,
 )
-from muse_pipeline.evaluation.detection import RADIUS_UM
-from muse_pipeline.evaluation.overlaps import jaccard_areas, jaccard_ratio
+from muse_pipeline.evaluation.detection import RADIUS_UM, jaccard_areas, jaccard_ratio
 
 BOUNDARY_UM = 0.5
 

@@ -22,8 +22,7 @@ import torch
 from experiments.common.crops import overlap_labels
 from experiments.common.runs import run_arms, runs_of
 from muse_pipeline.data.unlabelled import UnlabelledSource
-from muse_pipeline.evaluation.detection import RADIUS_UM, match_points
-from muse_pipeline.evaluation.overlaps import jaccard_areas, jaccard_ratio
+from muse_pipeline.evaluation.detection import RADIUS_UM, jaccard_areas, jaccard_ratio, match_points
 from muse_pipeline.methods.psm.activation_map import ActivationNetwork, ClusterSettings, MaskSettings, PseudoMasker
 from muse_pipeline.methods.psm.run import ActivationConfig, ActivationStage, load_activation
 from muse_pipeline.nuclei.masks import label_image_to_nuclei

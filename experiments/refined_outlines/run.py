@@ -35,6 +35,7 @@ from experiments.common.outlines import MEASURES, SETS, count_crop
 from experiments.common.runs import add_run, change_from, is_recorded, read_runs, runs_of
 from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.export.onnx import write_graph
+from muse_pipeline.inference.card import REFINER_DATA
 from muse_pipeline.inference.detect import detect_overlapping
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.outlines import (
@@ -43,7 +44,6 @@ from muse_pipeline.inference.outlines import (
     N_REFINED,
     N_STEPS,
     STEP_UM,
-    TRAINING_DATA,
     OutlineRefiner,
     sample_along_rays,
 )
@@ -376,7 +376,7 @@ def export(network: RefiningNetwork, output: Path) -> None:
     graph = torch.onnx.export(network, (density, rays), **names, dynamo=True, verbose=False).model_proto
     facts = {
         "licence": "Apache-2.0",
-        "training_data": f"{TRAINING_DATA}; pixels of BRCA-M2C (BSD-3-Clause), Orion (MIT) and CAMELYON16 (CC0-1.0)",
+        "training_data": f"{REFINER_DATA}; pixels of BRCA-M2C (BSD-3-Clause), Orion (MIT) and CAMELYON16 (CC0-1.0)",
     }
     write_graph(graph, facts, output)
 

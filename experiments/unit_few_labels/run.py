@@ -30,8 +30,7 @@ from experiments.common.crops import MPP, aji, compare, detection_f1, network_fi
 from experiments.common.runs import run_arms, runs_of
 from experiments.common.training import finetune
 from muse_pipeline.evaluation.bootstrap import compare_scores
-from muse_pipeline.evaluation.detection import DetectionCounts
-from muse_pipeline.evaluation.overlaps import jaccard_areas, jaccard_ratio
+from muse_pipeline.evaluation.detection import DetectionCounts, jaccard_areas, jaccard_ratio
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.labels.base_source import LabelSource
 from muse_pipeline.methods.detector.config import DetectorConfig

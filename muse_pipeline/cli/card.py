@@ -115,7 +115,7 @@ def _text(card: ModelCard) -> str:
     from dataclasses import asdict
     from textwrap import TextWrapper
 
-    from muse_pipeline.report.model_facts import card_facts
+    from muse_pipeline.inference.card import card_facts
 
     wrapper = TextWrapper(text_columns(), subsequent_indent=" " * 22, break_long_words=False)
     lines = [card.name]

@@ -86,7 +86,7 @@ def _class_map(words: list[str] | None) -> dict[str, list[str] | None] | None:
 
 def _pair(args: argparse.Namespace):
     from muse_pipeline.cohort.layout import SlideFiles
-    from muse_pipeline.evaluation.slide_pairs import pair_folder, pair_one
+    from muse_pipeline.evaluation.truth import pair_folder, pair_one
     from muse_pipeline.nuclei.parquet import read_provenance
     from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from muse_pipeline.cli.arguments import read_settings
 from muse_pipeline.cohort.collect import find_rows
 from muse_pipeline.cohort.layout import OF_COHORT, CohortFiles, SlideFiles, remove_cohort_files
-from muse_pipeline.cohort.ledgers import describe_nuclei
+from muse_pipeline.cohort.ledgers import cost_lines, describe_nuclei
 from muse_pipeline.cohort.lock import lock_results
 from muse_pipeline.cohort.records import describe_changes
 from muse_pipeline.cohort.settings import require_fitting_model
@@ -36,7 +36,6 @@ from muse_pipeline.plan import Plan, find_replaced
 from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 from muse_pipeline.qupath.regions import read_areas, read_class_areas, read_roi
 from muse_pipeline.report.cohort import SlideResult, gather_cohort, judge_slide
-from muse_pipeline.report.costs import cost_lines
 from muse_pipeline.report.page import write_report
 from muse_pipeline.settings import RunSettings, list_run_settings, require_available
 from muse_pipeline.slides.inspect import inspect_slide, read_info
@@ -60,7 +59,8 @@ def run_into_folder(args: argparse.Namespace, started: float) -> None:
         if not args.no_report:
             write_cohort_files(plan, settings)
     if args.profile:
-        print(*cost_lines(ran, time.monotonic() - started, all_processor_seconds()), sep="\n")
+        steps = [slide.steps for slide in ran]
+        print(*cost_lines(steps, time.monotonic() - started, all_processor_seconds()), sep="\n")
     failed = [slide.slide_id for slide in ran if slide.status == "failed"]
     without_regions = [slide.slide_id for slide in ran if slide.lacks_regions]
     for names, what in ((failed, "failed"), (without_regions, "have no tissue regions, because mapping failed")):

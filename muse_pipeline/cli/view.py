@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> None:
     """Print the addresses of the pages, and serve the pages."""
     from contextlib import suppress
 
-    from muse_pipeline.viewer.serve import ADDRESS, find_pages, start_server
+    from muse_pipeline.viewer.page import ADDRESS, find_pages, start_server
 
     pages = find_pages(args.results)
     with start_server(args.results, args.port) as server:

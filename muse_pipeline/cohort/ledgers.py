@@ -1,10 +1,12 @@
-"""Ledgers: the outcome of every step of a slide, written by the step and read by the report."""
+"""Ledgers: the outcome and the cost of every step of a slide, written by the step and read by the report."""
+
+from __future__ import annotations
 
 import re
 import sys
 import time
 import warnings
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from muse_pipeline.core.environment import all_processor_seconds, forget_peak_me
 from muse_pipeline.core.errors import MuseError, MuseWarning
 from muse_pipeline.core.files import find_json, write_json
 from muse_pipeline.core.provenance import Provenance
-from muse_pipeline.core.text import count_noun, one_line
+from muse_pipeline.core.text import count_noun, memory_text, one_line, time_text
 
 # Steps that are not reported as missing: optional ones, and ``overlay``, whose pictures the report can draw.
 OPTIONAL = ("fetch", "regions", "propose", "overlay")
@@ -183,3 +185,57 @@ def show_warnings(step: str, noted: list[str]) -> Iterator[None]:
         warnings.simplefilter("always", MuseWarning)
         show_others, warnings.showwarning = warnings.showwarning, show
         yield
+
+
+COST_COLUMNS = ("Step", "Time", "Processor", "Busy cores", "Processor s/mm²", "Peak memory")
+OTHER, WHOLE = "other", "all"  # rows besides the steps: the rest of a run, such as its start, and the whole run
+SlideSteps = tuple[Sequence[StepRecord], float]  # the records of a slide, and the area of tissue processed, in mm2
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of a step."""
+
+    step: str  # name of the step, ``OTHER`` or ``WHOLE``
+    seconds: float  # wall-clock time, added up over shards even if they ran at the same time
+    processor_seconds: float  # processor time of all threads
+    tissue_mm2: float  # area of tissue of the slides on which the step ran
+    peak_memory_mib: int | None = None  # highest peak memory on any slide; None for the row ``OTHER``
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The cells of ``COST_COLUMNS``; a dash for a missing value."""
+        cores = f"{self.processor_seconds / self.seconds:.2f}" if self.seconds else "–"
+        per_mm2 = f"{self.processor_seconds / self.tissue_mm2:.3f}" if self.tissue_mm2 else "–"
+        times = time_text(self.seconds), time_text(self.processor_seconds)
+        return self.step, *times, cores, per_mm2, memory_text(self.peak_memory_mib)
+
+
+def step_costs(slides: Iterable[SlideSteps]) -> list[Cost]:
+    """The costs of the steps that ran, summed over their slides, and their total ``WHOLE``; empty if none ran."""
+    ran = [(mm2, [record for record in records if record.seconds is not None]) for records, mm2 in slides]
+    steps = order_steps({record.step for _, records in ran for record in records})
+    costs = [
+        _add_up(step, [(mm2, [record for record in records if record.step == step]) for mm2, records in ran])
+        for step in steps
+    ]
+    return [*costs, _add_up(WHOLE, ran)] if costs else []
+
+
+def _add_up(name: str, ran: Sequence[tuple[float, list[StepRecord]]]) -> Cost:
+    ends = [record for _, records in ran for record in records]
+    seconds, used = (sum(getattr(end, what) or 0 for end in ends) for what in ("seconds", "processor_seconds"))
+    tissue_mm2 = sum(mm2 for mm2, records in ran if records)
+    return Cost(name, seconds, used, tissue_mm2, max(end.peak_memory_mib or 0 for end in ends))
+
+
+def cost_lines(slides: Iterable[SlideSteps], seconds: float, processor_seconds: float) -> Iterator[str]:
+    """The costs of a run as lines of text; wall-clock and processor time are those of the run from start to end."""
+    *steps, total = step_costs(slides) or [Cost(WHOLE, 0, 0, 0)]
+    rest = seconds - total.seconds, processor_seconds - total.processor_seconds
+    steps.append(Cost(OTHER, *rest, total.tissue_mm2))
+    steps.append(Cost(WHOLE, seconds, processor_seconds, total.tissue_mm2, total.peak_memory_mib))
+    table = [COST_COLUMNS, *(cost.texts for cost in steps)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for step, *cells in table:
+        yield "  ".join([step.ljust(widths[0]), *map(str.rjust, cells, widths[1:])])

@@ -1,7 +1,9 @@
-"""The demo's folder: the slide, its true nuclei, and a sheet and a config to run the workflow on it.
+"""Paint a synthetic slide, and write it with its true nuclei, and a sheet and a config to run the workflow on it.
 
-The slide is a tiled JPEG pyramid like those of Aperio's scanners, with levels that are 4 and 16 times smaller.
-It is written row by row of blocks; the smaller levels are kept in a temporary file.
+Any block is painted at any pixel size, reproducibly. The space between nuclei is collagen, cytoplasm of glands, or
+empty. All of it is painted as amounts of haematoxylin and eosin, which are converted to light at the end. The slide is
+a tiled JPEG pyramid like those of Aperio's scanners, with levels that are 4 and 16 times smaller. It is written row by
+row of blocks; the smaller levels are kept in a temporary file.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,10 +22,143 @@ import yaml
 
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import complete_file
-from muse_pipeline.demo.field import Window
-from muse_pipeline.demo.paint import is_blank, paint_block
-from muse_pipeline.demo.stamps import CLASSES, LYMPHOCYTE
-from muse_pipeline.demo.tissue import Tissue, cells_in, disable_ipp, plan_tissue
+from muse_pipeline.demo.field import FLOW_SLOPE, HAEMATOXYLIN, Island, Window, smoothstep
+from muse_pipeline.demo.tissue import (
+    CELL_REACH_UM,
+    CLASSES,
+    DENSITY_STEP,
+    LYMPHOCYTE,
+    Tissue,
+    cells_in,
+    disable_ipp,
+    plan_tissue,
+)
+
+FINEST_MPP = 0.25  # coarser slides are painted at this pixel size or finer, then averaged as by a camera
+HALO_UM, FOLD_HALO_UM = 4.0, 28.0
+BLOCK_PX = 512  # side of a block that fits in the CPU's caches
+OPTICS_UM, DEFOCUS_UM = 0.22, 0.95  # standard deviations of the blur
+GLASS = (243, 243, 245)
+PEN_DENSITY = np.array([1.55, 0.95, 0.28], np.float32)
+CELL_EOSIN = 0.23  # amount of eosin in a nucleus
+BROWN = np.array([0.62, 1.31, 1.79])  # optical density of DAB in place of a unit of haematoxylin
+SECOND_STAINS = np.stack([0.55 * HAEMATOXYLIN, 0.06 * HAEMATOXYLIN, 0.6 * BROWN])  # nuclei, background, marked nuclei
+
+
+def paint_block(tissue: Tissue, window: Window, marked: int | None = None) -> np.ndarray:
+    """The pixels (h, w, 3) uint8 of a rectangle of glass, painted block by block.
+
+    An immunostain marks the nuclei of the class ``marked``, an index in ``tissue.CLASSES``, brown; None for H&E.
+    """
+    width, height = window.size
+    times = max(1, int(np.ceil(window.mpp / FINEST_MPP - 1e-9)))
+    side = max(1, BLOCK_PX // times)
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, side):
+        for left in range(0, width, side):
+            size = min(side, width - left), min(side, height - top)
+            corner = window.x_um + left * window.mpp, window.y_um + top * window.mpp
+            block = Window(*corner, window.mpp, size)
+            pixels[top:, left:][: size[1], : size[0]] = _paint_block(tissue, block, times, marked)
+    return pixels
+
+
+def _paint_block(tissue: Tissue, window: Window, times: int, marked: int | None) -> np.ndarray:
+    fine = Window(window.x_um, window.y_um, window.mpp / times, (window.size[0] * times, window.size[1] * times))
+    density = np.zeros((*fine.size[::-1], 3), np.float32)
+    for island in tissue.layout.islands:
+        if island.may_show(fine):
+            density += _paint_island(tissue, island, fine, marked)
+    if marked is None and tissue.layout.pen.may_show(fine):
+        density += _paint_pen(tissue, fine)
+    light = cv2.exp(-density) * np.array(GLASS, np.float32)
+    if times > 1:
+        light = cv2.resize(light, window.size, interpolation=cv2.INTER_AREA)
+    # The camera's noise at a pixel does not depend on the window.
+    column, row = (round(start / window.mpp) for start in (window.x_um, window.y_um))
+    rows = np.arange(row, row + window.size[1])[:, None] % len(tissue.noise)
+    noise = tissue.noise[rows, np.arange(column, column + window.size[0]) % len(tissue.noise)]
+    return np.clip(np.rint(light + noise), 0, 255).astype(np.uint8)
+
+
+def is_blank(tissue: Tissue, window: Window) -> bool:
+    """True if a window shows only glass."""
+    return not any(thing.may_show(window) for thing in (*tissue.layout.islands, tissue.layout.pen))
+
+
+def _paint_island(tissue: Tissue, island: Island, window: Window, marked: int | None) -> np.ndarray:
+    """Optical density (h, w, 3) float32 of an island, computed with a halo for the blur and the fold."""
+    is_folded = tissue.layout.fold.may_show(window)
+    halo = int(np.ceil((FOLD_HALO_UM if is_folded else HALO_UM) / window.mpp))
+    wide = window.widened(halo)
+    ground, defocus = _stain_ground(tissue, wide.moved(*island.shift_um))
+    stain = np.dstack(ground if marked is None else [*ground, np.zeros_like(ground[0])])
+    _press_cells(tissue, island, stain, wide, marked)
+    if island.extent_um(wide)[0] < 0:
+        stain *= smoothstep(island.inside_um(*wide.centres(), tissue.rag), -1.5, 1.5)[..., None]
+    if is_folded:
+        stain = _fold(tissue, stain, wide)
+    sharp = cv2.GaussianBlur(stain, (0, 0), OPTICS_UM / window.mpp)
+    if defocus.any():
+        sharp += defocus[..., None] * (cv2.GaussianBlur(stain, (0, 0), DEFOCUS_UM / window.mpp) - sharp)
+    stains = island.stains if marked is None else SECOND_STAINS
+    return cv2.transform(sharp[halo:-halo, halo:-halo], np.ascontiguousarray(stains.T))
+
+
+def _stain_ground(tissue: Tissue, window: Window) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Amounts of haematoxylin and eosin before nuclei are added, and the blur; ``window`` is in um of the field."""
+    depth, hollow, flow, loose = cv2.split(tissue.field.shape.view(window))
+    crowd, defocus = cv2.split(tissue.field.state.view(window))
+    fine, coarse = cv2.split(tissue.grain.view(window))
+    x, y = window.centres()
+    flow += np.float32(FLOW_SLOPE) * y + 0.5 * coarse + 0.2 * fine
+    fibre, thin, cleft = cv2.split(tissue.fibres.at(x + 0.25 * y + 2 * coarse, flow))
+    fibre = 0.6 * fibre + 0.4 * thin
+    # Collagen is dense or loose, pale among lymphocytes, and has clefts between bundles.
+    there = 1 - 0.92 * smoothstep(cleft + 0.25 * loose - 0.8 * crowd, 1.45, 1.8)
+    pink = 0.68 + 0.20 * fibre + 0.07 * fine - loose * (0.34 - 0.04 * fibre)
+    pink += 0.8 * crowd * (0.20 + 0.09 * coarse + 0.06 * fine - pink)
+    blue = 0.05 + 0.10 * loose + 0.05 * fibre * loose + 0.03 * fine + 0.08 * crowd
+    stroma = np.maximum(blue, 0.02) * there, np.maximum(pink, 0.04) * there
+    # Cytoplasm is grainy, and paler towards the lumen.
+    apex = smoothstep(hollow, -11, -1)
+    cytoplasm = 0.30 + 0.07 * coarse + 0.05 * fine - 0.06 * apex, 0.44 + 0.08 * coarse + 0.06 * fine - 0.12 * apex
+    gland, full = smoothstep(depth, -0.8, 0.8), 1 - smoothstep(hollow + 0.5 * coarse, -0.7, 0.7)
+    blue, pink = ((low + gland * (high - low)) * full for low, high in zip(stroma, cytoplasm, strict=True))
+    return (blue, pink), defocus
+
+
+def _press_cells(tissue: Tissue, island: Island, stain: np.ndarray, window: Window, marked: int | None) -> None:
+    cells = cells_in(tissue, island, window, CELL_REACH_UM)
+    rows, columns = stain.shape[:2]
+    for (x, y), label, stamp, angle, mirror, scale, strength in cells.tolist():
+        (row, column), pressed = tissue.stamps.press(stamp, x, y, angle, mirror, scale, window)
+        top, left = max(row, 0), max(column, 0)
+        pressed = pressed[top - row : max(rows - row, 0), left - column : max(columns - column, 0)]
+        under = stain[top : top + pressed.shape[0], left : left + pressed.shape[1]]
+        pressed = pressed * np.array([1 / 255, strength * DENSITY_STEP], np.float32)
+        cover = pressed[..., :1]
+        under *= 1 - 0.8 * cover
+        under[..., 2 if label == marked else 0] += pressed[..., 1]
+        under[..., 1] += CELL_EOSIN * cover[..., 0]
+
+
+def _fold(tissue: Tissue, stain: np.ndarray, window: Window) -> np.ndarray:
+    """Add a second layer of tissue within the fold, displaced and out of focus."""
+    shift = np.array([[1, 0, 13.0 / window.mpp], [0, 1, -17.0 / window.mpp]])
+    second = cv2.GaussianBlur(stain, (0, 0), 1.6 / window.mpp)
+    second = cv2.warpAffine(second, shift, window.size, borderMode=cv2.BORDER_REPLICATE)
+    inside = tissue.layout.fold.inside_um(*window.centres())
+    ridge = 1.2 + 0.35 * np.exp(-((inside - 3) ** 2) / 12)
+    return stain + (smoothstep(inside, -1.5, 1.5) * ridge)[..., None] * second
+
+
+def _paint_pen(tissue: Tissue, window: Window) -> np.ndarray:
+    x, y = np.broadcast_arrays(*window.centres())
+    inside = tissue.layout.pen.inside_um(x, y) + 5 * tissue.rag.at(x, y)
+    streaks = 0.85 + 0.07 * tissue.rag.at(6 * x, 0.3 * y)
+    return (smoothstep(inside, -5, 8) * streaks)[..., None] * PEN_DENSITY
+
 
 TILE_PX, BLOCK_PX = 256, 1024  # a block becomes one tile of the next level, which is four times smaller
 QUALITY = 80

@@ -15,7 +15,7 @@ import numpy as np
 
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.evaluation.bootstrap import REPEATS, percentile_interval, resample_sums
-from muse_pipeline.evaluation.overlaps import ratio
+from muse_pipeline.evaluation.detection import ratio
 
 N_BINS = 15
 

@@ -14,11 +14,17 @@ from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import LabelError, NucleiError, StoreError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.provenance import Provenance
-from muse_pipeline.evaluation.detection import RADIUS_UM, Matches, match_nuclei
-from muse_pipeline.evaluation.overlaps import PanopticCounts, count_panoptic, jaccard_areas, overlap_polygons
+from muse_pipeline.evaluation.detection import (
+    RADIUS_UM,
+    Matches,
+    PanopticCounts,
+    count_panoptic,
+    jaccard_areas,
+    match_nuclei,
+    overlap_polygons,
+)
 from muse_pipeline.evaluation.reliability import CalibrationCounts, count_calibration
-from muse_pipeline.evaluation.slide_pairs import SlidePair
-from muse_pipeline.evaluation.truth import ClassMap, Truth, read_region, read_truth
+from muse_pipeline.evaluation.truth import ClassMap, SlidePair, Truth, read_region, read_truth
 from muse_pipeline.nuclei.parquet import ROW_GROUP, iterate_rows, parse_outlines, read_nuclei, read_provenance
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.mask import TissueMask

@@ -12,11 +12,10 @@ from muse_pipeline.cohort.patients import match_patient
 from muse_pipeline.core.errors import NucleiError
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.evaluation.bootstrap import MIN_PATIENTS, REPEATS, percentile_interval, resample_sums
-from muse_pipeline.evaluation.detection import DetectionCounts
-from muse_pipeline.evaluation.overlaps import MIN_IOU, PanopticCounts, jaccard_ratio
+from muse_pipeline.evaluation.detection import MIN_IOU, DetectionCounts, PanopticCounts, jaccard_ratio
 from muse_pipeline.evaluation.reliability import CalibrationCounts
 from muse_pipeline.evaluation.score import FAR_UM, Rules, SlideScore
-from muse_pipeline.evaluation.slide_pairs import Pairing
+from muse_pipeline.evaluation.truth import Pairing
 
 NOT_SCORED = {"without_truth": "no truth", "without_result": "no result", "beyond_sheet": "not in the sheet"}
 

@@ -1,4 +1,4 @@
-"""True nuclei of slides, and the regions in which they are complete."""
+"""True nuclei of slides, the regions in which they are complete, and the results to compare with them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from muse_pipeline.core.errors import GeoJSONError, LabelError
-from muse_pipeline.core.geometry import repair_areas
+from muse_pipeline.cohort.layout import CohortFiles
+from muse_pipeline.cohort.patients import find_patients
+from muse_pipeline.cohort.sheet import read_table
+from muse_pipeline.core.errors import GeoJSONError, LabelError, NucleiError, SheetError
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.nuclei_files import MASK_SUFFIXES, TABLE_SUFFIXES, read_drawn, read_points, require_size
 from muse_pipeline.nuclei.class_names import ClassWords
 from muse_pipeline.nuclei.masks import label_image_to_polygons, read_label_image, read_mask, require_nuclei
-from muse_pipeline.nuclei.rays import interior_centres
+from muse_pipeline.nuclei.rays import interior_centres, repair_areas
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.qupath.objects import list_counts
-from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
+from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES, list_counts
 from muse_pipeline.qupath.read import read_geojson
 from muse_pipeline.qupath.regions import IGNORE, are_called, take_out_ignored, union_of_areas
 
@@ -114,3 +115,123 @@ def read_region(path: Path, size_px: tuple[int, int] | None, offset_px: tuple[in
         kinds = list_counts(Counter(part.geom_type.lower() for part in parts))
         raise GeoJSONError(f"{path}: contains no area (found: {kinds}); draw the annotated region as a closed area")
     return region
+
+
+REGION_SUFFIXES = (*GEOJSON_SUFFIXES, *MASK_SUFFIXES)
+
+
+@dataclass(frozen=True)
+class SlidePair:
+    """A slide to score."""
+
+    slide_id: str  # id of the slide
+    nuclei: Path  # table of the detected nuclei
+    truth: Path  # file of the true nuclei
+    region: Path | None  # file of the region where the truth is complete, if separate
+    patient: str  # patient of the slide, the unit of the bootstrap
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """All slides to score, and all slides that cannot be scored."""
+
+    pairs: tuple[SlidePair, ...]  # one or more slides to score
+    grouping: str  # description of what counts as a patient
+    without_truth: tuple[str, ...] = ()  # slides with a result but no truth
+    without_result: tuple[str, ...] = ()  # slides with a truth but no result
+    beyond_sheet: tuple[str, ...] = ()  # slides with a result that are not in the sheet
+
+
+def pair_one(nuclei: Path, truth: Path, slide_id: str, region: Path | None = None) -> Pairing:
+    """Pair one table with one file of truth."""
+    if truth.is_dir():
+        raise LabelError(
+            f"{truth}: is a folder, while {nuclei} is one table; give that slide's file, or a results folder"
+        )
+    return Pairing((SlidePair(slide_id, nuclei, truth, region, slide_id),), "the slide itself")
+
+
+def pair_folder(
+    results: Path,
+    truth: Path | None = None,
+    sheet: Path | None = None,
+    region: Path | None = None,
+    patient: str | None = None,
+) -> Pairing:
+    """Pair every slide of a results folder with its truth, by name or by a sheet.
+
+    ``truth`` and ``region`` are folders of files named after slides; a sheet with a column ``truth`` replaces the
+    former, and only its slides are scored. ``patient`` is a regular expression searched in a slide's name; the match
+    (its first group, if any) is the patient.
+    """
+    tables = CohortFiles(results).tables()
+    if not tables:
+        raise NucleiError(f"{results}: holds no <slide>/nuclei.parquet; give the output folder of a run, or one table")
+    rows = read_evaluation_sheet(sheet) if sheet else {}
+    truths = _by_slide(truth, SUFFIXES, "--truth") | _named_files(rows, "truth", sheet)
+    regions = _by_slide(region, REGION_SUFFIXES, "--region") | _named_files(rows, "region", sheet)
+    wanted = rows or tables | truths
+    paired = [name for name in sorted(wanted) if name in tables and name in truths]
+    if not paired:
+        raise LabelError(
+            f"no slide has both a result and a truth: results of {_some(tables)}, truths of {_some(truths)}; name "
+            "truths as their slides, as in <slide>.csv, or give a --sheet with the columns slide_id and truth"
+        )
+    patients, grouping = find_patients(paired, rows, patient)
+    return Pairing(
+        tuple(SlidePair(name, tables[name], truths[name], regions.get(name), patients[name]) for name in paired),
+        grouping,
+        tuple(name for name in sorted(wanted) if name in tables and name not in truths),
+        tuple(name for name in sorted(wanted) if name not in tables),
+        tuple(name for name in sorted(tables) if name not in wanted),
+    )
+
+
+def read_evaluation_sheet(path: Path) -> dict[str, dict[str, str]]:
+    """Read the rows of a sheet by slide; the workflow's sheet can be used too, since other columns are ignored."""
+    header, records = read_table(path)
+    if "slide_id" not in header:
+        raise SheetError(f"{path}: column 'slide_id' is missing (found {', '.join(header)}); add it")
+    rows: dict[str, dict[str, str]] = {}
+    for number, cells in records:
+        row = dict(zip(header, cells, strict=False))
+        if not row.get("slide_id"):
+            raise SheetError(f"{path}, row {number}: has no slide_id; fill it in or remove the row")
+        if row["slide_id"] in rows:
+            raise SheetError(f"{path}, row {number}: slide_id '{row['slide_id']}' occurs twice; remove one")
+        rows[row["slide_id"]] = row
+    if not rows:
+        raise SheetError(f"{path}: no slide in it; add a row per slide")
+    return rows
+
+
+def _by_slide(folder: Path | None, suffixes: tuple[str, ...], option: str) -> dict[str, Path]:
+    if folder is None:
+        return {}
+    if not folder.is_dir():
+        raise LabelError(
+            f"{folder}: no such folder; to score a results folder, {option} names a folder of files <slide>.<suffix>"
+        )
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        suffix = next((end for end in sorted(suffixes, key=len)[::-1] if path.name.lower().endswith(end)), None)
+        if suffix is None or path.name.startswith("."):
+            continue
+        name = path.name[: -len(suffix)]
+        if name in files:
+            raise LabelError(f"{folder}: '{files[name].name}' and '{path.name}' are both slide '{name}'; keep one")
+        files[name] = path
+    return files
+
+
+def _named_files(rows: dict[str, dict[str, str]], column: str, sheet: Path | None) -> dict[str, Path]:
+    files = {name: sheet.parent / row[column] for name, row in rows.items() if row.get(column)}
+    for name, path in files.items():
+        if not path.is_file():
+            raise SheetError(f"{sheet}: {column} of slide '{name}' is not a file ({path}); correct it")
+    return files
+
+
+def _some(names: dict[str, Path]) -> str:
+    shown = sorted(names)[:3]
+    return f"{', '.join(shown) or 'none'}{' ...' * (len(names) > 3)}"

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.features.zones import count_from
+from muse_pipeline.features.densities import count_from
 from muse_pipeline.nuclei.pairs import close_pairs
 from muse_pipeline.nuclei.parquet import CELL_RAYS
 from muse_pipeline.nuclei.rays import clip_rays, ray_directions

@@ -12,9 +12,21 @@ from muse_pipeline.core.provenance import FeatureRecord
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.features.catalogue import CELL, DAB_OF_CELL, features_of
 from muse_pipeline.features.cells import find_cells, measure_area
-from muse_pipeline.features.densities import mean_densities, measure_densities, measure_texture, stain_tables
+from muse_pipeline.features.densities import (
+    RIM_UM,
+    RING_UM,
+    ROW_STEP,
+    cross_rows,
+    fill,
+    find_nuclei,
+    find_zones,
+    mean_densities,
+    measure_densities,
+    measure_texture,
+    stain_tables,
+    thin_rows,
+)
 from muse_pipeline.features.neighbours import REACH_UM, measure_edge_distance, measure_neighbours
-from muse_pipeline.features.zones import RIM_UM, RING_UM, ROW_STEP, cross_rows, fill, find_nuclei, find_zones, thin_rows
 from muse_pipeline.nuclei.parquet import CELL_RAYS
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.shape import SHAPE_COLUMNS, area_and_moments, measure_shapes

@@ -9,7 +9,7 @@ import numpy as np
 
 from muse_pipeline.core.types import Frame
 from muse_pipeline.features.catalogue import EDGE_UM, MIX_UM, RADII_UM
-from muse_pipeline.features.zones import count_from
+from muse_pipeline.features.densities import count_from
 from muse_pipeline.nuclei.pairs import SLACK
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.mask import KeptArea, measure_depth

@@ -14,6 +14,8 @@ from muse_pipeline.core.provenance import organs_of
 from muse_pipeline.core.types import ENCODER, NETWORKS, NucleusClass
 
 METADATA_KEY = "muse_card"
+REFINER_DATA = "outlines of TNBC (CC-BY-4.0), NuCLS and DSB-2018 (CC0-1.0)"  # training data of `refine`
+WINDOW_TEXT = "{input_px:,} px, of which {halo_px} px on every side belong to neighbouring windows"
 MAX_SNAP_UM = 5.0
 
 
@@ -325,3 +327,38 @@ def read_any_card(text: str, where: str) -> Card:
         return parse_config(values, KINDS.get(kind, ModelCard), where)
     except (json.JSONDecodeError, ConfigError, KeyError, TypeError) as error:
         raise ModelError(f"{where}: the model card is not usable ({error}); export the model again") from error
+
+
+def card_facts(card: Mapping[str, Any]) -> dict[str, str | list[str]]:
+    """The facts in a model's card by name, each as a text or a list of lines; missing ones are left out."""
+    if card.get("refine"):
+        outlines = f"refined by a second network, trained on {REFINER_DATA}"
+    else:
+        outlines = f"moved by up to {card['snap_um']:g} µm to the nearest edge" if card.get("snap_um") else None
+    facts = {
+        "Classes": [kind["name"] for kind in card.get("classes", [])],
+        "Validated in": [f"{name}: {', '.join(organs)}" for name, organs in organs_of(card).items() if organs],
+        "Works at": f"{card['mpp']:g} µm per pixel",
+        "Window": WINDOW_TEXT.format(**card) if "input_px" in card else None,
+        "Imported": f"{card['kind']}; scaling of pixels: {card['scaling']}" if "scaling" in card else None,
+        "Precision": card.get("precision"),
+        "Threshold": _number_text(card.get("threshold")),
+        "Stain normalisation": _colour_text(card.get("colour") or {}),
+        "Outlines": outlines,
+        "Training data": card.get("training_data"),
+        "Measured": [f"{name}: {_number_text(value)}" for name, value in sorted((card.get("metrics") or {}).items())],
+        "Limits": card.get("limits"),
+        "Licence": card.get("licence"),
+        "Made from": [f"{name.replace('_', ' ')}: {text}" for name, text in sorted((card.get("source") or {}).items())],
+    }
+    return {term: content for term, content in facts.items() if content}
+
+
+def _colour_text(colour: Mapping[str, Any]) -> str | None:
+    share = colour.get("share", 1.0)
+    partly = "" if share == 1.0 or colour.get("method") == "identity" else f", strength {share:.0%}"
+    return f"{colour['method']}{partly}" if "method" in colour else None
+
+
+def _number_text(value: Any) -> str | None:
+    return f"{value:.4g}" if isinstance(value, int | float) else None if value is None else str(value)

@@ -27,7 +27,6 @@ STAYING = 0.05  # weight of leaving a ray unchanged, relative to that of a mean 
 LEAST_EDGE_UM = 1.0  # minimum length of a ray that is moved to an edge
 EDGE_BLOCK = 128  # number of nuclei at a time, so that their samples fit into a core's cache
 MODEL = BUILT_IN / "outlines/refine.onnx"
-TRAINING_DATA = "outlines of TNBC (CC-BY-4.0), NuCLS and DSB-2018 (CC0-1.0)"
 N_REFINED = 16  # number of rays that the network reads and changes
 STEP_UM = 0.375  # step of the samples along a ray
 N_STEPS = 8  # samples on either side of the end, and largest change of a ray in steps

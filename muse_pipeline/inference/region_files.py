@@ -16,12 +16,12 @@ from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import work_to_level0
 from muse_pipeline.core.errors import MuseError
 from muse_pipeline.core.files import complete_file, remove, write_json
-from muse_pipeline.core.geometry import repair_areas
 from muse_pipeline.core.pictures import PNG
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.inference.region_maps import SlideMap, classify, trace_regions
+from muse_pipeline.nuclei.rays import repair_areas
 from muse_pipeline.qupath.regions import ClassArea, write_class_areas
 from muse_pipeline.store.store import PYRAMID, Store, image_metadata
 from muse_pipeline.store.zarr_files import write_group, write_planes

@@ -25,8 +25,7 @@ from muse_pipeline.labels.labelled_image import LabelledImage, complete_outlines
 from muse_pipeline.labels.nuclei_files import FileNuclei, ObjectRules, read_drawn, read_index_table
 from muse_pipeline.nuclei.class_names import ClassWords
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.qupath.objects import IGNORED, REGION
-from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
+from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES, IGNORED, REGION
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.mpp import PLAUSIBLE_RANGE_UM, is_square
 from muse_pipeline.tissue.stain import fit_macenko

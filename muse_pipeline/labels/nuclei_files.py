@@ -33,7 +33,7 @@ from muse_pipeline.nuclei.masks import (
     require_nuclei,
 )
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.qupath.objects import IGNORED, REGION
+from muse_pipeline.qupath.parse import IGNORED, REGION
 from muse_pipeline.qupath.read import GeoJSONObjects, read_geojson
 from muse_pipeline.qupath.regions import are_called, remove_spikes, union_of_areas
 

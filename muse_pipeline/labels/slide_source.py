@@ -23,8 +23,7 @@ from muse_pipeline.labels.nuclei_files import FileNuclei
 from muse_pipeline.labels.region_windows import DrawnRegions, open_regions
 from muse_pipeline.nuclei.parquet import footer_checksum
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.qupath.objects import properties_of
-from muse_pipeline.qupath.parse import iterate_features
+from muse_pipeline.qupath.parse import iterate_features, properties_of
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 import numpy as np
 import shapely
 
-from muse_pipeline.core.geometry import repair_areas
-
 DECIMALS = 1  # decimal places of the coordinates of outlines, in pixels
 QUPATH_GRID_PX = 0.01
 _CLEARANCE_PX = 2 * QUPATH_GRID_PX  # parts farther apart do not meet when each moves by half a cell of the grid
@@ -193,3 +191,9 @@ def interior_centres(polygons: np.ndarray) -> np.ndarray:
         radius_lines = shapely.maximum_inscribed_circle(polygons[outside])
         centroids[outside] = shapely.get_coordinates(shapely.get_point(radius_lines, 0))
     return centroids
+
+
+def repair_areas(geometry: np.ndarray) -> np.ndarray:
+    """Make geometries (N,) valid: holes stay empty, also along an edge, overlaps count once, spikes are removed."""
+    # GEOS's other method fills a hole that shares an edge with its ring, and empties overlaps.
+    return shapely.make_valid(geometry, method="structure", keep_collapsed=False)

@@ -14,10 +14,16 @@ import orjson
 import shapely
 
 from muse_pipeline.core.errors import GeoJSONError, LabelError, LeftOutWarning
-from muse_pipeline.core.geometry import repair_areas
-from muse_pipeline.nuclei.rays import largest_parts, polygons_to_rays
-from muse_pipeline.qupath.objects import list_counts, properties_of, read_class_name, read_object_type, why_left_out
-from muse_pipeline.qupath.parse import is_geometry, iterate_features
+from muse_pipeline.nuclei.rays import largest_parts, polygons_to_rays, repair_areas
+from muse_pipeline.qupath.parse import (
+    is_geometry,
+    iterate_features,
+    list_counts,
+    properties_of,
+    read_class_name,
+    read_object_type,
+    why_left_out,
+)
 
 _POINT, _POLYGON = shapely.GeometryType.POINT, shapely.GeometryType.POLYGON
 # Multi-geometries and collections, whose type numbers follow that of polygons.

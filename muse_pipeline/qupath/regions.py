@@ -19,9 +19,9 @@ from shapely.geometry.base import BaseGeometry
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import GeoJSONError, LeftOutWarning
 from muse_pipeline.core.files import complete_file, sha256_of
-from muse_pipeline.core.geometry import repair_areas
 from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.qupath import objects
+from muse_pipeline.nuclei.rays import repair_areas
+from muse_pipeline.qupath import parse
 from muse_pipeline.qupath.parse import iterate_features
 from muse_pipeline.qupath.read import GeoJSONObjects, to_feature
 from muse_pipeline.qupath.write import encode, open_features, split_name
@@ -33,7 +33,7 @@ from muse_pipeline.tissue.tma import Core
 def are_called(drawn: GeoJSONObjects, words: Collection[str]) -> np.ndarray:
     """(N,) bool: True for objects whose class, or annotations whose name, is one of ``words``."""
     named = np.where(drawn.object_type == "annotation", drawn.name, None)
-    return np.array([objects.is_called(words, *pair) for pair in zip(drawn.class_name, named, strict=True)], bool)
+    return np.array([parse.is_called(words, *pair) for pair in zip(drawn.class_name, named, strict=True)], bool)
 
 
 def union_of_areas(geometry: np.ndarray) -> BaseGeometry | None:
@@ -107,7 +107,7 @@ def read_areas(path: Path | str, info: SlideInfo | None = None) -> BaseGeometry:
     if all(area.is_ignored for area in areas):
         others[f"annotation of class '{IGNORE}'"] = len(areas)
         raise GeoJSONError(
-            f"{path}: holds no polygon for a region of interest (found: {objects.list_counts(others)}); draw it in "
+            f"{path}: holds no polygon for a region of interest (found: {parse.list_counts(others)}); draw it in "
             "QuPath as an annotation with a closed outline"
         )
     for number, area in enumerate(areas, 1):
@@ -119,7 +119,7 @@ def read_areas(path: Path | str, info: SlideInfo | None = None) -> BaseGeometry:
         raise GeoJSONError(f"{path}: nothing is left of its areas after subtraction of the class '{IGNORE}'; draw more")
     on_slide = [info is None or _is_on(area, info) for area in areas if not area.is_ignored]
     if 0 < (n_outside := on_slide.count(False)) < len(on_slide):
-        others[objects.OUTSIDE] = n_outside
+        others[parse.OUTSIDE] = n_outside
     _warn_of_left_out(path, others)
     return roi
 
@@ -138,16 +138,16 @@ def _read_shapes(path: Path | str, kinds: Collection[str]) -> tuple[list[RoiArea
     """The areas of a file, objects of the types ``kinds``, in the file's pixels; and counts of others by reason."""
     features = [to_feature(member) for item in iterate_features(path) for member in _members(item)]
     try:
-        types = list(map(objects.read_object_type, features))
+        types = list(map(parse.read_object_type, features))
         shapes = np.array([_build_area(*pair, kinds) for pair in zip(features, types, strict=True)], object)
     except (shapely.errors.GEOSException, TypeError, KeyError, AttributeError) as error:
         raise GeoJSONError(
             f"{path}: is not GeoJSON that can be read ({error}); export the areas from QuPath again"
         ) from error
-    others = [kind for kind in objects.OBJECT_TYPES if kind not in kinds]
-    reasons = objects.why_left_out(shapes, [feature.get("geometry") for feature in features], types, others)
+    others = [kind for kind in parse.OBJECT_TYPES if kind not in kinds]
+    reasons = parse.why_left_out(shapes, [feature.get("geometry") for feature in features], types, others)
     reasons[(reasons == "") & (shapely.get_dimensions(shapes) == 0)] = "point"
-    missing = np.array([objects.properties_of(feature).get("isMissing") is True for feature in features], bool)
+    missing = np.array([parse.properties_of(feature).get("isMissing") is True for feature in features], bool)
     reasons[(reasons == "") & missing] = _MISSING_CORE
     areas = [_describe_area(shapes[index], features[index]) for index in np.flatnonzero(reasons == "")]
     return areas, Counter(filter(None, reasons.tolist()))
@@ -163,10 +163,10 @@ def _members(item: Any) -> Iterator[Any]:
 
 
 def _describe_area(shape: BaseGeometry, feature: dict[str, Any]) -> RoiArea:
-    properties = objects.properties_of(feature)
+    properties = parse.properties_of(feature)
     classification, name = properties.get("classification"), properties.get("name")
-    class_name = objects.read_class_name(classification)
-    is_ignored = objects.is_called((IGNORE,), class_name, name)
+    class_name = parse.read_class_name(classification)
+    is_ignored = parse.is_called((IGNORE,), class_name, name)
     color = classification.get("color") if isinstance(classification, dict) else None
     is_rgb = isinstance(color, list) and len(color) == 3 and all(isinstance(part, int) for part in color)
     area = RoiArea(name and str(name), class_name, shape, is_ignored)
@@ -197,8 +197,8 @@ def _build_area(feature: dict[str, Any], object_type: str, kinds: Collection[str
 
 def _warn_of_left_out(path: Path | str, others: Counter[str]) -> None:
     """Warn of objects that a user may have meant as areas: all except other object types and missing cores."""
-    if meant := {noun: n for noun, n in others.items() if noun not in {*objects.TYPE_NAMES.values(), _MISSING_CORE}}:
-        warnings.warn(f"{path}: left out {objects.list_counts(meant)}", LeftOutWarning, stacklevel=3)
+    if meant := {noun: n for noun, n in others.items() if noun not in {*parse.TYPE_NAMES.values(), _MISSING_CORE}}:
+        warnings.warn(f"{path}: left out {parse.list_counts(meant)}", LeftOutWarning, stacklevel=3)
 
 
 _NAMESPACE = uuid.UUID("5d1b9c1e-6f3c-5b0a-9a53-0f6d1c3f2b7a")
@@ -232,7 +232,7 @@ def _make_id(info: SlideInfo, what: str) -> uuid.UUID:
 
 
 def _feature(own_id: uuid.UUID, shape: BaseGeometry, properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "Feature", "id": str(own_id), "geometry": objects.shape_to_geojson(shape), "properties": properties}
+    return {"type": "Feature", "id": str(own_id), "geometry": parse.shape_to_geojson(shape), "properties": properties}
 
 
 def _write(path: Path | str, features: list[dict[str, Any]]) -> None:
@@ -295,8 +295,8 @@ def read_class_areas(path: Path, info: SlideInfo, may_lack: bool = False) -> lis
         if area.class_name is None:
             others["area without a class"] += 1
         elif shape is None and not _is_on(area, info):
-            others[objects.OUTSIDE] += 1
-        elif shape is not None and not objects.is_called((objects.REGION, *objects.IGNORED), area.class_name):
+            others[parse.OUTSIDE] += 1
+        elif shape is not None and not parse.is_called((parse.REGION, *parse.IGNORED), area.class_name):
             of_class.append(ClassArea(area.class_name, area.color, shape))
     _warn_of_left_out(path, others)
     if not of_class and not may_lack:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from muse_pipeline.cohort.layout import SlideFiles
-from muse_pipeline.cohort.ledgers import StepRecord, first_problem, read_progress
+from muse_pipeline.cohort.ledgers import SlideSteps, StepRecord, first_problem, read_progress
 from muse_pipeline.cohort.sheet import COLUMNS, read_cells
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.files import read_json
@@ -202,6 +202,11 @@ class SlideResult:
     def processed_mm2(self) -> float:
         """Area of tissue in mm2, including what totals leave out."""
         return (self.tissue_mm2 or 0.0) + self.left_out_mm2
+
+    @property
+    def steps(self) -> SlideSteps:
+        """The steps of the slide, for ``step_costs``."""
+        return self.progress, self.processed_mm2
 
     @property
     def artefact_doubt(self) -> str:

@@ -11,21 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from muse_pipeline.cohort.ledgers import STEPS, order_steps
+from muse_pipeline.cohort.ledgers import COST_COLUMNS, STEPS, order_steps, step_costs
 from muse_pipeline.cohort.sheet import name_own
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import ARTEFACTS
+from muse_pipeline.inference.card import card_facts
 from muse_pipeline.inference.doubts import has_classes, list_unvalidated
 from muse_pipeline.qupath.write import copy_import_script
 from muse_pipeline.report import cohort, notices
 from muse_pipeline.report.album import EMBEDDED_SLIDES, Album
 from muse_pipeline.report.cohort import SlideResult
-from muse_pipeline.report.costs import COLUMNS, step_costs
 from muse_pipeline.report.counts import per_mm2, region_values, score_values
-from muse_pipeline.report.model_facts import card_facts, pretraining_facts
 from muse_pipeline.report.plots import describe_plots, group_color
 from muse_pipeline.report.slide_card import add_up, describe_card
 
@@ -39,6 +38,11 @@ _OF_ANNOTATION = (
     *("slide_id", "appearance", "left_out", "roi", "class", "area_mm2", "tissue_mm2", "nuclei", "nuclei_per_mm2"),
     *("n_positive", "n_negative", "percent_positive"),
 )
+PRETRAINING_FILES = {  # captions of files in the run's folder
+    "views.png": "Views in training",
+    "curves.png": "Training curves",
+    "cohort.yaml": "Settings and slides",
+}
 
 
 def write_table(slides: Sequence[SlideResult], path: Path) -> None:
@@ -293,8 +297,8 @@ def write_page(
         class_names=cohort.class_names(slide for slide in ranked if slide.positive is None),
         plots=describe_plots(entries),
         cards=map_in_order(lambda entry: describe_card(entry, album), entries, threads),
-        cost_columns=COLUMNS,
-        costs=[cost.texts for cost in step_costs(ranked)],
+        cost_columns=COST_COLUMNS,
+        costs=[cost.texts for cost in step_costs(slide.steps for slide in ranked)],
         pretraining=pretraining_facts(pretraining, album) if pretraining else None,
         models=[(slides[-1].provenance, card_facts(slides[-1].provenance.card)) for slides in models],
     )
@@ -381,4 +385,17 @@ def _pair(names: tuple[str, str], measures: Sequence[dict[str, Any]]) -> dict[st
         "reach": min(math.ceil(max(1, *ends)), MOST_EFFECT),
         "shown": ranked[:SHOWN],
         "others": ranked[SHOWN:],
+    }
+
+
+def pretraining_facts(folder: Path, album: Album) -> dict[str, Any]:
+    """State of the pretraining run in a folder, in the layout of the workflow, and links to its files."""
+    files = [(folder / name, words) for name, words in PRETRAINING_FILES.items()]
+    checkpoint, settings, log = folder / "checkpoint.pt", folder / "cohort.yaml", folder / "logs" / "pretrain.log"
+    has_both = checkpoint.is_file() and settings.is_file()
+    return {
+        "name": folder.name,
+        "ended": has_both and checkpoint.stat().st_mtime_ns >= settings.stat().st_mtime_ns,
+        "log": album.link(log) if log.is_file() else None,
+        "links": [(words, album.link(file)) for file, words in files if file.is_file()],
     }

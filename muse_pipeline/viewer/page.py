@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from html import escape
+from http import HTTPStatus
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote, urlsplit
 
 import cv2
 import numpy as np
@@ -20,8 +24,9 @@ import simplejpeg
 from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline import __version__
-from muse_pipeline.cohort.layout import SlideFiles
+from muse_pipeline.cohort.layout import CohortFiles, SlideFiles
 from muse_pipeline.core.coords import qupath_offset_px
+from muse_pipeline.core.errors import NucleiError, OutputError
 from muse_pipeline.core.files import complete_file, find_json
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Provenance
@@ -223,3 +228,47 @@ def _write_page(folder: Path, slide: dict[str, Any]) -> None:
     page = own.joinpath("page", "index.html").read_text(encoding="utf-8")
     title = escape(slide["slide_id"], quote=True)
     (folder / "index.html").write_text(page.replace("<!-- title -->", title), encoding="utf-8")
+
+
+ADDRESS = "127.0.0.1"
+
+
+class ResultsHandler(SimpleHTTPRequestHandler):
+    """Answers requests for the files of one folder, if they are addressed to this machine."""
+
+    def do_GET(self) -> None:
+        """Send a file, but not to a page from elsewhere whose host name resolves to this machine (DNS rebinding)."""
+        host = urlsplit(f"//{self.headers.get('Host', '')}").hostname
+        if host not in {ADDRESS, "localhost"}:
+            self.send_error(HTTPStatus.FORBIDDEN, "this server only answers this machine")
+        else:
+            super().do_GET()
+
+    do_HEAD = do_GET
+
+    def end_headers(self) -> None:
+        """Disable caching, since results may be replaced while they are viewed."""
+        self.send_header("Cache-Control", "no-cache")
+        super().end_headers()
+
+    def log_message(self, *args: object) -> None:
+        """Print nothing, since a page requests thousands of tiles."""
+
+
+def start_server(folder: Path, port: int = 0) -> ThreadingHTTPServer:
+    """Create a server of ``folder`` on 127.0.0.1; port 0 means any free port. ``serve_forever`` runs the server."""
+    try:
+        return ThreadingHTTPServer((ADDRESS, port), partial(ResultsHandler, directory=str(folder)))
+    except (OSError, OverflowError) as error:
+        raise OutputError(f"port {port} cannot be used ({error}); give another --port") from error
+
+
+def find_pages(results: Path) -> list[str]:
+    """The report and viewers of a folder, relative to it; for the folder of a slide its viewer, updated if needed."""
+    if SlideFiles(results).nuclei.is_file():
+        return [write_viewer(results).relative_to(results).as_posix()]
+    report = CohortFiles(results).report
+    pages = [*([report] if report.is_file() else []), *sorted(results.glob("*/viewer/index.html"))]
+    if not pages:
+        raise NucleiError(f"{results}: has no report.html and no slide with nuclei; give the output folder of a run")
+    return [quote(page.relative_to(results).as_posix()) for page in pages]

@@ -19,13 +19,13 @@ from workflow_runs import draw_stained_slide
 from muse_pipeline import pipeline
 from muse_pipeline.cli import run_slides
 from muse_pipeline.cohort.layout import OF_COHORT, remove_cohort_files
+from muse_pipeline.cohort.ledgers import COST_COLUMNS
 from muse_pipeline.cohort.lock import lock_results
 from muse_pipeline.core import process
 from muse_pipeline.core.environment import count_cores
 from muse_pipeline.core.files import remove
 from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.outputs.csv import Csv
-from muse_pipeline.report.costs import COLUMNS
 
 
 def report_of(folder):
@@ -186,7 +186,7 @@ def test_the_profile_has_a_row_for_every_step_that_ran(muse, mixed):
     run = "run", mixed / "slides", "-o", mixed / "results", "--profile"
     status, shown, _ = muse(*run)
     rows = {line.split("  ")[0]: re.split("  +", line) for line in shown.splitlines()}
-    assert status == 2 and rows["Step"] == list(COLUMNS)
+    assert status == 2 and rows["Step"] == list(COST_COLUMNS)
     steps = ["inspect", "tissue", "tile", "detect", "stitch", "geojson", "overlay", "other", "all"]
     assert list(rows)[list(rows).index("Step") + 1 :] == steps
     assert float(rows["detect"][4]) > 0 and rows["other"][5] == "–"

@@ -10,10 +10,10 @@ from drawn import ArraySlide
 from shapely.geometry import MultiPolygon, Polygon, box
 
 from muse_pipeline.core.errors import GeoJSONError
-from muse_pipeline.core.geometry import repair_areas
 from muse_pipeline.evaluation.truth import read_region
 from muse_pipeline.inference.region_files import _to_level0
 from muse_pipeline.labels.nuclei_files import read_drawn
+from muse_pipeline.nuclei.rays import repair_areas
 from muse_pipeline.qupath.read import read_geojson
 from muse_pipeline.qupath.regions import read_areas, read_class_areas, read_roi
 

@@ -9,7 +9,7 @@ from openslide import OpenSlide
 from tiffslide import TiffSlide
 
 from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.demo.stamps import CLASSES
+from muse_pipeline.demo.tissue import CLASSES
 from muse_pipeline.demo.write import BLOCK_PX, TILE_PX, _paint_tiles, write_demo, write_pyramid
 from muse_pipeline.inference.stains import split_stains
 

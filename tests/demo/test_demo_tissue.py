@@ -5,11 +5,9 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from muse_pipeline.demo.field import PERIOD_UM, Texture, Window, smooth_noise
-from muse_pipeline.demo.layout import plan_layout
-from muse_pipeline.demo.paint import is_blank, paint_block
-from muse_pipeline.demo.stamps import STAMP_UM
-from muse_pipeline.demo.tissue import cells_in
+from muse_pipeline.demo.field import PERIOD_UM, Texture, Window, plan_layout, smooth_noise
+from muse_pipeline.demo.tissue import STAMP_UM, cells_in
+from muse_pipeline.demo.write import is_blank, paint_block
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from muse_pipeline.cohort.patients import find_patients
 from muse_pipeline.core.errors import ConfigError, LabelError, NucleiError, SheetError
 from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.core.types import Frame
-from muse_pipeline.evaluation.slide_pairs import pair_folder
+from muse_pipeline.evaluation.truth import pair_folder
 from muse_pipeline.nuclei.parquet import NucleiWriter
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import measure_shapes

@@ -7,7 +7,7 @@ import pytest
 import shapely
 
 from experiments.common.crops import overlap_labels
-from muse_pipeline.evaluation.overlaps import (
+from muse_pipeline.evaluation.detection import (
     PanopticCounts,
     count_panoptic,
     jaccard_areas,

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 
 from muse_pipeline.features.densities import (
+    cross_rows,
+    fill,
+    find_zones,
     mean_densities,
     measure_densities,
     stain_tables,
+    thin_rows,
 )
-from muse_pipeline.features.zones import cross_rows, fill, find_zones, thin_rows
 from muse_pipeline.tissue.stain import TEXTBOOK
 
 MPP, SIDE, N = 0.5, 400, 60

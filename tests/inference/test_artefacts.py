@@ -27,8 +27,7 @@ from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.types import Bounds
-from muse_pipeline.demo.field import PERIOD_UM
-from muse_pipeline.demo.layout import plan_layout
+from muse_pipeline.demo.field import PERIOD_UM, plan_layout
 from muse_pipeline.inference.artefacts import (
     CELL_UM,
     COLORS,

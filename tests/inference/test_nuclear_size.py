@@ -11,8 +11,7 @@ from PIL import Image
 
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import DOUBTS
-from muse_pipeline.demo.field import PERIOD_UM
-from muse_pipeline.demo.layout import plan_layout
+from muse_pipeline.demo.field import PERIOD_UM, plan_layout
 from muse_pipeline.export.onnx import recard
 from muse_pipeline.inference.card import ClassReference
 from muse_pipeline.inference.doubts import (

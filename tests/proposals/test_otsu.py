@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from experiments.common.crops import overlap_labels
-from muse_pipeline.evaluation.overlaps import jaccard_areas, jaccard_ratio
+from muse_pipeline.evaluation.detection import jaccard_areas, jaccard_ratio
 from muse_pipeline.proposals.base import SlideSample
 from muse_pipeline.proposals.otsu import OtsuFinder, OtsuSettings
 from muse_pipeline.proposals.otsu_mask import cut_mask, fit_otsu, otsu_threshold

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from muse_pipeline.qupath.objects import is_called
+from muse_pipeline.qupath.parse import is_called
 from muse_pipeline.qupath.read import read_geojson
 from muse_pipeline.qupath.regions import are_called
 

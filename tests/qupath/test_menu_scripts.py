@@ -11,7 +11,7 @@ from groovy import WITH_GROOVY, run_groovy
 from qupath_stubs import write_stubs
 from workflow_runs import draw_stained_slide
 
-from muse_pipeline.qupath.scripts import find_script_folders, write_scripts
+from muse_pipeline.cli.qupath_script import find_script_folders, write_scripts
 
 
 def square(kind, side, class_name=None, corner=0):

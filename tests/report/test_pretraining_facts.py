@@ -6,7 +6,7 @@ import pytest
 
 from muse_pipeline.report.album import Album
 from muse_pipeline.report.html import render
-from muse_pipeline.report.model_facts import pretraining_facts
+from muse_pipeline.report.page import pretraining_facts
 
 
 @pytest.fixture

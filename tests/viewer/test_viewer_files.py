@@ -24,8 +24,7 @@ from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.viewer.nuclei import ChunkWriter, iterate_batches
-from muse_pipeline.viewer.page import TILE_PX, count_levels, write_viewer
-from muse_pipeline.viewer.serve import find_pages, start_server
+from muse_pipeline.viewer.page import TILE_PX, count_levels, find_pages, start_server, write_viewer
 
 
 @pytest.fixture

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from muse_pipeline.cohort.ledgers import StepRecord
+from muse_pipeline.cohort.ledgers import COST_COLUMNS, Cost, StepRecord, cost_lines, step_costs
 from muse_pipeline.report.cohort import SlideResult
-from muse_pipeline.report.costs import COLUMNS, Cost, cost_lines, step_costs
 from muse_pipeline.report.page import write_page
 
 
@@ -18,25 +17,29 @@ def slide(mm2: float | None, *records: StepRecord) -> SlideResult:
 @pytest.fixture
 def slides():
     missing = StepRecord("stitch", "missing", "not reached because detect failed")
-    return [
+    slides = [
         slide(3.0, StepRecord("tile", "ok", "", 2.0, 3.0, 200), StepRecord("detect", "ok", "", 5.0, 9.5, 400)),
         slide(1.0, StepRecord("tile", "ok", "", 1.0, 1.0, 300), StepRecord("detect", "failed", "x", 0.5, 0.5), missing),
     ]
+    return slides
 
 
 def test_the_steps_of_all_slides_are_added_up(slides):
     tile, detect = Cost("tile", 3.0, 4.0, 4.0, 300), Cost("detect", 5.5, 10.0, 4.0, 400)
-    assert step_costs(slides) == [tile, detect, Cost("all", 8.5, 14.0, 4.0, 400)]
+    assert step_costs(slide.steps for slide in slides) == [tile, detect, Cost("all", 8.5, 14.0, 4.0, 400)]
 
 
 def test_a_step_is_divided_by_the_tissue_in_which_it_ran(slides):
     skipped = slide(7.0, StepRecord("tile", "ok", "", 1.0, 2.0, 100))
-    assert [cost.tissue_mm2 for cost in step_costs([*slides, skipped])] == [11.0, 4.0, 11.0]
+    assert [cost.tissue_mm2 for cost in step_costs(slide.steps for slide in [*slides, skipped])] == [11.0, 4.0, 11.0]
 
 
 def test_a_run_has_a_row_for_what_is_no_step(slides):
-    table = [re.split("  +", line) for line in cost_lines(slides, seconds=10.0, processor_seconds=16.0)]
-    assert table[0] == list(COLUMNS)
+    table = [
+        re.split("  +", line)
+        for line in cost_lines([slide.steps for slide in slides], seconds=10.0, processor_seconds=16.0)
+    ]
+    assert table[0] == list(COST_COLUMNS)
     assert table[2] == ["detect", "5.5 s", "10.0 s", "1.82", "2.500", "400 MiB"]
     assert table[3:] == [
         ["other", "1.5 s", "2.0 s", "1.33", "0.500", "–"],
@@ -45,8 +48,8 @@ def test_a_run_has_a_row_for_what_is_no_step(slides):
 
 
 def test_without_a_step_or_tissue_there_is_nothing_to_divide():
-    assert step_costs([slide(None)]) == []
-    *_, last = cost_lines([slide(None)], 2.0, 1.0)
+    assert step_costs([slide(None).steps]) == []
+    *_, last = cost_lines([slide(None).steps], 2.0, 1.0)
     assert re.split("  +", last) == ["all", "2.0 s", "1.0 s", "0.50", "–", "–"]
 
 
