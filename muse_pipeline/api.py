@@ -164,10 +164,10 @@ def _search_tissue(slide: SlideImage, roi: BaseGeometry | Path | str | None = No
     """Find the tissue and measure its stains, as `muse tissue` does."""
     area, roi_file = (None, None) if roi is None else _read_roi(roi, slide.info)
     with _opencv_threads_restored():
-        found = search.find_tissue(slide, slide.info, area)
-        is_dark = is_fluorescence(found.overview.pixels)
-        colour = measure_colour(slide, slide.info, found.tissue, is_dark, found.warnings)
-    mask = {field.name: getattr(found.tissue, field.name) for field in fields(TissueMask)}
+        search_result = search.find_tissue(slide, slide.info, area)
+        is_dark = is_fluorescence(search_result.overview.pixels)
+        colour = measure_colour(slide, slide.info, search_result.tissue, is_dark, search_result.warnings)
+    mask = {field.name: getattr(search_result.tissue, field.name) for field in fields(TissueMask)}
     return Tissue(**{**mask, "roi_file": roi_file}, info=slide.info, colour=colour)
 
 

@@ -140,8 +140,8 @@ def make_nuclei(shards: Sequence[Path], slide: FinishedSlide, regions: Path | No
         remove(path)  # outputs made from earlier nuclei
     with _step(files, "stitch", begin) as warnings:
         pixels = _choose_pixels(shards, slide)
-        found = files.info, files.mask, files.nuclei
-        warnings.extend(stitch(shards, *found, slide.threads, regions, pixels, settings["intensities"]))
+        results = files.info, files.mask, files.nuclei
+        warnings.extend(stitch(shards, *results, slide.threads, regions, pixels, settings["intensities"]))
     outputs = [output for output in list_outputs(settings, "nuclei") if output.step != "stitch"]
     write_outputs(slide, outputs, begin)
 

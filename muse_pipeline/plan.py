@@ -22,8 +22,8 @@ from muse_pipeline.core.types import FROM_NUCLEI
 from muse_pipeline.outputs.base import Output, file_patterns, list_outputs
 from muse_pipeline.settings import list_settings
 
-NUCLEI = "nuclei.parquet"
-REGIONS = ("regions.json", "regions.geojson", "regions.png", "regions.zarr")
+NUCLEI = SlideFiles.nuclei
+REGIONS = SlideFiles.regions, SlideFiles.region_outlines, SlideFiles.region_picture, SlideFiles.region_map
 INTERMEDIATE = ("image-", "shards/", "proposals/", "partner/image-")  # names of images and shards begin like this
 
 
@@ -159,11 +159,11 @@ class Plan:
         return [replace(job, temporary=[name for name in job.writes if name.startswith(INTERMEDIATE)]) for job in jobs]
 
     def _list_jobs(self, slide: str) -> Iterator[Job]:
-        header, pixels = ["slide.json", "tissue.npz"], [self.store, "colour.json"]
+        header, pixels = [SlideFiles.info, SlideFiles.mask], [self.store, SlideFiles.colour]
         shards = shard_names(self.row(slide)["shards"])
         steps = [*(["fetch"] if self.is_remote(slide) else []), "inspect", "tissue", f"tile-{self.store}"]
-        image, written = self.image_settings(slide), [*header, "tissue.png", "tissue.geojson", *pixels]
-        yield Job("image", image, writes=written, steps=steps, removes=[*written, "fetched"])
+        image, written = self.image_settings(slide), [*header, SlideFiles.picture, SlideFiles.outline, *pixels]
+        yield Job("image", image, writes=written, steps=steps, removes=[*written, SlideFiles.fetched])
         for store, codec in self.other_stores(slide).items():
             yield Job(f"tile-{store}", {**image, "codec": codec}, header, [store])
         if slide in self.pretraining_data.get("partners", ()):
@@ -176,7 +176,7 @@ class Plan:
         if self.is_mapped(slide):
             of_nuclei = [f"shards/{name}.parquet" for name in shards] if self.maps_nuclei else []
             settings = {"regions": version_of_file(self.config["regions"]), "provider": self.model["provider"]}
-            yield Job("regions", settings, [*header, *pixels, *of_nuclei], ["regions.json"], removes=REGIONS)
+            yield Job("regions", settings, [*header, *pixels, *of_nuclei], [SlideFiles.regions], removes=REGIONS)
         yield self._nuclei_job(slide, header, pixels, shards)
         for output in self._requested:
             if output.job != "nuclei":
@@ -189,16 +189,16 @@ class Plan:
     def _proposals_jobs(self, slide: str, header: list[str], pixels: list[str], shards: Iterable[str]) -> Iterator[Job]:
         settings, files = self.proposals_settings(slide), [f"proposals/{name}.parquet" for name in shards]
         for name, file in zip(shards, files, strict=True):
-            yield Job(f"propose-{name}", settings, [*pixels, "slide.json"], [file])
-        table, removed = "proposals.parquet", [f"proposals.{kind}" for kind in TABLE_FILES]
+            yield Job(f"propose-{name}", settings, [*pixels, SlideFiles.info], [file])
+        table, removed = SlideFiles.proposals, [f"proposals.{kind}" for kind in TABLE_FILES]
         yield Job("stitch-proposals", settings, [*files, *header], [table], removes=removed)
-        written = ["proposals.geojson.gz", "proposals.provenance.json"]
-        yield Job("geojson-proposals", {"frame": self.config["frame"]}, [table, "slide.json"], written)
+        written = [SlideFiles.proposals_geojson, "proposals.provenance.json"]
+        yield Job("geojson-proposals", {"frame": self.config["frame"]}, [table, SlideFiles.info], written)
 
     def _nuclei_job(self, slide: str, header: list[str], pixels: list[str], shards: Iterable[str]) -> Job:
         read = [*header, *(f"shards/{name}.parquet" for name in shards)]
         read += pixels if self.reads_pixels else [self.store]
-        read += ["regions.json"] if self.is_mapped(slide) else []
+        read += [SlideFiles.regions] if self.is_mapped(slide) else []
         written = [NUCLEI, *self._paths(self.written_with_nuclei)]
         steps = ["stitch", *(output.step for output in self.written_with_nuclei)]
         removed = [*(f"nuclei.{kind}" for kind in TABLE_FILES), *file_patterns()]

@@ -60,25 +60,25 @@ def check_slides(
     """
     rows = list(rows)
     calls = [(row.path, row, card, max_corrupt) for row in rows]
-    for number, found in map_isolated(_check, calls, threads, limits):
-        if isinstance(found, SlideCheck):
-            yield number, found
-        elif isinstance(found, (SlideError, MissingPackageError)):
-            yield number, SlideCheck(rows[number].slide_id, rows[number].path, str(found))
+    for number, result in map_isolated(_check, calls, threads, limits):
+        if isinstance(result, SlideCheck):
+            yield number, result
+        elif isinstance(result, (SlideError, MissingPackageError)):
+            yield number, SlideCheck(rows[number].slide_id, rows[number].path, str(result))
         else:
-            raise found
+            raise result
 
 
 def _check(path: str, row: SheetRow, card: ModelCard, max_corrupt: float) -> SlideCheck:
     if isinstance(row.path, SlideUrl):
         return SlideCheck(row.slide_id, path, fetch_bytes=ask_size(row.path), roi=row.roi)
     cv2.setNumThreads(1)
-    known: dict[str, Any] = {"roi": row.roi}
+    entries: dict[str, Any] = {"roi": row.roi}
     warnings: list[str] = []
     try:
         info = inspect_slide(row.path, row.slide_id, row.mpp)
-        known |= {name: getattr(info, name) for name in ("vendor", "mpp", "mpp_source", "fingerprint")}
-        known["file_bytes"] = Path(row.path).stat().st_size
+        entries |= {name: getattr(info, name) for name in ("vendor", "mpp", "mpp_source", "fingerprint")}
+        entries["file_bytes"] = Path(row.path).stat().st_size
         warnings += info.warnings
         with catch_warnings(record=True, action="always", category=LeftOutWarning) as left_out:
             roi = read_roi(Path(row.roi), info) if row.roi else None
@@ -86,15 +86,17 @@ def _check(path: str, row: SheetRow, card: ModelCard, max_corrupt: float) -> Sli
         with open_slide(row.path, info.reader) as slide:
             reader = AreaReader(slide, info, card.mpp)  # first, since it rejects a slide too coarse for the model
             warnings += warn_enlarged(info, card.mpp)
-            found = find_tissue(slide, info, roi)
-            colour = measure_colour(slide, info, found.tissue, is_fluorescence(found.overview.pixels), found.warnings)
-            known["tissue_mm2"] = found.tissue.area_mm2
+            search = find_tissue(slide, info, roi)
+            colour = measure_colour(
+                slide, info, search.tissue, is_fluorescence(search.overview.pixels), search.warnings
+            )
+            entries["tissue_mm2"] = search.tissue.area_mm2
             warnings += dict.fromkeys([*colour.warnings, *_compare(colour, card, row.stain)])
-            chunks = chunks_with_tissue(found.tissue, reader.mpp, reader.size_px)
+            chunks = chunks_with_tissue(search.tissue, reader.mpp, reader.size_px)
             warnings += _try_chunks(reader, chunks, max_corrupt)
     except MuseError as error:
-        known["problem"] = one_line(error)
-    return SlideCheck(row.slide_id, path, **known, warnings=tuple(warnings))
+        entries["problem"] = one_line(error)
+    return SlideCheck(row.slide_id, path, **entries, warnings=tuple(warnings))
 
 
 def _compare(colour: SlideColour, card: ModelCard, stain: str | None) -> list[str]:

@@ -183,15 +183,15 @@ def list_groups() -> list[tuple[Setting, ...]]:
 
 def list_settings(*jobs: str) -> dict[str, Setting]:
     """All settings, keyed by name; if ``jobs`` of the workflow are given, only settings that they read."""
-    return {each.name: each for group in list_groups() for each in group if not jobs or each.job in jobs}
+    return {setting.name: setting for group in list_groups() for setting in group if not jobs or setting.job in jobs}
 
 
 def list_run_settings() -> list[Setting]:
     """The settings that are options of ``muse run``."""
-    known = list_settings()
+    of_name = list_settings()
     outputs = [setting for output in list_outputs() for setting in output.all_settings()]
     names = ("mode", "model", "provider", "features", "third_stain", "max_corrupt", "shards", "keep_stores")
-    return [*map(known.__getitem__, names), *outputs]
+    return [*map(of_name.__getitem__, names), *outputs]
 
 
 class RunSettings(Mapping[str, Any]):
@@ -206,10 +206,10 @@ class RunSettings(Mapping[str, Any]):
     """
 
     def __init__(self, values: Mapping[str, Any] | None = None, threads: int = 1):
-        known = list_settings()
-        if unknown := [name for name in values or {} if name not in known]:
-            raise ConfigError(f"unknown setting '{unknown[0]}'; known: {', '.join(known)}")
-        self._values = complete({name: each.default for name, each in known.items()} | dict(values or {}))
+        of_name = list_settings()
+        if unknown := [name for name in values or {} if name not in of_name]:
+            raise ConfigError(f"unknown setting '{unknown[0]}'; known: {', '.join(of_name)}")
+        self._values = complete({name: setting.default for name, setting in of_name.items()} | dict(values or {}))
         self.threads = threads
 
     def __getitem__(self, name: str) -> Any:
@@ -234,10 +234,10 @@ def complete_config(config: Mapping[str, Any]) -> dict[str, Any]:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
-    known = list_settings()
-    if wrong := best_match(Draft202012Validator(schema_of(known.values())).iter_errors(config)):
+    of_name = list_settings()
+    if wrong := best_match(Draft202012Validator(schema_of(of_name.values())).iter_errors(config)):
         raise ConfigError(explain_schema_error(wrong))
-    return complete({name: each.default for name, each in known.items()} | config)
+    return complete({name: setting.default for name, setting in of_name.items()} | config)
 
 
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -272,7 +272,7 @@ def require_available(settings: Mapping[str, Any]) -> None:
 def _at_home(value: Any) -> Any:
     """Expand ~ to the user's home folder, as a shell does, in a text or in all texts of a dictionary or list."""
     if isinstance(value, dict):
-        return {name: _at_home(each) for name, each in value.items()}
+        return {name: _at_home(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_at_home(each) for each in value]
+        return [_at_home(item) for item in value]
     return os.path.expanduser(value) if isinstance(value, str) else value  # noqa: PTH111 - URLs stay as they are

@@ -88,30 +88,30 @@ def tissue(
     from muse_pipeline.tissue.outline import read_thumbnail, trace_outline, write_picture
 
     return_large_arrays()
-    known = read_info(info)
-    area = read_roi(roi, known) if roi else None
-    with open_slide(slide, known.reader) as opened:
-        require_unchanged(opened, known)
-        key = known.fingerprint, known.mpp, known.reader
-        search = _last_with_roi.get(key) or find_tissue(opened, known)
+    header = read_info(info)
+    area = read_roi(roi, header) if roi else None
+    with open_slide(slide, header.reader) as opened:
+        require_unchanged(opened, header)
+        key = header.fingerprint, header.mpp, header.reader
+        search = _last_with_roi.get(key) or find_tissue(opened, header)
         _last_with_roi.clear()
         if area is not None:
             _last_with_roi[key] = search
-            search = limit_tissue(search, known, area)
-        found, warnings = search.tissue, search.warnings
+            search = limit_tissue(search, header, area)
+        tissue_mask, warnings = search.tissue, search.warnings
         if area is not None:
-            parts = [measure_annotation(each, found, known) for each in read_annotations(roi, area, known)]
-            found = replace(found, roi_file=describe_roi(roi, area, known), annotations=tuple(parts))
+            parts = [measure_annotation(part, tissue_mask, header) for part in read_annotations(roi, area, header)]
+            tissue_mask = replace(tissue_mask, roi_file=describe_roi(roi, area, header), annotations=tuple(parts))
         dark_background = is_fluorescence(search.overview.pixels)
-        traced = trace_outline(found, known)
-        thumbnail = read_thumbnail(found.scanned(opened, known), known, search.overview)
-        write_picture(picture, thumbnail, traced, found.roi, known)
+        traced = trace_outline(tissue_mask, header)
+        thumbnail = read_thumbnail(tissue_mask.scanned(opened, header), header, search.overview)
+        write_picture(picture, thumbnail, traced, tissue_mask.roi, header)
         del thumbnail
         del search  # without a ROI, this frees the overview before stains are measured in other pixels
-        stains = measure_colour(opened, known, found, dark_background, warnings, third_stain)
-    write_outline(outline, traced, known)
+        stains = measure_colour(opened, header, tissue_mask, dark_background, warnings, third_stain)
+    write_outline(outline, traced, header)
     write_json(colour, stains.to_dict())
-    found.save(mask)
+    tissue_mask.save(mask)
 
 
 def tile(
@@ -136,21 +136,21 @@ def tile(
     from muse_pipeline.tissue.mask import TissueMask
 
     return_large_arrays()
-    known = read_info(info)
-    with open_slide(slide, known.reader) as opened:
-        require_unchanged(opened, known)
+    header = read_info(info)
+    with open_slide(slide, header.reader) as opened:
+        require_unchanged(opened, header)
         # The mask of a large slide is large, and write_store frees it early, so no variable here may refer to it.
         write_store(
             opened,
-            known,
-            TissueMask.load(mask, known),
+            header,
+            TissueMask.load(mask, header),
             output,
             mpp=mpp,
             threads=threads,
             max_corrupt=max_corrupt,
             codec=codec,
         )
-    return warn_enlarged(known, mpp)
+    return warn_enlarged(header, mpp)
 
 
 def regions(
@@ -177,19 +177,19 @@ def regions(
     from muse_pipeline.slides.inspect import read_info
     from muse_pipeline.store.store import open_store
 
-    known = read_info(info)
-    with record_failure(output, known.slide_id):
+    header = read_info(info)
+    with record_failure(output, header.slide_id):
         predictor = source() if callable(source) else None
         image = open_store(store)
         if predictor is None:
-            found = map_nuclei(image, source, known, threads)
+            region_map = map_nuclei(image, source, header, threads)
         else:
             warnings += painting_warnings(predictor.card.name, predictor.card.metrics)
             image.require_lossless()
             fitted = colour_of_fit(predictor.card.colour, read_colour(colour, image.fingerprint).macenko)
             with print_load("mapping regions", threads), show_progress("windows") as progress:
-                found = map_slide(image, predictor, fitted, threads=threads, progress=progress)
-        record = write_regions(found, image, known, output)
+                region_map = map_slide(image, predictor, fitted, threads=threads, progress=progress)
+        record = write_regions(region_map, image, header, output)
     for one in record["classes"]:
         print(f"{one['name']}: {one['area_mm2']:.3f} mm2 in {one['n_areas']} areas")
 
@@ -262,15 +262,15 @@ def stitch(
 
     return_large_arrays()
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own pool keeps freed memory
-    known = read_info(info)
-    image = _open_image(pixels.store, known) if pixels else None
-    found = TissueMask.load(mask, known)
-    flagged = _find_artefacts(shards, image, found, pixels, threads) if pixels and pixels.artefacts else None
+    header = read_info(info)
+    image = _open_image(pixels.store, header) if pixels else None
+    tissue_mask = TissueMask.load(mask, header)
+    flagged = _find_artefacts(shards, image, tissue_mask, pixels, threads) if pixels and pixels.artefacts else None
     if flagged:
-        flagged.write_outlines(pixels.artefacts, known)
-    kept = found.kept
-    del found  # it takes eight times the memory of ``kept``
-    areas = load_regions(regions, known, kept) if regions else None
+        flagged.write_outlines(pixels.artefacts, header)
+    kept = tissue_mask.kept
+    del tissue_mask  # it takes eight times the memory of ``kept``
+    areas = load_regions(regions, header, kept) if regions else None
     settings = None
     if pixels and pixels.features != "none":
         from muse_pipeline.features.measure import FeatureSettings
@@ -279,7 +279,7 @@ def stitch(
         fit = read_colour(pixels.colour, image.fingerprint).macenko
         settings = FeatureSettings(pixels.features, image, fit, pixels.expand_um)
     sources = ColumnSources(areas, settings, flagged, intensities)
-    provenance = stitch_shards(list(shards), known, kept, output, threads, sources)
+    provenance = stitch_shards(list(shards), header, kept, output, threads, sources)
     doubts = [provenance.size_doubt, provenance.class_doubt]
     failed = f"no tissue regions: {areas.failure}" if areas and areas.failure else None
     n_without = provenance.features.n_without_pixels if provenance.features else 0
@@ -294,7 +294,7 @@ def stitch(
 
 
 def _find_artefacts(
-    shards: Sequence[Path], image: Store, found: TissueMask, pixels: Pixels, threads: int
+    shards: Sequence[Path], image: Store, tissue_mask: TissueMask, pixels: Pixels, threads: int
 ) -> ArtefactMap:
     from muse_pipeline.core.provenance import OTHER_STAIN
     from muse_pipeline.inference.artefacts import find_artefacts, seek_no_artefacts
@@ -304,7 +304,7 @@ def _find_artefacts(
     if read_shard_facts(shards[0])["common"].get("appearance", {}).get("verdict") == OTHER_STAIN:
         return seek_no_artefacts(image, pixels.subtract)
     fit = read_colour(pixels.colour, image.fingerprint).macenko
-    return find_artefacts(image, found, fit, threads, pixels.subtract)
+    return find_artefacts(image, tissue_mask, fit, threads, pixels.subtract)
 
 
 def _open_image(store: Path, info: SlideInfo) -> Store:
@@ -408,8 +408,8 @@ def _known_nuclei(
         if files.nuclei.exists():
             _doubt_positions(path, nuclei.xy, files.nuclei, read_info(files.info))
         return nuclei, ["Nucleus"], slide_id, NamedFile(path.name, sha256_of(path))
-    known = read_provenance(files.nuclei)
-    return read_nuclei(files.nuclei), known.class_names, known.slide_id, known.model
+    provenance = read_provenance(files.nuclei)
+    return read_nuclei(files.nuclei), provenance.class_names, provenance.slide_id, provenance.model
 
 
 LEAST_COMPARED, MOST_COMPARED = 50, 20_000  # numbers of positions

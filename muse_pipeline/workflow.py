@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from muse_pipeline.cohort.layout import CohortFiles, shard_names
+from muse_pipeline.cohort.layout import CohortFiles, SlideFiles, shard_names
 from muse_pipeline.cohort.ledgers import show_warnings
 from muse_pipeline.cohort.records import Job, Records
 from muse_pipeline.cohort.settings import (
@@ -94,11 +94,11 @@ class WorkflowPlan(Plan):
 
     def regions(self, slide: str) -> list[str]:
         """The slide's tissue regions as an input of a rule: from the sheet, or else from the config's region model."""
-        return [f"{self.folder(slide)}/regions.json"] if self.is_mapped(slide) else self.file(slide, "regions")
+        return [f"{self.folder(slide)}/{SlideFiles.regions}"] if self.is_mapped(slide) else self.file(slide, "regions")
 
     def regions_of(self, slides: Sequence[str]) -> list[str]:
         """The tissue regions of slides and the files that locate them in images, as inputs of a rule."""
-        located = self.files("slide.json", "tissue.npz", slides=slides)
+        located = self.files(SlideFiles.info, SlideFiles.mask, slides=slides)
         return [*located, *(file for slide in slides for file in self.regions(slide))]
 
     def regions_option(self, slide: str) -> list[Any]:

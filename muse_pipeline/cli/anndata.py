@@ -28,10 +28,13 @@ def run(args: argparse.Namespace) -> None:
 
         write_anndata(args.nuclei, args.output, args.patient, args.embeddings)
         return
+    from muse_pipeline.cohort.layout import CohortFiles
     from muse_pipeline.cohort.sheet import read_resolved, read_sheet
     from muse_pipeline.core.text import count_noun
     from muse_pipeline.statistics.cohort import write_cohort
 
-    rows = [row.cells() for row in read_sheet(args.sheet)] if args.sheet else read_resolved(args.nuclei / "sheet.json")
+    rows = (
+        [row.cells() for row in read_sheet(args.sheet)] if args.sheet else read_resolved(CohortFiles(args.nuclei).sheet)
+    )
     n_slides = write_cohort(args.nuclei, rows, args.output, args.threads)
     print(f"{args.output}: {count_noun(n_slides, 'slide')}")

@@ -140,14 +140,14 @@ def json_file(text: str) -> Path:
     return Path(text)
 
 
-def show_result(text: str, found: Any, file: Path | None) -> None:
+def show_result(text: str, result: Any, file: Path | None) -> None:
     """Print the result as ``text``, and write it to ``file`` if given; for ``--json`` without FILE, print only JSON."""
     if file == STANDARD_OUTPUT:
-        print(json_text(found), end="", flush=True)
+        print(json_text(result), end="", flush=True)
         return
     print(text, flush=True)  # flushed, so that the text precedes errors in a log
     if file:
-        write_json(file, found)
+        write_json(file, result)
 
 
 class Parser(argparse.ArgumentParser):
@@ -170,7 +170,7 @@ class Parser(argparse.ArgumentParser):
             return super().parse_known_args(args, namespace)
         for word in takewhile(lambda word: word != "--", args or ()):
             name = word.partition("=")[0]
-            if name.startswith("--") and not any(known.startswith(name) for known in self.options()):
+            if name.startswith("--") and not any(option.startswith(name) for option in self.options()):
                 self.reject(name, self.options())
         namespace, unknown = super().parse_known_args(args, namespace)
         if unknown:
@@ -181,11 +181,11 @@ class Parser(argparse.ArgumentParser):
         """The names of all options."""
         return [name for action in self._actions for name in action.option_strings]
 
-    def reject(self, word: str, known: Iterable[str]) -> NoReturn:
-        """Report the unknown ``word`` and the nearest of the ``known`` words, and exit."""
+    def reject(self, word: str, vocabulary: Iterable[str]) -> NoReturn:
+        """Report the unknown ``word`` and the nearest of the known words, ``vocabulary``, and exit."""
         from difflib import get_close_matches
 
-        if near := get_close_matches(word, known):
+        if near := get_close_matches(word, vocabulary):
             nearest = max(near, key=lambda name: sorted(name) == sorted(word))  # `--modle` is `--model`, not `--mode`
             self.exit(2, f"{self.prog}: there is no '{word}'; did you mean '{nearest}'?\n")
         self.error(f"there is no '{word}'")
@@ -248,7 +248,7 @@ class Parser(argparse.ArgumentParser):
             self.add_argument(
                 setting.option,
                 type=_NUMBERS.get(types[0]) if types else None,
-                choices=[each for each in setting.schema.get("enum", ()) if each] or None,
+                choices=[choice for choice in setting.schema.get("enum", ()) if choice] or None,
                 default=setting.default,
                 metavar=setting.metavar,
                 help=text.replace("%", "%%"),

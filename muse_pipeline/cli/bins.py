@@ -59,17 +59,17 @@ def run(args: argparse.Namespace) -> int:
     info, output = read_info(files.info), args.output or files.bins
     assay = read_visium_hd(args.visium_hd) if args.visium_hd else read_xenium(args.xenium)
     tissue = TissueMask.load(files.mask, info)
-    found = count_in_nuclei(files.nuclei, info, tissue, assay, args.transform, args.expand_um)
-    if found.doubt:
+    counts = count_in_nuclei(files.nuclei, info, tissue, assay, args.transform, args.expand_um)
+    if counts.doubt:
         kept = f"; {output} exists and was kept" if output.exists() else ""
-        print(f"muse bins: {assay.path}: {found.doubt}{kept}", file=sys.stderr)
-    if not (found.doubt and output.exists()):
-        write_bins(files.nuclei, assay, found.matrix, output)
-        n_nuclei, n_genes = found.matrix.shape
+        print(f"muse bins: {assay.path}: {counts.doubt}{kept}", file=sys.stderr)
+    if not (counts.doubt and output.exists()):
+        write_bins(files.nuclei, assay, counts.matrix, output)
+        n_nuclei, n_genes = counts.matrix.shape
         of_bins = f" from bins of {assay.bin_um:g} um" if assay.bin_um else ""
         others = f" (left out: {count_noun(assay.n_others, 'feature')} of other kinds)" if assay.n_others else ""
         print(
-            f"{output}: {n_nuclei:,} nuclei, {count_noun(n_genes, 'gene')}{of_bins}{others}; {found.of_counts:.1%} of "
-            f"the counts and {found.of_positions:.1%} of the positions belong to nuclei"
+            f"{output}: {n_nuclei:,} nuclei, {count_noun(n_genes, 'gene')}{of_bins}{others}; {counts.of_counts:.1%} of "
+            f"the counts and {counts.of_positions:.1%} of the positions belong to nuclei"
         )
-    return int(bool(found.doubt))
+    return int(bool(counts.doubt))

@@ -99,13 +99,13 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _organs_by_class(words: list[str], card: Card) -> dict[str, list[str]]:
-    known = [one.name for one in getattr(card, "classes", ())]
+    classes = [one.name for one in getattr(card, "classes", ())]
     organs: dict[str, list[str]] = {}
     for word in words:
         name, _, organ = word.rpartition("=")
-        if name and name not in known:
-            raise ConfigError(f"--organ {word}: the model has no class '{name}', but {', '.join(known)}")
-        for one in [name] if name else known:
+        if name and name not in classes:
+            raise ConfigError(f"--organ {word}: the model has no class '{name}', but {', '.join(classes)}")
+        for one in [name] if name else classes:
             organs.setdefault(one, []).append(organ)
     return organs
 

@@ -29,10 +29,10 @@ def run(args: argparse.Namespace) -> None:
         from muse_pipeline.training.recipe import load_run
 
         recipe, config = load_run(Path(args.model), args.data, args.set, default="detector")
-        found = recipe.describe(config)
+        facts = recipe.describe(config)
     else:
-        found = describe_model(args.model, provider)
-    found["provider"] = provider
+        facts = describe_model(args.model, provider)
+    facts["provider"] = provider
     if args.resolved:
-        write_json(args.resolved, found)
-    print(f"{found.get('model', found['name'])}: {found['mpp']:g} um/px; {', '.join(found['classes'])}")
+        write_json(args.resolved, facts)
+    print(f"{facts.get('model', facts['name'])}: {facts['mpp']:g} um/px; {', '.join(facts['classes'])}")

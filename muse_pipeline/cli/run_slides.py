@@ -65,7 +65,7 @@ def run_into_folder(args: argparse.Namespace, started: float) -> None:
     without_regions = [slide.slide_id for slide in ran if slide.lacks_regions]
     for names, what in ((failed, "failed"), (without_regions, "have no tissue regions, because mapping failed")):
         if names:
-            page = output / ("" if args.no_report else "report.html")
+            page = output / ("" if args.no_report else CohortFiles.report)
             raise SlideError(f"{len(names)} of {len(rows)} slides {what} ({some_of(names)}); see {page}")
 
 

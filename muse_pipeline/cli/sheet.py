@@ -63,8 +63,8 @@ def make_sheet(args: argparse.Namespace) -> None:
 
     rows, output = collect_slides(args.folder, args.mpp), args.output
     if args.tma:
-        known = _read_core_map(args.core_map) if args.core_map else {}
-        rows = [core for row in rows for core in find_core_rows(row, output, known)]
+        core_map = _read_core_map(args.core_map) if args.core_map else {}
+        rows = [core for row in rows for core in find_core_rows(row, output, core_map)]
     elif args.add and output.exists():
         n_new = len(add_to_sheet(output, rows))
         print(f"{output}: {count_noun(n_new, 'slide')} added, {count_noun(len(rows) - n_new, 'slide')} there already")
@@ -73,10 +73,10 @@ def make_sheet(args: argparse.Namespace) -> None:
     print(f"{output}: {count_noun(len(rows), 'core' if args.tma else 'slide')}")
 
 
-def find_core_rows(slide: SheetRow, sheet: Path, known: Mapping[str, Mapping[str, str]]) -> list[SheetRow]:
+def find_core_rows(slide: SheetRow, sheet: Path, core_map: Mapping[str, Mapping[str, str]]) -> list[SheetRow]:
     """Make a row for every core of a slide, and write the core's region of interest to a folder next to ``sheet``.
 
-    The cells of the core map, ``known``, are keyed by the core's name and then by column.
+    The cells of the core map, ``core_map``, are keyed by the core's name and then by column.
     """
     from muse_pipeline.qupath.regions import write_cores
     from muse_pipeline.slides.base import open_slide
@@ -93,14 +93,14 @@ def find_core_rows(slide: SheetRow, sheet: Path, known: Mapping[str, Mapping[str
     except SlideError as error:
         raise SlideError(f"{slide.path}: {error}") from error
     present = [core for core in cores if not core.is_missing]
-    if known:
-        _compare_with_map(slide, cores, known)
+    if core_map:
+        _compare_with_map(slide, cores, core_map)
     rows = []
     for core in present:
         name = f"{slide.slide_id}_{core.name}"
         roi = sheet.resolve().with_name(f"{sheet.stem}-cores") / f"{name}.geojson"
         write_cores(roi, [core], radius_um, info)
-        own = {"core": core.name, **known.get(core.name, {})}
+        own = {"core": core.name, **core_map.get(core.name, {})}
         patient = own.pop("patient", None) or slide.patient
         rows.append(replace(slide, slide_id=name, roi=str(roi), patient=patient, own=own))
     return rows
@@ -109,35 +109,35 @@ def find_core_rows(slide: SheetRow, sheet: Path, known: Mapping[str, Mapping[str
 def _read_core_map(path: Path) -> dict[str, dict[str, str]]:
     from muse_pipeline.cohort.sheet import read_cells
 
-    known = read_cells(path, key="core")
-    if not known:
+    core_map = read_cells(path, key="core")
+    if not core_map:
         raise SheetError(f"{path}: has no core in it; add a row per core, with its name in column 'core', such as B-7")
-    if taken := {"slide_id", "path", "roi", "mpp"} & {name for row in known.values() for name in row}:
+    if taken := {"slide_id", "path", "roi", "mpp"} & {name for row in core_map.values() for name in row}:
         raise SheetError(f"{path}: the sheet has its own column '{min(taken)}'; rename the column of the map")
-    return known
+    return core_map
 
 
-def _compare_with_map(slide: SheetRow, cores: Sequence[Core], known: Mapping[str, object]) -> None:
+def _compare_with_map(slide: SheetRow, cores: Sequence[Core], core_map: Mapping[str, object]) -> None:
     """Warn of cores that only the slide or only the map has; raise an error if the map is not one of the slide's grid.
 
     Empty outer rows and columns are not part of the grid, so names may be shifted if the map has more rows or columns.
     """
     names = [core.name for core in cores if not core.is_missing]
-    of_map = [f"'{name}'" for name in known if name not in names]
-    of_slide = [f"'{name}'" for name in names if name not in known]
-    if len(of_map) == len(known):
+    of_map = [f"'{name}'" for name in core_map if name not in names]
+    of_slide = [f"'{name}'" for name in names if name not in core_map]
+    if len(of_map) == len(core_map):
         raise SheetError(
             f"--core-map: has no core of {slide.path}, only {some_of(of_map)}; the slide has {some_of(of_slide)}; "
             "correct the map's column 'core'"
         )
     grid = {core.name for core in cores}
-    if beyond := [f"'{name}'" for name in known if name not in grid]:
+    if beyond := [f"'{name}'" for name in core_map if name not in grid]:
         raise SheetError(
             f"--core-map: has {some_of(beyond)}, but the grid of {slide.path} ends at {cores[-1].name}, and its names "
             "are shifted if the first row or column is empty; give a map that names the cores as tma.geojson does"
         )
-    map_has = f"lacks {len(of_map)} of the {len(known)} cores in the map"
+    map_has = f"lacks {len(of_map)} of the {len(core_map)} cores in the map"
     slide_has = f"has {len(of_slide)} of its {len(names)} cores not in the map"
-    found = [f"{what}: {some_of(cores)}" for what, cores in ((map_has, of_map), (slide_has, of_slide)) if cores]
-    if found:
-        warn(f"{slide.path}: {'; '.join(found)}", LeftOutWarning, stacklevel=2)
+    differences = [f"{what}: {some_of(cores)}" for what, cores in ((map_has, of_map), (slide_has, of_slide)) if cores]
+    if differences:
+        warn(f"{slide.path}: {'; '.join(differences)}", LeftOutWarning, stacklevel=2)

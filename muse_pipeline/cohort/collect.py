@@ -95,15 +95,15 @@ def _common_folder(locations: Iterable[Path | SlideUrl]) -> str:
 
 
 def _unique_rows(rows: Iterable[SheetRow]) -> list[SheetRow]:
-    found: dict[str, SheetRow] = {}
+    unique: dict[str, SheetRow] = {}
     for row in rows:
-        other = found.setdefault(folder_key(row.slide_id), row)
+        other = unique.setdefault(folder_key(row.slide_id), row)
         if other.path != row.path:
             raise SheetError(
                 f"slide_id '{row.slide_id}' belongs to {other.path} and {row.path}; give each slide its own in a "
                 "sheet (`muse sheet` writes a sheet from a folder)"
             )
-    return list(found.values())
+    return list(unique.values())
 
 
 def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRow]:
@@ -123,8 +123,8 @@ def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRo
     slides = sorted(_one_per_series([path for path in files if path.suffix.lower() in suffixes]))
     left_out = _list_left_out(folder, [path for path in files if path.suffix.lower() not in suffixes | NOT_SLIDES])
     if not slides:
-        known = f"{' '.join(sorted(SLIDE_SUFFIXES))}; pictures only with --mpp"
-        raise SheetError("; ".join(filter(None, [f"{folder}: no slide in it ({known})", left_out])))
+        formats = f"{' '.join(sorted(SLIDE_SUFFIXES))}; pictures only with --mpp"
+        raise SheetError("; ".join(filter(None, [f"{folder}: no slide in it ({formats})", left_out])))
     _require_unicode(slides)
     if left_out:
         warnings.warn(f"{folder}: {left_out}", LeftOutWarning, stacklevel=2)
@@ -184,8 +184,8 @@ def add_to_sheet(path: Path | str, rows: Iterable[SheetRow]) -> list[SheetRow]:
     path = Path(path)
     header, records = read_table(path)
     there = [dict(zip(header, cells, strict=False)) for _, cells in records]
-    known = {_identity(absolute_path(cells.get("path", ""), path.parent)) for cells in there}
-    new = [row for row in rows if _identity(Path(row.path)) not in known]
+    present = {_identity(absolute_path(cells.get("path", ""), path.parent)) for cells in there}
+    new = [row for row in rows if _identity(Path(row.path)) not in present]
     for name in ("slide_id", "path", *(["mpp"] if any(row.mpp for row in new) else [])):
         if name not in header:
             raise SheetError(f"{path}: has no column '{name}', which the new rows need; add it to the first row")
@@ -249,7 +249,7 @@ def _path_within(home: str, location: Path | SlideUrl) -> Path:
 
 def _walk(folder: Path) -> list[Path]:
     """List the files under ``folder``, following links; skip hidden files, results, and folders listed already."""
-    found: list[Path] = []
+    paths: list[Path] = []
     entered: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
         if os.path.realpath(parent) in entered or SlideFiles(Path(parent)).info.name in files:
@@ -257,8 +257,8 @@ def _walk(folder: Path) -> list[Path]:
             continue
         entered.add(os.path.realpath(parent))
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in files if not name.startswith(".")]
-    return found
+        paths += [Path(parent, name) for name in files if not name.startswith(".")]
+    return paths
 
 
 def _one_per_series(files: Sequence[Path]) -> list[Path]:

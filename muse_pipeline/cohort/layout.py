@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 from muse_pipeline.core.text import slug
 
@@ -30,13 +31,17 @@ def shard_names(n_shards: int) -> list[str]:
 
 
 class _Path:
-    """Descriptor whose value is the path of a file or folder inside the ``folder`` of its owner."""
+    """Descriptor of a file or folder: of an instance its path inside ``folder``, of the class its name."""
 
     def __init__(self, name: str):
         self._name = name
 
-    def __get__(self, files: SlideFiles | CohortFiles, owner: type) -> Path:
-        return files.folder / self._name
+    @overload
+    def __get__(self, files: None, owner: type) -> str: ...
+    @overload
+    def __get__(self, files: SlideFiles | CohortFiles, owner: type) -> Path: ...
+    def __get__(self, files: SlideFiles | CohortFiles | None, owner: type) -> Path | str:
+        return self._name if files is None else files.folder / self._name
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,7 @@ class CohortFiles:
     report = _Path("report.html")  # the report
     table = _Path("cohort.tsv")  # the table of all slides
     anndata = _Path("cohort.h5ad")  # the slides as AnnData
+    roi = _Path("roi.tsv")  # the table of annotations
 
     def slide(self, slide_id: str) -> SlideFiles:
         """Paths of the results of one slide."""
@@ -124,6 +130,6 @@ def remove_cohort_files(results: Path, slides: Collection[str], unrequested: Col
     for path in (results / name for name in OF_COHORT):
         sources = [*tables, CohortFiles(results).sheet] if path.name in unrequested else tables
         if path.exists() and not all(
-            each.exists() and each.stat().st_mtime <= path.stat().st_mtime for each in sources
+            source.exists() and source.stat().st_mtime <= path.stat().st_mtime for source in sources
         ):
             path.unlink()

@@ -18,16 +18,16 @@ def patient_in_name(name: str, rule: str | int | None = None, folder: Path | Non
         return name[:rule]
     if rule is None:
         return find_in_name(name, _TCGA_PATIENT) or name
-    found = find_in_name(name, rule)
-    if found is None:
+    patient = find_in_name(name, rule)
+    if patient is None:
         raise LabelError(f"{folder}: '{name}' does not match the patient rule '{rule}'; correct the rule or the name")
-    return found
+    return patient
 
 
 def find_in_name(name: str, pattern: str) -> str | None:
     """The first group of ``pattern`` in a name, or the whole match if it has no groups; None without a match."""
-    found = re.search(pattern, name)
-    return None if found is None else found[1 if found.re.groups else 0]
+    match = re.search(pattern, name)
+    return None if match is None else match[1 if match.re.groups else 0]
 
 
 def require_patient_rule(rule: str | int | None, folder: Path) -> None:
@@ -61,9 +61,9 @@ def find_patients(names: list[str], rows: dict[str, dict[str, str]], pattern: st
 def match_patient(name: str, pattern: str, option: str = "--patient") -> str:
     """Like ``find_in_name``, but raise an error if nothing matches; ``option`` is the option that set ``pattern``."""
     try:
-        found = find_in_name(name, pattern)
+        patient = find_in_name(name, pattern)
     except re.error as error:
         raise ConfigError(f"{option} '{pattern}': is not a regular expression ({error}); correct it") from error
-    if found is None:
+    if patient is None:
         raise ConfigError(f"{option} '{pattern}': does not match '{name}'; change it so that it matches every name")
-    return found
+    return patient

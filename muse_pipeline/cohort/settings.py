@@ -50,10 +50,10 @@ def explain_schema_error(wrong: Any) -> str:
 
 def _explain(wrong: Any) -> str:
     names = {"additionalProperties": wrong.schema.get("properties"), "required": wrong.validator_value}
-    known = names.get(wrong.validator, ())
-    unknown = [str(key) for key in wrong.instance if key not in known] if known else []
+    choices = names.get(wrong.validator, ())
+    unknown = [str(key) for key in wrong.instance if key not in choices] if choices else []
     for key in unknown:
-        if near := get_close_matches(key, known):
+        if near := get_close_matches(key, choices):
             nearest = max(near, key=lambda name: sorted(name) == sorted(key))  # `modle` is `model`, not `mode`
             return f"unknown setting '{key}'; did you mean '{nearest}'?"
     message = f"unknown setting '{unknown[0]}'" if wrong.validator == "additionalProperties" else wrong.message

@@ -68,8 +68,8 @@ class SheetRow:
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> SheetRow:
         """Make a row from a dictionary that ``to_dict`` or ``cells`` returned."""
-        known = {name: value for name, value in row.items() if name in COLUMNS}
-        return cls(**known, own={name: value for name, value in row.items() if name not in COLUMNS})
+        columns = {name: value for name, value in row.items() if name in COLUMNS}
+        return cls(**columns, own={name: value for name, value in row.items() if name not in COLUMNS})
 
     def complete(self, organ: str | None, stain: str | None) -> SheetRow:
         """The row with an organ and a stain that apply to slides whose row does not state them."""
@@ -77,11 +77,11 @@ class SheetRow:
 
     def cells(self) -> dict[str, Any]:
         """The values of all columns, including the user's own."""
-        known = asdict(self)
-        return known | known.pop("own")
+        values = asdict(self)
+        return values | values.pop("own")
 
 
-COLUMNS = tuple(each.name for each in fields(SheetRow) if each.name != "own")
+COLUMNS = tuple(field.name for field in fields(SheetRow) if field.name != "own")
 OF_EVALUATION = "region"  # a column of the sheets of `muse evaluate`, not a misspelt "regions"
 RESERVED = {"_index", "__categories", "."}  # names that AnnData and HDF5 do not allow for columns
 
@@ -119,9 +119,9 @@ def read_sheet(path: Path | str) -> list[SheetRow]:
         raise _sheet_error(path, problems)
     rows = []
     for number, values, doubled in _values_by_row(header, records):
-        found = [*_row_problems(values, path.parent), *doubled]
-        problems += [f"row {number}: {problem}" for problem in found]
-        if not found:
+        row_problems = [*_row_problems(values, path.parent), *doubled]
+        problems += [f"row {number}: {problem}" for problem in row_problems]
+        if not row_problems:
             rows.append(_parse_row(values, path.parent))
     if not records:
         problems.append("no slide in it; add a row per slide, or write one with `muse sheet FOLDER`")
@@ -200,7 +200,7 @@ def read_table(path: Path, kept: Collection[str] = ()) -> tuple[list[str], list[
         raise SheetError(f"{path}: is empty; write a sheet with `muse sheet FOLDER --output {path.name}`")
     header = [name if name in kept else find_column(name) for name in filled[0][1]]
     for column in {*header} & {*COLUMNS}:
-        names = {name: None for name, known in zip(filled[0][1], header, strict=True) if known == column}
+        names = {name: None for name, heading in zip(filled[0][1], header, strict=True) if heading == column}
         if len(names) > 1:
             raise SheetError(f"{path}: row 1: the columns {' and '.join(names)} mean '{column}'; keep one of them")
     records = _empty_missing(path, header, filled[1:])
@@ -229,14 +229,14 @@ def is_missing(column: str, cell: str) -> bool:
 
 
 def _empty_missing(path: Path, header: list[str], records: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
-    found: Counter[tuple[str, str]] = Counter()
+    emptied: Counter[tuple[str, str]] = Counter()
     for _, cells in records:
         for index, (name, cell) in enumerate(zip(header, cells, strict=False)):
             if name not in REQUIRED and is_missing(name, cell):
-                found[name, cell] += 1
+                emptied[name, cell] += 1
                 cells[index] = ""
-    if found:
-        words = some_of([f"'{cell}' in column '{name}' (rows: {n})" for (name, cell), n in found.items()])
+    if emptied:
+        words = some_of([f"'{cell}' in column '{name}' (rows: {n})" for (name, cell), n in emptied.items()])
         warnings.warn(f"{path}: read as a missing value: {words}", LeftOutWarning, stacklevel=3)
     return records
 
@@ -276,12 +276,12 @@ def _values_by_row(
     seen: dict[str, int] = {}
     for number, cells in records:
         values = dict(zip(header, cells, strict=False))
-        found = [f"{len(cells)} cells where the header has {len(header)}"] if len(cells) > len(header) else []
+        row_problems = [f"{len(cells)} cells where the header has {len(header)}"] if len(cells) > len(header) else []
         key = folder_key(values.get(column, ""))
         if key and seen.setdefault(key, number) != number:
             same = "folder" if column == "slide_id" else column
-            found.append(f"{column} '{_show(values[column])}' names the same {same} as that of row {seen[key]}")
-        yield number, values, found
+            row_problems.append(f"{column} '{_show(values[column])}' names the same {same} as that of row {seen[key]}")
+        yield number, values, row_problems
 
 
 def _header_problems(header: list[str]) -> Iterator[str]:
@@ -289,7 +289,7 @@ def _header_problems(header: list[str]) -> Iterator[str]:
     for name in REQUIRED:
         if name not in header:
             meant = [other for other in header if _near_column(other, header) == name]
-            yield f"row 1: column '{name}' is missing" + "".join(f"; is it '{_show(each)}'?" for each in meant[:1])
+            yield f"row 1: column '{name}' is missing" + "".join(f"; is it '{_show(column)}'?" for column in meant[:1])
     for name in header:
         if (near := _near_column(name, header)) and near not in REQUIRED:
             yield f"row 1: column '{_show(name)}': did you mean '{near}'? A column of your own needs another name"
@@ -304,7 +304,7 @@ def _doubled_columns(header: list[str]) -> Iterator[str]:
 def find_column(name: str) -> str:
     """The name in ``COLUMNS`` that ``name`` is in another case, with other separators, or as a synonym; else itself."""
     plain = _letters(name)
-    return "mpp" if MPP.fullmatch(plain) else next((known for known in COLUMNS if _letters(known) == plain), name)
+    return "mpp" if MPP.fullmatch(plain) else next((column for column in COLUMNS if _letters(column) == plain), name)
 
 
 def _letters(name: str) -> str:
@@ -317,13 +317,13 @@ def _near_column(name: str, header: list[str]) -> str | None:
     if find_column(name) in (*COLUMNS, OF_EVALUATION):
         return None
     word = _letters(name)
-    of_column = {_letters(known): known for known in COLUMNS} | dict.fromkeys(
+    of_column = {_letters(column): column for column in COLUMNS} | dict.fromkeys(
         ("umperpx", "umperpixel", "pixelsize"), "mpp"
     )
     near = get_close_matches(word, of_column, n=1, cutoff=0.8)  # a different letter of five, or a missing one of four
     # Words of three letters have too many similar ones, so all letters must be the same.
-    near += [known for known in of_column if len(known) == 3 and len(word) <= 4 and {*word} == {*known}]
-    return next((of_column[known] for known in near if of_column[known] not in header), None)
+    near += [column for column in of_column if len(column) == 3 and len(word) <= 4 and {*word} == {*column}]
+    return next((of_column[column] for column in near if of_column[column] not in header), None)
 
 
 def _first_line(path: Path) -> bytes:

@@ -220,8 +220,8 @@ def _convert_type(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911 - 
             return None
         kinds = [a for a in arguments if a is not type(None)]
         # YAML has lists where settings have tuples.
-        found = tuple if isinstance(value, list) else type(value)
-        return _convert(value, next((k for k in kinds if (typing.get_origin(k) or k) is found), kinds[0]), where)
+        kind = tuple if isinstance(value, list) else type(value)
+        return _convert(value, next((k for k in kinds if (typing.get_origin(k) or k) is kind), kinds[0]), where)
     if dataclasses.is_dataclass(hint):
         return parse_config(value, hint, where)
     if origin is tuple and isinstance(value, (list, tuple)):

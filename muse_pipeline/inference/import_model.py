@@ -240,10 +240,10 @@ def _fit(network: Path, card: ImportedCard, values: list[np.ndarray], halo_um: f
     if not n_rays:
         expected = list_maps(card.kind, len(card.classes))
         wanted = ", ".join(f"{content} ({' or '.join(map(str, n)) or 'any'})" for _, content, n in expected)
-        found = ", ".join(f"{name} {list(each.shape)}" for name, each in zip(card.maps, values, strict=True))
+        sizes = ", ".join(f"{name} {list(array.shape)}" for name, array in zip(card.maps, values, strict=True))
         raise ModelError(
             f"{network}: a network of kind '{card.kind}' for {', '.join(one.name for one in card.classes)} has square "
-            f"maps with channels: {wanted}; found {found}; name the maps with --outputs, or correct --classes or --kind"
+            f"maps with channels: {wanted}; found {sizes}; name the maps with --outputs, or correct --classes or --kind"
         )
     side, map_px = card.input_px, channels_first(values[0]).shape[2]
     # If the side of a map does not divide that of the window, the network has no padding and leaves out a margin.

@@ -37,10 +37,10 @@ def find_model(model: str, provider: str = "cpu") -> Path:
     if path := _find_file(model, provider):
         return path
     files = [file.stem for file in BUILT_IN.glob("*.onnx")]
-    known = sorted({*files, *(name.partition("-")[0] for name in files)})
-    near = get_close_matches(model, known, n=1)
+    names = sorted({*files, *(name.partition("-")[0] for name in files)})
+    near = get_close_matches(model, names, n=1)
     hint = f"did you mean '{near[0]}'?" if near else "correct the name or path"
-    raise ModelError(f"model '{model}': neither a file nor a built-in model ({', '.join(known)}); {hint}")
+    raise ModelError(f"model '{model}': neither a file nor a built-in model ({', '.join(names)}); {hint}")
 
 
 def find_region_model(model: str, provider: str = "cpu") -> Path:
@@ -302,10 +302,10 @@ def _does_not_start(provider: str) -> ProviderError:
 def examine_providers() -> list[Finding]:
     """Findings about every provider and about the choice of "auto"; empty if ONNX Runtime is not installed."""
     try:
-        found = [Finding(f"provider {name}", *_examine(name)) for name in (*RUNTIMES, *TORCH)]
+        findings = [Finding(f"provider {name}", *_examine(name)) for name in (*RUNTIMES, *TORCH)]
     except ImportError:
         return []
-    return [*found, Finding("provider auto", True, f"chooses {choose_provider(AUTO)}")]
+    return [*findings, Finding("provider auto", True, f"chooses {choose_provider(AUTO)}")]
 
 
 def _examine(provider: str) -> tuple[bool, str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from typing_extensions import override
 
+from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.setting import Setting
 from muse_pipeline.core.types import ARTEFACTS, LEFT_OUT
@@ -15,7 +16,7 @@ from muse_pipeline.outputs.base import OUTPUTS, Output
 class Artefacts(Output):
     """The file ``artefacts.geojson`` and the column ``quality`` of the nuclei, both written by `stitch`."""
 
-    files = ("artefacts.geojson",)
+    files = (SlideFiles.artefacts,)
     switch = Setting(
         "quality",
         True,

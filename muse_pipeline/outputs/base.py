@@ -84,7 +84,7 @@ class Output:
         self.name, self.step = name, self.step or name
         if self.switch:
             self.switch = replace(self.switch, job=self.job)
-        self.settings = tuple(replace(each, job=self.job) for each in self.settings)
+        self.settings = tuple(replace(setting, job=self.job) for setting in self.settings)
 
     def all_settings(self) -> tuple[Setting, ...]:
         """The switch and the other settings."""

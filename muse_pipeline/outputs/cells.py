@@ -53,7 +53,7 @@ class Cells(Output):
 
         files, chosen = slide.files, slide.settings
         with open_nuclei(files.nuclei) as file:
-            measured = [each.name for each in (*CELL, *DAB_OF_CELL) if each.name in file.schema_arrow.names]
+            measured = [feature.name for feature in (*CELL, *DAB_OF_CELL) if feature.name in file.schema_arrow.names]
         columns = [*measured, *chosen["measurements"]]
         output = files.folder / self.files[0]
         write_cells(files.nuclei, read_info(files.info), output, chosen["frame"], slide.threads, columns)

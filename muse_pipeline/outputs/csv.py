@@ -2,6 +2,7 @@
 
 from typing_extensions import override
 
+from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.setting import Setting
 from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
 
@@ -10,7 +11,7 @@ from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
 class Csv(Output):
     """The table of nuclei as CSV, ``nuclei.csv.gz``."""
 
-    files = ("nuclei.csv.gz",)
+    files = (SlideFiles.csv,)
     switch = Setting("csv", False, {"type": "boolean"}, "also write `nuclei.csv.gz`, the nuclei as a table")
     rank = 10
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from typing_extensions import override
 
+from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.setting import Setting
 from muse_pipeline.core.types import INTENSITIES_OD
@@ -16,7 +17,7 @@ from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
 class Summary(Output):
     """``summary.json``, and pictures of the density of the nuclei and of their outlines in several fields."""
 
-    files = ("summary.json", "density.png", "overlays/")
+    files = (SlideFiles.summary, SlideFiles.density, "overlays/")
     settings = (
         Setting(
             "intensities",
@@ -32,13 +33,13 @@ class Summary(Output):
 
     @override
     def removed_patterns(self) -> tuple[str, ...]:
-        return ("summary.json", "density.png", "overlays/[0-9].png")
+        return (SlideFiles.summary, SlideFiles.density, "overlays/[0-9].png")
 
     @override
     def complete(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         given = settings["intensities"]
         try:
-            limits = [float(each) for each in given]
+            limits = [float(limit) for limit in given]
         except ValueError:
             limits = []
         if len(limits) != 3 or not 0 < limits[0] < limits[1] < limits[2] < math.inf:

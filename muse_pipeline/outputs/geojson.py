@@ -5,6 +5,7 @@ from typing import Any
 
 from typing_extensions import override
 
+from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.setting import Setting
 from muse_pipeline.core.types import GEOJSON_FRAMES
 from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
@@ -21,8 +22,8 @@ def require_measurements(names: Sequence[str], features: str, classes: Sequence[
     from muse_pipeline.nuclei.parquet import OptionalColumns, nuclei_schema
     from muse_pipeline.qupath.write import require_numbers
 
-    known = (*features_of(features, classes), *((*CELL, *DAB_OF_CELL) if cells else ()))
-    measured = [feature.name for feature in known]
+    table_features = (*features_of(features, classes), *((*CELL, *DAB_OF_CELL) if cells else ()))
+    measured = [feature.name for feature in table_features]
     optional = OptionalColumns(positive_od=0, regions=(), features=measured)  # all columns that a slide may have
     require_numbers(nuclei_schema(classes, 1, optional), names)
 
@@ -31,7 +32,7 @@ def require_measurements(names: Sequence[str], features: str, classes: Sequence[
 class GeoJson(Output):
     """The nuclei for QuPath, ``nuclei.geojson.gz``, and their provenance in a file next to it."""
 
-    files = ("nuclei.geojson.gz", "nuclei.provenance.json")
+    files = (SlideFiles.geojson, "nuclei.provenance.json")
     patterns = ("nuclei.part-[0-9][0-9][0-9].geojson.gz",)
     settings = (
         Setting(
@@ -80,7 +81,7 @@ class GeoJson(Output):
 class Tma(Output):
     """The cores of a tissue microarray for QuPath, ``tma.geojson``."""
 
-    files = ("tma.geojson",)
+    files = (SlideFiles.tma,)
     switch = Setting(
         "tma",
         False,

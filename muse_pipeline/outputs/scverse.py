@@ -5,6 +5,7 @@ from typing import Any
 
 from typing_extensions import override
 
+from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.setting import Setting
 from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
@@ -15,8 +16,8 @@ class AnnData(Output):
     """The nuclei as AnnData, ``nuclei.h5ad``."""
 
     job = "anndata"
-    files = ("nuclei.h5ad",)
-    patterns = ("bins.h5ad",)  # written by `muse bins`
+    files = (SlideFiles.anndata,)
+    patterns = (SlideFiles.bins,)  # written by `muse bins`
     switch = Setting(
         "anndata",
         False,

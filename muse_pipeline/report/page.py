@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from muse_pipeline.cohort.layout import CohortFiles
 from muse_pipeline.cohort.ledgers import COST_COLUMNS, STEPS, order_steps, step_costs
 from muse_pipeline.cohort.sheet import name_own
 from muse_pipeline.core.errors import ConfigError
@@ -243,7 +244,7 @@ def write_report(
     ``threads``.
     """
     write_table(slides, table)
-    write_roi_table(slides, table.with_name("roi.tsv"))
+    write_roi_table(slides, table.with_name(CohortFiles.roi))
     write_page(slides, page, pretraining, statistics, threads)
     copy_import_script(results / "qupath")
     failures = [no_model] if no_model else notices.summarise_failures(slides)

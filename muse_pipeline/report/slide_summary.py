@@ -52,7 +52,7 @@ def summarise_slide(folder: Path, threads: int = 1) -> dict[str, Any]:
     if files.tma.exists():
         made_from["tma"] = sha256_of(files.tma)
     earlier = find_json(files.summary)
-    pictures = ["density.png", *(field["picture"] for field in earlier["fields"])] if earlier else []
+    pictures = [SlideFiles.density, *(field["picture"] for field in earlier["fields"])] if earlier else []
     if not all((folder / picture).is_file() for picture in pictures):
         earlier = None
     if earlier and earlier["made_from"] == made_from and (earlier["has_pixels"] or not store_path.exists()):

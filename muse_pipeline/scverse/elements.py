@@ -63,9 +63,9 @@ def keys_of(names: Sequence[str]) -> dict[str, str]:
     """A key in a file for each name: letters, digits and "_.-", as SpatialData requires, unique regardless of case."""
     keys: dict[str, str] = {}
     for name in names:
-        key, taken = re.sub(r"[^\w.-]+", "_", name), {known.lower() for known in keys.values()}
+        key, taken = re.sub(r"[^\w.-]+", "_", name), {other.lower() for other in keys.values()}
         possible = (f"{key}_{number}" if number > 1 else key for number in count(1))
-        keys[name] = next(each for each in possible if each.lower() not in taken)
+        keys[name] = next(candidate for candidate in possible if candidate.lower() not in taken)
     return keys
 
 
@@ -168,12 +168,12 @@ class NucleiTable:
             categories[REGION] = [one.name for one in provenance.regions.classes or ()]
         if QUALITY in schema.names:
             categories[QUALITY] = list(ARTEFACTS)
-        known = every_feature(classes)
+        features = every_feature(classes)
         return cls(
             path=path,
             patient=patient or patient_in_name(provenance.slide_id),
             provenance=provenance,
-            features=tuple(feature for feature in known if feature.name in schema.names),
+            features=tuple(feature for feature in features if feature.name in schema.names),
             categories=categories,
             numbers=tuple(
                 name for name in schema.names if name in DESCRIPTIONS or name.startswith(("prob_", border_of("")))
@@ -203,10 +203,10 @@ class NucleiTable:
             yield from chunks
             return
         vectors = iterate_rows(self.embeddings, CHUNK_ROWS, ["id", "embedding"])
-        for batch, found in zip(chunks, vectors, strict=True):
-            if found["id"].to_pylist() != batch.ids.astype(f"U{ID_LENGTH}").tolist():
+        for batch, embedded in zip(chunks, vectors, strict=True):
+            if embedded["id"].to_pylist() != batch.ids.astype(f"U{ID_LENGTH}").tolist():
                 raise _other_nuclei(self.embeddings)
-            yield Batch(self, batch.rows.append_column("embedding", found["embedding"]))
+            yield Batch(self, batch.rows.append_column("embedding", embedded["embedding"]))
 
 
 def _other_nuclei(path: Path) -> NucleiError:

@@ -268,7 +268,7 @@ def find_pages(results: Path) -> list[str]:
     if SlideFiles(results).nuclei.is_file():
         return [write_viewer(results).relative_to(results).as_posix()]
     report = CohortFiles(results).report
-    pages = [*([report] if report.is_file() else []), *sorted(results.glob("*/viewer/index.html"))]
+    pages = [*([report] if report.is_file() else []), *sorted(results.glob(f"*/{SlideFiles.viewer}"))]
     if not pages:
         raise NucleiError(f"{results}: has no report.html and no slide with nuclei; give the output folder of a run")
     return [quote(page.relative_to(results).as_posix()) for page in pages]
