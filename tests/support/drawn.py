@@ -70,7 +70,7 @@ def draw(
     for width, height in [size_px, *level_sizes_px]:
         x = (np.arange(width * oversampling) + 0.5) / (width * oversampling) * size_px[0] * mpp[0]
         y = (np.arange(height * oversampling) + 0.5) / (height * oversampling) * size_px[1] * mpp[1]
-        fine = np.broadcast_to(colour_at(*np.meshgrid(x, y)), (len(y), len(x), 3)).astype(np.float32)
+        fine = np.broadcast_to(colour_at(*np.meshgrid(x, y, copy=False)), (len(y), len(x), 3)).astype(np.float32, copy=False)
         mean = cv2.resize(np.ascontiguousarray(fine), (width, height), interpolation=cv2.INTER_AREA)
         levels.append(np.floor(mean + 0.5).astype(np.uint8))
     return ArraySlide(levels)
@@ -82,10 +82,15 @@ def discs(xy_um: np.ndarray, radius_um: float, colour=(90, 40, 120), background=
     def colour_at(x, y):
         inside = np.zeros(x.shape, bool)
         for cx, cy in xy_um:
-            inside |= (x - cx) ** 2 + (y - cy) ** 2 < radius_um**2
-        return np.where(inside[..., None], np.array(colour), np.array(background))
+            columns, rows = _near(x[0], cx, radius_um), _near(y[:, 0], cy, radius_um)
+            inside[rows, columns] |= (x[rows, columns] - cx) ** 2 + (y[rows, columns] - cy) ** 2 < radius_um**2
+        return np.where(inside[..., None], np.float32(colour), np.float32(background))
 
     return colour_at
+
+
+def _near(positions: np.ndarray, centre: float, radius: float) -> slice:
+    return slice(*np.searchsorted(positions, (centre - radius, centre + radius)))
 
 
 def paint(density: np.ndarray) -> np.ndarray:
