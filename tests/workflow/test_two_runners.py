@@ -22,19 +22,29 @@ def run_muse(folder: Path, settings: dict) -> int:
     return main(["run", str(folder / "slides.tsv"), "-o", str(folder / "results"), *options])
 
 
-@pytest.fixture(scope="module", params=["muse run", "snakemake"])
-def finished(request, tmp_path_factory) -> Path:
-    """The folder of a finished slide, with the inputs of both runners."""
-    folder = tmp_path_factory.mktemp("finished")
+def prepare(folder: Path) -> Path:
+    """Write the inputs of both runners."""
     draw_stained_slide(folder / "slide.tif", size_px=500, n_nuclei=60)
     enlarge(folder / "slide.tif")
     write_sheet(folder / "slides.tsv", [{"slide_id": "a", "path": folder / "slide.tif"}])
     write_config(folder, **SETTINGS)
-    if request.param == "snakemake":
-        run = run_snakemake(folder)
-        assert run.returncode == 0, run.stdout
-    else:
-        assert run_muse(folder, SETTINGS) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def of_muse(tmp_path_factory) -> Path:
+    """The folder of a slide that `muse run` has finished."""
+    folder = prepare(tmp_path_factory.mktemp("muse"))
+    assert run_muse(folder, SETTINGS) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def of_snakemake(tmp_path_factory) -> Path:
+    """The folder of a slide that the workflow has finished."""
+    folder = prepare(tmp_path_factory.mktemp("snakemake"))
+    run = run_snakemake(folder)
+    assert run.returncode == 0, run.stdout
     return folder
 
 
@@ -74,19 +84,29 @@ def copy_slide(folder: Path) -> None:
     os.utime(folder / "slide.tif", (1, 1))
 
 
+def remove_summary(folder: Path) -> None:
+    (folder / "results/a/summary.json").unlink()
+
+
+def touch_mask(folder: Path) -> None:
+    (folder / "results/a/tissue.npz").touch()
+
+
 @pytest.mark.parametrize(
-    ("change", "settings", "jobs"),
+    ("runner", "change", "settings", "jobs"),
     [
-        pytest.param(lambda folder: None, {}, set(), id="nothing"),
-        pytest.param(write_version, {}, set(), id="version of the package"),
-        pytest.param(copy_slide, {}, {*JOBS}, id="date of the slide"),
-        pytest.param(lambda folder: None, {"csv": False}, {"nuclei"}, id="output switched off"),
-        pytest.param(lambda folder: None, {"shards": 2}, {"detect", "nuclei"}, id="number of shards"),
-        pytest.param(lambda folder: (folder / "results/a/summary.json").unlink(), {}, {"nuclei"}, id="missing file"),
-        pytest.param(lambda folder: (folder / "results/a/tissue.npz").touch(), {}, {"nuclei"}, id="newer file"),
+        pytest.param("muse", lambda folder: None, {}, set(), id="nothing"),
+        pytest.param("muse", write_version, {}, set(), id="version of the package"),
+        pytest.param("muse", copy_slide, {}, {*JOBS}, id="date of the slide"),
+        pytest.param("muse", lambda folder: None, {"csv": False}, {"nuclei"}, id="output switched off"),
+        pytest.param("snakemake", lambda folder: None, {}, set(), id="nothing after Snakemake"),
+        pytest.param("snakemake", lambda folder: None, {"shards": 2}, {"detect", "nuclei"}, id="number of shards"),
+        pytest.param("snakemake", remove_summary, {}, {"nuclei"}, id="missing file"),
+        pytest.param("snakemake", touch_mask, {}, {"nuclei"}, id="newer file"),
     ],
 )
-def test_after_a_change_both_repeat_the_same_jobs(finished, tmp_path, change, settings, jobs):
+def test_after_a_change_both_repeat_the_same_jobs(request, tmp_path, runner, change, settings, jobs):
+    finished = request.getfixturevalue(f"of_{runner}")
     folder = tmp_path / "copy"
     shutil.copytree(finished, folder)
     write_sheet(folder / "slides.tsv", [{"slide_id": "a", "path": finished / "slide.tif"}])
