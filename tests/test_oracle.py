@@ -135,7 +135,8 @@ def test_artefacts_and_what_totals_leave_out(slides, folder):
     out = slide.left_out(awkward_cohort.SUBTRACT)
     assert int(row["nuclei_left_out"]) == out.sum() > 50
     assert int(row["nuclei_in_artefacts"]) == slide.table["quality"].notna().sum() > out.sum()
-    assert np.median(slide.table["area_um2"][~out]) == pytest.approx(float(row["median_area_um2"]), abs=0.11)
+    median = np.quantile(slide.table["area_um2"][~out], 0.5, method="lower")
+    assert median == pytest.approx(float(row["median_area_um2"]), abs=0.11)
 
 
 @pytest.mark.parametrize("name", SLIDES)
@@ -259,6 +260,18 @@ def test_csv_and_geojson_have_the_nuclei_of_the_table(slides, name):
     assert_close(measured["Detection probability"], slide.table["score"], atol=1e-3)
     if "In artefact" in measured:
         np.testing.assert_array_equal(measured["In artefact"], slide.left_out(awkward_cohort.SUBTRACT))
+
+
+def test_shards_and_threads_change_no_byte(folder, tmp_path):
+    header, *rows = (folder / "slides.tsv").read_text().splitlines()
+    for name in ("S1.scn", "S3.scn", "roi.geojson", "regions.geojson", "stained.geojson"):
+        (tmp_path / name).symlink_to(folder / name)
+    sheet = tmp_path / "slides.tsv"
+    sheet.write_text("\n".join([header, rows[0], rows[2]]) + "\n")
+    results = awkward.run_sheet(sheet, tmp_path / "results", shards=3, threads=2)
+    tables = "nuclei.parquet", "nuclei.geojson.gz", "nuclei.csv.gz", "nuclei.h5ad", "summary.json"
+    for name in ("S1/artefacts.geojson", *(f"{slide}/{table}" for slide in ("S1", "S3") for table in tables)):
+        assert (results / name).read_bytes() == (folder / "results" / name).read_bytes(), name
 
 
 def read_column(file, name):

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from contextlib import nullcontext
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,8 +20,6 @@ from muse_pipeline.cli import run_slides
 from muse_pipeline.cohort.layout import OF_COHORT, remove_cohort_files
 from muse_pipeline.cohort.ledgers import COST_COLUMNS
 from muse_pipeline.cohort.lock import lock_results
-from muse_pipeline.core import process
-from muse_pipeline.core.environment import count_cores
 from muse_pipeline.core.files import remove
 from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.outputs.csv import Csv
@@ -344,15 +341,6 @@ def test_a_mode_that_the_model_does_not_go_with_is_rejected(muse, tmp_path):
         assert f"mode {mode} " in printed and problem in printed and "leave one of the two settings out" in printed
     for words in (("--mode", "label-free"), ()):
         assert muse(*run, *words, "--model", "label_free")[0] == 0
-
-
-def test_all_cores_are_used_unless_it_is_given(muse, tmp_path, monkeypatch):
-    write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
-    used = []
-    monkeypatch.setattr(process, "print_load", lambda work, threads: nullcontext(used.append(threads)))
-    for options in (), ("--threads", "3"):
-        assert muse("run", tmp_path / "glass.tif", "-o", tmp_path / str(len(options)), *options)[0] == 0
-    assert used == [count_cores(), 3]
 
 
 def test_results_and_lock_are_in_one_folder(muse, tmp_path, monkeypatch):

@@ -3,10 +3,8 @@
 import tracemalloc
 
 import numpy as np
-import pytest
 import shapely
 
-from experiments.common.crops import overlap_labels
 from muse_pipeline.evaluation.detection import (
     PanopticCounts,
     count_panoptic,
@@ -26,18 +24,6 @@ def draw(n, seed, side=80):
         (y, x), (h, w) = random.integers(0, side - 15, 2), random.integers(4, 15, 2)
         picture[y : y + h, x : x + w] = number * 3
     return picture
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_polygons_of_the_same_pictures_give_the_same_overlaps(seed):
-    found, true = draw(20, seed), draw(20, seed + 100)
-    painted = overlap_labels(found, true)
-    drawn = overlap_polygons(label_image_to_polygons(found), label_image_to_polygons(true), (0.5, 0.25))
-    order = np.lexsort((drawn.true, drawn.detected))
-    assert drawn.detected[order].tolist() == painted.detected.tolist()
-    assert drawn.true[order].tolist() == painted.true.tolist()
-    assert np.allclose(drawn.shared[order], painted.shared * 0.125)
-    assert np.allclose(jaccard_ratio(jaccard_areas(drawn)), jaccard_ratio(jaccard_areas(painted)))
 
 
 def test_polygons_of_a_label_picture_are_its_pixels():

@@ -90,14 +90,6 @@ def cosine(first, second):
     return (first * second).sum(1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
 
 
-def test_windows_leave_no_trace(folder, found, tiled_slide):
-    embedder = Embedder(folder.parent / "small.onnx")
-    core_px = embedder.card.input_px - 2 * embedder.card.halo_px
-    xy = level0_to_work(found[["x", "y"]].to_numpy(), tiled_slide.info.mpp, 0.5)
-    shifted = embed_nuclei(tiled_slide.store, embedder, np.eye(3, 4, dtype=np.float32), xy, offset_px=core_px // 2)
-    assert cosine(np.stack(found["embedding"]), shifted).min() >= 0.999
-
-
 @pytest.fixture(scope="module")
 def of_detector(folder):
     """Embeddings of the nuclei by the built-in detector."""

@@ -20,12 +20,6 @@ def names():
     return [feature.name for feature in features_of("all", CLASSES)]
 
 
-def test_the_same_bytes_in_any_number_of_shards_and_threads(tiled_slide, shard, stitch, table_file, tmp_path):
-    shards = tiled_slide.detect(tmp_path / "shards", n_shards=3)
-    again = stitch(tmp_path / "nuclei.parquet", shards, "--features", "all", "--threads", "3")
-    assert again.read_bytes() == table_file.read_bytes()
-
-
 def test_a_set_adds_its_columns_and_changes_no_other(shard, stitch, table, names, tmp_path):
     plain = pandas.read_parquet(stitch(tmp_path / "none.parquet", [shard]))
     basic = pandas.read_parquet(stitch(tmp_path / "basic.parquet", [shard], "--features", "basic"))

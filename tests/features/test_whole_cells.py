@@ -75,16 +75,6 @@ def table_file(stitched, shard, tmp_path_factory):
     return stitched([shard], tmp_path_factory.mktemp("cells") / "nuclei.parquet")
 
 
-def test_the_same_bytes_in_any_number_of_shards_and_threads(tiled_slide, stitched, table_file, tmp_path):
-    again = stitched(tiled_slide.detect(tmp_path / "shards", n_shards=3), tmp_path / "nuclei.parquet", 3)
-    assert again.read_bytes() == table_file.read_bytes()
-    for path, threads in ((table_file, 1), (again, 3)):
-        write_cells(path, tiled_slide.info, path.with_name("cells.geojson.gz"), threads=threads)
-    first, second = (path.with_name("cells.geojson.gz").read_bytes() for path in (table_file, again))
-    assert first == second
-    assert read_provenance(table_file).features.expand_um == 5
-
-
 def test_qupath_imports_cells_with_their_nuclei(tiled_slide, table_file, tmp_path):
     output = tmp_path / "cells.geojson.gz"
     write_cells(table_file, tiled_slide.info, output, measurements=[*(each.name for each in CELL), "h_mean"])

@@ -91,12 +91,11 @@ def slide(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(slide):
-    """Folders of four runs: ``default``, ``flagged`` (all left out), ``cut`` (in three shards) and ``plain``."""
+    """Folders of three runs: ``default``, ``flagged`` (all left out) and ``plain``."""
     from muse_pipeline.cli.main import main
 
     every = ["--subtract", *KINDS]
-    cut = [*every, "--shards", "3", "--threads", "2", "--no-viewer"]
-    options = {"default": ["--no-viewer"], "flagged": every, "cut": cut, "plain": ["--no-quality", "--no-viewer"]}
+    options = {"default": ["--no-viewer"], "flagged": every, "plain": ["--no-quality", "--no-viewer"]}
     for name, more in options.items():
         folder = slide.parent / name
         words = ["run", slide, "--output", folder, "--features", "none", "--threads", "1"]
@@ -352,11 +351,6 @@ def test_areas_of_an_earlier_table_are_removed(results, muse, tmp_path):
     assert status == 0, errors
     assert "quality" not in pq.read_schema(folder / "nuclei.parquet").names
     assert not (folder / "artefacts.geojson").exists()
-
-
-def test_the_same_bytes_for_any_shards_and_threads(results):
-    for name in ("nuclei.parquet", "artefacts.geojson"):
-        assert (results / "cut/drawn" / name).read_bytes() == (results / "flagged/drawn" / name).read_bytes()
 
 
 def test_qupath_imports_the_areas(results):

@@ -38,24 +38,17 @@ def predictor():
     return Predictor(find_model("compact"))
 
 
-def find_nuclei(stored, predictor, folder, verdict, n_shards=1):
+def find_nuclei(stored, predictor, folder, verdict):
     store, info, tissue, *_ = stored
     folder.mkdir()
-    shards = [folder / f"{i}-of-{n_shards}.parquet" for i in range(1, n_shards + 1)]
-    colour = colour_of_fit(predictor.card.colour, None)
-    for index, path in enumerate(shards, 1):
-        detect_shard(store, ModelFinder(predictor, colour, verdict), Shard(index, n_shards), path)
-    stitch_shards(shards, info, tissue.kept, folder / "nuclei.parquet")
+    finder = ModelFinder(predictor, colour_of_fit(predictor.card.colour, None), verdict)
+    detect_shard(store, finder, Shard(1, 1), folder / "1-of-1.parquet")
+    stitch_shards([folder / "1-of-1.parquet"], info, tissue.kept, folder / "nuclei.parquet")
     return folder / "nuclei.parquet"
 
 
 def positive_of(table):
     return np.array(next(iterate_rows(table, 10**6, ["positive"]))["positive"].to_pylist())
-
-
-def test_the_number_of_shards_does_not_change_the_bytes(stored, predictor, tmp_path):
-    one, three = (find_nuclei(stored, predictor, tmp_path / str(n), IHC, n) for n in (1, 3))
-    assert one.read_bytes() == three.read_bytes()
 
 
 def test_slides_of_haematoxylin_and_eosin_have_no_such_columns(stored, predictor, tmp_path):

@@ -66,11 +66,6 @@ def nuclei(drawn_slide, shards, found, tmp_path_factory) -> Path:
     return stitch(drawn_slide, shards, output, "--regions", str(found))
 
 
-def test_threads_do_not_change_the_table(drawn_slide, shards, found, nuclei, tmp_path):
-    again = stitch(drawn_slide, shards, tmp_path / "nuclei.parquet", "--regions", str(found), "--threads", "2")
-    assert again.read_bytes() == nuclei.read_bytes()
-
-
 def test_without_regions_there_is_no_column(drawn_slide, shards, tmp_path):
     plain = stitch(drawn_slide, shards, tmp_path / "nuclei.parquet")
     assert not set(COLUMNS) & set(pq.read_schema(plain).names)

@@ -2,9 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
-from contextlib import suppress
 
 import cv2
 import numpy as np
@@ -93,18 +90,6 @@ def test_two_threads_give_the_same_bytes(found, drawn_slide, region_model, tmp_p
     assert regions(drawn_slide, region_model, tmp_path, "--threads", "2") == 0
     assert checksums(tmp_path) == checksums(found)
     assert checksums(found)
-
-
-def test_a_killed_run_is_repeated_to_the_same_bytes(found, drawn_slide, region_model, tmp_path):
-    words = ["regions", str(drawn_slide.store), "--model", str(region_model), "--output", str(tmp_path)]
-    process = subprocess.Popen([sys.executable, "-m", "muse_pipeline.cli.main", *words], stdout=subprocess.DEVNULL)
-    while process.poll() is None and not (tmp_path / "regions.geojson").exists():
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(0.01)
-    process.kill()
-    process.wait()
-    assert regions(drawn_slide, region_model, tmp_path) == 0
-    assert checksums(tmp_path) == checksums(found)
 
 
 def test_a_slide_without_tissue_has_no_regions_and_is_no_failure(region_model, muse, tmp_path):

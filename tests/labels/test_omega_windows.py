@@ -55,15 +55,6 @@ def test_the_region_lies_anywhere_in_a_window_with_equal_chance():
         assert kstest(offset, "uniform").pvalue > 0.01
 
 
-def test_the_exact_positions_are_uniform_too():
-    n, generator = 4000, torch.Generator().manual_seed(0)
-    size, region = torch.full((n, 2), 2000.0), torch.tensor([[800.0, 900.0, 1024.0, 1124.0]]).expand(n, 4)
-    centre = draw_centres(size, region, torch.full((n, 1), 512.0), generator)
-    offset = (region[:, :2] - (centre - 512)) / (1024 - 224)
-    assert kstest(offset[:, 0].numpy(), "uniform").pvalue > 0.01
-    assert kstest(offset[:, 1].numpy(), "uniform").pvalue > 0.01
-
-
 def test_a_window_keeps_to_the_picture_where_it_can():
     n, generator = 500, torch.Generator().manual_seed(0)
     size, region = torch.full((n, 2), 491.0), torch.tensor([[0.0, 200.0, 224.0, 424.0]]).expand(n, 4)

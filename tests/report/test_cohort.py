@@ -25,7 +25,6 @@ from muse_pipeline.report.notices import rank_slides, summarise_failures, summar
 from muse_pipeline.report.page import write_page, write_table
 from muse_pipeline.report.slide_card import describe_card
 from muse_pipeline.slides.mpp import MppCandidate, choose_mpp
-from muse_pipeline.tissue.stain import NOT_FOUND
 
 
 @pytest.fixture(scope="module")
@@ -266,14 +265,6 @@ def test_flags_are_in_the_table_the_page_and_the_closing_lines(flagged_slides, t
     assert summarise_flags([replace(flagged_slides[0], organ="breast")]) == []
 
 
-def test_a_third_stain_that_is_not_found_is_in_the_closing_lines(slides):
-    lines = summarise_flags([slides["good"], replace(slides["good"], warnings=[NOT_FOUND])])
-    assert lines[:2] == [
-        "1 slide without the third stain that was requested:",
-        f"  good: {NOT_FOUND}",
-    ]
-
-
 def test_an_mpp_against_the_file_is_on_the_page_and_in_the_closing_lines(slides, tmp_path):
     good = slides["good"]
     _, _, warnings = choose_mpp([MppCandidate((0.25, 0.25), "openslide.mpp-x")], 0.5)
@@ -331,17 +322,6 @@ def test_a_cohort_of_immunohistochemistry_has_its_percentage_as_headline(flagged
     assert f"<dt>H-score</dt><dd>{300 * n_positive / n:.0f}</dd>" in head  # every positive nucleus is 3+
     assert "<dt>Nuclei" not in head and 'class="classes"' not in head
     assert describe_total(twice).startswith(f"{100 * n_positive / n:.1f} % positive among {n:,} nuclei of 2 slides")
-
-
-def test_a_damaged_tissue_mask_is_no_glass(slide_folder):
-    judge_slide(slide_folder.parent, row("one"))
-    mask = slide_folder / "tissue.npz"
-    whole = mask.read_bytes()
-    mask.write_bytes(whole[:100])
-    found = judge_slide(slide_folder.parent, row("one"))
-    mask.write_bytes(whole)
-    assert (found.status, found.step) == ("failed", "report")
-    assert "tissue.npz cannot be read; run the workflow again" in found.reason
 
 
 def test_what_different_models_found_is_not_added_up(slide_folder, tmp_path):

@@ -105,15 +105,6 @@ def test_red_and_amber_view_different_on_the_page(slides, tmp_path):
     assert back["red"] == "var(--red)" and ".pill.partial, .pill.amber" in text  # solid red, pale amber
 
 
-def test_an_implausible_size_is_in_the_closing_lines_and_the_warnings(slides):
-    lines = summarise_flags([slides["small"], slides["small and given"]])
-    assert lines[:2] == [
-        "2 slides of doubtful scale; if the mpp is wrong, so are the results:",
-        f"  small, small and given: {DOUBT}; its nuclei are in no total",
-    ]
-    assert slides["small"].warnings == [DOUBT]
-
-
 def test_nuclei_of_unusual_size_are_counted_if_the_scanner_states_the_mpp(slides):
     summary = slides["small"].summary
     stated = {**summary["provenance"], "mpp_source": "openslide.mpp-x"}
@@ -167,13 +158,6 @@ def test_a_file_of_several_pictures_is_listed_for_a_check_before_use(tmp_path):
     heading = "1 slide whose file has several pictures; check before use that the right one was read:"
     assert summarise_flags(slides)[:2] == [heading, f"  two: {warning}"]
     assert "may be used if the right picture of the file was read" in describe_use(slide)
-
-
-def test_tissue_or_nuclei_that_may_be_missing_are_in_the_closing_lines(slides):
-    heading, of_pen, of_bare = summarise_flags([slides["pen"], slides["bare"]])
-    assert heading == "2 slides whose tissue is doubtful, check before use:"
-    assert of_pen == "  pen: 99% of it has the colour of a pen"
-    assert of_bare.startswith("  bare: no nucleus in 0.") and of_bare.endswith("is its mpp right?")
 
 
 def test_doubtful_numbers_are_in_no_total_and_the_total_states_what_it_contains(slides, tmp_path):

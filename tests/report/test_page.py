@@ -94,17 +94,6 @@ def test_failures_come_first(outline):
     assert ["gvs" in table[0], *table[1:]] == [True, "noise", "with gaps", "good"]
 
 
-def test_links_lead_to_files_and_positions_that_exist(page_path, outline):
-    text = page_path.read_text(encoding="utf-8")
-    for address in outline.addresses:
-        if address.startswith("#"):
-            assert f'id="{address[1:]}"' in text
-    files = [address for address in outline.addresses if not address.startswith(("#", "data:"))]
-    assert any(address.endswith("nuclei.geojson.gz") for address in files)
-    for address in files:
-        assert (page_path.parent / address.replace("%20", " ")).exists() or "%3C" in address
-
-
 def test_small_cohorts_carry_their_pictures_and_large_ones_link_to_them(cohort, slides, outline, monkeypatch):
     carried = [address for address in outline.addresses if address.startswith("data:image/jpeg")]
     thumbnails = [address for address in carried if len(address) < 8000]

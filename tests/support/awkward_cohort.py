@@ -45,10 +45,15 @@ def run_cohort(folder: Path, demo: Path) -> Path:
         write_leica(folder / "S2.scn", cut, (0.25, 0.27), (108, 100))
     write_stained(folder)
     (folder / "slides.tsv").write_text(SHEET)
-    options = ["--shards", 2, "--expand-um", EXPAND_UM, "--features", "all", "--anndata", "--csv", "--threads", 1]
+    return run_sheet(folder / "slides.tsv", folder / "results", shards=2, threads=1)
+
+
+def run_sheet(sheet: Path, output: Path, shards: int, threads: int) -> Path:
+    """Run `muse run` on slides of the cohort, and return its folder."""
+    options = ["--expand-um", EXPAND_UM, "--features", "all", "--anndata", "--csv", "--shards", shards]
     options += ["--intensities", *INTENSITIES, "--subtract", *SUBTRACT, "--measurements", "h_mean"]
-    assert main(["run", str(folder / "slides.tsv"), "-o", str(folder / "results"), *map(str, options)]) == 0
-    return folder / "results"
+    assert main(["run", str(sheet), "-o", str(output), "--threads", str(threads), *map(str, options)]) == 0
+    return output
 
 
 def read(slide: OpenSlide, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:

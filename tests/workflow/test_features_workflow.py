@@ -48,26 +48,6 @@ def read_datasets(path):
     return {name: repr(getattr(values, "tolist", lambda values=values: values)()) for name, values in found.items()}
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_another_patient_leaves_no_file_with_the_earlier_one(tmp_path):
-    pytest.importorskip("h5py", reason="h5py, the extra `anndata`, is not installed")
-    draw_stained_slide(tmp_path / "s1.tif", 500, 60)
-    row, files = {"slide_id": "s1", "path": "s1.tif", "patient": "P1"}, ("s1/nuclei.h5ad", "cohort.h5ad")
-    write_sheet(tmp_path / "slides.tsv", [row])
-    for is_kept, settings in ((True, {"anndata": True}), (True, {"features": "all", "extra_mpps": [1]})):
-        write_config(tmp_path, **settings)
-        assert run_snakemake(tmp_path).returncode == 0
-        assert [(tmp_path / "results" / name).exists() for name in files] == [is_kept] * 2
-    before = (tmp_path / "results/s1/nuclei.parquet").stat().st_mtime_ns
-    write_sheet(tmp_path / "slides.tsv", [{**row, "patient": "P2"}])
-    assert run_snakemake(tmp_path).returncode == 0
-    assert not any((tmp_path / "results" / name).exists() for name in files)
-    assert (tmp_path / "results/s1/nuclei.parquet").stat().st_mtime_ns == before
-    assert main(["run", str(tmp_path / "slides.tsv"), "-o", str(tmp_path / "results"), "--model", "label_free"]) == 0
-    assert (tmp_path / "results/s1/logs/requests/tile-image-1000nm.zarr.json").is_file()  # kept together with its image
-
-
 @pytest.mark.timeout(600)
 def test_every_slide_has_a_job_for_its_embeddings(cohort):
     write_config(cohort, embedding=True, anndata=True)

@@ -71,17 +71,6 @@ def test_a_run_may_stand_in_the_config(cohort):
     assert len(json.loads((cohort / "results/model.json").read_text())["inputs"]) == 6
 
 
-@pytest.mark.slow
-def test_a_mistake_in_the_run_is_one_sentence_before_anything_starts(cohort):
-    """The settings of the run are written in the config; tests/cli/test_model.py has other mistakes in runs."""
-    run = {**yaml.safe_load((cohort / "tiny.yaml").read_text()), "distillation": {"teachers": ["none.pt"]}}
-    write_config(cohort, model=run)
-    result = run_snakemake(cohort, "--dry-run")
-    assert result.returncode == 1 and "Traceback" not in result.stdout
-    assert f"{cohort}/none.pt: no such checkpoint" in result.stdout
-    assert "job count" not in " ".join(result.stdout.split())
-
-
 ROI_PX = (1000, 1200, 1360, 1560)  # tissue of CMU-1-Small-Region, in level-0 px
 
 

@@ -149,15 +149,6 @@ def test_what_is_done_is_fetched_again_only_where_it_must_be(first_run, host):
     assert (again["fetch"], again["image"], again["tile"]) == (2, 2, 2)  # all images are made again from new copies
 
 
-@pytest.mark.slow
-def test_without_kept_stores_nothing_is_left_over(bucket, host, tmp_path):
-    write_sheet(tmp_path / "slides.tsv", rows(host)[1:])
-    write_config(tmp_path, keep_stores=False)
-    assert run_snakemake(tmp_path).returncode == 0
-    assert not list((tmp_path / "results/T").glob("fetched*")) + list((tmp_path / "results/T").glob("*.zarr"))
-    assert "Nothing to be done" in run_snakemake(tmp_path).stdout
-
-
 def test_pods_of_kubernetes_leave_a_cohort_in_the_bucket(bucket, drawn, tmp_path, muse):
     """The commands of the job's pods run here, each for one slide; one of the two slides does not exist."""
     write_sheet(tmp_path / "slides.tsv", [*rows("")[1:], {"slide_id": "gone", "path": "s3://slides/nowhere.tif"}])

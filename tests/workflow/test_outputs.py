@@ -87,12 +87,3 @@ def test_the_workflow_plans_an_output_of_one_file(cohort, with_toy):
     changes = "viewer=False", "toy_title=Another"
     assert planned_jobs(run_snakemake(cohort, "--dry-run", "--config", *changes).stdout)["nuclei"] == 1
     assert "toy_titel" in run_snakemake(cohort, "--dry-run", "--config", "toy_titel=x").stdout
-
-
-@pytest.mark.slow
-def test_the_workflow_writes_an_output_of_one_file(cohort, with_toy):
-    run = run_snakemake(cohort, "--config", "output=by_workflow")
-    assert run.returncode == 0, run.stdout
-    title, n = (cohort / "by_workflow/a/toy.txt").read_text(encoding="utf-8").splitlines()
-    assert title == "A slide" and int(n) > 30
-    assert "toy.txt has no classes" in warnings_in(cohort / "by_workflow/cohort.tsv")

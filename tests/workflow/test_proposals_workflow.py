@@ -3,10 +3,8 @@
 import gzip
 import json
 
-import numpy as np
 import pytest
 import yaml
-from slide_files import write_pyramid
 from workflow_runs import draw_stained_slide, inputs_of, planned_jobs, run_snakemake, write_config, write_sheet
 
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
@@ -45,29 +43,6 @@ def test_a_missing_file_of_another_programs_nuclei_costs_its_slide_alone(tmp_pat
     assert planned_jobs(run.stdout).get("propose") == 2, run.stdout  # the job of slide a reports the missing file
     run = run_snakemake(tmp_path, "--dry-run", "--printshellcmds", "--", "results/b/proposals/1-of-1.parquet")
     assert "b.csv" in inputs_of(run.stdout, "propose")
-
-
-@pytest.mark.slow
-def test_what_failed_in_proposals_that_are_not_asked_for_any_more_is_forgotten(tmp_path):
-    write_pyramid(tmp_path / "a.tif", np.full((64, 64, 3), 243, np.uint8))
-    write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
-    write_config(tmp_path)
-    old = {
-        "ledger/propose-1-of-2.json": '{"status": "ok"}',
-        "ledger/propose-2-of-2.json": '{"status": "failed"}',
-        "ledger/stitch-proposals.json": "",  # the step was killed
-        "proposals.parquet": "found earlier",
-    }
-    for name, text in old.items():
-        path = tmp_path / "results/a" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-    def left() -> list[str]:
-        return [name for name in old if (tmp_path / "results/a" / name).exists()]
-
-    run_snakemake(tmp_path, "--", "results/a/slide.json")
-    assert left() == ["ledger/propose-1-of-2.json", "proposals.parquet"]
 
 
 @pytest.fixture

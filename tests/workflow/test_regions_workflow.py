@@ -1,14 +1,13 @@
 """Tissue regions in the workflow: trained on slide labels or mapped by an existing model, and when either fails."""
 
 import json
-import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from drawn_regions import MPP, SLIDE_MPP, draw_slide
-from region_slides import checksums, export_drawn_model
+from region_slides import checksums
 from slide_files import write_pyramid
 from workflow_runs import planned_jobs, run_snakemake, write_config, write_sheet
 
@@ -95,28 +94,6 @@ def test_labels_of_slides_become_regions_and_failures_cost_regions_only(cohort):
     run = run_snakemake(cohort, "--config", "regions=tumour.yaml")  # it is trained again
     assert run.returncode == 0, run.stdout
     assert status_of(cohort) == "ok" and read_table(cohort)["region"].notna().mean() > 0.9
-
-
-def test_a_region_model_that_fails_costs_regions_only(cohort):
-    shutil.move(export_drawn_model(cohort), cohort / "tumour.onnx")
-    rows = [{"slide_id": "unlabelled", "path": "unlabelled.tif"}]
-    write_sheet(cohort / "one.tsv", rows)
-    settings = ["--config", "slides=one.tsv", "output=results_of_model"]
-    run = run_snakemake(cohort, *settings, "regions=tumour.onnx")
-    assert run.returncode == 0, run.stdout
-    result = cohort / "results_of_model" / "unlabelled"
-    table = pq.read_table(result / "nuclei.parquet").to_pandas()
-    assert {"region", "region_prob", "border_distance_um"} <= set(table.columns)
-
-    (cohort / "damaged.onnx").write_bytes(b"no model")
-    run = run_snakemake(cohort, *settings, "regions=damaged.onnx")
-    assert run.returncode != 0
-    jobs = planned_jobs(run.stdout)
-    assert "detect" not in jobs and "image" not in jobs  # only stitching depends on the region model
-    assert json.loads((result / "regions.json").read_text())["status"] == "failed"
-    again = pq.read_table(result / "nuclei.parquet").to_pandas()
-    assert len(again) == len(table) and again["region"].isna().all()
-    assert "failed" in (cohort / "results_of_model" / "cohort.tsv").read_text()
 
 
 def test_regions_from_nuclei_are_those_of_muse_run(cohort, muse):

@@ -103,8 +103,6 @@ CHANGED_CELLS = [
     ("stain", "IHC", {"detect": 1, "nuclei": 1, "report": 1}),
     ("label", "Tumour", {}),  # only training reads it
 ]
-# Changes that are tested alone, because in a group they would hide or exclude others with the same jobs.
-ALONE = {"output", "features", "slide_id"}
 OF_THE_MACHINE = [
     ["--cores", "1"],
     ["--set-threads", "detect=1", "image=1"],
@@ -115,18 +113,6 @@ OF_THE_MACHINE = [
 
 def named(case) -> str | None:
     return case if isinstance(case, str) else None
-
-
-def in_groups(changes: list[tuple]) -> list:
-    """Test cases, each a group of changes with the same jobs; any further job in the plan of a group is an error."""
-    groups: list[tuple[dict, dict[str, int]]] = []
-    for name, value, jobs in changes:
-        fitting = (group for group, same in groups if same == jobs and not {name, *ALONE} & group.keys())
-        if name in ALONE or (group := next(fitting, None)) is None:
-            groups.append(({name: value}, jobs))
-        else:
-            group[name] = value
-    return [pytest.param(group, jobs, id=", ".join(group)) for group, jobs in groups]
 
 
 def test_every_setting_has_a_line():
@@ -174,25 +160,6 @@ def plan(folder: Path, *arguments: str, rows=ROWS, settings=SETTINGS) -> dict[st
     assert planned or "Nothing to be done" in run.stdout
     planned.pop("all", None)
     return planned
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)  # the first one runs the cohort
-@pytest.mark.parametrize(("changes", "jobs"), in_groups(CHANGED_SETTINGS))
-def test_settings_rerun_what_depends_on_them_and_nothing_else(finished, changes, jobs):
-    """The tests without Snakemake's metadata change each setting alone."""
-    settings = {**SETTINGS, **changes}
-    for setting in changes:
-        settings |= TOGETHER_WITH.get(setting, {})
-    arguments = [word for setting in changes for word in ELSEWHERE.get(setting, [])]
-    assert plan(finished, *arguments, settings=settings) == jobs
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize(("changes", "jobs"), in_groups(CHANGED_CELLS))
-def test_cells_of_the_sheet_rerun_their_slide_alone(finished, changes, jobs):
-    assert plan(finished, rows=[{**ROWS[0], **changes}, {**dict.fromkeys(changes, ""), **ROWS[1]}]) == jobs
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -15,7 +14,6 @@ from workflow_runs import (
     draw_stained_slide,
     enlarge,
     find_steps,
-    planned_jobs,
     run_snakemake,
     snakemake_command,
     verb,
@@ -90,20 +88,6 @@ def test_run_again_every_end_is_kept_and_only_what_failed_is_tried(first_run, ar
     assert statuses(folder) == ENDS
     assert UNREADABLE in read_json(folder / "results/broken/ledger/inspect.json")["reason"]
     assert identities(folder, ENDS.keys() - {"broken"}) == others
-
-
-def test_a_slide_that_is_repaired_costs_no_other_slide_anything(first_run, tmp_path):
-    folder = shutil.copytree(first_run[0], tmp_path / "repaired")
-    others = identities(folder, ENDS.keys() - {"broken"})
-    draw_stained_slide(folder / "broken.tif", size_px=640, n_nuclei=100, seed=1)
-    enlarge(folder / "broken.tif")
-    run = run_snakemake(folder)
-    assert run.returncode == 0, run.stdout  # neither gaps nor glass are failures
-    once = ("image", "detect", "nuclei", "report", "all")
-    assert planned_jobs(run.stdout) == dict.fromkeys(once, 1)
-    assert statuses(folder) == {**ENDS, "broken": "ok"}
-    assert identities(folder, ENDS.keys() - {"broken"}) == others
-    assert "Nothing to be done" in run_snakemake(folder).stdout
 
 
 def kill_first(job: str, step: str, folder: Path, *arguments: str) -> tuple[int, str]:

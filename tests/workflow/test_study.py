@@ -10,8 +10,6 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from labelled import draw_labelled_folder
-from labelled import write_config as write_training_config
 from PIL import Image
 from workflow_runs import draw_stained_slide, enlarge, snakemake_command, write_config, write_sheet
 
@@ -187,18 +185,6 @@ def test_a_user_without_a_name_runs_the_wheel_on_a_read_only_disk_without_a_netw
         expected = (tmp_path / "by_source/a" / name).read_bytes()
         assert (work / "results/a" / name).read_bytes() == expected, name
         assert (work / "study/results/a" / name).read_bytes() == expected, name
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_the_wheel_alone_trains_a_model_with_the_same_weights(installed, muse, tmp_path):
-    config = write_training_config(draw_labelled_folder(tmp_path), steps=3)
-    words = "finetune", config, "--accelerator", "cpu", "--output"
-    installed("muse", *words, tmp_path / "by_wheel")
-    assert muse(*words, tmp_path / "by_source")[0] == 0
-    assert len((tmp_path / "by_source/metrics.jsonl").read_text().splitlines()) == 3
-    for name in "metrics.jsonl", "checkpoint.pt":
-        assert (tmp_path / "by_wheel" / name).read_bytes() == (tmp_path / "by_source" / name).read_bytes(), name
 
 
 @pytest.mark.slow

@@ -9,14 +9,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from labelled import draw_labelled_folder
-from labelled import write_config as write_training_config
 from qupath_check import check_geojson
 from workflow_runs import (
     SNAKEFILE,
     draw_stained_slide,
     enlarge,
-    kill_when,
     planned_jobs,
     run_snakemake,
     write_config,
@@ -187,36 +184,12 @@ def test_results_of_muse_run_are_results_of_the_workflow(muse, tmp_path):
     assert re.search(r"  model compact \(\w{8}\) -> label_free \(\w{8}\): 1 slide \(a\)", run.stdout)
 
 
-def test_a_broken_slide_costs_one_slide(first_run):
-    folder, run = first_run
-    assert run.returncode == 1
-    assert "broken.svs: is not a slide" in run.stdout
-    table = (folder / "results/cohort.tsv").read_text(encoding="utf-8").splitlines()
-    assert [line.split("\t")[:3] for line in table[1:]] == [
-        [IDS[0], "ok", ""],
-        [IDS[1], "ok", ""],
-        ["broken", "failed", "inspect"],
-    ]
-    assert "broken.svs: is not a slide" in (folder / "results/report.html").read_text(encoding="utf-8")
-    assert json.loads((folder / "results/broken/ledger/inspect.json").read_text())["status"] == "failed"
-    assert not list((folder / "results/broken").glob("nuclei*"))
-
-
 def test_the_geojson_is_what_qupath_reads(first_run):
     folder, _ = first_run
     path = folder / "results" / IDS[0] / "nuclei.geojson.gz"
     assert check_geojson(path).is_good
     features = json.loads(gzip.decompress(path.read_bytes()))["features"]
     assert len(features) > 150  # of 300, many of which touch
-
-
-def test_shards_do_not_change_a_byte(first_run):
-    folder, _ = first_run
-    assert (folder / "results" / IDS[1] / "shards/2-of-2.parquet").is_file()
-    whole, halves = [json.loads(gzip.decompress(exported(folder, slide)))["features"] for slide in IDS]
-    for feature in [*whole, *halves]:
-        del feature["id"]  # also depends on the slide_id
-    assert whole == halves
 
 
 def test_without_snakemake_the_bytes_are_the_same(first_run, slides, tmp_path, muse):
@@ -227,12 +200,6 @@ def test_without_snakemake_the_bytes_are_the_same(first_run, slides, tmp_path, m
         found, expected = tmp_path / IDS[0] / name, folder / "results" / IDS[0] / name
         assert found.read_bytes() == expected.read_bytes(), name
     assert "broken.svs: is not a slide" in (tmp_path / "report.html").read_text(encoding="utf-8")
-
-
-def test_a_second_run_has_nothing_to_do(finished):
-    run = run_snakemake(finished)
-    assert run.returncode == 0
-    assert "Nothing to be done" in run.stdout
 
 
 def test_effective_settings_are_written_down(finished):
@@ -252,79 +219,12 @@ def test_an_edited_row_reruns_its_slide_alone(finished):
     write_sheet(finished / "slides.tsv", sheet_rows())
 
 
-@pytest.mark.parametrize(
-    ("setting", "jobs"),  # test_reruns.py tests each setting
-    [
-        ("max_corrupt=0.5", {"image": 2, "detect": 3, "nuclei": 2}),
-        pytest.param("model=tiny.yaml", {"finetune": 1, "export": 1, "detect": 3, "nuclei": 2}, marks=pytest.mark.slow),
-    ],
-)
-def test_a_setting_reruns_what_depends_on_it(finished, setting, jobs):
-    write_training_config(draw_labelled_folder(finished, n_pictures=1))
-    planned = planned_jobs(run_snakemake(finished, "--dry-run", "--config", setting).stdout)
-    assert planned == {**jobs, "report": 1, "all": 1}
-
-
-BEHIND_DETECTION = {"detect", "nuclei"}
-
-
-@pytest.mark.parametrize(
-    ("lost", "made"),  # the lost file of the first slide (one shard) and of the second (two shards)
-    [
-        (("shards/1-of-1.parquet", "colour.json"), {"image": 1, "detect": 3, "nuclei": 2}),
-        (("image-500nm.zarr", "summary.json"), {"image": 1, "detect": 1, "nuclei": 2}),
-    ],
-)
-def test_what_a_killed_job_left_missing_is_made_again_with_all_behind_it(finished, lost, made):
-    """The outputs of a killed job are lost, but files that were made from its earlier outputs still exist."""
-    paths = [finished / "results" / slide / name for slide, name in zip(IDS, lost, strict=True)]
-    for number, path in enumerate(paths):
-        path.rename(finished / f"aside-{number}")
-    try:
-        planned = planned_jobs(run_snakemake(finished, "--dry-run").stdout)
-    finally:
-        for number, path in enumerate(paths):
-            (finished / f"aside-{number}").rename(path)
-    assert planned == {**made, "report": 1, "all": 1}
-
-
-def test_without_kept_stores_another_model_still_reaches_the_nuclei(finished):
-    settings = ["--config", "model=label_free", "keep_stores=False"]
-    run = run_snakemake(finished, "--dry-run", *settings)
-    planned = planned_jobs(run.stdout)
-    assert planned.get("detect") == 3, run.stdout
-    assert planned["nuclei"] == 2
-
-
 def test_settings_are_checked_before_anything_runs(finished):
     """`muse sheet` checks them here; tests/cli has the mistakes that `muse model` and `muse proposer` reject."""
     run = run_snakemake(finished, "--config", "slides=nowhere.tsv")
     assert run.returncode == 1
     assert "nowhere.tsv: cannot be read" in run.stdout
     assert "Traceback" not in run.stdout
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("shards", "cores"), [(1, 2), (16, 1)])
-def test_any_cut_gives_the_same_bytes(first_run, slides, tmp_path, shards, cores):
-    folder, _ = first_run
-    make_cohort(tmp_path, slides, sheet_rows(shards=("", ""))[:1], shards=shards, keep_stores=False)
-    run = run_snakemake(tmp_path, cores=cores)
-    assert run.returncode == 0, run.stdout
-    assert exported(tmp_path, IDS[0]) == exported(folder, IDS[0])
-    assert not (tmp_path / "results" / IDS[0] / "image-500nm.zarr").exists()
-
-
-@pytest.mark.slow
-def test_killed_and_run_again_it_gives_the_same_bytes(first_run, slides, tmp_path):
-    folder, _ = first_run
-    make_cohort(tmp_path, slides, sheet_rows())
-    results = tmp_path / "results"
-    for landmark in ("tissue.npz", "shards"):  # killed during tiling or during detection
-        kill_when(lambda landmark=landmark: any((results / slide / landmark).exists() for slide in IDS), tmp_path)
-    run = run_snakemake(tmp_path)
-    assert run.returncode == 0, run.stdout
-    assert [exported(tmp_path, slide) for slide in IDS] == [exported(folder, slide) for slide in IDS]
 
 
 @pytest.mark.slow

@@ -1,37 +1,10 @@
 """The first stage of PSM trains its network, either the small one or a registered backbone."""
 
-import numpy as np
 import pytest
 import torch
 
 from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.data.unlabelled import Picture, UnlabelledWindows
 from muse_pipeline.methods.psm.activation_map import ActivationNetwork
-from muse_pipeline.methods.psm.run import PriorSelfActivation
-
-
-def windows():
-    generator = np.random.default_rng(0)
-    pixels = generator.normal(200, 20, (160, 160, 3)).clip(0, 255).astype(np.uint8)
-    for x, y in generator.integers(8, 152, (40, 2)):
-        pixels[y - 4 : y + 4, x - 4 : x + 4] = (90, 40, 120)
-    return UnlabelledWindows([Picture(pixels)], 32, 4, 0, torch.device("cpu"))
-
-
-def test_the_difference_of_half_turns_falls():
-    torch.manual_seed(0)
-    method, batches = PriorSelfActivation(ActivationNetwork("shallow_cnn")), windows()
-    optimiser = torch.optim.AdamW(method.parameters(), lr=2e-3)
-    seen = []
-    for step in range(18):
-        torch.manual_seed(step)
-        loss = method.losses(batches(step % 3), "model", 0.0)["loss"]
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        seen.append(float(loss.detach()))
-    assert np.mean(seen[-4:]) < 0.85 * np.mean(seen[:4])
-    assert method.trained() is method.network
 
 
 @pytest.mark.parametrize(
