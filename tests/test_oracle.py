@@ -268,7 +268,7 @@ def test_shards_and_threads_change_no_byte(folder, tmp_path):
         (tmp_path / name).symlink_to(folder / name)
     sheet = tmp_path / "slides.tsv"
     sheet.write_text("\n".join([header, rows[0], rows[2]]) + "\n")
-    results = awkward.run_sheet(sheet, tmp_path / "results", shards=3, threads=2)
+    results = awkward_cohort.run_sheet(sheet, tmp_path / "results", shards=3, threads=2)
     tables = "nuclei.parquet", "nuclei.geojson.gz", "nuclei.csv.gz", "nuclei.h5ad", "summary.json"
     for name in ("S1/artefacts.geojson", *(f"{slide}/{table}" for slide in ("S1", "S3") for table in tables)):
         assert (results / name).read_bytes() == (folder / "results" / name).read_bytes(), name

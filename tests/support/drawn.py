@@ -70,8 +70,8 @@ def draw(
     for width, height in [size_px, *level_sizes_px]:
         x = (np.arange(width * oversampling) + 0.5) / (width * oversampling) * size_px[0] * mpp[0]
         y = (np.arange(height * oversampling) + 0.5) / (height * oversampling) * size_px[1] * mpp[1]
-        fine = np.broadcast_to(colour_at(*np.meshgrid(x, y, copy=False)), (len(y), len(x), 3)).astype(np.float32, copy=False)
-        mean = cv2.resize(np.ascontiguousarray(fine), (width, height), interpolation=cv2.INTER_AREA)
+        fine = np.broadcast_to(colour_at(*np.meshgrid(x, y, copy=False)), (len(y), len(x), 3))
+        mean = cv2.resize(np.ascontiguousarray(fine, np.float32), (width, height), interpolation=cv2.INTER_AREA)
         levels.append(np.floor(mean + 0.5).astype(np.uint8))
     return ArraySlide(levels)
 
