@@ -36,7 +36,7 @@ from muse_pipeline.demo.tissue import (
 
 FINEST_MPP = 0.25  # coarser slides are painted at this pixel size or finer, then averaged as by a camera
 HALO_UM, FOLD_HALO_UM = 4.0, 28.0
-BLOCK_PX = 512  # side of a block that fits in the CPU's caches
+PAINTED_PX = 512  # side of a block that fits in the CPU's caches
 OPTICS_UM, DEFOCUS_UM = 0.22, 0.95  # standard deviations of the blur
 GLASS = (243, 243, 245)
 PEN_DENSITY = np.array([1.55, 0.95, 0.28], np.float32)
@@ -52,7 +52,7 @@ def paint_block(tissue: Tissue, window: Window, marked: int | None = None) -> np
     """
     width, height = window.size
     times = max(1, int(np.ceil(window.mpp / FINEST_MPP - 1e-9)))
-    side = max(1, BLOCK_PX // times)
+    side = max(1, PAINTED_PX // times)
     pixels = np.empty((height, width, 3), np.uint8)
     for top in range(0, height, side):
         for left in range(0, width, side):
