@@ -24,7 +24,7 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import Frame
-from muse_pipeline.nuclei.arrow import bytes_to_arrow, lists_to_numpy, polygons_to_wkb, to_arrow, to_numpy
+from muse_pipeline.nuclei.arrow import lists_to_numpy, polygons_to_wkb, texts_to_arrow, to_arrow, to_numpy
 from muse_pipeline.nuclei.shape import SHAPE_COLUMNS
 from muse_pipeline.nuclei.table import Nuclei
 
@@ -207,8 +207,7 @@ def _to_column(values: np.ndarray, kind: pa.DataType, names: Sequence[str] | Non
     The index of a name that is null is -1.
     """
     if names is not None:
-        of_index = bytes_to_arrow([name.encode() for name in names], pa.string())
-        return pa.DictionaryArray.from_arrays(to_arrow(values, valid=values != _NO_CLASS), of_index)
+        return pa.DictionaryArray.from_arrays(to_arrow(values, valid=values != _NO_CLASS), texts_to_arrow(names))
     if pa.types.is_fixed_size_list(kind):
         return pa.FixedSizeListArray.from_arrays(to_arrow(np.asarray(values, np.float32).ravel()), type=kind)
     column = np.asarray(values, kind.to_pandas_dtype())
@@ -341,8 +340,7 @@ def left_out(table: pa.Table, provenance: Provenance) -> np.ndarray:
     """
     if provenance.quality is None:
         return np.zeros(len(table), bool)
-    kinds = pa.array(provenance.quality.subtract, pa.string())
-    return to_numpy(pc.is_in(table[QUALITY].cast(pa.string()), kinds))
+    return to_numpy(pc.is_in(table[QUALITY].cast(pa.string()), texts_to_arrow(provenance.quality.subtract)))
 
 
 def iterate_counted(path: Path | str, columns: Sequence[str]) -> Iterator[pa.Table]:
