@@ -23,7 +23,14 @@ from muse_pipeline.nuclei.parquet import POSITIVE, footer_checksum, read_provena
 from muse_pipeline.qupath.regions import read_class_areas, read_cores
 from muse_pipeline.report.album import make_thumbnail
 from muse_pipeline.report.counts import count_in_annotations, count_in_regions, count_intensities
-from muse_pipeline.report.density import DensityGrid, Field, choose_fields, count_nuclei, median_features, stream_positions
+from muse_pipeline.report.density import (
+    DensityGrid,
+    Field,
+    choose_fields,
+    count_nuclei,
+    median_features,
+    stream_positions,
+)
 from muse_pipeline.report.overlays import LONG_SIDE_PX, draw_density, draw_field, field_size_px
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.grid import WindowGrid
