@@ -65,13 +65,6 @@ def test_sixteen_shards_and_two_threads_give_the_same_bytes(tiled_slide, whole, 
     assert (tmp_path / "nuclei.parquet").read_bytes() == whole.read_bytes()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("n_shards", "threads"), [(3, 1), (1, 2)])
-def test_any_number_of_shards_and_threads_gives_the_same_bytes(tiled_slide, whole, tmp_path, n_shards, threads):
-    again = tiled_slide.nuclei(tmp_path, n_shards=n_shards, threads=threads)
-    assert again.read_bytes() == whole.read_bytes()
-
-
 def shard_of(whole):
     """The only shard of the table ``whole``."""
     return whole.with_name("1-of-1.parquet")
