@@ -122,6 +122,9 @@ class Store:
         self.slide_id = str(attributes["slide_id"])
         self.fingerprint = str(attributes["fingerprint"])
 
+    def __reduce__(self) -> tuple:
+        return Store, (self.path, self._full_px, self._tissue, self.attributes, self._reduction)  # without its cache
+
     def at(self, mpp: float) -> Store:
         """The same image at a coarser mpp, read from the best level and averaged if that level is finer."""
         ratio = mpp / self.mpp

@@ -1,5 +1,6 @@
 """From windows to finished files on several threads: pieces run side by side, and all files have the same bytes."""
 
+import multiprocessing
 from itertools import count
 from pathlib import Path
 from shutil import copytree
@@ -15,6 +16,7 @@ from muse_pipeline.pipeline import make_nuclei
 from muse_pipeline.qupath import write
 from muse_pipeline.report import slide_summary
 from muse_pipeline.settings import RunSettings
+from muse_pipeline.slides import isolation
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,6 +57,13 @@ def test_any_number_of_shards_and_threads_gives_the_same_bytes(
 ):
     assert expected.keys() >= {"nuclei.parquet", "nuclei.geojson.gz", "cells.geojson.gz", "overlays/1.png"}
     assert run_from_windows(tiled_slide, tmp_path / "slide", n_shards, threads) == expected
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_bytes_as_threads(tiled_slide, expected, small_parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(isolation, "MANY_WINDOWS", 1)
+    assert run_from_windows(tiled_slide, tmp_path / "slide", 1, isolation.MOST_THREADS + 1) == expected
+    assert len(multiprocessing.active_children()) > isolation.MOST_THREADS
 
 
 @pytest.mark.parametrize(
