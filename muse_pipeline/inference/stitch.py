@@ -282,8 +282,8 @@ def _draw_part(
     rings = rays_to_rings(level0.xy, level0.rays, info.mpp)
     polygons, n_repaired = rings_to_polygons(rings, size_px=info.size_px)
     shapes = measure_shapes(rings, info.mpp)
-    made = rows.to_rows(level0, polygons, measures.columns(level0, others, rings, shapes))
-    return made, n_repaired, shapes["area_um2"], level0
+    table = rows.to_rows(level0, polygons, measures.columns(level0, others, rings, shapes))
+    return table, n_repaired, shapes["area_um2"], level0
 
 
 def clip_to_slide(nuclei: Nuclei, info: SlideInfo) -> Nuclei:

@@ -111,7 +111,7 @@ def _describe(
         "features": lambda: median_features(nuclei, provenance.class_names),
         "thumbnail": lambda: make_thumbnail(files.picture),
     }
-    made = dict(zip(parts, map_in_order(lambda make: make(), parts.values(), threads), strict=True))
+    entries = dict(zip(parts, map_in_order(lambda part: part(), parts.values(), threads), strict=True))
     return {
         "n_nuclei": int(counts.sum()),
         "classes": [
@@ -119,7 +119,7 @@ def _describe(
             for kind, n in zip(classes, counts, strict=False)
         ],
         "immunohistochemistry": ihc,
-        **{name: value for name, value in made.items() if name not in {"density", "regions"} or value},
+        **{name: value for name, value in entries.items() if name not in {"density", "regions"} or value},
         **({} if missing is None else {"tma": {"n_cores": len(cores), "missing": missing}}),
         "fields": fields,
         "has_pixels": store is not None,
