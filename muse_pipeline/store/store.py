@@ -156,6 +156,8 @@ class Store:
 
         Networks find more nuclei next to white than next to tissue (docs/results/built-in-models.md).
         """
+        if min(xy) >= 0 and (np.add(xy, size) <= self.size_px).all():
+            return self.read(xy, size)
         columns, rows = map(continue_axis, xy, size, self.size_px)
         left, top = int(columns.min()), int(rows.min())
         pixels = self.read((left, top), (int(columns.max()) + 1 - left, int(rows.max()) + 1 - top))
