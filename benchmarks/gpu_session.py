@@ -1,20 +1,23 @@
 r"""All measurements that need a GPU, in one session on a machine with PyTorch and no network.
 
     python benchmarks/gpu_session.py pack --data DATA --work PACKED           pictures as JPEG, before the session
-    python benchmarks/gpu_session.py forward tests runs pretraining precision resume processes long \
+    python benchmarks/gpu_session.py machine runs cohort pretraining long forward tests precision resume processes \
         --data PACKED --work WORK --output gpu.json
 
-Each row is written to the JSON file as soon as it is measured, so an interrupted session keeps its rows. Without a
-GPU, the sections run on the CPU at a small size, to test the script.
+The checkout and PACKED take 56 MiB; packages that the machine lacks (Snakemake for the section cohort) are carried in
+addition. Sections are given in the order of what is least known, as a session may end early: the first five measure
+whole slides, cohorts and pretraining. Each row is written to the JSON file as soon as it is measured, so an interrupted
+session keeps its rows. Without a GPU, the sections run on the CPU at a small size, to test the script.
 
-forward     mm2/s of a detector by runtime, precision and batch, and how many nuclei agree with fp32 on the CPU
 runs        `muse run` of synthetic slides by provider: seconds per step, number of nuclei, and F1
-tests       the tests of methods and training with every CPU device replaced by the GPU
+cohort      mm2/s of the machine when the workflow runs 32 slides of 20 mm2, several of which share the GPU
 pretraining sets/s of MUSE with one batch repeated and with loaders, and the share of time that the GPU waits
+long        a pretraining of ViT-S/16 for --seconds, and kNN classification of held-out nuclei before and after
+forward     mm2/s of a detector by runtime, precision and batch, and how many nuclei agree with fp32 on the CPU
+tests       the tests of methods and training with every CPU device replaced by the GPU
 precision   losses in bf16 and fp32 over the same steps
 resume      a run that is killed and continued, compared with one that is not
 processes   gradients and rows shared by two processes on one GPU, compared with one process
-long        a pretraining of ViT-S/16 for --seconds, and kNN classification of held-out nuclei before and after
 """
 
 from __future__ import annotations
@@ -28,12 +31,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import torch
 from graph_time import compare, draw_windows
 
@@ -76,7 +81,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     parser.add_argument("--mm2", type=float, default=20.0 if ON_GPU else 1.0, help="tissue of the drawn slide")
     parser.add_argument("--providers", nargs="+", default=[TORCH_PROVIDER, "cpu", TORCH_PROVIDER])
-    parser.add_argument("--glass-px", type=int, default=61_440 if ON_GPU else 6_144, help="side of the repeated slide")
+    parser.add_argument("--glass-px", type=int, default=61_440 if ON_GPU else 13_312, help="side of the repeated slide")
     parser.add_argument("--seconds", type=float, default=120.0 if ON_GPU else 5.0)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -171,11 +176,7 @@ def median_seconds(call: Callable[[], object], repeats: int) -> float:
 
 def runs(args: argparse.Namespace) -> Iterator[dict]:
     """Yield a row per synthetic slide and provider."""
-    slides = args.work / "slides"
-    draw = [ROOT / "benchmarks/draw_slides.py", slides, "--areas-mm2", args.mm2, "--repeat-px", args.glass_px]
-    if not slides.is_dir():
-        call([sys.executable, *draw, "--threads", CORES])
-    for folder in (slides / f"{args.mm2:g}mm2", slides / f"{args.mm2:g}mm2-repeated"):
+    for folder in draw_slides(args):
         for turn, provider in enumerate(args.providers):
             results = args.work / "results" / f"{folder.name}-{provider}-{turn}"
             command = ["-m", "muse_pipeline.cli.main", "run", folder / "demo.svs", "-o", results, "--no-viewer"]
@@ -192,11 +193,68 @@ def runs(args: argparse.Namespace) -> Iterator[dict]:
             yield row | (evaluate(nuclei, truth, args.work / "scores.json") if truth.is_file() else {})
 
 
+def draw_slides(args: argparse.Namespace) -> tuple[Path, Path]:
+    """The folders of a drawn slide and of its copies side by side, which are written unless they exist."""
+    slides = args.work / "slides"
+    draw = [ROOT / "benchmarks/draw_slides.py", slides, "--areas-mm2", args.mm2, "--repeat-px", args.glass_px]
+    if not slides.is_dir():
+        call([sys.executable, *draw, "--threads", CORES])
+    return slides / f"{args.mm2:g}mm2", slides / f"{args.mm2:g}mm2-repeated"
+
+
 def tissue_mm2(results: Path) -> float:
-    """Area of tissue of the only slide, from the table of the cohort."""
+    """Area of tissue of all slides, from the table of the cohort."""
     with (results / "cohort.tsv").open(encoding="utf-8") as file:
-        (row,) = csv.DictReader(file, delimiter="\t")
-    return float(row["tissue_mm2"])
+        return sum(float(row["tissue_mm2"]) for row in csv.DictReader(file, delimiter="\t"))
+
+
+def cohort(args: argparse.Namespace) -> Iterator[dict]:
+    """Yield a row for one slide alone, which shows the memory that it needs, and one for all slides."""
+    drawn, repeated = draw_slides(args)
+    # Without a GPU, the slide of several fields, because smaller slides run in batches, without jobs for detection.
+    path = (drawn if ON_GPU else repeated) / "demo.svs"
+    alone = run_cohort(args, path, 1, 1)
+    yield alone
+    at_once = int(0.9 * free_memory() / max(alone["GiB of a slide"], 0.1))
+    yield run_cohort(args, path, 32 if ON_GPU else 3, min(max(at_once, 1), CORES))
+
+
+def run_cohort(args: argparse.Namespace, path: Path, n_slides: int, at_once: int) -> dict:
+    """Run the workflow on ``n_slides`` links to a slide, of which ``at_once`` use the device at the same time."""
+    folder = args.work / f"cohort-{n_slides}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    lines = [f"slide-{number}\t{path.resolve()}" for number in range(1, n_slides + 1)]
+    (folder / "slides.tsv").write_text("\n".join(["slide_id\tpath", *lines, ""]), encoding="utf-8")
+    settings = {"slides": folder / "slides.tsv", "output": folder / "results", "model": "compact-fp32"}
+    settings |= {"provider": TORCH_PROVIDER, "viewer": False}
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "workflow/Snakefile", "--directory", folder]
+    command += ["--cores", CORES, "--set-threads", f"detect={CORES // at_once}"]
+    command += ["--resources", f"gpu={at_once}", "--set-resources", "detect:gpu=1"]
+    before, lowest, ended = free_memory(), [free_memory()], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.1):
+            lowest.append(free_memory())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    begun = time.monotonic()
+    try:
+        call([*command, "--config", *(f"{name}={value}" for name, value in settings.items())])
+    finally:
+        ended.set()
+        watcher.join()
+    seconds, mm2 = time.monotonic() - begun, tissue_mm2(folder / "results")
+    row = {"slides": n_slides, "slides that share the device": at_once, "mm2": mm2, "seconds": seconds}
+    return row | {"mm2/s": mm2 / seconds, "GiB of a slide": (before - min(lowest)) / at_once}
+
+
+def free_memory() -> float:
+    """GiB of free memory of the GPU or, without one, of the machine."""
+    if ON_GPU:
+        return torch.cuda.mem_get_info()[0] / 2**30
+    return psutil.virtual_memory().available / 2**30
 
 
 def evaluate(nuclei: Path, truth: Path, scores: Path) -> dict:
@@ -436,14 +494,15 @@ def long(args: argparse.Namespace) -> Iterator[dict]:
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[dict]]] = {
     "machine": machine,
-    "forward": forward,
     "runs": runs,
-    "tests": tests,
+    "cohort": cohort,
     "pretraining": pretraining,
+    "long": long,
+    "forward": forward,
+    "tests": tests,
     "precision": precision,
     "resume": resume,
     "processes": processes,
-    "long": long,
 }
 
 if __name__ == "__main__":

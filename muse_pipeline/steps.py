@@ -220,7 +220,9 @@ def detect(
     device = f" ({predictor.device})" if predictor.device else ""
     print(f"model: {name_model(predictor.path)} ({predictor.card.precision}), provider {predictor.provider}{device}")
     with print_load("finding nuclei", threads), show_progress("windows") as progress:
-        detect_shard(image, finder, part, output, threads=threads, progress=progress)
+        detect_shard(
+            image, finder, part, output, threads=threads, progress=progress, in_processes=predictor.provider == "cpu"
+        )
     return finder.appearance.sentences()
 
 
@@ -279,7 +281,7 @@ def stitch(
         fit = read_colour(pixels.colour, image.fingerprint).macenko
         settings = FeatureSettings(pixels.features, image, fit, pixels.expand_um)
     sources = ColumnSources(areas, settings, flagged, intensities)
-    provenance = stitch_shards(list(shards), header, kept, output, threads, sources)
+    provenance = stitch_shards(list(shards), header, kept, output, threads, sources, in_processes=True)
     doubts = [provenance.size_doubt, provenance.class_doubt]
     failed = f"no tissue regions: {areas.failure}" if areas and areas.failure else None
     n_without = provenance.features.n_without_pixels if provenance.features else 0

@@ -75,10 +75,37 @@ def test_profiles_name_rules_that_exist(profile):
     assert settings["keep-going"]
 
 
+TRAVELLING_MIB, PICTURES_MIB = 64, 30  # of the files that ``benchmarks/gpu_session.py`` needs on another machine
+
+
 def test_the_checkout_is_small_enough_for_the_gpu_benchmark():
-    """``benchmarks/gpu_session.py`` runs on machines to which the checkout is copied first."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=TOP, capture_output=True, check=False)
     if listed.returncode:
         pytest.skip("not a Git checkout")
     files = [TOP / name for name in listed.stdout.decode().rstrip("\0").split("\0")]
-    assert sum(file.stat().st_size for file in files if file.is_file()) < 64 * 2**20
+    assert sum(file.stat().st_size for file in files if file.is_file()) < (TRAVELLING_MIB - PICTURES_MIB) * 2**20
+
+
+def test_the_pictures_of_the_gpu_benchmark_are_small_enough(shared_data, tmp_path, monkeypatch):
+    """Every 8th picture is packed."""
+    monkeypatch.syspath_prepend(TOP / "benchmarks")
+    from gpu_session import PACKED, pack
+
+    for name in ("brca-m2c/labels", *PACKED):
+        for path in sorted((shared_data / name).rglob("*.*"))[::8]:
+            copy = tmp_path / "data" / path.relative_to(shared_data)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.symlink_to(path)
+    pack(tmp_path / "data", tmp_path / "packed")
+    pictures = [path for path in (tmp_path / "packed").rglob("*") if path.is_file()]
+    assert len(pictures) > 30
+    assert 8 * sum(path.stat().st_size for path in pictures) < PICTURES_MIB * 2**20
+
+
+def test_the_gpu_benchmark_states_its_sections_in_order(monkeypatch):
+    monkeypatch.syspath_prepend(TOP / "benchmarks")
+    import gpu_session
+
+    assert f"gpu_session.py {' '.join(gpu_session.SECTIONS)} " in gpu_session.__doc__
+    explained = gpu_session.__doc__.partition("to test the script.")[2]
+    assert ["machine", *re.findall(r"^(\w+) {1,10}\S", explained, re.M)] == list(gpu_session.SECTIONS)

@@ -9,6 +9,7 @@ from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from tqdm import tqdm
@@ -36,7 +37,7 @@ from muse_pipeline.plan import Plan, find_replaced
 from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 from muse_pipeline.qupath.regions import read_areas, read_class_areas, read_roi
 from muse_pipeline.report.cohort import SlideResult, gather_cohort, judge_slide
-from muse_pipeline.report.page import write_report
+from muse_pipeline.report.page import load_page, write_report
 from muse_pipeline.settings import RunSettings, list_run_settings, require_available
 from muse_pipeline.slides.inspect import inspect_slide, read_info
 from muse_pipeline.slides.isolation import call_isolated
@@ -55,6 +56,8 @@ def run_into_folder(args: argparse.Namespace, started: float) -> None:
     with nullcontext() if args.no_report else lock_results(output, "muse run"):
         if not args.no_report:
             merge_sheet(rows, plan)
+            if settings.threads > 1:  # the first steps of a slide use one thread
+                Thread(target=load_page, daemon=True).start()
         ran = run_slides(rows, plan, models, settings)
         if not args.no_report:
             write_cohort_files(plan, settings)

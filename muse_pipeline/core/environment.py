@@ -75,8 +75,25 @@ def forget_peak_memory() -> None:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
+def _children() -> Iterator[tuple[float, int]]:
+    """Processor seconds and resident bytes of each child process of a step; a single one only opens slides."""
+    multiprocessing = sys.modules.get("multiprocessing")  # loaded by the first that starts a process
+    children = multiprocessing.active_children() if multiprocessing else []
+    if len(children) > 1:
+        import psutil
+
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                process = psutil.Process(child.pid)
+                yield sum(process.cpu_times()[:2]), process.memory_info().rss
+
+
 def peak_memory_mib() -> int:
-    """Largest resident memory of this process so far (Linux: since its last reset)."""
+    """Largest resident memory of this process so far (Linux: since its last reset), and that of its child processes."""
+    return _own_peak_mib() + round(sum(size for _, size in _children()) / (1 << 20))
+
+
+def _own_peak_mib() -> int:
     import re
 
     # The kernel's figure is better than ``ru_maxrss``, which starts from the peak of the parent process.
@@ -201,8 +218,8 @@ def write_any_text() -> None:
 
 
 def all_processor_seconds() -> float:
-    """Processor time used so far by this process and by its child processes that have ended."""
-    return sum(os.times()[:4])
+    """Processor time used so far by this process and its child processes."""
+    return sum(os.times()[:4]) + sum(seconds for seconds, _ in _children())
 
 
 def _find_package(topic: str, name: str, remedy: str = "missing; install muse-pipeline again") -> Finding:

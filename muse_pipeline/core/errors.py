@@ -17,6 +17,10 @@ class HangingReadError(MuseError, TimeoutError):
     """Reading a slide hangs, so it is not read any further; a ``SlideError`` may concern only a damaged region."""
 
 
+class ProcessError(MuseError, RuntimeError):
+    """A process that a step started was killed."""
+
+
 class MppError(MuseError, ValueError):
     """A pixel size is missing, implausible or unsuitable."""
 

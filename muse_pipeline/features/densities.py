@@ -116,11 +116,17 @@ def to_rows(values: np.ndarray, n: np.ndarray) -> np.ndarray:
 
 
 def count_from(first: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """For each i in turn, the n[i] integers first[i], first[i] + 1, ..."""
+    """For each i in turn, the n[i] integers first[i], first[i] + 1, ...
+
+    They are sums of steps, because ``numpy.repeat`` blocks all other threads.
+    """
+    runs = np.flatnonzero(n)
+    first, n = first.take(runs), n.take(runs)
     end = np.cumsum(n)
-    return np.arange(end[-1] if len(n) else 0, dtype=first.dtype) + np.repeat(
-        (first - (end - n)).astype(first.dtype), n
-    )
+    steps = np.ones(end[-1] if len(n) else 0, first.dtype)
+    steps[:1] = first[:1]
+    steps[end[:-1]] = first[1:] - (first[:-1] + n[:-1] - 1)
+    return np.cumsum(steps, out=steps)
 
 
 def _crossings(
@@ -142,11 +148,12 @@ def _crossings(
     with np.errstate(divide="ignore", invalid="ignore"):  # for edges that do not cross a row
         slope = (next_x - x) / (next_y - y)
         x += (first_row - y) * slope
-    x, slope, first = (np.repeat(values, n_rows.ravel()) for values in (x, slope, (first_row + top) * width))
-    nth = count_from(np.zeros(n_rows.size, np.int32), n_rows.ravel())
-    n = n_rows.sum(1)
-    column = np.ceil(x + nth * slope).astype(np.int32) + np.repeat(left, n)
-    return to_rows(first + nth * width + np.clip(column, 0, width), n)
+    end = np.cumsum(n_rows.ravel(), dtype=np.int32)
+    edge = np.repeat(np.arange(len(end)), n_rows.ravel())
+    x, slope, first = (values.take(edge) for values in (x, slope, (first_row + top) * width))
+    nth = np.arange(len(edge), dtype=np.int32) - (end - n_rows.ravel()).take(edge)
+    column = np.ceil(x + nth * slope).astype(np.int32) + left.take(edge // rays.shape[1])
+    return to_rows(first + nth * width + np.clip(column, 0, width), n_rows.sum(1))
 
 
 def fill(*outlines: np.ndarray) -> Pixels:

@@ -48,21 +48,18 @@ class _Part:
 
     def __init__(self, nuclei: Nuclei):
         self.nuclei = nuclei
+        self.slim = Nuclei(nuclei.xy, Frame.LEVEL0, rays=nuclei.rays, label=nuclei.label)  # what others need to know
         self.low, self.high = nuclei.xy.min(0), nuclei.xy.max(0)
 
     def with_others(self, held: Iterable[_Part], reach: np.ndarray) -> tuple[Nuclei, Nuclei]:
         """The part's nuclei, and the position, rays and label of nuclei of other parts within ``reach`` of its box."""
         low, high = self.low - reach, self.high + reach
-        near = [_slim(self.nuclei[:0])]
+        near = [self.slim[:0]]
         for part in held:
             if part is not self and (part.low <= high).all() and (part.high >= low).all():
-                inside = ((part.nuclei.xy >= low) & (part.nuclei.xy <= high)).all(1)
-                near.append(_slim(part.nuclei[np.flatnonzero(inside)]))
+                x, y = part.slim.xy.T
+                near.append(part.slim[(x >= low[0]) & (x <= high[0]) & (y >= low[1]) & (y <= high[1])])
         return self.nuclei, Nuclei.concatenate(near)
-
-
-def _slim(nuclei: Nuclei) -> Nuclei:
-    return Nuclei(nuclei.xy, Frame.LEVEL0, rays=nuclei.rays, label=nuclei.label)
 
 
 def measure_neighbours(

@@ -29,6 +29,7 @@ from muse_pipeline.inference.shards import ShardWriter
 from muse_pipeline.inference.stains import LN_10, POSITIVE_OD, colour_of_fit, mean_within, recolour_brown, split_stains
 from muse_pipeline.nuclei.pairs import SeamResolver, cut_apart, report_window, suppress_overlaps
 from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.slides.isolation import choose_map
 from muse_pipeline.store.grid import Shard, WindowGrid
 from muse_pipeline.store.store import Store, continue_axis
 from muse_pipeline.tissue.colour import SlideColour
@@ -94,6 +95,7 @@ def detect_shard(
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
     choice: WindowChoice = EVERY_WINDOW,
+    in_processes: bool = False,
 ) -> dict[str, Any]:
     """Find the nuclei of one shard, write them to ``output``, and return the facts that are written into the file.
 
@@ -108,6 +110,7 @@ def detect_shard(
         threads: number of batches that are read and run at the same time; results do not depend on it.
         progress: function called with (batches done, batches in all).
         choice: windows that are searched.
+        in_processes: True to start processes instead of many threads; they import the program's main module.
     """
     card, guard = finder.card, choice.guard
     require_mpp(store, card)
@@ -117,10 +120,11 @@ def detect_shard(
         batches = [windows for windows in batches if grid.touches(windows, *choice.within).any()]
     store.keep_chunks(CACHED_CHUNKS * (threads + 1))
     run_batch = partial(_run_batch, image=store, finder=finder, grid=grid, guard=guard)
+    map_batches = choose_map(threads, sum(map(len, batches))) if in_processes else map_in_order
     full, guarded = [], defaultdict(list)  # indices of windows
     columns = len(card.classes), card.n_rays, card.embedding_dim, finder.measures_dab
     with complete_file(output) as unfinished, ShardWriter(unfinished, *columns) as writer:
-        for done, batch in enumerate(map_in_order(run_batch, batches, threads), 1):
+        for done, batch in enumerate(map_batches(run_batch, batches, threads), 1):
             for window, reports, is_full, reason in batch:
                 if is_full:
                     full.append(window)

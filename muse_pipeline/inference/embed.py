@@ -23,7 +23,7 @@ from muse_pipeline.inference.card import EmbedderCard, ModelCard
 from muse_pipeline.inference.detect import require_mpp
 from muse_pipeline.inference.model import card_text, read_card
 from muse_pipeline.inference.predictor import DENSE, GraphRunner
-from muse_pipeline.nuclei.arrow import to_arrow
+from muse_pipeline.nuclei.arrow import bytes_to_arrow, to_arrow
 from muse_pipeline.nuclei.parquet import PROVENANCE_KEY, ROW_GROUP
 from muse_pipeline.store.grid import WindowGrid
 from muse_pipeline.store.store import Store
@@ -151,7 +151,7 @@ def write_embeddings(
     slide, nuclei and model.
     """
     columns = {
-        "id": pa.array(ids.astype("U36").tolist(), pa.string()),
+        "id": bytes_to_arrow(ids.tolist(), pa.string()),
         "x": to_arrow(xy[:, 0]),
         "y": to_arrow(xy[:, 1]),
     }

@@ -92,6 +92,9 @@ class GraphRunner:
         self.any_size = self.provider in {"cpu", "torch-cpu"} and not any(isinstance(side, int) for side in sides)
         self.sha256 = sha256_of(self.path)
 
+    def __reduce__(self) -> tuple:
+        return type(self), (self.path, self.provider)  # sessions cannot be copied to other processes
+
     def run(self, outputs: list[str], pixels: np.ndarray, colour: np.ndarray) -> list[np.ndarray]:
         """The named outputs for windows of ``pixels`` (B, H, W, 3) uint8 and a ``colour`` map (3, 4) float32."""
         return run_session(self.session, self.path, outputs, self.inputs(pixels, colour))

@@ -6,6 +6,7 @@ import json
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import numpy as np
 from muse_pipeline.core.coords import work_to_level0
 from muse_pipeline.core.environment import find_versions
 from muse_pipeline.core.errors import StoreError
-from muse_pipeline.core.process import map_in_order
+from muse_pipeline.core.process import MapInOrder, map_in_order
 from muse_pipeline.core.provenance import OTHER_STAIN, ClassSizes, Provenance, SizeRecord
 from muse_pipeline.core.types import INTENSITIES_OD, Frame, SlideInfo
 from muse_pipeline.features.neighbours import with_surroundings
@@ -35,6 +36,7 @@ from muse_pipeline.nuclei.parquet import (
     UNLIKE_REGION,
     NucleiWriter,
     OptionalColumns,
+    RowFormat,
     Rows,
     border_of,
     left_out,
@@ -42,6 +44,7 @@ from muse_pipeline.nuclei.parquet import (
 from muse_pipeline.nuclei.rays import clip_rays, rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import MorphologyClusters, ShapeSample, measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.slides.isolation import choose_map
 from muse_pipeline.slides.mpp import is_of_scanner
 from muse_pipeline.store.grid import Shard, WindowGrid
 from muse_pipeline.tissue.mask import KeptArea
@@ -78,6 +81,7 @@ def stitch_shards(
     output: Path,
     threads: int = 1,
     sources: ColumnSources = OUTLINES_ALONE,
+    in_processes: bool = False,
 ) -> Provenance:
     """Join all shards of a slide, in any order, into ``nuclei.parquet``, and return its provenance.
 
@@ -88,6 +92,7 @@ def stitch_shards(
         output: path of the table.
         threads: number of threads that draw and measure outlines; the file does not depend on it.
         sources: sources of optional columns.
+        in_processes: True to start processes instead of many threads; they import the program's main module.
     """
     shards = gather_shards(paths, info)
     if shards.common.get("tissue_sha256") not in {None, kept.tissue_sha256}:
@@ -105,12 +110,7 @@ def stitch_shards(
         return _cut_apart(_find_in_tissue(shards.paths, grid, card.mpp, info, kept), info, row_um)
 
     # If the model has one class, nuclei are clustered by size and form; a first pass fits the clusters to the slide.
-    clusters = None
-    if len(names) == 1:
-        sample = ShapeSample(lambda nuclei: measure_shapes(rays_to_rings(nuclei.xy, nuclei.rays, info.mpp), info.mpp))
-        for nuclei in nuclei_apart():
-            sample.add(nuclei)
-        clusters = sample.fit()
+    clusters = _fit_clusters(nuclei_apart(), info) if len(names) == 1 else None
     is_brown = shards.common.get("positive_od") is not None
     brown = stains_with(shards.common.get("third_stain")) if is_brown else None
     meter = None if sources.features is None else sources.features.meter(info, kept, names, brown)
@@ -124,8 +124,10 @@ def stitch_shards(
     around = ((part, None) for part in nuclei_apart())
     if meter is not None:
         around = with_surroundings(nuclei_apart(), meter.reach_um / np.asarray(info.mpp), row_um / info.mpp[1])
+    n_windows = sum(facts["n_windows"] for facts in shards.facts)
+    map_parts = partial(choose_map(threads, n_windows) if in_processes else map_in_order, threads=threads)
     with NucleiWriter(output, names, provenance, card.n_rays, optional) as writer:
-        size, of_class = write_nuclei(writer, around, measures, info, threads)
+        size, of_class = write_nuclei(writer, around, measures, info, map_parts)
         if card.is_imported:  # size limits suit only our models' probabilities
             size = replace(size, mean_class_probability=None)
         if shards.verb == "detect":
@@ -133,6 +135,13 @@ def stitch_shards(
             of_names = dict(zip(names, of_class, strict=True))
             writer.complete(**_judge_sizes(size, of_names, card.nuclei, info, kept.area_mm2, is_same_stain))
     return writer.provenance
+
+
+def _fit_clusters(parts: Iterable[Nuclei], info: SlideInfo) -> MorphologyClusters:
+    sample = ShapeSample(lambda nuclei: measure_shapes(rays_to_rings(nuclei.xy, nuclei.rays, info.mpp), info.mpp))
+    for nuclei in parts:
+        sample.add(nuclei)
+    return sample.fit()
 
 
 def _find_in_tissue(
@@ -234,24 +243,16 @@ def write_nuclei(
     parts: Iterator[tuple[Nuclei, Nuclei | None]],
     measures: Measures,
     info: SlideInfo,
-    threads: int,
+    map_parts: MapInOrder,
 ) -> tuple[NuclearSize, list[NuclearSize]]:
     """Draw, measure and write the outlines of nuclei (frame: level0).
 
     The result has the sizes of all nuclei and of each class, without nuclei that totals leave out.
     """
-
-    def draw(part: tuple[Nuclei, Nuclei | None]) -> tuple[Rows, int, np.ndarray, Nuclei]:
-        level0, others = part
-        rings = rays_to_rings(level0.xy, level0.rays, info.mpp)
-        polygons, n_repaired = rings_to_polygons(rings, size_px=info.size_px)
-        shapes = measure_shapes(rings, info.mpp)
-        rows = writer.to_rows(level0, polygons, measures.columns(level0, others, rings, shapes))
-        return rows, n_repaired, shapes["area_um2"], level0
-
+    draw = partial(_draw_part, measures=measures, rows=writer.format, info=info)
     of_all, of_classes = SizeSample(), [SizeSample() for _ in writer.classes]
     n_repaired_outlines = n_without_pixels = n_unlike = n_judged = 0
-    for rows, n_repaired, area_um2, nuclei in map_in_order(draw, parts, threads, AHEAD):
+    for rows, n_repaired, area_um2, nuclei in map_parts(draw, parts, ahead=AHEAD):
         writer.append(rows)
         if measures.meter:
             n_without_pixels += rows.table[OF_EVERY_PIXEL].null_count
@@ -271,6 +272,18 @@ def write_nuclei(
     if measures.unlike is not None:
         writer.complete(regions=replace(writer.provenance.regions, n_unlike_region=n_unlike, n_judged=n_judged))
     return of_all.measure(), [sample.measure() for sample in of_classes]
+
+
+def _draw_part(
+    part: tuple[Nuclei, Nuclei | None], measures: Measures, rows: RowFormat, info: SlideInfo
+) -> tuple[Rows, int, np.ndarray, Nuclei]:
+    """Rows of a part of the nuclei, the number of repaired outlines, and the areas of the nuclei, which follow."""
+    level0, others = part
+    rings = rays_to_rings(level0.xy, level0.rays, info.mpp)
+    polygons, n_repaired = rings_to_polygons(rings, size_px=info.size_px)
+    shapes = measure_shapes(rings, info.mpp)
+    table = rows.to_rows(level0, polygons, measures.columns(level0, others, rings, shapes))
+    return table, n_repaired, shapes["area_um2"], level0
 
 
 def clip_to_slide(nuclei: Nuclei, info: SlideInfo) -> Nuclei:

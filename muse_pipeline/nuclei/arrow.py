@@ -34,6 +34,11 @@ def bytes_to_arrow(values: Sequence[bytes], kind: pa.DataType) -> pa.Array:
     return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(values))])
 
 
+def texts_to_arrow(texts: Sequence[str]) -> pa.Array:
+    """Convert texts (N,) to an Arrow array of strings."""
+    return bytes_to_arrow([text.encode() for text in texts], pa.string())
+
+
 def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
     """The numbers or bools (N,) of a column; nulls become NaN."""
     array = column.combine_chunks()

@@ -95,8 +95,7 @@ def _overlapping_pairs(xy_um: np.ndarray, rays: np.ndarray, n: int | None = None
     ahead, back = (np.rint((turn + way) * n_rays).astype(int) % n_rays for way in (0, 0.5))
     meet = rays[first, ahead] + rays[second, back] > np.hypot(x, y)  # areas are computed only for these pairs
     first, second = first[meet], second[meet]
-    rings = rays_to_rings(xy_um, rays, (1, 1))
-    outline, other = shapely.polygons(rings[first]), shapely.polygons(rings[second])
+    outline, other = (shapely.polygons(rays_to_rings(xy_um[side], rays[side], (1, 1))) for side in (first, second))
     shared = shapely.area(shapely.intersection(outline, other))
     same = shared > SAME_SHARE * np.minimum(shapely.area(outline), shapely.area(other))
     return first[same], second[same]

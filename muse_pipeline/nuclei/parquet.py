@@ -24,7 +24,7 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import Frame
-from muse_pipeline.nuclei.arrow import bytes_to_arrow, lists_to_numpy, polygons_to_wkb, to_arrow, to_numpy
+from muse_pipeline.nuclei.arrow import lists_to_numpy, polygons_to_wkb, texts_to_arrow, to_arrow, to_numpy
 from muse_pipeline.nuclei.shape import SHAPE_COLUMNS
 from muse_pipeline.nuclei.table import Nuclei
 
@@ -68,6 +68,40 @@ class OptionalColumns:
 NO_OPTIONAL = OptionalColumns()
 
 
+@dataclass(frozen=True)
+class RowFormat:
+    """The columns of a table of nuclei, to which rows are converted on any thread or in any process."""
+
+    classes: tuple[str, ...]  # names of the classes, in the order of the labels
+    optional: OptionalColumns
+    schema: pa.Schema
+
+    def to_rows(self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]) -> Rows:
+        """Convert nuclei (frame: level-0), their polygons (N,) and ``shapes`` to rows.
+
+        ``shapes`` contains the result of ``shape.measure_shapes`` and, under their names, the optional columns: the
+        cluster; the index of the region's class (-1 for none), its probability and the distance to the border (NaN if
+        unknown); the index of the artefact (-1 for none); and the features.
+        """
+        nuclei.require(Frame.LEVEL0)
+        optional, dab_od = self.optional, nuclei.dab_od.ravel()
+        values = {"label": nuclei.label, "class": nuclei.label, "score": nuclei.score, "rays": nuclei.rays, **shapes}
+        values |= {"embedding": nuclei.embedding, **dict(zip("xy", nuclei.xy.T, strict=True))}
+        values |= {f"prob_{name}": prob for name, prob in zip(self.classes, nuclei.prob.T, strict=True)}
+        if optional.positive_od is not None:
+            values |= {DAB_OD: dab_od, POSITIVE: dab_od >= optional.positive_od}
+        names = {"class": self.classes, REGION: optional.regions, QUALITY: optional.artefacts}
+        nullable = {REGION_PROB, BORDER, *map(border_of, optional.borders), *optional.features}
+        columns = [
+            polygons_to_wkb(polygons)
+            if field.name == "geometry"
+            else _to_column(values[field.name], field.type, names.get(field.name), field.name in nullable)
+            for field in self.schema
+        ]
+        bounds = shapely.total_bounds(polygons) if len(polygons) else np.full(4, np.nan)
+        return Rows(pa.Table.from_arrays(columns, schema=self.schema), bounds)
+
+
 class NucleiWriter:
     """Writes ``nuclei.parquet``; the file appears when the ``with`` block ends without an error.
 
@@ -96,8 +130,9 @@ class NucleiWriter:
         self.path, self.classes, self.provenance = Path(path), tuple(classes), provenance
         self.optional = optional
         # The schema has only the provenance known so far; the complete one is added to the file's metadata at the end.
-        self.schema = nuclei_schema(self.classes, n_rays, optional)
-        self.schema = self.schema.with_metadata({PROVENANCE_KEY: _to_json(self.provenance.to_dict())})
+        schema = nuclei_schema(self.classes, n_rays, optional)
+        schema = schema.with_metadata({PROVENANCE_KEY: _to_json(self.provenance.to_dict())})
+        self.format = RowFormat(self.classes, optional, schema)
         self._waiting: list[pa.Table] = []
         self._n_by_label = np.zeros(len(self.classes), int)
         self._n_left_out = np.zeros(len(self.classes), int)
@@ -112,41 +147,16 @@ class NucleiWriter:
             partial = stack.enter_context(complete_file(self.path))
             settings = {"compression": "zstd", "use_dictionary": ["class", "label"]}  # few distinct values
             settings["write_page_checksum"] = True  # without it, damaged bytes would pass for valid numbers
-            self._file = stack.enter_context(pq.ParquetWriter(partial, self.schema, **settings))
+            self._file = stack.enter_context(pq.ParquetWriter(partial, self.format.schema, **settings))
             self._stack = stack.pop_all()
         return self
 
     def write(self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]) -> None:
-        """Append nuclei: ``to_rows`` and ``append`` in one call."""
-        self.append(self.to_rows(nuclei, polygons, shapes))
-
-    def to_rows(self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]) -> Rows:
-        """Convert nuclei (frame: level-0), their polygons (N,) and ``shapes`` to rows; may be called on any thread.
-
-        ``shapes`` contains the result of ``shape.measure_shapes`` and, under their names, the optional columns: the
-        cluster; the index of the region's class (-1 for none), its probability and the distance to the border (NaN if
-        unknown); the index of the artefact (-1 for none); and the features.
-        """
-        nuclei.require(Frame.LEVEL0)
-        optional, dab_od = self.optional, nuclei.dab_od.ravel()
-        values = {"label": nuclei.label, "class": nuclei.label, "score": nuclei.score, "rays": nuclei.rays, **shapes}
-        values |= {"embedding": nuclei.embedding, **dict(zip("xy", nuclei.xy.T, strict=True))}
-        values |= {f"prob_{name}": prob for name, prob in zip(self.classes, nuclei.prob.T, strict=True)}
-        if optional.positive_od is not None:
-            values |= {DAB_OD: dab_od, POSITIVE: dab_od >= optional.positive_od}
-        names = {"class": self.classes, REGION: optional.regions, QUALITY: optional.artefacts}
-        nullable = {REGION_PROB, BORDER, *map(border_of, optional.borders), *optional.features}
-        columns = [
-            polygons_to_wkb(polygons)
-            if field.name == "geometry"
-            else _to_column(values[field.name], field.type, names.get(field.name), field.name in nullable)
-            for field in self.schema
-        ]
-        bounds = shapely.total_bounds(polygons) if len(polygons) else np.full(4, np.nan)
-        return Rows(pa.Table.from_arrays(columns, schema=self.schema), bounds)
+        """Append nuclei: ``RowFormat.to_rows`` and ``append`` in one call."""
+        self.append(self.format.to_rows(nuclei, polygons, shapes))
 
     def append(self, rows: Rows) -> None:
-        """Append rows that ``to_rows`` made."""
+        """Append rows that ``RowFormat.to_rows`` made."""
         if not len(rows.table):
             return
         self._bounds[:2] = np.minimum(self._bounds[:2], rows.bounds[:2])
@@ -207,8 +217,7 @@ def _to_column(values: np.ndarray, kind: pa.DataType, names: Sequence[str] | Non
     The index of a name that is null is -1.
     """
     if names is not None:
-        of_index = bytes_to_arrow([name.encode() for name in names], pa.string())
-        return pa.DictionaryArray.from_arrays(to_arrow(values, valid=values != _NO_CLASS), of_index)
+        return pa.DictionaryArray.from_arrays(to_arrow(values, valid=values != _NO_CLASS), texts_to_arrow(names))
     if pa.types.is_fixed_size_list(kind):
         return pa.FixedSizeListArray.from_arrays(to_arrow(np.asarray(values, np.float32).ravel()), type=kind)
     column = np.asarray(values, kind.to_pandas_dtype())
@@ -341,8 +350,7 @@ def left_out(table: pa.Table, provenance: Provenance) -> np.ndarray:
     """
     if provenance.quality is None:
         return np.zeros(len(table), bool)
-    kinds = pa.array(provenance.quality.subtract, pa.string())
-    return to_numpy(pc.is_in(table[QUALITY].cast(pa.string()), kinds))
+    return to_numpy(pc.is_in(table[QUALITY].cast(pa.string()), texts_to_arrow(provenance.quality.subtract)))
 
 
 def iterate_counted(path: Path | str, columns: Sequence[str]) -> Iterator[pa.Table]:

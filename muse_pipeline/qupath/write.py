@@ -23,13 +23,14 @@ from typing_extensions import override
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import GeoJSONError, NucleiError
 from muse_pipeline.core.files import complete_file, remove, write_json
-from muse_pipeline.core.process import map_in_order
+from muse_pipeline.core.process import MapInOrder
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import NucleusClass, SlideInfo
 from muse_pipeline.nuclei import parquet
 from muse_pipeline.nuclei.arrow import lists_to_numpy, polygons_to_wkb, to_arrow, to_numpy, wkb_to_rings
 from muse_pipeline.nuclei.rays import are_clearly_simple, rays_to_rings, rings_to_polygons
 from muse_pipeline.qupath.columns import render_coordinates, render_decimals, render_integers, uuid5
+from muse_pipeline.slides.isolation import choose_map
 
 SEPARATOR = b",\n"
 _HEAD = b'{"type":"FeatureCollection","features":['
@@ -91,7 +92,8 @@ def write_geojson(
         columns = list_columns(file.schema_arrow, measurements)
         n_nuclei = file.metadata.num_rows
     tables = partial(_read_tables, nuclei_path, columns, provenance)
-    parts = _write_files(tables, renderer, output, n_nuclei, max_features, threads)
+    map_batches = partial(choose_map(threads, provenance.n_windows), threads=threads)
+    parts = _write_files(tables, renderer, output, n_nuclei, max_features, map_batches)
     # size of the image in the program that the frame is named after
     size_px = (info.bounds.width, info.bounds.height) if frame == "qupath" and info.bounds else info.size_px
     sidecar = {
@@ -124,7 +126,8 @@ def write_cells(
     if parquet.CELL_RAYS not in schema.names:
         raise NucleiError(f"{nuclei_path}: has no cells; run the slide again with the setting `cells`")
     tables = partial(_read_tables, nuclei_path, [*list_columns(schema, measurements), parquet.CELL_RAYS], provenance)
-    _write_files(tables, CellRenderer(info, provenance, frame), Path(output), 0, None, threads)
+    map_batches = partial(choose_map(threads, provenance.n_windows), threads=threads)
+    _write_files(tables, CellRenderer(info, provenance, frame), Path(output), 0, None, map_batches)
 
 
 def list_columns(schema: pa.Schema, measurements: Sequence[str]) -> list[str]:
@@ -166,13 +169,17 @@ def _read_tables(
             yield table
 
 
+def _render(table: pa.Table, renderer: FeatureRenderer, suffix: str) -> bytes:
+    return encode(renderer.render(table), suffix)
+
+
 def _write_files(
     read_tables: Callable[[int], Iterator[pa.Table]],
     renderer: FeatureRenderer,
     output: Path,
     n_nuclei: int,
     max_features: int | None,
-    threads: int,
+    map_batches: MapInOrder,
 ) -> list[Path]:
     """Write the whole file and its parts, and return the paths of the parts."""
     if max_features is not None and max_features < 1:
@@ -187,7 +194,7 @@ def _write_files(
     of_any_number = re.compile(re.escape(stem) + r"\.part-\d{3,}" + re.escape(suffix))
     for stale in [path for path in output.parent.glob("*.part-*") if of_any_number.fullmatch(path.name)]:
         remove(stale)
-    batches = map_in_order(lambda table: encode(renderer.render(table), suffix), read_tables(batch_size), threads)
+    batches = map_batches(partial(_render, renderer=renderer, suffix=suffix), read_tables(batch_size))
     with open_features(output) as write_to_whole:
         for path in parts:
             with open_features(path) as write_to_part:

@@ -24,7 +24,7 @@ from muse_pipeline.core.types import INTENSITIES_OD
 from muse_pipeline.features.catalogue import DAB_OF_CELL
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.nuclei import parquet
-from muse_pipeline.nuclei.arrow import to_numpy
+from muse_pipeline.nuclei.arrow import texts_to_arrow, to_numpy
 from muse_pipeline.report.density import stream_positions
 from muse_pipeline.tissue.mask import RoiAnnotation
 
@@ -61,7 +61,7 @@ def count_intensities(nuclei: Path, provenance: Provenance, annotations: Sequenc
 
 def _index_regions(table: pa.Table, names: Sequence[str]) -> np.ndarray:
     """The index (n,) of each nucleus's region in ``names``; -1 outside all regions."""
-    return pc.fill_null(pc.index_in(table[parquet.REGION].cast(pa.string()), pa.array(names)), -1).to_numpy()
+    return pc.fill_null(pc.index_in(table[parquet.REGION].cast(pa.string()), texts_to_arrow(names)), -1).to_numpy()
 
 
 def score(counts: Sequence[int]) -> dict[str, float | int | None]:

@@ -25,6 +25,12 @@ _BUFFERED = 1000  # number of parts of a template that are written together
 _TREACHEROUS = re.compile("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
+def load_templates(*names: str) -> None:
+    """Compile templates for later calls; several threads share them."""
+    for name in names:
+        _ENVIRONMENT.get_template(name)
+
+
 def render(template: str, **data: Any) -> str:
     """The text of a template filled with ``data``."""
     return "".join(_stream(template, data))

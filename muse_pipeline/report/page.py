@@ -255,6 +255,13 @@ def write_report(
     return [*lines, *notices.summarise_flags(slides, MOST_LINES - len(lines) - 1), summary]
 
 
+def load_page() -> None:
+    """Compile the templates of the page, which takes as long as the rest of the page of a single slide."""
+    from muse_pipeline.report.html import load_templates
+
+    load_templates("base.html", "macros.html", "plots.html", "slide_card.html", "report.html")
+
+
 def write_page(
     slides: Sequence[SlideResult],
     path: Path,

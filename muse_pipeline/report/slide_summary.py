@@ -23,7 +23,14 @@ from muse_pipeline.nuclei.parquet import POSITIVE, footer_checksum, read_provena
 from muse_pipeline.qupath.regions import read_class_areas, read_cores
 from muse_pipeline.report.album import make_thumbnail
 from muse_pipeline.report.counts import count_in_annotations, count_in_regions, count_intensities
-from muse_pipeline.report.density import DensityGrid, choose_fields, count_nuclei, median_features, stream_positions
+from muse_pipeline.report.density import (
+    DensityGrid,
+    Field,
+    choose_fields,
+    count_nuclei,
+    median_features,
+    stream_positions,
+)
 from muse_pipeline.report.overlays import LONG_SIDE_PX, draw_density, draw_field, field_size_px
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.grid import WindowGrid
@@ -38,7 +45,7 @@ OF_PIXELS = ("fields", "has_pixels", "corrupt_level0")  # entries of a summary t
 def summarise_slide(folder: Path, threads: int = 1) -> dict[str, Any]:
     """Write the summary of the finished slide in ``folder`` unless an up-to-date one exists, and return it.
 
-    With several ``threads`` the density is drawn at the same time as the overlays.
+    With several ``threads``, pictures are drawn at the same time, and so are nuclei counted.
 
     Pixels come from the image store. If it was removed, pictures of an earlier summary of the same nuclei are kept; if
     there is no such summary, the density is drawn on the tissue mask and there are no overlays.
@@ -95,10 +102,16 @@ def _describe(
             backdrop = _read_backdrop(store) if store else [np.where(tissue.mask, np.uint8(215), np.uint8(255))] * 3
             draw_density(grid, tissue.mask, backdrop, files.density, artefacts, info.mpp)
 
-    def draw_fields() -> list[dict[str, Any]]:
-        return _draw_fields(folder, store, info, provenance, grid) if store else []
-
-    _, fields = map_in_order(lambda draw: draw(), (draw_map, draw_fields), threads)
+    fields = _draw_fields(folder, store, info, provenance, grid, threads) if store else []
+    parts = {
+        "density": draw_map,
+        "intensities": lambda: ihc and count_intensities(nuclei, provenance, annotations),
+        "annotations": lambda: count_in_annotations(nuclei, annotations, classes, with_positive=ihc is not None),
+        "regions": lambda: provenance.regions and count_in_regions(nuclei, provenance.regions, classes),
+        "features": lambda: median_features(nuclei, provenance.class_names),
+        "thumbnail": lambda: make_thumbnail(files.picture),
+    }
+    entries = dict(zip(parts, map_in_order(lambda part: part(), parts.values(), threads), strict=True))
     return {
         "n_nuclei": int(counts.sum()),
         "classes": [
@@ -106,12 +119,8 @@ def _describe(
             for kind, n in zip(classes, counts, strict=False)
         ],
         "immunohistochemistry": ihc,
-        "intensities": ihc and count_intensities(nuclei, provenance, annotations),
-        "annotations": count_in_annotations(nuclei, annotations, classes, with_positive=ihc is not None),
+        **{name: value for name, value in entries.items() if name not in {"density", "regions"} or value},
         **({} if missing is None else {"tma": {"n_cores": len(cores), "missing": missing}}),
-        **({"regions": count_in_regions(nuclei, provenance.regions, classes)} if provenance.regions else {}),
-        "features": median_features(nuclei, provenance.class_names),
-        "thumbnail": make_thumbnail(files.picture),
         "fields": fields,
         "has_pixels": store is not None,
         "full_windows_level0": _locate_windows(provenance, info),
@@ -156,27 +165,29 @@ def _to_level0(rectangles: Sequence | np.ndarray, slide_mpp: tuple[float, float]
 
 
 def _draw_fields(
-    folder: Path, store: Store, info: SlideInfo, provenance: Provenance, grid: DensityGrid
+    folder: Path, store: Store, info: SlideInfo, provenance: Provenance, grid: DensityGrid, threads: int
 ) -> list[dict[str, Any]]:
     """Draw the chosen fields as ``overlays/1.png`` ...; earlier overlays are replaced all at once."""
-    drawn, nuclei = [], SlideFiles(folder).nuclei
+    nuclei = SlideFiles(folder).nuclei
     column, classes = "label", provenance.classes
     if provenance.positive_od is not None:
         column, classes = POSITIVE, stains.CLASSES
         grid = count_nuclei(stream_positions(nuclei, POSITIVE), info.size_px, info.mpp, len(classes))
     with complete_file(folder / "overlays") as partial:
         partial.mkdir()
-        for number, field in enumerate(choose_fields(grid), 1):
+
+        def draw(numbered: tuple[int, Field]) -> dict[str, Any]:
+            number, field = numbered
             counts = draw_field(store, nuclei, field, classes, partial / f"{number}.png", column=column)
-            entry = {
+            return {
                 "picture": f"overlays/{number}.png",
                 "caption": field.caption,
                 "xy_level0": np.round(work_to_level0(field.xy_um, store.slide_mpp, 1.0), 1).tolist(),
                 "size_um": [round(side * store.mpp, 1) for side in field_size_px(store, field)],
                 "n_nuclei": sum(counts.values()),
             }
-            drawn.append(entry)
-    return drawn
+
+        return list(map_in_order(draw, enumerate(choose_fields(grid), 1), threads))
 
 
 def _read_backdrop(store: Store) -> Iterator[np.ndarray]:

@@ -23,7 +23,7 @@ from muse_pipeline.core.errors import MissingPackageError, NucleiError
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import ARTEFACTS
 from muse_pipeline.features.catalogue import Feature, every_feature
-from muse_pipeline.nuclei.arrow import lists_to_numpy, to_numpy
+from muse_pipeline.nuclei.arrow import lists_to_numpy, texts_to_arrow, to_numpy
 from muse_pipeline.nuclei.parquet import (
     BORDER,
     QUALITY,
@@ -237,7 +237,7 @@ class Batch:
 
     def codes(self, name: str) -> np.ndarray:
         """(N,) int8 codes of a categorical column; -1 for no category."""
-        names = pa.array(self.table.categories[name], pa.string())
+        names = texts_to_arrow(self.table.categories[name])
         return pc.fill_null(pc.index_in(self.rows[name].cast(pa.string()), names), -1).to_numpy().astype(np.int8)
 
     def numbers(self, name: str) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -11,20 +12,24 @@ from concurrent import futures
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
+from tempfile import TemporaryDirectory
 from threading import Thread, local
 from typing import Any, Self, TypeVar
 from weakref import WeakSet
 
 from muse_pipeline.core.environment import choose_start_method, limit_memory
-from muse_pipeline.core.errors import HangingReadError, MuseError, SlideError
-from muse_pipeline.core.process import map_in_order
+from muse_pipeline.core.errors import HangingReadError, MuseError, ProcessError, SlideError
+from muse_pipeline.core.process import MapInOrder, map_in_order
 
 T, R = TypeVar("T"), TypeVar("R")
 
 LIMIT_S = 600.0  # a few megapixels take seconds, even from a slow network disk
+MOST_THREADS = 4  # number of threads of one process that detect or stitch
+MANY_WINDOWS = 100  # number of windows of a model in 10 mm2
 N_WAITS = 60  # the limit is divided into waits, so that a suspended process loses at most one, however long it sleeps
 
 
@@ -150,6 +155,44 @@ def call_isolated(function: Callable[..., Any], path: Path, *arguments: Any, lim
     with suppress(IndexError, _CrashError):
         return _idle_workers.pop().call(function, (path, *arguments), limits)
     return _Worker().call(function, (path, *arguments), limits)
+
+
+def map_in_processes(function: Callable[[T], R], items: Iterable[T], threads: int, ahead: int = 1) -> Iterator[R]:
+    """Like ``process.map_in_order``, but the calls are made in other processes, which are kept for later calls."""
+    with TemporaryDirectory(prefix="muse-") as folder:
+        path = Path(folder, "function")
+        path.write_bytes(pickle.dumps(function))
+
+        def call(item: T) -> R:
+            try:
+                return call_isolated(_call_stored, path, item)
+            except _CrashError as error:
+                raise ProcessError(
+                    "one of the processes was killed, perhaps for lack of memory; run the step with fewer --threads"
+                ) from error
+
+        yield from map_in_order(call, items, threads, ahead)
+
+
+def choose_map(threads: int, n_windows: int) -> MapInOrder:
+    """``map_in_processes`` for many threads and a large slide, otherwise ``map_in_order``.
+
+    Threads of one process run Python code in turns, so more than ``MOST_THREADS`` hardly save time; processes take a
+    second to start.
+    """
+    return map_in_processes if threads > MOST_THREADS and n_windows >= MANY_WINDOWS else map_in_order
+
+
+def _call_stored(path: Path, item: Any) -> Any:
+    return _read_function(path)(item)
+
+
+@lru_cache(1)
+def _read_function(path: Path) -> Callable[[Any], Any]:
+    import cv2
+
+    cv2.setNumThreads(1)
+    return pickle.loads(path.read_bytes())
 
 
 def start_isolated() -> None:

@@ -122,6 +122,9 @@ class Store:
         self.slide_id = str(attributes["slide_id"])
         self.fingerprint = str(attributes["fingerprint"])
 
+    def __reduce__(self) -> tuple:
+        return Store, (self.path, self._full_px, self._tissue, self.attributes, self._reduction)  # without its cache
+
     def at(self, mpp: float) -> Store:
         """The same image at a coarser mpp, read from the best level and averaged if that level is finer."""
         ratio = mpp / self.mpp
@@ -153,6 +156,8 @@ class Store:
 
         Networks find more nuclei next to white than next to tissue (docs/results/built-in-models.md).
         """
+        if min(xy) >= 0 and (np.add(xy, size) <= self.size_px).all():
+            return self.read(xy, size)
         columns, rows = map(continue_axis, xy, size, self.size_px)
         left, top = int(columns.min()), int(rows.min())
         pixels = self.read((left, top), (int(columns.max()) + 1 - left, int(rows.max()) + 1 - top))

@@ -11,8 +11,9 @@ import numpy as np
 import psutil
 import pytest
 
-from muse_pipeline.core.errors import MppError, SlideError
-from muse_pipeline.slides.isolation import Limits, call_isolated, map_isolated
+from muse_pipeline.core.environment import all_processor_seconds
+from muse_pipeline.core.errors import MppError, ProcessError, SlideError
+from muse_pipeline.slides.isolation import Limits, call_isolated, map_in_processes, map_isolated
 
 FEW = Limits(seconds=4, memory_bytes=1 << 30)
 BRIEF = Limits(seconds=1, memory_bytes=1 << 30)  # for calls that hang
@@ -64,6 +65,27 @@ def test_results_and_errors_come_back():
     with pytest.raises(ZeroDivisionError, match="ours") as caught:
         call_isolated(fail, "a.svs")
     assert "in fail" in caught.value.__notes__[0]
+
+
+def work(number):
+    """Return the number and the process id after a tenth of a processor second."""
+    end = time.process_time() + 0.1
+    while time.process_time() < end:
+        pass
+    return number, os.getpid()
+
+
+def test_several_processes_return_results_in_order_and_their_time_counts():
+    used = all_processor_seconds()
+    results = list(map_in_processes(work, range(8), threads=2))
+    assert all_processor_seconds() - used > 0.8
+    assert [number for number, _ in results] == list(range(8))
+    assert len({process for _, process in results} - {os.getpid()}) == 2
+
+
+def test_a_killed_process_of_a_step_is_explained():
+    with pytest.raises(ProcessError, match="killed, perhaps for lack of memory; run the step with fewer --threads"):
+        list(map_in_processes(crash, range(2), threads=2))
 
 
 served = []

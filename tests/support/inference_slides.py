@@ -41,7 +41,7 @@ class TiledSlide:
         for index, path in enumerate(paths, 1):
             shard = Shard(index, n_shards)
             choice = WindowChoice(offset_px=offset_px)
-            detect_shard(self.store, finder, shard, path, threads=threads, choice=choice)
+            detect_shard(self.store, finder, shard, path, threads=threads, choice=choice, in_processes=True)
         return paths
 
     def nuclei(self, folder: Path, **how) -> Path:
