@@ -184,6 +184,10 @@ class AdaptStage(MuseStage):
 
         return draw
 
+    def finish_batch(self, batch: AdaptBatch) -> AdaptBatch:
+        """The batch unchanged, because its views are cut on the CPU."""
+        return batch
+
     def checkpoint(self, data: PretrainData, method: Adaptation) -> Checkpoint:
         """Checkpoint of the averaged detector, with the initial detector's settings."""
         config, (_, begun, start), network = self.config, self.begun, method.trained()

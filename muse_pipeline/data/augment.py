@@ -215,25 +215,38 @@ NOISE_STD = 24.0  # standard deviation of the noise in the table, in units of in
 N_OFFSETS = 1 << 22
 
 
-def vary_view_sharpness(
-    pixels: np.ndarray, mpp: float, augmentation: Augmentation, generator: np.random.Generator
-) -> np.ndarray:
-    """Randomly blur a view (R, R, 3) uint8 and add noise, with the distributions of ``vary_sharpness``.
+class Sharpness(NamedTuple):
+    """Random blur and noise of a view."""
 
-    The noise is read from a table at a random offset, because generating it takes longer than reading the pixels.
+    sigma_px: float  # standard deviation of the blur, px; 0 for none
+    radius_px: int  # distance after which the blur is cut off, px
+    level: float  # standard deviation of the noise, in grey levels
+    offset: int  # offset of the noise in the table
+
+
+def draw_sharpness(mpp: float, size_px: int, augmentation: Augmentation, generator: np.random.Generator) -> Sharpness:
+    """Sample blur and noise for a view of ``size_px``, with the distributions of ``vary_sharpness``."""
+    is_blurred = generator.random() < augmentation.blur
+    sigma_px = generator.random() * augmentation.blur_um / mpp + 1e-3 if is_blurred else 0.0
+    radius_px = _blur_radius(augmentation.blur_um / mpp, size_px)
+    return Sharpness(sigma_px, radius_px, generator.random() * augmentation.noise, int(generator.integers(N_OFFSETS)))
+
+
+def vary_view_sharpness(pixels: np.ndarray, sharpness: Sharpness) -> np.ndarray:
+    """Blur a view (R, R, 3) uint8 and add noise.
+
+    The noise is read from a table, because generating it takes longer than reading the pixels.
     """
-    if generator.random() < augmentation.blur:
-        sigma = generator.random() * augmentation.blur_um / mpp + 1e-3
-        size = 2 * _blur_radius(augmentation.blur_um / mpp, min(pixels.shape[:2])) + 1
-        pixels = cv2.GaussianBlur(pixels, (size, size), sigma, borderType=cv2.BORDER_REFLECT_101)
-    level = generator.random() * augmentation.noise
-    offset = int(generator.integers(N_OFFSETS))
-    noise = _noise_table(pixels.size)[offset : offset + pixels.size].reshape(pixels.shape)
-    return cv2.addWeighted(pixels, 1, noise, level / NOISE_STD, 0, dtype=cv2.CV_8U)
+    if sharpness.sigma_px:
+        size = 2 * sharpness.radius_px + 1
+        pixels = cv2.GaussianBlur(pixels, (size, size), sharpness.sigma_px, borderType=cv2.BORDER_REFLECT_101)
+    table = noise_table(pixels.size)
+    noise = table[sharpness.offset : sharpness.offset + pixels.size].reshape(pixels.shape)
+    return cv2.addWeighted(pixels, 1, noise, sharpness.level / NOISE_STD, 0, dtype=cv2.CV_8U)
 
 
 @lru_cache
-def _noise_table(n: int) -> np.ndarray:
+def noise_table(n: int) -> np.ndarray:
     """int8 normal numbers with standard deviation ``NOISE_STD``, enough for ``n`` of them from any offset."""
     normal = np.random.default_rng(0).standard_normal(N_OFFSETS + n, np.float32)
     return (NOISE_STD * normal).round().clip(-127, 127).astype(np.int8)

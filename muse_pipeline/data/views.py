@@ -20,7 +20,16 @@ from torch import Tensor
 
 from muse_pipeline.core.config import Between, Count
 from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.data.augment import Augmentation, part_way, seed_of_step, vary_colour, vary_view_sharpness
+from muse_pipeline.data.augment import (
+    Augmentation,
+    Sharpness,
+    draw_sharpness,
+    part_way,
+    seed_of_step,
+    vary_colour,
+    vary_view_sharpness,
+)
+from muse_pipeline.data.device_views import Cuts, cut_views
 from muse_pipeline.data.nucleus_images import NucleusImage
 
 PIVOT_MARGIN, LOCAL_JITTER = 0.1, 0.25  # in units of a view's side
@@ -124,6 +133,13 @@ class ViewSet:
         seen = np.stack([view.sees(at) for view, at in zip(views, placed, strict=True)])
         return cls(image, tuple(views), placed, seen)
 
+    def read(self) -> tuple[np.ndarray, np.ndarray]:
+        """Corner (x, y), in image px, and pixels (h, w, 3) uint8 of the smallest box around all views."""
+        corner = np.array([view.corner for view in self.views])
+        end = (corner + [[view.side_px] for view in self.views]).max(0)
+        corner = corner.min(0)
+        return corner, self.image.read(tuple(corner.tolist()), tuple((end - corner).tolist()))
+
     def shared(self, one: int, other: int) -> np.ndarray:
         """Indices of the nuclei that both views contain."""
         return np.flatnonzero(self.seen[one] & self.seen[other])
@@ -196,7 +212,7 @@ LUMINANCE = (0.299, 0.587, 0.114)
 class Views(NamedTuple):
     """Views of one size from B sets: the first view of each set, then the second of each, and so on."""
 
-    pixels: Tensor  # (n * B, 3, R, R) uint8
+    pixels: Tensor | Cuts  # (n * B, 3, R, R) uint8, or how they are cut from ``ViewBatch.windows``
     colour: Tensor  # (n * B, 3, 4) map in optical density
 
 
@@ -213,6 +229,17 @@ class ViewBatch(NamedTuple):
     student_xy: Tensor  # (P, B, M, 2) positions of the same nuclei in the student's view
     shared: Tensor  # (P, B, M) bool, True for entries that contain a nucleus, False for padding
     octaves: Tensor  # (P, B) |log2| of the ratio of the two views' mpps
+    windows: Tensor | None = None  # (N, 3) uint8 pixels of the sets' windows, one after the other, until views are cut
+
+    def cut(self) -> ViewBatch:
+        """The batch with the pixels of all views, cut on the device of the windows; itself if it contains them."""
+        if self.windows is None:
+            return self
+        wide, near = (
+            views and Views(cut_views(self.windows, views.pixels), views.colour)
+            for views in (self.global_views, self.local_views)
+        )
+        return self._replace(global_views=wide, local_views=near, windows=None)
 
 
 def ordered_pairs(n_local: int) -> list[tuple[int, int]]:
@@ -225,6 +252,7 @@ class ViewBatches:
 
     ``colours`` (N, 3, 4) are the images' maps in optical density, and ``stains`` (2, 3) the reference stains along
     which colour is varied. Geometry follows ``settings``, not ``augmentation``; ``balance`` is that of ``ViewSampler``.
+    With ``on_device``, batches contain windows, from which ``ViewBatch.cut`` cuts the same views, apart from rounding.
     """
 
     def __init__(
@@ -239,12 +267,13 @@ class ViewBatches:
         seed: int,
         balance: float = 0.5,
         grey: float = 0.1,
+        on_device: bool = False,
     ):
         self.sample = ViewSampler(images, settings, balance)
         self._colour = {id(image): colour for image, colour in zip(images, colours, strict=True)}
         self._stains = torch.from_numpy(np.asarray(stains, np.float32))
         self.settings, self.batch, self.augmentation, self.seed = settings, batch, augmentation, seed
-        self.grey = grey
+        self.grey, self.on_device = grey, on_device
 
     def __call__(self, number: int) -> ViewBatch:
         """The batch whose index is ``number``."""
@@ -255,23 +284,58 @@ class ViewBatches:
         generator = np.random.default_rng(seed_of_step(self.seed, number))
         varied = torch.Generator().manual_seed(seed_of_step(self.seed, number))
         sets, n_local = [self.sample(generator) for _ in range(self.batch)], self.settings.n_local
-        pixels, local_pixels = self._cut(sets, generator)
+        sharpness = [
+            [draw_sharpness(view.mpp, view.size_px, self.augmentation, generator) for view in view_set.views]
+            for view_set in sets
+        ]
+        (pixels, local_pixels), windows = (self._plan if self.on_device else self._cut)(sets, sharpness)
         global_views = Views(pixels, self._draw_colours(sets, 2, varied))
         local_views = Views(local_pixels, self._draw_colours(sets, n_local, varied)) if n_local else None
-        return ViewBatch(global_views, local_views, *self._match(sets, generator)), sets
+        return ViewBatch(global_views, local_views, *self._match(sets, generator), windows), sets
 
-    def _cut(self, sets: Sequence[ViewSet], generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+    @property
+    def _sizes(self) -> tuple[tuple[int, int], ...]:
+        """(number per set, side) of global and of local views."""
+        return (2, self.settings.global_px), (self.settings.n_local, self.settings.local_px)
+
+    def _cut(
+        self, sets: Sequence[ViewSet], sharpness: Sequence[Sequence[Sharpness]]
+    ) -> tuple[tuple[Tensor, ...], None]:
         """Cut the pixels of global and local views, with varied sharpness.
 
         The views of a set are cut in succession, because they read the same few chunks of a store.
         """
-        settings = self.settings
-        sizes = (2, settings.global_px), (settings.n_local, settings.local_px)
-        parts = [np.empty((n, len(sets), side, side, 3), np.uint8) for n, side in sizes]
-        for number, view_set in enumerate(sets):
-            for view, pixels in zip(view_set.views, chain(*(part[:, number] for part in parts)), strict=True):
-                pixels[:] = vary_view_sharpness(view.cut(view_set.image), view.mpp, self.augmentation, generator)
-        return tuple(torch.from_numpy(part).flatten(0, 1).permute(0, 3, 1, 2) for part in parts)
+        parts = [np.empty((n, len(sets), side, side, 3), np.uint8) for n, side in self._sizes]
+        for number, (view_set, drawn) in enumerate(zip(sets, sharpness, strict=True)):
+            outputs = chain(*(part[:, number] for part in parts))
+            for view, varied, pixels in zip(view_set.views, drawn, outputs, strict=True):
+                pixels[:] = vary_view_sharpness(view.cut(view_set.image), varied)
+        return tuple(torch.from_numpy(part).flatten(0, 1).permute(0, 3, 1, 2) for part in parts), None
+
+    def _plan(
+        self, sets: Sequence[ViewSet], sharpness: Sequence[Sequence[Sharpness]]
+    ) -> tuple[tuple[Cuts, ...], Tensor]:
+        """Read a window per set, and state how global and local views are cut from the windows."""
+        windows, places, first = [], [], 0
+        for view_set, drawn in zip(sets, sharpness, strict=True):
+            corner, pixels = view_set.read()
+            windows.append(pixels.reshape(-1, 3))
+            for view, varied in zip(view_set.views, drawn, strict=True):
+                x, y = np.subtract(view.corner, corner).tolist()
+                places.append((first, pixels.shape[1], x, y, view.side_px, view.mirror, view.turns, varied.offset))
+            first += len(windows[-1])
+        # From set by set to view by view, like the pixels that ``_cut`` returns.
+        by_view = torch.tensor(places).view(len(sets), -1, 8).transpose(0, 1)
+        varied = torch.tensor([[(each.sigma_px, each.radius_px, each.level) for each in drawn] for drawn in sharpness])
+        varied = varied.transpose(0, 1)
+        cuts, start = [], 0
+        for n, side in self._sizes:
+            placed, (sigma, radius, level) = by_view[start : start + n], varied[start : start + n].unbind(2)
+            most_px = int(placed[..., 4].max()) if n else 0
+            blur = torch.stack([sigma, radius], 2)
+            cuts.append(Cuts(side, most_px, *(part.flatten(0, 1) for part in (placed, blur, level))))
+            start += n
+        return tuple(cuts), torch.from_numpy(np.concatenate(windows))
 
     def _draw_colours(self, sets: Sequence[ViewSet], n_views: int, generator: torch.Generator) -> Tensor:
         """(n_views * B, 3, 4) random colour maps, a different one for each of ``n_views`` views of every set."""

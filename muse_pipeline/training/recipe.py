@@ -72,7 +72,7 @@ class TrainingStage(Stage, Generic[C, D]):
     ``config`` is a frozen dataclass with ``schedule``, ``seed`` and ``precision``.
     """
 
-    # True if batches are made on the CPU and then moved to the device, False if they are made on the device
+    # True if batches are made on the CPU, moved to the device and finished there; False if they are made on the device
     on_cpu: ClassVar[bool] = False
 
     def __init__(self, config: C, folder: Path, name: str = "train"):
@@ -101,7 +101,14 @@ class TrainingStage(Stage, Generic[C, D]):
 
     @abstractmethod
     def batches(self, data: D, device: torch.device) -> Callable[[int], Any]:
-        """A function that returns the batch with a given number on ``device``; the batch depends only on the number."""
+        """A function that returns the batch with a given number on ``device``; the batch depends only on the number.
+
+        With ``on_cpu``, the batch is on the CPU, and is meant for ``device``.
+        """
+
+    def finish_batch(self, batch: Any) -> Any:
+        """Finish a batch on the device; called if ``on_cpu``."""
+        return batch
 
     @abstractmethod
     def checkpoint(self, data: D, method: Method) -> Checkpoint:
@@ -157,10 +164,14 @@ class TrainingStage(Stage, Generic[C, D]):
 
     def _stream(self, data: D, fabric: Fabric, options: Options) -> Prefetched:
         loaders = options.loaders if options.loaders is not None else options.threads * (fabric.device.type == "cuda")
-        batches = self.batches(data, torch.device("cpu") if self.on_cpu else fabric.device)
+        batches = self.batches(data, fabric.device)
         if not self.on_cpu:
             return Prefetched(batches, fabric.world_size, loaders)
-        return Prefetched(lambda number: fabric.to_device(batches(number)), fabric.world_size, loaders)
+
+        def make(number: int) -> Any:
+            return self.finish_batch(fabric.to_device(batches(number)))
+
+        return Prefetched(make, fabric.world_size, loaders)
 
 
 class PreparedStage(Stage):

@@ -18,13 +18,14 @@ STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
 PLAIN = Augmentation(stain_gain=0, stain_mix=0, shift=0, partial_colour=1, blur=0, noise=0)
 
 
-def make(augmentation=None, grey=0.1, n_local=2, max_matches=64, n_nuclei=400):
+def make(augmentation=None, grey=0.1, n_local=2, max_matches=64, n_nuclei=400, on_device=False, height_px=SIDE_PX):
     rng = np.random.default_rng(0)
     images = []
     for number in range(2):
-        pixels = rng.integers(90, 250, (SIDE_PX, SIDE_PX, 3)).astype(np.uint8)
-        index = NucleusIndex.build(rng.uniform(0, SIDE_PX, (n_nuclei, 2)), (SIDE_PX, SIDE_PX), MPP)[0]
-        images.append(NucleusPicture(f"P{number}", "P", MPP, (SIDE_PX, SIDE_PX), None, 1.0, pixels, index))
+        size_px = SIDE_PX, height_px
+        pixels = rng.integers(90, 250, (*size_px[::-1], 3)).astype(np.uint8)
+        index = NucleusIndex.build(rng.uniform(0, size_px, (n_nuclei, 2)), size_px, MPP)[0]
+        images.append(NucleusPicture(f"P{number}", "P", MPP, size_px, None, 1.0, pixels, index))
     colours = np.stack([0.8 * np.eye(3, 4), 1.2 * np.eye(3, 4)])
     views = ViewSettings(global_px=64, local_px=32, n_local=n_local, mpp=(0.5, 1.0), max_matches=max_matches)
     return ViewBatches(
@@ -36,11 +37,15 @@ def make(augmentation=None, grey=0.1, n_local=2, max_matches=64, n_nuclei=400):
         augmentation=augmentation or Augmentation(),
         seed=7,
         grey=grey,
+        on_device=on_device,
     )
 
 
 def leaves(batch):
-    return [part for one in batch if one is not None for part in (one if isinstance(one, tuple) else (one,))]
+    """All tensors and numbers of a batch, as tensors."""
+    if isinstance(batch, tuple):
+        return [leaf for part in batch for leaf in leaves(part)]
+    return [] if batch is None else [torch.as_tensor(batch)]
 
 
 def same(one, other):
@@ -62,15 +67,39 @@ def test_shapes():
     assert make(n_local=0)(0).local_views is None
 
 
-def test_a_number_is_one_batch_whatever_was_made_before_and_by_which_thread():
-    batches = make()
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_number_is_one_batch_whatever_was_made_before_and_by_which_thread(on_device):
+    batches = make(on_device=on_device)
     expected = {number: batches(number) for number in range(12)}
     assert not same(expected[0], expected[1])
     torch.rand(5)
-    assert same(make()(3), expected[3])
-    for threads in (0, 1, 3):
-        with Prefetched(make(), 2, threads) as stream:
+    assert same(make(on_device=on_device)(3), expected[3])
+    for threads in (0, 1, 2, 3):
+        with Prefetched(make(on_device=on_device), 2, threads) as stream:
             assert all(same(stream(number), expected[number]) for number in (1, 3, 5, 7, 2, 4, 6))
+
+
+@pytest.mark.parametrize(("height_px", "n_views"), [(SIDE_PX, 1000), (50, 200)])
+def test_views_that_are_cut_on_a_device_are_those_that_are_cut_one_by_one(height_px, n_views):
+    """Both differ only by rounding, in orientation, blur and noise too; views may be larger than their image."""
+    augmentation = Augmentation(blur=0.5, blur_um=1.5, noise=12.0)
+    expected, found = (make(augmentation, height_px=height_px, on_device=later) for later in (False, True))
+    one_by_one, at_once = [], []
+    for number in range(-(-n_views // (4 * B))):
+        batch, planned = expected(number), found(number)
+        cut = planned.cut()
+        assert cut.windows is None and same(batch[2:], cut[2:])  # all positions of nuclei
+        for ours, others in zip(batch[:2], cut[:2], strict=True):
+            assert torch.equal(ours.colour, others.colour) and others.pixels.dtype == torch.uint8
+            one_by_one += ours.pixels.float()
+            at_once += others.pixels.float()
+    assert len(at_once) >= n_views
+    differences = torch.stack([(other - one).abs().max() for one, other in zip(one_by_one, at_once, strict=True)])
+    assert differences.max() <= 2
+    for measure in (torch.mean, torch.std, torch.amin, torch.amax):
+        ours, others = (torch.stack([measure(view) for view in views]) for views in (one_by_one, at_once))
+        assert (others - ours).abs().max() <= (2 if measure in (torch.amin, torch.amax) else 0.2)
+        assert (others - ours).mean().abs() <= 0.1
 
 
 def test_batches_that_no_one_asks_for_are_given_up_at_the_end():

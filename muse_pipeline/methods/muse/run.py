@@ -17,7 +17,7 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.data.augment import seed_of_step
-from muse_pipeline.data.views import ViewBatches, ViewSampler, ViewSet
+from muse_pipeline.data.views import ViewBatch, ViewBatches, ViewSampler, ViewSet
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.inference.stains import colour_of_fit, reference_stains
 from muse_pipeline.labels.labelled_image import LabelledImage
@@ -35,6 +35,7 @@ from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage
 from muse_pipeline.training.run import Inputs, Log, plain_settings
 
 INDEX = "nuclei"
+CPU = torch.device("cpu")
 
 
 @RECIPES.register("muse")
@@ -48,11 +49,12 @@ class MuseRecipe(Recipe):
         return (MuseStage(config, folder),)
 
 
-def make_batches(config: MuseConfig, data: PretrainData) -> ViewBatches:
-    """The stream of views of a run."""
+def make_batches(config: MuseConfig, data: PretrainData, device: torch.device = CPU) -> ViewBatches:
+    """The stream of views of a run; for a device other than the CPU, views are cut by ``ViewBatch.cut``."""
     names = ("batch", "augmentation", "seed", "balance", "grey")
     settings = {"settings": config.views, **{name: getattr(config, name) for name in names}}
-    return ViewBatches(data.images, data.colours, reference_stains(data.reference), **settings)
+    stains, on_device = reference_stains(data.reference), device.type != "cpu"
+    return ViewBatches(data.images, data.colours, stains, on_device=on_device, **settings)
 
 
 class MuseStage(TrainingStage[MuseConfig, PretrainData]):
@@ -111,7 +113,11 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
 
     def batches(self, data: PretrainData, device: torch.device) -> ViewBatches:
         """Batches of sets of views."""
-        return make_batches(self.config, data)
+        return make_batches(self.config, data, device)
+
+    def finish_batch(self, batch: ViewBatch) -> ViewBatch:
+        """Cut the views on the device."""
+        return batch.cut()
 
     def describe(self, data: PretrainData, log: Log) -> None:
         """Print a summary of the training data, and draw some views."""
