@@ -1,4 +1,4 @@
-"""Random variation of windows on the training device, and the seeds and prefetching of a run's batches.
+"""Random variation of windows on the training device, and the seeds of a run's batches.
 
 Pixels, centres and rays are moved by one affine map per window. Colour is varied in optical density along the
 reference stains, because sites differ mainly in stain.
@@ -7,11 +7,9 @@ reference stains, because sites differ mainly in stain.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, NamedTuple
 
 import cv2
 import numpy as np
@@ -23,38 +21,6 @@ from muse_pipeline.core.config import Between, Fraction, NotNegative
 
 WHITE = 255.0
 MIN_BLUR_RADIUS_PX = 3
-
-
-class Prefetched:
-    """Batches that threads prepare in advance; the end of a ``with`` block cancels those that have not been started.
-
-    ``batches``, called from several threads, makes the batch of an index. Successive indices of this process differ by
-    ``stride``. With 0 ``threads``, every batch is made on request.
-    """
-
-    def __init__(self, batches: Callable[[int], Any], stride: int, threads: int):
-        self._batches, self._stride, self._ahead = batches, stride, 2 * threads
-        self._pool = ThreadPoolExecutor(threads, "batch") if threads else None
-        self._waiting: dict[int, Future] = {}
-
-    def __call__(self, number: int) -> Any:
-        """The batch whose index is ``number``."""
-        if self._pool is None:
-            return self._batches(number)
-        wanted = range(number, number + self._stride * (self._ahead + 1), self._stride)
-        for old in [index for index in self._waiting if index not in wanted]:
-            self._waiting.pop(old).cancel()
-        for index in wanted:
-            if index not in self._waiting:
-                self._waiting[index] = self._pool.submit(self._batches, index)
-        return self._waiting.pop(number).result()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
 
 
 MAX_SEED = 1 << 40  # so that the seeds of all steps fit into 64 bits

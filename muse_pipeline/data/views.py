@@ -270,7 +270,7 @@ class ViewBatches:
         on_device: bool = False,
     ):
         self.sample = ViewSampler(images, settings, balance)
-        self._colour = {id(image): colour for image, colour in zip(images, colours, strict=True)}
+        self._colour = {image: colour for image, colour in zip(images, colours, strict=True)}
         self._stains = torch.from_numpy(np.asarray(stains, np.float32))
         self.settings, self.batch, self.augmentation, self.seed = settings, batch, augmentation, seed
         self.grey, self.on_device = grey, on_device
@@ -339,7 +339,7 @@ class ViewBatches:
 
     def _draw_colours(self, sets: Sequence[ViewSet], n_views: int, generator: torch.Generator) -> Tensor:
         """(n_views * B, 3, 4) random colour maps, a different one for each of ``n_views`` views of every set."""
-        colour = torch.from_numpy(np.stack([self._colour[id(view_set.image)] for view_set in sets]).astype(np.float32))
+        colour = torch.from_numpy(np.stack([self._colour[view_set.image] for view_set in sets]).astype(np.float32))
         colour, n = colour.repeat(n_views, 1, 1), n_views * len(sets)
         least = self.augmentation.partial_colour
         colour = part_way(colour, least + (1 - least) * torch.rand(n, generator=generator))

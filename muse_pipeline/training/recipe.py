@@ -21,7 +21,7 @@ from muse_pipeline.core.config import locate, parse_config, read_settings
 from muse_pipeline.core.errors import CheckpointError, ConfigError
 from muse_pipeline.core.files import complete_file, find_json, require_own_folder, write_json
 from muse_pipeline.core.registry import Registry
-from muse_pipeline.data.augment import Prefetched
+from muse_pipeline.data.prefetch import Prefetched
 from muse_pipeline.inference.model import checkpoint_from
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint, steps_done
 from muse_pipeline.training.devices import (
@@ -103,7 +103,7 @@ class TrainingStage(Stage, Generic[C, D]):
     def batches(self, data: D, device: torch.device) -> Callable[[int], Any]:
         """A function that returns the batch with a given number on ``device``; the batch depends only on the number.
 
-        With ``on_cpu``, the batch is on the CPU, and is meant for ``device``.
+        With ``on_cpu``, the function runs in other processes, and its batches, for ``device``, are on the CPU.
         """
 
     def finish_batch(self, batch: Any) -> Any:
@@ -165,13 +165,8 @@ class TrainingStage(Stage, Generic[C, D]):
     def _stream(self, data: D, fabric: Fabric, options: Options) -> Prefetched:
         loaders = options.loaders if options.loaders is not None else options.threads * (fabric.device.type == "cuda")
         batches = self.batches(data, fabric.device)
-        if not self.on_cpu:
-            return Prefetched(batches, fabric.world_size, loaders)
-
-        def make(number: int) -> Any:
-            return self.finish_batch(fabric.to_device(batches(number)))
-
-        return Prefetched(make, fabric.world_size, loaders)
+        finish = (lambda batch: self.finish_batch(fabric.to_device(batch))) if self.on_cpu else None
+        return Prefetched(batches, fabric.world_size, loaders, finish)
 
 
 class PreparedStage(Stage):

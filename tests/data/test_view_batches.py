@@ -3,15 +3,15 @@
 import dataclasses
 import itertools
 import math
-import threading
 
 import numpy as np
 import pytest
 import torch
 
-from muse_pipeline.data.augment import Augmentation, Prefetched
+from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.nucleus_images import NucleusIndex, NucleusPicture
-from muse_pipeline.data.views import ViewBatches, ViewSettings, ordered_pairs
+from muse_pipeline.data.prefetch import Prefetched
+from muse_pipeline.data.views import ViewBatch, ViewBatches, ViewSettings, ordered_pairs
 
 SIDE_PX, MPP, B = 400, 0.5, 3
 STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
@@ -79,6 +79,12 @@ def test_a_number_is_one_batch_whatever_was_made_before_and_by_which_thread(on_d
             assert all(same(stream(number), expected[number]) for number in (1, 3, 5, 7, 2, 4, 6))
 
 
+def test_processes_make_the_same_batches():
+    expected = [make(on_device=True)(number).cut() for number in range(5)]
+    with Prefetched(make(on_device=True), 1, 2, ViewBatch.cut) as stream:
+        assert all(same(stream(number), batch) for number, batch in enumerate(expected))
+
+
 @pytest.mark.parametrize(("height_px", "n_views"), [(SIDE_PX, 1000), (50, 200)])
 def test_views_that_are_cut_on_a_device_are_those_that_are_cut_one_by_one(height_px, n_views):
     """Both differ only by rounding, in orientation, blur and noise too; views may be larger than their image."""
@@ -100,33 +106,6 @@ def test_views_that_are_cut_on_a_device_are_those_that_are_cut_one_by_one(height
         ours, others = (torch.stack([measure(view) for view in views]) for views in (one_by_one, at_once))
         assert (others - ours).abs().max() <= (2 if measure in (torch.amin, torch.amax) else 0.2)
         assert (others - ours).mean().abs() <= 0.1
-
-
-def test_batches_that_no_one_asks_for_are_given_up_at_the_end():
-    made, gate = [], threading.Event()
-
-    def slow(number):
-        made.append(number)
-        if number:
-            gate.wait(30)
-        return number
-
-    threading.Timer(0.2, gate.set).start()
-    with Prefetched(slow, 1, 2) as stream:
-        assert stream(0) == 0
-    assert len(made) <= 3  # the first and one per thread; queued batches are dropped
-
-
-def test_a_batch_that_cannot_be_made_raises_where_it_is_asked_for():
-    def broken(number):
-        if number == 3:
-            raise OSError("gone")
-        return number
-
-    with Prefetched(broken, 1, 2) as stream:
-        assert [stream(number) for number in range(3)] == [0, 1, 2]
-        with pytest.raises(OSError, match="gone"):
-            stream(3)
 
 
 def test_shared_nuclei_lie_in_both_views_and_are_no_more_than_asked_for():

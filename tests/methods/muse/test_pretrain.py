@@ -145,7 +145,8 @@ def finished_on_device(pictures, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("stage", "loaders"), [(MuseStage, 0), (MuseStage, 2), (CutOnDevice, 0), (CutOnDevice, 1), (CutOnDevice, 2)]
+    ("stage", "loaders"),
+    [(MuseStage, 0), (CutOnDevice, 0), *(pytest.param(CutOnDevice, n, marks=pytest.mark.slow) for n in (1, 2))],
 )
 def test_a_stopped_run_goes_on_exactly(pictures, finished, finished_on_device, tmp_path, stage, loaders):
     """All bits agree, including centres and prototype usage, whether or not views are read ahead."""
