@@ -21,7 +21,7 @@ class Prefetched:
     """Batches that threads prepare in advance; the end of a ``with`` block cancels those that have not been started.
 
     ``batches``, called from several threads, makes the batch of an index. Successive indices of this process differ by
-    ``stride``. With 0 ``loaders``, every batch is made on request. With ``finish``, ``batches``, which must be picklable,
+    ``stride``. With 0 ``loaders``, every batch is made on request. With ``finish``, ``batches``, which is then pickled,
     is called in other processes, and each thread calls ``finish`` on the batch.
     """
 
