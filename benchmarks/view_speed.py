@@ -84,12 +84,12 @@ def measure_windows(config: MuseConfig, data: PretrainData, n_batches: int) -> t
     """Processor seconds for ``n_batches`` batches of windows, and for cutting their views."""
     batches = make_batches(config, data)
     batches.on_device = True
-    batches(n_batches).cut()
+    batches(n_batches).cut(config.augmentation)
     begun = time.process_time()
     windows = [batches(number) for number in range(n_batches)]
     read = time.process_time()
     for batch in windows:
-        batch.cut()
+        batch.cut(config.augmentation)
     return read - begun, time.process_time() - read
 
 

@@ -22,14 +22,12 @@ from muse_pipeline.core.config import Between, Count
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import (
     Augmentation,
-    Sharpness,
-    draw_sharpness,
     part_way,
     seed_of_step,
     vary_colour,
+    vary_sharpness,
     vary_view_sharpness,
 )
-from muse_pipeline.data.device_views import Cuts, cut_views
 from muse_pipeline.data.nucleus_images import NucleusImage
 
 PIVOT_MARGIN, LOCAL_JITTER = 0.1, 0.25  # in units of a view's side
@@ -135,9 +133,8 @@ class ViewSet:
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Corner (x, y), in image px, and pixels (h, w, 3) uint8 of the smallest box around all views."""
-        corner = np.array([view.corner for view in self.views])
-        end = (corner + [[view.side_px] for view in self.views]).max(0)
-        corner = corner.min(0)
+        corners = np.array([view.corner for view in self.views])
+        end, corner = (corners + [[view.side_px] for view in self.views]).max(0), corners.min(0)
         return corner, self.image.read(tuple(corner.tolist()), tuple((end - corner).tolist()))
 
     def shared(self, one: int, other: int) -> np.ndarray:
@@ -206,7 +203,51 @@ class ViewSampler:
         return View((x, y), side, size_px, bool(generator.integers(2)), int(generator.integers(4)), image.mpp)
 
 
+N_AT_ONCE = 64  # views that are cut at once on a device, to limit memory
 LUMINANCE = (0.299, 0.587, 0.114)
+
+
+class Cuts(NamedTuple):
+    """How V views of one size are cut from the windows of a batch."""
+
+    size_px: int  # R, side of the views
+    most_px: int  # largest side of a view in its image, in image px
+    seed: int  # seed of blur and noise
+    mpp: tuple[float, ...]  # um per pixel of each view; not a tensor, because random numbers are drawn on the CPU
+    # (V, 7) int64: index of the window's first pixel, width of the window, x and y of the view's corner in the window,
+    # side in image px, mirror, and quarter turns
+    places: Tensor
+
+    def cut(self, windows: Tensor, augmentation: Augmentation) -> Tensor:
+        """Cut the pixels (V, 3, R, R) uint8 from ``windows`` (N, 3), and vary their sharpness.
+
+        Averages (as of ``cv2.INTER_AREA``) and mirroring are linear along each axis, so all views are cut by products
+        of matrices. On a CPU, which uses ``View.cut``, this takes ten times as long.
+        """
+        pixels = torch.cat([self._cut(windows, part) for part in self.places.split(N_AT_ONCE)])
+        generator = torch.Generator().manual_seed(self.seed)
+        return vary_sharpness(pixels, torch.tensor(self.mpp), augmentation, generator).round_().byte()
+
+    def _cut(self, windows: Tensor, places: Tensor) -> Tensor:
+        """(v, 3, R, R) pixels, 0 to 255, of the views at ``places`` (v, 7)."""
+        first, width, x, y, side, mirror, turns = places.T
+        pixel = torch.arange(self.most_px, device=windows.device)
+        within = pixel.minimum(side[:, None] - 1)  # (v, S)
+        rows = first[:, None] + (y[:, None] + within) * width[:, None]
+        index = rows[:, :, None] + (x[:, None] + within)[:, None]
+        source = windows[index].permute(0, 3, 1, 2).float()  # (v, 3, S, S)
+        # (v, R, S) weights along an axis: pixels of views are means over their own width, but at least an image pixel.
+        ratio = (side / self.size_px)[:, None, None]
+        centre = (torch.arange(self.size_px, device=windows.device)[:, None] + 0.5) * ratio
+        half = ratio.clamp(min=1) / 2
+        weights = torch.minimum(centre + half, pixel + 1) - torch.maximum(centre - half, pixel)
+        weights = weights.clamp(min=0) * (pixel < side[:, None, None])
+        weights = weights / weights.sum(2, keepdim=True)
+        # Turning is a transposition and up to two reversals.
+        is_reversed = (turns == 2) | (turns == 3), (mirror > 0) ^ ((turns == 1) | (turns == 2))
+        down, across = (torch.where(each[:, None, None], weights.flip(1), weights)[:, None] for each in is_reversed)
+        pixels = down @ source @ across.mT
+        return torch.where((turns % 2 > 0)[:, None, None, None], pixels.mT, pixels)
 
 
 class Views(NamedTuple):
@@ -231,13 +272,12 @@ class ViewBatch(NamedTuple):
     octaves: Tensor  # (P, B) |log2| of the ratio of the two views' mpps
     windows: Tensor | None = None  # (N, 3) uint8 pixels of the sets' windows, one after the other, until views are cut
 
-    def cut(self) -> ViewBatch:
+    def cut(self, augmentation: Augmentation) -> ViewBatch:
         """The batch with the pixels of all views, cut on the device of the windows; itself if it contains them."""
         if self.windows is None:
             return self
         wide, near = (
-            views and Views(cut_views(self.windows, views.pixels), views.colour)
-            for views in (self.global_views, self.local_views)
+            views and views._replace(pixels=views.pixels.cut(self.windows, augmentation)) for views in self[:2]
         )
         return self._replace(global_views=wide, local_views=near, windows=None)
 
@@ -252,8 +292,9 @@ class ViewBatches:
 
     ``colours`` (N, 3, 4) are the images' maps in optical density, and ``stains`` (2, 3) the reference stains along
     which colour is varied. Geometry follows ``settings``, not ``augmentation``; ``balance`` is that of ``ViewSampler``.
-    With ``on_device``, batches contain windows, from which ``ViewBatch.cut`` cuts the same views, apart from rounding.
     """
+
+    on_device = False  # True to read windows, from which ``ViewBatch.cut`` cuts views with the same distributions
 
     def __init__(
         self,
@@ -267,13 +308,12 @@ class ViewBatches:
         seed: int,
         balance: float = 0.5,
         grey: float = 0.1,
-        on_device: bool = False,
     ):
         self.sample = ViewSampler(images, settings, balance)
         self._colour = {image: colour for image, colour in zip(images, colours, strict=True)}
         self._stains = torch.from_numpy(np.asarray(stains, np.float32))
         self.settings, self.batch, self.augmentation, self.seed = settings, batch, augmentation, seed
-        self.grey, self.on_device = grey, on_device
+        self.grey = grey
 
     def __call__(self, number: int) -> ViewBatch:
         """The batch whose index is ``number``."""
@@ -284,58 +324,40 @@ class ViewBatches:
         generator = np.random.default_rng(seed_of_step(self.seed, number))
         varied = torch.Generator().manual_seed(seed_of_step(self.seed, number))
         sets, n_local = [self.sample(generator) for _ in range(self.batch)], self.settings.n_local
-        sharpness = [
-            [draw_sharpness(view.mpp, view.size_px, self.augmentation, generator) for view in view_set.views]
-            for view_set in sets
-        ]
-        (pixels, local_pixels), windows = (self._plan if self.on_device else self._cut)(sets, sharpness)
-        global_views = Views(pixels, self._draw_colours(sets, 2, varied))
-        local_views = Views(local_pixels, self._draw_colours(sets, n_local, varied)) if n_local else None
-        return ViewBatch(global_views, local_views, *self._match(sets, generator), windows), sets
+        colours = [self._draw_colours(sets, n, varied) for n in (2, n_local)]
+        pixels, windows = self._plan(sets, varied) if self.on_device else (self._cut(sets, generator), None)
+        global_views, local_views = map(Views, pixels, colours)
+        tables = self._match(sets, generator)
+        return ViewBatch(global_views, local_views if n_local else None, *tables, windows), sets
 
-    @property
-    def _sizes(self) -> tuple[tuple[int, int], ...]:
-        """(number per set, side) of global and of local views."""
-        return (2, self.settings.global_px), (self.settings.n_local, self.settings.local_px)
-
-    def _cut(
-        self, sets: Sequence[ViewSet], sharpness: Sequence[Sequence[Sharpness]]
-    ) -> tuple[tuple[Tensor, ...], None]:
+    def _cut(self, sets: Sequence[ViewSet], generator: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Cut the pixels of global and local views, with varied sharpness.
 
         The views of a set are cut in succession, because they read the same few chunks of a store.
         """
-        parts = [np.empty((n, len(sets), side, side, 3), np.uint8) for n, side in self._sizes]
-        for number, (view_set, drawn) in enumerate(zip(sets, sharpness, strict=True)):
-            outputs = chain(*(part[:, number] for part in parts))
-            for view, varied, pixels in zip(view_set.views, drawn, outputs, strict=True):
-                pixels[:] = vary_view_sharpness(view.cut(view_set.image), varied)
-        return tuple(torch.from_numpy(part).flatten(0, 1).permute(0, 3, 1, 2) for part in parts), None
+        settings = self.settings
+        sizes = (2, settings.global_px), (settings.n_local, settings.local_px)
+        parts = [np.empty((n, len(sets), side, side, 3), np.uint8) for n, side in sizes]
+        for number, view_set in enumerate(sets):
+            for view, pixels in zip(view_set.views, chain(*(part[:, number] for part in parts)), strict=True):
+                pixels[:] = vary_view_sharpness(view.cut(view_set.image), view.mpp, self.augmentation, generator)
+        return tuple(torch.from_numpy(part).flatten(0, 1).permute(0, 3, 1, 2) for part in parts)
 
-    def _plan(
-        self, sets: Sequence[ViewSet], sharpness: Sequence[Sequence[Sharpness]]
-    ) -> tuple[tuple[Cuts, ...], Tensor]:
-        """Read a window per set, and state how global and local views are cut from the windows."""
-        windows, places, first = [], [], 0
-        for view_set, drawn in zip(sets, sharpness, strict=True):
-            corner, pixels = view_set.read()
-            windows.append(pixels.reshape(-1, 3))
-            for view, varied in zip(view_set.views, drawn, strict=True):
-                x, y = np.subtract(view.corner, corner).tolist()
-                places.append((first, pixels.shape[1], x, y, view.side_px, view.mirror, view.turns, varied.offset))
-            first += len(windows[-1])
-        # From set by set to view by view, like the pixels that ``_cut`` returns.
-        by_view = torch.tensor(places).view(len(sets), -1, 8).transpose(0, 1)
-        varied = torch.tensor([[(each.sigma_px, each.radius_px, each.level) for each in drawn] for drawn in sharpness])
-        varied = varied.transpose(0, 1)
-        cuts, start = [], 0
-        for n, side in self._sizes:
-            placed, (sigma, radius, level) = by_view[start : start + n], varied[start : start + n].unbind(2)
-            most_px = int(placed[..., 4].max()) if n else 0
-            blur = torch.stack([sigma, radius], 2)
-            cuts.append(Cuts(side, most_px, *(part.flatten(0, 1) for part in (placed, blur, level))))
-            start += n
-        return tuple(cuts), torch.from_numpy(np.concatenate(windows))
+    def _plan(self, sets: Sequence[ViewSet], generator: torch.Generator) -> tuple[list[Cuts], Tensor]:
+        """How global and local views are cut from windows, one for each set, and the pixels of the windows."""
+        corners, windows = zip(*(view_set.read() for view_set in sets), strict=True)
+        first = np.cumsum([0, *(pixels.size // 3 for pixels in windows)]).tolist()
+        cuts, settings = [], self.settings
+        for numbers, size_px in (range(2), settings.global_px), (range(2, 2 + settings.n_local), settings.local_px):
+            views = [(b, view_set.views[number]) for number in numbers for b, view_set in enumerate(sets)]
+            places = [
+                (first[b], windows[b].shape[1], *(view.corner - corners[b]), view.side_px, view.mirror, view.turns)
+                for b, view in views
+            ]
+            most_px, mpp = max((view.side_px for _, view in views), default=0), tuple(view.mpp for _, view in views)
+            seed = int(torch.randint(2**62, (), generator=generator))
+            cuts.append(Cuts(size_px, most_px, seed, mpp, torch.tensor(places)))
+        return cuts, torch.from_numpy(np.concatenate([pixels.reshape(-1, 3) for pixels in windows]))
 
     def _draw_colours(self, sets: Sequence[ViewSet], n_views: int, generator: torch.Generator) -> Tensor:
         """(n_views * B, 3, 4) random colour maps, a different one for each of ``n_views`` views of every set."""

@@ -21,7 +21,7 @@ from muse_pipeline.core.config import locate, parse_config, read_settings
 from muse_pipeline.core.errors import CheckpointError, ConfigError
 from muse_pipeline.core.files import complete_file, find_json, require_own_folder, write_json
 from muse_pipeline.core.registry import Registry
-from muse_pipeline.data.prefetch import Prefetched
+from muse_pipeline.data.augment import Prefetched
 from muse_pipeline.inference.model import checkpoint_from
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint, steps_done
 from muse_pipeline.training.devices import (

@@ -8,7 +8,6 @@ import torch
 
 from muse_pipeline.data.augment import (
     Augmentation,
-    draw_sharpness,
     move_nuclei,
     part_way,
     random_linear,
@@ -102,12 +101,6 @@ def test_windows_are_blurred_by_the_sigma_that_is_drawn(mpp):
     assert found[wide] == pytest.approx(drawn[wide], rel=0.04)
 
 
-def vary_view(pixels, mpp, augmentation, seed):
-    """A view with the blur and noise that are drawn from ``seed``."""
-    drawn = draw_sharpness(mpp, len(pixels), augmentation, np.random.default_rng(seed))
-    return vary_view_sharpness(pixels, drawn)
-
-
 GREY = np.full((65, 65, 3), 128, np.uint8)
 
 
@@ -116,14 +109,14 @@ def test_noise_of_views_has_the_level_that_is_drawn(noise):
     noisy = Augmentation(blur=0.0, noise=noise)
     for seed in range(5):
         _, level = np.random.default_rng(seed).random(2)
-        one, again = (vary_view(GREY, 0.5, noisy, seed) for _ in range(2))
+        one, again = (vary_view_sharpness(GREY, 0.5, noisy, np.random.default_rng(seed)) for _ in range(2))
         assert np.array_equal(one, again) and one.dtype == np.uint8
         expected = math.hypot(level * noise, 12**-0.5)  # noise, and rounding to integers
         assert one.std() == pytest.approx(expected, rel=0.03)
         assert one.mean() == pytest.approx(128, abs=0.03 * noise)
         planes = one.reshape(-1, 3).T.astype(float)
         assert np.abs(np.corrcoef(planes) - np.eye(3)).max() < 0.06  # channels are independent
-    other = vary_view(GREY, 0.5, noisy, seed + 1)
+    other = vary_view_sharpness(GREY, 0.5, noisy, np.random.default_rng(seed + 1))
     assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.04
 
 
@@ -133,14 +126,16 @@ def test_views_are_blurred_by_the_sigma_that_is_drawn(mpp):
     dot[28:37, 28:37] = 255
     distance, found, drawn = np.arange(65) - 32.0, [], []
     for seed in range(20):
-        blurred = vary_view(dot, mpp, Augmentation(blur=1.0, noise=0.0), seed)[..., 0]
+        blurred = vary_view_sharpness(dot, mpp, Augmentation(blur=1.0, noise=0.0), np.random.default_rng(seed))[..., 0]
         variance = (blurred.sum(0) * distance**2).sum() / blurred.sum() - (9**2 - 1) / 12
         found.append(math.sqrt(max(variance, 0)))
         drawn.append(np.random.default_rng(seed).random(2)[1] * 0.6 / mpp)
     wide = np.array(drawn) > 0.6
     assert max(drawn) > 0.8 * 0.6 / mpp
     assert np.array(found)[wide] == pytest.approx(np.array(drawn)[wide], rel=0.06)
-    small = vary_view(GREY[:16, :16], 0.5, Augmentation(blur=1.0, blur_um=50.0, noise=0.0), 0)
+    small = vary_view_sharpness(
+        GREY[:16, :16], 0.5, Augmentation(blur=1.0, blur_um=50.0, noise=0.0), np.random.default_rng(0)
+    )
     assert (small == 128).all()  # a blur wider than the view is truncated
 
 

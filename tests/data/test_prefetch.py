@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from muse_pipeline.core.errors import ProviderError, StoreError
-from muse_pipeline.data.prefetch import Prefetched
+from muse_pipeline.data.augment import Prefetched
 
 
 def unchanged(batch):

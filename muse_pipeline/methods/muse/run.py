@@ -35,7 +35,6 @@ from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage
 from muse_pipeline.training.run import Inputs, Log, plain_settings
 
 INDEX = "nuclei"
-CPU = torch.device("cpu")
 
 
 @RECIPES.register("muse")
@@ -49,12 +48,11 @@ class MuseRecipe(Recipe):
         return (MuseStage(config, folder),)
 
 
-def make_batches(config: MuseConfig, data: PretrainData, device: torch.device = CPU) -> ViewBatches:
-    """The stream of views of a run; for a device other than the CPU, views are cut by ``ViewBatch.cut``."""
+def make_batches(config: MuseConfig, data: PretrainData) -> ViewBatches:
+    """The stream of views of a run."""
     names = ("batch", "augmentation", "seed", "balance", "grey")
     settings = {"settings": config.views, **{name: getattr(config, name) for name in names}}
-    stains, on_device = reference_stains(data.reference), device.type != "cpu"
-    return ViewBatches(data.images, data.colours, stains, on_device=on_device, **settings)
+    return ViewBatches(data.images, data.colours, reference_stains(data.reference), **settings)
 
 
 class MuseStage(TrainingStage[MuseConfig, PretrainData]):
@@ -113,11 +111,13 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
 
     def batches(self, data: PretrainData, device: torch.device) -> ViewBatches:
         """Batches of sets of views."""
-        return make_batches(self.config, data, device)
+        batches = make_batches(self.config, data)
+        batches.on_device = device.type != "cpu"
+        return batches
 
     def finish_batch(self, batch: ViewBatch) -> ViewBatch:
         """Cut the views on the device."""
-        return batch.cut()
+        return batch.cut(self.config.augmentation)
 
     def describe(self, data: PretrainData, log: Log) -> None:
         """Print a summary of the training data, and draw some views."""

@@ -121,11 +121,11 @@ class TridentStage(MuseStage):
 
     def batches(self, data: PairedData, device: torch.device) -> PairBatches:
         """Batches of views with their partners."""
-        return PairBatches(make_batches(self.config, data, device), data.images, data.partners)
+        return PairBatches(super().batches(data, device), data.images, data.partners)
 
     def finish_batch(self, batch: PairBatch) -> PairBatch | dict[str, Any]:
         """Cut the views on the device; with MUSE's losses, return the batches of both methods, keyed by name."""
-        batch = batch._replace(views=batch.views.cut())
+        batch = batch._replace(views=super().finish_batch(batch.views))
         return batch if self.config.distillation is None else {"muse": batch.views, "trident": batch}
 
     def describe(self, data: PairedData, log: Log) -> None:
