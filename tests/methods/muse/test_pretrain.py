@@ -168,13 +168,6 @@ def test_a_stopped_run_goes_on_exactly(pictures, finished, finished_on_device, t
     assert one["method"]["nucleus.centre"].abs().sum() > 0
 
 
-def test_views_that_are_cut_on_a_device_train_alike(finished, finished_on_device):
-    """Only blur and noise of the views differ, so the losses of the first step agree."""
-    (first, *_), (other, *_) = rows(finished[0]), rows(finished_on_device)
-    assert other["loss"] == pytest.approx(first["loss"], rel=0.01)
-    assert other["shared_nuclei"] == first["shared_nuclei"]
-
-
 @pytest.mark.parametrize(
     "change", ["distillation.momentum=0.9", "views.n_local=1", "schedule.learning_rate=0.1", "batch=2", "seed=1"]
 )
