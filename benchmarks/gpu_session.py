@@ -304,12 +304,20 @@ def pytest_collection_finish(session: object) -> None:
 
 
 class OneBatch(MuseStage):
-    """A stage with the same batch at every step, so that no step waits for data."""
+    """A stage with the same batch at every step, so that no step waits for data or cuts views."""
+
+    finished: object = None
 
     def batches(self, data: object, device: torch.device) -> Callable[[int], object]:
         """A function that always returns the first batch."""
         first = super().batches(data, device)(0)
         return lambda _number: first
+
+    def finish_batch(self, batch: object) -> object:
+        """The batch of the first call."""
+        if self.finished is None:
+            self.finished = super().finish_batch(batch)
+        return self.finished
 
 
 def pretrain(

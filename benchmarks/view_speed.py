@@ -3,8 +3,9 @@
     python benchmarks/view_speed.py config/train/muse_pretrain.yaml --data ../shared/data [--threads 2] [--set batch=8]
 
 Rates are estimated from processor time, as on an idle machine; sets per second are also given by the clock. The cost of
-local views is the additional cost of batches with them over batches with only global views. For stores, the chunks that
-a set of views shows and the chunks that are decoded for it are counted too.
+local views is the additional cost of batches with them over batches with only global views. For a GPU, the loader reads
+windows, and the GPU cuts the views; both are measured on the CPU. For stores, the chunks that a set of views shows and
+the chunks that are decoded for it are counted too.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def main() -> None:
         opening = time.process_time() - started
         wide = dataclasses.replace(config, views=dataclasses.replace(config.views, n_local=0))
         few, all_views = (measure(one, data, args.batches, args.threads) for one in (wide, config))
+        windows, cut = measure_windows(config, data, args.batches)
         chunks = count_chunks(config, data)
     n_sets = args.batches * config.batch
     local = max(all_views["processor"] - few["processor"], 1e-9)
@@ -61,9 +63,11 @@ def main() -> None:
         "sets_per_s": n_sets * args.threads / all_views["processor"],
         "sets_per_s_by_the_clock": n_sets / all_views["clock"],
         "processor_s_per_64_sets": 64 * all_views["processor"] / n_sets,
+        "processor_s_per_64_sets_of_windows": 64 * windows / n_sets,
+        "processor_s_to_cut_64_sets_from_windows": 64 * cut / n_sets,
         **chunks,
     }
-    print(json.dumps({name: round(value, 2) for name, value in found.items()}, indent=1))
+    print(json.dumps({name: float(f"{value:.3g}") for name, value in found.items()}, indent=1))
 
 
 def measure(config: MuseConfig, data: PretrainData, n_batches: int, threads: int) -> dict[str, float]:
@@ -74,6 +78,19 @@ def measure(config: MuseConfig, data: PretrainData, n_batches: int, threads: int
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(batches, range(n_batches)))
     return {"processor": time.process_time() - processor, "clock": time.perf_counter() - clock}
+
+
+def measure_windows(config: MuseConfig, data: PretrainData, n_batches: int) -> tuple[float, float]:
+    """Processor seconds for ``n_batches`` batches of windows, and for cutting their views."""
+    batches = make_batches(config, data)
+    batches.on_device = True
+    batches(n_batches).cut(config.augmentation)
+    begun = time.process_time()
+    windows = [batches(number) for number in range(n_batches)]
+    read = time.process_time()
+    for batch in windows:
+        batch.cut(config.augmentation)
+    return read - begun, time.process_time() - read
 
 
 def count_chunks(config: MuseConfig, data: PretrainData) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -74,8 +75,11 @@ class ShuffledStage(MuseStage):
 
     def batches(self, data: PretrainData, device: torch.device) -> Callable[[int], ViewBatch]:
         """Batches of views; the identities of nuclei are shuffled in the student's views."""
-        batches = super().batches(data, device)
-        return lambda number: shuffle_identities(batches(number), seed_of_step(self.config.seed, number))
+        return partial(_shuffled, super().batches(data, device), self.config.seed)
+
+
+def _shuffled(batches: ViewBatches, seed: int, number: int) -> ViewBatch:
+    return shuffle_identities(batches(number), seed_of_step(seed, number))
 
 
 class EndsSampler(ViewSampler):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from muse_pipeline.core.config import Between, Count, Fraction, NotNegative, Weights
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.data.augment import Augmentation, LabelledBatch, WeakView
-from muse_pipeline.data.views import MAX_SIDE_PX, ViewBatch, ViewSettings
+from muse_pipeline.data.views import MAX_SIDE_PX, ViewBatch, ViewBatches, ViewSettings
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.methods.detector.config import DetectorConfig
@@ -174,15 +174,11 @@ class AdaptStage(MuseStage):
         views, windows = make_batches(config, data), make_batches(varied, data)
         # These show the same tissue as the student's windows: seeds are equal, and geometry is drawn before appearance.
         weak = make_batches(dataclasses.replace(varied, augmentation=none, grey=0.0), as_run)
+        return partial(_draw_batch, views, windows, weak, begun.n_rays)
 
-        def draw(number: int) -> AdaptBatch:
-            pixels, colour = windows(number).global_views
-            n = len(pixels)
-            nuclei = torch.zeros(n, 0, 2), torch.zeros(n, 0), torch.zeros(n, 0, begun.n_rays)
-            of_teacher = WeakView(*weak(number).global_views)
-            return AdaptBatch(views(number), LabelledBatch(pixels, colour, *nuclei, weak=of_teacher))
-
-        return draw
+    def finish_batch(self, batch: AdaptBatch) -> AdaptBatch:
+        """The batch unchanged, because its views are cut on the CPU."""
+        return batch
 
     def checkpoint(self, data: PretrainData, method: Adaptation) -> Checkpoint:
         """Checkpoint of the averaged detector, with the initial detector's settings."""
@@ -203,6 +199,14 @@ class AdaptStage(MuseStage):
             **{name: known[name] for name in ("images", "patients", "learnt_patients", "step")},
         }
         return Checkpoint(network.backbone.state_dict(), network.head.state_dict(), meta)
+
+
+def _draw_batch(views: ViewBatches, windows: ViewBatches, weak: ViewBatches, n_rays: int, number: int) -> AdaptBatch:
+    pixels, colour = windows(number).global_views
+    n = len(pixels)
+    nuclei = torch.zeros(n, 0, 2), torch.zeros(n, 0), torch.zeros(n, 0, n_rays)
+    of_teacher = WeakView(*weak(number).global_views)
+    return AdaptBatch(views(number), LabelledBatch(pixels, colour, *nuclei, weak=of_teacher))
 
 
 def _views_of_one_scale(side_px: int, mpp: float) -> ViewSettings:

@@ -138,13 +138,12 @@ class ShuffledStage(AdaptStage):
 
     def batches(self, data: PretrainData, device: torch.device) -> Callable[[int], AdaptBatch]:
         """Batches in whose student views the identities of nuclei are shuffled."""
-        draw = super().batches(data, device)
+        return partial(_shuffled, super().batches(data, device), self.config.seed)
 
-        def shuffle(number: int) -> AdaptBatch:
-            batch = draw(number)
-            return batch._replace(views=shuffle_identities(batch.views, seed_of_step(self.config.seed, number)))
 
-        return shuffle
+def _shuffled(batches: Callable[[int], AdaptBatch], seed: int, number: int) -> AdaptBatch:
+    batch = batches(number)
+    return batch._replace(views=shuffle_identities(batch.views, seed_of_step(seed, number)))
 
 
 def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:

@@ -46,7 +46,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--loaders",
         type=zero_or_more,
-        help="number of threads that prepare batches (default: that of --threads with a GPU, else 0)",
+        help="threads (MUSE, TriDeNT: processes) that prepare batches (default: that of --threads with a GPU, else 0)",
     )
     parser.add_argument(
         "--devices",

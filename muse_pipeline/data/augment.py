@@ -7,10 +7,15 @@ reference stains, because sites differ mainly in stain.
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Thread
 from typing import Annotated, Any, NamedTuple, Self
 
 import cv2
@@ -20,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from muse_pipeline.core.config import Between, Fraction, NotNegative
+from muse_pipeline.core.errors import ProviderError
 
 WHITE = 255.0
 MIN_BLUR_RADIUS_PX = 3
@@ -29,32 +35,74 @@ class Prefetched:
     """Batches that threads prepare in advance; the end of a ``with`` block cancels those that have not been started.
 
     ``batches``, called from several threads, makes the batch of an index. Successive indices of this process differ by
-    ``stride``. With 0 ``threads``, every batch is made on request.
+    ``stride``. With 0 ``loaders``, every batch is made on request. With ``finish``, ``batches``, which is then pickled,
+    is called in other processes, and each thread calls ``finish`` on the batch.
     """
 
-    def __init__(self, batches: Callable[[int], Any], stride: int, threads: int):
-        self._batches, self._stride, self._ahead = batches, stride, 2 * threads
-        self._pool = ThreadPoolExecutor(threads, "batch") if threads else None
+    def __init__(
+        self, batches: Callable[[int], Any], stride: int, loaders: int, finish: Callable[[Any], Any] | None = None
+    ):
+        self._batches, self._stride, self._ahead, self._finish = batches, stride, 2 * loaders, finish
+        self._threads = ThreadPoolExecutor(loaders, "batch") if loaders else None
+        self._processes = None
+        if loaders and finish is not None:
+            # While threads run Python code, the thread that trains waits for them at each of its operations.
+            context = multiprocessing.get_context("spawn")  # a process with threads must not be forked
+            self._processes = ProcessPoolExecutor(loaders, context, _begin_process, (batches,))
         self._waiting: dict[int, Future] = {}
 
     def __call__(self, number: int) -> Any:
         """The batch whose index is ``number``."""
-        if self._pool is None:
-            return self._batches(number)
+        if self._threads is None:
+            return self._make(number)
         wanted = range(number, number + self._stride * (self._ahead + 1), self._stride)
         for old in [index for index in self._waiting if index not in wanted]:
             self._waiting.pop(old).cancel()
         for index in wanted:
             if index not in self._waiting:
-                self._waiting[index] = self._pool.submit(self._batches, index)
+                self._waiting[index] = self._threads.submit(self._make, index)
         return self._waiting.pop(number).result()
+
+    def _make(self, number: int) -> Any:
+        if self._processes is None:
+            batch = self._batches(number)
+        else:
+            try:
+                batch = self._processes.submit(_make_batch, number).result()
+            except BrokenProcessPool as error:
+                raise ProviderError(
+                    "a process that prepares batches was ended by the system, perhaps because memory ran out; continue "
+                    "the run with fewer --loaders"
+                ) from error
+        return batch if self._finish is None else self._finish(batch)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        for pool in filter(None, (self._threads, self._processes)):
+            pool.shutdown(cancel_futures=True)
+
+
+_of_process: list[Callable[[int], Any]] = []  # in a process that makes batches: the function that makes them
+
+
+def _begin_process(batches: Callable[[int], Any]) -> None:
+    """Prepare this process, which ends with its parent, for ``_make_batch``."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C ends the parent
+    Thread(target=_end_with_parent, daemon=True).start()
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    _of_process.append(batches)
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _make_batch(number: int) -> Any:
+    return _of_process[-1](number)
 
 
 MAX_SEED = 1 << 40  # so that the seeds of all steps fit into 64 bits
@@ -191,15 +239,17 @@ def vary_appearance(
     return pixels, vary_colour(part_way(colour, share), stains, augmentation, generator)
 
 
-def vary_sharpness(pixels: Tensor, mpp: float, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Blur some windows (B, 3, H, W) and add noise to all."""
-    n = len(pixels)
+def vary_sharpness(
+    pixels: Tensor, mpp: float | Tensor, augmentation: Augmentation, generator: torch.Generator
+) -> Tensor:
+    """Blur some windows (B, 3, H, W) and add noise to all; ``mpp`` is that of all windows, or of each (B,)."""
+    n, mpp = len(pixels), torch.as_tensor(mpp)
     chosen = torch.rand(n, generator=generator) < augmentation.blur
     # 1e-3 avoids division by a sigma of 0.
     sigma = torch.rand(n, generator=generator) * augmentation.blur_um / mpp + 1e-3
     if chosen.any():
         # The radius suits the largest possible sigma, so that the kernels of all windows form one tensor.
-        radius = _blur_radius(augmentation.blur_um / mpp, min(pixels.shape[2:]))
+        radius = _blur_radius(augmentation.blur_um / float(mpp.min()), min(pixels.shape[2:]))
         blurred = _blur(pixels[chosen], sigma[chosen], radius)
         pixels = pixels.clone()
         pixels[chosen] = blurred

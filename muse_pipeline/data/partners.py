@@ -256,7 +256,7 @@ class PairBatches:
 
     def __init__(self, views: ViewBatches, images: Sequence[NucleusImage], partners: Sequence[Partner | None]):
         self.views = views
-        self._partner = {id(image): partner for image, partner in zip(images, partners, strict=True)}
+        self._partner = {image: partner for image, partner in zip(images, partners, strict=True)}
 
     def __call__(self, number: int) -> PairBatch:
         """The batch whose index is ``number``."""
@@ -266,7 +266,7 @@ class PairBatches:
     def _read_partners(self, sets: Sequence[ViewSet], xy: np.ndarray, shared: np.ndarray) -> PartnerBatch:
         cut, has_partner, at_nuclei = [], np.zeros(len(sets), bool), np.zeros_like(shared)
         for number, view_set in enumerate(sets):
-            partner, view = self._partner[id(view_set.image)], view_set.views[0]
+            partner, view = self._partner[view_set.image], view_set.views[0]
             if partner is None:
                 continue
             # The centre and four points near the corners represent the whole view.

@@ -72,7 +72,7 @@ class TrainingStage(Stage, Generic[C, D]):
     ``config`` is a frozen dataclass with ``schedule``, ``seed`` and ``precision``.
     """
 
-    # True if batches are made on the CPU and then moved to the device, False if they are made on the device
+    # True if batches are made on the CPU, moved to the device and finished there; False if they are made on the device
     on_cpu: ClassVar[bool] = False
 
     def __init__(self, config: C, folder: Path, name: str = "train"):
@@ -101,7 +101,14 @@ class TrainingStage(Stage, Generic[C, D]):
 
     @abstractmethod
     def batches(self, data: D, device: torch.device) -> Callable[[int], Any]:
-        """A function that returns the batch with a given number on ``device``; the batch depends only on the number."""
+        """A function that returns the batch with a given number on ``device``; the batch depends only on the number.
+
+        With ``on_cpu``, the function runs in other processes, and its batches, for ``device``, are on the CPU.
+        """
+
+    def finish_batch(self, batch: Any) -> Any:
+        """Finish a batch on the device; called if ``on_cpu``."""
+        return batch
 
     @abstractmethod
     def checkpoint(self, data: D, method: Method) -> Checkpoint:
@@ -157,10 +164,9 @@ class TrainingStage(Stage, Generic[C, D]):
 
     def _stream(self, data: D, fabric: Fabric, options: Options) -> Prefetched:
         loaders = options.loaders if options.loaders is not None else options.threads * (fabric.device.type == "cuda")
-        batches = self.batches(data, torch.device("cpu") if self.on_cpu else fabric.device)
-        if not self.on_cpu:
-            return Prefetched(batches, fabric.world_size, loaders)
-        return Prefetched(lambda number: fabric.to_device(batches(number)), fabric.world_size, loaders)
+        batches = self.batches(data, fabric.device)
+        finish = (lambda batch: self.finish_batch(fabric.to_device(batch))) if self.on_cpu else None
+        return Prefetched(batches, fabric.world_size, loaders, finish)
 
 
 class PreparedStage(Stage):

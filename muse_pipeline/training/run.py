@@ -42,8 +42,8 @@ class Options:
         threads: number of threads of each process on a CPU.
         devices: number of GPUs, or of processes on a CPU, of each node; each has its own batches.
         nodes: number of machines, each of which runs the same command.
-        loaders: number of threads that prepare batches in advance; 0 to prepare each batch when it is needed; None to
-            use ``threads`` of them with a GPU, and 0 without a GPU.
+        loaders: number of threads, or of processes for stages with ``on_cpu``, that prepare batches in advance; 0 to
+            prepare each batch when it is needed; None to use ``threads`` of them with a GPU, and 0 without a GPU.
         start_over: True to train from the start, instead of raising an error, if the folder contains a run with
             different settings, data or weights.
         log: callback that receives each line for the user.

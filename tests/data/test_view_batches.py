@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,23 +11,24 @@ import torch
 
 from muse_pipeline.data.augment import Augmentation, Prefetched
 from muse_pipeline.data.nucleus_images import NucleusIndex, NucleusPicture
-from muse_pipeline.data.views import ViewBatches, ViewSettings, ordered_pairs
+from muse_pipeline.data.views import ViewBatch, ViewBatches, ViewSettings, ordered_pairs
 
 SIDE_PX, MPP, B = 400, 0.5, 3
 STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
 PLAIN = Augmentation(stain_gain=0, stain_mix=0, shift=0, partial_colour=1, blur=0, noise=0)
 
 
-def make(augmentation=None, grey=0.1, n_local=2, max_matches=64, n_nuclei=400):
+def make(augmentation=None, grey=0.1, n_local=2, max_matches=64, n_nuclei=400, on_device=False, height_px=SIDE_PX):
     rng = np.random.default_rng(0)
     images = []
     for number in range(2):
-        pixels = rng.integers(90, 250, (SIDE_PX, SIDE_PX, 3)).astype(np.uint8)
-        index = NucleusIndex.build(rng.uniform(0, SIDE_PX, (n_nuclei, 2)), (SIDE_PX, SIDE_PX), MPP)[0]
-        images.append(NucleusPicture(f"P{number}", "P", MPP, (SIDE_PX, SIDE_PX), None, 1.0, pixels, index))
+        size_px = SIDE_PX, height_px
+        pixels = rng.integers(90, 250, (*size_px[::-1], 3)).astype(np.uint8)
+        index = NucleusIndex.build(rng.uniform(0, size_px, (n_nuclei, 2)), size_px, MPP)[0]
+        images.append(NucleusPicture(f"P{number}", "P", MPP, size_px, None, 1.0, pixels, index))
     colours = np.stack([0.8 * np.eye(3, 4), 1.2 * np.eye(3, 4)])
     views = ViewSettings(global_px=64, local_px=32, n_local=n_local, mpp=(0.5, 1.0), max_matches=max_matches)
-    return ViewBatches(
+    batches = ViewBatches(
         images,
         colours,
         STAINS,
@@ -37,10 +38,15 @@ def make(augmentation=None, grey=0.1, n_local=2, max_matches=64, n_nuclei=400):
         seed=7,
         grey=grey,
     )
+    batches.on_device = on_device
+    return batches
 
 
 def leaves(batch):
-    return [part for one in batch if one is not None for part in (one if isinstance(one, tuple) else (one,))]
+    """All tensors and numbers of a batch, as tensors."""
+    if isinstance(batch, tuple):
+        return [leaf for part in batch for leaf in leaves(part)]
+    return [] if batch is None else [torch.as_tensor(batch)]
 
 
 def same(one, other):
@@ -62,42 +68,66 @@ def test_shapes():
     assert make(n_local=0)(0).local_views is None
 
 
-def test_a_number_is_one_batch_whatever_was_made_before_and_by_which_thread():
-    batches = make()
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_number_is_one_batch_whatever_was_made_before_and_by_which_thread(on_device):
+    batches = make(on_device=on_device)
     expected = {number: batches(number) for number in range(12)}
     assert not same(expected[0], expected[1])
     torch.rand(5)
-    assert same(make()(3), expected[3])
-    for threads in (0, 1, 3):
-        with Prefetched(make(), 2, threads) as stream:
+    assert same(make(on_device=on_device)(3), expected[3])
+    for threads in (0, 1, 2, 3):
+        with Prefetched(make(on_device=on_device), 2, threads) as stream:
             assert all(same(stream(number), expected[number]) for number in (1, 3, 5, 7, 2, 4, 6))
 
 
-def test_batches_that_no_one_asks_for_are_given_up_at_the_end():
-    made, gate = [], threading.Event()
-
-    def slow(number):
-        made.append(number)
-        if number:
-            gate.wait(30)
-        return number
-
-    threading.Timer(0.2, gate.set).start()
-    with Prefetched(slow, 1, 2) as stream:
-        assert stream(0) == 0
-    assert len(made) <= 3  # the first and one per thread; queued batches are dropped
+def test_processes_make_the_same_batches():
+    cut = partial(ViewBatch.cut, augmentation=Augmentation())
+    expected = [cut(make(on_device=True)(number)) for number in range(5)]
+    with Prefetched(make(on_device=True), 1, 2, cut) as stream:
+        assert all(same(stream(number), batch) for number, batch in enumerate(expected))
 
 
-def test_a_batch_that_cannot_be_made_raises_where_it_is_asked_for():
-    def broken(number):
-        if number == 3:
-            raise OSError("gone")
-        return number
+def cut_both_ways(n_views, augmentation, flat=False, **settings):
+    """Pixels of views that are cut one by one, and of those that are cut on a device, both as lists of (3, R, R)."""
+    pixels, batches = ([], []), [make(augmentation, max_matches=400, on_device=later, **settings) for later in (0, 1)]
+    for image in (image for each in batches for image in each.sample.images if flat):
+        image.pixels[:] = 170
+    for number in range(-(-n_views // (4 * B))):
+        one, other = (each(number) for each in batches)
+        other = other.cut(augmentation)
+        assert other.windows is None and same(one[2:], other[2:])  # all positions of nuclei
+        for found, batch in zip(pixels, (one, other), strict=True):
+            assert batch.global_views.pixels.dtype == batch.local_views.pixels.dtype == torch.uint8
+            found.extend([*batch.global_views.pixels.float(), *batch.local_views.pixels.float()])
+        assert all(torch.equal(ours.colour, others.colour) for ours, others in zip(one[:2], other[:2], strict=True))
+    assert len(pixels[0]) == len(pixels[1]) >= n_views
+    return pixels
 
-    with Prefetched(broken, 1, 2) as stream:
-        assert [stream(number) for number in range(3)] == [0, 1, 2]
-        with pytest.raises(OSError, match="gone"):
-            stream(3)
+
+@pytest.mark.parametrize(("height_px", "n_views"), [(SIDE_PX, 1000), (50, 200)])
+def test_views_that_are_cut_on_a_device_are_those_that_are_cut_one_by_one(height_px, n_views):
+    """Both differ only by rounding; views may be larger than their image."""
+    for one, other in zip(*cut_both_ways(n_views, PLAIN, height_px=height_px), strict=True):
+        assert (other - one).abs().max() <= 1
+        assert (other - one).mean().abs() <= 0.2  # ties are rounded differently
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["blur", "noise"])
+def test_views_are_blurred_and_noisy_alike_when_they_are_cut_on_a_device(flat):
+    """Mean, range and spread of 1,000 views, and the strength of their details, have the same distribution."""
+    measures = {
+        "mean": torch.mean,
+        "lowest": torch.amin,
+        "highest": torch.amax,
+        "spread": torch.std,
+        "detail": lambda view: view.diff(dim=2).abs().mean(),
+    }
+    pixels = cut_both_ways(1000, Augmentation(blur=0.5, blur_um=1.5, noise=12.0), flat)
+    for name, measure in measures.items():
+        one, other = (torch.stack([measure(view) for view in views]).sort().values for views in pixels)
+        # With seven tenths of the blur or of the noise, quantiles differ by more than a fifth of the measure's range.
+        quantiles = slice(len(one) // 20, -len(one) // 20, 50)
+        assert ((other - one)[quantiles].abs() <= 0.15 * (one[-50] - one[50])).all(), name
 
 
 def test_shared_nuclei_lie_in_both_views_and_are_no_more_than_asked_for():

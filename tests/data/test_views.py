@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.nucleus_images import NucleusIndex, NucleusPicture
-from muse_pipeline.data.views import View, ViewSampler, ViewSet, ViewSettings
+from muse_pipeline.data.views import Cuts, View, ViewSampler, ViewSet, ViewSettings
 
 MPP, SIDE_PX, RADIUS_PX = 0.25, 2048, 8.0
 GROUND = 250.0
@@ -98,10 +100,13 @@ def test_a_spot_is_placed_where_it_is_cut(side_px, size_px, mirror, turns):
     image = NucleusPicture(
         "P", "P", MPP, (70, 60), None, 1.0, pixels, NucleusIndex.build(np.zeros((1, 2)), (70, 60), MPP)[0]
     )
-    weight = view.cut(image)[..., 0].astype(float)
-    y, x = (np.indices(weight.shape) + 0.5) * weight / weight.sum()
-    found = np.array([x.sum(), y.sum()])
-    np.testing.assert_allclose(found, view.view_xy([12 + column, 24 + row]), atol=0.02)
+    place = torch.tensor([[0, 70, *view.corner, side_px, mirror, turns]])
+    cuts = Cuts(size_px, side_px + 3, 0, (view.mpp,), place)
+    of_batch = cuts.cut(torch.from_numpy(pixels).view(-1, 3), Augmentation(blur=0, noise=0))[0, 0].numpy()
+    for weight in (view.cut(image)[..., 0].astype(float), of_batch.astype(float)):
+        y, x = (np.indices(weight.shape) + 0.5) * weight / weight.sum()
+        found = np.array([x.sum(), y.sum()])
+        np.testing.assert_allclose(found, view.view_xy([12 + column, 24 + row]), atol=0.02)
     assert view.mpp == pytest.approx(MPP * side_px / size_px)
 
 

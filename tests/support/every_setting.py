@@ -83,7 +83,7 @@ def parts_of_step(stage, read):
     data = read[stage.name] = read.get(stage.name) or stage.read(lambda line: None)
     batches = stage.batches(data, torch.device("cpu"))
     first = STEP * schedule.accumulate
-    drawn = [batches(number) for number in range(first, first + schedule.accumulate)]
+    drawn = [stage.finish_batch(batches(number)) for number in range(first, first + schedule.accumulate)]
     yield from tensors_in(drawn, "batch")
     torch.manual_seed(stage.config.seed)
     method = stage.build(data).train()

@@ -17,7 +17,7 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.data.augment import seed_of_step
-from muse_pipeline.data.views import ViewBatches, ViewSampler, ViewSet
+from muse_pipeline.data.views import ViewBatch, ViewBatches, ViewSampler, ViewSet
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.inference.stains import colour_of_fit, reference_stains
 from muse_pipeline.labels.labelled_image import LabelledImage
@@ -111,7 +111,13 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
 
     def batches(self, data: PretrainData, device: torch.device) -> ViewBatches:
         """Batches of sets of views."""
-        return make_batches(self.config, data)
+        batches = make_batches(self.config, data)
+        batches.on_device = device.type != "cpu"
+        return batches
+
+    def finish_batch(self, batch: ViewBatch) -> ViewBatch:
+        """Cut the views on the device."""
+        return batch.cut(self.config.augmentation)
 
     def describe(self, data: PretrainData, log: Log) -> None:
         """Print a summary of the training data, and draw some views."""

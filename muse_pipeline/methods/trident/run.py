@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,18 +119,14 @@ class TridentStage(MuseStage):
         muse = MusePretraining(backbone, config.distillation, config.views.n_local)
         return WeightedSum({"muse": muse, "trident": trident}, {"muse": 1.0, "trident": config.weight})
 
-    def batches(self, data: PairedData, device: torch.device) -> Callable[[int], PairBatch | dict[str, Any]]:
-        """Batches of views with their partners; with MUSE's losses, the batches of both methods, keyed by name."""
-        views = make_batches(self.config, data)
-        pairs = PairBatches(views, data.images, data.partners)
-        if self.config.distillation is None:
-            return pairs
+    def batches(self, data: PairedData, device: torch.device) -> PairBatches:
+        """Batches of views with their partners."""
+        return PairBatches(super().batches(data, device), data.images, data.partners)
 
-        def draw(number: int) -> dict[str, Any]:
-            batch = pairs(number)
-            return {"muse": batch.views, "trident": batch}
-
-        return draw
+    def finish_batch(self, batch: PairBatch) -> PairBatch | dict[str, Any]:
+        """Cut the views on the device; with MUSE's losses, return the batches of both methods, keyed by name."""
+        batch = batch._replace(views=super().finish_batch(batch.views))
+        return batch if self.config.distillation is None else {"muse": batch.views, "trident": batch}
 
     def describe(self, data: PairedData, log: Log) -> None:
         """Print a summary of the training data, and draw some views and pairs."""

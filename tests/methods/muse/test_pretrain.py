@@ -17,7 +17,7 @@ from muse_pipeline.core.errors import CheckpointError, CollapsedError, ConfigErr
 from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.methods.muse.data import read_pretrain_data
 from muse_pipeline.methods.muse.method import MusePretraining
-from muse_pipeline.methods.muse.run import CollapseAlarm, make_batches
+from muse_pipeline.methods.muse.run import CollapseAlarm, MuseStage, make_batches
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.weights import PREFIX
 from muse_pipeline.store import zarr_files as shard_files
@@ -128,22 +128,41 @@ def test_the_loader_gives_the_trainers_features_bit_for_bit(finished, tmp_path):
     assert same(features(reference), features(trained))
 
 
-@pytest.mark.parametrize("loaders", [0, 2])
-def test_a_stopped_run_goes_on_exactly(pictures, finished, tmp_path, loaders):
+class CutOnDevice(MuseStage):
+    """A stage that cuts views as on a GPU."""
+
+    def batches(self, data, device):
+        batches = super().batches(data, device)
+        batches.on_device = True
+        return batches
+
+
+@pytest.fixture(scope="module")
+def finished_on_device(pictures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished-on-device")
+    CutOnDevice(load_muse_config(pictures), folder).run(CPU)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("stage", "loaders"),
+    [(MuseStage, 0), (CutOnDevice, 0), *(pytest.param(CutOnDevice, n, marks=pytest.mark.slow) for n in (1, 2))],
+)
+def test_a_stopped_run_goes_on_exactly(pictures, finished, finished_on_device, tmp_path, stage, loaders):
     """All bits agree, including centres and prototype usage, whether or not views are read ahead."""
 
     def stop(done, *_):
         if done == 3:  # one step after the resume point
             raise KeyboardInterrupt
 
-    config = load_muse_config(pictures)
+    config, whole = load_muse_config(pictures), finished[0] if stage is MuseStage else finished_on_device
     with pytest.raises(KeyboardInterrupt):
-        pretrain(config, tmp_path, Options(accelerator="cpu", progress=stop, loaders=loaders))
+        stage(config, tmp_path).run(Options(accelerator="cpu", progress=stop, loaders=loaders))
     assert not (tmp_path / "checkpoint.pt").exists()
     torch.rand(5)
-    pretrain(config, tmp_path, Options(accelerator="cpu", loaders=loaders))
-    assert (tmp_path / "metrics.jsonl").read_bytes() == (finished[0] / "metrics.jsonl").read_bytes()
-    one, other = (torch.load(folder / "resume.pt", weights_only=True) for folder in (tmp_path, finished[0]))
+    stage(config, tmp_path).run(Options(accelerator="cpu", loaders=loaders))
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    one, other = (torch.load(folder / "resume.pt", weights_only=True) for folder in (tmp_path, whole))
     assert one["method"].keys() == other["method"].keys() >= {"nucleus.centre", "image.centre", "nucleus.use"}
     assert all(torch.equal(value, other["method"][name]) for name, value in one["method"].items())
     assert one["method"]["nucleus.centre"].abs().sum() > 0

@@ -92,7 +92,7 @@ def test_the_loss_beside_muses_has_its_weight(pictures, tmp_path, weight):
     recipe, config = load_run(write_paired_config(tmp_path, [pictures], distillation=sizes, weight=weight))
     (stage,) = recipe.stages(config, tmp_path / "run")
     data = stage.read(print)
-    method, batch = stage.build(data), stage.batches(data, torch.device("cpu"))(0)
+    method, batch = stage.build(data), stage.finish_batch(stage.batches(data, torch.device("cpu"))(0))
     found = method.losses(batch, "model", 0.0)
     torch.testing.assert_close(found["loss"], found["muse loss"] + weight * found["trident loss"])
     of_trident = [one for name, one in method.named_parameters() if name.startswith("methods.trident.image")]
