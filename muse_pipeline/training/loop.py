@@ -88,6 +88,10 @@ class Monitor:
     def on_validate(self, done: int, log: MetricsLog) -> None:
         """Called by the first process when validation is due."""
 
+    def has_ended(self, log: MetricsLog) -> bool:
+        """True if the run ends before its schedule; called by the first process at the start and after validations."""
+        return False
+
     def on_save(self, done: int) -> None:
         """Called by the first process after a resume point was saved."""
 
@@ -96,7 +100,8 @@ class BestWeights(Monitor):
     """Scores a run at every validation, logs the scores and writes the checkpoint of the best weights to ``path``.
 
     The score ``name`` decides; the higher, the better. With ``keeps_later``, equal scores replace earlier ones.
-    ``describe`` makes the checkpoint from the number of steps done and the scores.
+    ``describe`` makes the checkpoint from the number of steps done and the scores. The run ends once the last
+    ``patience`` scores are not above the best one before, or never early if it is None.
     """
 
     def __init__(
@@ -106,8 +111,10 @@ class BestWeights(Monitor):
         path: Path,
         describe: Callable[[int, dict[str, float]], Checkpoint],
         keeps_later: bool = False,
+        patience: int | None = None,
     ):
         self.name, self.score, self.path, self.describe, self.keeps_later = name, score, path, describe, keeps_later
+        self.patience = patience
 
     def on_validate(self, done: int, log: MetricsLog) -> None:
         """Score the weights, keep them if they are the best, and log the scores."""
@@ -118,6 +125,13 @@ class BestWeights(Monitor):
             save_checkpoint(self.path, self.describe(done, scores))
         # Logged for the last completed step, so that ``forget_from`` keeps it if the run is resumed at step ``done``.
         log.append(done - 1, scores)
+
+    def has_ended(self, log: MetricsLog) -> bool:
+        """True if the score no longer rises."""
+        if self.patience is None:
+            return False
+        scores = [row[self.name] for row in log.read() if self.name in row]
+        return bool(scores) and len(scores) - 1 - scores.index(max(scores)) >= self.patience
 
 
 IN_A_ROW = 5  # number of consecutive logged steps outside the limits after which a run ends
@@ -206,7 +220,10 @@ def train(
     if leads:
         log.forget_from(start)
     method.train()
+    has_ended = _have_ended(monitors, log, fabric)
     for step in range(start, schedule.steps):
+        if has_ended:
+            break
         # Random numbers are seeded at every step, so that a resume point need not contain the generator's state.
         torch.manual_seed(seed_of_step(seed, step * fabric.world_size + fabric.global_rank))
         broadcast_buffers(method)
@@ -228,16 +245,27 @@ def train(
                 progress(step + 1, schedule.steps, values)
             for monitor in monitors:
                 monitor.on_log(step + 1, values)
-        if leads and schedule.is_due(step + 1, schedule.validate_every):
-            for monitor in monitors:
-                monitor.on_validate(step + 1, log)
-        if schedule.is_due(step + 1, schedule.save_every):
+        if schedule.is_due(step + 1, schedule.validate_every):
+            has_ended = _validate(step + 1, monitors, log, fabric)
+        if has_ended or schedule.is_due(step + 1, schedule.save_every):
             _require_finite(method.state_dict(), step, folder)
             if leads:
                 save_resume_point(folder.resume, step + 1, n_batches, method, optimisers)
                 draw_curves(log.read(), folder.curves)
                 for monitor in monitors:
                     monitor.on_save(step + 1)
+
+
+def _validate(done: int, monitors: Sequence[Monitor], log: MetricsLog, fabric: Fabric) -> bool:
+    """Call the monitors of the first process; True in every process if one of them ends the run."""
+    for monitor in monitors if fabric.is_global_zero else ():
+        monitor.on_validate(done, log)
+    return _have_ended(monitors, log, fabric)
+
+
+def _have_ended(monitors: Sequence[Monitor], log: MetricsLog, fabric: Fabric) -> bool:
+    """True in every process if a monitor of the first process ends the run."""
+    return fabric.broadcast(fabric.is_global_zero and any(monitor.has_ended(log) for monitor in monitors))
 
 
 def _to_numbers(losses: dict[str, Tensor]) -> Row:
