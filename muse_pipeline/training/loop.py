@@ -85,12 +85,8 @@ class Monitor:
     def on_log(self, done: int, losses: dict[str, float]) -> None:
         """Called by every process at every logged step, with the steps done and the losses, averaged over processes."""
 
-    def on_validate(self, done: int, log: MetricsLog) -> None:
-        """Called by the first process when validation is due."""
-
-    def has_ended(self, log: MetricsLog) -> bool:
-        """True if the run ends before its schedule; called by the first process at the start and after validations."""
-        return False
+    def on_validate(self, done: int, log: MetricsLog) -> bool | None:
+        """Called by the first process when validation is due; True ends the run before the end of its schedule."""
 
     def on_save(self, done: int) -> None:
         """Called by the first process after a resume point was saved."""
@@ -116,22 +112,17 @@ class BestWeights(Monitor):
         self.name, self.score, self.path, self.describe, self.keeps_later = name, score, path, describe, keeps_later
         self.patience = patience
 
-    def on_validate(self, done: int, log: MetricsLog) -> None:
-        """Score the weights, keep them if they are the best, and log the scores."""
-        # The best score is read from the log, which contains only the steps that a resumed run keeps.
-        best = max((row[self.name] for row in log.read() if self.name in row), default=float("-inf"))
-        scores = self.score()
+    def on_validate(self, done: int, log: MetricsLog) -> bool:
+        """Score the weights, keep them if they are the best, and log the scores; True if they no longer rise."""
+        # Earlier scores are read from the log, which contains only the steps that a resumed run keeps.
+        earlier = [row[self.name] for row in log.read() if self.name in row]
+        best, scores = max(earlier, default=float("-inf")), self.score()
         if scores[self.name] > best or (self.keeps_later and scores[self.name] == best):
             save_checkpoint(self.path, self.describe(done, scores))
         # Logged for the last completed step, so that ``forget_from`` keeps it if the run is resumed at step ``done``.
         log.append(done - 1, scores)
-
-    def has_ended(self, log: MetricsLog) -> bool:
-        """True if the score no longer rises."""
-        if self.patience is None:
-            return False
-        scores = [row[self.name] for row in log.read() if self.name in row]
-        return bool(scores) and len(scores) - 1 - scores.index(max(scores)) >= self.patience
+        is_above = scores[self.name] > best
+        return self.patience is not None and not is_above and len(earlier) - earlier.index(best) >= self.patience
 
 
 IN_A_ROW = 5  # number of consecutive logged steps outside the limits after which a run ends
@@ -220,10 +211,7 @@ def train(
     if leads:
         log.forget_from(start)
     method.train()
-    has_ended = _have_ended(monitors, log, fabric)
     for step in range(start, schedule.steps):
-        if has_ended:
-            break
         # Random numbers are seeded at every step, so that a resume point need not contain the generator's state.
         torch.manual_seed(seed_of_step(seed, step * fabric.world_size + fabric.global_rank))
         broadcast_buffers(method)
@@ -245,27 +233,23 @@ def train(
                 progress(step + 1, schedule.steps, values)
             for monitor in monitors:
                 monitor.on_log(step + 1, values)
-        if schedule.is_due(step + 1, schedule.validate_every):
-            has_ended = _validate(step + 1, monitors, log, fabric)
+        has_ended = schedule.is_due(step + 1, schedule.validate_every) and _validate(step + 1, monitors, log, fabric)
         if has_ended or schedule.is_due(step + 1, schedule.save_every):
             _require_finite(method.state_dict(), step, folder)
             if leads:
-                save_resume_point(folder.resume, step + 1, n_batches, method, optimisers)
+                # An ended run is saved as one whose schedule is done, so that it is not continued.
+                done = schedule.steps if has_ended else step + 1
+                save_resume_point(folder.resume, done, n_batches, method, optimisers)
                 draw_curves(log.read(), folder.curves)
                 for monitor in monitors:
                     monitor.on_save(step + 1)
+        if has_ended:
+            break
 
 
 def _validate(done: int, monitors: Sequence[Monitor], log: MetricsLog, fabric: Fabric) -> bool:
     """Call the monitors of the first process; True in every process if one of them ends the run."""
-    for monitor in monitors if fabric.is_global_zero else ():
-        monitor.on_validate(done, log)
-    return _have_ended(monitors, log, fabric)
-
-
-def _have_ended(monitors: Sequence[Monitor], log: MetricsLog, fabric: Fabric) -> bool:
-    """True in every process if a monitor of the first process ends the run."""
-    return fabric.broadcast(fabric.is_global_zero and any(monitor.has_ended(log) for monitor in monitors))
+    return fabric.broadcast(any([monitor.on_validate(done, log) for monitor in monitors if fabric.is_global_zero]))
 
 
 def _to_numbers(losses: dict[str, Tensor]) -> Row:

@@ -34,8 +34,7 @@ class Schedule:
         save_every: steps between resume points.
         log_every: steps between lines of ``metrics.jsonl``.
         validate_every: steps between validations, if the config has ``validation`` or ``held`` sources.
-        curve: length, in steps, of the curves of learning rate and weight decay, of which a shorter run takes the
-            beginning; by default ``steps``.
+        curve: length of the curves of learning rate and weight decay, if the run is shorter; by default ``steps``.
     """
 
     steps: Count

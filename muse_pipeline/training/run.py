@@ -98,7 +98,7 @@ class RunFolder:
 
     def is_finished(self, config: Any) -> bool:
         """True if the folder contains the checkpoint of a finished run with exactly these settings."""
-        if not self.checkpoint.is_file() or not steps_done(self.resume):
+        if not self.checkpoint.is_file() or steps_done(self.resume) != config.schedule.steps:
             return False
         return self._begun_settings(type(config)) == plain_settings(config, portable=True)
 

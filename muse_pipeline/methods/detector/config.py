@@ -90,8 +90,7 @@ class DetectorConfig(ModelSettings):
         distillation: trained networks as teachers; none by default.
         mixing: average of the trained weights and those of ``checkpoint``, in a proportion chosen on held-out labels;
             used only if the head is loaded too. Steps and learning rate then depend on the number of labelled nuclei.
-        minutes: longest duration of all trainings of a run in a single process. Their steps are measured first, with
-            one thread and with all, and all trainings are shortened alike if they would take longer.
+        minutes: longest duration of all trainings of a single process, which are shortened alike to keep it.
         batch: windows per batch and device.
         backbone_rate: learning rate of the backbone, relative to the schedule's.
         seed: seed of weights and windows.

@@ -26,6 +26,7 @@ from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.methods.detector.start import load_trained, read_start
 from muse_pipeline.methods.detector.validation import SUM, Scorer, class_shift
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, steps_done
+from muse_pipeline.training.loop import MetricsLog
 from muse_pipeline.training.method import Schedule
 from muse_pipeline.training.run import Options
 
@@ -219,7 +220,8 @@ def test_the_last_training_ends_where_held_out_scores_no_longer_rise(folder, tmp
     monkeypatch.setattr(Scorer, "validate", lambda scorer, images: {SUM: next(scores)})
     monkeypatch.setattr(module, "choose_share", lambda counts: {**choose_share(counts), "share": 0.5})
     checkpoint, output = run(configured(folder, "schedule.steps=8"), tmp_path)
-    steps = [steps_done(tmp_path / name / "resume.pt") for name in ("stages/1-held-out", "stages/2-held-out", ".")]
+    logs = (MetricsLog(tmp_path / name / "metrics.jsonl") for name in ("stages/1-held-out", "stages/2-held-out", "."))
+    steps = [log.read()[-1]["step"] + 1 for log in logs]
     assert steps == [5, 8, round(8 * (3 / 8 + 1) / 2)] and checkpoint.meta["step"] == steps[-1]
     assert checkpoint.meta["config"]["schedule"]["curve"] == 8
     assert sum(line.startswith("F1 on labels held out so far: detection ") for line in output) == 2
