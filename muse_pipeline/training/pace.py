@@ -18,6 +18,7 @@ from muse_pipeline.training.loop import Turn
 from muse_pipeline.training.recipe import PreparedStage, TrainingStage
 from muse_pipeline.training.run import Log, Options
 
+PACE = "pace.json"
 N_TIMED = 3  # timed steps with each number of threads, after one that is not timed
 OVERHEAD = 1.1  # duration of the trainings and their scores, relative to that of their steps
 
@@ -35,11 +36,6 @@ class PaceStage(PreparedStage):
         super().__init__(folder, "pace")
         self._stage, self._data, self._steps, self._minutes, self._options = stage, data, [*steps], minutes, options
 
-    @property
-    def result(self) -> Path:
-        """The file."""
-        return self.folder / "pace.json"
-
     def made_from(self) -> dict[str, Any]:
         """The limit, and the steps of the trainings, which follow from the number of labels."""
         return {"minutes": self._minutes, "steps for the labels": self._steps}
@@ -54,7 +50,7 @@ class PaceStage(PreparedStage):
         log(f"about {max(share * total, 1):.0f} min for {trainings}, with {on_threads}")
         if share < 1:
             log(f"{share:.0%} of the steps are taken, in {self._minutes:g} min; --minutes {math.ceil(total)} takes all")
-        write_json(folder / "pace.json", {"threads": threads, "share": share, "seconds_per_step": seconds[threads]})
+        write_json(folder / PACE, {"threads": threads, "share": share, "seconds_per_step": seconds[threads]})
 
     def measure(self) -> dict[int, float]:
         """Median duration of a step, in seconds, by number of threads."""

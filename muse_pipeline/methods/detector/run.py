@@ -70,7 +70,7 @@ from muse_pipeline.training.checkpoint import (
 from muse_pipeline.training.devices import is_first_process
 from muse_pipeline.training.loop import BestWeights, Monitor
 from muse_pipeline.training.method import Schedule
-from muse_pipeline.training.pace import PaceStage
+from muse_pipeline.training.pace import PACE, PaceStage
 from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage, load_run, stage_folder
 from muse_pipeline.training.run import Inputs, Log, Options, plain_settings, source_files
 
@@ -169,7 +169,8 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
             data.describe(self.run_folder, options.log)
         if self.config.minutes is not None and options.devices * options.nodes == 1:
             steps, folder = [schedule.steps for schedule in schedules], stage_folder(self.folder, 0, "pace")
-            pace = read_json(PaceStage(folder, self, self._data, steps, self.config.minutes, options).run(options))
+            stage = PaceStage(folder, self, self._data, steps, self.config.minutes, options)
+            pace = read_json(stage.run(options) / PACE)
             options = dataclasses.replace(options, threads=pace["threads"])
             schedules = [shorten(schedule, pace["share"]) for schedule in schedules]
         self._use(data, self._hold_out(parts, schedules, options) if parts else schedules[-1])
