@@ -251,17 +251,17 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
 
     def monitors(self, data: DetectorData, method: DetectorTraining) -> Sequence[Monitor]:
         """Validation, if the config has `validation` sources."""
-        return (self._keep_best(data, method, SCORE),) if data.held else ()
+        return (self._keep_best(data, method),) if data.held else ()
 
     def _keep_best(
-        self, data: DetectorData, method: DetectorTraining, score: str, patience: int | None = None
+        self, data: DetectorData, method: DetectorTraining, score: str = SCORE, patience: int | None = None
     ) -> BestWeights:
         scorer, meta = Scorer(method.trained(), data.config, data.reference), self._describe(data)
 
         def describe(step: int, scores: dict[str, float]) -> Checkpoint:
             return _networks(method, {**meta, "step": step, "scores": scores})
 
-        validate = partial(scorer.validate, data.held)
+        validate = partial(scorer.validate if score == SCORE else scorer.sum_up, data.held)
         return BestWeights(score, validate, self.run_folder.best, describe, patience=patience)
 
     def checkpoint(self, data: DetectorData, method: DetectorTraining) -> Checkpoint:

@@ -217,7 +217,7 @@ def test_with_validation_nothing_else_is_held_out(folder, tmp_path):
 def test_the_last_training_ends_where_held_out_scores_no_longer_rise(folder, tmp_path, monkeypatch):
     """The first part is best after 3 of its 8 steps, the second at its end; the last one takes their median."""
     scores = iter([*(5, 6, 9, 8, 9), *range(8)])
-    monkeypatch.setattr(Scorer, "validate", lambda scorer, images: {SUM: next(scores)})
+    monkeypatch.setattr(Scorer, "sum_up", lambda scorer, images: {SUM: next(scores)})
     monkeypatch.setattr(module, "choose_share", lambda counts: {**choose_share(counts), "share": 0.5})
     checkpoint, output = run(configured(folder, "schedule.steps=8"), tmp_path)
     logs = (MetricsLog(tmp_path / name / "metrics.jsonl") for name in ("stages/1-held-out", "stages/2-held-out", "."))
