@@ -109,6 +109,9 @@ class TrainingOutput:
         if not sys.stderr.isatty():
             self.log(f"step {done} of {steps}{self._describe_rest(done, steps)}: {words}")
             return
+        if self._bar is not None and done <= self._bar.n:  # the training before has ended early
+            self._bar.close()
+            self._bar = None
         if self._bar is None:
             self._bar = tqdm(total=steps, unit=" steps")
         self._bar.set_postfix_str(words)

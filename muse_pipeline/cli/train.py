@@ -6,12 +6,13 @@ continues a run that was stopped. `muse finetune`, `muse pretrain` and `muse psm
 """
 
 import argparse
+import os
 import re
 from itertools import takewhile
 from pathlib import Path
 from textwrap import TextWrapper
 
-from muse_pipeline.cli.arguments import Parser, at_least_one, share_of_cores, text_columns, zero_or_more
+from muse_pipeline.cli.arguments import Parser, at_least_one, positive, share_of_cores, text_columns, zero_or_more
 
 # Descriptions, keyed by verb, of the verbs for a single method. METHODS contains the method that each verb uses for a
 # config without a method.
@@ -57,6 +58,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--nodes", type=at_least_one, default=1, help="number of machines on which srun or torchrun starts this command"
     )
+    if parser.prog == "muse finetune":
+        parser.add_number("--minutes", positive, "N", "longest duration of all trainings, by `minutes` of the config")
     parser.add_flag(
         "--start-over", "discard a run with other settings, data or weights in the folder; otherwise an error"
     )
@@ -90,7 +93,8 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.training.recipe import load_run, train_run
     from muse_pipeline.training.run import Options
 
-    recipe, config = load_run(args.config, args.data, args.set, METHODS.get(args.verb))
+    changes = [*args.set, f"minutes={args.minutes}"] if getattr(args, "minutes", None) else args.set
+    recipe, config = load_run(args.config, args.data, changes, METHODS.get(args.verb))
     output = TrainingOutput()
     options = Options(
         accelerator=args.accelerator,
@@ -98,6 +102,7 @@ def run(args: argparse.Namespace) -> None:
         devices=args.devices,
         nodes=args.nodes,
         loaders=args.loaders,
+        compares_threads=not (args.threads or os.environ.get("OMP_NUM_THREADS")),
         start_over=args.start_over,
         log=output.log,
         progress=output.progress,

@@ -85,8 +85,8 @@ class Monitor:
     def on_log(self, done: int, losses: dict[str, float]) -> None:
         """Called by every process at every logged step, with the steps done and the losses, averaged over processes."""
 
-    def on_validate(self, done: int, log: MetricsLog) -> None:
-        """Called by the first process when validation is due."""
+    def on_validate(self, done: int, log: MetricsLog) -> bool | None:
+        """Called by the first process when validation is due; True ends the run before the end of its schedule."""
 
     def on_save(self, done: int) -> None:
         """Called by the first process after a resume point was saved."""
@@ -96,7 +96,8 @@ class BestWeights(Monitor):
     """Scores a run at every validation, logs the scores and writes the checkpoint of the best weights to ``path``.
 
     The score ``name`` decides; the higher, the better. With ``keeps_later``, equal scores replace earlier ones.
-    ``describe`` makes the checkpoint from the number of steps done and the scores.
+    ``describe`` makes the checkpoint from the number of steps done and the scores. The run ends once the last
+    ``patience`` scores are not above the best one before, or never early if it is None.
     """
 
     def __init__(
@@ -106,18 +107,22 @@ class BestWeights(Monitor):
         path: Path,
         describe: Callable[[int, dict[str, float]], Checkpoint],
         keeps_later: bool = False,
+        patience: int | None = None,
     ):
         self.name, self.score, self.path, self.describe, self.keeps_later = name, score, path, describe, keeps_later
+        self.patience = patience
 
-    def on_validate(self, done: int, log: MetricsLog) -> None:
-        """Score the weights, keep them if they are the best, and log the scores."""
-        # The best score is read from the log, which contains only the steps that a resumed run keeps.
-        best = max((row[self.name] for row in log.read() if self.name in row), default=float("-inf"))
-        scores = self.score()
+    def on_validate(self, done: int, log: MetricsLog) -> bool:
+        """Score the weights, keep them if they are the best, and log the scores; True if they no longer rise."""
+        # Earlier scores are read from the log, which contains only the steps that a resumed run keeps.
+        earlier = [row[self.name] for row in log.read() if self.name in row]
+        best, scores = max(earlier, default=float("-inf")), self.score()
         if scores[self.name] > best or (self.keeps_later and scores[self.name] == best):
             save_checkpoint(self.path, self.describe(done, scores))
         # Logged for the last completed step, so that ``forget_from`` keeps it if the run is resumed at step ``done``.
         log.append(done - 1, scores)
+        is_above = scores[self.name] > best
+        return self.patience is not None and not is_above and len(earlier) - earlier.index(best) >= self.patience
 
 
 IN_A_ROW = 5  # number of consecutive logged steps outside the limits after which a run ends
@@ -228,16 +233,23 @@ def train(
                 progress(step + 1, schedule.steps, values)
             for monitor in monitors:
                 monitor.on_log(step + 1, values)
-        if leads and schedule.is_due(step + 1, schedule.validate_every):
-            for monitor in monitors:
-                monitor.on_validate(step + 1, log)
-        if schedule.is_due(step + 1, schedule.save_every):
+        has_ended = schedule.is_due(step + 1, schedule.validate_every) and _validate(step + 1, monitors, log, fabric)
+        if has_ended or schedule.is_due(step + 1, schedule.save_every):
             _require_finite(method.state_dict(), step, folder)
             if leads:
-                save_resume_point(folder.resume, step + 1, n_batches, method, optimisers)
+                # An ended run is saved as one whose schedule is done, so that it is not continued.
+                done = schedule.steps if has_ended else step + 1
+                save_resume_point(folder.resume, done, n_batches, method, optimisers)
                 draw_curves(log.read(), folder.curves)
                 for monitor in monitors:
                     monitor.on_save(step + 1)
+        if has_ended:
+            break
+
+
+def _validate(done: int, monitors: Sequence[Monitor], log: MetricsLog, fabric: Fabric) -> bool:
+    """Call the monitors of the first process; True in every process if one of them ends the run."""
+    return fabric.broadcast(any([monitor.on_validate(done, log) for monitor in monitors if fabric.is_global_zero]))
 
 
 def _to_numbers(losses: dict[str, Tensor]) -> Row:

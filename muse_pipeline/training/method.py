@@ -34,6 +34,7 @@ class Schedule:
         save_every: steps between resume points.
         log_every: steps between lines of ``metrics.jsonl``.
         validate_every: steps between validations, if the config has ``validation`` or ``held`` sources.
+        curve: length of the curves of learning rate and weight decay, if the run is shorter; by default ``steps``.
     """
 
     steps: Count
@@ -47,6 +48,12 @@ class Schedule:
     save_every: Count = 500
     log_every: Count = 50
     validate_every: Count = 500
+    curve: Count | None = None
+
+    @property
+    def length(self) -> int:
+        """Length of the curves, in steps."""
+        return self.curve or self.steps
 
     def for_batches(self, n_batches: int) -> Schedule:
         """The schedule with the learning rate scaled for ``n_batches`` per step."""
@@ -57,17 +64,17 @@ class Schedule:
 
     def rate(self, step: int) -> float:
         """Learning rate of ``step``."""
-        rise = self.warmup * self.steps
+        rise = self.warmup * self.length
         if step < rise:
             return self.learning_rate * min((step + 1) / rise, 1)  # the warm-up may be shorter than a step
-        done = (step - rise) / max(self.steps - rise, 1)
+        done = (step - rise) / max(self.length - rise, 1)
         return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
     def decay(self, step: int) -> float:
         """Weight decay of ``step``."""
         if self.last_weight_decay is None:
             return self.weight_decay
-        done = 0.5 * (1 - math.cos(math.pi * step / self.steps))
+        done = 0.5 * (1 - math.cos(math.pi * step / self.length))
         return self.weight_decay + done * (self.last_weight_decay - self.weight_decay)
 
     def is_logged(self, step: int) -> bool:

@@ -44,6 +44,7 @@ class Options:
         nodes: number of machines, each of which runs the same command.
         loaders: number of threads, or of processes for stages with ``on_cpu``, that prepare batches in advance; 0 to
             prepare each batch when it is needed; None to use ``threads`` of them with a GPU, and 0 without a GPU.
+        compares_threads: True to use one thread instead of ``threads`` where a measurement shows that it is faster.
         start_over: True to train from the start, instead of raising an error, if the folder contains a run with
             different settings, data or weights.
         log: callback that receives each line for the user.
@@ -55,6 +56,7 @@ class Options:
     devices: int = 1
     nodes: int = 1
     loaders: int | None = None
+    compares_threads: bool = False
     start_over: bool = False
     log: Log = lambda line: None
     progress: Progress = lambda done, steps, losses: None

@@ -158,6 +158,7 @@ CHANGES = {  # setting of a schedule -> a value other than that in ``run_changed
     "save_every": 3,
     "log_every": 2,
     "validate_every": 2,
+    "curve": 8,
 }
 
 
@@ -189,6 +190,25 @@ def test_every_setting_of_a_schedule_changes_a_run(tmp_path, name):
     acts_on = {"log_every": 1, "save_every": 2, "validate_every": 2}.get(name, 0)
     plain, changed = run_changed(tmp_path / "plain"), run_changed(tmp_path / "changed", **{name: CHANGES[name]})
     assert plain[acts_on] != changed[acts_on]
+
+
+class EndsAt(Monitor):
+    """Ends a run at its second validation."""
+
+    def on_validate(self, done, log):
+        return done == 4
+
+
+def test_a_run_that_a_monitor_ends_is_not_continued(tmp_path):
+    """It takes the beginning of its schedule, as a run with as many steps of the same curve does."""
+    ended, short, fabric = Line(), Line(), Fabric(accelerator="cpu", devices=1)
+    schedule = Schedule(steps=10, validate_every=2, log_every=1, learning_rate=0.1)
+    for method in (ended, Line()):
+        train(method, batch_of, schedule, RunFolder(tmp_path), fabric, monitors=[EndsAt()])
+        assert len(MetricsLog(tmp_path / "metrics.jsonl").read()) == 4
+    run(tmp_path / "short", short, steps=4, curve=10, learning_rate=0.1)
+    assert ended.n_steps == 4 and all(map(torch.equal, ended.parameters(), short.parameters()))
+    assert all(map(torch.equal, ended.parameters(), method.parameters()))
 
 
 def test_it_stops_at_the_very_step_that_diverges_and_saves_nothing_there(tmp_path):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import torch
 
-from muse_pipeline.core.config import Between, Count, Fraction, Mpp, NotNegative, OneOf, Weights
+from muse_pipeline.core.config import Between, Count, Fraction, Mpp, NotNegative, OneOf, Positive, Weights
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.types import ModelPrecision
 from muse_pipeline.data.augment import Augmentation, Seed
@@ -90,6 +90,7 @@ class DetectorConfig(ModelSettings):
         distillation: trained networks as teachers; none by default.
         mixing: average of the trained weights and those of ``checkpoint``, in a proportion chosen on held-out labels;
             used only if the head is loaded too. Steps and learning rate then depend on the number of labelled nuclei.
+        minutes: longest duration of all trainings of a single process, which are shortened alike to keep it.
         batch: windows per batch and device.
         backbone_rate: learning rate of the backbone, relative to the schedule's.
         seed: seed of weights and windows.
@@ -113,6 +114,7 @@ class DetectorConfig(ModelSettings):
     window_px: Count = 256
     distillation: DistillationSettings | None = None
     mixing: MixingSettings | None = None
+    minutes: Positive | None = None
     batch: Count = 16
     backbone_rate: NotNegative = 1.0
     seed: Seed = 0

@@ -28,6 +28,8 @@ SHARES = (0.25, 0.5, 0.75, 1.0)
 NUCLEI_PER_STEP, LEAST_STEPS = 4, 200
 FULL_RATE, FULL_RATE_NUCLEI = 2.5e-4, 2000  # highest learning rate, and the minimum number of labelled nuclei for it
 BLOCK_UM = 64.0  # side of the blocks of a picture that the bootstrap resamples
+N_SCORES = 8  # times that a training is scored on labels held out
+PATIENCE = 2  # scores in a row that are not above the best one before, after which it ends
 TOLERANCE = 0.5  # largest accepted decrease of either score on held-out labels, in points
 
 
@@ -52,9 +54,16 @@ def follow_labels(schedule: Schedule, n_nuclei: int) -> Schedule:
     )
 
 
-def split_images(
-    images: Sequence[LabelledImage], n_folds: int
-) -> list[tuple[list[LabelledImage], list[LabelledImage]]]:
+def shorten(schedule: Schedule, share: float) -> Schedule:
+    """Take the first ``share`` of the steps of a schedule, with the learning rates that they have in the whole one."""
+    steps, curve = max(1, round(share * schedule.steps)), schedule.curve or schedule.steps
+    return replace(schedule, steps=steps, curve=None if steps == curve else curve)
+
+
+Part = tuple[list[LabelledImage], list[LabelledImage]]  # images to train on, and images to hold out
+
+
+def split_images(images: Sequence[LabelledImage], n_folds: int) -> list[Part]:
     """Split images into at most ``n_folds`` parts; return, for each, the images to train on and those to hold out.
 
     Pictures of a patient stay together, unless there is only one patient; a single picture is halved.
@@ -144,6 +153,13 @@ def _sum_of_scores(values: np.ndarray, rows: list[np.ndarray]) -> np.ndarray:
     """Mean F1 over each group of ``rows`` of counts (..., C + 1, 3), summed over groups: (...)."""
     f1 = np.nan_to_num(DetectionCounts(values).f1)
     return sum(f1[..., group].mean(-1) for group in rows)
+
+
+def describe_gains(choice: dict[str, Any]) -> str:
+    """Describe a result of ``choose_share`` in one sentence, while more labels are still to be held out."""
+    gains = ", ".join(f"{name} {score['difference']:+.1f}" for name, score in choice["scores"].items())
+    share = f"with {choice['share'] or SHARES[0]:.0%} of the change"
+    return f"F1 on labels held out so far: {gains or 'not known'} {share}"
 
 
 def describe_choice(choice: dict[str, Any], where: str) -> list[str]:

@@ -6,11 +6,14 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 
+from muse_pipeline.core.files import read_json
+from muse_pipeline.core.pictures import spread_evenly
 from muse_pipeline.core.text import count_noun, some_of
 from muse_pipeline.data.windows import LabelledWindows
 from muse_pipeline.inference.card import ColourReference
@@ -28,10 +31,15 @@ from muse_pipeline.methods.detector.config import (
 from muse_pipeline.methods.detector.data import DetectorData, keep_pictures, read_detector_data
 from muse_pipeline.methods.detector.method import DetectorTraining, DistillationTerm
 from muse_pipeline.methods.detector.mixing import (
+    N_SCORES,
+    PATIENCE,
+    Part,
     choose_share,
     describe_choice,
+    describe_gains,
     follow_labels,
     mix_weights,
+    shorten,
     split_images,
 )
 from muse_pipeline.methods.detector.start import (
@@ -45,6 +53,7 @@ from muse_pipeline.methods.detector.start import (
 from muse_pipeline.methods.detector.validation import (
     N_IMAGES,
     SCORE,
+    SUM,
     Scorer,
     class_shift,
     compare_with_start,
@@ -60,6 +69,8 @@ from muse_pipeline.training.checkpoint import (
 )
 from muse_pipeline.training.devices import is_first_process
 from muse_pipeline.training.loop import BestWeights, Monitor
+from muse_pipeline.training.method import Schedule
+from muse_pipeline.training.pace import PACE, PaceStage
 from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage, load_run, stage_folder
 from muse_pipeline.training.run import Inputs, Log, Options, plain_settings, source_files
 
@@ -114,7 +125,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
     def __init__(self, config: DetectorConfig, folder: Path, name: str = "train"):
         super().__init__(config, folder, name)
         self._data: DetectorData | None = None
-        self._held_out: list[tuple[Path, list[LabelledImage]]] = []
+        self._choice: dict[str, Any] | None = None  # the result of ``choose_share``, by labels held out in turn
 
     @property
     def is_mixed(self) -> bool:
@@ -142,33 +153,60 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
 
     def run(self, options: Options) -> Path:
         """Train, or resume; for ``mixing`` without `validation`, first train without each part of the labels."""
-        if self.config.mixing is None:
+        if self.config.mixing is None and self.config.minutes is None:
             return super().run(options)
         self.check()
         self.inputs().require_checkpoints()
         self.run_folder.require_own()
-        if not self.is_mixed:
+        if self.config.mixing is not None and not self.is_mixed:
             options.log("mixing: skipped, `checkpoint` is not a detector with the run's head, classes, rays and mpp")
-            return super().run(options)
-        self._data = data = read_detector_data(self.config, self.start)
-        n_nuclei = sum(len(image.nuclei) for image in data.images)
-        self.config = dataclasses.replace(self.config, schedule=follow_labels(self.config.schedule, n_nuclei))
-        data = self._data = dataclasses.replace(data, config=self.config)
-        if not data.held:
-            if is_first_process():  # before the first training, so that wrong labels are noticed early
-                self.folder.mkdir(parents=True, exist_ok=True)
-                data.describe(self.run_folder, options.log)
-            parts = split_images(data.images, self.config.mixing.folds)
-            for number, (images, held) in enumerate(parts, 1):
-                schedule = follow_labels(self.config.schedule, sum(len(image.nuclei) for image in images))
-                config = dataclasses.replace(self.config, schedule=schedule, mixing=None)
-                part = HeldOutStage(config, stage_folder(self.folder, number, "held-out"), "held-out")
-                part._data = dataclasses.replace(data, config=config, images=images)
-                without = count_noun(len(held), "held-out picture")
-                options.log(f"training {number} of {len(parts) + 1}, without {without}")
-                self._held_out.append((part.run(options), held))
-            options.log(f"training {len(parts) + 1} of {len(parts) + 1}, with all labels")
+        data = read_detector_data(self.config, self.start)
+        parts = split_images(data.images, self.config.mixing.folds) if self.is_mixed and not data.held else []
+        schedules = [self._schedule(images) for images in (*(images for images, _ in parts), data.images)]
+        self._use(data, schedules[-1])
+        if parts and is_first_process():  # before the first training, so that wrong labels are noticed early
+            self.folder.mkdir(parents=True, exist_ok=True)
+            data.describe(self.run_folder, options.log)
+        if self.config.minutes is not None and options.devices * options.nodes == 1:
+            steps, folder = [schedule.steps for schedule in schedules], stage_folder(self.folder, 0, "pace")
+            stage = PaceStage(folder, self, self._data, steps, self.config.minutes, options)
+            pace = read_json(stage.run(options) / PACE)
+            options = dataclasses.replace(options, threads=pace["threads"])
+            schedules = [shorten(schedule, pace["share"]) for schedule in schedules]
+        self._use(data, self._hold_out(parts, schedules, options) if parts else schedules[-1])
         return super().run(options)
+
+    def _schedule(self, images: Sequence[LabelledImage]) -> Schedule:
+        """The whole schedule for training on ``images``, also if the config is that of a shortened run."""
+        schedule = dataclasses.replace(self.config.schedule, steps=self.config.schedule.length, curve=None)
+        return follow_labels(schedule, sum(len(image.nuclei) for image in images)) if self.is_mixed else schedule
+
+    def _use(self, data: DetectorData, schedule: Schedule) -> None:
+        self.config = dataclasses.replace(self.config, schedule=schedule)
+        self._data = dataclasses.replace(data, config=self.config)
+
+    def _hold_out(self, parts: Sequence[Part], schedules: Sequence[Schedule], options: Options) -> Schedule:
+        """Train without each part, and return the schedule of the training with all labels.
+
+        It is as long as the median of the trainings without a part until their best scores.
+        """
+        counts, ends = [], []
+        for number, ((images, held), schedule) in enumerate(zip(parts, schedules[:-1], strict=True), 1):
+            own = dataclasses.replace(schedule, validate_every=-(-schedule.steps // N_SCORES))
+            config = dataclasses.replace(self.config, schedule=own, mixing=None, minutes=None)
+            part = HeldOutStage(config, stage_folder(self.folder, number, "held-out"), "held-out")
+            part._data = dataclasses.replace(self._data, config=config, images=images, held=held)
+            options.log(f"training {number} of {len(schedules)}, without {count_noun(len(held), 'held-out picture')}")
+            meta = load_checkpoint(part.run(options)).meta
+            counts.append(np.array(meta["counts"]))
+            ends.append(meta["step"] / schedule.steps)
+            self._choice = choose_share(np.concatenate(counts, 1))
+            options.log(describe_gains(self._choice))
+        if not self._choice["share"]:
+            return shorten(schedules[-1], 0)  # of one step, because its weights are not kept
+        last = shorten(schedules[-1], median(ends))
+        options.log(f"training {len(schedules)} of {len(schedules)}, with all labels, for {last.steps:,} steps")
+        return last
 
     def read(self, log: Log) -> DetectorData:
         """Read the labelled images, unless they have been read already."""
@@ -201,7 +239,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
     def describe(self, data: DetectorData, log: Log) -> None:
         """Print and write a summary of the labels, and save pictures for checking the export."""
         keep_pictures(data.images, self.run_folder)
-        if not self._held_out:
+        if self._choice is None:
             data.describe(self.run_folder, log)
         origin = self.start.describe() if self.start else "random weights"
         if teachers := find_teachers(self.config):
@@ -213,14 +251,18 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
 
     def monitors(self, data: DetectorData, method: DetectorTraining) -> Sequence[Monitor]:
         """Validation, if the config has `validation` sources."""
-        if not data.held:
-            return ()
+        return (self._keep_best(data, method),) if data.held else ()
+
+    def _keep_best(
+        self, data: DetectorData, method: DetectorTraining, score: str = SCORE, patience: int | None = None
+    ) -> BestWeights:
         scorer, meta = Scorer(method.trained(), data.config, data.reference), self._describe(data)
 
         def describe(step: int, scores: dict[str, float]) -> Checkpoint:
             return _networks(method, {**meta, "step": step, "scores": scores})
 
-        return (BestWeights(SCORE, partial(scorer.validate, data.held), self.run_folder.best, describe),)
+        validate = partial(scorer.validate if score == SCORE else scorer.sum_up, data.held)
+        return BestWeights(score, validate, self.run_folder.best, describe, patience=patience)
 
     def checkpoint(self, data: DetectorData, method: DetectorTraining) -> Checkpoint:
         """Checkpoint of the last (with validation, the best) weights, mixed with the initial ones if configured."""
@@ -229,13 +271,11 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         if data.held:
             best = load_checkpoint(self.run_folder.best)
             trained = dataclasses.replace(best, meta={**best.meta, **meta})  # the card may have changed since
-        tried = [(load_checkpoint(path), held) for path, held in self._held_out]
+        choice = self._choice
         if self.is_mixed and data.held:
-            tried = [(trained, data.held)]
-        if not tried:
+            choice = choose_share(count_held(data, self.start, trained, data.held))
+        if choice is None:
             return trained
-        counts = np.concatenate([count_held(data, self.start, *trial) for trial in tried], 1)
-        choice = choose_share(counts)
         mixed = mix_weights(self.start.checkpoint, trained, choice["share"])
         return dataclasses.replace(mixed, meta={**trained.meta, "mixing": choice})
 
@@ -276,6 +316,17 @@ class HeldOutStage(DetectorStage):
 
     # True, so that a class shift is used as in the whole run; ``mixing`` is None, so no more labels are held out.
     is_mixed = True
+
+    def monitors(self, data: DetectorData, method: DetectorTraining) -> Sequence[Monitor]:
+        """Scores on the part, which end the training once they no longer rise."""
+        held = [data.held[index] for index in spread_evenly(len(data.held), N_IMAGES)]
+        return (self._keep_best(dataclasses.replace(data, held=held), method, SUM, PATIENCE),)
+
+    def checkpoint(self, data: DetectorData, method: DetectorTraining) -> Checkpoint:
+        """Checkpoint of the best weights, with the counts from which the share of the change is chosen."""
+        best = load_checkpoint(self.run_folder.best)
+        counts = count_held(data, self.start, best, data.held)
+        return dataclasses.replace(best, meta={**best.meta, "counts": counts.tolist()})
 
     def describe(self, data: DetectorData, log: Log) -> None:
         """Print nothing, because the whole run describes the labels."""

@@ -26,6 +26,7 @@ from muse_pipeline.training.checkpoint import Checkpoint, load_detector_weights
 
 MEAN = "mean class"
 SCORE = f"validation {MEAN} F1"  # from matches within 3 um; the weights with the highest score are kept
+SUM = f"validation detection + {MEAN} F1"  # likewise, on labels held out in turn
 
 
 class Scorer:
@@ -85,6 +86,11 @@ class Scorer:
     def validate(self, images: Sequence[LabelledImage]) -> dict[str, float]:
         """The ``scores`` over all images, keyed by their names in the log."""
         return {f"validation {name} F1": value for name, value in self.scores(self.total(images)).items()}
+
+    def sum_up(self, images: Sequence[LabelledImage]) -> dict[str, float]:
+        """The scores of ``validate`` and, as ``SUM``, the sum of two of them."""
+        scores = self.validate(images)
+        return {**scores, SUM: scores["validation detection F1"] + scores[SCORE]}
 
 
 def count_area_classes(predicted: Nuclei, true: Nuclei, mpp: float) -> DetectionCounts:

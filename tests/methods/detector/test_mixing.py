@@ -24,8 +24,9 @@ from muse_pipeline.methods.detector.mixing import (
 )
 from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.methods.detector.start import load_trained, read_start
-from muse_pipeline.methods.detector.validation import Scorer, class_shift
-from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
+from muse_pipeline.methods.detector.validation import SUM, Scorer, class_shift
+from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, steps_done
+from muse_pipeline.training.loop import MetricsLog
 from muse_pipeline.training.method import Schedule
 from muse_pipeline.training.run import Options
 
@@ -211,6 +212,31 @@ def test_with_validation_nothing_else_is_held_out(folder, tmp_path):
     held = dataclasses.replace(config.sources[0], exclude=("P0", "P1"))
     _, output = run(dataclasses.replace(config, validation=(held,)), tmp_path)
     assert not (tmp_path / "stages").exists() and any("by validation labels" in line for line in output)
+
+
+def test_the_last_training_ends_where_held_out_scores_no_longer_rise(folder, tmp_path, monkeypatch):
+    """The first part is best after 3 of its 8 steps, the second at its end; the last one takes their median."""
+    scores = iter([*(5, 6, 9, 8, 9), *range(8)])
+    monkeypatch.setattr(Scorer, "sum_up", lambda scorer, images: {SUM: next(scores)})
+    monkeypatch.setattr(module, "choose_share", lambda counts: {**choose_share(counts), "share": 0.5})
+    checkpoint, output = run(configured(folder, "schedule.steps=8"), tmp_path)
+    logs = (MetricsLog(tmp_path / name / "metrics.jsonl") for name in ("stages/1-held-out", "stages/2-held-out", "."))
+    steps = [log.read()[-1]["step"] + 1 for log in logs]
+    assert steps == [5, 8, round(8 * (3 / 8 + 1) / 2)] and checkpoint.meta["step"] == steps[-1]
+    assert checkpoint.meta["config"]["schedule"]["curve"] == 8
+    assert sum(line.startswith("F1 on labels held out so far: detection ") for line in output) == 2
+    assert f"training 3 of 3, with all labels, for {steps[-1]} steps" in output
+    for config in (load_detector_config(tmp_path / "config.yaml"), configured(folder, "schedule.steps=8")):
+        run(config, tmp_path)  # scores nothing, because the run is finished
+    (tmp_path / "stages/1-held-out/checkpoint.pt").unlink()  # as if it had been killed before
+    again, _ = run(configured(folder, "schedule.steps=8"), tmp_path)
+    assert again.weights_sha256() == checkpoint.weights_sha256()
+
+
+def test_a_run_that_keeps_the_initial_weights_trains_no_further(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "choose_share", lambda counts: {**choose_share(counts), "share": 0.0})
+    _, output = run(configured(folder, "schedule.steps=8"), tmp_path)
+    assert steps_done(tmp_path / "resume.pt") == 1 and not any("with all labels" in line for line in output)
 
 
 @pytest.mark.parametrize("change", ["checkpoint=null", "n_rays=16"])

@@ -134,12 +134,12 @@ def test_a_nucleus_at_the_border_of_the_region_may_be_found_a_little_outside(sco
 
 def test_only_better_ones_are_kept_and_a_resumed_run_remembers(tmp_path):
     log, path = MetricsLog(tmp_path / "m.jsonl"), tmp_path / "best.pt"
-    kept = []
+    kept, ended = [], []
     for step, score in enumerate([10.0, 30.0, 30.0, 20.0], 1):  # a new monitor each time, as in a resumed run
-        best = BestWeights(SCORE, lambda score=score: {SCORE: score}, path, checkpoint_of_step)
-        best.on_validate(step, log)
+        best = BestWeights(SCORE, lambda score=score: {SCORE: score}, path, checkpoint_of_step, patience=2)
+        ended.append(best.on_validate(step, log))
         kept.append(load_checkpoint(path).meta["step"])
-    assert kept == [1, 2, 2, 2]
+    assert kept == [1, 2, 2, 2] and ended == [False, False, False, True]
 
 
 def checkpoint_of_step(step, scores):
