@@ -16,14 +16,13 @@ from scipy.special import expit, softmax
 from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.card import EncoderCard, ImportedCard
 from muse_pipeline.inference.families import FAMILIES
-from muse_pipeline.nuclei.masks import MIN_NUCLEUS_UM2, cut_relief, depth_um, label_image_to_nuclei
+from muse_pipeline.nuclei.masks import MIN_NUCLEUS_UM2, cut_relief, label_image_to_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.components import drop_small
 
 MEAN, DEVIATION = (np.array(rgb, np.float32) for rgb in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))  # ImageNet's
 PERCENTILES = (1.0, 99.8)  # stretched to 0 and 1, as in StarDist
-POSITION_UM, DEPTH_UM = 0.5, 0.4  # sigma of the blur of positions, and of the depth inside nuclei
-FALL_PER_UM = 0.2  # where "position" falls faster, two nuclei meet; within a nucleus it rises from -1 to 1
+DEPTH_UM = 0.4  # sigma of the blur of the depth inside nuclei
 N_RAYS = 32  # number of rays of an outline from a label image
 RADIUS_UM = 4.0  # radius of the synthetic nuclei of an import
 
@@ -92,29 +91,6 @@ class Family:
         return [*maps, Map(name, "classes", class_channels(n_classes))] if n_classes > 1 else maps
 
 
-class PositionFamily(Family):
-    """Nuclei by a watershed, cut where the position of pixels within their nucleus falls from 1 to -1."""
-
-    names: tuple[str, str, str]  # of the nuclei, the positions and the classes
-
-    def list_maps(self, n_classes: int) -> list[Map]:
-        """See ``Family``."""
-        nucleus, position, classes = self.names
-        return self.with_classes([Map(nucleus, "nucleus", (1, 2)), Map(position, "position", (2,))], classes, n_classes)
-
-    def decode(self, maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
-        """See ``Family``."""
-
-        def depth(mask: np.ndarray) -> np.ndarray:
-            x, y = smooth(maps[1], POSITION_UM, card)
-            rise = np.minimum(np.gradient(x, axis=1), np.gradient(y, axis=0))
-            return depth_um(mask & (rise > -FALL_PER_UM * mpp), mpp, DEPTH_UM)
-
-        mpp = card.mpp * card.stride_px
-        classes = probabilities(maps[2], card) if len(maps) > 2 else None
-        return cut_nuclei(is_nucleus(probabilities(maps[0], card)), depth, classes, card)
-
-
 def channels_first(values: np.ndarray) -> np.ndarray:
     """Convert a map of square windows from (B, C, h, w), (B, h, w, C) or (B, h, w) to (B, C, h, w) float32."""
     if values.ndim == 3:
@@ -139,11 +115,6 @@ def is_nucleus(prob: np.ndarray) -> np.ndarray:
     return prob[0] if len(prob) == 1 else 1 - prob[0]
 
 
-def is_inside(prob: np.ndarray) -> np.ndarray:
-    """(h, w) bool: where nuclei are more probable than the boundary, the last of (C, h, w)."""
-    return prob[-1] < prob[1:-1].sum(0)
-
-
 def probabilities(values: np.ndarray, card: ImportedCard) -> np.ndarray:
     """(C, h, w) probabilities from a map of probabilities, or of logits if the card says so."""
     if not card.logits:
@@ -154,12 +125,6 @@ def probabilities(values: np.ndarray, card: ImportedCard) -> np.ndarray:
 def smooth(values: np.ndarray, sigma_um: float, card: ImportedCard) -> list[np.ndarray]:
     """The channels of a map (C, h, w), blurred."""
     return [cv2.GaussianBlur(channel, (0, 0), sigma_um / card.mpp / card.stride_px) for channel in values]
-
-
-def cut_at_boundaries(prob: np.ndarray, classes: np.ndarray | None, card: ImportedCard) -> Nuclei:
-    """Nuclei by a watershed on the depth inside a mask without its boundary, the last class of ``prob`` (C, h, w)."""
-    mpp = card.mpp * card.stride_px
-    return cut_nuclei(is_nucleus(prob), lambda mask: depth_um(mask & is_inside(prob), mpp, DEPTH_UM), classes, card)
 
 
 def cut_nuclei(
