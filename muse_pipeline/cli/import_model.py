@@ -38,11 +38,18 @@ def add_arguments(parser: Parser) -> None:
         help="names of the outputs in the order of the kind, then classes (default: identified by name or order)",
     )
     parser.add_flag("--logits", "apply softmax to the probability maps, or sigmoid to a single map")
-    parser.add_number("--input-px", at_least_one, "N", "side of a window or tile, if the network takes any size")
     parser.add_number(
-        "--halo-um", not_negative, "UM", "border of a window's maps that belongs to its neighbours", default=12.0
+        "--input-px",
+        at_least_one,
+        "N",
+        "side of a window or tile, a multiple of the stride, if the network takes any size",
     )
-    parser.add_argument("--threshold", type=fraction, default=0.5, help="lowest probability of a nucleus")
+    parser.add_number(
+        "--halo-um", not_negative, "UM", "border of a window that belongs to its neighbours", default=12.0
+    )
+    parser.add_argument(
+        "--threshold", type=fraction, default=0.5, help="lowest probability of a nucleus, or of InstanSeg's seeds"
+    )
     parser.add_argument("--name", help="name of the model (default: that of the output file)")
     parser.add_argument("--licence", default="not given", metavar="TEXT", help="licence of the weights")
     parser.add_argument("--training-data", default="not given", metavar="TEXT", help="training data of the network")

@@ -22,7 +22,7 @@ from drawn_networks import (
 from drawn_tissue import CLASSES, draw_labelled_tissue
 from inference_slides import open_tiled, tile_slide
 from qupath_check import check_geojson
-from random_networks import OF_ONE_CLASS, write_random_network
+from random_networks import OUTPUTS, write_random_network
 from scipy.spatial import cKDTree
 from slide_files import write_pyramid
 
@@ -372,30 +372,24 @@ def test_every_scaling_has_its_range():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", types.NETWORKS)
-def test_qupath_reads_the_outlines_of_random_weights(kind, muse, tmp_path, shared_data):
-    network, model = write_random_network(kind, tmp_path / "network"), tmp_path / "model.onnx"
-    classes = ("Nucleus",) if kind in OF_ONE_CLASS else ("A", "B", "C")
-    words = (
-        "--kind",
-        kind,
-        "--mpp",
-        "0.5",
-        "--scaling",
-        "unit",
-        "--logits",
-        "--input-px",
-        "256",
-        "--classes",
-        *classes,
-    )
-    assert muse("import-model", network, *words, "-o", model)[0] == 0
-    pixels = tifffile.imread(shared_data / "data/wsi-cmu-small-region/CMU-1-Small-Region.svs")[900:1500, 700:1300]
+@pytest.mark.parametrize("kind", WORDS)
+def test_qupath_reads_the_outlines_of_odd_maps(kind, muse, tmp_path, shared_data):
+    """Networks with random weights, unless no nuclei are found in their maps, run on a real slide."""
+    (draw, words), model = WORDS[kind], tmp_path / "model.onnx"
+    network, classes = tmp_path / "network", ("A", "B", "C")
+    if kind in OUTPUTS:
+        write_random_network(kind, network)
+        words = "--logits", "--input-px", "256"
+    else:
+        draw(network)
+    words = ("--kind", kind, *COMMON, "--classes", *classes, *words, "-o", model)
+    assert muse("import-model", network, *words)[0] == 0
+    pixels = tifffile.imread(shared_data / "wsi-cmu-small-region/CMU-1-Small-Region.svs")[900:1500, 700:1300]
     cv2.imwrite(str(tmp_path / "skin.png"), pixels[..., ::-1])
     words = ("--mpp", "0.5", "--model", model, "--no-viewer", "--no-quality", "-o", tmp_path / "out")
     assert muse("run", tmp_path / "skin.png", *words)[0] == 0
     verdict = check_geojson(tmp_path / "out/skin/nuclei.geojson.gz")
-    assert verdict.is_good and len(read_nuclei(tmp_path / "out/skin/nuclei.parquet")) > 10
+    assert verdict.is_good and verdict.n_by_type["detection"] > 10
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Small networks with random weights and the outputs of third-party networks of each kind, for three classes."""
+"""Small networks with random weights and the outputs of third-party networks of a kind, for three classes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,9 @@ OUTPUTS = {  # number of channels of each output
     "hover": {"np": 2, "hv": 2, "tp": 4},
     "cellvit": {"nuclei_binary_map": 2, "hv_map": 2, "nuclei_type_map": 4},
     "hovernext": {"output": 9},
-    "instanseg": {"maps": 5},
-    "cellpose": {"flows": 3},
     "distance": {"classes": 4, "distance": 1},
     "boundary": {"maps": 5},
 }
-OF_ONE_CLASS = ("instanseg", "cellpose")
 
 
 class RandomNetwork(torch.nn.Module):
@@ -38,28 +35,11 @@ class RandomNetwork(torch.nn.Module):
         return [part + mean for part, mean in zip(torch.split(maps, self.channels, 1), self.means, strict=True)]
 
 
-class WithClassifier(torch.nn.Module):
-    """The parts of InstanSeg's TorchScript file that are read."""
-
-    def __init__(self, network: RandomNetwork, pixels: torch.Tensor):
-        super().__init__()
-        self.fcn = torch.jit.trace(lambda pixels: network(pixels)[0], pixels)
-        layers = torch.nn.Linear(4, 5), torch.nn.Linear(5, 5), torch.nn.Linear(5, 1)
-        self.pixel_classifier = torch.nn.Sequential(*layers)
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The maps, in place of the authors' search for nuclei."""
-        return self.fcn(pixels)
-
-
 def write_random_network(kind: str, path: Path) -> Path:
-    """Write a network as ONNX, or as TorchScript if it is InstanSeg."""
+    """Write a network as ONNX."""
     torch.manual_seed(0)
     network, pixels = RandomNetwork(kind).eval(), torch.rand(1, 3, SIDE_PX, SIDE_PX)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        if kind == "instanseg":
-            torch.jit.script(WithClassifier(network, pixels)).save(str(path))
-        else:
-            torch.onnx.export(network, (pixels,), str(path), output_names=list(OUTPUTS[kind]), dynamo=False)
+        torch.onnx.export(network, (pixels,), str(path), output_names=list(OUTPUTS[kind]), dynamo=False)
     return path
