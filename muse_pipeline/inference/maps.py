@@ -6,6 +6,7 @@ is the background.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -61,18 +62,18 @@ def class_channels(n_classes: int) -> tuple[int, ...]:
     return (n_classes + 1,) if n_classes > 1 else (1, 2)
 
 
-class Family:
+class Family(ABC):
     """Networks of one kind; maps are float32, with channels first."""
 
     has_classes = True
 
+    @abstractmethod
     def list_maps(self, n_classes: int) -> list[Map]:
         """The maps in the order of ``ImportedCard.maps``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
         """The nuclei (frame: window) in the maps (C, h, w) of one window, by descending score."""
-        raise NotImplementedError
 
     def split(self, joint: np.ndarray, n_classes: int) -> list[np.ndarray]:
         """The maps in an only output (B, C, h, w)."""
@@ -128,10 +129,7 @@ def smooth(values: np.ndarray, sigma_um: float, card: ImportedCard) -> list[np.n
 
 
 def cut_nuclei(
-    nucleus: np.ndarray,
-    relief: Callable[[np.ndarray], np.ndarray],
-    classes: np.ndarray | None,
-    card: ImportedCard,
+    nucleus: np.ndarray, relief: Callable[[np.ndarray], np.ndarray], classes: np.ndarray | None, card: ImportedCard
 ) -> Nuclei:
     """Nuclei that a watershed separates where the probability ``nucleus`` (h, w) is at least the threshold.
 

@@ -6,15 +6,7 @@ import numpy as np
 
 from muse_pipeline.inference.card import ImportedCard
 from muse_pipeline.inference.families import FAMILIES
-from muse_pipeline.inference.maps import (
-    DEPTH_UM,
-    Family,
-    Map,
-    class_channels,
-    cut_nuclei,
-    is_nucleus,
-    probabilities,
-)
+from muse_pipeline.inference.maps import DEPTH_UM, Family, Map, class_channels, cut_nuclei, is_nucleus, probabilities
 from muse_pipeline.nuclei.masks import depth_um
 from muse_pipeline.nuclei.table import Nuclei
 

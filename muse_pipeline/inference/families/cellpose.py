@@ -32,7 +32,7 @@ class Cellpose(Family):
 
     def decode(self, maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
         """See ``Family``."""
-        nucleus, flows = expit(maps[0][2]), maps[0][:2] / FLOW
+        nucleus, flows = expit(maps[0][2]), np.nan_to_num(maps[0][:2]) / FLOW
         labels = _drop_unlike(_gather(flows, nucleus_mask(nucleus, card)), flows)
         labels = drop_small_labels(labels, MIN_NUCLEUS_UM2 / (card.mpp * card.stride_px) ** 2)
         return nuclei_of_labels(labels, nucleus, None, card)
