@@ -4,9 +4,10 @@
     muse import-model hover.onnx --kind hover --mpp 0.25 --scaling none --logits --input-px 512 -o model.onnx
     muse import-model vit.onnx --kind encoder --mpp 0.5 --scaling imagenet --input-px 224 -o encoder.onnx
 
-The network must be of kind stardist (probability, rays), hover (nucleus, horizontal and vertical position), distance
-(classes, distance), boundary (classes and boundary), or encoder (a vector per tile, for `muse embed`). Its graph is
-copied without changes, and a card is added. Needs the extra `onnx`.
+The network must be of kind stardist (probability, rays), hover or cellvit (nucleus, horizontal and vertical position),
+hovernext (background, inside and boundary; classes), instanseg (its TorchScript file), cellpose (flows and nucleus),
+distance (classes, distance), boundary (classes and boundary), or encoder (a vector per tile, for `muse embed`). Its
+graph is copied without changes, and a card is added. Needs the extra `onnx`, and for instanseg the extra `train`.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from muse_pipeline.core.types import ENCODER, NETWORKS, SCALINGS
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_path("network", "NETWORK", "ONNX file")
+    parser.add_path("network", "NETWORK", "ONNX file, or TorchScript file of InstanSeg")
     parser.add_argument("--kind", choices=(*NETWORKS, ENCODER), required=True, help="content of the network's outputs")
     parser.add_number("--mpp", positive, "UM", "um per pixel of the network's input", required=True)
     parser.add_argument(
@@ -37,11 +38,18 @@ def add_arguments(parser: Parser) -> None:
         help="names of the outputs in the order of the kind, then classes (default: identified by name or order)",
     )
     parser.add_flag("--logits", "apply softmax to the probability maps, or sigmoid to a single map")
-    parser.add_number("--input-px", at_least_one, "N", "side of a window or tile, if the network takes any size")
     parser.add_number(
-        "--halo-um", not_negative, "UM", "border of a window's maps that belongs to its neighbours", default=12.0
+        "--input-px",
+        at_least_one,
+        "N",
+        "side of a window or tile, a multiple of the stride, if the network takes any size",
     )
-    parser.add_argument("--threshold", type=fraction, default=0.5, help="lowest probability of a nucleus")
+    parser.add_number(
+        "--halo-um", not_negative, "UM", "border of a window that belongs to its neighbours", default=12.0
+    )
+    parser.add_argument(
+        "--threshold", type=fraction, default=0.5, help="lowest probability of a nucleus, or of InstanSeg's seeds"
+    )
     parser.add_argument("--name", help="name of the model (default: that of the output file)")
     parser.add_argument("--licence", default="not given", metavar="TEXT", help="licence of the weights")
     parser.add_argument("--training-data", default="not given", metavar="TEXT", help="training data of the network")
@@ -50,6 +58,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from itertools import cycle
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
 
     from PIL import ImageColor
 
@@ -68,14 +78,15 @@ def run(args: argparse.Namespace) -> None:
     if len(set(args.classes)) < len(args.classes):
         raise ConfigError(f"--classes {' '.join(args.classes)}: give each class a name of its own")
     colours = map(ImageColor.getrgb, cycle(COLOR_BLIND_SAFE))
-    card = import_model(
-        *files,
-        args.halo_um,
-        args.outputs,
-        classes=tuple(NucleusClass(*pair) for pair in zip(args.classes, colours, strict=False)),
-        **facts,
-        **{name: getattr(args, name) for name in ("kind", "logits", "threshold")},
-    )
+    facts |= {name: getattr(args, name) for name in ("kind", "logits", "threshold")}
+    facts["classes"] = tuple(NucleusClass(*pair) for pair in zip(args.classes, colours, strict=False))
+    with TemporaryDirectory() as folder:
+        if args.kind == "instanseg":
+            from muse_pipeline.export.instanseg import convert_instanseg
+
+            facts["graph"] = Path(folder) / "graph.onnx"
+            facts["classifier"] = convert_instanseg(args.network, facts["graph"], args.input_px)
+        card = import_model(*files, args.halo_um, args.outputs, **facts)
     print(
         f"{args.output}: {card.name}, {card.mpp:g} um/px, windows of {card.input_px} px with a halo of {card.halo_px} "
         f"px, from {', '.join(card.maps)}"

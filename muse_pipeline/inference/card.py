@@ -197,6 +197,7 @@ class ImportedCard(ModelCard):
         channels_first: True if the input is (B, 3, H, W), False if it is (B, H, W, 3).
         logits: True if the maps contain logits instead of probabilities.
         margin_px: width of the border of a window that the maps do not cover.
+        classifier: weights and biases, layer by layer, of the small network of a network of kind "instanseg".
     """
 
     kind: str
@@ -206,6 +207,7 @@ class ImportedCard(ModelCard):
     channels_first: bool = True
     logits: bool = False
     margin_px: int = 0
+    classifier: tuple[tuple[float, ...], ...] = ()
 
     is_imported = True
 

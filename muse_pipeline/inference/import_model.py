@@ -17,15 +17,8 @@ from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.core.types import ENCODER
 from muse_pipeline.inference.card import METADATA_KEY, Card, EncoderCard, ImportedCard
 from muse_pipeline.inference.encoder import BATCH, CORE_PX
-from muse_pipeline.inference.maps import (
-    SCALINGS,
-    channels_first,
-    is_inside,
-    list_maps,
-    nuclei_of_maps,
-    probabilities,
-    scale_pixels,
-)
+from muse_pipeline.inference.families import FAMILIES
+from muse_pipeline.inference.maps import N_RAYS, RADIUS_UM, SCALINGS, nuclei_of_maps, read_maps, scale_pixels
 from muse_pipeline.inference.model import open_session, run_session
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.tissue.stain import IDENTITY
@@ -34,33 +27,41 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
-N_RAYS = 32  # number of rays of an outline that a watershed finds
-RADIUS_UM, PERIOD_UM = 4.0, 16.0  # radius and spacing of the synthetic nuclei
+PERIOD_UM = 16.0  # spacing of the synthetic nuclei
 NUCLEI, TISSUE = (96, 72, 140), (232, 196, 214)  # colours of the synthetic nuclei and of the background
-PLAUSIBLE_UM = 1.0, 30.0  # plausible range of the median ray
-PROBABILITIES = ("nucleus", "classes", "classes and boundary")  # contents of maps (``list_maps``)
+# Contents of maps of probabilities (``Family.list_maps``).
+PROBABILITIES = ("nucleus", "classes", "classes and boundary", "background, inside and boundary")
 ROUNDING = 0.01  # largest excess of a probability over 0 to 1, in half precision
 
 
 def import_model(
-    network: Path, output: Path, input_px: int | None, halo_um: float, outputs: Sequence[str], **facts: Any
+    network: Path,
+    output: Path,
+    input_px: int | None,
+    halo_um: float,
+    outputs: Sequence[str],
+    graph: Path | None = None,
+    **facts: Any,
 ) -> ImportedCard:
     """Write ``network``, an ONNX file without a card, with a card to ``output``, after a trial on synthetic nuclei.
 
     Args:
-        network: ONNX file.
+        network: file of the network.
         output: file to write.
         input_px: side of a window; None if the graph fixes it.
         halo_um: width of the border of the maps that is left to neighbouring windows.
-        outputs: names of the outputs in the order of ``inference.maps.list_maps``; if empty, they are found by their
-            usual names, or else taken in the order of the graph.
+        outputs: names of the outputs in the order of ``Family.list_maps``; if empty, they are found by their usual
+            names, or else taken in the order of the graph.
+        graph: the network as ONNX file, if ``network`` is none.
         facts: entries of the card that the network does not contain.
     """
-    session = _open_network(network)
+    session, family = _open_network(graph or network), FAMILIES[facts["kind"]]()
+    if len(facts["classes"]) > 1 and not family.has_classes:
+        raise ModelError(f"{network}: has no classes, like all networks of kind '{facts['kind']}'; give one --classes")
     names = [port.name for port in session.get_outputs()]
     if unknown := set(outputs) - set(names):
         raise ModelError(f"{network}: has no output '{min(unknown)}', only {', '.join(names)}; correct --outputs")
-    usual = [name for name, *_ in list_maps(facts["kind"], len(facts["classes"]))]
+    usual = [of_map.name for of_map in family.list_maps(len(facts["classes"]))]
     card = ImportedCard(
         **_read_input(network, session, input_px),
         **facts,
@@ -81,7 +82,7 @@ def import_model(
     if wrong := _find_fault(card, maps):
         raise ModelError(f"{network}: returns {wrong}, or export the network again")
     _require_nuclei(network, session, card, maps)
-    with _with_card(network, card, output) as unfinished:
+    with _with_card(graph or network, card, output) as unfinished:
         Predictor(unfinished)(field, IDENTITY)
     return card
 
@@ -163,25 +164,14 @@ def _find_fault(card: ImportedCard, maps: list[np.ndarray]) -> str:
     """Describe a fault in the maps of synthetic nuclei, and what to correct; "" if there is none."""
     if not all((values < np.inf).all() for values in maps):
         return "NaN or infinity for synthetic nuclei; correct --scaling"
-    maps = [channels_first(values) for values in maps]
-    contents = [content for _, content, _ in list_maps(card.kind, len(card.classes))]
-    for name, content, values in zip(card.maps, contents, maps, strict=False):  # one output may have all maps
-        prob = values if len(maps) == len(contents) else values[:, :1]
-        low, high = prob.min(), prob.max()
-        if content in PROBABILITIES and not card.logits and not -ROUNDING <= low <= high <= 1 + ROUNDING:
+    maps, family = read_maps(maps, card), FAMILIES[card.kind]()
+    names = card.maps * (len(maps) // len(card.maps))  # one output may have all maps
+    for name, of_map, values in zip(names, family.list_maps(len(card.classes)), maps, strict=True):
+        low, high = values.min(), values.max()
+        is_prob = of_map.content in PROBABILITIES and not card.logits
+        if is_prob and not -ROUNDING <= low <= high <= 1 + ROUNDING:
             return f"{low:.3g} to {high:.3g} as probabilities ('{name}'); give --logits, correct --scaling or --outputs"
-    rays_um = nuclei_of_maps(maps, card)[0].rays if card.kind == "stardist" else np.zeros(0)
-    if len(rays_um) and not PLAUSIBLE_UM[0] <= np.median(rays_um) <= PLAUSIBLE_UM[1]:
-        return (
-            f"rays of {np.median(rays_um):,.1f} um for synthetic nuclei with a radius of {RADIUS_UM:g} um; correct "
-            "--mpp, --scaling or --outputs"
-        )
-    if card.kind == "boundary":
-        prob = probabilities(maps[0][0], card)
-        is_found = 1 - prob[0] >= card.threshold
-        if is_found.any() and not (is_found & is_inside(prob)).any():
-            return "only boundaries for synthetic nuclei; correct --kind, --outputs or --scaling"
-    return ""
+    return family.find_fault(maps, card)
 
 
 def _require_nuclei(network: Path, session: InferenceSession, card: ImportedCard, maps: list[np.ndarray]) -> None:
@@ -238,14 +228,14 @@ def _fit(network: Path, card: ImportedCard, values: list[np.ndarray], halo_um: f
     """The card, completed with the sizes of the maps that the network returned."""
     n_rays = _count_rays(card, values)
     if not n_rays:
-        expected = list_maps(card.kind, len(card.classes))
+        expected = FAMILIES[card.kind]().list_maps(len(card.classes))
         wanted = ", ".join(f"{content} ({' or '.join(map(str, n)) or 'any'})" for _, content, n in expected)
         sizes = ", ".join(f"{name} {list(array.shape)}" for name, array in zip(card.maps, values, strict=True))
         raise ModelError(
             f"{network}: a network of kind '{card.kind}' for {', '.join(one.name for one in card.classes)} has square "
             f"maps with channels: {wanted}; found {sizes}; name the maps with --outputs, or correct --classes or --kind"
         )
-    side, map_px = card.input_px, channels_first(values[0]).shape[2]
+    side, map_px = card.input_px, read_maps(values, card)[0].shape[2]
     # If the side of a map does not divide that of the window, the network has no padding and leaves out a margin.
     stride_px = side // map_px if side % map_px == 0 else 1
     margin_px, odd = divmod(side - map_px * stride_px, 2)
@@ -263,12 +253,10 @@ def _count_rays(card: ImportedCard, values: list[np.ndarray]) -> int:
     """Number of rays of an outline; 0 if the outputs are not the maps of the card's kind."""
     if any(of_map.ndim not in (3, 4) for of_map in values):
         return 0
-    shapes = [channels_first(of_map).shape for of_map in values]
-    if any(shape[2:] != (shapes[0][2],) * 2 for shape in shapes):
-        return 0
-    allowed, channels = [n for *_, n in list_maps(card.kind, len(card.classes))], [shape[1] for shape in shapes]
-    if card.kind == "stardist" and len(channels) == 1:  # all maps in one output
-        return max(channels[0] - sum(n[0] for n in allowed if n), 0)
-    if len(channels) != len(allowed) or any(ns and n not in ns for ns, n in zip(allowed, channels, strict=True)):
-        return 0
-    return channels[1] if card.kind == "stardist" else N_RAYS
+    maps, family = read_maps(values, card), FAMILIES[card.kind]()
+    allowed = [of_map.channels for of_map in family.list_maps(len(card.classes))]
+    is_as_listed = len(maps) == len(allowed) and all(
+        of_map.shape[2:] == (maps[0].shape[2],) * 2 and (not n or of_map.shape[1] in n)
+        for n, of_map in zip(allowed, maps, strict=True)
+    )
+    return family.count_rays(maps) if is_as_listed else 0

@@ -1,15 +1,14 @@
-"""Third-party networks: scaling of their input, and the nuclei in their maps.
+"""Third-party networks: scaling of their input, and what decoders of their maps share.
 
-Networks of kind "stardist" (Schmidt et al., MICCAI 2018) return rays around every point. The maps of other kinds are
-cut into nuclei by a watershed: "hover" networks (Graham et al., Medical Image Analysis 2019) return the horizontal and
-vertical position of every pixel within its nucleus, "distance" networks a number that grows towards the middle of a
-nucleus, and "boundary" networks an extra class for pixels between nuclei. Maps may have their channels first or last;
-their first class is the background.
+``inference.families`` has a decoder per kind of network. Maps may have their channels first or last; their first class
+is the background.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -17,14 +16,16 @@ from scipy.special import expit, softmax
 
 from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.card import EncoderCard, ImportedCard
-from muse_pipeline.nuclei.masks import MIN_NUCLEUS_UM2, SMOOTH_UM, cut_relief, depth_um, label_image_to_nuclei
+from muse_pipeline.inference.families import FAMILIES
+from muse_pipeline.nuclei.masks import MIN_NUCLEUS_UM2, cut_relief, label_image_to_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.components import drop_small
 
 MEAN, DEVIATION = (np.array(rgb, np.float32) for rgb in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))  # ImageNet's
 PERCENTILES = (1.0, 99.8)  # stretched to 0 and 1, as in StarDist
-PEAK_UM = 1.0  # half the side of the square around a peak in which no point has a higher probability
-FALL_PER_UM = 0.1  # where "position" falls faster, two nuclei meet; within a nucleus it rises from -1 to 1
+DEPTH_UM = 0.4  # sigma of the blur of the depth inside nuclei
+N_RAYS = 32  # number of rays of an outline from a label image
+RADIUS_UM = 4.0  # radius of the synthetic nuclei of an import
 
 
 def _stretch(pixels: np.ndarray) -> np.ndarray:
@@ -48,18 +49,47 @@ def scale_pixels(pixels: np.ndarray, card: ImportedCard | EncoderCard) -> np.nda
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)) if card.channels_first else scaled
 
 
-def list_maps(kind: str, n_classes: int) -> list[tuple[str, str, tuple[int, ...]]]:
-    """Name (in the authors' code), content and possible numbers of channels of the maps of a kind of network.
+class Map(NamedTuple):
+    """One map of a kind of network; empty ``channels`` allow any number."""
 
-    They are in the order of ``ImportedCard.maps``; an empty tuple allows any number of channels.
-    """
-    classes = (n_classes + 1,) if n_classes > 1 else (1, 2)
-    return {
-        "stardist": [("prob", "nucleus", (1,)), ("dist", "rays", ()), ("prob_class", "classes", classes)],
-        "hover": [("np", "nucleus", (1, 2)), ("hv", "position", (2,)), ("tp", "classes", classes)],
-        "distance": [("classes", "classes", classes), ("distance", "distance", (1,))],
-        "boundary": [("classes", "classes and boundary", (n_classes + 2,))],
-    }[kind][: None if n_classes > 1 else 2]
+    name: str  # in the authors' code
+    content: str
+    channels: tuple[int, ...]
+
+
+def class_channels(n_classes: int) -> tuple[int, ...]:
+    """Possible numbers of channels of a map of classes, the first of which is the background."""
+    return (n_classes + 1,) if n_classes > 1 else (1, 2)
+
+
+class Family(ABC):
+    """Networks of one kind; maps are float32, with channels first."""
+
+    has_classes = True
+
+    @abstractmethod
+    def list_maps(self, n_classes: int) -> list[Map]:
+        """The maps in the order of ``ImportedCard.maps``."""
+
+    @abstractmethod
+    def decode(self, maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
+        """The nuclei (frame: window) in the maps (C, h, w) of one window, by descending score."""
+
+    def split(self, joint: np.ndarray, n_classes: int) -> list[np.ndarray]:
+        """The maps in an only output (B, C, h, w)."""
+        return [joint]
+
+    def count_rays(self, maps: list[np.ndarray]) -> int:
+        """Number of rays of an outline."""
+        return N_RAYS
+
+    def find_fault(self, maps: list[np.ndarray], card: ImportedCard) -> str:
+        """Describe a fault in the maps (B, C, h, w) of synthetic nuclei, and what to correct; "" if there is none."""
+        return ""
+
+    def with_classes(self, maps: list[Map], name: str, n_classes: int) -> list[Map]:
+        """``maps``, and a map of classes if there are several."""
+        return [*maps, Map(name, "classes", class_channels(n_classes))] if n_classes > 1 else maps
 
 
 def channels_first(values: np.ndarray) -> np.ndarray:
@@ -69,81 +99,21 @@ def channels_first(values: np.ndarray) -> np.ndarray:
     return (values if values.shape[2] == values.shape[3] else values.transpose(0, 3, 1, 2)).astype(np.float32)
 
 
-def nuclei_of_maps(maps: Sequence[np.ndarray], card: ImportedCard) -> list[Nuclei]:
+def read_maps(outputs: Sequence[np.ndarray], card: ImportedCard) -> list[np.ndarray]:
+    """The maps (B, C, h, w) of ``Family.list_maps`` from the network's outputs ``card.maps``."""
+    maps, family = [channels_first(values) for values in outputs], FAMILIES[card.kind]()
+    return family.split(maps[0], len(card.classes)) if len(maps) == 1 else maps
+
+
+def nuclei_of_maps(outputs: Sequence[np.ndarray], card: ImportedCard) -> list[Nuclei]:
     """The nuclei of each window (frame: window), by descending score, from the network's outputs ``card.maps``."""
-    maps = [channels_first(values) for values in maps]
-    decode = _decode_rays if card.kind == "stardist" else _decode_areas
-    return [decode([values[window] for values in maps], card) for window in range(len(maps[0]))]
+    maps, family = read_maps(outputs, card), FAMILIES[card.kind]()
+    return [family.decode([values[window] for values in maps], card) for window in range(len(maps[0]))]
 
 
-def _decode_rays(maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
-    """Nuclei at the peaks of the probability; if a nucleus has several peaks, ``nuclei.pairs`` keeps the best one."""
-    if len(maps) == 1:
-        maps = np.split(maps[0], (1, 1 + card.n_rays))
-    score = probabilities(maps[0], card)[0]
-    reach = max(round(PEAK_UM / card.mpp / card.stride_px), 1)
-    row, column = np.nonzero(_find_peaks(score, maps[1].min(0), card.threshold, reach))
-    rays = maps[1][:, row, column].T.clip(0) * np.float32(card.mpp)
-    xy = np.stack([column, row], 1) * card.stride_px + 0.5  # centre of the first pixel of a cell, not of the cell
-    classes = probabilities(maps[2], card)[:, row, column] if len(card.classes) > 1 else None
-    return _table(xy, rays, score[row, column], classes, card)
-
-
-def _find_peaks(score: np.ndarray, shortest: np.ndarray, threshold: float, reach: int) -> np.ndarray:
-    """(h, w) bool: pixels with the highest score within ``reach`` pixels.
-
-    Where scores are equal, as where a network in half precision saturates, the pixel with the longest ``shortest`` ray
-    (h, w) is the peak; if these are equal too, the pixel deepest in the plateau, and of several the one in the middle.
-    """
-    around = np.ones((2 * reach + 1,) * 2, np.uint8)
-    peaks = (score >= threshold) & (score == cv2.dilate(score, around))
-    depth = cv2.distanceTransform(peaks.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    for height in (shortest, depth):
-        of_peaks = np.where(peaks, height, -np.inf)
-        peaks &= of_peaks == cv2.dilate(of_peaks, around)
-    joined = cv2.dilate(peaks.view(np.uint8), np.ones((2 * (reach // 2) + 1,) * 2, np.uint8))
-    row, column = np.nonzero(peaks)
-    _, labels, _, middle = cv2.connectedComponentsWithStats(joined, connectivity=8)
-    label = labels[row, column]
-    near = np.lexsort((np.hypot(*(middle[label] - np.stack([column, row], 1)).T), label))
-    first = near[np.unique(label[near], return_index=True)[1]]
-    peaks[:] = False
-    peaks[row[first], column[first]] = True
-    return peaks
-
-
-def _decode_areas(maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
-    """Nuclei that a watershed separates in the thresholded map of nuclei."""
-    mpp = card.mpp * card.stride_px
-    nucleus = probabilities(maps[0], card)
-    nucleus = nucleus[0] if len(nucleus) == 1 else 1 - nucleus[0]
-    mask = drop_small(nucleus >= card.threshold, MIN_NUCLEUS_UM2 / mpp**2)
-    mask = ~drop_small(~mask, MIN_NUCLEUS_UM2 / mpp**2, connectivity=4)  # holes
-    labels = cut_relief(mask, _relief(maps, mask, mpp, card), mpp)
-    nuclei = label_image_to_nuclei(labels, (mpp, mpp), card.n_rays)
-    # The last channel of a "boundary" network is the boundary, which is left out.
-    classes = probabilities(maps[-1 if card.kind == "hover" else 0], card)[: len(card.classes) + 1]
-    n_pixels = np.bincount(labels.ravel())[1:]
-    score, *of_classes = (
-        np.bincount(labels.ravel(), prob.ravel())[1:] / n_pixels for prob in (nucleus, *classes)
-    )  # means over each nucleus
-    return _table(nuclei.xy * card.stride_px, nuclei.rays, score, of_classes, card)
-
-
-def _relief(maps: list[np.ndarray], mask: np.ndarray, mpp: float, card: ImportedCard) -> np.ndarray:
-    """(h, w) float32, highest in the middle of nuclei: a distance map, or the depth in the mask without boundaries."""
-    if card.kind == "boundary":
-        return depth_um(mask & is_inside(probabilities(maps[0], card)), mpp)
-    smooth = [cv2.GaussianBlur(channel, (0, 0), SMOOTH_UM / mpp) for channel in maps[1]]
-    if card.kind == "distance":
-        return smooth[0]
-    rise = np.minimum(np.gradient(smooth[0], axis=1), np.gradient(smooth[1], axis=0))
-    return depth_um(mask & (rise > -FALL_PER_UM * mpp), mpp)
-
-
-def is_inside(prob: np.ndarray) -> np.ndarray:
-    """(h, w) bool: where nuclei are more probable than the boundary, in the map (C, h, w) of a "boundary" network."""
-    return prob[-1] < prob[1:-1].sum(0)
+def is_nucleus(prob: np.ndarray) -> np.ndarray:
+    """(h, w) probability of a nucleus, from its own map, or from classes (C, h, w)."""
+    return prob[0] if len(prob) == 1 else 1 - prob[0]
 
 
 def probabilities(values: np.ndarray, card: ImportedCard) -> np.ndarray:
@@ -153,7 +123,46 @@ def probabilities(values: np.ndarray, card: ImportedCard) -> np.ndarray:
     return expit(values) if len(values) == 1 else softmax(values, axis=0)
 
 
-def _table(
+def smooth(values: np.ndarray, sigma_um: float, card: ImportedCard) -> list[np.ndarray]:
+    """The channels of a map (C, h, w), blurred."""
+    return [cv2.GaussianBlur(channel, (0, 0), sigma_um / card.mpp / card.stride_px) for channel in values]
+
+
+def cut_nuclei(
+    nucleus: np.ndarray, relief: Callable[[np.ndarray], np.ndarray], classes: np.ndarray | None, card: ImportedCard
+) -> Nuclei:
+    """Nuclei that a watershed separates where the probability ``nucleus`` (h, w) is at least the threshold.
+
+    Args:
+        nucleus: probability of a nucleus.
+        relief: function from the mask (h, w) bool to a map (h, w) that is highest in the middle of nuclei.
+        classes: (C, h, w) probabilities of background and classes, if there are several classes.
+        card: card of the network.
+    """
+    mask = nucleus_mask(nucleus, card)
+    return nuclei_of_labels(cut_relief(mask, relief(mask), card.mpp * card.stride_px), nucleus, classes, card)
+
+
+def nucleus_mask(nucleus: np.ndarray, card: ImportedCard) -> np.ndarray:
+    """(h, w) bool: where the probability ``nucleus`` is at least the threshold, without small components and holes."""
+    least = MIN_NUCLEUS_UM2 / (card.mpp * card.stride_px) ** 2
+    mask = drop_small(nucleus >= card.threshold, least)
+    return ~drop_small(~mask, least, connectivity=4)
+
+
+def nuclei_of_labels(labels: np.ndarray, nucleus: np.ndarray, classes: np.ndarray | None, card: ImportedCard) -> Nuclei:
+    """Nuclei of a label image (h, w), 1..N, with the means of probabilities (see ``cut_nuclei``) over each of them."""
+    mpp = card.mpp * card.stride_px
+    nuclei = label_image_to_nuclei(labels, (mpp, mpp), card.n_rays)
+    n_pixels = np.bincount(labels.ravel())[1:]
+    score, *of_classes = (
+        np.bincount(labels.ravel(), prob.ravel())[1:] / n_pixels
+        for prob in (nucleus, *(() if classes is None else classes))
+    )
+    return nuclei_table(nuclei.xy * card.stride_px, nuclei.rays, score, of_classes, card)
+
+
+def nuclei_table(
     xy: np.ndarray, rays: np.ndarray, score: np.ndarray, classes: Sequence[np.ndarray] | None, card: ImportedCard
 ) -> Nuclei:
     """Table of at most ``card.capacity`` nuclei, by descending score; the first of ``classes`` is the background."""

@@ -315,11 +315,11 @@ def cut_relief(mask: np.ndarray, relief: np.ndarray, mpp: float) -> np.ndarray:
     return drop_small_labels(labels, MIN_NUCLEUS_UM2 / mpp**2)
 
 
-def depth_um(mask: np.ndarray, mpp: float) -> np.ndarray:
+def depth_um(mask: np.ndarray, mpp: float, smooth_um: float = SMOOTH_UM) -> np.ndarray:
     """(h, w) float32: distance in um to the edge of a mask (h, w), smoothed."""
     framed = np.pad(mask.astype(np.uint8), 1, mode="edge")  # nuclei continue beyond the picture
     depth = cv2.distanceTransform(framed, cv2.DIST_L2, 5)[1:-1, 1:-1] * mpp
-    return cv2.GaussianBlur(depth, (0, 0), SMOOTH_UM / mpp)
+    return cv2.GaussianBlur(depth, (0, 0), smooth_um / mpp)
 
 
 def _join_peaks(

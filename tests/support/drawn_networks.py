@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 RADIUS_PX, BLUR_PX, SIDE = 6.6, 2.5, 256
@@ -74,16 +75,64 @@ def draw_stardist(path: Path, n_rays: int = 16, side: int | str = SIDE, classes:
     return net.save(path)
 
 
-def draw_hover(path: Path, side: int | str = SIDE) -> Path:
-    """Write a HoVer-Net: logits without the border of the window; "hv" are slopes of the blurred darkness."""
+def draw_hover(path: Path, side: int | str = SIDE, names: tuple[str, str, str] = ("np", "hv", "tp")) -> Path:
+    """Write a HoVer-Net: logits without the border of the window; positions are slopes of the blurred darkness."""
     net = Drawing(channels_first=True, side=side, valid=True)
     dark = net.filter(GAUSS)
     nucleus = net.linear(dark, 40, -12)
-    net.give("tp", net.add("Log", [classify(net, dark)]))
-    net.give("np", net.add("Concat", [net.linear(nucleus, -1, 0), nucleus], axis=1))
+    net.give(names[2], net.add("Log", [classify(net, dark)]))
+    net.give(names[0], net.add("Concat", [net.linear(nucleus, -1, 0), nucleus], axis=1))
     slopes = [net.filter(axis * GAUSS) for axis in (-x, -y)]
-    net.give("hv", net.add("Clip", [net.linear(net.add("Concat", slopes, axis=1), 4, 0), -1.0, 1.0]))
+    net.give(names[1], net.add("Clip", [net.linear(net.add("Concat", slopes, axis=1), 4, 0), -1.0, 1.0]))
     return net.save(path)
+
+
+def draw_cellvit(path: Path) -> Path:
+    """Write a CellViT, whose maps are those of a HoVer-Net by other names."""
+    return draw_hover(path, names=("nuclei_binary_map", "hv_map", "nuclei_type_map"))
+
+
+def draw_hovernext(path: Path) -> Path:
+    """Write a HoVer-NeXt, whose only output has positions, parts of nuclei and classes, as logits."""
+    net = Drawing(channels_first=True)
+    dark = net.filter(GAUSS)
+    parts = net.linear(dark, -60, 18), net.linear(dark, 60, -22), net.linear(dark, 0, 0)
+    maps = net.linear(dark, 0, 0), net.linear(dark, 0, 0), *parts, net.add("Log", [classify(net, dark)])
+    net.give("output", net.add("Concat", list(maps), axis=1))
+    return net.save(path)
+
+
+def draw_cellpose(path: Path) -> Path:
+    """Write a Cellpose network, whose flows are slopes of the blurred darkness."""
+    net = Drawing(channels_first=True)
+    flows = [net.add("Clip", [net.linear(net.filter(axis * GAUSS), 40, 0), -4.0, 4.0]) for axis in (y, x)]
+    net.give("output", net.add("Concat", [*flows, net.linear(net.filter(GAUSS), 40, -12)], axis=1))
+    return net.save(path)
+
+
+class TorchInstanSeg(torch.nn.Module):
+    """The parts of InstanSeg's TorchScript file that are read: the network, and the classifier of pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.fcn = torch.nn.Conv2d(3, 5, 2 * HALF + 1, padding=HALF)
+        self.pixel_classifier = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Linear(5, 5), torch.nn.Linear(5, 1))
+        kernels = np.stack([6 * x * GAUSS, 6 * y * GAUSS, 40 * GAUSS, 0 * GAUSS, 30 * GAUSS])
+        first = ((1, 0, 0, 0), (-1, 0, 0, 0), (0, 1, 0, 0), (0, -1, 0, 0), (0, 0, -1, -1))
+        values = (-np.repeat(kernels[:, None] / 3, 3, 1), kernels.sum((1, 2)) - (0, 0, 12, 0, 10))
+        values += first, np.zeros(5), np.eye(5), np.zeros(5), [(-2, -2, -2, -2, -9)], [6]
+        for parameter, value in zip(self.parameters(), values, strict=True):
+            parameter.data = torch.tensor(np.asarray(value), dtype=torch.float32)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The maps, in place of the authors' search for nuclei."""
+        return self.fcn(pixels)
+
+
+def draw_instanseg(path: Path) -> Path:
+    """Write InstanSeg's TorchScript file, with offsets that are slopes of the blurred darkness."""
+    torch.jit.script(TorchInstanSeg()).save(str(path))
+    return path
 
 
 def draw_distance(path: Path, side: int | str = SIDE) -> Path:
