@@ -97,7 +97,7 @@ class CellVit(HoverNet):
 
 
 class HoverNext(Family):
-    """HoVer-NeXt, as its paper describes: a watershed from the insides of nuclei."""
+    """HoVer-NeXt, which has no package: a watershed from the insides of nuclei."""
 
     ranges: ClassVar = {"joint": (-1, 1)}
 

@@ -41,7 +41,7 @@ OF_ONE_CLASS = ("instanseg", "cellpose")
 TITLES = {
     "hover": "HoVer-Net, `hover-net` 0.0.10",
     "cellvit": "CellViT, `cellvit` 1.0.9",
-    "hovernext": "HoVer-NeXt, its paper",
+    "hovernext": "HoVer-NeXt, a seeded watershed",
     "stardist": "StarDist, `stardist` 0.9.2",
     "instanseg": "InstanSeg, `instanseg-torch` 0.1.2",
     "cellpose": "Cellpose, `cellpose` 4.2.1.1",
