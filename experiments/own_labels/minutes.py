@@ -31,6 +31,7 @@ from experiments.common.areas import render_score, train_base
 from experiments.common.runs import TOP, run_arms
 from experiments.common.sites import draw_pictures, export_fold
 from experiments.own_labels.run import OPTIONS, SCORES, SITE, TISSUES
+from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.methods.detector.data import DetectorData, read_detector_data
 from muse_pipeline.methods.detector.method import DetectorTraining
@@ -64,7 +65,6 @@ class PartsStage(DetectorStage):
     """One training of the recipe, which is not mixed, and of which the network is kept at the end of each part."""
 
     is_mixed = True  # so that the class shift is used
-    seconds = 0.0  # processor time of the training
 
     def monitors(self, data: DetectorData, method: DetectorTraining) -> Sequence[Monitor]:
         """The monitor that keeps the network."""
@@ -111,13 +111,14 @@ def train_parts(data: DetectorData, folder: Path, kind: type[PartsStage]) -> tup
     """Train on ``data``; returns the checkpoints after each part, and the processor time per step."""
     schedule = follow_labels(data.config.schedule, sum(len(image.nuclei) for image in data.images))
     schedule = dataclasses.replace(schedule, validate_every=-(-schedule.steps // N_PARTS))
-    config = dataclasses.replace(data.config, schedule=schedule, mixing=None)
+    config = dataclasses.replace(data.config, schedule=schedule, mixing=None, minutes=None)
     stage = kind(config, folder)
     stage._data = dataclasses.replace(data, config=config)
-    begin = time.process_time()
+    measured, begin = folder / "seconds.json", time.process_time()
     stage.run(OPTIONS)
-    seconds = (time.process_time() - begin) / schedule.steps
-    return sorted((folder / "parts").iterdir(), key=lambda path: int(path.stem)), seconds
+    if not measured.is_file():  # of the process that ends the training
+        write_json(measured, (time.process_time() - begin) / schedule.steps)
+    return sorted((folder / "parts").iterdir(), key=lambda path: int(path.stem)), read_json(measured)
 
 
 def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
@@ -184,6 +185,11 @@ def end_after(patience: int) -> Callable[[list[float]], tuple[int, int]]:
     return rule
 
 
+def end_last(patience: int) -> Callable[[list[float]], tuple[int, int]]:
+    """The same, but with the last part in place of the best."""
+    return lambda scores: (end_after(patience)(scores)[1],) * 2
+
+
 def end_at(part: int) -> Callable[[list[float]], tuple[int, int]]:
     """The rule that ends every training after a part."""
     return lambda scores: (part, part)
@@ -195,6 +201,7 @@ RULES = {
     "half": end_at(3),
     "rising, patience 1": end_after(1),
     "rising, patience 2": end_after(2),
+    "rising, patience 2, last weights": end_last(2),
 }
 
 

@@ -68,7 +68,7 @@ from muse_pipeline.training.checkpoint import (
     steps_done,
 )
 from muse_pipeline.training.devices import is_first_process
-from muse_pipeline.training.loop import BestWeights, Monitor
+from muse_pipeline.training.loop import BestWeights, MetricsLog, Monitor
 from muse_pipeline.training.method import Schedule
 from muse_pipeline.training.pace import PACE, PaceStage
 from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage, load_run, stage_folder
@@ -188,7 +188,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
     def _hold_out(self, parts: Sequence[Part], schedules: Sequence[Schedule], options: Options) -> Schedule:
         """Train without each part, and return the schedule of the training with all labels.
 
-        It is as long as the median of the trainings without a part until their best scores.
+        It is as long as the median of the trainings without a part, which end once their scores no longer rise.
         """
         counts, ends = [], []
         for number, ((images, held), schedule) in enumerate(zip(parts, schedules[:-1], strict=True), 1):
@@ -323,10 +323,14 @@ class HeldOutStage(DetectorStage):
         return (self._keep_best(dataclasses.replace(data, held=held), method, SUM, PATIENCE),)
 
     def checkpoint(self, data: DetectorData, method: DetectorTraining) -> Checkpoint:
-        """Checkpoint of the best weights, with the counts from which the share of the change is chosen."""
-        best = load_checkpoint(self.run_folder.best)
-        counts = count_held(data, self.start, best, data.held)
-        return dataclasses.replace(best, meta={**best.meta, "counts": counts.tolist()})
+        """Checkpoint of the last weights, with the counts from which the share of the change is chosen.
+
+        Counts of the best weights would favour the whole change, by whose scores these weights are chosen.
+        """
+        steps = MetricsLog(self.run_folder.metrics).read()[-1]["step"] + 1
+        last = _networks(method, {**self._describe(data), "step": steps})
+        counts = count_held(data, self.start, last, data.held)
+        return dataclasses.replace(last, meta={**last.meta, "counts": counts.tolist()})
 
     def describe(self, data: DetectorData, log: Log) -> None:
         """Print nothing, because the whole run describes the labels."""
