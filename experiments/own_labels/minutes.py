@@ -9,8 +9,8 @@ third of the labels by scores on this third, and the last one at the median of t
 nothing but the ends of the same trainings. "whole" ends none early. "frozen" trains on a few fixed windows and leaves
 the first stages of the encoder as they are, so that their maps and the teacher's could be computed once.
 
-The initial detector, the pictures and the scores are those of `experiments.own_labels.run`. The rule of the product,
-"rising, patience 2", was fixed before any result.
+The initial detector, the pictures and the scores are those of `experiments.own_labels.run`. The rule of
+`muse finetune` is "rising, patience 2, last weights".
 """
 
 from __future__ import annotations
