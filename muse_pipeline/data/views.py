@@ -222,7 +222,7 @@ class Cuts(NamedTuple):
         """Cut the pixels (V, 3, R, R) uint8 from ``windows`` (N, 3), and vary their sharpness.
 
         Averages (as of ``cv2.INTER_AREA``) and mirroring are linear along each axis, so all views are cut by products
-        of matrices. On a CPU, which uses ``View.cut``, this takes ten times as long.
+        of matrices. On a CPU, which uses ``View.cut``, this takes more than fifteen times as long.
         """
         pixels = torch.cat([self._cut(windows, part) for part in self.places.split(N_AT_ONCE)])
         generator = torch.Generator().manual_seed(self.seed)
