@@ -208,7 +208,7 @@ LUMINANCE = (0.299, 0.587, 0.114)
 
 
 class Cuts(NamedTuple):
-    """How V views of one size are cut from the windows of a batch."""
+    """Places of V views of one size in the windows of a batch, and the seed of their sharpness."""
 
     size_px: int  # R, side of the views
     most_px: int  # largest side of a view in its image, in image px
@@ -222,7 +222,7 @@ class Cuts(NamedTuple):
         """Cut the pixels (V, 3, R, R) uint8 from ``windows`` (N, 3), and vary their sharpness.
 
         Averages (as of ``cv2.INTER_AREA``) and mirroring are linear along each axis, so all views are cut by products
-        of matrices. On a CPU, which uses ``View.cut``, this takes ten times as long.
+        of matrices. On a CPU, which uses ``View.cut``, this takes more than fifteen times as long.
         """
         pixels = torch.cat([self._cut(windows, part) for part in self.places.split(N_AT_ONCE)])
         generator = torch.Generator().manual_seed(self.seed)
@@ -253,7 +253,7 @@ class Cuts(NamedTuple):
 class Views(NamedTuple):
     """Views of one size from B sets: the first view of each set, then the second of each, and so on."""
 
-    pixels: Tensor | Cuts  # (n * B, 3, R, R) uint8, or how they are cut from ``ViewBatch.windows``
+    pixels: Tensor | Cuts  # (n * B, 3, R, R) uint8, or their places in ``ViewBatch.windows``
     colour: Tensor  # (n * B, 3, 4) map in optical density
 
 
@@ -344,7 +344,7 @@ class ViewBatches:
         return tuple(torch.from_numpy(part).flatten(0, 1).permute(0, 3, 1, 2) for part in parts)
 
     def _plan(self, sets: Sequence[ViewSet], generator: torch.Generator) -> tuple[list[Cuts], Tensor]:
-        """How global and local views are cut from windows, one for each set, and the pixels of the windows."""
+        """Places of the global and the local views in windows, one for each set, and the pixels of the windows."""
         corners, windows = zip(*(view_set.read() for view_set in sets), strict=True)
         first = np.cumsum([0, *(pixels.size // 3 for pixels in windows)]).tolist()
         cuts, settings = [], self.settings

@@ -100,9 +100,10 @@ def test_a_spot_is_placed_where_it_is_cut(side_px, size_px, mirror, turns):
     image = NucleusPicture(
         "P", "P", MPP, (70, 60), None, 1.0, pixels, NucleusIndex.build(np.zeros((1, 2)), (70, 60), MPP)[0]
     )
+    window = torch.tensor(image.read((0, 0), (70, 70)))  # the view may extend beyond the image
     place = torch.tensor([[0, 70, *view.corner, side_px, mirror, turns]])
     cuts = Cuts(size_px, side_px + 3, 0, (view.mpp,), place)
-    of_batch = cuts.cut(torch.from_numpy(pixels).view(-1, 3), Augmentation(blur=0, noise=0))[0, 0].numpy()
+    of_batch = cuts.cut(window.view(-1, 3), Augmentation(blur=0, noise=0))[0, 0].numpy()
     for weight in (view.cut(image)[..., 0].astype(float), of_batch.astype(float)):
         y, x = (np.indices(weight.shape) + 0.5) * weight / weight.sum()
         found = np.array([x.sum(), y.sum()])
