@@ -264,11 +264,8 @@ def judge_classes(references: Mapping[str, ClassReference], sizes: Mapping[str, 
     A class is doubtful if the median area of its nuclei exceeds a limit that depends on their mean class probability.
     Between the median and the maximum probability on the training slides, the limit is 1.2 times the largest median
     area on any training slide. It falls below the median probability, down to the geometric mean of the median and the
-    largest area at the minimum probability. Above the maximum probability there is no limit.
-
-    Args:
-        references: measures of the training nuclei of each class.
-        sizes: ``n_nuclei``, ``median_area_um2`` and ``mean_class_probability`` of each class on the slide.
+    largest area at the minimum probability. Above the maximum probability there is no limit. The ``sizes`` have
+    ``n_nuclei``, ``median_area_um2`` and ``mean_class_probability`` of each class on the slide.
     """
     reasons = []
     for name, reference in references.items():

@@ -6,6 +6,7 @@ VGG-16: Simonyan and Zisserman, "Very deep convolutional networks for large-scal
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -38,35 +39,16 @@ class CompactNetwork(ResidualEncoder):
         return Features(x, skips[-1].mean((2, 3)))
 
 
-@BACKBONES.register("muse_compact_64")
-def muse_compact_64() -> CompactNetwork:
-    """Strides 4 to 32; about 112 kFLOP per pixel, with a dense head."""
-    return CompactNetwork((64, 128, 256, 256), (2, 3, 3, 2))
-
-
-@BACKBONES.register("muse_compact_48")
-def muse_compact_48() -> CompactNetwork:
-    """Strides 4 to 32; about 44 kFLOP per pixel, with a dense head."""
-    return CompactNetwork((48, 96, 160, 160), (1, 2, 2, 2))
-
-
-@BACKBONES.register("muse_compact_32")
-def muse_compact_32() -> CompactNetwork:
-    """Strides 4 to 32; about 26 kFLOP per pixel, with a dense head."""
-    return CompactNetwork((32, 64, 160, 160), (1, 2, 2, 2))
-
-
-@BACKBONES.register("muse_compact_24")
-def muse_compact_24() -> CompactNetwork:
-    """Strides 4 to 32; about 13 kFLOP per pixel, with a dense head."""
-    return CompactNetwork((24, 48, 96, 128), (1, 2, 2, 2))
-
-
-@BACKBONES.register("muse_compact_16")
-def muse_compact_16() -> CompactNetwork:
-    """A very small network for tests."""
-    return CompactNetwork((16, 16, 32), (1, 1, 1))
-
+# Widths and depths of the stages, of which the first has stride 4
+COMPACT = {
+    "muse_compact_64": ((64, 128, 256, 256), (2, 3, 3, 2)),  # 112 kFLOP per pixel, with a dense head
+    "muse_compact_48": ((48, 96, 160, 160), (1, 2, 2, 2)),  # 44 kFLOP
+    "muse_compact_32": ((32, 64, 160, 160), (1, 2, 2, 2)),  # 26 kFLOP
+    "muse_compact_24": ((24, 48, 96, 128), (1, 2, 2, 2)),  # 13 kFLOP
+    "muse_compact_16": ((16, 16, 32), (1, 1, 1)),  # for tests
+}
+for _name, _sizes in COMPACT.items():
+    BACKBONES.register(_name)(partial(CompactNetwork, *_sizes))
 
 N_STAGES = 3  # stages of the colour network; every backbone has at least three
 WIDTHS, DEPTHS = (64, 128, 256), (2, 2, 3)

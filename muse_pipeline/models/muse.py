@@ -12,6 +12,7 @@ same network. The transformers for 224 and 512 px differ in the grid of their po
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -339,18 +340,6 @@ def _muse_r50() -> MuseBackbone:
     return MuseBackbone(ResNet50(), Decoder(widths), image_channels=2048, stride_px=32, stage_sizes=stages)
 
 
-@BACKBONES.register("muse_r50_224")
-def muse_r50_224() -> MuseBackbone:
-    """ResNet-50, trained on views of 224 px; 86 M parameters, 1,024 channels."""
-    return _muse_r50()
-
-
-@BACKBONES.register("muse_r50_512")
-def muse_r50_512() -> MuseBackbone:
-    """ResNet-50, trained on views of 512 px."""
-    return _muse_r50()
-
-
 class TapDecoder(Decoder):
     """Projects the transformer's four maps, all at stride 16, resizes them to strides 4, 8, 16 and 32, and decodes."""
 
@@ -388,25 +377,7 @@ class MuseVit(MuseBackbone):
         self.encoder["encoder"].bake_positions((height // PATCH_PX, width // PATCH_PX))
 
 
-@BACKBONES.register("muse_vit_s_16_224")
-def muse_vit_s_16_224() -> MuseVit:
-    """ViT-S/16 for 224 px; 31 M parameters, 384 channels."""
-    return MuseVit(384, 6, 224)
-
-
-@BACKBONES.register("muse_vit_s_16_512")
-def muse_vit_s_16_512() -> MuseVit:
-    """ViT-S/16 for 512 px."""
-    return MuseVit(384, 6, 512)
-
-
-@BACKBONES.register("muse_vit_b_16_224")
-def muse_vit_b_16_224() -> MuseVit:
-    """ViT-B/16 for 224 px; 123 M parameters, 768 channels."""
-    return MuseVit(768, 12, 224)
-
-
-@BACKBONES.register("muse_vit_b_16_512")
-def muse_vit_b_16_512() -> MuseVit:
-    """ViT-B/16 for 512 px."""
-    return MuseVit(768, 12, 512)
+for _side in (224, 512):
+    BACKBONES.register(f"muse_r50_{_side}")(_muse_r50)  # 86 M parameters, 1,024 channels
+    BACKBONES.register(f"muse_vit_s_16_{_side}")(partial(MuseVit, 384, 6, _side))  # 31 M parameters, 384 channels
+    BACKBONES.register(f"muse_vit_b_16_{_side}")(partial(MuseVit, 768, 12, _side))  # 123 M parameters, 768 channels

@@ -143,13 +143,8 @@ def polygons_to_rays(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Distances in um from a centre of each polygon (N,) to the first crossing with the outline, along ``n_rays`` rays.
 
-    The result has the centres (N, 2) in pixels, and the rays (N, n_rays) float32, 0 if the centre lies outside.
-
-    Args:
-        polygons: polygons or multipolygons; only the largest part of each counts, and holes are ignored.
-        n_rays: number of rays per nucleus.
-        mpp: (x, y) um per pixel.
-        centres: (N, 2) origins of the rays; by default ``interior_centres``.
+    The result has the centres (N, 2) in pixels, and the rays (N, n_rays) float32, 0 if the centre lies outside. Only
+    the largest part of each polygon counts, and holes are ignored. The ``centres`` are ``interior_centres`` by default.
     """
     rings = shapely.get_exterior_ring(largest_parts(np.asarray(polygons, object)))
     polygons = shapely.polygons(rings)

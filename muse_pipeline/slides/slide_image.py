@@ -111,15 +111,9 @@ def open_slide(path: Path | str, mpp: float | None = None) -> SlideImage:
 
 
 def to_slide(image: SlideImage | np.ndarray, mpp: float | None) -> tuple[SlideImage, list[str]]:
-    """Return the image as a slide, and the warnings that its user has not received yet.
+    """Return an open slide, or an array (h, w, 3) uint8 RGB with its ``mpp``, as a slide.
 
-    Args:
-        image: an open slide, or an array (h, w, 3) uint8 RGB.
-        mpp: um per pixel of an array; None for a slide.
-
-    Raises:
-        ArgumentError: the image is neither of these, or ``mpp`` is given for a slide.
-        MppError: an array is given without ``mpp``.
+    The other result are the warnings that its user has not received yet.
     """
     if isinstance(image, SlideImage):
         if mpp is not None:

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from muse_pipeline.models import muse as decoder
 from muse_pipeline.models.base import ALIGNED_CORNERS, HALF_PIXEL
-from muse_pipeline.models.muse import muse_vit_s_16_224
+from muse_pipeline.models import BACKBONES
 
 VARIANT, NAME = "vit_s_16_224", "muse_vit_s_16_224"
 LIMIT_STD = 1e-4
@@ -100,6 +100,6 @@ def test_without_a_mistake_the_same_network_is_within_the_limit(network):
 
 def test_what_no_comparison_shows_is_stated():
     """An eps of 1e-5 in LayerNorm would change features by only 1e-5, so its value is checked here."""
-    norms = [module for module in muse_vit_s_16_224().modules() if isinstance(module, nn.LayerNorm)]
+    norms = [module for module in BACKBONES["muse_vit_s_16_224"]().modules() if isinstance(module, nn.LayerNorm)]
     assert len(norms) == 25
     assert {norm.eps for norm in norms} == {1e-6}

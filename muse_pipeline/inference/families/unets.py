@@ -1,4 +1,4 @@
-"""Networks with a class for pixels between nuclei, among them HoVer-NeXt."""
+"""U-Nets with classes and a distance, or with a class for pixels between nuclei, among them HoVer-NeXt."""
 
 from __future__ import annotations
 
@@ -6,11 +6,34 @@ import numpy as np
 
 from muse_pipeline.inference.card import ImportedCard
 from muse_pipeline.inference.families import FAMILIES
-from muse_pipeline.inference.maps import DEPTH_UM, Family, Map, class_channels, cut_nuclei, is_nucleus, probabilities
-from muse_pipeline.nuclei.masks import depth_um
+from muse_pipeline.inference.maps import (
+    DEPTH_UM,
+    Family,
+    Map,
+    class_channels,
+    cut_nuclei,
+    is_nucleus,
+    probabilities,
+    smooth,
+)
+from muse_pipeline.nuclei.masks import SMOOTH_UM, depth_um
 from muse_pipeline.nuclei.table import Nuclei
 
 N_POSITIONS, N_PARTS = 2, 3  # channels in front of the classes in HoVer-NeXt's output; positions are not read
+
+
+@FAMILIES.register("distance")
+class DistanceFamily(Family):
+    """Nuclei by a watershed on the distance."""
+
+    def list_maps(self, n_classes: int) -> list[Map]:
+        """See ``Family``."""
+        return [Map("classes", "classes", class_channels(n_classes)), Map("distance", "distance", (1,))]
+
+    def decode(self, maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
+        """See ``Family``."""
+        classes = probabilities(maps[0], card)
+        return cut_nuclei(is_nucleus(classes), lambda _: smooth(maps[1], SMOOTH_UM, card)[0], classes, card)
 
 
 @FAMILIES.register("boundary")
