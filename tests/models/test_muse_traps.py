@@ -6,9 +6,9 @@ from official_fixtures import deviations, load_expected, load_official, needs_fi
 from torch import nn
 from torch.nn import functional
 
+from muse_pipeline.models import BACKBONES
 from muse_pipeline.models import muse as decoder
 from muse_pipeline.models.base import ALIGNED_CORNERS, HALF_PIXEL
-from muse_pipeline.models import BACKBONES
 
 VARIANT, NAME = "vit_s_16_224", "muse_vit_s_16_224"
 LIMIT_STD = 1e-4
