@@ -5,6 +5,8 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
+from operator import mul
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +83,12 @@ def test_several_processes_return_results_in_order_and_their_time_counts():
     assert all_processor_seconds() - used > 0.8
     assert [number for number, _ in results] == list(range(8))
     assert len({process for _, process in results} - {os.getpid()}) == 2
+
+
+def test_processes_of_an_earlier_map_make_the_calls_of_the_next_one():
+    for factor in (2, 3):  # the processes are kept, but not the function
+        results = list(map_in_processes(partial(mul, factor), range(8), threads=2))
+        assert results == [factor * number for number in range(8)]
 
 
 def test_a_killed_process_of_a_step_is_explained():

@@ -16,6 +16,7 @@ from slide_files import draw_gradient, shrink, write_pyramid
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.slides import image
 from muse_pipeline.slides.base import exact_downsamples, open_slide
+from muse_pipeline.slides.openslide import _read_downsamples
 from muse_pipeline.slides.tiff_pictures import complaints_of_tifffile
 
 
@@ -42,6 +43,12 @@ def test_downsamples_forgive_the_pixel_that_was_cut_off():
     assert exact_downsamples([(1000, 1000), (400, 800)]) == ((1.0, 1.0), (2.5, 1.25))
     assert exact_downsamples([(1473, 1503), (47, 46)]) == ((1.0, 1.0), (32.0, 32.0))  # the axes alone give 31 and 33
     assert exact_downsamples([(100_003, 90_001), (6250, 5625)]) == ((1.0, 1.0), (16.0, 16.0))
+    assert exact_downsamples([(1000, 600), (15, 9)])[1] == (64.0, 64.0)  # 63 to 71 are possible, and 67 is nearest
+
+
+def test_a_level_padded_to_whole_tiles_has_the_stated_downsample():
+    sizes = (102_400, 89_600), (51_200, 44_800), (12_800, 11_264)  # the last height is 11,200 px and 64 px of padding
+    assert _read_downsamples((1.0, 2.0, 8.0), sizes) == ((1.0, 1.0), (2.0, 2.0), (8.0, 8.0))
 
 
 @pytest.mark.parametrize(

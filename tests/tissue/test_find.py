@@ -90,12 +90,13 @@ def test_black_around_the_scan_does_not_hide_tissue():
     assert mask[152:218, 152:218].all() and mask.sum() < 1.1 * 70 * 70
 
 
-def test_specks_go_and_small_holes_close_but_large_ones_stay():
-    pixels = paint(slide_of(), PINK, 40, 40, 240, 200)
+def test_specks_go_and_small_holes_close_but_large_ones_and_glass_at_the_border_stay():
+    pixels = paint(slide_of(), PINK, 40, 40, 300, 200)
     pixels = paint(pixels, PINK, 10, 10, 14, 14)
-    pixels[60:70, 60:70], pixels[100:160, 100:160] = 243, 243
+    pixels[60:70, 60:70], pixels[100:160, 100:160], pixels[60:70, 290:] = 243, 243, 243
     mask, _ = find_mask(pixels, MPP)
     assert not mask[:20, :20].any() and mask[60:70, 60:70].all() and not mask[105:155, 105:155].any()
+    assert not mask[62:68, 292:].any() and mask[80:190, 292:].all()
 
 
 def test_no_tissue_is_a_warning():

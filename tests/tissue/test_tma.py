@@ -92,6 +92,13 @@ def test_torn_cores_have_the_radius_of_whole_ones(pitch_um):
     assert (pixels * in_cores).sum() > 0.98 * pixels.sum()
 
 
+def test_discs_of_close_cores_do_not_overlap():
+    mask, centres = draw_tma(pitch_um=610)
+    _, found, radius_um = find_grid(mask)
+    apart = np.median(np.linalg.norm(np.diff(found, axis=0), axis=-1))
+    assert found.shape == centres.shape and 290 < radius_um < apart / 2
+
+
 def test_debris_beside_the_grid_is_no_core():
     mask, centres = draw_tma(missing={(0, 3)})
     cv2.circle(pixels := mask.astype(np.uint8), (30, 25), 12, 1, -1)
