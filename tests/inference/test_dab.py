@@ -17,6 +17,7 @@ from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stains import (
     DARKEST,
+    POSITIVE_OD,
     colour_of_fit,
     recolour_brown,
     split_stains,
@@ -24,6 +25,7 @@ from muse_pipeline.inference.stains import (
 from muse_pipeline.inference.stitch import stitch_shards
 from muse_pipeline.nuclei.parquet import iterate_rows, read_nuclei, read_provenance
 from muse_pipeline.store.grid import Shard
+from muse_pipeline.tissue.stain import IDENTITY
 
 IHC = Verdict(OTHER_STAIN, (BROWN_NUCLEI,))
 
@@ -65,6 +67,14 @@ def test_blue_nuclei_stay_as_they_are_found_without_brown(stored, predictor, tmp
     distance, same = cKDTree(ihc.xy).query(plain.xy[is_blue])
     assert distance.max() == 0 and np.array_equal(ihc.rays[same], plain.rays[is_blue])
     assert len(plain) < len(ihc) == len(centres)
+
+
+def test_recoloured_pixels_are_not_normalised_to_the_model_s_stains_again(predictor):
+    side_um = predictor.card.input_px * predictor.card.mpp
+    pixels = draw_ihc(predictor.card.mpp, (side_um, side_um))[0][None].repeat(predictor.card.batch, 0)
+    windows = [ModelFinder(predictor, colour, IHC)(pixels, None)[0] for colour in (IDENTITY, 0.5 * IDENTITY)]
+    plain, pale = (sorted(nuclei.xy[nuclei.dab_od[:, 0] >= POSITIVE_OD].tolist()) for nuclei in windows)
+    assert plain == pale and len(plain) > 20
 
 
 def test_a_dark_slide_is_no_immunohistochemistry():

@@ -371,6 +371,14 @@ def test_every_scaling_has_its_range():
     assert ranges["percentile"] == pytest.approx((-0.01, 1.002), abs=2e-3)
 
 
+@pytest.mark.parametrize("name", SCALINGS)
+def test_a_window_is_scaled_without_regard_to_the_others_of_its_batch(name):
+    pixels = np.random.default_rng(0).uniform((0, 60, 90), (120, 200, 255), (2, 64, 64, 3)).astype(np.float32)
+    pixels[1] /= 2
+    alone = [SCALINGS[name](window[None]) for window in pixels]
+    assert np.array_equal(SCALINGS[name](pixels), np.concatenate(alone))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", WORDS)
 def test_qupath_reads_the_outlines_of_odd_maps(kind, muse, tmp_path, shared_data):

@@ -5,6 +5,7 @@ import pytest
 
 from experiments.peer_decoders.authors import FAMILIES
 from experiments.peer_decoders.run import COUNTED, FIXTURES, compare
+from muse_pipeline.inference.families.instanseg import _paint
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -13,3 +14,12 @@ def test_the_same_nuclei_and_classes_as_the_authors_find(family):
     found = compare(family, dict(np.load(FIXTURES / f"{family}.npz")))
     assert len(found["iou"]) >= 10 and min(found["iou"]) >= 0.9
     assert found["same"] == 1 and not any(found[name] for name in COUNTED)
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_a_pixel_that_two_seeds_claim_belongs_to_the_more_probable_one(order):
+    prob = np.zeros((2, 4, 4))
+    prob[0, :, :3], prob[1, :, 2:] = 0.9, 0.6
+    pixels = tuple(np.indices((4, 4))[:, None].repeat(2, 1))
+    labels, best = _paint(prob[order], pixels, (4, 4))
+    assert (labels == np.add(order, 1)[[0, 0, 0, 1]]).all() and (best == [0.9, 0.9, 0.9, 0.6]).all()

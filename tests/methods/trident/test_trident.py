@@ -12,7 +12,7 @@ from muse_pipeline.data.partners import PairBatch, PartnerBatch
 from muse_pipeline.data.views import Views
 from muse_pipeline.methods.trident.method import covariance, invariance, measure_spread, variance
 from muse_pipeline.methods.trident.run import SpreadAlarm
-from muse_pipeline.models.base import interpolate_at
+from muse_pipeline.models.base import ALIGNED_CORNERS, interpolate_at
 from muse_pipeline.training.loop import GRACE, IN_A_ROW
 from muse_pipeline.training.method import Schedule
 
@@ -26,6 +26,7 @@ def features(network, pixels, colour):
 def test_three_branches_are_two_views_and_the_partner():
     """The losses of image vectors and of nuclei are recomputed from the networks."""
     method, batch = make_trident().eval(), make_pairs(KNOWN)
+    method.partner.lattice = ALIGNED_CORNERS  # as if it were a network of a different kind
     found = method.losses(batch, "model", 0.0)
     first, second = (
         features(method.backbone, pixels, colour)
@@ -48,7 +49,7 @@ def test_three_branches_are_two_views_and_the_partner():
     nuclei = [
         method.nucleus.he(interpolate_at(first.dense, xy, lattice)[shared]),
         method.nucleus.he(interpolate_at(second.dense, batch.views.student_xy[0], lattice)[shared]),
-        method.nucleus.partner(interpolate_at(dense, xy, lattice)[shared]),
+        method.nucleus.partner(interpolate_at(dense, xy, ALIGNED_CORNERS)[shared]),
     ]
     masks = [torch.ones(int(shared.sum()), dtype=torch.bool)] * 2 + [covered[shared]]
     torch.testing.assert_close(found["nucleus_invariance"], invariance(nuclei, masks))
