@@ -357,9 +357,8 @@ class FolderSource(LabelSource):
     def require_area(self, labels: FileNuclei) -> None:
         """Reject a file without an annotated region."""
         if labels.area is None:
-            raise LabelError(
-                f"{labels.path}: has no annotation '{self.region_class}' around the annotated part; draw one"
-            )
+            names = f"'{self.region_class}' or '{self.region_class}*'"
+            raise LabelError(f"{labels.path}: has no annotation {names} around the annotated part; draw one")
 
     def read_class_areas(self, path: Path, canvas: Canvas, model: TargetModel) -> ClassAreas:
         """Read the areas of a label file that have classes of the model."""

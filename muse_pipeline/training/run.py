@@ -74,9 +74,8 @@ class RunFolder:
         self.pictures = path / "pictures"  # crops of the training pictures, on which an export is checked
         self.resume = path / "resume.pt"  # the resume point (``checkpoint.save_resume_point``)
         self.best = path / "best.pt"  # the checkpoint with the best validation score so far
-        self.checkpoint = (
-            path / "checkpoint.pt"
-        )  # the result: the best validated weights or, without validation, the last
+        self.checkpoint = path / "checkpoint.pt"  # the best validated weights or, without validation, the last
+        self.scores = path / "scores.txt"  # the sentences that a finished run prints
 
     def begin(self, config: Any, provenance: dict[str, Any], free: tuple[str, ...], start_over: bool) -> str:
         """Check that the folder is new or belongs to this run; return a message for the user, "" if there is none.

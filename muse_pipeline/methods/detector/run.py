@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from muse_pipeline.core.files import read_json
+from muse_pipeline.core.files import complete_file, read_json
 from muse_pipeline.core.pictures import spread_evenly
 from muse_pipeline.core.text import count_noun, some_of
 from muse_pipeline.data.windows import LabelledWindows
@@ -280,20 +280,24 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return dataclasses.replace(mixed, meta={**trained.meta, "mixing": choice})
 
     def finish(self, data: DetectorData, method: DetectorTraining, log: Log) -> None:
-        """Print the score of the kept weights and, if the run continues a detector, what has changed."""
+        """Print and save the score of the kept weights and, if the run continues a detector, what has changed."""
+        with complete_file(self.run_folder.scores) as partial, partial.open("w", encoding="utf-8") as file:
+            for sentence in self._results(data, method):
+                log(sentence)
+                file.write(f"{sentence}\n")
+
+    def _results(self, data: DetectorData, method: DetectorTraining) -> Iterator[str]:
         kept = load_checkpoint(self.result)
         if data.held:
             step, score = kept.meta["step"], kept.meta["scores"][SCORE]
-            log(f"{SCORE} of the kept weights, from step {step:,}: {score:.1f}")
+            yield f"{SCORE} of the kept weights, from step {step:,}: {score:.1f}"
         if choice := kept.meta.get("mixing"):
-            for sentence in describe_choice(choice, "validation labels" if data.held else "labels held out in turn"):
-                log(sentence)
+            yield from describe_choice(choice, "validation labels" if data.held else "labels held out in turn")
             if not choice["share"]:
                 return
         if self.start and self.start.is_whole:
             load_detector_weights(method.trained(), kept, self.result)
-            for sentence in compare_with_start(data, self.start, method.trained()):
-                log(sentence)
+            yield from compare_with_start(data, self.start, method.trained())
 
     def _describe(self, data: DetectorData) -> dict[str, Any]:
         config = self.config

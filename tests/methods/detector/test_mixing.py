@@ -201,6 +201,8 @@ def test_a_run_keeps_the_share_that_was_chosen(folder, tmp_path, monkeypatch, sh
     assert same == (share == 0.0) and checkpoint.meta["mixing"]["share"] == share
     first = "not enough labels: initial weights are kept" if not share else "50% of the change by training is kept"
     assert any(line.startswith(first) for line in output)
+    scores = (tmp_path / "scores.txt").read_text(encoding="utf-8").splitlines()
+    assert scores[0].startswith(first) and set(scores) <= set(output)
     assert sorted(path.name for path in (tmp_path / "stages").iterdir()) == ["1-held-out", "2-held-out"]
     if share:
         again, _ = run(load_detector_config(tmp_path / "config.yaml"), tmp_path)  # the finished run is not repeated
