@@ -59,7 +59,7 @@ def add_arguments(parser: Parser) -> None:
         "--nodes", type=at_least_one, default=1, help="number of machines on which srun or torchrun starts this command"
     )
     if parser.prog == "muse finetune":
-        parser.add_number("--minutes", positive, "N", "longest duration of all trainings, by `minutes` of the config")
+        parser.add_number("--minutes", positive, "N", "longest duration of all trainings of a single process")
     parser.add_flag(
         "--start-over", "discard a run with other settings, data or weights in the folder; otherwise an error"
     )
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
         loaders=args.loaders,
         compares_threads=not (args.threads or os.environ.get("OMP_NUM_THREADS")),
         start_over=args.start_over,
-        log=output.log,
+        log=output.log if is_first_process() else lambda line: None,
         progress=output.progress,
     )
     checkpoint = train_run(recipe, config, args.output, options, args.until)

@@ -18,7 +18,7 @@ class HangingReadError(MuseError, TimeoutError):
 
 
 class ProcessError(MuseError, RuntimeError):
-    """A process that a step started was killed."""
+    """A process that a step started was killed, or ran out of memory or time."""
 
 
 class MppError(MuseError, ValueError):

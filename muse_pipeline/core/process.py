@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
+from muse_pipeline.core.environment import all_processor_seconds
 from muse_pipeline.core.text import count_noun
 
 T, R = TypeVar("T"), TypeVar("R")
@@ -73,9 +74,8 @@ def show_progress(unit: str) -> Iterator[Callable[[int, int], None]]:
 @contextmanager
 def print_load(work: str, threads: int) -> Iterator[None]:
     """Print how long ``work`` took and how busy its threads were, at the end of a block of at least a second."""
-    started, used = time.monotonic(), time.process_time()
+    started, used = time.monotonic(), all_processor_seconds()
     yield
-    seconds, busy = time.monotonic() - started, time.process_time() - used
+    seconds, busy = time.monotonic() - started, all_processor_seconds() - used
     if seconds >= 1:
-        share = f"{100 * busy / seconds / threads:.0f} % busy"
-        print(f"{work} took {seconds:.1f} s on {count_noun(threads, 'thread')}, {share}")
+        print(f"{work} took {seconds:.1f} s on {count_noun(threads, 'thread')}, {busy / seconds / threads:.0%} busy")

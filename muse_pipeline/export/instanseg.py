@@ -25,6 +25,6 @@ def convert_instanseg(source: Path, target: Path, input_px: int | None) -> tuple
             parts = torch.jit.load(str(source), map_location="cpu").eval()
             network, classifier = parts.fcn, parts.pixel_classifier
         except (RuntimeError, AttributeError, ValueError) as error:
-            raise ModelError(f"{source}: is no TorchScript file of InstanSeg; give the file `instanseg.pt`") from error
+            raise ModelError(f"{source}: cannot be read as InstanSeg; give the path of `instanseg.pt`") from error
         torch.onnx.export(network, (torch.zeros(1, 3, side, side),), str(target), output_names=["maps"], dynamo=False)
     return tuple(tuple(part.flatten().tolist()) for part in classifier.parameters())

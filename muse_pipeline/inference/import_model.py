@@ -63,7 +63,7 @@ def import_model(
         raise ModelError(f"{network}: has no output '{min(unknown)}', only {', '.join(names)}; correct --outputs")
     usual = [of_map.name for of_map in family.list_maps(len(facts["classes"]))]
     card = ImportedCard(
-        **_read_input(network, session, input_px),
+        **_read_input(network, session, input_px, facts["scaling"]),
         **facts,
         maps=tuple(outputs or (usual if set(usual) <= set(names) else names)),
         # Sizes that are valid for the trial; ``_fit`` replaces them with sizes that follow from the maps.
@@ -74,8 +74,6 @@ def import_model(
         readout="pixel",
         source={"network_sha256": sha256_of(network), "command": f"muse import-model --kind {facts['kind']}"},
     )
-    if card.dtype == "uint8" and card.scaling != "none":
-        raise ModelError(f"{network}: takes pixels in uint8, from 0 to 255; give --scaling none")
     field = _draw_field(card.mpp, card.input_px, card.batch)
     maps = run_session(session, network, list(card.maps), {session.get_inputs()[0].name: scale_pixels(field, card)})
     card = _fit(network, card, maps, halo_um)
@@ -104,7 +102,7 @@ def import_encoder(
     name = next(iter(outputs or ports))
     if len(outputs) > 1 or name not in ports:
         raise ModelError(f"{network}: an encoder has one vector, in one of {', '.join(ports)}; correct --outputs")
-    described = _read_input(network, session, input_px)
+    described = _read_input(network, session, input_px, facts["scaling"])
     tile_px, batch = described.pop("input_px"), session.get_inputs()[0].shape[0]
     half_px = math.ceil(tile_px / 2) + 1  # tiles are cut at whole pixels
     card = EncoderCard(
@@ -120,7 +118,7 @@ def import_encoder(
     )
     tiles = scale_pixels(_draw_field(card.mpp, tile_px, card.batch), card)
     (vectors,) = run_session(session, network, [name], {session.get_inputs()[0].name: tiles})
-    if vectors.ndim != 2 or len(vectors) != card.batch:
+    if vectors.ndim != 2 or len(vectors) != card.batch or not vectors.size:
         raise ModelError(
             f"{network}: output '{name}' has shape {list(vectors.shape)} for {card.batch} tiles; an encoder gives a "
             "vector per tile: name another output with --outputs, or export the network with its pooling"
@@ -200,7 +198,7 @@ def _draw_field(mpp: float, side_px: int, batch: int) -> np.ndarray:
     return np.where(is_nucleus, NUCLEI, TISSUE).astype(np.uint8)[None].repeat(batch, 0)
 
 
-def _read_input(network: Path, session: InferenceSession, input_px: int | None) -> dict[str, Any]:
+def _read_input(network: Path, session: InferenceSession, input_px: int | None, scaling: str) -> dict[str, Any]:
     """Entries of the card that describe the graph's input."""
     ports = session.get_inputs()
     batch, *shape = ports[0].shape
@@ -209,6 +207,8 @@ def _read_input(network: Path, session: InferenceSession, input_px: int | None) 
         raise ModelError(
             f"{network}: takes {inputs}; give a network with one input, of RGB windows in float32, float16 or uint8"
         )
+    if ports[0].type == "tensor(uint8)" and scaling != "none":
+        raise ModelError(f"{network}: takes pixels in uint8, from 0 to 255; give --scaling none")
     is_first = shape[0] == 3
     sides = {side for side in (shape[1:] if is_first else shape[:2]) if isinstance(side, int)}
     if not sides and input_px is None:

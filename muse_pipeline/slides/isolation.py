@@ -166,9 +166,9 @@ def map_in_processes(function: Callable[[T], R], items: Iterable[T], threads: in
         def call(item: T) -> R:
             try:
                 return call_isolated(_call_stored, path, item)
-            except _CrashError as error:
+            except SlideError as error:  # its message is about a file
                 raise ProcessError(
-                    "one of the processes was killed, perhaps for lack of memory; run the step with fewer --threads"
+                    "a process ran out of memory or time, or was killed; run the step with fewer --threads"
                 ) from error
 
         yield from map_in_order(call, items, threads, ahead)
@@ -286,7 +286,7 @@ def _serve(connection: Connection, inherited: Connection | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C ends the caller, which ends this process
     if inherited:
         inherited.close()
-    with suppress(EOFError):
+    with suppress(EOFError, ConnectionError):
         while True:
             function, arguments, memory_bytes = connection.recv()
             limit_memory(memory_bytes)

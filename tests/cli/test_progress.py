@@ -6,6 +6,7 @@ import time
 import pytest
 
 from muse_pipeline.cli.arguments import TrainingOutput
+from muse_pipeline.core import process
 from muse_pipeline.core.process import print_load
 
 
@@ -43,8 +44,8 @@ def test_on_a_terminal_the_losses_stand_beside_a_bar(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("seconds", "threads", "printed"),
     [
-        (12.0, 2, "finding nuclei took 12.0 s on 2 threads, 50 % busy\n"),
-        (2.0, 1, "finding nuclei took 2.0 s on 1 thread, 100 % busy\n"),
+        (12.0, 2, "finding nuclei took 12.0 s on 2 threads, 50% busy\n"),
+        (2.0, 1, "finding nuclei took 2.0 s on 1 thread, 100% busy\n"),
         (0.4, 2, ""),
     ],
 )
@@ -52,7 +53,7 @@ def test_the_load_is_printed_of_work_of_a_second_or_more(capsys, monkeypatch, se
     clock = iter((100.0, 100.0 + seconds))
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     used = iter((5.0, 5.0 + seconds))
-    monkeypatch.setattr(time, "process_time", lambda: next(used))
+    monkeypatch.setattr(process, "all_processor_seconds", lambda: next(used))
     with print_load("finding nuclei", threads):
         pass
     assert capsys.readouterr().out == printed

@@ -22,11 +22,12 @@ WORDS = ["--kind", "encoder", "--mpp", "0.5", "--scaling", "imagenet"]
 MEAN, DEVIATION = np.array([(0.485, 0.456, 0.406), (0.229, 0.224, 0.225)])
 
 
-def draw_encoder(path, batch="batch", pooled=True, weights=WEIGHTS):
+def draw_encoder(path, batch="batch", pooled=True, weights=WEIGHTS, pixels=TensorProto.FLOAT):
     """A linear encoder: a weighted sum over all pixels of a tile."""
-    nodes = [helper.make_node("Conv", ["tile", "weights"], ["maps"]), helper.make_node("Flatten", ["maps"], ["vector"])]
-    tile = helper.make_tensor_value_info("tile", TensorProto.FLOAT, [batch, 3, TILE_PX, TILE_PX])
-    shapes = {"maps": [batch, DIM, 1, 1], "vector": [batch, DIM]}
+    nodes = [helper.make_node("Conv", ["cast", "weights"], ["maps"]), helper.make_node("Flatten", ["maps"], ["vector"])]
+    nodes.insert(0, helper.make_node("Cast", ["tile"], ["cast"], to=TensorProto.FLOAT))
+    tile = helper.make_tensor_value_info("tile", pixels, [batch, 3, TILE_PX, TILE_PX])
+    shapes = {"maps": [batch, len(weights), 1, 1], "vector": [batch, len(weights)]}
     names = ["vector", "maps"] if pooled else ["maps"]
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in names]
     graph = helper.make_graph(nodes, "drawn", [tile], outputs, [numpy_helper.from_array(weights, "weights")])
@@ -84,6 +85,8 @@ def test_a_graph_may_fix_the_number_of_tiles(folder, vectors):
         ({"pooled": False}, [], "output 'maps' has shape [16, 5, 1, 1] for 16 tiles; an encoder gives a vector"),
         ({"weights": WEIGHTS * np.nan}, [], "returns NaN, or values above 65,504"),
         ({"weights": WEIGHTS * 1e7}, [], "returns NaN, or values above 65,504"),
+        ({"weights": WEIGHTS[:0]}, [], "output 'vector' has shape [16, 0] for 16 tiles"),
+        ({"pixels": TensorProto.UINT8}, [], "takes pixels in uint8, from 0 to 255; give --scaling none"),
         ({}, ["--outputs", "tokens"], "in one of vector, maps; correct --outputs"),
         ({}, ["--input-px", "64"], "takes only windows of 31 px"),
     ],

@@ -345,7 +345,7 @@ def test_an_input_of_bytes_may_have_the_name_that_ours_has(muse, tmp_path, tissu
 def test_another_file_than_that_of_instanseg_is_one_sentence(muse, tmp_path):
     network = draw_distance(tmp_path / "network.onnx")
     status, _, errors = muse("import-model", network, "--kind", "instanseg", *COMMON, "-o", tmp_path / "m.onnx")
-    assert (status, errors.count("\n")) == (2, 1) and "is no TorchScript file of InstanSeg" in errors
+    assert (status, errors.count("\n")) == (2, 1) and "cannot be read as InstanSeg; give the path" in errors
 
 
 def test_the_graph_stays_and_the_card_can_be_changed(imported, muse, tmp_path):

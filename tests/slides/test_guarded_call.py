@@ -1,5 +1,6 @@
 """A reader in a separate process can neither crash nor block its caller."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -15,7 +16,8 @@ import pytest
 
 from muse_pipeline.core.environment import all_processor_seconds
 from muse_pipeline.core.errors import MppError, ProcessError, SlideError
-from muse_pipeline.slides.isolation import Limits, call_isolated, map_in_processes, map_isolated
+from muse_pipeline.core.process import print_load
+from muse_pipeline.slides.isolation import Limits, _serve, call_isolated, map_in_processes, map_isolated
 
 FEW = Limits(seconds=4, memory_bytes=1 << 30)
 BRIEF = Limits(seconds=1, memory_bytes=1 << 30)  # for calls that hang
@@ -92,8 +94,36 @@ def test_processes_of_an_earlier_map_make_the_calls_of_the_next_one():
 
 
 def test_a_killed_process_of_a_step_is_explained():
-    with pytest.raises(ProcessError, match="killed, perhaps for lack of memory; run the step with fewer --threads"):
+    with pytest.raises(ProcessError, match=r"^a process ran out of memory or time, or was killed; run the step with"):
         list(map_in_processes(crash, range(2), threads=2))
+
+
+def lack_memory(number):
+    raise MemoryError
+
+
+def test_memory_that_a_process_of_a_step_lacks_is_no_fault_of_a_file():
+    with pytest.raises(ProcessError, match=r"fewer --threads$"):
+        list(map_in_processes(lack_memory, range(2), threads=2))
+
+
+def test_a_process_ends_without_a_traceback_if_its_caller_is_killed():
+    """Nobody reads its last answer, so the connection is reset, not closed."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    theirs.send("answer")
+    process = context.Process(target=_serve, args=(theirs, None))
+    process.start()
+    theirs.close()
+    ours.close()
+    process.join()
+    assert process.exitcode == 0
+
+
+def test_the_time_of_several_processes_is_printed(capsys):
+    with print_load("working", threads=2):
+        list(map_in_processes(work, range(16), threads=2))
+    assert float(capsys.readouterr().out.split()[-2].rstrip("%")) >= 10  # this process itself is idle
 
 
 served = []

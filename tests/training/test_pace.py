@@ -1,6 +1,8 @@
 """The duration of a run with `mixing`: measured steps, its limit, and how a continued run keeps both."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -104,3 +106,12 @@ def test_the_option_sets_the_limit(folder, tmp_path, muse):
     assert read_json(tmp_path / "stages/0-pace/made-from.json")["minutes"] == 3
     status, _, error = muse(*command)
     assert status == 2 and "(setting 'minutes' changed)" in error
+
+
+@pytest.mark.slow
+def test_of_several_processes_one_prints(folder, tmp_path):
+    changes = [f"checkpoint={folder / 'first/checkpoint.pt'}", "mixing.folds=2", "schedule.steps=2"]
+    command = [sys.executable, "-m", "muse_pipeline.cli.main", "finetune", folder / "tiny.yaml", "-o", tmp_path / "run"]
+    command += ["--accelerator", "cpu", "--threads", "1", "--devices", "2", "--set", *changes]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert printed.count("training 1 of 3") == printed.count("training 2 of 3") == 1
