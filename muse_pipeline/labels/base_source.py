@@ -357,8 +357,7 @@ class FolderSource(LabelSource):
     def require_area(self, labels: FileNuclei) -> None:
         """Reject a file without an annotated region."""
         if labels.area is None:
-            names = f"'{self.region_class}' or '{self.region_class}*'"
-            raise LabelError(f"{labels.path}: has no annotation {names} around the annotated part; draw one")
+            raise LabelError(f"{labels.path}: has no annotation '{self.region_class}*' around the labels; draw one")
 
     def read_class_areas(self, path: Path, canvas: Canvas, model: TargetModel) -> ClassAreas:
         """Read the areas of a label file that have classes of the model."""

@@ -124,7 +124,7 @@ def test_a_file_of_regions_that_holds_none(tmp_path, drawn):
     (tmp_path / "regions").mkdir()
     (tmp_path / "regions" / "P.geojson").write_text(geojson(*drawn))
     source = make_source(tmp_path, "P.txt", "20 20 Dark\n", regions=tmp_path / "regions")
-    expect(r"regions.P\.geojson: has no annotation 'Region'", source)
+    expect(r"regions.P\.geojson: has no annotation 'Region\*'", source)
 
 
 def two_squares() -> np.ndarray:

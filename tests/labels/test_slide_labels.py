@@ -84,7 +84,7 @@ def test_text_counts_pixels_of_level_0_and_needs_regions_beside_it(tmp_path, sli
     (tmp_path / "regions" / "S.geojson").write_text(geojson((box(*REGION), "Region")))
     text = "x,y,class\n" + "".join(f"{int(x)},{int(y)},Dark\n" for x, y in within(*REGION))
     source = make(tmp_path, slide, suffix=".csv", text=text, form="x y class")
-    with pytest.raises(LabelError, match=r"S.csv: has no annotation 'Region'"):
+    with pytest.raises(LabelError, match=r"S.csv: has no annotation 'Region\*'"):
         read(source)
     (image,) = read(replace(source, regions=tmp_path / "regions"), context_px=256)
     assert len(image.nuclei) == 20
@@ -106,7 +106,7 @@ def test_nuclei_outside_the_regions_are_rejected_or_counted(tmp_path, slide):
         (((box(3000, 3000, 3100, 3100), "Region"),), "its regions lie outside slide 'S'"),
         (labelled(*labelled()[1:]), "S.geojson: 20 of its 40 nuclei are duplicates"),
         (labelled((point(2000, 100), "Dark")), "feature 22: .* outside slide 'S' of 1400 x 1100"),
-        (((disc(100, 100), "Dark"),), "no annotation 'Region'"),
+        (((disc(100, 100), "Dark"),), "no annotation 'Region\\*'"),
     ],
 )
 def test_what_cannot_be_meant(tmp_path, slide, features, message):
