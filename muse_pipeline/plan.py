@@ -168,7 +168,7 @@ class Plan:
             yield Job(f"tile-{store}", {**image, "codec": codec}, header, [store])
         if slide in self.pretraining_data.get("partners", ()):
             store = f"partner/{store_name(self.pretraining_data['mpp'])}"
-            yield Job("partner", self.partner_settings(slide), header, ["partner/partner.json", store])
+            yield Job("partner", self.partner_settings(slide), header, [f"{SlideFiles.partner}/partner.json", store])
         if self.config["proposals"]:
             yield from self._proposals_jobs(slide, header, pixels, shards)
         for name in shards:
@@ -192,7 +192,7 @@ class Plan:
             yield Job(f"propose-{name}", settings, [*pixels, SlideFiles.info], [file])
         table, removed = SlideFiles.proposals, [f"proposals.{kind}" for kind in TABLE_FILES]
         yield Job("stitch-proposals", settings, [*files, *header], [table], removes=removed)
-        written = [SlideFiles.proposals_geojson, "proposals.provenance.json"]
+        written = [SlideFiles.proposals_geojson, SlideFiles.proposals_provenance]
         yield Job("geojson-proposals", {"frame": self.config["frame"]}, [table, SlideFiles.info], written)
 
     def _nuclei_job(self, slide: str, header: list[str], pixels: list[str], shards: Iterable[str]) -> Job:

@@ -159,11 +159,6 @@ class Cellpose(Family):
     ranges: ClassVar = {"flows": (-7, 7)}
 
     def __init__(self):
-        import torch
-
-        # The package imports torchvision, whose operators are lacking if it was built for another PyTorch.
-        for name in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{name}", "(Tensor a, Tensor b, float c) -> Tensor")
         from cellpose import dynamics
 
         self.package = dynamics

@@ -13,12 +13,16 @@ graph is copied without changes, and a card is added. Needs the extra `onnx`, an
 import argparse
 
 from muse_pipeline.cli.arguments import Parser, at_least_one, fraction, not_negative, positive
-from muse_pipeline.core.types import ENCODER, NETWORKS, SCALINGS
+from muse_pipeline.core.types import ENCODER, SCALINGS
 
 
 def add_arguments(parser: Parser) -> None:
+    from muse_pipeline.inference.families import FAMILIES
+
     parser.add_path("network", "NETWORK", "ONNX file, or TorchScript file of InstanSeg")
-    parser.add_argument("--kind", choices=(*NETWORKS, ENCODER), required=True, help="content of the network's outputs")
+    parser.add_argument(
+        "--kind", choices=(*FAMILIES.names(), ENCODER), required=True, help="content of the network's outputs"
+    )
     parser.add_number("--mpp", positive, "UM", "um per pixel of the network's input", required=True)
     parser.add_argument(
         "--scaling",

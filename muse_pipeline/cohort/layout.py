@@ -59,8 +59,10 @@ class SlideFiles:
     nuclei = _Path("nuclei.parquet")  # the table of nuclei
     csv = _Path("nuclei.csv.gz")  # the table as CSV
     geojson = _Path("nuclei.geojson.gz")  # the nuclei for QuPath
+    provenance = _Path("nuclei.provenance.json")  # the provenance of the nuclei
     proposals = _Path("proposals.parquet")  # the table of proposals
     proposals_geojson = _Path("proposals.geojson.gz")  # the proposals for QuPath
+    proposals_provenance = _Path("proposals.provenance.json")  # the provenance of the proposals
     summary = _Path("summary.json")  # summary of the slide for the report
     density = _Path("density.png")  # picture of the density of the nuclei
     viewer = _Path("viewer/index.html")  # the page that shows the slide and its nuclei

@@ -19,8 +19,6 @@ ACCELERATORS = ("auto", "cpu", "cuda", "mps")  # devices for training
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "openvino", "torch", "torch-cpu")  # for inference
 MODEL_PRECISIONS = ("fp32", "fp16", "int8")  # types of weights and activations of exported models
 ModelPrecision = Annotated[str, OneOf(MODEL_PRECISIONS)]
-# Kinds of third-party networks (see ``inference.families``).
-NETWORKS = ("stardist", "hover", "cellvit", "hovernext", "instanseg", "cellpose", "distance", "boundary")
 ENCODER = "encoder"  # kind of third-party networks that compute a vector for a tile (see ``inference.encoder``)
 SCALINGS = ("none", "unit", "symmetric", "imagenet", "percentile")  # how the input of these networks is scaled
 FEATURE_SETS = ("none", "basic", "all")  # see ``features.catalogue``

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 from muse_pipeline.core.config import Count, Fraction, Positive, parse_config
 from muse_pipeline.core.errors import ConfigError, ModelError
 from muse_pipeline.core.provenance import organs_of
-from muse_pipeline.core.types import ENCODER, NETWORKS, NucleusClass
+from muse_pipeline.core.types import ENCODER, NucleusClass
 
 METADATA_KEY = "muse_card"
 REFINER_DATA = "outlines of TNBC (CC-BY-4.0), NuCLS and DSB-2018 (CC0-1.0)"  # training data of `refine`
@@ -190,7 +190,7 @@ class ImportedCard(ModelCard):
     """Contract of a third-party network that finds nuclei (see ``inference.maps``).
 
     Attributes:
-        kind: content of its maps, one of ``core.types.NETWORKS``.
+        kind: content of its maps, a key of ``inference.families.FAMILIES``.
         maps: names of the graph's outputs that contain the maps.
         scaling: scaling of the pixels, a key of ``inference.maps.SCALINGS``.
         dtype: data type of the input, as NumPy names it.
@@ -310,13 +310,8 @@ class EncoderCard(EmbedderCard):
     kind: str = ENCODER
 
 
-KINDS = {
-    None: ModelCard,
-    **dict.fromkeys(NETWORKS, ImportedCard),
-    REGIONS: RegionCard,
-    EMBEDDER: EmbedderCard,
-    ENCODER: EncoderCard,
-}
+# Cards of any other kind are those of third-party networks.
+KINDS = {None: ModelCard, REGIONS: RegionCard, EMBEDDER: EmbedderCard, ENCODER: EncoderCard}
 
 
 def read_any_card(text: str, where: str) -> Card:
@@ -326,7 +321,7 @@ def read_any_card(text: str, where: str) -> Card:
         kind = values.get("kind") if isinstance(values, dict) else None
         if isinstance(values, dict) and isinstance(values.get("organs"), list):
             values["organs"] = organs_of(values)
-        return parse_config(values, KINDS.get(kind, ModelCard), where)
+        return parse_config(values, KINDS.get(kind, ImportedCard), where)
     except (json.JSONDecodeError, ConfigError, KeyError, TypeError) as error:
         raise ModelError(f"{where}: the model card is not usable ({error}); export the model again") from error
 

@@ -19,7 +19,6 @@ from muse_pipeline.core.environment import find_versions
 from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.pictures import resize_picture
-from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Verdict, to_json
 from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.card import EmbedderCard, ModelCard
@@ -120,7 +119,7 @@ def detect_shard(
         batches = [windows for windows in batches if grid.touches(windows, *choice.within).any()]
     store.keep_chunks(CACHED_CHUNKS * (threads + 1))
     run_batch = partial(_run_batch, image=store, finder=finder, grid=grid, guard=guard)
-    map_batches = choose_map(threads, sum(map(len, batches))) if in_processes else map_in_order
+    map_batches = choose_map(threads, sum(map(len, batches)), in_processes)
     full, guarded = [], defaultdict(list)  # indices of windows
     columns = len(card.classes), card.n_rays, card.embedding_dim, finder.measures_dab
     with complete_file(output) as unfinished, ShardWriter(unfinished, *columns) as writer:

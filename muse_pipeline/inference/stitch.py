@@ -16,7 +16,7 @@ import numpy as np
 from muse_pipeline.core.coords import work_to_level0
 from muse_pipeline.core.environment import find_versions
 from muse_pipeline.core.errors import StoreError
-from muse_pipeline.core.process import MapInOrder, map_in_order
+from muse_pipeline.core.process import MapInOrder
 from muse_pipeline.core.provenance import OTHER_STAIN, ClassSizes, Provenance, SizeRecord
 from muse_pipeline.core.types import INTENSITIES_OD, Frame, SlideInfo
 from muse_pipeline.features.neighbours import with_surroundings
@@ -124,8 +124,7 @@ def stitch_shards(
     around = ((part, None) for part in nuclei_apart())
     if meter is not None:
         around = with_surroundings(nuclei_apart(), meter.reach_um / np.asarray(info.mpp), row_um / info.mpp[1])
-    n_windows = sum(facts["n_windows"] for facts in shards.facts)
-    map_parts = partial(choose_map(threads, n_windows) if in_processes else map_in_order, threads=threads)
+    map_parts = partial(choose_map(threads, provenance.n_windows, in_processes), threads=threads)
     with NucleiWriter(output, names, provenance, card.n_rays, optional) as writer:
         size, of_class = write_nuclei(writer, around, measures, info, map_parts)
         if card.is_imported:  # size limits suit only our models' probabilities

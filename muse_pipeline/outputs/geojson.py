@@ -32,7 +32,7 @@ def require_measurements(names: Sequence[str], features: str, classes: Sequence[
 class GeoJson(Output):
     """The nuclei for QuPath, ``nuclei.geojson.gz``, and their provenance in a file next to it."""
 
-    files = (SlideFiles.geojson, "nuclei.provenance.json")
+    files = (SlideFiles.geojson, SlideFiles.provenance)
     patterns = ("nuclei.part-[0-9][0-9][0-9].geojson.gz",)
     settings = (
         Setting(

@@ -174,13 +174,14 @@ def map_in_processes(function: Callable[[T], R], items: Iterable[T], threads: in
         yield from map_in_order(call, items, threads, ahead)
 
 
-def choose_map(threads: int, n_windows: int) -> MapInOrder:
-    """``map_in_processes`` for many threads and a large slide, otherwise ``map_in_order``.
+def choose_map(threads: int, n_windows: int, in_processes: bool = True) -> MapInOrder:
+    """``map_in_processes`` for many threads and a large slide, if the caller may start processes, or ``map_in_order``.
 
     Threads of one process run Python code in turns, so more than ``MOST_THREADS`` hardly save time; processes take a
     second to start.
     """
-    return map_in_processes if threads > MOST_THREADS and n_windows >= MANY_WINDOWS else map_in_order
+    pays = threads > MOST_THREADS and n_windows >= MANY_WINDOWS
+    return map_in_processes if in_processes and pays else map_in_order
 
 
 def _call_stored(path: Path, item: Any) -> Any:

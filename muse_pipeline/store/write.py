@@ -249,8 +249,7 @@ def write_store(
         corrupt = CorruptChunks(n_pixels, int(label.sum()), max_corrupt, info.slide_id)
         tissue_sha256 = tissue.sha256
         del label, tissue  # the masks of large slides need much memory
-        ordered = chunks_by_shard(chunks)
-        pairs = map_in_time(lambda chunk: (chunk, read_chunk(reader, chunk, codec)), ordered, threads)
+        pairs = map_in_time(lambda chunk: (chunk, read_chunk(reader, chunk, codec)), chunks_by_shard(chunks), threads)
         with closing(pairs):
             for shard, of_shard in groupby(pairs, lambda pair: pair[0].shard):
                 write_shard(folder, shard, of_shard, corrupt, codec)

@@ -237,8 +237,7 @@ def train(
         if has_ended or schedule.is_due(step + 1, schedule.save_every):
             _require_finite(method.state_dict(), step, folder)
             if leads:
-                # An ended run is saved as one whose schedule is done, so that it is not continued.
-                done = schedule.steps if has_ended else step + 1
+                done = schedule.steps if has_ended else step + 1  # so that a run that has ended is not continued
                 save_resume_point(folder.resume, done, n_batches, method, optimisers)
                 draw_curves(log.read(), folder.curves)
                 for monitor in monitors:
